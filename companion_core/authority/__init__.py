@@ -1,0 +1,1 @@
+"""The side that may hold secrets: keychain, custody, sign-in, manifest fetch."""

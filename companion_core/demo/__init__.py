@@ -1,0 +1,1 @@
+"""`companion demo`: the whole job on what ships in the package."""

@@ -1,0 +1,305 @@
+"""The one doorway from the package to the live machine.
+
+Starting and signalling processes, looking them up, and every outbound connection go
+through a handle of this module. Modules take the handle; only the command line's `main`
+and `Companion.open` make the live one. A test sandbox hands out `RefusingEgress`, whose
+every method raises `EgressRefused`: callers map it to "skipped".
+
+A signal is guarded by proof: it is sent only while the pid still belongs to the process
+that was identified (start time), so a reused pid is never hit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, NoReturn, Protocol, TypeVar
+
+from companion_core.errors import EnvironmentUnavailable, Reason
+from companion_core.providers import TcpChannel, UnixChannel
+
+__all__ = [
+    "Egress",
+    "EgressRefused",
+    "LiveEgress",
+    "ProcessIdentity",
+    "RefusingEgress",
+]
+
+P = TypeVar("P", bound=asyncio.BaseProtocol)
+Stream = int | IO[bytes] | None
+
+CONTROL_TIMEOUT_SECONDS = 10.0
+
+
+class EgressRefused(EnvironmentUnavailable):
+    """This process may not reach the machine."""
+
+    def __init__(self) -> None:
+        super().__init__(Reason.EGRESS_REFUSED)
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessIdentity:
+    """What proves that a pid still names the same process.
+
+    Attributes:
+        start_time: of the process in the system's own unit; compared, never interpreted.
+        executable: the absolute path of its program, "" where the system does not tell.
+    """
+
+    pid: int
+    start_time: float
+    executable: str
+
+
+class Egress(Protocol):
+    """What the package may do to the machine around it."""
+
+    def start_process(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        cwd: str | None = None,
+        stdin: Stream = subprocess.DEVNULL,
+        stdout: Stream = subprocess.DEVNULL,
+        stderr: Stream = subprocess.DEVNULL,
+        pass_fds: Sequence[int] = (),
+    ) -> subprocess.Popen[bytes]:
+        """Start a program in its own session, without a shell; raise `OSError` on failure."""
+        ...
+
+    def replace_process(self, argv: Sequence[str], env: Mapping[str, str]) -> NoReturn:
+        """Become another program found on PATH (`companion exec`); raise `OSError` on failure."""
+        ...
+
+    def identify(self, pid: int) -> ProcessIdentity | None:
+        """Return what proves the process, or None when there is no such process."""
+        ...
+
+    def send_signal(self, identity: ProcessIdentity, number: int) -> bool:
+        """Signal exactly that process; False when it is gone or the pid is another's."""
+        ...
+
+    def connect_https(
+        self, host: str, port: int, *, context: ssl.SSLContext, timeout: float
+    ) -> http.client.HTTPSConnection:
+        """Return a connection (opened on first use), through the system's proxy if any."""
+        ...
+
+    def connect_loopback(self, port: int, *, timeout: float) -> http.client.HTTPConnection:
+        """Return a connection to 127.0.0.1, never through a proxy (I-17)."""
+        ...
+
+    def connect_control(self, path: Path) -> socket.socket:
+        """Return a connected control socket; raise `OSError` when nobody listens."""
+        ...
+
+    async def connect_backend(
+        self, factory: Callable[[], P], channel: UnixChannel | TcpChannel
+    ) -> P:
+        """Connect a protocol to the runtime's own listener; raise `OSError` on failure."""
+        ...
+
+
+class LiveEgress:
+    """The doorway, open."""
+
+    def start_process(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        cwd: str | None = None,
+        stdin: Stream = subprocess.DEVNULL,
+        stdout: Stream = subprocess.DEVNULL,
+        stderr: Stream = subprocess.DEVNULL,
+        pass_fds: Sequence[int] = (),
+    ) -> subprocess.Popen[bytes]:
+        """See `Egress`."""
+        new_group = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
+        return subprocess.Popen(
+            list(argv),
+            env=dict(env),
+            cwd=cwd,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            pass_fds=tuple(pass_fds),
+            start_new_session=os.name == "posix",
+            creationflags=new_group,
+        )
+
+    def replace_process(self, argv: Sequence[str], env: Mapping[str, str]) -> NoReturn:
+        """See `Egress`."""
+        if os.name == "posix":
+            os.execvpe(argv[0], list(argv), dict(env))  # noqa: S606 - the person's own command
+        with subprocess.Popen(list(argv), env=dict(env)) as child:
+            sys.exit(child.wait())
+
+    def identify(self, pid: int) -> ProcessIdentity | None:
+        """See `Egress`."""
+        if sys.platform == "linux":
+            return _identify_linux(pid)
+        return _identify_elsewhere(pid)
+
+    def send_signal(self, identity: ProcessIdentity, number: int) -> bool:
+        """See `Egress`."""
+        if sys.platform == "linux":
+            return self._send_signal_linux(identity, number)
+        seen = self.identify(identity.pid)
+        if seen is None or seen.start_time != identity.start_time:
+            return False
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(identity.pid, number)
+            return True
+        return False
+
+    def _send_signal_linux(self, identity: ProcessIdentity, number: int) -> bool:
+        # The descriptor pins the process before it is identified: no pid can be reused between.
+        try:
+            descriptor = os.pidfd_open(identity.pid)
+        except OSError:
+            return False
+        try:
+            seen = self.identify(identity.pid)
+            if seen is None or seen.start_time != identity.start_time:
+                return False
+            signal.pidfd_send_signal(descriptor, number)
+        except ProcessLookupError:
+            return False
+        finally:
+            os.close(descriptor)
+        return True
+
+    def connect_https(
+        self, host: str, port: int, *, context: ssl.SSLContext, timeout: float
+    ) -> http.client.HTTPSConnection:
+        """See `Egress`."""
+        loopback = host in {"localhost", "127.0.0.1", "::1"}
+        proxy = None if loopback else urllib.request.getproxies().get("https")
+        if proxy is None or urllib.request.proxy_bypass(host):
+            return http.client.HTTPSConnection(host, port, context=context, timeout=timeout)
+        address = urllib.parse.urlsplit(proxy if "//" in proxy else f"//{proxy}")
+        connection = http.client.HTTPSConnection(
+            address.hostname or "", address.port or 3128, context=context, timeout=timeout
+        )
+        connection.set_tunnel(host, port)
+        return connection
+
+    def connect_loopback(self, port: int, *, timeout: float) -> http.client.HTTPConnection:
+        """See `Egress`."""
+        return http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+
+    def connect_control(self, path: Path) -> socket.socket:
+        """See `Egress`."""
+        client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        client.settimeout(CONTROL_TIMEOUT_SECONDS)
+        try:
+            client.connect(str(path))
+        except OSError:
+            client.close()
+            raise
+        return client
+
+    async def connect_backend(
+        self, factory: Callable[[], P], channel: UnixChannel | TcpChannel
+    ) -> P:
+        """See `Egress`."""
+        loop = asyncio.get_running_loop()
+        if isinstance(channel, UnixChannel):
+            return (await loop.create_unix_connection(factory, channel.path))[1]
+        return (await loop.create_connection(factory, channel.host, channel.port))[1]
+
+
+class RefusingEgress:
+    """The doorway, shut: what a sandboxed process gets."""
+
+    def start_process(
+        self,
+        argv: Sequence[str],  # noqa: ARG002 - the signature of the doorway
+        **_: object,
+    ) -> subprocess.Popen[bytes]:
+        """Refuse."""
+        raise EgressRefused
+
+    def replace_process(self, argv: Sequence[str], env: Mapping[str, str]) -> NoReturn:  # noqa: ARG002 - as above
+        """Refuse."""
+        raise EgressRefused
+
+    def identify(self, pid: int) -> ProcessIdentity | None:  # noqa: ARG002 - as above
+        """Refuse."""
+        raise EgressRefused
+
+    def send_signal(self, identity: ProcessIdentity, number: int) -> bool:  # noqa: ARG002 - as above
+        """Refuse."""
+        raise EgressRefused
+
+    def connect_https(
+        self,
+        host: str,  # noqa: ARG002 - as above
+        port: int,  # noqa: ARG002 - as above
+        *,
+        context: ssl.SSLContext,  # noqa: ARG002 - as above
+        timeout: float,  # noqa: ARG002 - as above
+    ) -> http.client.HTTPSConnection:
+        """Refuse."""
+        raise EgressRefused
+
+    def connect_loopback(self, port: int, *, timeout: float) -> http.client.HTTPConnection:  # noqa: ARG002 - as above
+        """Refuse."""
+        raise EgressRefused
+
+    def connect_control(self, path: Path) -> socket.socket:  # noqa: ARG002 - as above
+        """Refuse."""
+        raise EgressRefused
+
+    async def connect_backend(
+        self,
+        factory: Callable[[], P],  # noqa: ARG002 - as above
+        channel: UnixChannel | TcpChannel,  # noqa: ARG002 - as above
+    ) -> P:
+        """Refuse."""
+        raise EgressRefused
+
+
+def _identify_linux(pid: int) -> ProcessIdentity | None:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rsplit(b")", 1)[1].split()
+    except (OSError, IndexError):
+        return None
+    state, start_ticks = fields[0], int(fields[19])
+    if state in {b"Z", b"X"}:
+        return None
+    try:
+        executable = str(Path(f"/proc/{pid}/exe").readlink())
+    except OSError:
+        executable = ""
+    return ProcessIdentity(pid, start_ticks, executable)
+
+
+def _identify_elsewhere(pid: int) -> ProcessIdentity | None:
+    import psutil  # noqa: PLC0415 - needed only where /proc is not
+
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        return ProcessIdentity(pid, process.create_time(), process.exe())
+    except psutil.NoSuchProcess:
+        return None
+    except psutil.AccessDenied:
+        return ProcessIdentity(pid, process.create_time(), "")

@@ -1,0 +1,1 @@
+"""The loopback front door: listener, guard, admission queue, streaming proxy, health loop."""

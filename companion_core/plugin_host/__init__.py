@@ -1,0 +1,1 @@
+"""Inventory, trust, sealed managers and selection of plugins."""

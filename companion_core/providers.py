@@ -1,0 +1,399 @@
+"""What crosses a seam: frozen values and the `Protocol` of each provider, nothing else.
+
+This is the public plugin API, version 1.0. Values are inert (`str`, `int`, `float`,
+`bytes`, `bool`, tuples, read-only mappings) and nothing that crosses a runtime seam can
+carry a secret. Every method is synchronous; the core calls it in a worker with a deadline
+and rebuilds what it returns from primitives before using it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import BinaryIO, Final, Protocol, runtime_checkable
+
+from companion_core.errors import Reason
+
+__all__ = [
+    "API_VERSION",
+    "OPENAI_ROUTES",
+    "BackendRequest",
+    "CannotPlan",
+    "DownloadFailed",
+    "DownloadRequest",
+    "Downloader",
+    "HealthChecker",
+    "HealthResponse",
+    "HostInfo",
+    "Keychain",
+    "KeychainStatus",
+    "KeychainUnavailable",
+    "ModelFile",
+    "ProbeFailed",
+    "ProbeTarget",
+    "Redirect",
+    "ResourceLimits",
+    "ResourceObservation",
+    "ResourceProbe",
+    "ResumeRefused",
+    "Route",
+    "RuntimeBinary",
+    "SpawnPlan",
+    "SpawnRequest",
+    "Spawner",
+    "TcpChannel",
+    "UnixChannel",
+]
+
+API_VERSION: Final = "1.0"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostInfo:
+    """What a plugin may know of its host when it registers."""
+
+    api: str
+    core_version: str
+    platform: str
+
+
+# --- companion.authority.v1 ---------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeychainStatus:
+    """Whether the OS store can be used now.
+
+    Attributes:
+        ok: usable without a prompt.
+        reason: `Reason.OK`, or why not.
+        device_only: the secret stays on this device; None when the system cannot say.
+        session_bound: usable only while the person's desktop session lasts.
+    """
+
+    ok: bool
+    reason: Reason
+    device_only: bool | None = None
+    session_bound: bool = False
+
+
+class KeychainUnavailable(Exception):
+    """The store is locked, absent or refuses; `reason` says which."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason.value)
+        self.reason = reason
+
+
+@runtime_checkable
+class Keychain(Protocol):
+    """The OS store of secrets (hook `companion_keychain`). Accounts are opaque names."""
+
+    def status(self) -> KeychainStatus:
+        """Say whether the store is usable now; never prompt, never create."""
+        ...
+
+    def get(self, account: str) -> str | None:
+        """Return the secret, or None when there is no such item; anything else raises."""
+        ...
+
+    def set(self, account: str, secret: str) -> None:
+        """Store or replace the secret."""
+        ...
+
+    def delete(self, account: str) -> None:
+        """Remove the item; an absent one is fine."""
+        ...
+
+
+# --- companion.runtime.v1 -----------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """One request the runtime serves: an exact method and path."""
+
+    method: str
+    path: str
+
+
+OPENAI_ROUTES: Final[tuple[Route, ...]] = (
+    Route(method="POST", path="/v1/chat/completions"),
+    Route(method="POST", path="/v1/completions"),
+    Route(method="POST", path="/v1/embeddings"),
+    Route(method="POST", path="/v1/responses"),
+    Route(method="POST", path="/v1/messages"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuntimeBinary:
+    """A runtime program that `locate` found.
+
+    Attributes:
+        path: absolute, or "embedded": a module of this plugin run by the running interpreter.
+        label: what a person reads in a list.
+        version: as the program states it, if it does.
+        files: libraries whose digests are pinned together with the program.
+    """
+
+    path: str
+    label: str
+    version: str | None = None
+    files: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFile:
+    """One verified file of the model; `size` in bytes, `sha256` in lower-case hex."""
+
+    name: str
+    path: str
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnixChannel:
+    """The backend listens on this Unix socket, inside a 0700 folder."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TcpChannel:
+    """The backend listens on this loopback address, behind a per-start key."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResourceLimits:
+    """Ceilings for the runtime's whole process tree; None: no ceiling for VRAM."""
+
+    max_ram_bytes: int
+    max_vram_bytes: int | None
+    max_cpu_percent: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpawnRequest:
+    """Everything a spawner may use to plan; paths are absolute.
+
+    Attributes:
+        binary: proved by the core; the running interpreter when `embedded`.
+        model_path: the first verified file; may be `/proc/self/fd/N`. Pass it on verbatim.
+        chat_template: from the signed manifest; None means the model's own.
+        channel: the core's choice of where the backend listens.
+        private_dir: 0700, of this start only; the child's working folder and HOME.
+        data_dir: 0700, kept between starts.
+        parallel: requests that the gateway has in flight at most.
+        context_length: in tokens; None means the model's own.
+    """
+
+    binary: str
+    embedded: bool
+    model_id: str
+    model_path: str
+    chat_template: str | None
+    model_files: tuple[ModelFile, ...]
+    channel: UnixChannel | TcpChannel
+    private_dir: str
+    data_dir: str
+    limits: ResourceLimits
+    parallel: int
+    threads: int
+    context_length: int | None
+    options: Mapping[str, str | int | float | bool] = field(
+        default_factory=lambda: MappingProxyType({})
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendRequest:
+    """A request that the core sends once the backend listens, before health.
+
+    Attributes:
+        json: the body, already serialised; None sends none.
+        send_model: send the bytes of the verified model file as the body instead.
+        expect_status: any other status fails the start.
+        expect_last_line: literal text of the last line of a line-delimited answer.
+    """
+
+    method: str
+    path: str
+    json: str | None = None
+    send_model: bool = False
+    expect_status: tuple[int, ...] = (200,)
+    expect_last_line: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpawnPlan:
+    """How a runtime is started; the core checks every field before it acts.
+
+    Attributes:
+        argv: absolute program and its arguments; never a shell.
+        served_model: the model name the backend expects in request bodies.
+        env: added to the core's base environment; names must be in `Spawner.env_names`.
+        backend_key_env: the core puts a fresh key under this name and sends it as Bearer.
+        prepare: requests sent once the backend listens.
+        model_link: under data_dir, where the core puts a hard link (else a copy) of the file.
+        model_copies: files under data_dir that the backend makes of the model; hashed again.
+        ready_text: literal text on stdout or stderr that announces "listening".
+        routes: what the runtime serves, within the core's allow-list.
+        drop_fields: request fields that the gateway removes.
+        read_paths: what isolation must leave readable.
+        gpu: isolation must leave the accelerator reachable.
+    """
+
+    argv: tuple[str, ...]
+    served_model: str
+    env: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    backend_key_env: str | None = None
+    prepare: tuple[BackendRequest, ...] = ()
+    model_link: str | None = None
+    model_copies: tuple[str, ...] = ()
+    ready_text: str | None = None
+    start_deadline_seconds: float = 120
+    routes: tuple[Route, ...] = OPENAI_ROUTES
+    drop_fields: tuple[str, ...] = ()
+    read_paths: tuple[str, ...] = ()
+    gpu: bool = False
+
+
+class CannotPlan(Exception):
+    """The spawner declines; `reason` says why."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason.value)
+        self.reason = reason
+
+
+@runtime_checkable
+class Spawner(Protocol):
+    """Plans how a runtime is started (hook `companion_spawn`).
+
+    Attributes:
+        channels: of {"unix", "tcp"}, what the backend can listen on.
+        formats: model formats it runs, such as {"gguf"}.
+        env_names: names its plans may set, beyond the core's base.
+        child_env_names: names its own descendants may add.
+        option_names: keys it knows in [runtime.options]; others are refused.
+    """
+
+    @property
+    def channels(self) -> frozenset[str]: ...  # noqa: D102 - described above
+    @property
+    def formats(self) -> frozenset[str]: ...  # noqa: D102 - described above
+    @property
+    def env_names(self) -> frozenset[str]: ...  # noqa: D102 - described above
+    @property
+    def child_env_names(self) -> frozenset[str]: ...  # noqa: D102 - described above
+    @property
+    def option_names(self) -> frozenset[str]: ...  # noqa: D102 - described above
+
+    def locate(self) -> Sequence[RuntimeBinary]:
+        """Find runtime programs; used at set-up time only, the one place that searches."""
+        ...
+
+    def plan(self, request: SpawnRequest) -> SpawnPlan:
+        """Describe the start; pure. Raise `CannotPlan` to decline."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthResponse:
+    """The backend's answer to the health path, relayed by the gateway."""
+
+    status: int
+    body: bytes
+    served_model: str
+
+
+@runtime_checkable
+class HealthChecker(Protocol):
+    """Judges the runtime's health answer (hook `companion_health`); `path` is asked with GET."""
+
+    @property
+    def path(self) -> str: ...  # noqa: D102 - described above
+
+    def judge(self, response: HealthResponse) -> bool:
+        """Return True only when the runtime can serve its model now."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DownloadRequest:
+    """What to fetch: an admitted https address, from `offset` bytes on."""
+
+    url: str
+    offset: int = 0
+    validator: str | None = None
+
+
+class Redirect(Exception):
+    """The server answered with another address; the core decides whether to follow."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__("redirect")
+        self.url = url
+
+
+class ResumeRefused(Exception):
+    """The server does not honour the range; the core starts again from zero."""
+
+
+class DownloadFailed(Exception):
+    """The transport failed; `retryable` when trying again may help."""
+
+    def __init__(self, reason: Reason, retryable: bool) -> None:
+        super().__init__(reason.value)
+        self.reason = reason
+        self.retryable = retryable
+
+
+@runtime_checkable
+class Downloader(Protocol):
+    """A byte pump (hook `companion_download`); it never decides whether bytes are right."""
+
+    def open(self, request: DownloadRequest) -> BinaryIO:
+        """Return an object with `readinto()` and `close()`.
+
+        Raises:
+            Redirect: instead of following one.
+            ResumeRefused: when a range is asked for and not honoured.
+            DownloadFailed: for anything else.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeTarget:
+    """The process ids of the runtime's own tree."""
+
+    pids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResourceObservation:
+    """What the tree uses now; `cpu_percent` is of the whole machine, 0 to 100."""
+
+    ram_bytes: int
+    vram_bytes: int
+    cpu_percent: float
+
+
+class ProbeFailed(Exception):
+    """The numbers could not be read; raise rather than guess."""
+
+
+@runtime_checkable
+class ResourceProbe(Protocol):
+    """Reads the resources of the given processes (hook `companion_probe`)."""
+
+    def observe(self, target: ProbeTarget) -> ResourceObservation:
+        """Return what the processes use together, or raise `ProbeFailed`."""
+        ...

@@ -1,0 +1,1 @@
+"""The side without secrets: staging, launcher, supervisor, resource probe."""

@@ -1,0 +1,150 @@
+"""Owner-only folders and files: every path component owned by the person or root (I-18).
+
+Folders are 0700 and files 0600. A file is replaced atomically: written beside its place,
+fsynced, renamed, and the folder fsynced.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import stat
+from pathlib import Path
+
+from companion_core.errors import EnvironmentUnavailable, Reason, Refused
+
+__all__ = [
+    "check_owned",
+    "fsync_folder",
+    "open_to_others",
+    "private_folder",
+    "read_private",
+    "write_private",
+]
+
+_STICKY_WORLD = stat.S_ISVTX | stat.S_IWOTH
+
+
+def open_to_others(status: os.stat_result) -> bool:
+    """Tell whether someone besides the owner, root and the person's own group may write."""
+    if status.st_mode & stat.S_IWOTH:
+        return True
+    return bool(status.st_mode & stat.S_IWGRP) and status.st_gid not in {0, os.getegid()}
+
+
+def check_owned(path: Path) -> None:
+    """Refuse a path with a component that someone else could replace.
+
+    Each existing component, links included, must belong to the person or root and not be
+    writable by others, except a sticky folder such as /tmp.
+
+    Raises:
+        Refused: `state_path_unsafe`.
+    """
+    if os.name != "posix":
+        return  # an owner-only ACL is inherited from the profile folder there
+    mine = {0, os.geteuid()}
+    absolute = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would hide a foreign link
+    for component in [*reversed(absolute.parents), absolute]:
+        try:
+            status = component.lstat()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise Refused(Reason.STATE_PATH_UNSAFE) from error
+        if status.st_uid not in mine:
+            raise Refused(Reason.STATE_PATH_UNSAFE)
+        if stat.S_ISLNK(status.st_mode):
+            check_owned(component.parent / component.readlink())
+            continue
+        sticky = (status.st_mode & _STICKY_WORLD) == _STICKY_WORLD
+        if open_to_others(status) and not sticky:
+            raise Refused(Reason.STATE_PATH_UNSAFE)
+
+
+def private_folder(path: Path) -> Path:
+    """Make `path` and its missing parents 0700 and return it.
+
+    Raises:
+        Refused: `state_path_unsafe` when it is not the person's alone.
+        EnvironmentUnavailable: `disk_unavailable`.
+    """
+    check_owned(path)
+    try:
+        missing = [p for p in [path, *path.parents] if not p.exists()]
+        for folder in reversed(missing):
+            folder.mkdir(mode=0o700, exist_ok=True)
+        status = path.stat()
+        if not stat.S_ISDIR(status.st_mode):
+            raise Refused(Reason.STATE_PATH_UNSAFE)
+        if os.name == "posix":
+            if status.st_uid != os.geteuid():
+                raise Refused(Reason.STATE_PATH_UNSAFE)
+            if stat.S_IMODE(status.st_mode) != 0o700:  # noqa: PLR2004 - owner only
+                path.chmod(0o700)
+    except OSError as error:
+        raise EnvironmentUnavailable(Reason.DISK_UNAVAILABLE) from error
+    return path
+
+
+def fsync_folder(path: Path) -> None:
+    """Make a rename in `path` durable, where the system lets a folder be synced."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Replace `path` atomically with `data`, 0600.
+
+    Raises:
+        EnvironmentUnavailable: `disk_unavailable`; the old content is still there.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
+    try:
+        with os.fdopen(os.open(temporary, flags, 0o600), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        fsync_folder(path.parent)
+    except OSError as error:
+        raise EnvironmentUnavailable(Reason.DISK_UNAVAILABLE) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def read_private(path: Path, limit: int) -> bytes | None:
+    """Return the content of a file that only its owner can change; None when there is none.
+
+    Args:
+        path: an ordinary file, no link.
+        limit: bytes; a longer file is refused.
+
+    Raises:
+        Refused: `state_path_unsafe`.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise Refused(Reason.STATE_PATH_UNSAFE) from error
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(file.fileno())
+        foreign = os.name == "posix" and (
+            status.st_uid not in {0, os.geteuid()} or open_to_others(status)
+        )
+        if foreign or not stat.S_ISREG(status.st_mode):
+            raise Refused(Reason.STATE_PATH_UNSAFE)
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise Refused(Reason.STATE_PATH_UNSAFE)
+    return data

@@ -1,0 +1,1 @@
+"""The conformance kit and the fakes, shipped for plugin authors."""
