@@ -11,24 +11,24 @@ that was identified (start time), so a reused pid is never hit.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import http.client
 import os
 import signal
 import socket
-import ssl
 import subprocess
 import sys
-import urllib.parse
-import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, NoReturn, Protocol, TypeVar
+from typing import IO, TYPE_CHECKING, NoReturn, Protocol, TypeVar
 
 from companion_core.errors import EnvironmentUnavailable, Reason
 from companion_core.providers import TcpChannel, UnixChannel
+
+if TYPE_CHECKING:  # a command that only asks the running companion loads none of these
+    import asyncio
+    import http.client
+    import ssl
 
 __all__ = [
     "Egress",
@@ -38,7 +38,7 @@ __all__ = [
     "RefusingEgress",
 ]
 
-P = TypeVar("P", bound=asyncio.BaseProtocol)
+P = TypeVar("P", bound="asyncio.BaseProtocol")
 Stream = int | IO[bytes] | None
 
 CONTROL_TIMEOUT_SECONDS = 10.0
@@ -189,6 +189,10 @@ class LiveEgress:
         self, host: str, port: int, *, context: ssl.SSLContext, timeout: float
     ) -> http.client.HTTPSConnection:
         """See `Egress`."""
+        import http.client  # noqa: PLC0415 - loaded on first use
+        import urllib.parse  # noqa: PLC0415 - as above
+        import urllib.request  # noqa: PLC0415 - as above
+
         loopback = host in {"localhost", "127.0.0.1", "::1"}
         proxy = None if loopback else urllib.request.getproxies().get("https")
         if proxy is None or urllib.request.proxy_bypass(host):
@@ -202,6 +206,8 @@ class LiveEgress:
 
     def connect_loopback(self, port: int, *, timeout: float) -> http.client.HTTPConnection:
         """See `Egress`."""
+        import http.client  # noqa: PLC0415 - loaded on first use
+
         return http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
 
     def connect_control(self, path: Path) -> socket.socket:
@@ -219,6 +225,8 @@ class LiveEgress:
         self, factory: Callable[[], P], channel: UnixChannel | TcpChannel
     ) -> P:
         """See `Egress`."""
+        import asyncio  # noqa: PLC0415 - loaded on first use
+
         loop = asyncio.get_running_loop()
         if isinstance(channel, UnixChannel):
             return (await loop.create_unix_connection(factory, channel.path))[1]

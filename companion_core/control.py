@@ -1,0 +1,141 @@
+"""How commands find the running companion and talk to its owner-only socket.
+
+One JSON line asks, one JSON line answers; `control_server` is the other end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from companion_core.egress import Egress, ProcessIdentity
+from companion_core.errors import EnvironmentUnavailable, Reason, error_for
+from companion_core.paths import InstancePaths
+from companion_core.state_files import read_private
+
+__all__ = [
+    "MAX_LINE",
+    "InstanceLock",
+    "RunningInstance",
+    "ask",
+    "find_running",
+    "wait_until_gone",
+]
+
+MAX_LINE: Final = 64 * 1024
+MAX_STATE_FILE: Final = 4 * 1024
+
+
+class InstanceLock:
+    """Held by the running companion; the system lets go of it when the process ends."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor: int | None = None
+
+    def acquire(self) -> None:
+        """Take the lock.
+
+        Raises:
+            EnvironmentUnavailable: `already_running`.
+        """
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+        descriptor = os.open(self._path, flags, 0o600)
+        try:
+            _lock(descriptor)
+        except OSError as error:
+            os.close(descriptor)
+            raise EnvironmentUnavailable(Reason.ALREADY_RUNNING) from error
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        """Let go; doing so twice is fine."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def _lock(descriptor: int) -> None:
+    if sys.platform == "win32":
+        import msvcrt  # noqa: PLC0415 - exists there only
+
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl  # noqa: PLC0415 - does not exist on Windows
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@dataclass(frozen=True, slots=True)
+class RunningInstance:
+    """A companion that was found running: proved by pid, start time and control socket."""
+
+    identity: ProcessIdentity
+    control_socket: Path
+
+
+def find_running(paths: InstancePaths, egress: Egress) -> RunningInstance | None:
+    """Return the running companion of this state folder, or None.
+
+    The state file alone proves nothing: its process must still be the one that wrote it.
+    """
+    raw = read_private(paths.state_file, MAX_STATE_FILE)
+    if raw is None:
+        return None
+    try:
+        state = json.loads(raw)
+        pid, start, control = state["pid"], state["start_time"], state["control_socket"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    if type(pid) is not int or type(start) not in {int, float} or type(control) is not str:
+        return None
+    identity = egress.identify(pid)
+    if identity is None or identity.start_time != start:
+        return None
+    return RunningInstance(identity, Path(control))
+
+
+def ask(running: RunningInstance, egress: Egress, op: str, **arguments: Any) -> dict[str, Any]:
+    """Send one request to a running companion and return its answer.
+
+    Raises:
+        CompanionError: the answer's reason, or `control_unavailable`.
+    """
+    line = json.dumps({"op": op, **arguments}).encode() + b"\n"
+    try:
+        with (
+            egress.connect_control(running.control_socket) as client,
+            client.makefile("rb") as file,
+        ):
+            client.sendall(line)
+            raw = file.readline(MAX_LINE)
+        answer = json.loads(raw)
+    except (OSError, ValueError) as error:
+        raise EnvironmentUnavailable(Reason.CONTROL_UNAVAILABLE) from error
+    if not isinstance(answer, dict):
+        raise EnvironmentUnavailable(Reason.CONTROL_UNAVAILABLE)
+    if answer.pop("ok", False) is not True:
+        raise error_for(_known(answer.get("reason")))
+    return answer
+
+
+def _known(reason: object) -> Reason:
+    try:
+        return Reason(str(reason))
+    except ValueError:
+        return Reason.CONTROL_UNAVAILABLE
+
+
+def wait_until_gone(running: RunningInstance, egress: Egress, seconds: float) -> bool:
+    """Wait until the companion has ended; False when it still runs after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while egress.identify(running.identity.pid) == running.identity:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True

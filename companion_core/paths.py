@@ -1,0 +1,115 @@
+"""Where an instance keeps its state; every folder 0700 and the person's own (I-18)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from companion_core.errors import Reason, UsageError
+from companion_core.state_files import private_folder
+
+__all__ = ["DEFAULT_INSTANCE", "InstancePaths", "default_config_file", "default_state_dir"]
+
+DEFAULT_INSTANCE: Final = "default"
+_INSTANCE = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}\Z")
+
+# The shortest sun_path of the supported systems is macOS's 104 bytes, with its NUL.
+MAX_SOCKET_PATH: Final = 103
+# "/" and the longest name that is put into the run folder: a start's folder and its socket.
+_LONGEST_RUN_NAME: Final = 40
+
+
+def default_config_file() -> Path:
+    """Return the platform's place of `config.toml`."""
+    import platformdirs  # noqa: PLC0415 - not needed where the person names the file
+
+    return platformdirs.user_config_path("companion", appauthor=False) / "config.toml"
+
+
+def default_state_dir() -> Path:
+    """Return the platform's place of the state folder."""
+    import platformdirs  # noqa: PLC0415 - not needed where the person names the folder
+
+    return platformdirs.user_state_path("companion", appauthor=False)
+
+
+@dataclass(frozen=True, slots=True)
+class InstancePaths:
+    """The folders and files of one companion.
+
+    Attributes:
+        root: the state folder; models are shared by all instances in it.
+        instance: the name of this companion.
+    """
+
+    root: Path
+    instance: str = DEFAULT_INSTANCE
+
+    def __post_init__(self) -> None:
+        if not _INSTANCE.match(self.instance):
+            raise UsageError(
+                Reason.USAGE, "an instance name is a-z, 0-9, - and _, up to 32 characters"
+            )
+
+    @property
+    def folder(self) -> Path:
+        """What belongs to this instance alone."""
+        return self.root / "instances" / self.instance
+
+    @property
+    def models(self) -> Path:
+        """The store of verified models."""
+        return self.root / "models"
+
+    @property
+    def logs(self) -> Path:
+        """The logs of the companion and of its runtime."""
+        return self.folder / "logs"
+
+    @property
+    def lock_file(self) -> Path:
+        """Held while a companion runs."""
+        return self.folder / "lock"
+
+    @property
+    def state_file(self) -> Path:
+        """Pid, start time and control socket of the running companion; never a secret."""
+        return self.folder / "state.json"
+
+    @property
+    def manifest_memory(self) -> Path:
+        """The newest manifest seen, and the latest wall time."""
+        return self.folder / "manifest-memory.json"
+
+    def runtime_data(self, runtime: str) -> Path:
+        """What a runtime keeps between starts."""
+        return self.folder / "data" / runtime
+
+    def prepare(self) -> None:
+        """Make the instance's folders.
+
+        Raises:
+            Refused: `state_path_unsafe`.
+            EnvironmentUnavailable: `disk_unavailable`.
+        """
+        for folder in (self.root, self.root / "instances", self.folder, self.models, self.logs):
+            private_folder(folder)
+
+    def run_folder(self) -> Path:
+        """Return a private folder whose path is short enough to hold Unix sockets."""
+        name = hashlib.sha256(os.fsencode(self.folder.absolute())).hexdigest()[:12]
+        runtime_dir = os.environ.get("XDG_RUNTIME_DIR", "")
+        candidates = [self.folder / "run"]
+        if os.path.isabs(runtime_dir):  # noqa: PTH117 - an empty text is no path
+            candidates.append(Path(runtime_dir) / f"companion-{name}")
+        user = os.getuid() if os.name == "posix" else 0
+        candidates.append(Path(tempfile.gettempdir()) / f"companion-{user}-{name}")
+        for candidate in candidates:
+            if len(os.fsencode(candidate.absolute())) + _LONGEST_RUN_NAME <= MAX_SOCKET_PATH:
+                return private_folder(candidate.absolute())
+        raise UsageError(Reason.CONFIGURATION_INVALID, "the temporary folder's path is too long")
