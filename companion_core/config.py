@@ -283,8 +283,9 @@ def _where(source: str, text: str, path: tuple[str, ...]) -> str:
             section = header[1]
             if len(path) == 1 and section == path[0]:
                 return f"{source}:{number}"
-        elif section == ".".join(path[:-1]) and re.match(
-            rf"""["']?{re.escape(path[-1])}["']?\s*[.=]""", stripped
-        ):
+            continue
+        written = path[-1:] if section and section == ".".join(path[:-1]) else path
+        dotted = r"\s*\.\s*".join(rf"""["']?{re.escape(part)}["']?""" for part in written)
+        if (not section or written != path) and re.match(rf"{dotted}\s*[.=]", stripped):
             return f"{source}:{number}"
     return source

@@ -12,13 +12,15 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-__all__ = ["call_with_deadline", "call_with_deadline_async"]
+__all__ = ["call_with_deadline", "call_with_deadline_async", "start_call"]
 
 T = TypeVar("T")
 
 
-def _start(function: Callable[..., T], args: tuple[Any, ...]) -> Future[T]:
+def start_call(function: Callable[..., T], *args: Any) -> Future[T]:
+    """Start `function(*args)` in a thread of its own and return its future."""
     future: Future[T] = Future()
+    future.set_running_or_notify_cancel()  # a waiter that gave up must not fail the worker's end
 
     def work() -> None:
         try:
@@ -34,9 +36,9 @@ def _start(function: Callable[..., T], args: tuple[Any, ...]) -> Future[T]:
 
 def call_with_deadline(function: Callable[..., T], *args: Any, seconds: float) -> T:
     """Return `function(*args)`; raise `TimeoutError` when it takes longer than `seconds`."""
-    return _start(function, args).result(timeout=seconds)
+    return start_call(function, *args).result(timeout=seconds)
 
 
 async def call_with_deadline_async(function: Callable[..., T], *args: Any, seconds: float) -> T:
     """As `call_with_deadline`, without blocking the event loop."""
-    return await asyncio.wait_for(asyncio.wrap_future(_start(function, args)), seconds)
+    return await asyncio.wait_for(asyncio.wrap_future(start_call(function, *args)), seconds)

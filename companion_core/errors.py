@@ -98,6 +98,7 @@ class Reason(enum.StrEnum):
     HEAD_TOO_LARGE = "head_too_large"
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
     EXPECTATION_FAILED = "expectation_failed"
+    REQUEST_TIMEOUT = "request_timeout"
     MALFORMED_BODY = "malformed_body"
     MODEL_NOT_SERVED = "model_not_served"
     UPSTREAM_FAILED = "upstream_failed"
@@ -135,6 +136,7 @@ class Reason(enum.StrEnum):
     PLUGIN_FOREIGN_MODULE = "plugin_foreign_module"
     PLUGIN_BOTH_SIDES = "plugin_both_sides"
     PLUGIN_EDITABLE = "plugin_editable"
+    PLUGIN_NARROWED = "plugin_narrowed"
     PLUGIN_IMPORT_FAILED = "plugin_import_failed"
     PLUGIN_REGISTRATION_REFUSED = "plugin_registration_refused"
     PLUGIN_CALL_FAILED = "plugin_call_failed"
@@ -410,6 +412,10 @@ def _table() -> dict[Reason, ReasonInfo]:
         Reason.BODY_TOO_LARGE: (hostile, "Send a smaller body."),
         Reason.HEAD_TOO_LARGE: (hostile, "Send fewer or shorter headers."),
         Reason.UNSUPPORTED_MEDIA_TYPE: (hostile, "Send the body as application/json."),
+        Reason.REQUEST_TIMEOUT: (
+            environment,
+            "The request did not arrive in full in time; send it again.",
+        ),
         Reason.EXPECTATION_FAILED: (hostile, "Send the request without that Expect header."),
         Reason.MALFORMED_BODY: (
             hostile,
@@ -541,6 +547,10 @@ def _table() -> dict[Reason, ReasonInfo]:
             plugin,
             "The plugin is installed in editable form, so its code cannot be pinned; install it "
             "from a wheel.",
+        ),
+        Reason.PLUGIN_NARROWED: (
+            Culprit.CALLER,
+            "COMPANION_PLUGINS leaves this plugin out; add its name there or unset the variable.",
         ),
         Reason.PLUGIN_IMPORT_FAILED: (
             plugin,

@@ -17,6 +17,8 @@ from companion_core.errors import Reason
 
 __all__ = [
     "API_VERSION",
+    "KEYCHAIN_REASONS",
+    "MAX_SECRET_BYTES",
     "OPENAI_ROUTES",
     "BackendRequest",
     "CannotPlan",
@@ -78,8 +80,23 @@ class KeychainStatus:
     session_bound: bool = False
 
 
+# The reasons a keychain may give.
+KEYCHAIN_REASONS: Final = frozenset(
+    {
+        Reason.KEYCHAIN_ABSENT,
+        Reason.KEYCHAIN_LOCKED,
+        Reason.KEYCHAIN_REFUSED,
+        Reason.KEYCHAIN_TIMEOUT,
+        Reason.KEYCHAIN_UNTRUSTED,
+    }
+)
+
+# The longest secret the core stores, in UTF-8 bytes; a store that holds less refuses.
+MAX_SECRET_BYTES: Final = 8192
+
+
 class KeychainUnavailable(Exception):
-    """The store is locked, absent or refuses; `reason` says which."""
+    """The store is locked, absent or refuses; `reason`, of `KEYCHAIN_REASONS`, says which."""
 
     def __init__(self, reason: Reason) -> None:
         super().__init__(reason.value)

@@ -1,1 +1,186 @@
-"""The `companion` command: one file per command."""
+"""The `companion` command: one file per command, loaded when it is called.
+
+`COMMANDS` is the table that the help, the loader and the tests read, so `--help` imports
+no command and works with no plugin importable.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from companion_core import __version__
+from companion_core.egress import Egress, LiveEgress
+from companion_core.errors import EXIT_CODES, CompanionError, Culprit, Reason, UsageError
+from companion_core.paths import DEFAULT_INSTANCE, InstancePaths
+
+__all__ = ["COMMANDS", "Settings", "cli", "main"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    section: str
+    help: str
+
+
+# Command name (and module, with "-" as "_") to its place in the help.
+COMMANDS: Final[dict[str, _Entry]] = {
+    "demo": _Entry("Daily", "Run the whole job once on what ships in the package."),
+    "up": _Entry("Daily", "Start the companion and serve the configured model."),
+    "down": _Entry("Daily", "Drain and stop the companion."),
+    "status": _Entry("Daily", "Say what runs and why it is or is not available."),
+    "exec": _Entry("Daily", "Run a program with this session's address and key."),
+    "token": _Entry("Daily", "Print the session token."),
+    "manifest": _Entry("Authors", "Make, sign and verify a manifest of models."),
+}
+
+
+@dataclass(slots=True)
+class Settings:
+    """What the root command's options say; every command receives it.
+
+    Attributes:
+        egress: the doorway to the machine; the live one is made in `main` alone.
+    """
+
+    egress: Egress
+    config_file: Path | None = None
+    state_dir: Path | None = None
+    instance: str = DEFAULT_INSTANCE
+    quiet: bool = False
+    as_json: bool = field(default=False)
+
+    @property
+    def paths(self) -> InstancePaths:
+        """The folders of the chosen instance."""
+        from companion_core.paths import default_state_dir  # noqa: PLC0415 - seldom needed
+
+        root = self.state_dir if self.state_dir is not None else default_state_dir()
+        return InstancePaths(root.absolute(), self.instance)
+
+    @property
+    def config(self) -> Path:
+        """The configuration file, whether it exists or not."""
+        from companion_core.paths import default_config_file  # noqa: PLC0415 - as above
+
+        return self.config_file if self.config_file is not None else default_config_file()
+
+    def root_arguments(self) -> list[str]:
+        """Return the root command's options that lead another process to the same instance."""
+        paths = self.paths
+        return [
+            *("--config", str(self.config.absolute())),
+            *("--state-dir", str(paths.root)),
+            *("--instance", paths.instance),
+        ]
+
+
+class _Commands(click.Group):
+    """A group whose commands are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - as above
+        if cmd_name not in COMMANDS:
+            return None
+        module = import_module(f"companion_core.cli.{cmd_name}_command")
+        command = module.command
+        assert isinstance(command, click.Command)  # noqa: S101 - a fault of the package
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - as above
+        for section in dict.fromkeys(entry.section for entry in COMMANDS.values()):
+            with formatter.section(section):
+                formatter.write_dl(
+                    [(name, e.help) for name, e in COMMANDS.items() if e.section == section]
+                )
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, message="%(version)s")
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    envvar="COMPANION_CONFIG",
+    help="Configuration file.",
+)
+@click.option(
+    "--state-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="COMPANION_STATE_DIR",
+    help="Where models, logs and the control socket live.",
+)
+@click.option(
+    "--instance",
+    default=DEFAULT_INSTANCE,
+    metavar="NAME",
+    help="A second companion beside the first, with its own state and socket.",
+)
+@click.option("--quiet", is_flag=True, help="No progress and no announcements.")
+@click.pass_context
+def cli(
+    ctx: click.Context,
+    config_file: Path | None,
+    state_dir: Path | None,
+    instance: str,
+    quiet: bool,
+) -> None:
+    """Run a local AI runtime on this machine: verified, guarded, and yours alone."""
+    settings: Settings = ctx.obj
+    settings.config_file = config_file
+    settings.state_dir = state_dir
+    settings.instance = instance
+    settings.quiet = quiet
+
+
+def main(arguments: list[str] | None = None, *, egress: Egress | None = None) -> int:
+    """Run the command line and return its exit code; this makes the live doorway."""
+    argv = sys.argv[1:] if arguments is None else arguments
+    settings = Settings(egress=LiveEgress() if egress is None else egress)
+    try:
+        result = cli.main(argv, prog_name="companion", standalone_mode=False, obj=settings)
+    except click.exceptions.Exit as request:
+        return request.exit_code
+    except click.ClickException as error:
+        return _report(UsageError(Reason.USAGE, error.format_message()), argv)
+    except CompanionError as error:
+        return _report(error, argv)
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        return _report(CompanionError(Reason.INTERRUPTED), argv)
+    except BrokenPipeError:
+        # Whoever read our output has left; there is nobody to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_CODES[Culprit.PROGRAM]
+    except Exception as error:
+        if os.environ.get("COMPANION_DEBUG") == "1":
+            raise
+        return _report(CompanionError(Reason.INTERNAL_FAULT, type(error).__name__), argv)
+    return result if isinstance(result, int) else 0
+
+
+def _report(error: CompanionError, argv: list[str]) -> int:
+    """Say what was refused and what to do; stderr ends with `companion: REASON: advice`."""
+    if "--json" in argv[: argv.index("--")] if "--" in argv else "--json" in argv:
+        document = {"ok": False, "reason": error.reason.value, "advice": error.advice}
+        click.echo(json.dumps(document))
+    if error.detail:
+        click.echo(f"companion: {error.detail}", err=True)
+    click.echo(f"companion: {error.reason.value}: {error.advice}", err=True)
+    return error.exit_code
+
+
+def echo_result(document: dict[str, Any], text: str, *, as_json: bool) -> None:
+    """Print a command's result: one JSON document, or the same facts as text."""
+    click.echo(json.dumps(document) if as_json else text)

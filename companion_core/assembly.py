@@ -1,0 +1,109 @@
+"""Load the plugins and choose who fills each role; the two sides leave as two objects (I-14)."""
+
+from __future__ import annotations
+
+import os
+import ssl
+import sys
+from dataclasses import dataclass
+from typing import Final
+
+from companion_core import __version__
+from companion_core.authority import memory_keychain
+from companion_core.config import Config
+from companion_core.egress import Egress
+from companion_core.errors import EnvironmentUnavailable, Reason
+from companion_core.hookspecs import AUTHORITY_GROUP
+from companion_core.plugin_host import (
+    Chosen,
+    ChosenRuntime,
+    CorePlugin,
+    call_provider_sync,
+    load_plugins,
+    parse_narrow,
+)
+from companion_core.providers import API_VERSION, HostInfo, Keychain, ResourceLimits
+from companion_core.runtime import probe
+from companion_core.runtime.https_download import HttpsDownloader, HttpsDownloadPlugin
+
+__all__ = ["AuthorityProviders", "RuntimeProviders", "assemble"]
+
+LOCATE_SECONDS: Final = 10.0
+EMBEDDED: Final = "embedded"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuthorityProviders:
+    """Who fills the roles of the side that may hold secrets."""
+
+    keychain: Chosen[Keychain]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuntimeProviders:
+    """Who fills the roles of the side without secrets.
+
+    Attributes:
+        chosen: the provider of each role and the name of its plugin.
+        binary: "embedded" or the configured absolute path.
+        limits: as configured, with the default for memory filled in.
+    """
+
+    chosen: ChosenRuntime
+    binary: str
+    limits: ResourceLimits
+
+
+def assemble(
+    config: Config, egress: Egress, context: ssl.SSLContext
+) -> tuple[AuthorityProviders, RuntimeProviders]:
+    """Load every trusted plugin and select one provider per role. Blocking.
+
+    Raises:
+        CompanionError: the refusal of a role that nobody, or nobody in particular, fills.
+    """
+    loaded = load_plugins(
+        HostInfo(api=API_VERSION, core_version=__version__, platform=sys.platform),
+        core_plugins=[
+            CorePlugin(
+                name="memory", plugin=memory_keychain, group=AUTHORITY_GROUP, only_by_name=True
+            ),
+            CorePlugin(
+                name="https", plugin=HttpsDownloadPlugin(HttpsDownloader(egress, lambda: context))
+            ),
+            CorePlugin(name="process", plugin=probe),
+        ],
+        narrow=parse_narrow(os.environ.get("COMPANION_PLUGINS")),
+    )
+    chosen = loaded.select_runtime(config.runtime.name)
+    keychain = loaded.select_keychain(config.keychain.name)
+    runtime = RuntimeProviders(
+        chosen=chosen, binary=_choose_binary(config, chosen), limits=_fill_limits(config)
+    )
+    return AuthorityProviders(keychain=keychain), runtime
+
+
+def _choose_binary(config: Config, chosen: ChosenRuntime) -> str:
+    """Return the configured program, else the embedded one; nothing is taken from PATH."""
+    if config.runtime.binary is not None:
+        return config.runtime.binary
+    spawn = chosen.spawn
+    found = call_provider_sync(spawn.plugin, spawn.provider.locate, seconds=LOCATE_SECONDS)
+    if any(getattr(binary, "path", None) == EMBEDDED for binary in found):
+        return EMBEDDED
+    raise EnvironmentUnavailable(Reason.RUNTIME_NOT_FOUND)
+
+
+def _fill_limits(config: Config) -> ResourceLimits:
+    limits = config.limits
+    return ResourceLimits(
+        max_ram_bytes=limits.max_ram_bytes or _three_quarters_of_memory(),
+        max_vram_bytes=limits.max_vram_bytes,
+        max_cpu_percent=limits.max_cpu_percent,
+    )
+
+
+def _three_quarters_of_memory() -> int:
+    import psutil  # noqa: PLC0415 - needed only where no limit is configured
+
+    return int(psutil.virtual_memory().total) * 3 // 4

@@ -1,0 +1,189 @@
+"""Fetch the signed manifest, and remember what was seen so that nothing older is accepted.
+
+All judgement is `decisions/manifest.py`'s; this file brings the bytes, the time and the
+memory (I-02, I-18).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import ssl
+import urllib.parse
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from companion_core.deadline import call_with_deadline
+from companion_core.decisions.manifest import (
+    MAX_MANIFEST_BYTES,
+    LastSeen,
+    Manifest,
+    check_trust_anchor,
+    verify_manifest,
+)
+from companion_core.decisions.source import HttpsUrl, parse_https_url
+from companion_core.decisions.strict_json import parse_json
+from companion_core.decisions.verdict import Verdict
+from companion_core.egress import Egress
+from companion_core.errors import EnvironmentUnavailable, Reason, Refused, error_for
+from companion_core.https_get import TransportFailed, open_get
+from companion_core.state_files import private_folder, read_private, write_private
+
+__all__ = ["ManifestMemory", "fetch_manifest"]
+
+IDLE_SECONDS: Final = 10.0
+BODY_SECONDS: Final = 20.0
+# Name look-up, connection, head and body together.
+TOTAL_SECONDS: Final = 60.0
+MAX_MEMORY_BYTES: Final = 64 * 1024
+_OK: Final = 200
+
+
+class ManifestMemory:
+    """The newest manifest seen for each set of trusted keys, and the latest wall time.
+
+    Kept in one owner-only file. A damaged one is refused rather than forgotten: forgetting
+    would let an old manifest back in.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def last_seen(self, trusted_keys: Sequence[str]) -> LastSeen | None:
+        """Return what was accepted last under these keys."""
+        entry = self._read()[1].get(_key_set(trusted_keys))
+        return None if entry is None else LastSeen(entry[0], entry[1])
+
+    def latest_time(self, wall_now: float) -> float:
+        """Return `wall_now`, or the latest time seen before when the clock was set back."""
+        return max(wall_now, self._read()[0])
+
+    def record(self, trusted_keys: Sequence[str], manifest: Manifest, wall_now: float) -> None:
+        """Remember an accepted manifest and the time.
+
+        Raises:
+            EnvironmentUnavailable: `disk_unavailable`; what is not remembered is not used.
+        """
+        latest, seen = self._read()
+        seen[_key_set(trusted_keys)] = (manifest.version, manifest.payload_sha256)
+        document = {
+            # Whole seconds, rounded up: the document holds no floats and time only advances.
+            "latest_time": int(max(latest, wall_now)) + 1,
+            "seen": {
+                keys: {"version": version, "payload_sha256": digest}
+                for keys, (version, digest) in seen.items()
+            },
+        }
+        private_folder(self._path.parent)
+        write_private(self._path, json.dumps(document).encode("ascii"))
+
+    def _read(self) -> tuple[float, dict[str, tuple[int, str]]]:
+        raw = read_private(self._path, MAX_MEMORY_BYTES)
+        if raw is None:
+            return 0.0, {}
+        match parse_json(raw, limit=MAX_MEMORY_BYTES):
+            case {"latest_time": int(latest), "seen": dict(seen)}:
+                return float(latest), {str(keys): _entry(entry) for keys, entry in seen.items()}
+        raise Refused(Reason.STATE_PATH_UNSAFE, f"damaged: {self._path}")
+
+
+def _entry(entry: object) -> tuple[int, str]:
+    match entry:
+        case {"version": int(version), "payload_sha256": str(digest)}:
+            return version, digest
+    raise Refused(Reason.STATE_PATH_UNSAFE)
+
+
+def _key_set(trusted_keys: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(sorted(set(trusted_keys))).encode("utf-8")).hexdigest()
+
+
+def fetch_manifest(
+    url: str,
+    *,
+    egress: Egress,
+    context: ssl.SSLContext,
+    trusted_keys: Sequence[str],
+    memory: ManifestMemory,
+    wall_now: float,
+) -> Manifest:
+    """Return the current manifest, verified and remembered.
+
+    Args:
+        url: an https address, or `file:///` and an absolute path.
+        egress: the doorway.
+        context: from `build_tls_context`.
+        trusted_keys: "ed25519:BASE64" each.
+        memory: what was seen before; written when the manifest is accepted.
+        wall_now: seconds since the epoch.
+
+    Raises:
+        EnvironmentUnavailable: `manifest_unavailable` when it cannot be fetched or read.
+        Refused: with the reason of the rule that it breaks.
+    """
+    raw = _fetch(url, egress, context)
+    now = memory.latest_time(wall_now)
+    last_seen = memory.last_seen(trusted_keys)
+    manifest = verify_manifest(raw, trusted_keys=trusted_keys, now=now, last_seen=last_seen)
+    if isinstance(manifest, Verdict):
+        raise error_for(manifest.reason)
+    for model in manifest.models:
+        for file in model.files:
+            for model_url in file.urls:
+                anchored = check_trust_anchor(
+                    manifest,
+                    manifest_url=url,
+                    model_url=model_url,
+                    sha256=file.sha256,
+                    size=file.size,
+                    allowed=manifest.allowed_sources,
+                )
+                if not anchored.ok:
+                    raise error_for(anchored.reason)
+    memory.record(trusted_keys, manifest, wall_now)
+    return manifest
+
+
+def _fetch(url: str, egress: Egress, context: ssl.SSLContext) -> bytes:
+    if url.startswith("file:///"):
+        return _read_file(url)
+    parsed = parse_https_url(url)
+    if isinstance(parsed, Verdict):
+        raise error_for(parsed.reason)
+    try:
+        return call_with_deadline(_download, parsed, egress, context, seconds=TOTAL_SECONDS)
+    except (TransportFailed, TimeoutError) as error:
+        raise EnvironmentUnavailable(Reason.MANIFEST_UNAVAILABLE) from error
+
+
+def _read_file(url: str) -> bytes:
+    path = Path(urllib.request.url2pathname(urllib.parse.urlsplit(url).path))
+    try:
+        with path.open("rb") as file:
+            # One byte more than allowed is enough for the rule to refuse it as too long.
+            return file.read(MAX_MANIFEST_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise EnvironmentUnavailable(Reason.MANIFEST_UNAVAILABLE) from error
+
+
+def _download(url: HttpsUrl, egress: Egress, context: ssl.SSLContext) -> bytes:
+    answer = open_get(
+        url,
+        egress=egress,
+        context=context,
+        idle_seconds=IDLE_SECONDS,
+        body_seconds=BODY_SECONDS,
+    )
+    try:
+        encoded = (answer.header("Content-Encoding") or "identity").strip().lower() != "identity"
+        if answer.status != _OK or encoded:
+            raise EnvironmentUnavailable(Reason.MANIFEST_UNAVAILABLE)
+        buffer = memoryview(bytearray(MAX_MANIFEST_BYTES + 1))
+        received = 0
+        while received < len(buffer) and (count := answer.readinto(buffer[received:])):
+            received += count
+        return bytes(buffer[:received])
+    finally:
+        answer.close()

@@ -1,0 +1,49 @@
+"""`companion down`: drain and stop the verified process."""
+
+from __future__ import annotations
+
+import signal
+from typing import Final
+
+import click
+
+from companion_core.cli import Settings, echo_result
+from companion_core.control import RunningInstance, ask, find_running, wait_until_gone
+from companion_core.egress import Egress
+from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason
+
+# A drain lets running answers finish; after it the runtime is terminated, then killed.
+STOP_DEADLINE_SECONDS: Final = 45.0
+KILL_DEADLINE_SECONDS: Final = 5.0
+
+
+@click.command("down")
+@click.option("--now", is_flag=True, help="Do not wait for running answers.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+@click.pass_obj
+def command(settings: Settings, *, now: bool, as_json: bool) -> None:
+    """Drain and stop the companion; nothing running is fine."""
+    running = find_running(settings.paths, settings.egress)
+    if running is None:
+        echo_result({"ok": True, "stopped": False}, "nothing runs", as_json=as_json)
+        return
+    stop(running, settings.egress, now=now)
+    echo_result({"ok": True, "stopped": True}, "stopped", as_json=as_json)
+
+
+def stop(running: RunningInstance, egress: Egress, *, now: bool) -> None:
+    """Stop a companion that was proved to be ours, and return when it is gone.
+
+    Raises:
+        EnvironmentUnavailable: `control_unavailable` when it outlives even the last signal.
+    """
+    try:
+        ask(running, egress, "drain", now=now)
+    except CompanionError:
+        # It does not answer; its pid and start time are proved, so a signal hits no other.
+        egress.send_signal(running.identity, signal.SIGTERM)
+    if wait_until_gone(running, egress, STOP_DEADLINE_SECONDS):
+        return
+    egress.send_signal(running.identity, getattr(signal, "SIGKILL", signal.SIGTERM))
+    if not wait_until_gone(running, egress, KILL_DEADLINE_SECONDS):
+        raise EnvironmentUnavailable(Reason.CONTROL_UNAVAILABLE)

@@ -1,0 +1,68 @@
+"""`companion exec -- CMD …`: run a client with this session's address and key."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Final, NoReturn
+
+import click
+
+from companion_core.cli import Settings
+from companion_core.control import ask, find_running
+from companion_core.errors import REASONS, CompanionError, Reason
+
+# As POSIX shells and env(1) have it.
+EXIT_OWN_FAILURE: Final = 125
+EXIT_NOT_EXECUTABLE: Final = 126
+EXIT_NOT_FOUND: Final = 127
+
+LOOPBACK_HOSTS: Final = ("127.0.0.1", "localhost", "::1")
+
+
+@click.command(
+    "exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False}
+)
+@click.argument("arguments", nargs=-1, required=True, type=click.UNPROCESSED, metavar="CMD...")
+@click.pass_obj
+def command(settings: Settings, arguments: tuple[str, ...]) -> int:
+    """Run CMD with OPENAI_BASE_URL and OPENAI_API_KEY of this session.
+
+    Loopback is added to NO_PROXY; nothing else changes and the token is never printed.
+    CMD's descendants inherit the token. Exits with CMD's code; 125 to 127 are own failures.
+    """
+    try:
+        running = find_running(settings.paths, settings.egress)
+        if running is None:
+            return _fail(CompanionError(Reason.NOT_RUNNING))
+        session = ask(running, settings.egress, "session")
+    except CompanionError as error:
+        return _fail(error)
+    env = client_environment(os.environ, session["base_url"], session["token"])
+    try:
+        become(settings, arguments, env)
+    except FileNotFoundError:
+        click.echo(f"companion: {arguments[0]}: there is no such program", err=True)
+        return EXIT_NOT_FOUND
+    except OSError:
+        click.echo(f"companion: {arguments[0]}: it cannot be run", err=True)
+        return EXIT_NOT_EXECUTABLE
+
+
+def become(settings: Settings, arguments: tuple[str, ...], env: Mapping[str, str]) -> NoReturn:
+    """Become the client, so that its exit code and its signals are its own."""
+    settings.egress.replace_process(arguments, env)
+
+
+def client_environment(env: Mapping[str, str], base_url: str, token: str) -> dict[str, str]:
+    """Return `env` with the session in it and loopback kept from any proxy (I-17)."""
+    changed = {**env, "OPENAI_BASE_URL": base_url, "OPENAI_API_KEY": token}
+    for name in ("NO_PROXY", "no_proxy"):
+        hosts = [host for host in env.get(name, "").split(",") if host.strip()]
+        changed[name] = ",".join([*hosts, *(h for h in LOOPBACK_HOSTS if h not in hosts)])
+    return changed
+
+
+def _fail(error: CompanionError) -> int:
+    click.echo(f"companion: {error.reason.value}: {REASONS[error.reason].advice}", err=True)
+    return EXIT_OWN_FAILURE

@@ -1,0 +1,55 @@
+"""Run a coroutine under Ctrl-C: once drains, twice stops now."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+__all__ = ["harden_process", "run_interruptible"]
+
+T = TypeVar("T")
+
+
+def harden_process() -> None:
+    """Owner-only files from here on, and no core dump that could hold a secret (I-18)."""
+    os.umask(0o077)
+    if sys.platform == "win32":
+        return
+    import resource  # noqa: PLC0415 - does not exist on Windows
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if sys.platform == "linux":
+        import ctypes  # noqa: PLC0415 - needed here only
+
+        # PR_SET_DUMPABLE 0: other programs of the person cannot read this one's memory either.
+        ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
+
+
+async def run_interruptible(
+    work: Coroutine[Any, Any, T], *, on_interrupt: Callable[[int, int], None]
+) -> T:
+    """Return the work's result.
+
+    Args:
+        work: what to run; it is cancelled from nowhere but by `on_interrupt`'s doing.
+        on_interrupt: called with the signal's number and how many came so far.
+    """
+    loop = asyncio.get_running_loop()
+    count = 0
+
+    def interrupt(number: int) -> None:
+        nonlocal count
+        count += 1
+        on_interrupt(number, count)
+
+    signals = [signal.SIGINT, signal.SIGTERM]
+    for number in signals:
+        try:
+            loop.add_signal_handler(number, interrupt, number)
+        except NotImplementedError:  # the event loop of Windows
+            signal.signal(number, lambda n, _frame: loop.call_soon_threadsafe(interrupt, n))
+    return await work

@@ -1,0 +1,55 @@
+"""How steps reach a person: lines on stderr, a bar only on a terminal."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Final
+
+import click
+
+from companion_core.companion import Step
+
+__all__ = ["StepPrinter"]
+
+BAR_WIDTH: Final = 28
+NAME_WIDTH: Final = 10
+
+
+class StepPrinter:
+    """Prints each step once and draws progress in place; respects CI and --quiet.
+
+    Colour and bars follow the terminal: `NO_COLOR`, `CI` and a redirected stderr turn them off.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._draws = sys.stderr.isatty() and not quiet and "CI" not in os.environ
+        self._drawn = False
+
+    def __call__(self, step: Step) -> None:
+        """Show one step."""
+        if self._quiet:
+            return
+        if step.total:
+            self._draw(step)
+            return
+        self._clear()
+        name = f"{step.name:{NAME_WIDTH}}"
+        if sys.stderr.isatty() and "NO_COLOR" not in os.environ:
+            name = click.style(name, bold=True)
+        click.echo(f"{name} {step.text}", err=True)
+
+    def _draw(self, step: Step) -> None:
+        if not self._draws:
+            return
+        filled = BAR_WIDTH * step.done // step.total
+        bar = "#" * filled + "-" * (BAR_WIDTH - filled)
+        amount = f"{step.done / 1e6:.1f} of {step.total / 1e6:.1f} MB"
+        click.echo(f"\r{step.name:{NAME_WIDTH}} [{bar}] {amount}", err=True, nl=False)
+        self._drawn = True
+
+    def _clear(self) -> None:
+        if self._drawn:
+            click.echo("\r" + " " * (NAME_WIDTH + BAR_WIDTH + 32) + "\r", err=True, nl=False)
+            self._drawn = False

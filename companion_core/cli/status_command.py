@@ -1,0 +1,76 @@
+"""`companion status`: what runs, and why it is or is not available."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import click
+
+from companion_core.cli import Settings, echo_result
+from companion_core.control import ask, find_running
+from companion_core.errors import EXIT_CODES, Culprit, Reason
+
+NOT_RUNNING: dict[str, Any] = {
+    "available": False,
+    "reason": Reason.NOT_RUNNING.value,
+    "lifecycle": "stopped",
+    "pid": None,
+    "started_at": None,
+    "gateway": None,
+    "runtime": None,
+    "model": None,
+    "admission": None,
+    "resources": None,
+    "last_health_ok_seconds_ago": None,
+    "plugins": {},
+}
+WATCH_SECONDS = 1.0
+
+
+@click.command("status")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+@click.option("--watch", is_flag=True, help="Report again every second until interrupted.")
+@click.pass_obj
+def command(settings: Settings, *, as_json: bool, watch: bool) -> int:
+    """Say what runs and why it is or is not available."""
+    while True:
+        document = read_status(settings)
+        echo_result(document, as_text(document), as_json=as_json)
+        if not watch:
+            break
+        time.sleep(WATCH_SECONDS)
+    running = document["reason"] != Reason.NOT_RUNNING.value
+    return 0 if running else EXIT_CODES[Culprit.NOT_RUNNING]
+
+
+def read_status(settings: Settings) -> dict[str, Any]:
+    """Ask the running companion, if there is one."""
+    running = find_running(settings.paths, settings.egress)
+    return NOT_RUNNING if running is None else ask(running, settings.egress, "status")
+
+
+def as_text(status: dict[str, Any]) -> str:
+    """Say the same facts in lines a person reads."""
+    if status["pid"] is None:
+        return "not running"
+    state = "available" if status["available"] else f"not available ({status['reason']})"
+    lines = [f"{state}, lifecycle {status['lifecycle']}, pid {status['pid']}"]
+    if gateway := status["gateway"]:
+        lines.append(f"gateway    {gateway['url']}")
+    if runtime := status["runtime"]:
+        lines.append(f"runtime    {runtime['name']}, pid {runtime['pid']}, {runtime['channel']}")
+    if model := status["model"]:
+        lines.append(f"model      {model['id']}{', verified' if model['verified'] else ''}")
+    if admission := status["admission"]:
+        lines.append(
+            f"requests   {admission['in_flight']} of {admission['max_in_flight']} in flight, "
+            f"{admission['queued']} of {admission['queue_bound']} waiting"
+        )
+    if resources := status["resources"]:
+        lines.append(
+            f"resources  {resources['ram_bytes'] / 1e6:.0f} MB memory, "
+            f"{resources['vram_bytes'] / 1e6:.0f} MB graphics memory, "
+            f"{resources['cpu_percent']:.1f} % of the machine"
+        )
+    return "\n".join(lines)

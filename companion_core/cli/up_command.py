@@ -1,0 +1,188 @@
+"""`companion up`: start, and serve in the foreground or detached."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import IO, Any, Final
+
+import click
+
+from companion_core.cli import Settings, echo_result
+from companion_core.cli.foreground import harden_process, run_interruptible
+from companion_core.cli.progress import StepPrinter
+from companion_core.cli.status_command import as_text
+from companion_core.companion import Companion, Step
+from companion_core.config import Config, load_config
+from companion_core.errors import CompanionError, Reason, error_for
+
+MAX_LOG_BYTES: Final = 4 * 1024 * 1024
+
+
+@click.command("up")
+@click.option("--detach", is_flag=True, help="Return when available; the companion goes on.")
+@click.option("--model", "model_id", metavar="ID", help="Serve this model of the manifest.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document when available.")
+@click.option("--announce-fd", type=int, hidden=True, help="Tell a waiting parent on this pipe.")
+@click.pass_obj
+def command(
+    settings: Settings,
+    *,
+    detach: bool,
+    model_id: str | None,
+    as_json: bool,
+    announce_fd: int | None,
+) -> int:
+    """Start the companion and serve the configured model.
+
+    Fetches the manifest, downloads and verifies the model, starts the runtime and serves when
+    a health check was answered. Ctrl-C once drains, twice stops now.
+    """
+    config = _read_config(settings, model_id)
+    harden_process()
+    if detach:
+        status = _detach(settings, model_id)
+        echo_result(status, as_text(status), as_json=as_json)
+        return 0
+    if announce_fd is not None:
+        return _serve_for_parent(settings, config, announce_fd)
+    printer = StepPrinter(quiet=settings.quiet)
+
+    def announce(companion: Companion) -> None:
+        status = companion.status()
+        if as_json or not settings.quiet:
+            echo_result(status, as_text(status), as_json=as_json)
+
+    return asyncio.run(_serve(settings, config, printer, announce))
+
+
+def _read_config(settings: Settings, model_id: str | None) -> Config:
+    config = load_config(settings.config)
+    if model_id is None:
+        return config
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, id=model_id))
+
+
+async def _serve(
+    settings: Settings,
+    config: Config,
+    on_step: Callable[[Step], None],
+    announce: Callable[[Companion], None],
+) -> int:
+    paths = settings.paths
+    companion = Companion.open(
+        config,
+        state_dir=paths.root,
+        instance=paths.instance,
+        egress=settings.egress,
+        on_step=on_step,
+    )
+    interrupted_by = 0
+    started = False
+    task = asyncio.current_task()
+
+    def on_interrupt(number: int, count: int) -> None:
+        nonlocal interrupted_by
+        interrupted_by = number
+        companion.request_stop(now=count > 1)
+        if not started and task is not None and count == 1:
+            task.cancel()
+
+    async def run() -> None:
+        nonlocal started
+        async with companion:
+            started = True
+            announce(companion)
+            await companion.wait_for_stop_request()
+
+    try:
+        await run_interruptible(run(), on_interrupt=on_interrupt)
+    except asyncio.CancelledError:
+        if not interrupted_by:
+            raise
+        raise CompanionError(Reason.INTERRUPTED) from None
+    if interrupted_by == signal.SIGINT:
+        raise CompanionError(Reason.INTERRUPTED)
+    return 0
+
+
+# --- detached: a child in its own session that tells this process how it goes ---------------
+
+
+def _serve_for_parent(settings: Settings, config: Config, descriptor: int) -> int:
+    with os.fdopen(descriptor, "w", encoding="utf-8") as pipe:
+
+        def tell(**message: Any) -> None:
+            # The parent may have been interrupted; the companion goes on without it.
+            try:
+                if not pipe.closed:
+                    pipe.write(json.dumps(message) + "\n")
+                    pipe.flush()
+            except OSError:
+                pipe.close()
+
+        def announce(companion: Companion) -> None:
+            tell(available=companion.status())
+            pipe.close()
+
+        try:
+            return asyncio.run(
+                _serve(settings, config, lambda step: tell(step=dataclasses.asdict(step)), announce)
+            )
+        except CompanionError as error:
+            tell(error=error.reason.value, detail=error.detail)
+            raise
+
+
+def _detach(settings: Settings, model_id: str | None) -> dict[str, Any]:
+    settings.paths.prepare()
+    reading, writing = os.pipe()
+    with os.fdopen(reading, encoding="utf-8") as pipe, _open_log(settings) as log:
+        try:
+            arguments = ["up", "--announce-fd", str(writing)]
+            if model_id is not None:
+                arguments += ["--model", model_id]
+            child = settings.egress.start_process(
+                [sys.executable, "-m", "companion_core", *settings.root_arguments(), *arguments],
+                env=os.environ,
+                cwd=str(settings.paths.folder),
+                stdout=log,
+                stderr=log,
+                pass_fds=[writing],
+            )
+        finally:
+            os.close(writing)
+        try:
+            return _follow(pipe, StepPrinter(quiet=settings.quiet))
+        except KeyboardInterrupt:
+            child.terminate()
+            child.wait()
+            raise
+
+
+def _follow(pipe: IO[str], printer: StepPrinter) -> dict[str, Any]:
+    """Relay the child's steps; return its status, or raise what it ended with."""
+    for line in pipe:
+        message = json.loads(line)
+        if "step" in message:
+            printer(Step(**message["step"]))
+        elif "available" in message:
+            status: dict[str, Any] = message["available"]
+            return status
+        else:
+            raise error_for(Reason(message["error"]), message["detail"])
+    raise CompanionError(Reason.INTERNAL_FAULT)
+
+
+def _open_log(settings: Settings) -> IO[bytes]:
+    path = settings.paths.logs / "companion.log"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
+    file = os.fdopen(os.open(path, flags, 0o600), "ab", buffering=0)
+    if os.fstat(file.fileno()).st_size > MAX_LOG_BYTES:
+        file.truncate(0)
+    return file

@@ -1,0 +1,21 @@
+"""The clocks of the product: one for recency, that counts sleep, and one for dates (I-18)."""
+
+from __future__ import annotations
+
+import time
+
+__all__ = ["recency_now", "wall_now"]
+
+_BOOTTIME = getattr(time, "CLOCK_BOOTTIME", None)
+
+
+def recency_now() -> float:
+    """Return seconds on a clock that never steps and, where there is one, counts sleep."""
+    if _BOOTTIME is None:
+        return time.monotonic()
+    return time.clock_gettime(_BOOTTIME)
+
+
+def wall_now() -> float:
+    """Return seconds since the epoch, as the machine believes them."""
+    return time.time()

@@ -1,0 +1,400 @@
+"""Rules for this file: decide from a request's head alone whether a local program sent it.
+
+`GUARD_ORDER` is the order, as data; the first step that fails is the answer. What is absent
+where it must be present, ambiguous, empty or unknown refuses (I-10, I-16, I-17). No I/O.
+"""
+
+from __future__ import annotations
+
+import hmac
+import math
+import re
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from companion_core.decisions.verdict import OK, Verdict, refuse
+from companion_core.errors import Reason
+
+__all__ = [
+    "GUARD_ORDER",
+    "HEALTH_PATH",
+    "MINIMUM_TOKEN_LENGTH",
+    "GuardPolicy",
+    "GuardStep",
+    "RateBudgets",
+    "RateWindow",
+    "bearer_token",
+    "check_rate",
+    "counts_toward_rate",
+    "fold_headers",
+    "guard_policy",
+    "is_loopback_host",
+    "loopback_hosts",
+    "parse_host",
+    "restore_rate_window",
+    "tokens_equal",
+    "verify_request",
+]
+
+HEALTH_PATH: Final = "/-/health"
+MINIMUM_TOKEN_LENGTH: Final = 43  # 256 bits in unpadded base64url
+LONGEST_WINDOW_STAMPS: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class GuardStep:
+    """One step of the guard: its name, what it may answer, whether reaching it is counted."""
+
+    name: str
+    reasons: tuple[Reason, ...]
+    counted: bool
+
+
+GUARD_ORDER: Final[tuple[GuardStep, ...]] = (
+    GuardStep("structure", (Reason.MALFORMED_REQUEST,), counted=False),
+    GuardStep("method", (Reason.METHOD_NOT_ALLOWED,), counted=False),
+    GuardStep("path", (Reason.PATH_NOT_ALLOWED,), counted=False),
+    GuardStep("host", (Reason.HOST_NOT_ALLOWED,), counted=False),
+    GuardStep("origin", (Reason.CROSS_SITE_FORBIDDEN,), counted=False),
+    GuardStep("rate", (Reason.RATE_STATE_UNAVAILABLE, Reason.RATE_LIMITED), counted=False),
+    GuardStep("token", (Reason.MISSING_TOKEN, Reason.INVALID_TOKEN, Reason.OK), counted=True),
+)
+_COUNTED = frozenset(reason for step in GUARD_ORDER if step.counted for reason in step.reasons)
+
+_METHODS = frozenset({"GET", "POST"})
+_LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
+_OWS = " \t"  # RFC 9110 section 5.6.3; no other space is trimmed
+# RFC 9110 section 11.1 (the scheme ignores case) and RFC 6750 section 2.1 (b64token).
+_BEARER = re.compile(r"[Bb][Ee][Aa][Rr][Ee][Rr] +([A-Za-z0-9\-._~+/]+=*)[ \t]*", re.ASCII)
+# RFC 9110 section 7.2: uri-host [ ":" port ].
+_HOST = re.compile(
+    r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*)\]|(?P<name>[A-Za-z0-9\-._~%!$&'()*+;=]+))"
+    r"(?::(?P<port>[0-9]*))?",
+    re.ASCII,
+)
+_PORT = re.compile(r"[1-9][0-9]{0,4}", re.ASCII)
+_LARGEST_PORT = 65535
+
+_MALFORMED = refuse(Reason.MALFORMED_REQUEST)
+_METHOD = refuse(Reason.METHOD_NOT_ALLOWED)
+_PATH = refuse(Reason.PATH_NOT_ALLOWED)
+_FOREIGN_HOST = refuse(Reason.HOST_NOT_ALLOWED)
+_CROSS_SITE = refuse(Reason.CROSS_SITE_FORBIDDEN)
+_NO_RATE_STATE = refuse(Reason.RATE_STATE_UNAVAILABLE)
+_RATE_LIMITED = refuse(Reason.RATE_LIMITED)
+_MISSING_TOKEN = refuse(Reason.MISSING_TOKEN)
+_INVALID_TOKEN = refuse(Reason.INVALID_TOKEN)
+
+
+def _finite(value: object) -> bool:
+    return type(value) in {int, float} and math.isfinite(value)  # type: ignore[arg-type]
+
+
+class RateWindow:
+    """A sliding window: at most `max_requests` in any `window`, in the unit of the clock.
+
+    Each stamp is stored and dropped once, so a request costs amortised constant time. A clock
+    that steps back keeps the stamps: it can only refuse more.
+
+    Raises:
+        ValueError: a bound is not positive, or a stamp is not a finite number.
+    """
+
+    __slots__ = ("_sorted", "_stamps", "max_requests", "window")
+
+    def __init__(
+        self, window: Any = 60.0, max_requests: Any = 60, stamps: Iterable[Any] = ()
+    ) -> None:
+        if not _finite(window) or window <= 0:
+            raise ValueError("window")
+        if type(max_requests) is not int or max_requests <= 0:
+            raise ValueError("max_requests")
+        self.window: float = window
+        self.max_requests: int = max_requests
+        self._stamps: deque[float] = deque(stamps)
+        if not all(map(_finite, self._stamps)):
+            raise ValueError("stamps")
+        self._sorted = list(self._stamps) == sorted(self._stamps)
+
+    @classmethod
+    def per_minute(cls, requests: int) -> RateWindow:
+        """Return a window for a budget per minute.
+
+        A large budget is kept over a proportionally shorter window, which bounds the memory
+        and never allows more per minute.
+        """
+        if requests <= LONGEST_WINDOW_STAMPS:
+            return cls(60.0, requests)
+        return cls(60.0 * LONGEST_WINDOW_STAMPS / requests, LONGEST_WINDOW_STAMPS)
+
+    @property
+    def stamps(self) -> tuple[float, ...]:
+        """The times of the requests that are still remembered."""
+        return tuple(self._stamps)
+
+    def check(self, now: Any) -> Verdict:
+        """Say whether one more request fits at `now`."""
+        if not _finite(now):
+            return _NO_RATE_STATE
+        self._expire(now)
+        return OK if len(self._stamps) < self.max_requests else _RATE_LIMITED
+
+    def record(self, now: Any) -> None:
+        """Remember a request; a full window forgets its oldest and stays bounded."""
+        if not _finite(now):
+            raise ValueError("now")
+        self._expire(now)
+        stamps = self._stamps
+        if stamps and stamps[-1] > now:
+            self._sorted = False
+        stamps.append(now)
+        while len(stamps) > self.max_requests:
+            stamps.popleft()
+
+    def seconds_until_free(self, now: float) -> float:
+        """Return how long until one more request fits, in the unit of the clock."""
+        if len(self._stamps) < self.max_requests:
+            return 0.0
+        return max(0.0, min(self._stamps) + self.window - now)
+
+    def _expire(self, now: float) -> None:
+        horizon = now - self.window
+        stamps = self._stamps
+        if not self._sorted:
+            self._stamps = deque(stamp for stamp in stamps if stamp > horizon)
+            self._sorted = list(self._stamps) == sorted(self._stamps)
+            return
+        while stamps and stamps[0] <= horizon:
+            stamps.popleft()
+
+
+def check_rate(window: RateWindow | None, now: object) -> Verdict:
+    """Say whether one more request fits; a window that is not there refuses (I-16)."""
+    return _NO_RATE_STATE if window is None else window.check(now)
+
+
+def restore_rate_window(window: Any, max_requests: Any, stamps: object) -> RateWindow | None:
+    """Return a window with a known past, or None when any part of it is malformed."""
+    if not isinstance(stamps, list | tuple):
+        return None
+    try:
+        return RateWindow(window, max_requests, stamps)
+    except ValueError:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class RateBudgets:
+    """Two budgets, so that a stranger's failed tokens cannot lock the owner out."""
+
+    owner: RateWindow | None
+    strangers: RateWindow | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuardPolicy:
+    """What the guard compares with; `guard_policy` makes it.
+
+    Attributes:
+        hosts: the exact Host values, in lower case; empty admits nothing.
+        routes: path to method; empty admits nothing.
+        token: the expected token; None admits nothing.
+    """
+
+    hosts: frozenset[str]
+    routes: Mapping[str, str]
+    token: bytes | None
+
+
+def guard_policy(
+    *,
+    hosts: object,
+    routes: Mapping[str, str],
+    token: object,
+    minimum_token_length: int = MINIMUM_TOKEN_LENGTH,
+) -> GuardPolicy:
+    """Return the policy; whatever is malformed is left out, which refuses.
+
+    Args:
+        hosts: `name:port` texts; only loopback names with a decimal port count.
+        routes: path to method.
+        token: the expected token.
+        minimum_token_length: in bytes; a shorter token is never accepted.
+    """
+    listed = hosts if isinstance(hosts, list | tuple | frozenset) else ()
+    secret = _encode(token)
+    return GuardPolicy(
+        hosts=frozenset(
+            entry.lower() for entry in listed if isinstance(entry, str) and _is_bound_host(entry)
+        ),
+        routes=routes,
+        token=secret if secret and len(secret) >= minimum_token_length else None,
+    )
+
+
+def loopback_hosts(address: object, port: object) -> tuple[str, ...]:
+    """Return the Host values that name a listener; empty for anything but loopback.
+
+    Args:
+        address: the bound address, "127.0.0.1" or "::1".
+        port: the bound port.
+    """
+    if type(port) is not int or not 0 < port <= _LARGEST_PORT:
+        return ()
+    if address == "127.0.0.1":
+        return (f"127.0.0.1:{port}", f"localhost:{port}")
+    if address == "::1":
+        return (f"[::1]:{port}",)
+    return ()
+
+
+def parse_host(value: object) -> tuple[str, str] | None:
+    """Return host and port ("" if none) of a Host value; None for anything malformed."""
+    if not isinstance(value, str):
+        return None
+    match = _HOST.fullmatch(value.strip(_OWS))
+    if match is None:
+        return None
+    return (match["ipv6"] or match["name"], match["port"] or "")
+
+
+def is_loopback_host(value: object) -> bool:
+    """Tell whether a Host value names loopback literally, whatever its port."""
+    parsed = parse_host(value)
+    return parsed is not None and parsed[0].lower() in _LOOPBACK_NAMES
+
+
+def _is_bound_host(entry: str) -> bool:
+    parsed = parse_host(entry)
+    return (
+        parsed is not None
+        and entry.isascii()
+        and parsed[0].lower() in _LOOPBACK_NAMES
+        and _PORT.fullmatch(parsed[1]) is not None
+        and int(parsed[1]) <= _LARGEST_PORT
+    )
+
+
+def _encode(text: object) -> bytes | None:
+    if not isinstance(text, str):
+        return None
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return None  # a lone surrogate has no bytes, so it equals nothing
+
+
+def tokens_equal(first: object, second: object) -> bool:
+    """Compare two texts in constant time, by their bytes; empty or malformed is never equal."""
+    left, right = _encode(first), _encode(second)
+    if not left or not right:
+        return False
+    return hmac.compare_digest(left, right)
+
+
+def bearer_token(authorization: object) -> str:
+    """Return the token of an Authorization value, or "" (RFC 6750 section 2.1)."""
+    if not isinstance(authorization, str):
+        return ""
+    match = _BEARER.fullmatch(authorization)
+    return match[1] if match is not None else ""
+
+
+def counts_toward_rate(reason: object) -> bool:
+    """Tell whether a request that ended so used up a place in its rate window."""
+    return isinstance(reason, str) and reason in _COUNTED
+
+
+def fold_headers(headers: object) -> dict[str, object] | None:
+    """Return headers under lower-case names; None unless it is a mapping.
+
+    A name that occurs under two spellings gets a value that no rule accepts.
+    """
+    if not isinstance(headers, Mapping):
+        return None
+    folded: dict[str, object] = {}
+    for name, value in headers.items():
+        key = name.lower() if isinstance(name, str) else ""
+        folded[key] = None if key in folded else value
+    return folded
+
+
+def _same_origin(headers: Mapping[str, object], host: str) -> bool:
+    """Decide Origin and fetch metadata (W3C Fetch Metadata, RFC 6454 section 7)."""
+    if "origin" in headers:
+        origin = headers["origin"]
+        if not isinstance(origin, str) or origin.strip(_OWS).lower() != f"http://{host}":
+            return False
+    metadata = [name for name in headers if name[:10] == "sec-fetch-"]
+    if not metadata:
+        return True
+    if metadata == ["sec-fetch-mode"] and "origin" not in headers:
+        # Node's own fetch sends exactly this, and no browser does.
+        return headers["sec-fetch-mode"] == "cors"
+    site = headers.get("sec-fetch-site")
+    return isinstance(site, str) and site.strip(_OWS).lower() in {"same-origin", "none"}
+
+
+def verify_request(
+    method: object,
+    path: object,
+    headers: object,
+    token: object,
+    policy: GuardPolicy,
+    budgets: RateBudgets,
+    now: object,
+) -> Verdict:
+    """Run `GUARD_ORDER` on one request and count it in its rate window, in one step.
+
+    A constant-time comparison of the token selects the budget before anything is counted. The
+    owner's health checks are not counted.
+
+    Args:
+        method: as sent.
+        path: without a query.
+        headers: under lower-case names, each at most once.
+        token: from `bearer_token`.
+        policy: what to compare with.
+        budgets: the rate windows; a missing one refuses.
+        now: monotonic, in the unit of the windows.
+    """
+    if not isinstance(method, str) or not method or not isinstance(headers, dict):
+        return _MALFORMED
+    if not _finite(now):
+        return _MALFORMED
+    if method not in _METHODS:
+        method = method.upper() if method.isascii() else ""
+        if method not in _METHODS:
+            return _METHOD
+    routed = policy.routes.get(path) if isinstance(path, str) else None
+    if routed is None:
+        return _PATH
+    if routed != method:
+        return _METHOD
+
+    host = headers.get("host")
+    if not isinstance(host, str):
+        return _FOREIGN_HOST
+    host = host.strip(_OWS).lower()
+    if host not in policy.hosts:
+        return _FOREIGN_HOST
+    if not _same_origin(headers, host):
+        return _CROSS_SITE
+
+    presented = _encode(token)
+    owner = (
+        presented is not None
+        and policy.token is not None
+        and hmac.compare_digest(presented, policy.token)
+    )
+    if not (owner and path == HEALTH_PATH):
+        window = budgets.owner if owner else budgets.strangers
+        verdict = check_rate(window, now)
+        if window is None or not verdict.ok:
+            return verdict
+        window.record(now)
+    if owner:
+        return OK
+    return _INVALID_TOKEN if isinstance(token, str) and token else _MISSING_TOKEN

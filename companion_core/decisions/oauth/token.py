@@ -1,0 +1,273 @@
+"""Rules for this file: the token endpoint's requests and answers, and when to refresh.
+
+A request is a description that the authority side sends over verified TLS, without redirects
+and never with a client secret. An answer is taken only whole, typed, bounded and unambiguous.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import enum
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Final
+from urllib.parse import urlencode
+
+from companion_core.decisions.numbers import is_finite
+from companion_core.decisions.oauth.authorization import server_error
+from companion_core.decisions.oauth.endpoint import admit_endpoint
+from companion_core.decisions.oauth.grammar import (
+    constant_time_equal,
+    is_bearer_token,
+    is_printable,
+    is_scope_list,
+    is_scope_text,
+)
+from companion_core.decisions.oauth.pkce import is_code_verifier
+from companion_core.decisions.oauth.redirect import admit_redirect_uri
+from companion_core.decisions.verdict import OK, Verdict, refuse
+from companion_core.errors import Reason
+
+__all__ = [
+    "REFRESH_SKEW_MS",
+    "RefreshDecision",
+    "TokenRequest",
+    "TokenResponse",
+    "build_refresh_request",
+    "build_token_request",
+    "check_granted_scope",
+    "check_id_token_nonce",
+    "decide_token_refresh",
+    "validate_token_response",
+]
+
+REFRESH_SKEW_MS: Final = 30_000
+
+# A longer life would never be refreshed, so a revoked session would never be noticed.
+_MAX_EXPIRES_IN_SECONDS: Final = 366 * 24 * 3600
+
+_HEADERS: Final[Mapping[str, str]] = MappingProxyType(
+    {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
+)
+_ID_TOKEN: Final = re.compile(r"[A-Za-z0-9_-]+\.(?P<claims>[A-Za-z0-9_-]+)\.[A-Za-z0-9_-]*")
+_MAX_ID_TOKEN_CHARACTERS: Final = 32_768
+
+
+class RefreshDecision(enum.StrEnum):
+    """What to do before the access token is used."""
+
+    VALID = "valid"
+    REFRESH = "refresh"
+    REAUTH = "reauth"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenRequest:
+    """A form to POST to the token endpoint; its fields are secrets."""
+
+    url: str
+    params: Mapping[str, str] = field(repr=False)
+    headers: Mapping[str, str] = field(default_factory=lambda: _HEADERS)
+    method: str = "POST"
+
+    @property
+    def body(self) -> bytes:
+        """The encoded form (RFC 6749 appendix B)."""
+        return urlencode(self.params).encode("ascii")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenResponse:
+    """A successful answer (RFC 6749 5.1); `expires_in` in seconds.
+
+    Attributes:
+        scope: as granted; None: as asked for.
+        id_token: to be checked with `check_id_token_nonce` before anything is believed.
+    """
+
+    access_token: str = field(repr=False)
+    refresh_token: str | None = field(repr=False)
+    expires_in: int
+    scope: str | None
+    id_token: str | None = field(default=None, repr=False)
+
+
+def build_token_request(
+    *,
+    token_endpoint: object,
+    client_id: object,
+    code: object,
+    code_verifier: object,
+    redirect_uri: object,
+    allowed_redirect_hosts: object = None,
+) -> TokenRequest | Verdict:
+    """Return the exchange of the code (RFC 6749 4.1.3, RFC 7636 4.5), or why not."""
+    endpoint = admit_endpoint(token_endpoint)
+    if isinstance(endpoint, Verdict):
+        return endpoint
+    redirect = admit_redirect_uri(redirect_uri, allowed_redirect_hosts)
+    if isinstance(redirect, Verdict):
+        return redirect
+    if not is_printable(client_id) or not is_printable(code) or not is_code_verifier(code_verifier):
+        return refuse(Reason.MALFORMED_INPUT)
+    params = {
+        "grant_type": "authorization_code",
+        "code": code,
+        "code_verifier": str(code_verifier),
+        "redirect_uri": redirect.text,
+        "client_id": client_id,
+    }
+    return TokenRequest(url=endpoint.url, params=MappingProxyType(params))
+
+
+def build_refresh_request(
+    *,
+    token_endpoint: object,
+    client_id: object,
+    refresh_token: object,
+    scopes: object = None,
+    original_scopes: object = None,
+) -> TokenRequest | Verdict:
+    """Return the refresh (RFC 6749 6), or why not.
+
+    Args:
+        token_endpoint: of the server that issued the refresh token.
+        client_id: of this public client.
+        refresh_token: as stored.
+        scopes: a narrower scope to ask for; None keeps the granted one.
+        original_scopes: the granted one, where known; asking for more is `scope_exceeded`.
+    """
+    endpoint = admit_endpoint(token_endpoint)
+    if isinstance(endpoint, Verdict):
+        return endpoint
+    if not is_printable(client_id) or not is_printable(refresh_token):
+        return refuse(Reason.MALFORMED_INPUT)
+    params = {
+        "grant_type": "refresh_token",
+        "refresh_token": refresh_token,
+        "client_id": client_id,
+    }
+    if scopes is not None:
+        if not is_scope_list(scopes):
+            return refuse(Reason.MALFORMED_INPUT)
+        params["scope"] = " ".join(scopes)
+        if original_scopes is not None:
+            within = check_granted_scope(params["scope"], original_scopes)
+            if not within.ok:
+                return within
+    return TokenRequest(url=endpoint.url, params=MappingProxyType(params))
+
+
+def validate_token_response(response: object) -> TokenResponse | Verdict:
+    """Return the tokens of a decoded JSON answer, or `invalid_token_response` (RFC 6749 5.1).
+
+    An `error` member refuses whatever else is there, and brings its code where it is a known
+    one (`ServerError`). Tokens are at most 8192 characters; a life is 1 second to 366 days.
+    """
+    if not isinstance(response, Mapping):
+        return refuse(Reason.INVALID_TOKEN_RESPONSE)
+    if response.get("error") is not None:
+        return server_error(Reason.INVALID_TOKEN_RESPONSE, response["error"])
+    token_type = response.get("token_type")
+    access_token = response.get("access_token")
+    expires_in = response.get("expires_in")
+    refresh_token = response.get("refresh_token")
+    scope = response.get("scope")
+    id_token = response.get("id_token")
+    if (
+        not isinstance(token_type, str)
+        or token_type.lower() != "bearer"
+        or not is_bearer_token(access_token)
+        or not is_finite(expires_in)
+        or not 0 < expires_in <= _MAX_EXPIRES_IN_SECONDS
+        or expires_in != int(expires_in)
+        or ("refresh_token" in response and not is_printable(refresh_token))
+        or ("scope" in response and not is_scope_text(scope))
+        or not (id_token is None or isinstance(id_token, str))
+    ):
+        return refuse(Reason.INVALID_TOKEN_RESPONSE)
+    return TokenResponse(
+        access_token=access_token,
+        refresh_token=refresh_token,
+        expires_in=int(expires_in),
+        scope=scope,
+        id_token=id_token,
+    )
+
+
+def check_granted_scope(granted: object, asked: object) -> Verdict:
+    """Return whether the `granted` text stays within the `asked` list (RFC 6749 3.3).
+
+    None was granted as asked (RFC 6749 5.1). A malformed ceiling holds nothing.
+    """
+    if not is_scope_list(asked):
+        return refuse(Reason.SCOPE_EXCEEDED)
+    if granted is None:
+        return OK
+    if is_scope_text(granted) and set(granted.split(" ")) - {""} <= set(asked):
+        return OK
+    return refuse(Reason.SCOPE_EXCEEDED)
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("a key stands twice")
+    return members
+
+
+def check_id_token_nonce(id_token: object, expected_nonce: object) -> Verdict:
+    """Return whether the ID token answers this attempt (OpenID Connect Core 3.1.3.7, item 11).
+
+    The token came over verified TLS straight from the token endpoint, which item 6 accepts in
+    place of its signature; it is read for its nonce alone.
+    """
+    mismatch = refuse(Reason.NONCE_MISMATCH)
+    if not isinstance(id_token, str) or len(id_token) > _MAX_ID_TOKEN_CHARACTERS:
+        return mismatch
+    match = _ID_TOKEN.fullmatch(id_token)
+    if match is None:
+        return mismatch
+    text = match["claims"]
+    try:
+        raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+        claims = json.loads(raw, object_pairs_hook=_each_key_once)
+    except (ValueError, RecursionError, binascii.Error):
+        return mismatch
+    if isinstance(claims, dict) and constant_time_equal(claims.get("nonce"), expected_nonce):
+        return OK
+    return mismatch
+
+
+def decide_token_refresh(
+    *,
+    expires_at: object,
+    now: object,
+    skew_ms: object = REFRESH_SKEW_MS,
+    refresh_expires_at: object = None,
+    has_refresh_token: object = True,
+) -> RefreshDecision:
+    """Return whether the access token is used, refreshed, or the person signs in again.
+
+    Args:
+        expires_at: end of the access token; milliseconds of the epoch, as are all times here.
+        now: the present.
+        skew_ms: how long before its end a token is no longer used; not below zero, else the
+            default of 30 seconds holds.
+        refresh_expires_at: end of the refresh token; None: unknown. Malformed: it has ended.
+        has_refresh_token: only `True` counts; without one a refresh could never succeed.
+    """
+    if not is_finite(expires_at) or not is_finite(now):
+        return RefreshDecision.REAUTH
+    skew = skew_ms if is_finite(skew_ms) and skew_ms >= 0 else REFRESH_SKEW_MS
+    if now + skew < expires_at:
+        return RefreshDecision.VALID
+    if has_refresh_token is not True:
+        return RefreshDecision.REAUTH
+    if refresh_expires_at is None or (is_finite(refresh_expires_at) and now < refresh_expires_at):
+        return RefreshDecision.REFRESH
+    return RefreshDecision.REAUTH

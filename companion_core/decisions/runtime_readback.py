@@ -1,0 +1,80 @@
+"""Rules for this file: whether a started runtime is what was planned (I-06, I-07).
+
+Pure; imports values only. It judges what was read back of the process tree: names in the
+environment and sockets that listen. What could not be read is no.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from companion_core.decisions.verdict import OK, Verdict, refuse
+from companion_core.errors import Reason
+from companion_core.providers import TcpChannel, UnixChannel
+
+__all__ = ["Listener", "check_environment", "check_listeners"]
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A socket that accepts from the network: a listening TCP or an open UDP one."""
+
+    protocol: str
+    address: str
+    port: int
+
+
+def check_environment(
+    runtime: frozenset[str] | None,
+    descendants: Iterable[frozenset[str] | None],
+    *,
+    planned: frozenset[str],
+    child_names: frozenset[str],
+) -> Verdict:
+    """Require exactly the planned names of the runtime and no undeclared one below it.
+
+    Args:
+        runtime: names in the started process; None when they could not be read.
+        descendants: the same of each process below it.
+        planned: what the core gave.
+        child_names: what the plugin declared that its own descendants add.
+    """
+    if runtime != planned:
+        return refuse(Reason.RUNTIME_ENVIRONMENT)
+    if any(names is None or not names <= planned | child_names for names in descendants):
+        return refuse(Reason.RUNTIME_ENVIRONMENT)
+    return OK
+
+
+def check_listeners(
+    listeners: frozenset[Listener] | None,
+    channel: UnixChannel | TcpChannel,
+    *,
+    allow_open_backend: bool,
+) -> Verdict:
+    """Require that the tree listens on its channel and nowhere else.
+
+    Where the person accepted an open backend, further loopback ports pass (Ollama's runner
+    has one); beyond loopback never does.
+
+    Returns:
+        `runtime_listens_wide`, or `health_failed` where the channel is not the tree's own.
+    """
+    if listeners is None:
+        return refuse(Reason.RUNTIME_LISTENS_WIDE)
+    if isinstance(channel, UnixChannel):
+        return refuse(Reason.RUNTIME_LISTENS_WIDE) if listeners else OK
+    own = Listener("tcp", channel.host, channel.port)
+    for listener in listeners - {own}:
+        if not allow_open_backend or not _is_loopback(listener.address):
+            return refuse(Reason.RUNTIME_LISTENS_WIDE)
+    return OK if own in listeners else refuse(Reason.HEALTH_FAILED)
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False

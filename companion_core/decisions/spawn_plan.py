@@ -1,0 +1,338 @@
+"""Rules for this file: whether a runtime plugin's plan may be carried out (I-05 to I-07).
+
+Pure; imports values and text rules only. The plugin's plan is rebuilt from primitives of
+exact types: nothing of the plugin's own survives, and nothing that it asks for is guessed.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+from companion_core.decisions.verdict import OK, Verdict, refuse
+from companion_core.errors import Reason
+from companion_core.providers import (
+    OPENAI_ROUTES,
+    BackendRequest,
+    Route,
+    SpawnPlan,
+    TcpChannel,
+    UnixChannel,
+)
+
+__all__ = [
+    "MAX_UNIX_PATH",
+    "PlanFacts",
+    "base_environment",
+    "check_env_name",
+    "check_plan",
+    "parse_pid",
+]
+
+# Bytes of a socket's path, without the final NUL, as `sun_path` has them.
+MAX_UNIX_PATH: Final[Mapping[str, int]] = MappingProxyType({"linux": 107, "darwin": 103})
+
+_MAX_ARGUMENTS = 256
+_MAX_TEXT_BYTES = 128 * 1024  # one argument or value; Linux itself takes no more
+_MAX_TOTAL_BYTES = 256 * 1024
+_MAX_ITEMS = 64
+_MAX_NAME = 256
+_MAX_PREPARE = 16
+_MAX_START_SECONDS = 3600
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT"})
+_STATUSES = range(100, 600)
+
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}\Z")
+_REQUEST_PATH = re.compile(r"/[!-~]{0,1023}\Z")
+# What steers a loader, an interpreter or the C library, whoever declares it.
+_FORBIDDEN_PREFIXES = ("LD_", "DYLD_", "PYTHON", "MALLOC_", "BASH_", "PERL5", "RUBY", "NODE_")
+_FORBIDDEN_NAMES = frozenset({"ENV", "IFS", "SHELLOPTS", "GCONV_PATH", "GLIBC_TUNABLES", "LOCPATH"})
+# What holds a secret. The core's per-start key goes in under `backend_key_env` alone.
+_SECRET_ENDINGS = ("KEY", "TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIALS", "COOKIE")
+
+_BASE_PATH = "/usr/bin:/bin"
+# Which accelerators the person lets programs see; numbers and names, no paths.
+_ACCELERATORS = (
+    "CUDA_VISIBLE_DEVICES",
+    "GGML_VK_VISIBLE_DEVICES",
+    "HIP_VISIBLE_DEVICES",
+    "HSA_OVERRIDE_GFX_VERSION",
+    "ROCR_VISIBLE_DEVICES",
+)
+_ACCELERATOR_VALUE = re.compile(r"[A-Za-z0-9_.,:-]{0,512}\Z")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanFacts:
+    """What the core knows and chose before it asked the plugin.
+
+    Attributes:
+        binary: the proved program, absolute; the running interpreter when `embedded`.
+        embedded_modules: modules inside the plugin's own hashed files.
+        env_names: what the spawner declared that its plans may set.
+        base_names: what the core sets itself; a plan may not.
+        model_path: what the verified model is opened by.
+        routes: what the gateway would serve at most.
+        allow_open_backend: the person accepted a backend without socket and key (I-07).
+    """
+
+    binary: str
+    embedded: bool
+    embedded_modules: frozenset[str]
+    env_names: frozenset[str]
+    base_names: frozenset[str]
+    model_path: str
+    channel: UnixChannel | TcpChannel
+    data_dir: str
+    routes: tuple[Route, ...] = OPENAI_ROUTES
+    allow_open_backend: bool = False
+
+
+def parse_pid(value: object) -> int | Verdict:
+    """Return a process id: an exact, positive integer."""
+    if type(value) is not int or value <= 0:
+        return refuse(Reason.SPAWN_FAILED)
+    return value
+
+
+def check_env_name(name: object) -> Verdict:
+    """Tell whether a plugin may set this environment variable at all (I-06).
+
+    Never: what steers the loader or an interpreter, and what would hold a secret.
+    """
+    if type(name) is not str or not _ENV_NAME.match(name):
+        return refuse(Reason.PLAN_REFUSED)
+    upper = name.upper()
+    steers = upper.startswith(_FORBIDDEN_PREFIXES) or upper in _FORBIDDEN_NAMES
+    if steers or any(word.endswith(_SECRET_ENDINGS) for word in upper.split("_")):
+        return refuse(Reason.PLAN_REFUSED)
+    return OK
+
+
+def base_environment(
+    platform: str, *, private_dir: str, inherited: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the environment every runtime starts from: an allow-list, built from nothing.
+
+    Args:
+        platform: as `sys.platform` has it.
+        private_dir: home and temporary folder of this start.
+        inherited: the companion's own environment, from which only the choice of
+            accelerators and, on Windows, the system folder are taken.
+    """
+    if platform == "win32":
+        seen = {name.upper(): value for name, value in inherited.items()}
+        root = seen.get("SYSTEMROOT", r"C:\Windows")
+        base = {
+            "SYSTEMROOT": root,
+            "PATH": rf"{root}\System32;{root}",
+            "TEMP": private_dir,
+            "TMP": private_dir,
+            "USERPROFILE": private_dir,
+        }
+    else:
+        seen = dict(inherited)
+        base = {"PATH": _BASE_PATH, "HOME": private_dir, "TMPDIR": private_dir, "LANG": "C.UTF-8"}
+    for name in _ACCELERATORS:
+        if (value := seen.get(name)) is not None and _ACCELERATOR_VALUE.match(value):
+            base[name] = value
+    return base
+
+
+def check_plan(plan: object, facts: PlanFacts) -> SpawnPlan | Verdict:
+    """Rebuild a plugin's plan from what is allowed in it, or refuse it whole.
+
+    Returns:
+        a plan of the core's own making, or `plan_refused`, or `backend_open` where the
+        backend would be reachable for every local program.
+    """
+    refused = refuse(Reason.PLAN_REFUSED)
+    if type(plan) is not SpawnPlan:
+        return refused
+    argv = _texts(plan.argv, least=1, most=_MAX_ARGUMENTS)
+    if argv is None or not _program_is_proved(argv, facts):
+        return refused
+    env = _environment(plan.env, facts)
+    if env is None or sum(map(_size, (*argv, *env.values()))) > _MAX_TOTAL_BYTES:
+        return refused
+    served_model, ready_text = _name(plan.served_model), plan.ready_text
+    if served_model is None or (ready_text is not None and _name(ready_text) is None):
+        return refused
+    if not _names_channel(argv, env, facts.channel):
+        return refused
+    model_link = plan.model_link
+    if model_link is None:
+        if not _names_model(argv, env, facts.model_path):
+            return refused
+    elif not _inside(model_link, facts.data_dir):
+        return refused
+    copies = _texts(plan.model_copies)
+    if copies is None or not all(_inside(path, facts.data_dir) for path in copies):
+        return refused
+    read_paths = _texts(plan.read_paths)
+    if read_paths is None or not all(posixpath.isabs(path) for path in read_paths):
+        return refused
+    prepare = _prepare(plan.prepare)
+    routes = _routes(plan.routes, facts.routes)
+    drop_fields = _texts(plan.drop_fields)
+    if prepare is None or routes is None or drop_fields is None:
+        return refused
+    if any(_name(field) is None for field in drop_fields) or type(plan.gpu) is not bool:
+        return refused
+    seconds = plan.start_deadline_seconds
+    if type(seconds) not in {int, float} or not 0 < seconds <= _MAX_START_SECONDS:
+        return refused
+    key_env = plan.backend_key_env
+    if key_env is None:
+        if isinstance(facts.channel, TcpChannel) and not facts.allow_open_backend:
+            return refuse(Reason.BACKEND_OPEN)
+    elif not _takes_key(key_env, env, facts):
+        return refused
+    return SpawnPlan(
+        argv=argv,
+        served_model=served_model,
+        env=MappingProxyType(env),
+        backend_key_env=key_env,
+        prepare=prepare,
+        model_link=model_link,
+        model_copies=copies,
+        ready_text=ready_text,
+        start_deadline_seconds=seconds,
+        routes=routes,
+        drop_fields=drop_fields,
+        read_paths=read_paths,
+        gpu=plan.gpu,
+    )
+
+
+def _text(value: object) -> str | None:
+    """Return exact text that every system takes as an argument, else None."""
+    if type(value) is not str or "\0" in value or len(value) > _MAX_TEXT_BYTES:
+        return None
+    try:
+        return value if len(value.encode()) <= _MAX_TEXT_BYTES else None
+    except UnicodeEncodeError:  # a lone surrogate
+        return None
+
+
+def _size(value: str) -> int:
+    return len(value.encode())
+
+
+def _name(value: object) -> str | None:
+    text = _text(value)
+    return text if text and len(text) <= _MAX_NAME and text.isprintable() else None
+
+
+def _texts(value: object, *, least: int = 0, most: int = _MAX_ITEMS) -> tuple[str, ...] | None:
+    if type(value) is not tuple or not least <= len(value) <= most:
+        return None
+    texts = tuple(text for item in value if (text := _text(item)) is not None)
+    return texts if len(texts) == len(value) else None
+
+
+def _program_is_proved(argv: tuple[str, ...], facts: PlanFacts) -> bool:
+    if argv[0] != facts.binary or not posixpath.isabs(facts.binary):
+        return False
+    if not facts.embedded:
+        return True
+    return argv[1:3] == ("-I", "-m") and len(argv) > 3 and argv[3] in facts.embedded_modules  # noqa: PLR2004 - the module's place
+
+
+def _environment(value: object, facts: PlanFacts) -> dict[str, str] | None:
+    if type(value) not in {dict, MappingProxyType}:
+        return None
+    try:  # a read-only view may stand before a mapping of the plugin's own making
+        items = list(dict(value).items())  # type: ignore[call-overload]
+    except Exception:  # noqa: BLE001 - any fault of it is a refusal
+        return None
+    if len(items) > _MAX_ITEMS:
+        return None
+    env: dict[str, str] = {}
+    for name, content in items:
+        text = _text(content)
+        if text is None or not check_env_name(name).ok:
+            return None
+        if name not in facts.env_names or name in facts.base_names:
+            return None
+        env[name] = text
+    return env
+
+
+def _takes_key(name: object, env: Mapping[str, str], facts: PlanFacts) -> bool:
+    """Tell whether the core's key may go in under `name`: a secret's name is fine here."""
+    if type(name) is not str or not _ENV_NAME.match(name):
+        return False
+    if name.upper().startswith(_FORBIDDEN_PREFIXES) or name.upper() in _FORBIDDEN_NAMES:
+        return False
+    return name in facts.env_names and name not in facts.base_names and name not in env
+
+
+def _names_model(argv: tuple[str, ...], env: Mapping[str, str], path: str) -> bool:
+    """Tell whether the verified model's path appears verbatim, alone or after an "="."""
+    return any(
+        part in (path, part.partition("=")[0] + "=" + path) for part in (*argv[1:], *env.values())
+    )
+
+
+def _names_channel(
+    argv: tuple[str, ...], env: Mapping[str, str], channel: UnixChannel | TcpChannel
+) -> bool:
+    """Tell whether the core's choice of channel appears; the sockets are read back as well."""
+    wanted = channel.path if isinstance(channel, UnixChannel) else str(channel.port)
+    return any(
+        part == wanted or part.endswith(("=" + wanted, ":" + wanted))
+        for part in (*argv[1:], *env.values())
+    )
+
+
+def _inside(path: object, folder: str) -> bool:
+    text = _text(path)
+    return bool(text) and text == posixpath.normpath(str(text)) and text.startswith(folder + "/")
+
+
+def _routes(value: object, allowed: tuple[Route, ...]) -> tuple[Route, ...] | None:
+    if type(value) is not tuple or not 0 < len(value) <= len(allowed):
+        return None
+    if any(type(route) is not Route for route in value):
+        return None
+    asked = {(route.method, route.path) for route in value if type(route.path) is str}
+    routes = tuple(route for route in allowed if (route.method, route.path) in asked)
+    return routes if len(routes) == len(value) else None
+
+
+def _prepare(value: object) -> tuple[BackendRequest, ...] | None:
+    if type(value) is not tuple or len(value) > _MAX_PREPARE:
+        return None
+    requests = tuple(rebuilt for item in value if (rebuilt := _request(item)) is not None)
+    return requests if len(requests) == len(value) else None
+
+
+def _request(value: object) -> BackendRequest | None:
+    if type(value) is not BackendRequest or type(value.method) is not str:
+        return None
+    if value.method not in _METHODS or type(value.path) is not str:
+        return None
+    if not _REQUEST_PATH.match(value.path) or type(value.send_model) is not bool:
+        return None
+    if value.json is not None and (_text(value.json) is None or value.send_model):
+        return None
+    if value.expect_last_line is not None and _text(value.expect_last_line) is None:
+        return None
+    statuses = value.expect_status
+    if type(statuses) is not tuple or not 0 < len(statuses) <= _MAX_ITEMS:
+        return None
+    if any(type(status) is not int or status not in _STATUSES for status in statuses):
+        return None
+    return BackendRequest(
+        method=value.method,
+        path=value.path,
+        json=value.json,
+        send_model=value.send_model,
+        expect_status=statuses,
+        expect_last_line=value.expect_last_line,
+    )

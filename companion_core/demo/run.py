@@ -1,0 +1,194 @@
+"""The whole job on what ships in the package, on loopback, with nothing configured.
+
+A publisher signs a manifest, one TLS host serves it and another the model; the companion
+fetches, verifies, starts a real llama.cpp and serves it; a plain HTTP client gets a streamed
+answer. Everything lives in one temporary folder and is gone at the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from companion_core import publisher
+from companion_core.companion import Companion, Step
+from companion_core.config import Config, parse_config
+from companion_core.demo.hosts import DemoHosts
+from companion_core.egress import Egress
+from companion_core.errors import EnvironmentUnavailable, Reason
+
+__all__ = ["DemoReport", "run_demo"]
+
+T = TypeVar("T")
+
+MODEL_FILE: Final = Path(__file__).with_name("model") / "companion-tiny.gguf"
+MODEL_ID: Final = "companion-tiny"
+QUESTION: Final = "What are you?"
+ANSWER_TOKENS: Final = 96
+CLIENT_TIMEOUT_SECONDS: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class DemoReport:
+    """What the demo proved.
+
+    Attributes:
+        answer: the streamed text.
+        chunks: how many pieces it came in.
+        first_chunk_seconds: from the request to its first piece.
+        seconds: for everything, from the first step to the last.
+    """
+
+    question: str
+    answer: str
+    chunks: int
+    first_chunk_seconds: float
+    seconds: float
+
+
+async def run_demo(
+    egress: Egress, *, on_step: Callable[[Step], None], on_text: Callable[[str], None]
+) -> DemoReport:
+    """Run the main job once and leave nothing behind, also when cancelled.
+
+    Args:
+        egress: the doorway to the machine.
+        on_step: told of each step and what proved it.
+        on_text: given the answer piece by piece, as it streams.
+
+    Raises:
+        CompanionError: the step that refused, by its reason.
+    """
+    begun = time.monotonic()
+    folder = Path(tempfile.mkdtemp(prefix="companion-demo-"))
+    try:
+        with DemoHosts(folder) as hosts:
+            config = _publish(folder, hosts, on_step)
+            async with Companion.open(
+                config, state_dir=folder / "state", egress=egress, on_step=on_step
+            ) as companion:
+                client = _Client(egress, companion)
+                await _prove_gateway(client, on_step)
+                on_step(Step("question", QUESTION))
+                answer, chunks, first = await client.stream_answer(on_text)
+                runtime_pid = companion.status()["runtime"]["pid"]
+        if egress.identify(runtime_pid) is not None:
+            raise EnvironmentUnavailable(Reason.STALE_RUNTIME)
+        on_step(Step("stopped", "drained; the runtime's whole process tree is gone"))
+    finally:
+        shutil.rmtree(folder)
+    on_step(Step("clean", "no process and no file is left"))
+    return DemoReport(QUESTION, answer, chunks, first, time.monotonic() - begun)
+
+
+def _publish(folder: Path, hosts: DemoHosts, on_step: Callable[[Step], None]) -> Config:
+    """Play the publisher: sign for the model, and put both on their hosts."""
+    draft, key_file = folder / "publisher", folder / "publisher.key"
+    public_key = publisher.init(draft, key_out=key_file)
+    model_url = hosts.serve_model(MODEL_FILE)
+    publisher.add(draft, MODEL_FILE, model_id=MODEL_ID, url=model_url, model_format="gguf")
+    manifest = publisher.sign(draft, key_file=key_file, expires="1d")
+    manifest_url = hosts.serve_manifest(manifest)
+    on_step(Step("hosts", f"model at {model_url}"))
+    on_step(Step("hosts", f"manifest at {manifest_url}, an other host, signed with Ed25519"))
+    return parse_config(
+        {
+            "manifest": {"url": manifest_url, "trusted_keys": [public_key]},
+            "model": {"id": MODEL_ID},
+            "runtime": {"name": "llamacpp", "binary": "embedded"},
+            "keychain": {"name": "memory"},
+            "network": {"extra_ca_file": str(hosts.ca_file)},
+        }
+    )
+
+
+class _Client:
+    """An ordinary program on this machine: plain HTTP, and the session's token."""
+
+    def __init__(self, egress: Egress, companion: Companion) -> None:
+        self._egress = egress
+        self._port = int(companion.base_url.rsplit(":", 1)[1].split("/", 1)[0])
+        self._token = companion.token
+
+    async def status_of(self, path: str, headers: dict[str, str]) -> int:
+        """Return the status that the gateway answers a GET with."""
+
+        def ask(connection: http.client.HTTPConnection) -> int:
+            connection.request("GET", path, headers=headers)
+            return connection.getresponse().status
+
+        return await self._with_connection(ask)
+
+    async def stream_answer(self, on_text: Callable[[str], None]) -> tuple[str, int, float]:
+        """Ask the demo's question; return the answer, its pieces and the time to the first."""
+        body = {
+            "model": MODEL_ID,
+            "messages": [{"role": "user", "content": QUESTION}],
+            "stream": True,
+            "temperature": 0,
+            "max_tokens": ANSWER_TOKENS,
+        }
+        headers = {"Content-Type": "application/json", **self.authorization}
+
+        def ask(connection: http.client.HTTPConnection) -> tuple[str, int, float]:
+            begun = time.monotonic()
+            connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
+            answer = connection.getresponse()
+            if answer.status != http.HTTPStatus.OK:
+                raise EnvironmentUnavailable(Reason.UPSTREAM_FAILED)
+            pieces: list[str] = []
+            first = 0.0
+            for text in _texts(answer):
+                first = first or time.monotonic() - begun
+                pieces.append(text)
+                on_text(text)
+            return "".join(pieces), len(pieces), first
+
+        return await self._with_connection(ask)
+
+    @property
+    def authorization(self) -> dict[str, str]:
+        """The header that every request needs."""
+        return {"Authorization": f"Bearer {self._token}"}
+
+    async def _with_connection(self, ask: Callable[[http.client.HTTPConnection], T]) -> T:
+        """Run a blocking exchange; a cancellation ends it by closing its connection."""
+        connection = self._egress.connect_loopback(self._port, timeout=CLIENT_TIMEOUT_SECONDS)
+        try:
+            return await asyncio.to_thread(ask, connection)
+        finally:
+            connection.close()
+
+
+def _texts(answer: http.client.HTTPResponse) -> Iterator[str]:
+    """Yield the text of each server-sent event (OpenAI's streaming form)."""
+    for line in answer:
+        if not line.startswith(b"data: ") or line.strip() == b"data: [DONE]":
+            continue
+        event: dict[str, Any] = json.loads(line[len(b"data: ") :])
+        for choice in event.get("choices", []):
+            if text := choice.get("delta", {}).get("content"):
+                yield text
+
+
+async def _prove_gateway(client: _Client, on_step: Callable[[Step], None]) -> None:
+    """Show who gets in and who does not."""
+    healthy = await client.status_of("/-/health", client.authorization)
+    if healthy != http.HTTPStatus.OK:
+        raise EnvironmentUnavailable(Reason.HEALTH_FAILED)
+    on_step(Step("health", f"{healthy} through the gateway, with the token"))
+    stranger = await client.status_of("/v1/models", {})
+    page = await client.status_of(
+        "/v1/models", {**client.authorization, "Origin": "https://example.org"}
+    )
+    if stranger < http.HTTPStatus.BAD_REQUEST or page < http.HTTPStatus.BAD_REQUEST:
+        raise EnvironmentUnavailable(Reason.BACKEND_OPEN)
+    on_step(Step("guard", f"{stranger} without the token, {page} for a web page that has it"))

@@ -1,0 +1,99 @@
+"""Rules for this file: follow the chunked coding of RFC 9112 section 7.1 to its end; no I/O.
+
+Extensions and trailers are refused: nobody here needs them, and they are where parsers differ.
+One class serves both directions: a request is collected, a response is only followed.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = ["ChunkError", "ChunkFramer"]
+
+_HEX: Final = b"0123456789abcdefABCDEF"
+_MAX_SIZE_DIGITS: Final = 8
+
+
+class ChunkError(ValueError):
+    """The bytes are not plainly chunked."""
+
+
+class ChunkFramer:
+    """Feed it bytes until `done`.
+
+    Attributes:
+        done: the last chunk and its empty trailer have been seen.
+        payload: what the chunks carried, when `collect` was asked for.
+        size: bytes that the chunks announced so far.
+    """
+
+    __slots__ = ("_last", "_line", "_remaining", "_tail", "done", "payload", "size")
+
+    def __init__(self, *, collect: bool = False) -> None:
+        self.done = False
+        self.payload: bytearray | None = bytearray() if collect else None
+        self.size = 0
+        self._last = False  # the chunk of size zero has been seen
+        self._line = b""  # an unfinished size line
+        self._remaining = 0  # bytes of the current chunk that are still to come
+        self._tail = b""  # what must follow literally: CR LF, or its second half
+
+    def feed(self, data: bytes) -> int:
+        """Follow `data` and return how many of its bytes belong to this body.
+
+        Raises:
+            ChunkError: an extension, a trailer, or anything that is not a chunk.
+        """
+        position, end = 0, len(data)
+        while position < end and not self.done:
+            if self._remaining:
+                position = self._skip_data(data, position)
+            elif self._tail:
+                position = self._skip_tail(data, position)
+            else:
+                position = self._read_size(data, position)
+        return position
+
+    def _skip_data(self, data: bytes, position: int) -> int:
+        taken = min(self._remaining, len(data) - position)
+        if self.payload is not None:
+            self.payload += data[position : position + taken]
+        self._remaining -= taken
+        return position + taken
+
+    def _skip_tail(self, data: bytes, position: int) -> int:
+        taken = data[position : position + len(self._tail)]
+        if not self._tail.startswith(taken):
+            raise ChunkError("chunk not followed by CR LF")
+        self._tail = self._tail[len(taken) :]
+        self.done = self._last and not self._tail
+        return position + len(taken)
+
+    def _read_size(self, data: bytes, position: int) -> int:
+        stop = data.find(b"\r\n", position)
+        if self._line or stop < 0:
+            return self._read_split_size(data, position)
+        self._start_chunk(data[position:stop])
+        return stop + 2
+
+    def _read_split_size(self, data: bytes, position: int) -> int:
+        stop = data.find(b"\n", position) + 1 or len(data)
+        self._line += data[position:stop]
+        if len(self._line) > _MAX_SIZE_DIGITS + 2:
+            raise ChunkError("chunk size too long")
+        if self._line.endswith(b"\n"):
+            line, self._line = self._line, b""
+            if not line.endswith(b"\r\n"):
+                raise ChunkError("bare LF")
+            self._start_chunk(line[:-2])
+        return stop
+
+    def _start_chunk(self, digits: bytes) -> None:
+        # `int` would also take a sign, an underscore or 0x.
+        if not 0 < len(digits) <= _MAX_SIZE_DIGITS or digits.strip(_HEX):
+            raise ChunkError("chunk size")
+        size = int(digits, 16)
+        self._remaining = size
+        self.size += size
+        self._last = size == 0
+        self._tail = b"\r\n"

@@ -1,0 +1,162 @@
+"""Rules for this file: bytes of a request head in, a `RequestHead` or a refusal out; no I/O.
+
+What RFC 9112 lets a recipient refuse is refused, and nothing ambiguous is repaired: bare CR
+or LF, folding, other bytes than visible ASCII, absolute form, repeated fields, two lengths.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Final
+
+from companion_core.decisions.verdict import Verdict, refuse
+from companion_core.errors import Reason
+
+__all__ = ["MAX_FIELDS", "MAX_HEAD_BYTES", "RequestHead", "is_hopeless", "parse_head"]
+
+MAX_HEAD_BYTES: Final = 16 * 1024
+MAX_FIELDS: Final = 100
+MAX_NAME_BYTES: Final = 128
+MAX_LENGTH_DIGITS: Final = 15
+
+# RFC 9112 section 5: a field line holds visible ASCII, space and tab (obs-text is refused).
+_FIELD_BYTES: Final = bytes([0x09, *range(0x20, 0x7F)])
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)
+# RFC 9112 section 3.2.1, origin-form only; the query is cut off and never read.
+_TARGET = re.compile(r"(/[!$&'()*+,\-./0-9:;=@A-Z_a-z~%]*)(?:\?[!-\"$-~]*)?", re.ASCII)
+_METHOD = re.compile(r"[A-Z]{1,32}", re.ASCII)
+
+# The fields that the gateway reads; each may occur once. Others are checked and dropped.
+_READ_FIELDS: Final = frozenset(
+    {
+        "authorization",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "expect",
+        "host",
+        "origin",
+        "transfer-encoding",
+    }
+)
+
+_MALFORMED = refuse(Reason.MALFORMED_REQUEST)
+_TOO_LARGE = refuse(Reason.HEAD_TOO_LARGE)
+
+
+class RequestHead:
+    """A well-formed head.
+
+    Attributes:
+        method: upper case, as sent.
+        path: of the target, without its query, never decoded.
+        headers: the fields that the gateway reads, under lower-case names.
+        content_length: in bytes; None when the request states none.
+        chunked: the body comes in chunks.
+        keep_alive: the client does not ask to close.
+    """
+
+    __slots__ = ("chunked", "content_length", "headers", "keep_alive", "method", "path")
+
+    def __init__(
+        self,
+        method: str,
+        path: str,
+        headers: dict[str, str],
+        content_length: int | None,
+        chunked: bool,
+        keep_alive: bool,
+    ) -> None:
+        self.method = method
+        self.path = path
+        self.headers = headers
+        self.content_length = content_length
+        self.chunked = chunked
+        self.keep_alive = keep_alive
+
+
+@lru_cache(maxsize=512)
+def _field_name(name: str) -> str | None:
+    """Return the lower-case name if the gateway reads it, "" if not, None if it is no token."""
+    if _TOKEN.fullmatch(name) is None:
+        return None
+    lower = name.lower()
+    if lower in _READ_FIELDS or lower.startswith("sec-fetch-"):
+        return lower
+    return ""
+
+
+def is_hopeless(partial: bytes) -> bool:
+    """Tell whether the beginning of a head can no longer become a well-formed one."""
+    return _has_foreign_bytes(partial.removesuffix(b"\r"))
+
+
+def _has_foreign_bytes(raw: bytes) -> bool:
+    # Each CR LF pair is two bytes outside the allowed set. Anything more is a stray one.
+    return len(raw.translate(None, _FIELD_BYTES)) != 2 * raw.count(b"\r\n")
+
+
+def parse_head(raw: bytes) -> RequestHead | Verdict:
+    """Parse a request head.
+
+    Args:
+        raw: from the first byte to before the empty line (CR LF CR LF not included).
+
+    Returns:
+        The head, or the refusal `malformed_request` or `head_too_large`.
+    """
+    if len(raw) > MAX_HEAD_BYTES:
+        return _TOO_LARGE
+    if _has_foreign_bytes(raw):
+        return _MALFORMED
+    lines = raw.decode("ascii").split("\r\n")
+    if len(lines) > MAX_FIELDS + 1:
+        return _TOO_LARGE
+
+    # RFC 9112 section 3: method SP request-target SP HTTP-version, single spaces.
+    words = lines[0].split(" ")
+    if len(words) != 3 or words[2] != "HTTP/1.1" or _METHOD.fullmatch(words[0]) is None:  # noqa: PLR2004 - three words
+        return _MALFORMED
+    target = _TARGET.fullmatch(words[1])
+    if target is None:
+        return _MALFORMED
+
+    headers: dict[str, str] = {}
+    del lines[0]
+    for line in lines:
+        name, colon, value = line.partition(":")
+        if len(name) > MAX_NAME_BYTES:
+            return _TOO_LARGE
+        key = _field_name(name)
+        if key is None or not colon:
+            return _MALFORMED
+        if key:
+            if key in headers:
+                return _MALFORMED
+            headers[key] = value.strip(" \t")
+
+    return _framed(words[0], target[1], headers)
+
+
+def _framed(method: str, path: str, headers: dict[str, str]) -> RequestHead | Verdict:
+    """Decide how long the body is (RFC 9112 section 6), or that it cannot be known."""
+    length: int | None = None
+    chunked = False
+    coding = headers.get("transfer-encoding")
+    stated = headers.get("content-length")
+    if coding is not None:
+        if stated is not None or coding.lower() != "chunked":
+            return _MALFORMED
+        chunked = True
+    elif stated is not None:
+        if not (stated.isascii() and stated.isdigit()) or len(stated) > MAX_LENGTH_DIGITS:
+            return _MALFORMED
+        length = int(stated)
+    connection = headers.get("connection")
+    keep_alive = True
+    if connection is not None and connection != "keep-alive":
+        options = {option.strip(" \t").lower() for option in connection.split(",")}
+        keep_alive = "close" not in options
+    return RequestHead(method, path, headers, length, chunked, keep_alive)

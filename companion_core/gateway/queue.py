@@ -1,0 +1,117 @@
+"""The admission queue: bounded, first come first served, with a deadline (I-11).
+
+A waiter leaves when its place is free, when its deadline passes or when its client goes; its
+place is free at once. Nothing here blocks: a waiter is called back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from typing import Final, Protocol
+
+from companion_core.decisions.admission import AdmissionSnapshot, create_admission, decide_arrival
+from companion_core.decisions.verdict import Verdict
+
+__all__ = ["AdmissionQueue", "Waiter"]
+
+_SMOOTHING: Final = 0.2
+_LONGEST_RETRY_AFTER: Final = 60
+
+
+class Waiter(Protocol):
+    """Who waits for a place."""
+
+    def place_is_free(self) -> None:
+        """Use the place; it counts as taken already."""
+        ...
+
+
+class AdmissionQueue:
+    """Counts what runs and holds what waits.
+
+    Raises:
+        ValueError: a bound is not a positive integer.
+    """
+
+    __slots__ = (
+        "_deadline_seconds",
+        "_max_in_flight",
+        "_mean_seconds",
+        "_queue_bound",
+        "_waiting",
+        "in_flight",
+    )
+
+    def __init__(self, *, max_in_flight: int, queue_bound: int, deadline_seconds: float) -> None:
+        create_admission(max_in_flight, queue_bound)  # refuses bounds that are no bounds
+        self._max_in_flight = max_in_flight
+        self._queue_bound = queue_bound
+        self._deadline_seconds = deadline_seconds
+        self._mean_seconds = 1.0
+        self._waiting: OrderedDict[Waiter, float] = OrderedDict()
+        self.in_flight = 0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def snapshot(self) -> AdmissionSnapshot:
+        """Return the counters as a value."""
+        return AdmissionSnapshot(
+            in_flight=self.in_flight,
+            max_in_flight=self._max_in_flight,
+            queued=len(self._waiting),
+            queue_bound=self._queue_bound,
+        )
+
+    def arrival(self) -> Verdict:
+        """Decide for a request that has just arrived; nothing is taken yet."""
+        return decide_arrival(
+            self.in_flight, self._max_in_flight, len(self._waiting), self._queue_bound
+        )
+
+    def take(self) -> None:
+        """Take the place that `arrival` granted."""
+        self.in_flight += 1
+
+    def wait(self, waiter: Waiter, now: float) -> None:
+        """Join the end of the queue."""
+        self._waiting[waiter] = now + self._deadline_seconds
+
+    def leave(self, waiter: Waiter) -> None:
+        """Give up waiting; harmless when not waiting."""
+        self._waiting.pop(waiter, None)
+
+    def release(self, seconds: float) -> Waiter | None:
+        """Give a place back and hand it to the first who waits, who is returned.
+
+        Args:
+            seconds: how long the place was used, for `retry_after`.
+        """
+        self._mean_seconds += _SMOOTHING * (seconds - self._mean_seconds)
+        if self._waiting:
+            return self._waiting.popitem(last=False)[0]
+        self.in_flight -= 1
+        return None
+
+    def expired(self, now: float) -> list[Waiter]:
+        """Remove and return who has waited too long."""
+        late = []
+        while self._waiting:
+            waiter, deadline = next(iter(self._waiting.items()))
+            if deadline > now:
+                break
+            late.append(waiter)
+            del self._waiting[waiter]
+        return late
+
+    def clear(self) -> list[Waiter]:
+        """Remove and return everyone who waits."""
+        waiting = list(self._waiting)
+        self._waiting.clear()
+        return waiting
+
+    def retry_after(self) -> int:
+        """Return in how many seconds a place may be free, judged by the recent requests."""
+        seconds = self._mean_seconds * (len(self._waiting) + 1) / self._max_in_flight
+        return max(1, min(_LONGEST_RETRY_AFTER, math.ceil(seconds)))

@@ -1,0 +1,334 @@
+"""Life of a plugin: found, trusted, imported, registered, selected.
+
+Whatever goes wrong with a plugin costs that plugin: it keeps its last state and a reason,
+and the others load. The core's own plugins take the same road from registration on.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final, Generic, TypeVar, cast
+
+from companion_core.errors import REASONS, PluginFault, Reason
+from companion_core.hookspecs import AUTHORITY_GROUP, RUNTIME_GROUP
+from companion_core.plugin_host.calls import call_provider_sync
+from companion_core.plugin_host.imports import import_plugin
+from companion_core.plugin_host.inventory import find_plugins
+from companion_core.plugin_host.managers import SealedPluginManager, sealed_managers
+from companion_core.plugin_host.rules import (
+    FirstParty,
+    FoundPlugin,
+    judge_found,
+    parse_first_party,
+)
+from companion_core.plugin_host.selection import (
+    Candidate,
+    Role,
+    choose_keychain,
+    choose_runtime,
+)
+from companion_core.plugin_host.snapshots import Snapshot, snapshot_provider
+from companion_core.providers import (
+    Downloader,
+    HealthChecker,
+    HostInfo,
+    Keychain,
+    ResourceProbe,
+    Spawner,
+)
+
+__all__ = [
+    "Chosen",
+    "ChosenRuntime",
+    "CorePlugin",
+    "LoadedPlugins",
+    "PluginState",
+    "State",
+    "first_party_releases",
+    "load_plugins",
+]
+
+LOAD_SECONDS: Final = 10.0
+"""How long an import, a registration or a hook may take; each has its own deadline."""
+
+P = TypeVar("P")
+
+
+class State(enum.StrEnum):
+    """How far a plugin came."""
+
+    FOUND = "found"
+    TRUSTED = "trusted"
+    IMPORTED = "imported"
+    REGISTERED = "registered"
+    SELECTED = "selected"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CorePlugin:
+    """A plugin that ships in the core, given as an object with hook implementations.
+
+    Attributes:
+        group: the side it registers on.
+        only_by_name: never chosen unless the configuration names it.
+    """
+
+    name: str
+    plugin: object
+    group: str = RUNTIME_GROUP
+    only_by_name: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PluginState:
+    """What a person may know of one plugin.
+
+    Attributes:
+        state: the last state it reached.
+        reason: `Reason.OK`, or why it did not get further.
+        detail: what the reason is about, such as the rival distribution.
+        digest: over its code; None for the core's own and where files are not listed.
+        modules: names of the modules among its hashed files.
+        roles: the seams that it provides.
+        core: it is one of the core's own.
+        only_by_name: it is never chosen unless named.
+    """
+
+    name: str
+    group: str
+    distribution: str
+    version: str
+    state: State
+    reason: Reason = Reason.OK
+    detail: str = ""
+    digest: str | None = None
+    modules: frozenset[str] = frozenset()
+    roles: frozenset[Role] = frozenset()
+    core: bool = False
+    only_by_name: bool = False
+
+    @property
+    def advice(self) -> str:
+        """What to do about `reason`, from the closed list."""
+        return REASONS[self.reason].advice
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chosen(Generic[P]):
+    """A provider and the name of its plugin, which a fault of its calls carries."""
+
+    plugin: str
+    provider: P
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChosenRuntime:
+    """Who fills the runtime's roles; `modules` are those of the spawner's own plugin."""
+
+    spawn: Chosen[Spawner]
+    health: Chosen[HealthChecker]
+    download: Chosen[Downloader]
+    probe: Chosen[ResourceProbe]
+    modules: frozenset[str]
+
+
+class LoadedPlugins:
+    """Every plugin's state, and the providers of those that registered."""
+
+    def __init__(
+        self, plugins: Sequence[PluginState], providers: Mapping[Role, Mapping[str, Snapshot]]
+    ) -> None:
+        self._plugins = tuple(plugins)
+        self._providers = {role: MappingProxyType(dict(providers[role])) for role in Role}
+        self._selected: set[str] = set()
+
+    @property
+    def plugins(self) -> tuple[PluginState, ...]:
+        """The state of each plugin, the selected ones marked as such."""
+        return tuple(
+            replace(plugin, state=State.SELECTED)
+            if plugin.name in self._selected and plugin.state is State.REGISTERED
+            else plugin
+            for plugin in self._plugins
+        )
+
+    def providers(self, role: Role) -> Mapping[str, Snapshot]:
+        """The providers of `role` by the name of their plugin."""
+        return self._providers[role]
+
+    def select_keychain(self, configured: str | None) -> Chosen[Keychain]:
+        """Choose the keychain; see `selection.choose_keychain` for what it raises."""
+        chosen = self._take(Role.KEYCHAIN, choose_keychain(self._candidates(), configured))
+        return cast("Chosen[Keychain]", chosen)
+
+    def select_runtime(self, configured: str | None) -> ChosenRuntime:
+        """Choose the runtime's providers; see `selection.choose_runtime` for what it raises."""
+        choice = choose_runtime(self._candidates(), configured)
+        modules = next(p.modules for p in self._plugins if p.name == choice.spawn)
+        return ChosenRuntime(
+            spawn=cast("Chosen[Spawner]", self._take(Role.SPAWN, choice.spawn)),
+            health=cast("Chosen[HealthChecker]", self._take(Role.HEALTH, choice.health)),
+            download=cast("Chosen[Downloader]", self._take(Role.DOWNLOAD, choice.download)),
+            probe=cast("Chosen[ResourceProbe]", self._take(Role.PROBE, choice.probe)),
+            modules=modules,
+        )
+
+    def _take(self, role: Role, name: str) -> Chosen[Any]:
+        self._selected.add(name)
+        return Chosen(plugin=name, provider=self._providers[role][name])
+
+    def _candidates(self) -> list[Candidate]:
+        return [
+            Candidate(
+                name=plugin.name,
+                side=Role.KEYCHAIN if plugin.group == AUTHORITY_GROUP else Role.SPAWN,
+                roles=plugin.roles,
+                reason=plugin.reason,
+                trusted=plugin.state is not State.FOUND,
+                core=plugin.core,
+                only_by_name=plugin.only_by_name,
+            )
+            for plugin in self._plugins
+        ]
+
+
+def first_party_releases() -> FirstParty:
+    """Return the releases that this version of the core recognises."""
+    return parse_first_party(
+        Path(__file__).with_name("first_party.json").read_text(encoding="utf-8")
+    )
+
+
+def load_plugins(
+    host_info: HostInfo,
+    *,
+    core_plugins: Sequence[CorePlugin] = (),
+    narrow: Collection[str] | None = None,
+    first_party: FirstParty | None = None,
+    path: Sequence[str] | None = None,
+) -> LoadedPlugins:
+    """Find the installed plugins, import the trusted ones and register what they provide.
+
+    Never raises for a plugin's fault: that is in its `PluginState`.
+
+    Args:
+        host_info: what a plugin may know of its host.
+        core_plugins: the core's own; their names are nobody else's.
+        narrow: names of installed plugins that may load (`rules.parse_narrow`); None leaves all.
+        first_party: the releases to recognise; None is the table that ships with the core.
+        path: the folders to search; None is `sys.path`.
+    """
+    loader = _Loader(host_info)
+    for core in core_plugins:
+        loader.add_core(core)
+    found = find_plugins(path)
+    reasons = judge_found(
+        found,
+        first_party=first_party_releases() if first_party is None else first_party,
+        reserved={core.name for core in core_plugins},
+        narrow=narrow,
+    )
+    for plugin, reason in zip(found, reasons, strict=True):
+        loader.add_found(plugin, reason, found)
+    return loader.finish()
+
+
+class _Loader:
+    """Takes plugins one by one; each leaves a state, and providers if all of it fits."""
+
+    def __init__(self, host: HostInfo) -> None:
+        self._host = host
+        self._managers = sealed_managers()
+        self._states: list[PluginState] = []
+        self._providers: dict[Role, dict[str, Snapshot]] = {role: {} for role in Role}
+
+    def add_core(self, core: CorePlugin) -> None:
+        from companion_core import __version__  # noqa: PLC0415 - the package root loads lazily
+
+        state = PluginState(
+            name=core.name,
+            group=core.group,
+            distribution="companion-core",
+            version=__version__,
+            state=State.IMPORTED,
+            core=True,
+            only_by_name=core.only_by_name,
+        )
+        self._states.append(self._register(state, core.plugin))
+
+    def add_found(
+        self, plugin: FoundPlugin, reason: Reason, everyone: Sequence[FoundPlugin]
+    ) -> None:
+        state = PluginState(
+            name=plugin.name,
+            group=plugin.group,
+            distribution=plugin.distribution,
+            version=plugin.version,
+            state=State.FOUND,
+            reason=reason,
+            digest=plugin.digest,
+            modules=frozenset(plugin.modules),
+        )
+        if reason is Reason.PLUGIN_DUPLICATE:
+            claims = [f"{p.distribution} {p.version}" for p in everyone if p.name == plugin.name]
+            if len(claims) == 1:
+                claims.insert(0, "companion-core")
+            state = replace(state, detail=", ".join(claims))
+        elif reason is Reason.OK:
+            state = self._import(replace(state, state=State.TRUSTED), plugin)
+        self._states.append(state)
+
+    def finish(self) -> LoadedPlugins:
+        for manager in self._managers.values():
+            manager.seal()
+        return LoadedPlugins(self._states, self._providers)
+
+    def _import(self, state: PluginState, plugin: FoundPlugin) -> PluginState:
+        try:
+            module = _contained(Reason.PLUGIN_IMPORT_FAILED, state.name, import_plugin, plugin)
+        except PluginFault as fault:
+            return replace(state, reason=fault.reason, detail=fault.detail)
+        return self._register(replace(state, state=State.IMPORTED), module)
+
+    def _register(self, state: PluginState, plugin: object) -> PluginState:
+        manager, name = self._managers[state.group], state.name
+        try:
+            _contained(Reason.PLUGIN_REGISTRATION_REFUSED, name, manager.register, plugin, name)
+            providers = {
+                role: self._ask(manager, name, plugin, role)
+                for role in Role
+                if role.hook in manager.hooks_of(plugin)
+            }
+        except PluginFault as fault:
+            # Half a plugin is none: what it did register goes with it.
+            if manager.has_plugin(name):
+                manager.unregister(name=name)
+            return replace(state, reason=fault.reason, detail=fault.detail)
+        for role, provider in providers.items():
+            self._providers[role][name] = provider
+        return replace(state, state=State.REGISTERED, roles=frozenset(providers))
+
+    def _ask(self, manager: SealedPluginManager, name: str, plugin: object, role: Role) -> Snapshot:
+        provider = _contained(
+            Reason.PLUGIN_CALL_FAILED, name, manager.call_singly, plugin, role.hook, self._host
+        )
+        snapshot = _contained(Reason.PLUGIN_RESULT_INVALID, name, snapshot_provider, role, provider)
+        if isinstance(snapshot, str):
+            raise PluginFault(Reason.PLUGIN_RESULT_INVALID, name, f"{role}: {snapshot}")
+        return cast("Snapshot", snapshot)
+
+
+def _contained(reason: Reason, plugin: str, function: Any, *args: object) -> object:
+    """Run foreign code; give `reason` to whatever it raises."""
+    try:
+        return cast("object", call_provider_sync(plugin, function, *args, seconds=LOAD_SECONDS))
+    except PluginFault as fault:
+        if fault.reason is Reason.PLUGIN_CALL_FAILED:
+            raise PluginFault(reason, plugin, fault.detail) from None
+        raise
+    except Exception:  # noqa: BLE001 - the seam's vocabulary has no meaning while loading
+        raise PluginFault(reason, plugin) from None

@@ -1,0 +1,220 @@
+"""Find installed plugins without importing any of them.
+
+Reads entry points, the installer's RECORD and the files it lists. What cannot be read is
+reported as it is; `rules.judge_found` decides what that means.
+"""
+
+from __future__ import annotations
+
+import configparser
+import csv
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from importlib.machinery import PathFinder
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, cast
+
+from companion_core.hookspecs import AUTHORITY_GROUP, RUNTIME_GROUP
+from companion_core.plugin_host.rules import (
+    CodeFile,
+    FoundPlugin,
+    code_digest,
+    is_bytecode_cache,
+    modules_of,
+    normalized,
+    sourceless,
+)
+
+if TYPE_CHECKING:
+    from importlib.metadata import Distribution, PackageMetadata
+
+__all__ = ["GROUPS", "code_files", "find_plugins"]
+
+GROUPS = (AUTHORITY_GROUP, RUNTIME_GROUP)
+
+_FACT_LENGTH = 100
+
+
+class _EntryPointsFile(configparser.RawConfigParser):
+    """The form of `entry_points.txt`: only "=" separates, and names keep their case."""
+
+    def __init__(self) -> None:
+        super().__init__(delimiters=("=",), comment_prefixes=("#",))
+
+    def optionxform(self, optionstr: str) -> str:
+        return optionstr
+
+
+def find_plugins(path: Sequence[str] | None = None) -> tuple[FoundPlugin, ...]:
+    """Return every entry point of both groups, sorted by name, nothing imported.
+
+    A distribution that cannot be read costs itself only.
+
+    Args:
+        path: the folders to search, in import order; None is `sys.path`.
+    """
+    from importlib import metadata  # noqa: PLC0415 - commands without plugins do not pay for it
+
+    search = list(sys.path if path is None else path)
+    seen: set[tuple[str, str, str]] = set()
+    found: list[FoundPlugin] = []
+    for distribution in metadata.distributions(path=search):
+        try:
+            declared = _declared(distribution)
+            if not declared:
+                continue
+            name, version = _fact(distribution, "Name"), _fact(distribution, "Version")
+            root = Path(os.path.realpath(str(distribution.locate_file(""))))
+            # One folder may stand twice on the path (lib and lib64); two copies are two claims.
+            identity = (str(root), normalized(name), version)
+            if identity in seen:
+                continue
+            seen.add(identity)
+            found.extend(
+                _plugins(
+                    distribution,
+                    declared,
+                    name=name,
+                    version=version,
+                    root=root,
+                    search=search,
+                )
+            )
+        except Exception:  # noqa: BLE001, S112 - what cannot be read is not imported either
+            continue
+    return tuple(sorted(found, key=lambda plugin: (plugin.name, plugin.group, plugin.distribution)))
+
+
+def code_files(root: Path, paths: Sequence[str]) -> tuple[CodeFile, ...]:
+    """Hash the files at `paths` below `root`, from what is in them now.
+
+    Raises:
+        OSError: one of them is missing, unreadable or no ordinary file.
+    """
+    files = []
+    for path in paths:
+        if not (root / path).is_file():  # opening a named pipe would wait forever
+            raise FileNotFoundError
+        with (root / path).open("rb") as file:
+            files.append(CodeFile(path, hashlib.file_digest(file, "sha256").hexdigest()))
+    return tuple(files)
+
+
+def _declared(distribution: Distribution) -> list[tuple[str, str, str]]:
+    """Return (group, name, module) of our groups; a text that cannot be parsed names itself."""
+    text = distribution.read_text("entry_points.txt") or ""
+    if not any(group in text for group in GROUPS):
+        return []
+    parser = _EntryPointsFile()
+    try:
+        parser.read_string(text)
+    except configparser.Error:
+        group = next(group for group in GROUPS if group in text)
+        return [(group, _fact(distribution, "Name"), "")]
+    return [
+        (group, _shown(name), _shown(module))
+        for group in GROUPS
+        if parser.has_section(group)
+        for name, module in parser.items(group)
+    ]
+
+
+def _plugins(
+    distribution: Distribution,
+    declared: list[tuple[str, str, str]],
+    *,
+    name: str,
+    version: str,
+    root: Path,
+    search: list[str],
+) -> Iterator[FoundPlugin]:
+    paths = tuple(sorted(_listed(distribution))) if root.is_dir() else ()
+    intact = True
+    try:
+        files = code_files(root, paths)
+    except OSError:
+        files, intact = (), False
+    if any(sourceless(path) for path in paths) or _unlisted(root, set(paths)):
+        intact = False
+    modules = modules_of(paths)
+    for group, plugin, module in declared:
+        yield FoundPlugin(
+            name=plugin,
+            group=group,
+            module=module,
+            distribution=name,
+            version=version,
+            root=str(root) if root.is_dir() else "",
+            editable=_is_editable(distribution),
+            digest=code_digest(files) if files else None,
+            files=files,
+            modules=modules,
+            intact=intact,
+            first_on_path=_first_on_path(module.partition(".")[0], modules, root, search),
+        )
+
+
+def _fact(distribution: Distribution, key: str) -> str:
+    facts = cast("PackageMetadata | None", distribution.metadata)
+    return _shown(facts[key]) if facts is not None and key in facts else "unknown"
+
+
+def _shown(text: str) -> str:
+    """Foreign text reaches terminals: printable ASCII, and not too much of it."""
+    return text.encode("unicode_escape").decode("ascii")[:_FACT_LENGTH]
+
+
+def _listed(distribution: Distribution) -> set[str]:
+    """Return the code files of RECORD; none when there is no readable one."""
+    try:
+        text = distribution.read_text("RECORD")
+        rows = list(csv.reader(text.splitlines())) if text else []
+    except (ValueError, csv.Error):
+        return set()
+    listed = set()
+    for row in rows:
+        path = PurePosixPath(row[0] if row else "")
+        # Scripts and data lie outside the import folder and name this machine's interpreter.
+        if not path.parts or path.is_absolute() or ".." in path.parts:
+            continue
+        if path.parts[0].endswith(".dist-info") or is_bytecode_cache(str(path)):
+            continue
+        listed.add(str(path))
+    return listed
+
+
+def _unlisted(root: Path, listed: set[str]) -> bool:
+    """Tell whether a folder of the distribution holds anything that RECORD does not list."""
+    tops = {PurePosixPath(path).parts[0] for path in listed if "/" in path}
+    for top in tops:
+        for folder, folders, names in os.walk(root / top):
+            links = [name for name in folders if (Path(folder) / name).is_symlink()]
+            for name in [*names, *links]:
+                path = (Path(folder) / name).relative_to(root).as_posix()
+                if path not in listed and not is_bytecode_cache(path):
+                    return True
+    return False
+
+
+def _is_editable(distribution: Distribution) -> bool:
+    text = distribution.read_text("direct_url.json")
+    try:
+        origin = json.loads(text) if text else None
+    except ValueError:
+        return False  # its files have to be listed and known like anybody's
+    folder = origin.get("dir_info") if isinstance(origin, dict) else None
+    return isinstance(folder, dict) and folder.get("editable") is True
+
+
+def _first_on_path(top: str, modules: dict[str, str], root: Path, search: list[str]) -> bool:
+    """Tell whether an import of `top` would load the distribution's own file."""
+    if top not in modules or top in sys.stdlib_module_names:
+        return False
+    PathFinder.invalidate_caches()
+    spec = PathFinder.find_spec(top, search)
+    if spec is None or spec.origin is None:
+        return False
+    return os.path.realpath(spec.origin) == os.path.realpath(root / modules[top])

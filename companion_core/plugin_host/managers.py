@@ -1,0 +1,95 @@
+"""The sealed plugin managers: registration only, no tricks, closed to newcomers.
+
+In a hook chain any plugin's wrapper could turn another's refusal into an approval, so no
+wrapper, ordering or alias is accepted, and every implementation is called singly.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import pluggy
+
+from companion_core.hookspecs import (
+    AUTHORITY_GROUP,
+    PROJECT_NAME,
+    RUNTIME_GROUP,
+    AuthorityHooks,
+    RuntimeHooks,
+)
+from companion_core.providers import HostInfo
+
+__all__ = ["SealedPluginManager", "sealed_managers"]
+
+_RESERVED_OPTIONS: Final = (
+    "wrapper",
+    "hookwrapper",
+    "tryfirst",
+    "trylast",
+    "optionalhook",
+    "specname",
+)
+
+
+class SealedPluginManager(pluggy.PluginManager):
+    """Holds the plugins of one entry-point group; `specification` is the class of its hooks."""
+
+    def __init__(self, specification: type) -> None:
+        super().__init__(PROJECT_NAME)
+        self.add_hookspecs(specification)
+        self._hook_names = frozenset(vars(self.hook))
+        self._closed = False
+
+    def parse_hookimpl_opts(self, plugin: Any, name: str) -> Any:
+        """Refuse what would reach beyond the plugin's own implementation.
+
+        Raises:
+            pluggy.PluginValidationError: an option of pluggy that the core reserves, or a
+                hook of the other side or of no side at all.
+        """
+        options = super().parse_hookimpl_opts(plugin, name)
+        if options is None:
+            return None
+        if any(options.get(option) for option in _RESERVED_OPTIONS):
+            raise pluggy.PluginValidationError(plugin, "hook options are reserved to the core")
+        if name not in self._hook_names:
+            raise pluggy.PluginValidationError(plugin, "not a hook of this group")
+        return options
+
+    def register(self, plugin: Any, name: str | None = None) -> str | None:
+        """Register a plugin; it is left out whole when any part of it is refused.
+
+        Raises:
+            pluggy.PluginValidationError: see `parse_hookimpl_opts`; also for a plugin without
+                a hook, and for anyone once the manager is sealed.
+        """
+        if self._closed:
+            raise pluggy.PluginValidationError(plugin, "the plugins are already loaded")
+        registered = super().register(plugin, name)
+        if not self.get_hookcallers(plugin):
+            self.unregister(plugin)
+            raise pluggy.PluginValidationError(plugin, "no hook is implemented")
+        return registered
+
+    def seal(self) -> None:
+        """Check that nothing is pending, and close the manager to newcomers."""
+        self.check_pending()
+        self._closed = True
+
+    def hooks_of(self, plugin: Any) -> tuple[str, ...]:
+        """Return the names of the hooks that `plugin` implements, sorted."""
+        return tuple(sorted(caller.name for caller in self.get_hookcallers(plugin) or ()))
+
+    def call_singly(self, plugin: Any, hook: str, host: HostInfo) -> object:
+        """Return what `plugin` alone answers to `hook`; None when it answers nothing."""
+        others = [other for other in self.get_plugins() if other is not plugin]
+        answers = self.subset_hook_caller(hook, others)(host=host)
+        return answers[0] if answers else None
+
+
+def sealed_managers() -> dict[str, SealedPluginManager]:
+    """Return an empty, still open manager for each of the two groups."""
+    return {
+        AUTHORITY_GROUP: SealedPluginManager(AuthorityHooks),
+        RUNTIME_GROUP: SealedPluginManager(RuntimeHooks),
+    }

@@ -1,0 +1,216 @@
+"""Rules for this file: which of the plugins that were found may be imported, and why not.
+
+It takes what the inventory read and the table of first-party releases; it imports no I/O and
+never trusts a name: a plugin is recognised by distribution, version, entry point and digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Final
+
+from companion_core.errors import Reason
+
+__all__ = [
+    "CodeFile",
+    "FirstParty",
+    "FoundPlugin",
+    "Release",
+    "code_digest",
+    "is_bytecode_cache",
+    "judge_found",
+    "modules_of",
+    "normalized",
+    "parse_first_party",
+    "parse_narrow",
+    "sourceless",
+]
+
+_NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,63}")
+
+
+@dataclass(frozen=True, slots=True)
+class CodeFile:
+    """A file of a distribution: `path` relative to its folder, with "/"; SHA-256 in hex."""
+
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundPlugin:
+    """One entry point as installed, nothing of it imported.
+
+    Attributes:
+        name: the entry point's name, which is the provider's.
+        group: the entry-point group, which carries the side and the API version.
+        module: what the entry point names; checked against `modules`.
+        root: the folder that the files are relative to; "" where there is no folder.
+        editable: installed as a link to a source tree.
+        digest: over the code files; None when the distribution does not list them.
+        modules: dotted name to path, of every module among the code files.
+        intact: every listed file is there, and no other lies in the plugin's folders.
+        first_on_path: importing the top-level package would find the distribution's own file.
+    """
+
+    name: str
+    group: str
+    module: str
+    distribution: str
+    version: str
+    root: str
+    editable: bool
+    digest: str | None
+    files: tuple[CodeFile, ...]
+    modules: Mapping[str, str]
+    intact: bool
+    first_on_path: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """A first-party release that the core recognises; `entry_points` is name to module."""
+
+    digest: str
+    group: str
+    entry_points: Mapping[str, str]
+
+
+FirstParty = Mapping[str, Mapping[str, Release]]
+"""Normalized distribution name to version to release."""
+
+
+def normalized(distribution: str) -> str:
+    """Return the name by which package indexes compare distributions (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+def code_digest(files: Iterable[CodeFile]) -> str:
+    """Return the SHA-256 (hex) over the sorted paths and contents of a plugin's code.
+
+    Installer metadata is not part of it, so an equal rebuild has an equal digest.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(files, key=lambda file: file.path):
+        digest.update(f"{file.path}\0{file.sha256}\n".encode())
+    return digest.hexdigest()
+
+
+def is_bytecode_cache(path: str) -> bool:
+    """Tell whether `path` is a cached `.pyc`, which the host neither hashes nor imports."""
+    parts = PurePosixPath(path).parts
+    return path.endswith(".pyc") and len(parts) > 1 and parts[-2] == "__pycache__"
+
+
+def sourceless(path: str) -> bool:
+    """Tell whether `path` is byte code that would be imported without any source."""
+    return path.endswith((".pyc", ".pyo")) and not is_bytecode_cache(path)
+
+
+def modules_of(paths: Iterable[str]) -> dict[str, str]:
+    """Map the dotted name of every module among `paths` to its path."""
+    modules = {}
+    for path in paths:
+        file = PurePosixPath(path)
+        if file.suffix not in {".py", ".so", ".pyd"}:
+            continue
+        stem = file.name.partition(".")[0]  # extension modules carry the platform after it
+        parts = file.parts[:-1] if stem == "__init__" else (*file.parts[:-1], stem)
+        if parts and all(part.isidentifier() for part in parts):
+            modules[".".join(parts)] = path
+    return modules
+
+
+def parse_first_party(text: str) -> FirstParty:
+    """Read the table that `tools/write_first_party.py` writes."""
+    return {
+        distribution: {
+            version: Release(
+                digest=row["digest"], group=row["group"], entry_points=dict(row["entry_points"])
+            )
+            for version, row in entry["versions"].items()
+        }
+        for distribution, entry in json.loads(text).items()
+    }
+
+
+def parse_narrow(text: str | None) -> frozenset[str] | None:
+    """Read COMPANION_PLUGINS: names separated by commas; None leaves all, "" leaves none."""
+    if text is None:
+        return None
+    return frozenset(name.strip() for name in text.split(",")) - {""}
+
+
+def judge_found(
+    plugins: Sequence[FoundPlugin],
+    *,
+    first_party: FirstParty,
+    reserved: Collection[str] = (),
+    narrow: Collection[str] | None = None,
+) -> tuple[Reason, ...]:
+    """Return one reason per plugin; only `Reason.OK` may be imported.
+
+    Args:
+        plugins: everything that was found, of both sides.
+        first_party: the releases that the core recognises.
+        reserved: names of the core's own plugins, which nobody else may claim.
+        narrow: names that may load; None leaves all. It never adds trust.
+    """
+    names = Counter(plugin.name for plugin in plugins)
+    groups: dict[str, set[str]] = {}
+    for plugin in plugins:
+        groups.setdefault(normalized(plugin.distribution), set()).add(plugin.group)
+    return tuple(
+        _judge(
+            plugin,
+            duplicate=names[plugin.name] > 1 or plugin.name in reserved,
+            both_sides=len(groups[normalized(plugin.distribution)]) > 1,
+            first_party=first_party,
+            narrow=narrow,
+        )
+        for plugin in plugins
+    )
+
+
+def _judge(
+    plugin: FoundPlugin,
+    *,
+    duplicate: bool,
+    both_sides: bool,
+    first_party: FirstParty,
+    narrow: Collection[str] | None,
+) -> Reason:
+    if duplicate:
+        return Reason.PLUGIN_DUPLICATE
+    if both_sides:
+        return Reason.PLUGIN_BOTH_SIDES
+    if plugin.editable:
+        return Reason.PLUGIN_EDITABLE
+    top = plugin.module.partition(".")[0]
+    if plugin.module not in plugin.modules or top not in plugin.modules:
+        return Reason.PLUGIN_FOREIGN_MODULE
+    if not plugin.first_on_path:
+        return Reason.PLUGIN_SHADOWED
+    if not plugin.intact:
+        return Reason.PLUGIN_CHANGED
+    versions = first_party.get(normalized(plugin.distribution))
+    if versions is None or not _NAME.fullmatch(plugin.name):
+        return Reason.PLUGIN_UNTRUSTED
+    release = versions.get(plugin.version)
+    if (
+        release is None
+        or plugin.digest is None
+        or plugin.digest != release.digest
+        or plugin.group != release.group
+        or release.entry_points.get(plugin.name) != plugin.module
+    ):
+        return Reason.PLUGIN_CHANGED
+    if narrow is not None and plugin.name not in narrow:
+        return Reason.PLUGIN_NARROWED
+    return Reason.OK

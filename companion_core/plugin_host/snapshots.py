@@ -1,0 +1,162 @@
+"""Rebuild what a hook returned as a value of the core's own.
+
+A provider is asked once: its attributes are checked and copied, its methods are kept as they
+were found. Whatever its class does later (a property that changes its mind, an attribute
+that is replaced) no longer reaches the core.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, BinaryIO, Final
+
+from companion_core.plugin_host.selection import Role
+from companion_core.providers import (
+    DownloadRequest,
+    HealthResponse,
+    KeychainStatus,
+    ProbeTarget,
+    ResourceObservation,
+    RuntimeBinary,
+    SpawnPlan,
+    SpawnRequest,
+)
+
+__all__ = [
+    "DownloaderSnapshot",
+    "HealthCheckerSnapshot",
+    "KeychainSnapshot",
+    "ProbeSnapshot",
+    "Snapshot",
+    "SpawnerSnapshot",
+    "snapshot_provider",
+]
+
+CHANNELS: Final = frozenset({"unix", "tcp"})
+MAX_NAMES: Final = 256
+
+# A name of an environment variable, a format or an option: printable, no space, no "=".
+_NAME: Final = re.compile(r"[!-<>-~]{1,128}")
+# The origin form of a request target without its query (RFC 9112, section 3.2.1).
+_PATH: Final = re.compile(r"/[!-~]{0,255}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeychainSnapshot:
+    """A `providers.Keychain`."""
+
+    status: Callable[[], KeychainStatus]
+    get: Callable[[str], str | None]
+    set: Callable[[str, str], None]
+    delete: Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpawnerSnapshot:
+    """A `providers.Spawner`."""
+
+    channels: frozenset[str]
+    formats: frozenset[str]
+    env_names: frozenset[str]
+    child_env_names: frozenset[str]
+    option_names: frozenset[str]
+    locate: Callable[[], Sequence[RuntimeBinary]]
+    plan: Callable[[SpawnRequest], SpawnPlan]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DownloaderSnapshot:
+    """A `providers.Downloader`."""
+
+    open: Callable[[DownloadRequest], BinaryIO]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthCheckerSnapshot:
+    """A `providers.HealthChecker`."""
+
+    path: str
+    judge: Callable[[HealthResponse], bool]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeSnapshot:
+    """A `providers.ResourceProbe`."""
+
+    observe: Callable[[ProbeTarget], ResourceObservation]
+
+
+Snapshot = (
+    KeychainSnapshot | SpawnerSnapshot | DownloaderSnapshot | HealthCheckerSnapshot | ProbeSnapshot
+)
+
+
+def snapshot_provider(role: Role, provider: object) -> Snapshot | str:
+    """Return the core's own copy of `provider`, or the name of what does not fit the seam.
+
+    Runs the plugin's attribute look-ups, so it is called contained (`calls`).
+    """
+    build, readers = _SEAMS[role]
+    values = {}
+    for name, read in readers.items():
+        value = read(getattr(provider, name, None))
+        if value is None:
+            return name
+        values[name] = value
+    return build(**values)
+
+
+def _method(value: Any) -> Any:
+    if not callable(value):
+        return None
+    for function in (value, getattr(value, "__call__", None)):  # noqa: B004 - its own code is asked
+        if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+            return None
+    return value
+
+
+def _names(value: Any) -> frozenset[str] | None:
+    if type(value) is not frozenset or len(value) > MAX_NAMES:
+        return None
+    fits = all(type(name) is str and _NAME.fullmatch(name) for name in value)
+    return value if fits else None
+
+
+def _channels(value: Any) -> frozenset[str] | None:
+    names = _names(value)
+    return names if names and names <= CHANNELS else None
+
+
+def _path(value: Any) -> str | None:
+    return value if type(value) is str and _PATH.fullmatch(value) else None
+
+
+_SEAMS: Final[Mapping[Role, tuple[Callable[..., Snapshot], Mapping[str, Callable[[Any], Any]]]]] = (
+    MappingProxyType(
+        {
+            Role.KEYCHAIN: (
+                KeychainSnapshot,
+                {"status": _method, "get": _method, "set": _method, "delete": _method},
+            ),
+            Role.SPAWN: (
+                SpawnerSnapshot,
+                {
+                    "channels": _channels,
+                    "formats": _names,
+                    "env_names": _names,
+                    "child_env_names": _names,
+                    "option_names": _names,
+                    "locate": _method,
+                    "plan": _method,
+                },
+            ),
+            Role.DOWNLOAD: (DownloaderSnapshot, {"open": _method}),
+            Role.HEALTH: (HealthCheckerSnapshot, {"path": _path, "judge": _method}),
+            Role.PROBE: (ProbeSnapshot, {"observe": _method}),
+        }
+    )
+)

@@ -1,0 +1,62 @@
+"""Hold a folder for one writer; the lock ends with the process that holds it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from companion_core.errors import CompanionError, Reason
+
+__all__ = ["lock_folder"]
+
+_POLL_SECONDS: Final = 0.1
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _open(folder: Path) -> int:
+        return os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+
+    def _try_lock(descriptor: int) -> bool:
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+
+else:
+    import fcntl
+
+    def _open(folder: Path) -> int:
+        # The folder itself is locked: no lock file to leave behind or to race for.
+        return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+
+    def _try_lock(descriptor: int) -> bool:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+
+@contextlib.contextmanager
+def lock_folder(folder: Path, cancelled: threading.Event) -> Iterator[None]:
+    """Wait until nobody else holds `folder`, and hold it inside the context.
+
+    Raises:
+        CompanionError: `interrupted` when `cancelled` is set while waiting.
+        OSError: the folder cannot be opened.
+    """
+    descriptor = _open(folder)
+    try:
+        while not _try_lock(descriptor):
+            if cancelled.wait(_POLL_SECONDS):
+                raise CompanionError(Reason.INTERRUPTED)
+        yield
+    finally:
+        os.close(descriptor)

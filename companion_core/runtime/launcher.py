@@ -1,0 +1,199 @@
+"""Start a runtime under its keeper, and end both (I-08).
+
+`companion_core/runtime/keeper.py` says how the tree is held. This is the companion's side
+of the pair: it gives the start, takes the reports, and closes the line to end everything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from companion_core.decisions.spawn_plan import parse_pid
+from companion_core.egress import Egress, ProcessIdentity
+from companion_core.errors import EnvironmentUnavailable, Reason
+from companion_core.runtime.output import RuntimeOutput
+from companion_core.runtime.readback import descendants
+
+__all__ = ["KeptProcess", "launch"]
+
+_KEEPER: Final = Path(__file__).with_name("keeper.py")
+_KEEPER_ENVIRONMENT: Final = {"LANG": "C.UTF-8"}
+_REPORT_BYTES: Final = 4096
+_POLL_SECONDS: Final = 0.002
+
+
+class KeptProcess:
+    """A runtime, its keeper and its output; made by `launch`.
+
+    Attributes:
+        identity: what proves the runtime's process, once it has started.
+        exited: set at once when the runtime has ended, its tree perhaps not yet.
+        exit_code: of the runtime, negative for a signal; None while unknown.
+    """
+
+    def __init__(
+        self,
+        egress: Egress,
+        keeper: subprocess.Popen[bytes],
+        line: socket.socket,
+        output: RuntimeOutput,
+    ) -> None:
+        self.identity: ProcessIdentity | None = None
+        self.exited = asyncio.Event()
+        self.exit_code: int | None = None
+        self.output = output
+        self._egress = egress
+        self._keeper = keeper
+        self._keeper_identity = egress.identify(keeper.pid)
+        self._line = line
+        self._started: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._watch = asyncio.ensure_future(self._watch_reports())
+
+    async def started(self, start: Mapping[str, object]) -> ProcessIdentity:
+        """Hand the start over and return the runtime's identity once it is executed.
+
+        Raises:
+            EnvironmentUnavailable: `spawn_failed`, `runtime_exited`.
+        """
+        text = json.dumps(start).encode() + b"\n"
+        with contextlib.suppress(OSError):  # a keeper that is gone is seen by its watch
+            await asyncio.get_running_loop().sock_sendall(self._line, text)
+        pid = await asyncio.shield(self._started)
+        self.identity = self._egress.identify(pid)
+        if self.identity is None:
+            raise EnvironmentUnavailable(Reason.RUNTIME_EXITED)
+        return self.identity
+
+    def tree(self) -> tuple[int, ...]:
+        """Return the runtime and all processes below it, without the keeper."""
+        return descendants(self._keeper.pid)
+
+    def end(self) -> None:
+        """Have the keeper kill the whole tree; returns at once, may be called again."""
+        with contextlib.suppress(OSError):
+            self._line.shutdown(socket.SHUT_WR)
+
+    async def stop(self, *, terminate_after: float, kill_after: float) -> None:
+        """Terminate, then kill; on return no process of the tree is left.
+
+        Args:
+            terminate_after: seconds that the runtime has to end by itself.
+            kill_after: seconds that the keeper has to clear the tree before it is killed too.
+        """
+        identity = self.identity
+        if identity is not None and not self.exited.is_set() and terminate_after > 0:
+            self._egress.send_signal(identity, signal.SIGTERM)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.exited.wait(), terminate_after)
+        self.end()
+        done, _ = await asyncio.wait({self._watch}, timeout=kill_after)
+        if not done:
+            self._kill_all()
+            await self._watch
+
+    async def gone(self) -> None:
+        """Wait until the tree and the keeper are gone and everything is closed."""
+        await asyncio.shield(self._watch)
+
+    def _kill_all(self) -> None:
+        """Kill a tree whose keeper does not: stopped by someone, or dead before its time."""
+        tree = [self._egress.identify(pid) for pid in self.tree()]
+        for identity in (*tree, self.identity, self._keeper_identity):
+            if identity is not None:
+                self._egress.send_signal(identity, signal.SIGKILL)
+
+    async def _watch_reports(self) -> None:
+        loop = asyncio.get_running_loop()
+        pending = b""
+        try:
+            while data := await self._receive(loop):
+                *reports, pending = (pending + data).split(b"\n")
+                for report in reports:
+                    self._take(json.loads(report))
+        finally:
+            self.exited.set()
+            if not self._started.done():
+                self._started.set_exception(EnvironmentUnavailable(Reason.SPAWN_FAILED))
+            self._started.exception()  # it was taken, or nobody waits for it
+            self._line.close()
+            while self._keeper.poll() is None:  # its end of the line closes just before it ends
+                await asyncio.sleep(_POLL_SECONDS)
+            while self._keeper.returncode != 0 and self.tree():
+                self._kill_all()  # a keeper that was killed left its tree behind
+                await asyncio.sleep(_POLL_SECONDS)
+            self.output.close()
+
+    async def _receive(self, loop: asyncio.AbstractEventLoop) -> bytes:
+        try:
+            return await loop.sock_recv(self._line, _REPORT_BYTES)
+        except OSError:
+            return b""
+
+    def _take(self, report: Mapping[str, object]) -> None:
+        match report:
+            case {"started": number} if isinstance(pid := parse_pid(number), int):
+                self._started.set_result(pid)
+            case {"failed": int(number)}:
+                detail = errno.errorcode.get(number, "")
+                self._started.set_exception(EnvironmentUnavailable(Reason.SPAWN_FAILED, detail))
+            case {"exited": int(code)}:
+                self.exit_code = code
+                self.exited.set()
+
+
+def launch(
+    egress: Egress,
+    *,
+    folder: Path,
+    output: RuntimeOutput,
+    descriptors: Sequence[int],
+) -> KeptProcess:
+    """Start a keeper that waits for its start; needs a running event loop.
+
+    Nothing is awaited between the process and the handle on it, so a cancelled caller
+    always holds what it has to end.
+
+    Args:
+        egress: the doorway.
+        folder: the working folder.
+        output: takes the runtime's stdout and stderr.
+        descriptors: what the runtime inherits, under the same numbers.
+
+    Raises:
+        EnvironmentUnavailable: `spawn_failed`, also on systems without a keeper.
+    """
+    if os.name != "posix":
+        raise EnvironmentUnavailable(Reason.SPAWN_FAILED, "not supported on this system yet")
+    line, far_end = socket.socketpair()
+    try:
+        line.setblocking(False)
+        far_end.set_inheritable(True)
+        keeper = egress.start_process(
+            (sys.executable, "-I", "-S", str(_KEEPER), str(far_end.fileno())),
+            env=_KEEPER_ENVIRONMENT,
+            cwd=str(folder),
+            stdout=output.writer,
+            stderr=output.writer,
+            pass_fds=(far_end.fileno(), *descriptors),
+        )
+    except OSError as error:
+        line.close()
+        raise EnvironmentUnavailable(Reason.SPAWN_FAILED) from error
+    except BaseException:
+        line.close()
+        raise
+    finally:
+        far_end.close()
+    output.start()
+    return KeptProcess(egress, keeper, line, output)

@@ -1,0 +1,119 @@
+"""What a runtime writes to stdout and stderr: a bounded owner-only log, and the last lines."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections import deque
+from pathlib import Path
+from typing import Final
+
+__all__ = ["RuntimeOutput"]
+
+MAX_LOG_BYTES: Final = 4 * 1024 * 1024
+MAX_LINE_BYTES: Final = 4096
+LAST_LINES: Final = 20
+_READ_BYTES: Final = 65536
+
+
+class RuntimeOutput:
+    """Reads the runtime's output while the event loop runs.
+
+    The log is started anew for each runtime; when it is full it becomes `NAME.1` and a new
+    one begins, so two of `MAX_LOG_BYTES` are kept at most. A log that cannot be written
+    costs the log, never the runtime.
+
+    Attributes:
+        writer: the descriptor for the runtime's stdout and stderr; `start` closes it.
+        ready: set once `ready_text` has been seen.
+        last_lines: the newest lines, without the backend's key.
+    """
+
+    def __init__(self, path: Path, *, ready_text: str | None = None, secret: str | None = None):
+        self.ready = asyncio.Event()
+        self.last_lines: deque[str] = deque(maxlen=LAST_LINES)
+        self._path = path
+        self._ready_text = ready_text
+        self._secret = secret
+        self._pending = b""
+        self._written = 0
+        self._log: int | None = None
+        self._reader, self.writer = os.pipe()
+        os.set_blocking(self._reader, False)
+        self._watched = False
+        self._open_log()
+
+    def start(self) -> None:
+        """Begin to read; the runtime holds the only writing ends from now on."""
+        os.close(self.writer)
+        asyncio.get_running_loop().add_reader(self._reader, self._read)
+        self._watched = True
+
+    def close(self) -> None:
+        """Take what is left, then let go of everything; may be called again."""
+        if self._watched:
+            self._read()
+        elif self._reader >= 0:
+            os.close(self.writer)
+        self._stop_reading()
+        if self._log is not None:
+            os.close(self._log)
+            self._log = None
+
+    def _stop_reading(self) -> None:
+        if self._reader < 0:
+            return
+        if self._watched:
+            asyncio.get_running_loop().remove_reader(self._reader)
+            self._watched = False
+        os.close(self._reader)
+        self._reader = -1
+
+    def _read(self) -> None:
+        try:
+            data = os.read(self._reader, _READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        *lines, self._pending = (self._pending + data).split(b"\n")
+        if not data or len(self._pending) > MAX_LINE_BYTES:
+            lines.append(self._pending)
+            self._pending = b""
+        for line in lines:
+            self._take(line)
+        if not data:
+            self._stop_reading()
+
+    def _take(self, line: bytes) -> None:
+        text = line[:MAX_LINE_BYTES].decode("utf-8", "replace").rstrip("\r")
+        if not text:
+            return
+        if self._ready_text is not None and self._ready_text in text:
+            self.ready.set()
+        if self._secret is not None:
+            text = text.replace(self._secret, "[key]")
+        self.last_lines.append(text)
+        self._write(text.encode() + b"\n")
+
+    def _open_log(self) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        with contextlib.suppress(OSError):
+            self._log = os.open(self._path, flags, 0o600)
+            os.fchmod(self._log, 0o600)
+        self._written = 0
+
+    def _write(self, data: bytes) -> None:
+        if self._log is None:
+            return
+        try:
+            if self._written + len(data) > MAX_LOG_BYTES:
+                os.close(self._log)
+                self._log = None
+                self._path.replace(self._path.with_name(self._path.name + ".1"))
+                self._open_log()
+            if self._log is not None:
+                self._written += os.write(self._log, data)
+        except OSError:  # a full disk
+            return

@@ -1,0 +1,125 @@
+"""Observe the runtime's tree while it runs, and keep the newest verdict ready (I-12)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from collections.abc import Callable
+from typing import Final
+
+from companion_core.decisions.resources import evaluate_resources
+from companion_core.decisions.verdict import Verdict, refuse
+from companion_core.errors import PluginFault, Reason
+from companion_core.plugin_host.calls import call_provider
+from companion_core.providers import (
+    ProbeFailed,
+    ProbeTarget,
+    ResourceLimits,
+    ResourceObservation,
+    ResourceProbe,
+)
+
+__all__ = ["ResourceMonitor"]
+
+INTERVAL_SECONDS: Final = 0.4  # with the observation itself within half a second
+STALE_SECONDS: Final = 2.0
+OBSERVE_SECONDS: Final = 1.5
+_MAX_BYTES: Final = 2**53
+_MAX_PERCENT: Final = 100.0
+
+
+class ResourceMonitor:
+    """Asks the probe twice a second or more, one question at a time, and remembers the answer.
+
+    A probe that fails, lies (a number out of range) or is late denies; so does an observation
+    older than two seconds. `verdict` is asked before each request and computes nothing.
+
+    Attributes:
+        latest: the newest observation that was in range; None while there is none.
+    """
+
+    def __init__(
+        self,
+        probe: ResourceProbe,
+        tree: Callable[[], tuple[int, ...]],
+        limits: ResourceLimits,
+        *,
+        clock: Callable[[], float],
+        plugin: str = "process",
+    ) -> None:
+        self.latest: ResourceObservation | None = None
+        self._probe = probe
+        self._tree = tree
+        self._limits = limits
+        self._clock = clock
+        self._plugin = plugin
+        self._verdict = refuse(Reason.PROBE_FAILED)
+        self._observed_at = -math.inf
+        self._asking = False
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Observe once, then go on in the background until `stop`."""
+        await self.stop()
+        await self._observe()
+        self._task = asyncio.ensure_future(self._run())
+
+    async def stop(self) -> None:
+        """End the observation; from now on every verdict denies."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+        self.latest, self._verdict = None, refuse(Reason.PROBE_FAILED)
+
+    def verdict(self) -> Verdict:
+        """Return whether the newest observation is within the limits and fresh."""
+        age = self._clock() - self._observed_at
+        if not 0 <= age <= STALE_SECONDS:
+            return refuse(Reason.PROBE_FAILED)
+        return self._verdict
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(INTERVAL_SECONDS)
+            await self._observe()
+
+    async def _observe(self) -> None:
+        began = self._clock()
+        try:
+            answer = await call_provider(self._plugin, self._ask, seconds=OBSERVE_SECONDS)
+        except (PluginFault, ProbeFailed):
+            answer = None
+        observation = _rebuild(answer)
+        self.latest = observation
+        self._observed_at = began
+        if observation is None:
+            self._verdict = refuse(Reason.PROBE_FAILED)
+        else:
+            self._verdict = evaluate_resources(observation, self._limits)
+
+    def _ask(self) -> object:
+        """Run in the worker. A question that still hangs is not joined by a second one."""
+        if self._asking:
+            raise ProbeFailed
+        self._asking = True
+        try:
+            return self._probe.observe(ProbeTarget(pids=self._tree()))
+        finally:
+            self._asking = False
+
+
+def _rebuild(answer: object) -> ResourceObservation | None:
+    """Return the observation made anew from exact numbers in range, else None."""
+    if type(answer) is not ResourceObservation:
+        return None
+    ram, vram, cpu = answer.ram_bytes, answer.vram_bytes, answer.cpu_percent
+    if type(ram) is not int or type(vram) is not int or type(cpu) not in {int, float}:
+        return None
+    if not 0 <= ram <= _MAX_BYTES or not 0 <= vram <= _MAX_BYTES:
+        return None
+    if not 0 <= cpu <= _MAX_PERCENT:
+        return None
+    return ResourceObservation(ram_bytes=ram, vram_bytes=vram, cpu_percent=cpu)

@@ -1,0 +1,327 @@
+"""From a signed entry to proved bytes: the one place that makes a `VerifiedModel` (I-01, I-04).
+
+Bytes go into a file that only we could have made; what is hashed is that file, through a
+descriptor that stays open; only then does it get its name. A failure leaves no file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import stat
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from companion_core.decisions.evidence import Evidence
+from companion_core.decisions.integrity import IntegrityAccumulator, ModelSpec, parse_model_spec
+from companion_core.decisions.manifest import ManifestFile, ManifestModel
+from companion_core.decisions.verdict import Verdict
+from companion_core.errors import (
+    CompanionError,
+    EnvironmentUnavailable,
+    Reason,
+    Refused,
+    error_for,
+)
+from companion_core.runtime.byte_pump import BLOCK_BYTES, Pace
+from companion_core.runtime.folder_lock import lock_folder
+from companion_core.runtime.transfer import Download, Transfer, receive
+from companion_core.state_files import fsync_folder, open_to_others, private_folder
+
+__all__ = ["ModelStore", "ProvedFile", "VerifiedModel"]
+
+Progress = Callable[[int, int], None]
+
+_TEMPORARY_SUFFIX = ".part"
+_CREATE = (
+    os.O_WRONLY
+    | os.O_CREAT
+    | os.O_EXCL
+    | getattr(os, "O_NOFOLLOW", 0)
+    | getattr(os, "O_CLOEXEC", 0)
+    | getattr(os, "O_BINARY", 0)
+)
+_READ = (
+    os.O_RDONLY
+    | getattr(os, "O_NOFOLLOW", 0)
+    | getattr(os, "O_CLOEXEC", 0)
+    | getattr(os, "O_BINARY", 0)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ProvedFile(Evidence):
+    """One file whose bytes were hashed through `descriptor`, which is open for reading.
+
+    Attributes:
+        path: its name in the store; the descriptor is the proof, the name is not.
+        identity: device, inode, size and modification time at the moment of the proof.
+    """
+
+    name: str
+    sha256: str
+    size: int
+    descriptor: int
+    path: str
+    identity: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedModel(Evidence):
+    """Proof that every file of a model is what the manifest signed for (I-01)."""
+
+    model_id: str
+    format: str
+    chat_template: str | None
+    files: tuple[ProvedFile, ...]
+    _open: list[int] = field(repr=False, compare=False)
+
+    def close(self) -> None:
+        """Close the descriptors; a second call does nothing."""
+        while self._open:
+            os.close(self._open.pop())
+
+    def check_unchanged(self) -> None:
+        """Refuse when a file was written to since it was hashed; ask right before a start.
+
+        Raises:
+            Refused: `digest_mismatch`.
+        """
+        for file in self.files:
+            if not self._open or _identity(os.fstat(file.descriptor)) != file.identity:
+                raise Refused(Reason.DIGEST_MISMATCH)
+
+
+class ModelStore:
+    """The folder of verified files, each named by its SHA-256.
+
+    Args:
+        folder: absolute; made 0700 and refused when it is not the person's alone.
+        pace: how long a downloader may take.
+        sleep: waits before another attempt; by default a wait that cancelling ends.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        pace: Pace | None = None,
+        sleep: Callable[[float], object] | None = None,
+    ) -> None:
+        self._folder = folder
+        self._pace = Pace() if pace is None else pace
+        self._sleep = sleep
+
+    def stage(
+        self,
+        model: ManifestModel,
+        *,
+        allowed_sources: Sequence[str],
+        download: Download,
+        progress: Progress | None = None,
+        cancelled: threading.Event | None = None,
+        plugin: str = "https",
+    ) -> VerifiedModel:
+        """Return the proved model, downloading what is not in the store. Blocks.
+
+        Args:
+            model: from a verified manifest.
+            allowed_sources: the manifest's, or fewer.
+            download: a downloader's `open`.
+            progress: called with bytes done and bytes in all.
+            cancelled: ends the work at the next block; nothing is left.
+            plugin: who is named when `download` misbehaves.
+
+        Raises:
+            Refused: by the source or the integrity rule, or an unsafe folder.
+            EnvironmentUnavailable: `download_failed` or `disk_unavailable`.
+            PluginFault: the downloader broke its contract.
+            CompanionError: `interrupted`.
+        """
+        if not self._folder.is_absolute():
+            raise Refused(Reason.STATE_PATH_UNSAFE)
+        private_folder(self._folder)
+        total = sum(file.size for file in model.files)
+        done = 0
+        event = threading.Event() if cancelled is None else cancelled
+        proved: list[ProvedFile] = []
+        try:
+            for file in model.files:
+                base = done
+
+                def advance(received: int, base: int = base) -> None:
+                    if progress is not None:
+                        progress(base + received, total)
+
+                transfer = Transfer(
+                    allowed=allowed_sources,
+                    download=download,
+                    plugin=plugin,
+                    pace=self._pace,
+                    sleep=self._sleep or event.wait,
+                    cancelled=event,
+                    advance=advance,
+                )
+                proved.append(self._obtain(file, transfer))
+                done += file.size
+                advance(file.size)
+        except BaseException:
+            for earlier in proved:
+                os.close(earlier.descriptor)
+            raise
+        descriptors = [file.descriptor for file in proved]
+        return VerifiedModel(
+            model.id, model.format, model.chat_template, tuple(proved), descriptors
+        )
+
+    def _obtain(self, file: ManifestFile, transfer: Transfer) -> ProvedFile:
+        spec = parse_model_spec(file.sha256, file.size)
+        if isinstance(spec, Verdict):
+            raise error_for(spec.reason)
+        path = self._folder / spec.sha256
+        with _disk_errors(), lock_folder(self._folder, transfer.cancelled):
+            self._sweep()
+            descriptor = self._reuse(path, spec, transfer)
+            if descriptor is None:
+                descriptor = self._fetch(path, spec, file.urls, transfer)
+            identity = _identity(os.fstat(descriptor))
+        return ProvedFile(file.name, spec.sha256, spec.size, descriptor, str(path), identity)
+
+    def _sweep(self) -> None:
+        """Remove what an earlier run left: under the lock nobody else writes here."""
+        for name in os.listdir(self._folder):  # noqa: PTH208 - the names are all that is needed
+            if name.startswith(".") and name.endswith(_TEMPORARY_SUFFIX):
+                (self._folder / name).unlink(missing_ok=True)
+
+    def _reuse(self, path: Path, spec: ModelSpec, transfer: Transfer) -> int | None:
+        """Return the descriptor of a stored file that still proves right, or remove it."""
+        if not os.path.lexists(path):
+            return None
+        try:
+            return _prove(path, spec, transfer.cancelled)
+        except Refused:
+            path.unlink()
+            return None
+
+    def _fetch(self, path: Path, spec: ModelSpec, urls: Sequence[str], transfer: Transfer) -> int:
+        if shutil.disk_usage(self._folder).free < spec.size:
+            raise EnvironmentUnavailable(Reason.DISK_UNAVAILABLE)
+        temporary = self._folder / f".{spec.sha256}.{secrets.token_hex(8)}{_TEMPORARY_SUFFIX}"
+        writer = os.open(temporary, _CREATE, 0o600)
+        try:
+            try:
+                receive(writer, spec, urls, transfer)
+                if os.name == "posix":
+                    os.fchmod(writer, 0o400)
+                descriptor = _sync_and_prove(writer, temporary, spec, transfer.cancelled)
+            finally:
+                os.close(writer)
+            return _name(temporary, path, descriptor, spec, transfer.cancelled)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def _prove(path: Path, spec: ModelSpec, cancelled: threading.Event) -> int:
+    """Return an open descriptor of exactly the bytes that `spec` names.
+
+    Raises:
+        Refused: `state_path_unsafe`, `size_mismatch` or `digest_mismatch`; nothing is open.
+    """
+    try:
+        descriptor = os.open(path, _READ)
+    except OSError as error:
+        raise Refused(Reason.STATE_PATH_UNSAFE) from error
+    try:
+        reason = _judge(descriptor, spec, cancelled)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    if reason is not Reason.OK:
+        os.close(descriptor)
+        raise error_for(reason)
+    return descriptor
+
+
+def _judge(descriptor: int, spec: ModelSpec, cancelled: threading.Event) -> Reason:
+    before = os.fstat(descriptor)
+    foreign = os.name == "posix" and (before.st_uid != os.geteuid() or open_to_others(before))
+    if foreign or not stat.S_ISREG(before.st_mode):
+        return Reason.STATE_PATH_UNSAFE
+    if before.st_size != spec.size:
+        return Reason.SIZE_MISMATCH
+    verdict = _hash(descriptor, spec, cancelled)
+    # Written to while it was read: what was hashed is not what is there now.
+    changed = _identity(os.fstat(descriptor)) != _identity(before)
+    return Reason.DIGEST_MISMATCH if verdict.ok and changed else verdict.reason
+
+
+def _hash(descriptor: int, spec: ModelSpec, cancelled: threading.Event) -> Verdict:
+    accumulator = IntegrityAccumulator(spec)
+    buffer = memoryview(bytearray(min(BLOCK_BYTES, spec.size + 1)))
+    with open(descriptor, "rb", buffering=0, closefd=False) as file:
+        while count := file.readinto(buffer):
+            if cancelled.is_set():
+                raise CompanionError(Reason.INTERRUPTED)
+            if not accumulator.update(buffer[:count]).ok:
+                break
+        file.seek(0)
+    return accumulator.finalize()
+
+
+def _sync_and_prove(writer: int, path: Path, spec: ModelSpec, cancelled: threading.Event) -> int:
+    """As `_prove`, while the disk takes what was written through `writer`."""
+    failures: list[OSError] = []
+
+    def sync() -> None:
+        try:
+            os.fsync(writer)
+        except OSError as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=sync, name="companion-fsync")
+    thread.start()
+    try:
+        descriptor = _prove(path, spec, cancelled)
+    finally:
+        thread.join()
+    if failures:
+        os.close(descriptor)
+        raise failures[0]
+    return descriptor
+
+
+def _name(
+    temporary: Path, path: Path, descriptor: int, spec: ModelSpec, cancelled: threading.Event
+) -> int:
+    """Give a proved file its name, durably, and return the descriptor that proves it."""
+    if os.name != "posix":
+        # An open file cannot be renamed there, so it is proved once more under its name.
+        os.close(descriptor)
+        temporary.replace(path)
+        return _prove(path, spec, cancelled)
+    try:
+        temporary.replace(path)
+        fsync_folder(path.parent)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+@contextlib.contextmanager
+def _disk_errors() -> Iterator[None]:
+    """Let no error of the system out with its path (I-15)."""
+    try:
+        yield
+    except OSError as error:
+        raise EnvironmentUnavailable(Reason.DISK_UNAVAILABLE) from error

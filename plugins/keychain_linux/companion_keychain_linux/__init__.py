@@ -1,0 +1,1 @@
+"""The Linux keychain of companion-core: the desktop's Secret Service."""

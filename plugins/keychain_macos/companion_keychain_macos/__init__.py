@@ -1,0 +1,1 @@
+"""The macOS keychain of companion-core: the person's login keychain."""

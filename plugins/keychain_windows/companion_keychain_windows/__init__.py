@@ -1,0 +1,1 @@
+"""The Windows keychain of companion-core: the person's Credential Manager."""

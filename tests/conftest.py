@@ -1,0 +1,67 @@
+"""What every test may use."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+import pytest
+
+
+@pytest.fixture
+def require_real() -> Callable[[str, bool], None]:
+    """Skip, naming the real part that is missing; fail when every part is required."""
+
+    def require(part: str, present: bool) -> None:
+        if present:
+            return
+        if os.environ.get("COMPANION_REQUIRE_REAL") == "1":
+            pytest.fail(f"a real part is missing: {part}")
+        pytest.skip(f"a real part is missing: {part}")
+
+    return require
+
+
+@pytest.fixture
+def install_distribution(tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """Write a distribution as an installer leaves it; return the folder for the import path.
+
+    Nothing is built and nothing is imported. RECORD lists every file of `files`, and those
+    of `unlisted` are written beside them. Imported modules leave with the test.
+    """
+    before = set(sys.modules)
+
+    def install(
+        name: str,
+        files: Mapping[str, str],
+        entry_points: Mapping[str, str],
+        *,
+        group: str = "companion.runtime.v1",
+        version: str = "0.1.0",
+        unlisted: Mapping[str, str] = MappingProxyType({}),
+        extra: Mapping[str, str] = MappingProxyType({}),
+        folder: str = "site",
+    ) -> Path:
+        site = tmp_path / folder
+        info = f"{name.replace('-', '_')}-{version}.dist-info"
+        declared = "".join(f"{key} = {value}\n" for key, value in entry_points.items())
+        metadata = {
+            f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+            f"{info}/entry_points.txt": f"[{group}]\n{declared}",
+        } | {f"{info}/{path}": text for path, text in extra.items()}
+        listed = {**files, **metadata}
+        if f"{info}/RECORD" not in metadata:
+            rows = "".join(f"{path},,\n" for path in [*listed, f"{info}/RECORD"])
+            metadata[f"{info}/RECORD"] = rows
+        for path, text in {**files, **metadata, **unlisted}.items():
+            (site / path).parent.mkdir(parents=True, exist_ok=True)
+            (site / path).write_text(text, encoding="utf-8")
+        return site
+
+    yield install
+    for module in set(sys.modules) - before:
+        if str(getattr(sys.modules[module], "__file__", "")).startswith(str(tmp_path)):
+            del sys.modules[module]

@@ -1,0 +1,214 @@
+"""Run inside `dbus-run-session`, one scenario per process, by test_keychain_secret_service.py.
+
+A scenario asserts; the process's exit status is its result. Warnings are errors, so a
+D-Bus connection that stays open fails it too.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import secretstorage
+from companion_keychain_linux.plugin import companion_keychain
+
+from companion_core.authority.custody import LoopbackToken, SessionCustody, SessionMeta
+from companion_core.authority.custody import generate_loopback_token as new_token
+from companion_core.authority.keychain import Account, GuardedKeychain
+from companion_core.errors import CompanionError, Reason
+from companion_core.providers import KeychainStatus
+from companion_core.testing import check_keychain
+
+# Well under the 25 seconds that a prompt nobody answers would take, so a refusal that had to
+# wait for the deadline shows as `keychain_timeout`.
+DEADLINE_SECONDS = 10.0
+
+
+def guarded() -> GuardedKeychain:
+    return GuardedKeychain(
+        companion_keychain(), instance="integration", deadline_seconds=DEADLINE_SECONDS
+    )
+
+
+@contextmanager
+def default_collection() -> Iterator[secretstorage.Collection]:
+    with closing(secretstorage.dbus_init()) as bus:
+        yield secretstorage.Collection(bus)
+
+
+def expect_refusal(reason: Reason) -> None:
+    """Every operation is refused for `reason`, and `status` says the same."""
+    keychain = guarded()
+    assert keychain.status() == KeychainStatus(ok=False, reason=reason, session_bound=True)
+    for operation in (
+        lambda: keychain.get(Account.ACCESS_TOKEN),
+        lambda: keychain.set(Account.ACCESS_TOKEN, "refused"),
+        lambda: keychain.delete(Account.ACCESS_TOKEN),
+        keychain.prove,
+    ):
+        try:
+            operation()
+        except CompanionError as error:
+            assert error.reason is reason, error.reason
+        else:
+            raise AssertionError("it was not refused")
+
+
+def conformance() -> None:
+    check_keychain(companion_keychain())
+
+
+def round_trip() -> None:
+    keychain = guarded()
+    assert keychain.status() == KeychainStatus(ok=True, reason=Reason.OK, session_bound=True)
+    keychain.prove()
+    longest = "s" * 8192
+    for account in Account:
+        assert keychain.get(account) is None
+        keychain.set(account, longest)
+        keychain.set(account, f"secret of {account}")
+    for account in Account:
+        assert keychain.get(account) == f"secret of {account}"
+        keychain.delete(account)
+        keychain.delete(account)
+        assert keychain.get(account) is None
+    keychain.set(Account.ACCESS_TOKEN, longest)
+    assert keychain.get(Account.ACCESS_TOKEN) == longest
+    keychain.set(Account.ACCESS_TOKEN, "ends with a newline\n")
+    assert keychain.get(Account.ACCESS_TOKEN) == "ends with a newline\n"
+    keychain.delete(Account.ACCESS_TOKEN)
+    with default_collection() as collection:
+        assert list(collection.get_all_items()) == []
+
+
+def custody() -> None:
+    session, loopback = SessionCustody(guarded()), LoopbackToken(guarded())
+    meta = SessionMeta(expires_at=2e12, scope="read write", stored_at=1e12)
+    session.store_session(access_token="access", refresh_token="refresh", meta=meta)
+    token = new_token()
+    loopback.store(token)
+    loaded = SessionCustody(guarded()).load_session()
+    assert loaded is not None
+    assert (loaded.access_token, loaded.refresh_token) == ("access", "refresh")
+    session.clear_session()
+    assert session.load_session() is None
+    assert loopback.load() == token
+    loopback.clear()
+    assert loopback.load() is None
+
+
+def locked() -> None:
+    guarded().set(Account.ACCESS_TOKEN, "kept")
+    with default_collection() as collection:
+        collection.lock()
+        assert collection.is_locked()
+    expect_refusal(Reason.KEYCHAIN_LOCKED)
+
+
+def refused_as_locked() -> None:
+    expect_refusal(Reason.KEYCHAIN_LOCKED)
+
+
+def store_and_leave() -> None:
+    guarded().set(Account.REFRESH_TOKEN, "from the session before")
+
+
+def find_again() -> None:
+    assert guarded().get(Account.REFRESH_TOKEN) == "from the session before"
+
+
+def no_collection() -> None:
+    expect_refusal(Reason.KEYCHAIN_ABSENT)
+    with closing(secretstorage.dbus_init()) as bus:
+        paths = [each.collection_path for each in secretstorage.get_all_collections(bus)]
+    assert paths == ["/org/freedesktop/secrets/collection/session"], paths
+    assert not list(Path.home().glob(".local/share/keyrings/*.keyring"))
+
+
+def refused_as_absent() -> None:
+    expect_refusal(Reason.KEYCHAIN_ABSENT)
+
+
+def several_matches() -> None:
+    keychain = guarded()
+    keychain.set(Account.ACCESS_TOKEN, "ours")
+    name = "companion/integration/access_token"
+    with default_collection() as collection:
+        planted = {"service": f"companion_core/{name}", "username": name, "application": "other"}
+        collection.create_item("planted", planted, b"not ours")
+    for operation in (
+        lambda: keychain.get(Account.ACCESS_TOKEN),
+        lambda: keychain.set(Account.ACCESS_TOKEN, "new"),
+        lambda: keychain.delete(Account.ACCESS_TOKEN),
+    ):
+        try:
+            operation()
+        except CompanionError as error:
+            assert error.reason is Reason.KEYCHAIN_REFUSED, error.reason
+        else:
+            raise AssertionError("one of two was taken")
+
+
+def not_text() -> None:
+    name = "companion/integration/access_token"
+    with default_collection() as collection:
+        planted = {"service": f"companion_core/{name}", "username": name}
+        collection.create_item("planted", planted, b"\xff\xfe")
+    try:
+        guarded().get(Account.ACCESS_TOKEN)
+    except CompanionError as error:
+        assert error.reason is Reason.KEYCHAIN_REFUSED, error.reason
+        assert error.__context__ is None
+    else:
+        raise AssertionError("bytes that are no text were read as a secret")
+
+
+def redirected() -> None:
+    for name in ("PYTHON_KEYRING_BACKEND", "KEYRING_PROPERTY_PREFERRED_COLLECTION"):
+        os.environ[name] = "/org/freedesktop/secrets/collection/session"
+        expect_refusal(Reason.KEYCHAIN_UNTRUSTED)
+        del os.environ[name]
+    assert guarded().get(Account.ACCESS_TOKEN) is None
+
+
+SCENARIOS: dict[str, Callable[[], None]] = {
+    scenario.__name__: scenario
+    for scenario in (
+        conformance,
+        custody,
+        find_again,
+        locked,
+        no_collection,
+        not_text,
+        redirected,
+        refused_as_absent,
+        refused_as_locked,
+        round_trip,
+        several_matches,
+        store_and_leave,
+    )
+}
+
+
+def main(name: str, password: str | None = None) -> None:
+    if password is not None:
+        # It succeeds with a wrong password too: a scenario looks whether the store is locked.
+        subprocess.run(
+            ["gnome-keyring-daemon", "--unlock", "--components=secrets"],
+            input=password.encode(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            check=True,
+            timeout=20,
+        )
+    SCENARIOS[name]()
+    gc.collect()  # an unclosed connection warns when it is collected
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

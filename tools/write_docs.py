@@ -1,0 +1,141 @@
+"""Write the documentation that is drawn from tables in the code.
+
+python tools/write_docs.py            write docs/reasons.md, lifecycle.md and scenarios.md
+python tools/write_docs.py --check    change nothing; exit 1 when one of them is not current
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from companion_core.decisions.lifecycle import TRANSITIONS, Event, State, can_serve_inference
+from companion_core.errors import EXIT_CODES, REASONS
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTE = "<!-- Written by tools/write_docs.py from the code; edit that. -->"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    for row in (head, ["---"] * len(head), *rows):
+        yield "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
+
+
+def reasons() -> Iterator[str]:
+    """Yield the lines of docs/reasons.md."""
+    yield "# Reasons"
+    yield ""
+    yield NOTE
+    yield ""
+    yield "Every refusal names one reason of this closed list. The value is stable: scripts may"
+    yield "match on it. The exit code is that of the command line."
+    yield ""
+    yield from _table(
+        ("reason", "who has to act", "exit code", "what to do"),
+        [
+            (
+                f"`{reason}`",
+                info.culprit.value.replace("_", " "),
+                str(EXIT_CODES[info.culprit]),
+                info.advice,
+            )
+            for reason, info in REASONS.items()
+        ],
+    )
+
+
+def lifecycle() -> Iterator[str]:
+    """Yield the lines of docs/lifecycle.md."""
+    yield "# Lifecycle of the runtime"
+    yield ""
+    yield NOTE
+    yield ""
+    serving = " and ".join(f"`{state}`" for state in State if can_serve_inference(state))
+    yield f"The runtime is given work in {serving} only. An event that a state's row does not list"
+    yield "is refused with `invalid_transition` and changes nothing (invariant I-09)."
+    yield ""
+    yield "```mermaid"
+    yield "stateDiagram-v2"
+    yield f"    [*] --> {State.STOPPED}"
+    for (state, event), target in TRANSITIONS.items():
+        yield f"    {state} --> {target}: {event}"
+    yield "```"
+    yield ""
+    yield from _table(
+        ("state", *(f"`{event}`" for event in Event)),
+        [
+            (f"`{state}`", *(str(TRANSITIONS.get((state, event), "")) for event in Event))
+            for state in State
+        ],
+    )
+
+
+def scenarios() -> Iterator[str]:
+    """Yield the lines of docs/scenarios.md."""
+    vectors = ROOT / "tests" / "vectors"
+    tests = json.loads((vectors / "scenarios.json").read_text(encoding="utf-8"))
+    replaced = json.loads((vectors / "superseded.json").read_text(encoding="utf-8"))
+    covered = [test for rows in tests.values() for test in rows.values()]
+    yield "# Scenarios and the tests that cover them"
+    yield ""
+    yield NOTE
+    yield ""
+    yield "The scenario cases of `tests/vectors/stricter` need real parts. Each is covered by the"
+    yield "test that `tests/vectors/scenarios.json` names for it; the others are open."
+    yield f"Covered: {sum(test is not None for test in covered)} of {len(covered)}."
+    for file, rows in tests.items():
+        yield ""
+        yield f"## {file}"
+        yield ""
+        yield from _table(
+            ("scenario", "test"),
+            [(f"`{id_}`", f"`{test}`" if test else "open") for id_, test in rows.items()],
+        )
+    yield ""
+    yield "## Reference answers that a rule replaces"
+    yield ""
+    yield "Beyond those that the vectors themselves mark, from `tests/vectors/superseded.json`."
+    yield ""
+    if replaced:
+        yield from _table(
+            ("file", "case", "why"),
+            [
+                (f"`{file}`", f"`{row['id']}`", row["why"])
+                for file, rows in replaced.items()
+                for row in rows
+            ],
+        )
+    else:
+        yield "None."
+
+
+PAGES: dict[str, Callable[[], Iterator[str]]] = {
+    "docs/reasons.md": reasons,
+    "docs/lifecycle.md": lifecycle,
+    "docs/scenarios.md": scenarios,
+}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write or check every page; return the exit code."""
+    check = "--check" in arguments
+    stale = 0
+    for name, page in PAGES.items():
+        path = ROOT / name
+        text = "\n".join(page()) + "\n"
+        if path.is_file() and path.read_text(encoding="utf-8") == text:
+            continue
+        stale += 1
+        if check:
+            print(f"{name} is not current; run python tools/write_docs.py")
+        else:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+            print(f"{name} written")
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
