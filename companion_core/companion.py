@@ -286,7 +286,7 @@ class Companion:
     async def _serve(self, model: VerifiedModel, runtime: RuntimeProviders, token: str) -> None:
         serving = Serving(self._config, self._paths, runtime, token=token, egress=self._egress)
         self._undo.push_async_callback(serving.gateway.close)
-        await serving.gateway.start()
+        await serving.open()
         self._serving = serving
         self._on_step(Step("gateway", f"listens on loopback only: {serving.gateway.base_url}"))
         self._undo.push_async_callback(serving.stop)

@@ -116,8 +116,9 @@ class RuntimeConfig:
         lambda value: value in {"best", "required"}, '"best" or "required"', "best"
     )
     unsafe_open_backend: bool = _key(_is_bool, "true or false", default=False)
-    options: Mapping[str, str | int | float | bool] = _key(
-        _is_options, "a table of texts, numbers and booleans", MappingProxyType({})
+    options: Mapping[str, str | int | float | bool] = field(
+        default_factory=lambda: MappingProxyType({}),
+        metadata={"check": _is_options, "rule": "a table of texts, numbers and booleans"},
     )
 
 

@@ -72,13 +72,8 @@ class Serving:
             egress=egress,
             clock=recency_now,
         )
-        self._health = HealthLoop(
-            port=lambda: self.gateway.port,
-            token=token,
-            checker=providers.chosen.health.provider,
-            served_model=lambda: self._backend.served_model if self._backend else "",
-            egress=egress,
-        )
+        self._token = token
+        self._health: HealthLoop | None = None
         self._backend: StartedBackend | None = None
         self._last_health_ok: float | None = None
         self._exited = asyncio.Event()
@@ -94,6 +89,21 @@ class Serving:
         return self._monitor.verdict()
 
     # --- the way up and down --------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Take the gateway's port; it refuses everything until a runtime is ready.
+
+        Raises:
+            EnvironmentUnavailable: `listener_not_bound`.
+        """
+        await self.gateway.start()
+        self._health = HealthLoop(
+            port=self.gateway.port,
+            token=self._token,
+            checker=self._providers.chosen.health.provider,
+            served_model=lambda: self._backend.served_model if self._backend else "",
+            egress=self._egress,
+        )
 
     async def start(self, model: VerifiedModel) -> None:
         """Start the runtime and return when it has answered a health check at the gateway.
@@ -187,6 +197,8 @@ class Serving:
 
     async def _probe(self) -> Verdict:
         """Ask through the gateway, and look again at what the runtime really holds open."""
+        if self._health is None:
+            return refuse(Reason.LISTENER_NOT_BOUND)
         verdict = await self._health.probe()
         if verdict.ok:
             verdict = await self._supervisor.check_runtime()

@@ -27,7 +27,7 @@ def command(settings: Settings, *, as_json: bool) -> None:
     harden_process()
     report = asyncio.run(_run(settings, as_json=as_json))
     text = (
-        f"\n{report.chunks} pieces, the first after {report.first_chunk_seconds * 1000:.0f} ms; "
+        f"{report.chunks} pieces, the first after {report.first_chunk_seconds * 1000:.0f} ms; "
         f"everything in {report.seconds:.1f} s"
     )
     echo_result({"ok": True, **dataclasses.asdict(report)}, text, as_json=as_json)

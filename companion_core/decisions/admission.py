@@ -43,8 +43,8 @@ def decide_arrival(in_flight: int, max_in_flight: int, queued: int, queue_bound:
     """Decide for a new arrival from bare integers: what the gateway asks on each request."""
     if not (0 <= in_flight <= max_in_flight and 0 <= queued <= queue_bound):
         return _MALFORMED
-    if in_flight < max_in_flight and not queued:
-        return OK
+    if in_flight < max_in_flight:
+        return _AT_CAPACITY if queued else OK
     return _AT_CAPACITY if queued < queue_bound else _QUEUE_FULL
 
 

@@ -337,7 +337,7 @@ def _same_origin(headers: Mapping[str, object], host: str) -> bool:
     return isinstance(site, str) and site.strip(_OWS).lower() in {"same-origin", "none"}
 
 
-def verify_request(
+def verify_request(  # noqa: PLR0917 - called per request, where keywords cost time
     method: object,
     path: object,
     headers: object,

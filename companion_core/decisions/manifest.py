@@ -33,6 +33,7 @@ __all__ = [
     "ManifestFile",
     "ManifestModel",
     "check_manifest_origin",
+    "check_payload",
     "check_trust_anchor",
     "pre_authentication_encoding",
     "verify_manifest",
@@ -137,6 +138,15 @@ def verify_manifest(
     if manifest.expires <= now:
         return refuse(Reason.MANIFEST_EXPIRED)
     return manifest
+
+
+def check_payload(payload: bytes) -> Verdict:
+    """Say whether a payload could be a manifest once it is signed; its dates aside."""
+    try:
+        _manifest(payload)
+    except _Malformed as malformed:
+        return refuse(malformed.reason)
+    return OK
 
 
 def check_manifest_origin(manifest_url: object, model_urls: object) -> Verdict:

@@ -8,7 +8,9 @@ answer. Everything lives in one temporary folder and is gone at the end.
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import http.client
+import io
 import json
 import shutil
 import tempfile
@@ -21,7 +23,8 @@ from typing import Any, Final, TypeVar
 from companion_core import publisher
 from companion_core.companion import Companion, Step
 from companion_core.config import Config, parse_config
-from companion_core.demo.hosts import DemoHosts
+from companion_core.demo.hosts import TlsHost
+from companion_core.demo.tls import CertificateAuthority
 from companion_core.egress import Egress
 from companion_core.errors import EnvironmentUnavailable, Reason
 
@@ -31,6 +34,7 @@ T = TypeVar("T")
 
 MODEL_FILE: Final = Path(__file__).with_name("model") / "companion-tiny.gguf"
 MODEL_ID: Final = "companion-tiny"
+MANIFEST_PATH: Final = "/manifest.json"
 QUESTION: Final = "What are you?"
 ANSWER_TOKENS: Final = 96
 CLIENT_TIMEOUT_SECONDS: Final = 30.0
@@ -70,8 +74,13 @@ async def run_demo(
     begun = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="companion-demo-"))
     try:
-        with DemoHosts(folder) as hosts:
-            config = _publish(folder, hosts, on_step)
+        authority = CertificateAuthority(folder)
+        with (
+            TlsHost(authority.server_context("127.0.0.1"), {}) as model_host,
+            TlsHost(authority.server_context("localhost"), {}, name="localhost") as manifest_host,
+        ):
+            public_key = _publish(folder / "publisher", model_host, manifest_host, on_step)
+            config = _configure(manifest_host, public_key, authority.ca_file)
             async with Companion.open(
                 config, state_dir=folder / "state", egress=egress, on_step=on_step
             ) as companion:
@@ -79,6 +88,7 @@ async def run_demo(
                 await _prove_gateway(client, on_step)
                 on_step(Step("question", QUESTION))
                 answer, chunks, first = await client.stream_answer(on_text)
+                on_text("\n")
                 runtime_pid = companion.status()["runtime"]["pid"]
         if egress.identify(runtime_pid) is not None:
             raise EnvironmentUnavailable(Reason.STALE_RUNTIME)
@@ -89,23 +99,39 @@ async def run_demo(
     return DemoReport(QUESTION, answer, chunks, first, time.monotonic() - begun)
 
 
-def _publish(folder: Path, hosts: DemoHosts, on_step: Callable[[Step], None]) -> Config:
-    """Play the publisher: sign for the model, and put both on their hosts."""
-    draft, key_file = folder / "publisher", folder / "publisher.key"
-    public_key = publisher.init(draft, key_out=key_file)
-    model_url = hosts.serve_model(MODEL_FILE)
-    publisher.add(draft, MODEL_FILE, model_id=MODEL_ID, url=model_url, model_format="gguf")
-    manifest = publisher.sign(draft, key_file=key_file, expires="1d")
-    manifest_url = hosts.serve_manifest(manifest)
-    on_step(Step("hosts", f"model at {model_url}"))
-    on_step(Step("hosts", f"manifest at {manifest_url}, an other host, signed with Ed25519"))
+def _publish(
+    folder: Path, model_host: TlsHost, manifest_host: TlsHost, on_step: Callable[[Step], None]
+) -> str:
+    """Play the publisher: sign for the model, put both on their hosts, return the public key."""
+    content = MODEL_FILE.read_bytes()
+    model_host.content = {f"/{MODEL_FILE.name}": content}
+    key_file = folder.with_name("publisher.key")
+    public_key = publisher.init_draft(folder, key_file)
+    publisher.add_file(
+        folder,
+        publisher.measure(io.BytesIO(content).readinto),
+        model_id=MODEL_ID,
+        url=model_host.url(f"/{MODEL_FILE.name}"),
+        model_format="gguf",
+        licence="Apache-2.0",
+    )
+    signed = publisher.sign_draft(
+        folder, key_file, lifetime=dt.timedelta(days=1), now=dt.datetime.now(dt.UTC)
+    )
+    manifest_host.content = {MANIFEST_PATH: signed.path.read_bytes()}
+    on_step(Step("hosts", f"model at {model_host.url()}"))
+    on_step(Step("hosts", f"manifest at {manifest_host.url()}, signed with Ed25519"))
+    return public_key
+
+
+def _configure(manifest_host: TlsHost, public_key: str, ca_file: Path) -> Config:
     return parse_config(
         {
-            "manifest": {"url": manifest_url, "trusted_keys": [public_key]},
+            "manifest": {"url": manifest_host.url(MANIFEST_PATH), "trusted_keys": [public_key]},
             "model": {"id": MODEL_ID},
             "runtime": {"name": "llamacpp", "binary": "embedded"},
             "keychain": {"name": "memory"},
-            "network": {"extra_ca_file": str(hosts.ca_file)},
+            "network": {"extra_ca_file": str(ca_file)},
         }
     )
 

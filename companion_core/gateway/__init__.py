@@ -1,1 +1,6 @@
-"""The loopback front door: listener, guard, admission queue, streaming proxy, health loop."""
+"""The loopback front door: guard, admission queue, streaming proxy and health loop."""
+
+from companion_core.gateway.gateway import Backend, Gateway, GatewaySettings, ServingConditions
+from companion_core.gateway.health import HealthLoop
+
+__all__ = ["Backend", "Gateway", "GatewaySettings", "HealthLoop", "ServingConditions"]

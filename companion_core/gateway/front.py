@@ -8,11 +8,10 @@ Nothing here awaits: the event loop and the queue call back.
 from __future__ import annotations
 
 import asyncio
-import enum
 from typing import TYPE_CHECKING, Final, cast
 
 from companion_core.decisions.guard import HEALTH_PATH, bearer_token, verify_request
-from companion_core.decisions.verdict import Verdict
+from companion_core.decisions.verdict import OK, Verdict
 from companion_core.errors import Reason
 from companion_core.gateway.body import encode_body, is_json, parse_body
 from companion_core.gateway.chunked import ChunkError, ChunkFramer
@@ -29,17 +28,15 @@ MAX_PIPELINED_BYTES: Final = 64 * 1024
 LINGER_SECONDS: Final = 1.0
 
 
-class _State(enum.IntEnum):
-    HEAD = 0  # between requests, or in the middle of a head
-    BODY = 1
-    QUEUED = 2
-    UPSTREAM = 3  # a place is taken, or a health check is on its way
-    LINGER = 4  # answered and half closed; what still arrives is thrown away
-    CLOSED = 5
+# What a connection is doing. Plain integers: they are compared several times per request.
+_HEAD: Final = 0  # between requests, or in the middle of a head
+_BODY: Final = 1
+_QUEUED: Final = 2
+_UPSTREAM: Final = 3  # a place is taken, or a health check is on its way
+_LINGER: Final = 4  # answered and half closed; what still arrives is thrown away
+_CLOSED: Final = 5
 
-
-# Plain names: an attribute look-up on the class costs more than the comparison.
-_HEAD, _BODY, _QUEUED, _UPSTREAM, _LINGER, _CLOSED = _State
+_UNKNOWN: Final = -1
 
 
 class ClientConnection(asyncio.Protocol):
@@ -59,6 +56,7 @@ class ClientConnection(asyncio.Protocol):
         "_started",
         "_state",
         "_trusted",
+        "_unread",
         "_upstream",
         "_writing_paused",
         "deadline",
@@ -79,6 +77,7 @@ class ClientConnection(asyncio.Protocol):
         self._answering = False  # the head of the backend's answer has been passed on
         self._holds_place = False
         self._keep_alive = True
+        self._unread = _UNKNOWN  # bytes of the current request's body that are still to come
         self._trusted = False  # it has shown the token once, so it may idle for longer
         self._reading_paused = False
         self._writing_paused = False
@@ -88,7 +87,7 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.Protocol`."""
-        self.transport = cast(asyncio.Transport, transport)
+        self.transport = cast("asyncio.Transport", transport)
         self.deadline = self._gateway.now() + self._gateway.settings.head_seconds
         if not self._gateway.connection_opened(self):
             self._refuse(Reason.CONNECTION_LIMIT)
@@ -123,7 +122,7 @@ class ClientConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
         state = self._state
-        if state in {_LINGER, _CLOSED}:
+        if state >= _LINGER:
             return
         self._buffer = self._buffer + data if self._buffer else data
         if state == _HEAD and not self._writing_paused:
@@ -142,6 +141,7 @@ class ClientConnection(asyncio.Protocol):
         elif state == _UPSTREAM and not self._answering:
             if self._upstream is not None:
                 self._upstream.abort()
+            self._unread = _UNKNOWN  # a connection that is still being made must not be used
             self.response_failed()
         else:
             self.transport.abort()
@@ -168,11 +168,12 @@ class ClientConnection(asyncio.Protocol):
                 self.deadline = self._gateway.now() + self._gateway.settings.head_seconds
             return False
         head = parse_head(buffer[:end])
+        self._buffer = buffer[end + 4 :]
         if isinstance(head, Verdict):
             self._refuse(head.reason)
             return False
-        self._buffer = buffer[end + 4 :]
         self._head = head
+        self._unread = _UNKNOWN if head.chunked else head.content_length or 0
         self._serve(head)
         return True
 
@@ -196,6 +197,7 @@ class ClientConnection(asyncio.Protocol):
         self._trusted = True
         if head.method == "GET":
             if head.chunked or head.content_length:
+                self._unread = _UNKNOWN
                 self._refuse(Reason.MALFORMED_REQUEST)
             elif head.path == HEALTH_PATH:
                 self._relay_health()
@@ -224,7 +226,7 @@ class ClientConnection(asyncio.Protocol):
             self._read_body()
 
     def _read_body(self) -> None:
-        head, buffer, framer = cast(RequestHead, self._head), self._buffer, self._framer
+        head, buffer, framer = cast("RequestHead", self._head), self._buffer, self._framer
         if framer is None:
             length = head.content_length or 0
             if len(buffer) < length:
@@ -247,7 +249,8 @@ class ClientConnection(asyncio.Protocol):
     def _finish_body(self, raw: bytes) -> None:
         """Pass body, lifecycle, admission and resources; then run, wait or refuse."""
         gateway = self._gateway
-        self._state = _HEAD  # the request has been read in full
+        self._state = _HEAD
+        self._unread = 0
         fields = parse_body(raw, gateway.settings.model_id)
         if isinstance(fields, Verdict):
             self._refuse(fields.reason)
@@ -275,9 +278,11 @@ class ClientConnection(asyncio.Protocol):
     def place_is_free(self) -> None:
         """Use the place that the queue has handed over; lifecycle and resources count anew."""
         self._holds_place = True
-        refusal = self._gateway.readiness()
-        if not refusal.ok:
-            self.refuse_waiting(refusal.reason)
+        verdict = self._gateway.gate(OK)
+        if self._state != _QUEUED:
+            self._release_place()  # the client left in the same moment
+        elif not verdict.ok:
+            self.refuse_waiting(verdict.reason)
         else:
             self._run()
 
@@ -319,37 +324,21 @@ class ClientConnection(asyncio.Protocol):
         self._next_request()
 
     def _refuse(self, reason: Reason) -> None:
-        """Answer with an error; close unless the request is known to have been read in full."""
-        head = self._head
-        read_in_full = (
-            self._state == _HEAD
-            and head is not None
-            and self._keep_alive
-            and reason not in {Reason.MALFORMED_REQUEST, Reason.HEAD_TOO_LARGE}
-            and self._take_unread_body(head)
-        )
+        """Answer with an error; close unless the request has been read in full."""
         gateway = self._gateway
+        if 0 < self._unread <= len(self._buffer):
+            self._buffer = self._buffer[self._unread :]
+            self._unread = 0
+        keep_alive = self._keep_alive and self._unread == 0
         response = error_response(
-            reason, close=not read_in_full, retry_after=gateway.retry_after(reason)
+            reason, close=not keep_alive, retry_after=gateway.retry_after(reason)
         )
-        if read_in_full:
+        if keep_alive:
             self._answer(response, reason)
-            return
-        gateway.count(self._path, reason)
-        self.transport.write(response)
-        self._linger()
-
-    def _take_unread_body(self, head: RequestHead) -> bool:
-        """Throw the refused request's body away if it has arrived already."""
-        if head.chunked or self._framer is not None:
-            return False
-        if self._body_was_read:
-            return True
-        length = head.content_length or 0
-        if len(self._buffer) < length:
-            return False
-        self._buffer = self._buffer[length:]
-        return True
+        else:
+            gateway.count(self._path, reason)
+            self.transport.write(response)
+            self._linger()
 
     def _linger(self) -> None:
         """Half close, so that the client can read the answer before the connection is gone.
@@ -366,6 +355,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _next_request(self) -> None:
         settings = self._gateway.settings
+        self._unread = _UNKNOWN
         if not self._keep_alive:
             self._state = _CLOSED
             self.transport.close()
@@ -376,3 +366,62 @@ class ClientConnection(asyncio.Protocol):
         if self._reading_paused:
             self._reading_paused = False
             self.transport.resume_reading()
+
+    def _release_place(self) -> None:
+        if self._holds_place:
+            self._holds_place = False
+            self._gateway.release_place(self._gateway.now() - self._started)
+
+    # --- what the backend answers ------------------------------------------------------------
+
+    def upstream_bound(self, connection: BackendConnection) -> bool:
+        """See `Sink`."""
+        if self._state != _UPSTREAM:
+            return False
+        self._upstream = connection
+        return True
+
+    def response_started(self, head: ResponseHead, body: bytes) -> None:
+        """See `Sink`."""
+        self._answering = True
+        if head.content_length is None and not head.chunked:
+            self._keep_alive = False  # the end of the connection is the end of the answer
+        passed_on = relayed_head(
+            head.status,
+            head.content_type,
+            head.content_length,
+            chunked=head.chunked,
+            close=not self._keep_alive,
+        )
+        self.response_data(passed_on + body)
+
+    def response_data(self, data: bytes) -> None:
+        """See `Sink`."""
+        self.transport.write(data)
+        if not self._writing_paused:
+            gateway = self._gateway
+            self.deadline = gateway.last_sweep + gateway.settings.answer_seconds
+
+    def response_ended(self) -> None:
+        """See `Sink`."""
+        if self._upstream is not None and self._writing_paused:
+            self._upstream.transport.resume_reading()
+        self._upstream = None
+        self._gateway.count(self._path, Reason.OK)
+        self._release_place()
+        self._next_request()
+        self._pump()
+
+    def response_failed(self) -> None:
+        """See `Sink`."""
+        if self._state != _UPSTREAM:
+            return
+        self._upstream = None
+        if self._answering:
+            self._gateway.count(self._path, Reason.UPSTREAM_FAILED)
+            self.transport.abort()  # the client sees that the answer is incomplete
+            return
+        self._state = _HEAD
+        self._refuse(Reason.UPSTREAM_FAILED)
+        self._release_place()
+        self._pump()

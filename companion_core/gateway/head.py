@@ -60,7 +60,7 @@ class RequestHead:
 
     __slots__ = ("chunked", "content_length", "headers", "keep_alive", "method", "path")
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - made per request, where keywords cost time
         self,
         method: str,
         path: str,

@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 from companion_core.decisions.admission import AdmissionSnapshot, create_admission, decide_arrival
 from companion_core.decisions.verdict import Verdict
+from companion_core.errors import Reason
 
 __all__ = ["AdmissionQueue", "Waiter"]
 
@@ -24,6 +25,10 @@ class Waiter(Protocol):
 
     def place_is_free(self) -> None:
         """Use the place; it counts as taken already."""
+        ...
+
+    def refuse_waiting(self, reason: Reason) -> None:
+        """End the wait with a refusal; no place was taken."""
         ...
 
 

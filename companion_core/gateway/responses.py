@@ -47,6 +47,7 @@ WIRE_STATUS: Final[Mapping[Reason, int]] = MappingProxyType(
         Reason.EXPECTATION_FAILED: 417,
         Reason.HOST_NOT_ALLOWED: 421,
         Reason.RATE_LIMITED: 429,
+        Reason.RATE_STATE_UNAVAILABLE: 429,
         Reason.HEAD_TOO_LARGE: 431,
         Reason.INTERNAL_FAULT: 500,
         Reason.UPSTREAM_FAILED: 502,
@@ -58,7 +59,6 @@ WIRE_STATUS: Final[Mapping[Reason, int]] = MappingProxyType(
         Reason.PROBE_FAILED: 503,
         Reason.QUEUE_DEADLINE: 503,
         Reason.QUEUE_FULL: 503,
-        Reason.RATE_STATE_UNAVAILABLE: 503,
     }
 )
 _UNLISTED_STATUS: Final = 503

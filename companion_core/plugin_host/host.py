@@ -304,10 +304,8 @@ class _Loader:
                 if role.hook in manager.hooks_of(plugin)
             }
         except PluginFault as fault:
-            # Half a plugin is none: what it did register goes with it.
-            if manager.has_plugin(name):
-                manager.unregister(name=name)
             return replace(state, reason=fault.reason, detail=fault.detail)
+        # Half a plugin is none: its providers count once all of them fit.
         for role, provider in providers.items():
             self._providers[role][name] = provider
         return replace(state, state=State.REGISTERED, roles=frozenset(providers))

@@ -100,6 +100,8 @@ def snapshot_provider(role: Role, provider: object) -> Snapshot | str:
 
     Runs the plugin's attribute look-ups, so it is called contained (`calls`).
     """
+    if isinstance(provider, type):
+        return "a class in place of a provider"
     build, readers = _SEAMS[role]
     values = {}
     for name, read in readers.items():

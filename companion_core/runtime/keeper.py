@@ -131,7 +131,7 @@ def _end_tree(runtime: int) -> None:
 def main() -> NoReturn:
     """Start the runtime, watch it and the companion, leave nothing behind."""
     line = int(sys.argv[1])
-    os.set_inheritable(line, False)
+    os.set_inheritable(line, False)  # noqa: FBT003 - takes no keyword
     # A stop meant for the whole group must not take the keeper before its tree.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD):
         signal.signal(number, lambda *_: None)

@@ -127,7 +127,8 @@ class KeptProcess:
                 self._started.set_exception(EnvironmentUnavailable(Reason.SPAWN_FAILED))
             self._started.exception()  # it was taken, or nobody waits for it
             self._line.close()
-            while self._keeper.poll() is None:  # its end of the line closes just before it ends
+            # Its end of the line closes just before it ends: there is no event to wait for.
+            while self._keeper.poll() is None:  # noqa: ASYNC110 - as above
                 await asyncio.sleep(_POLL_SECONDS)
             while self._keeper.returncode != 0 and self.tree():
                 self._kill_all()  # a keeper that was killed left its tree behind
@@ -177,8 +178,7 @@ def launch(
         raise EnvironmentUnavailable(Reason.SPAWN_FAILED, "not supported on this system yet")
     line, far_end = socket.socketpair()
     try:
-        line.setblocking(False)
-        far_end.set_inheritable(True)
+        line.settimeout(0)
         keeper = egress.start_process(
             (sys.executable, "-I", "-S", str(_KEEPER), str(far_end.fileno())),
             env=_KEEPER_ENVIRONMENT,

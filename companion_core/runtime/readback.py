@@ -98,7 +98,7 @@ def _socket_inodes(pid: int) -> set[bytes]:
     inodes: set[bytes] = set()
     for name in os.listdir(folder):  # noqa: PTH208 - as above
         try:
-            target = os.readlink(f"{folder}/{name}".encode())
+            target = os.readlink(f"{folder}/{name}".encode())  # noqa: PTH115 - bytes in, bytes out
         except FileNotFoundError:
             continue  # closed meanwhile
         if target.startswith(b"socket:["):

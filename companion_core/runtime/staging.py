@@ -15,7 +15,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
 
 from companion_core.decisions.evidence import Evidence
 from companion_core.decisions.integrity import IntegrityAccumulator, ModelSpec, parse_model_spec
@@ -169,7 +168,6 @@ class ModelStore:
                 )
                 proved.append(self._obtain(file, transfer))
                 done += file.size
-                advance(file.size)
         except BaseException:
             for earlier in proved:
                 os.close(earlier.descriptor)
@@ -189,6 +187,8 @@ class ModelStore:
             descriptor = self._reuse(path, spec, transfer)
             if descriptor is None:
                 descriptor = self._fetch(path, spec, file.urls, transfer)
+            else:
+                transfer.advance(spec.size)
             identity = _identity(os.fstat(descriptor))
         return ProvedFile(file.name, spec.sha256, spec.size, descriptor, str(path), identity)
 

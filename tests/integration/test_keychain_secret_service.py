@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -80,6 +81,14 @@ def test_without_a_bus(run: Run, tmp_path: Path) -> None:
     assert_passed(run("refused_as_absent", bus=False))
     address = f"unix:path={tmp_path / 'nobody'}"
     assert_passed(run("refused_as_absent", bus=False, DBUS_SESSION_BUS_ADDRESS=address))
+
+
+def test_a_bus_that_never_answers(run: Run, tmp_path: Path) -> None:
+    address = tmp_path / "silent"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(address))
+        listener.listen()
+        assert_passed(run("silent_bus", bus=False, DBUS_SESSION_BUS_ADDRESS=f"unix:path={address}"))
 
 
 def test_a_scenario_can_fail(run: Run) -> None:

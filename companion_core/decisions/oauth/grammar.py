@@ -45,10 +45,8 @@ def is_bearer_token(value: object) -> TypeGuard[str]:
 
 def is_sendable(value: object) -> TypeGuard[str]:
     """Return whether `value` is text that can be encoded, of at most 8192 bytes in UTF-8."""
-    if not isinstance(value, str) or len(value) > MAX_BYTES:
-        return False
     try:
-        return len(value.encode()) <= MAX_BYTES
+        return isinstance(value, str) and len(value.encode()) <= MAX_BYTES
     except UnicodeEncodeError:  # a lone surrogate is no text
         return False
 
@@ -75,7 +73,7 @@ def has_dot_segment(path: str) -> bool:
 
 def constant_time_equal(left: object, right: object) -> bool:
     """Return whether both are the same non-empty text, in time that tells only their lengths."""
-    if not isinstance(left, str) or not isinstance(right, str) or not left or not right:
+    if not isinstance(left, str) or not isinstance(right, str) or not left:
         return False
     # Lone surrogates are kept apart, so that two different texts never become equal bytes.
     return hmac.compare_digest(

@@ -55,27 +55,27 @@ class SecretServiceKeychain:
 
 
 def _look() -> None:
-    with _unlocked_collection():
-        _backend()
+    with _store():
+        pass
 
 
 def _get(account: str) -> str | None:
-    with _unlocked_collection() as collection:
+    with _store() as (backend, collection):
         if _find(collection, account) is None:
             return None
-        return _backend().get_password(_service(account), account)
+        return backend.get_password(_service(account), account)
 
 
 def _set(account: str, secret: str) -> None:
-    with _unlocked_collection() as collection:
+    with _store() as (backend, collection):
         _find(collection, account)
-        _backend().set_password(_service(account), account, secret)
+        backend.set_password(_service(account), account, secret)
 
 
 def _delete(account: str) -> None:
-    with _unlocked_collection() as collection:
+    with _store() as (backend, collection):
         if _find(collection, account) is not None:
-            _backend().delete_password(_service(account), account)
+            backend.delete_password(_service(account), account)
 
 
 def _service(account: str) -> str:
@@ -84,15 +84,19 @@ def _service(account: str) -> str:
 
 
 @contextmanager
-def _unlocked_collection() -> Iterator[Collection]:
-    """Yield the default collection; refuse where keyring would prompt or create."""
+def _store() -> Iterator[tuple[KeyringBackend, Collection]]:
+    """Yield the pinned backend and the default collection, proved unlocked.
+
+    keyring itself would create a missing collection and prompt for a locked one.
+    """
     import secretstorage  # noqa: PLC0415 - heavy
 
+    backend = _backend()
     with closing(secretstorage.dbus_init()) as bus:
         collection = secretstorage.Collection(bus)
         if collection.is_locked():
             raise KeychainUnavailable(Reason.KEYCHAIN_LOCKED)
-        yield collection
+        yield backend, collection
 
 
 def _find(collection: Collection, account: str) -> Item | None:

@@ -86,6 +86,11 @@ def test_recency_is_fifteen_seconds_inclusive() -> None:
     assert not judge(now=115.001).ok
 
 
+def test_a_shorter_recency_holds() -> None:
+    assert judge(now=100.5, recency_seconds=0.5).ok
+    assert not judge(now=100.75, recency_seconds=0.5).ok
+
+
 def test_a_health_answer_from_the_future_is_none() -> None:
     assert judge(now=99.999).reason is Reason.HEALTH_STALE
 

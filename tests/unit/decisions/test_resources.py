@@ -84,6 +84,11 @@ def test_an_observation_of_zero_is_one() -> None:
     assert evaluate_resources(_with(CALM, ram_bytes=0, vram_bytes=0, cpu_percent=0), LIMITS).ok
 
 
+def test_a_ceiling_may_be_as_small_as_one_likes() -> None:
+    tiny = ResourceLimits(max_ram_bytes=1, max_vram_bytes=1, max_cpu_percent=0.5)
+    assert check_limits(tiny) is OK
+
+
 def test_limits_are_judged_before_the_observation() -> None:
     assert evaluate_resources(None, None) is refuse(Reason.MALFORMED_LIMITS)
     assert evaluate_resources(None, LIMITS) is refuse(Reason.MALFORMED_OBSERVATION)

@@ -1,0 +1,88 @@
+"""Serve the real gateway before any backend, with every limit raised out of the way.
+
+    python benchmarks/serve_gateway.py --port P --backend unix:/path|host:port --token T [--model m]
+
+The classes, the guard, admission and the deadlines are the companion's own. One rule is
+relaxed because benchmark clients bring their own token: a short one is accepted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import gc
+import signal
+
+from companion_core.decisions.verdict import OK, Verdict
+from companion_core.egress import LiveEgress
+from companion_core.gateway import Backend, Gateway, GatewaySettings
+from companion_core.providers import TcpChannel, UnixChannel
+
+
+class AlwaysServing:
+    """A runtime that is ready and within its limits."""
+
+    def lifecycle(self) -> Verdict:
+        """See `ServingConditions`."""
+        return OK
+
+    def resources(self) -> Verdict:
+        """See `ServingConditions`."""
+        return OK
+
+
+def parse_channel(text: str) -> UnixChannel | TcpChannel:
+    """Read "unix:/path" or "host:port"."""
+    if text.startswith("unix:"):
+        return UnixChannel(path=text.removeprefix("unix:"))
+    host, _, port = text.rpartition(":")
+    return TcpChannel(host=host, port=int(port))
+
+
+async def serve(options: argparse.Namespace) -> None:
+    """Serve until a signal comes."""
+    settings = GatewaySettings(
+        token=options.token,
+        minimum_token_length=1,
+        model_id=options.model,
+        port=options.port,
+        requests_per_minute=10**9,
+        strangers_per_minute=10**9,
+        max_in_flight=4096,
+        queue_bound=4096,
+        max_connections=65536,
+    )
+    gateway = Gateway(settings, AlwaysServing(), egress=LiveEgress())
+    await gateway.start()
+    gateway.attach(
+        Backend(
+            channel=parse_channel(options.backend),
+            served_model=options.model,
+            health_path="/health",
+        )
+    )
+    gc.collect()
+    gc.freeze()  # start-up objects are never garbage; do not walk them again
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with contextlib.suppress(NotImplementedError):
+            loop.add_signal_handler(number, stop.set)
+    print(gateway.base_url, flush=True)
+    await stop.wait()
+    await gateway.close()
+
+
+def main() -> None:
+    """Read the command line and serve."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--backend", required=True, help="unix:/path or host:port")
+    parser.add_argument("--token", required=True)
+    parser.add_argument("--model", default="m")
+    asyncio.run(serve(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()

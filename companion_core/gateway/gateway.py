@@ -1,0 +1,431 @@
+"""The loopback front door: binds, routes, counts and sweeps; the only way in to the backend.
+
+`Gateway` holds what its connections share. It asks the companion two constant-time questions
+per request (`ServingConditions`) and manages nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import math
+import socket
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from companion_core.decisions.admission import AdmissionSnapshot
+from companion_core.decisions.guard import (
+    HEALTH_PATH,
+    MINIMUM_TOKEN_LENGTH,
+    RateBudgets,
+    RateWindow,
+    guard_policy,
+    loopback_hosts,
+)
+from companion_core.decisions.request_gate import gate_request
+from companion_core.decisions.verdict import Verdict, refuse
+from companion_core.egress import Egress
+from companion_core.errors import EnvironmentUnavailable, Reason, UsageError
+from companion_core.gateway.front import ClientConnection
+from companion_core.gateway.metrics import metrics_text
+from companion_core.gateway.queue import AdmissionQueue
+from companion_core.gateway.responses import json_response
+from companion_core.gateway.upstream import BackendPool, Sink
+from companion_core.providers import OPENAI_ROUTES, Route, TcpChannel, UnixChannel
+
+__all__ = ["Backend", "Gateway", "GatewaySettings", "ServingConditions"]
+
+MODELS_PATH: Final = "/v1/models"
+SWEEP_SECONDS: Final = 0.5
+LISTEN_BACKLOG: Final = 512
+BIND_ATTEMPTS: Final = 8
+NOT_READY_RETRY_SECONDS: Final = 5
+
+_NOT_READY = refuse(Reason.NOT_READY)
+_OWN_ROUTES: Final = {MODELS_PATH: "GET", HEALTH_PATH: "GET"}
+_INFERENCE_ROUTES: Final = frozenset((route.path, route.method) for route in OPENAI_ROUTES)
+_NO_IPV6: Final = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewaySettings:
+    """Limits and deadlines.
+
+    Attributes:
+        token: the session's token; at least `minimum_token_length` bytes.
+        model_id: the only model that requests may name.
+        port: 0 lets the system choose.
+        requests_per_minute: of the owner.
+        strangers_per_minute: of everyone who does not show the token, together.
+        max_in_flight: requests that the backend works on at once.
+        queue_bound: requests that may wait.
+        queue_deadline_seconds: how long a request may wait.
+        max_body_bytes: of a request.
+        max_connections: well below the usual limit of 1,024 open files.
+        head_seconds: for a whole head, and for a connection that never showed the token.
+        body_seconds: for a whole body.
+        answer_seconds: until the backend's first byte, and between any two.
+        stall_seconds: how long a client may leave its answer unread.
+        idle_seconds: between two requests of a client that showed the token.
+        health_seconds: for the backend's answer to a health check.
+        minimum_token_length: in bytes. Benchmarks lower it; the companion never does.
+    """
+
+    token: str
+    model_id: str
+    port: int = 0
+    requests_per_minute: int = 600
+    strangers_per_minute: int = 60
+    max_in_flight: int = 2
+    queue_bound: int = 16
+    queue_deadline_seconds: float = 30
+    max_body_bytes: int = 10 * 2**20
+    max_connections: int = 512
+    head_seconds: float = 10
+    body_seconds: float = 30
+    answer_seconds: float = 120
+    stall_seconds: float = 30
+    idle_seconds: float = 75
+    health_seconds: float = 5
+    minimum_token_length: int = MINIMUM_TOKEN_LENGTH
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backend:
+    """A started runtime, as the gateway reaches it.
+
+    Attributes:
+        channel: where it listens.
+        served_model: the name that it expects in request bodies.
+        health_path: what `GET /-/health` is relayed to.
+        key: the per-start key that it demands, if any.
+        routes: what it serves; only `OPENAI_ROUTES` among them are passed on.
+        drop_fields: request fields that are removed.
+    """
+
+    channel: UnixChannel | TcpChannel
+    served_model: str
+    health_path: str
+    key: str | None = None
+    routes: tuple[Route, ...] = OPENAI_ROUTES
+    drop_fields: tuple[str, ...] = ()
+
+
+class ServingConditions(Protocol):
+    """What the companion tells the gateway; each answer takes constant time."""
+
+    def lifecycle(self) -> Verdict:
+        """Say whether the runtime is ready."""
+        ...
+
+    def resources(self) -> Verdict:
+        """Say whether the last observation is within the limits."""
+        ...
+
+
+class Gateway:
+    """The front door of one companion.
+
+    Raises:
+        UsageError: `secret_invalid` for a token that is too short or no visible ASCII;
+            `configuration_invalid` for a bound that is no positive number.
+    """
+
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        conditions: ServingConditions,
+        *,
+        egress: Egress,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.settings = settings
+        self.now = clock
+        self.backend: Backend | None = None
+        self.connections: set[ClientConnection] = set()
+        self.last_sweep = clock()
+        self.health_request = b""
+        self.port = 0
+        self._conditions = conditions
+        self._egress = egress
+        self._pool: BackendPool | None = None
+        self._servers: list[asyncio.Server] = []
+        self._hosts: tuple[str, ...] = ()
+        self._sweep: asyncio.TimerHandle | None = None
+        self._drained: asyncio.Event | None = None
+        self._all_closed = asyncio.Event()
+        self._counts: Counter[tuple[str, Reason]] = Counter()
+        self._request_heads: dict[str, bytes] = {}
+        models = {
+            "object": "list",
+            "data": [
+                {"id": settings.model_id, "object": "model", "created": 0, "owned_by": "companion"}
+            ],
+        }
+        body = json.dumps(models).encode()
+        self._models = {close: json_response(200, body, close=close) for close in (False, True)}
+        try:
+            self.queue = AdmissionQueue(
+                max_in_flight=settings.max_in_flight,
+                queue_bound=settings.queue_bound,
+                deadline_seconds=settings.queue_deadline_seconds,
+            )
+            self.budgets = RateBudgets(
+                owner=RateWindow.per_minute(settings.requests_per_minute),
+                strangers=RateWindow.per_minute(settings.strangers_per_minute),
+            )
+        except ValueError as error:
+            raise UsageError(Reason.CONFIGURATION_INVALID) from error
+        self._set_policy()
+        if self.policy.token is None:
+            raise UsageError(Reason.SECRET_INVALID)
+
+    # --- listening -------------------------------------------------------------------------
+
+    @property
+    def bound(self) -> bool:
+        """Whether the gateway holds its port."""
+        return bool(self._servers) and all(server.is_serving() for server in self._servers)
+
+    @property
+    def base_url(self) -> str:
+        """What clients are given."""
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    async def start(self) -> None:
+        """Take the port on 127.0.0.1 and, where there is one, on [::1] (I-17).
+
+        Raises:
+            EnvironmentUnavailable: `listener_not_bound`.
+        """
+        try:
+            listeners = _bind_loopback(self.settings.port)
+        except OSError as error:
+            raise EnvironmentUnavailable(Reason.LISTENER_NOT_BOUND) from error
+        loop = asyncio.get_running_loop()
+        addresses = [listener.getsockname()[:2] for listener in listeners]
+        self.port = addresses[0][1]
+        self._hosts = tuple(host for address in addresses for host in loopback_hosts(*address))
+        self._set_policy()
+        for listener in listeners:
+            self._servers.append(
+                await loop.create_server(
+                    lambda: ClientConnection(self), sock=listener, backlog=LISTEN_BACKLOG
+                )
+            )
+
+    async def close(self) -> None:
+        """Give the port back and end every connection, unanswered requests included."""
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
+        self.detach()
+        for connection in list(self.connections):
+            connection.transport.abort()
+        if self.connections:
+            await self._all_closed.wait()
+        if self._sweep is not None:
+            self._sweep.cancel()
+            self._sweep = None
+
+    # --- the backend -----------------------------------------------------------------------
+
+    def attach(self, backend: Backend) -> None:
+        """Send requests to `backend` from now on."""
+        self.detach()
+        self._drained = None
+        authorization = "" if backend.key is None else f"Authorization: Bearer {backend.key}\r\n"
+        common = f"Host: localhost\r\n{authorization}"
+        self.health_request = (
+            f"GET {backend.health_path} HTTP/1.1\r\n{common}Connection: close\r\n\r\n".encode(
+                "ascii"
+            )
+        )
+        self._request_heads = {
+            route.path: (
+                f"{route.method} {route.path} HTTP/1.1\r\n{common}"
+                "Accept: application/json, text/event-stream\r\n"
+                "Content-Type: application/json\r\n"
+                "Content-Length: "
+            ).encode("ascii")
+            for route in backend.routes
+            if (route.path, route.method) in _INFERENCE_ROUTES
+        }
+        self._pool = BackendPool(backend.channel, self._egress, self.now)
+        self.backend = backend
+        self._set_policy()
+
+    def detach(self) -> None:
+        """Send no more requests; what waits is refused and what runs is broken off."""
+        self.backend = None
+        self._refuse_waiting()
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
+        self._set_policy()
+
+    async def drain(self, seconds: float) -> bool:
+        """Refuse new work and wait for what runs; say whether all of it ended in time."""
+        self._drained = drained = asyncio.Event()
+        self._refuse_waiting()
+        if self.queue.in_flight == 0:
+            return True
+        try:
+            async with asyncio.timeout(seconds):
+                await drained.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def send(self, sink: Sink, request: bytes, *, fresh: bool) -> None:
+        """Send a request that passed every check."""
+        if self._pool is None:
+            sink.response_failed()
+        else:
+            self._pool.send(sink, request, fresh=fresh)
+
+    def inference_request(self, path: str, body: bytes) -> bytes:
+        """Return the request for the backend, built from nothing of the client's but the body."""
+        return b"%b%d\r\n\r\n%b" % (self._request_heads[path], len(body), body)
+
+    # --- what each request asks ------------------------------------------------------------
+
+    def gate(self, admission: Verdict) -> Verdict:
+        """Return the first refusal of lifecycle, admission and resources."""
+        if self.backend is None or self._drained is not None:
+            return _NOT_READY
+        return gate_request(self._conditions.lifecycle(), admission, self._conditions.resources())
+
+    def models_response(self, *, close: bool) -> bytes:
+        """Return the answer to `GET /v1/models`."""
+        return self._models[close]
+
+    def retry_after(self, reason: Reason) -> int:
+        """Return in how many seconds a refused request may be sent again."""
+        if reason is Reason.RATE_LIMITED:
+            now = self.now()
+            windows = (self.budgets.owner, self.budgets.strangers)
+            waits = [window.seconds_until_free(now) for window in windows if window is not None]
+            return max(1, math.ceil(max(waits)))
+        if reason in {Reason.QUEUE_FULL, Reason.QUEUE_DEADLINE}:
+            return self.queue.retry_after()
+        return NOT_READY_RETRY_SECONDS
+
+    def release_place(self, seconds: float) -> None:
+        """Take a place back and hand it to the first who waits."""
+        waiter = self.queue.release(seconds)
+        if waiter is not None:
+            asyncio.get_running_loop().call_soon(waiter.place_is_free)
+        elif self._drained is not None and self.queue.in_flight == 0:
+            self._drained.set()
+
+    def count(self, path: str, reason: Reason) -> None:
+        """Count an answered request; only paths that are served are told apart."""
+        self._counts[path if path in self.policy.routes else "other", reason] += 1
+
+    # --- the connections -------------------------------------------------------------------
+
+    def connection_opened(self, connection: ClientConnection) -> bool:
+        """Note a connection; False when there are too many."""
+        self.connections.add(connection)
+        self._all_closed.clear()
+        if self._sweep is None:
+            self._schedule_sweep()
+        return len(self.connections) <= self.settings.max_connections
+
+    def connection_closed(self, connection: ClientConnection) -> None:
+        """Forget a connection."""
+        self.connections.discard(connection)
+        if not self.connections:
+            self._all_closed.set()
+
+    def _schedule_sweep(self) -> None:
+        self.last_sweep = self.now()
+        self._sweep = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep_deadlines)
+
+    def _sweep_deadlines(self) -> None:
+        # One timer for all connections costs a request nothing; deadlines are half a second coarse.
+        now = self.now()
+        for waiter in self.queue.expired(now):
+            waiter.refuse_waiting(Reason.QUEUE_DEADLINE)
+        for connection in [one for one in self.connections if one.deadline <= now]:
+            connection.deadline_passed()
+        if self._pool is not None:
+            self._pool.close_idle(now)
+        self._sweep = None
+        if self.connections or self.backend is not None:
+            self._schedule_sweep()
+
+    def _refuse_waiting(self) -> None:
+        for waiter in self.queue.clear():
+            waiter.refuse_waiting(Reason.NOT_READY)
+
+    def _set_policy(self) -> None:
+        routes = OPENAI_ROUTES if self.backend is None else self.backend.routes
+        served = {
+            route.path: route.method
+            for route in routes
+            if (route.path, route.method) in _INFERENCE_ROUTES
+        }
+        self.policy = guard_policy(
+            hosts=self._hosts,
+            routes={**served, **_OWN_ROUTES},
+            token=self.settings.token,
+            minimum_token_length=self.settings.minimum_token_length,
+        )
+
+    # --- what the companion reads ----------------------------------------------------------
+
+    def snapshot(self) -> AdmissionSnapshot:
+        """Return how many requests run and wait."""
+        return self.queue.snapshot()
+
+    def metrics_text(self) -> str:
+        """Return the counters as Prometheus text: by reason and path, never by content (I-15)."""
+        return metrics_text(self._counts, self.snapshot(), len(self.connections))
+
+
+def _bind_loopback(port: int) -> list[socket.socket]:
+    """Return listeners on 127.0.0.1 and, where there is one, on [::1], of one port.
+
+    A port that somebody else holds on [::1] is not used: a client that resolves "localhost"
+    to it would hand the token to a stranger.
+    """
+    for attempt in range(BIND_ATTEMPTS):
+        first = _bind(socket.AF_INET, "127.0.0.1", port)
+        chosen = first.getsockname()[1]
+        try:
+            return [first, _bind(socket.AF_INET6, "::1", chosen)]
+        except OSError as error:
+            if not socket.has_ipv6 or error.errno in _NO_IPV6:
+                return [first]
+            first.close()
+            if port or attempt == BIND_ATTEMPTS - 1:
+                raise
+    raise OSError(errno.EADDRINUSE, "no port is free on both loopback addresses")
+
+
+def _bind(family: socket.AddressFamily, address: str, port: int) -> socket.socket:
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if sys.platform == "win32":
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+        else:
+            # Restarting on a fixed port while old connections linger; it shares no live port.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind((address, port))
+    except OSError:
+        listener.close()
+        raise
+    if listener.getsockname()[0] != address:
+        listener.close()
+        raise OSError(errno.EADDRNOTAVAIL, "bound elsewhere")
+    listener.setblocking(False)  # noqa: FBT003 - the system's own signature
+    return listener

@@ -1,0 +1,234 @@
+"""The way up: from a proved program and a checked plan to a runtime that serves (I-01 to I-07).
+
+The plugin plans; this carries the plan out. `Run` holds all that was made on the way, so that
+whoever ends a start, at whatever step, ends all of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal
+
+from companion_core.decisions.spawn_plan import PlanFacts, base_environment, check_plan
+from companion_core.decisions.verdict import Verdict
+from companion_core.egress import Egress
+from companion_core.errors import EnvironmentUnavailable, Reason, Refused, error_for
+from companion_core.plugin_host.calls import call_provider
+from companion_core.providers import (
+    CannotPlan,
+    ResourceLimits,
+    Route,
+    Spawner,
+    SpawnPlan,
+    SpawnRequest,
+    TcpChannel,
+    UnixChannel,
+)
+from companion_core.runtime.binary import ProvedBinary, prove_binary
+from companion_core.runtime.launcher import KeptProcess, launch
+from companion_core.runtime.output import RuntimeOutput
+from companion_core.runtime.readiness import Watched, unless_exited, until_serving
+from companion_core.runtime.staging import VerifiedModel
+from companion_core.runtime.start_folder import (
+    check_copy,
+    choose_channel,
+    model_files,
+    new_start_folder,
+    place_model,
+    remove_start_folder,
+)
+from companion_core.state_files import private_folder
+
+__all__ = ["Run", "StartSpec", "StartedBackend", "bring_up", "take_down"]
+
+PLAN_SECONDS: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartSpec:
+    """What to start.
+
+    Attributes:
+        plugin_modules: modules inside the plugin's own hashed files.
+        binary: an absolute path, or "embedded".
+        binary_sha256: as recorded at set-up; None where none was.
+        data_dir: kept between starts.
+        run_dir: where the folder of this start is made; short, for the socket's sake.
+        parallel: requests that the gateway has in flight at most.
+        allow_open_backend: the person accepted a backend without socket and key (I-07).
+    """
+
+    spawner: Spawner
+    plugin_name: str
+    plugin_modules: frozenset[str]
+    binary: str
+    binary_sha256: str | None
+    model: VerifiedModel
+    data_dir: Path
+    run_dir: Path
+    log_path: Path
+    limits: ResourceLimits
+    parallel: int
+    threads: int
+    context_length: int | None
+    options: Mapping[str, str | int | float | bool]
+    allow_open_backend: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartedBackend:
+    """A runtime that listens where it should; `key` is sent to it as Bearer, if there is one."""
+
+    channel: UnixChannel | TcpChannel
+    key: str | None = field(repr=False)
+    served_model: str
+    routes: tuple[Route, ...]
+    drop_fields: tuple[str, ...]
+    pid: int
+    channel_name: Literal["unix", "tcp"]
+
+
+@dataclass(slots=True, kw_only=True)
+class Run:
+    """One start and all that it has made so far.
+
+    Attributes:
+        watched: the runtime's process and what it was to be like.
+        ended: its end has been asked for or told, so that the end is no news any more.
+    """
+
+    spec: StartSpec
+    folder: Path | None = None
+    output: RuntimeOutput | None = None
+    kept: KeptProcess | None = None
+    watched: Watched | None = None
+    ended: bool = False
+
+
+async def bring_up(
+    run: Run, *, egress: Egress, make_key: Callable[[], str], environment: Mapping[str, str]
+) -> StartedBackend:
+    """Start `run.spec` and return when it listens, is what was planned, and is prepared.
+
+    Raises:
+        CompanionError: what has been made is in `run`, for `take_down`.
+    """
+    spec = run.spec
+    _check_spec(spec)
+    binary = await asyncio.to_thread(prove_binary, spec.binary, spec.binary_sha256)
+    private_folder(spec.data_dir)
+    run.folder = new_start_folder(spec.run_dir)
+    channel = choose_channel(spec.spawner.channels, run.folder)
+    base = base_environment(sys.platform, private_dir=str(run.folder), inherited=environment)
+    plan = await _plan(spec, run.folder, binary, channel, frozenset(base))
+    if plan.model_link is not None:
+        await asyncio.to_thread(place_model, spec.model.files[0], Path(plan.model_link))
+    env, key = base | dict(plan.env), None
+    if plan.backend_key_env is not None:
+        key = env[plan.backend_key_env] = make_key()
+
+    spec.model.check_unchanged()
+    # A linked model is opened by its link: then no descriptor is handed on.
+    by_link = plan.model_link is not None
+    descriptors = [] if by_link else [file.descriptor for file in spec.model.files]
+    run.output = RuntimeOutput(spec.log_path, ready_text=plan.ready_text, secret=key)
+    run.kept = launch(egress, folder=run.folder, output=run.output, descriptors=descriptors)
+    run.watched = Watched(
+        kept=run.kept,
+        plugin=spec.plugin_name,
+        channel=channel,
+        planned_names=frozenset(env),
+        child_names=spec.spawner.child_env_names,
+        allow_open_backend=spec.allow_open_backend,
+    )
+    start = {"argv": plan.argv, "env": env, "descriptors": descriptors}
+    try:
+        async with asyncio.timeout(plan.start_deadline_seconds):
+            identity = await run.kept.started(start)
+            serving = until_serving(egress, run.watched, plan, key=key, model=spec.model.files[0])
+            await unless_exited(run.kept, serving)
+    except TimeoutError as error:
+        raise EnvironmentUnavailable(Reason.START_TIMEOUT, str(spec.log_path)) from error
+    for path in plan.model_copies:
+        await asyncio.to_thread(check_copy, Path(path), spec.model)
+    return StartedBackend(
+        channel=channel,
+        key=key,
+        served_model=plan.served_model,
+        routes=plan.routes,
+        drop_fields=plan.drop_fields,
+        pid=identity.pid,
+        channel_name="unix" if isinstance(channel, UnixChannel) else "tcp",
+    )
+
+
+async def take_down(run: Run, *, terminate_after: float, kill_after: float) -> None:
+    """End all that `run` has made: the tree, its keeper, its log's descriptor, its folder."""
+    if run.kept is not None:
+        await run.kept.stop(terminate_after=terminate_after, kill_after=kill_after)
+    elif run.output is not None:
+        run.output.close()
+    if run.folder is not None:
+        remove_start_folder(run.folder)
+
+
+def _check_spec(spec: StartSpec) -> None:
+    if type(spec.model) is not VerifiedModel:  # evidence, whatever the types said (I-01)
+        raise Refused(Reason.NOT_VERIFIED)
+    if spec.model.format not in spec.spawner.formats:
+        raise error_for(Reason.MODEL_FORMAT_UNSUPPORTED, plugin=spec.plugin_name)
+    unknown = sorted(set(spec.options) - spec.spawner.option_names)
+    if unknown:
+        raise error_for(Reason.UNKNOWN_OPTION, ", ".join(unknown))
+
+
+async def _plan(
+    spec: StartSpec,
+    folder: Path,
+    binary: ProvedBinary,
+    channel: UnixChannel | TcpChannel,
+    base_names: frozenset[str],
+) -> SpawnPlan:
+    """Ask the plugin, and return its plan rebuilt from what is allowed in it."""
+    files = model_files(spec.model, folder)
+    request = SpawnRequest(
+        binary=binary.path,
+        embedded=binary.embedded,
+        model_id=spec.model.model_id,
+        model_path=files[0].path,
+        chat_template=spec.model.chat_template,
+        model_files=files,
+        channel=channel,
+        private_dir=str(folder),
+        data_dir=str(spec.data_dir),
+        limits=spec.limits,
+        parallel=spec.parallel,
+        threads=spec.threads,
+        context_length=spec.context_length,
+        options=dict(spec.options),
+    )
+    try:
+        proposed = await call_provider(
+            spec.plugin_name, spec.spawner.plan, request, seconds=PLAN_SECONDS
+        )
+    except CannotPlan as error:
+        raise error_for(error.reason, plugin=spec.plugin_name) from error
+    facts = PlanFacts(
+        binary=binary.path,
+        embedded=binary.embedded,
+        embedded_modules=spec.plugin_modules,
+        env_names=spec.spawner.env_names,
+        base_names=base_names,
+        model_path=files[0].path,
+        channel=channel,
+        data_dir=str(spec.data_dir),
+        allow_open_backend=spec.allow_open_backend,
+    )
+    plan = check_plan(proposed, facts)
+    if isinstance(plan, Verdict):
+        raise error_for(plan.reason, plugin=spec.plugin_name)
+    return plan

@@ -1,0 +1,157 @@
+"""A model host with evil knobs: every way a server can be wrong, on real TLS.
+
+authority = CertificateAuthority(folder)
+with ModelHost(authority.server_context(), {"/m.gguf": data}) as host:
+    host.misbehave = Misbehaviour(flip_bit=7)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import ssl
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from companion_core.demo.hosts import HostRequest, TlsHost
+
+__all__ = ["Misbehaviour", "ModelHost"]
+
+_CHUNK = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Misbehaviour:
+    """How an answer differs from the right one; the default differs in nothing.
+
+    Attributes:
+        status: instead of 200.
+        location: the Location header of a redirect.
+        announce: the Content-Length, true or not; None announces the true one.
+        unannounced: no length: the end of the connection ends the body.
+        chunked: the body comes in chunks.
+        close_after: bytes after which the connection is closed.
+        stall_after: bytes after which nothing more comes until the host stops.
+        drip_seconds: one byte at a time, with this pause.
+        extra: bytes sent after the right ones.
+        endless: the body never ends.
+        flip_bit: index of the one bit that is wrong.
+        content_encoding: the header, over bytes that are not encoded.
+        weak_etag: the validator is weak.
+        ranges: "honour", "ignore" (200 and everything) or "shift" (206, another range).
+        times: misbehave for so many requests only; None for all.
+    """
+
+    status: int = HTTPStatus.OK
+    location: str | None = None
+    announce: int | None = None
+    unannounced: bool = False
+    chunked: bool = False
+    close_after: int | None = None
+    stall_after: int | None = None
+    drip_seconds: float | None = None
+    extra: int = 0
+    endless: bool = False
+    flip_bit: int | None = None
+    content_encoding: str | None = None
+    weak_etag: bool = False
+    ranges: str = "honour"
+    times: int | None = None
+
+
+class ModelHost(TlsHost):
+    """A `TlsHost` that records its requests and misbehaves as told.
+
+    Attributes:
+        misbehave: read anew for each request.
+        requests: path and headers (names in lower case) of each request so far.
+    """
+
+    def __init__(
+        self,
+        context: ssl.SSLContext,
+        content: Mapping[str, bytes],
+        *,
+        name: str = "127.0.0.1",
+        address: str = "127.0.0.1",
+    ) -> None:
+        super().__init__(context, content, name=name, address=address)
+        self.misbehave = Misbehaviour()
+        self.requests: list[tuple[str, dict[str, str]]] = []
+
+    def answer(self, request: HostRequest) -> None:
+        """Answer as `misbehave` says."""
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        self.requests.append((request.path, headers))
+        knobs = self.misbehave
+        if knobs.times is not None and len(self.requests) > knobs.times:
+            knobs = Misbehaviour(weak_etag=knobs.weak_etag, ranges=knobs.ranges)
+        # A client that has seen enough hangs up; that is its right.
+        with contextlib.suppress(OSError):
+            self._answer(request, headers, knobs)
+
+    def _answer(self, request: HostRequest, headers: dict[str, str], knobs: Misbehaviour) -> None:
+        body = self.content.get(request.path.partition("?")[0])
+        if body is None:
+            request.send_error(HTTPStatus.NOT_FOUND)
+            return
+        etag = f'"{hashlib.sha256(body).hexdigest()[:16]}"'
+        status, offset = knobs.status, 0
+        wanted = headers.get("range", "")
+        if wanted.startswith("bytes=") and knobs.ranges != "ignore" and status == HTTPStatus.OK:
+            status = HTTPStatus.PARTIAL_CONTENT
+            offset = int(wanted.removeprefix("bytes=").rstrip("-"))
+        request.send_response(status)
+        request.send_header("ETag", f"W/{etag}" if knobs.weak_etag else etag)
+        if status == HTTPStatus.PARTIAL_CONTENT:
+            shown = offset + (1 if knobs.ranges == "shift" else 0)
+            request.send_header("Content-Range", f"bytes {shown}-{len(body) - 1}/{len(body)}")
+        if knobs.location is not None:
+            request.send_header("Location", knobs.location)
+        if knobs.content_encoding is not None:
+            request.send_header("Content-Encoding", knobs.content_encoding)
+        length = len(body) - offset + knobs.extra if knobs.announce is None else knobs.announce
+        if knobs.chunked:
+            request.send_header("Transfer-Encoding", "chunked")
+        elif not knobs.unannounced:
+            request.send_header("Content-Length", str(length))
+        request.send_header("Connection", "close")
+        request.end_headers()
+        self._send(request, body[offset:], knobs)
+
+    def _send(self, request: HostRequest, body: bytes, knobs: Misbehaviour) -> None:
+        sent = 0
+        for piece in _pieces(body, knobs):
+            for limit in (knobs.close_after, knobs.stall_after):
+                if limit is not None and sent + len(piece) > limit:
+                    _write(request, piece[: limit - sent], chunked=knobs.chunked)
+                    if knobs.stall_after is not None:
+                        self.stopping.wait()
+                    return
+            _write(request, piece, chunked=knobs.chunked)
+            sent += len(piece)
+            if knobs.drip_seconds is not None and self.stopping.wait(knobs.drip_seconds):
+                return
+        if knobs.chunked:
+            request.wfile.write(b"0\r\n\r\n")
+
+
+def _pieces(body: bytes, knobs: Misbehaviour) -> Iterator[bytes]:
+    if knobs.flip_bit is not None:
+        changed = bytearray(body)
+        changed[knobs.flip_bit // 8] ^= 1 << (knobs.flip_bit % 8)
+        body = bytes(changed)
+    body += b"\0" * knobs.extra
+    size = _CHUNK if knobs.drip_seconds is None else 1
+    yield from (body[start : start + size] for start in range(0, len(body), size))
+    if knobs.endless:
+        yield from itertools.repeat(b"\0" * _CHUNK)
+
+
+def _write(request: HostRequest, piece: bytes, *, chunked: bool) -> None:
+    if not piece:
+        return
+    request.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
+    request.wfile.flush()

@@ -1,0 +1,85 @@
+"""The embedded server: a program of its own, started by the core under its keeper.
+
+    python -I -m companion_runtime_llamacpp.embedded MODEL ADDRESS SETTINGS
+
+MODEL is the path to open, ADDRESS a socket's path or HOST:PORT, SETTINGS a JSON object. The
+key comes in the environment. It imports xllamacpp and the standard library only, and keeps
+SIGTERM's default: ending with a request in flight must not wait for the server.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import threading
+from typing import Any
+
+__all__ = ["build_parameters", "main"]
+
+xllamacpp: Any = importlib.import_module("xllamacpp")  # it ships no types
+
+# As the plan announces it; this program imports nothing of the plugin's other modules.
+READY_LINE = "companion-runtime-llamacpp: listening"
+
+
+def build_parameters(model: str, address: str, settings: dict[str, Any], key: str | None) -> Any:
+    """Return llama.cpp's parameters: one model, one address, everything else switched off."""
+    parameters = xllamacpp.CommonParams()
+    parameters.model.path = model
+    parameters.model_alias = {settings["alias"]}
+    if os.path.isabs(address):  # noqa: PTH117 - it is a text until llama.cpp opens it
+        parameters.hostnames, parameters.port = [address], 1
+    else:
+        host, _, port = address.rpartition(":")
+        parameters.hostnames, parameters.port = [host], int(port)
+    if key is not None:
+        parameters.api_keys = [key]
+
+    parallel, context = settings["parallel"], settings["context_length"]
+    parameters.n_parallel = parallel
+    # llama.cpp divides a context among the parallel requests, or shares the model's own.
+    parameters.n_ctx = 0 if context is None else context * parallel
+    parameters.kv_unified = context is None
+    parameters.cpuparams.n_threads = settings["threads"]
+    parameters.cpuparams_batch.n_threads = settings["threads"]
+    if settings["flash_attention"] is not None:
+        kinds = xllamacpp.llama_flash_attn_type
+        on, off = kinds.LLAMA_FLASH_ATTN_TYPE_ENABLED, kinds.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        parameters.flash_attn_type = on if settings["flash_attention"] else off
+    if settings["gpu_layers"] is not None:
+        parameters.n_gpu_layers = settings["gpu_layers"]
+    if settings["embeddings"]:
+        parameters.embedding = True
+        parameters.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+    if settings["chat_template"] is not None:
+        parameters.chat_template = settings["chat_template"]
+
+    parameters.offline = True
+    parameters.ui = False
+    parameters.endpoint_slots = False
+    parameters.endpoint_props = False
+    parameters.models_autoload = False
+    parameters.cache_ram_mib = 0
+    parameters.cors_origins = "localhost"
+    parameters.cors_credentials = False
+    return parameters
+
+
+def main() -> None:
+    """Serve until the process is ended."""
+    model, address, settings = sys.argv[1:]
+    os.umask(0o177)  # the socket is the person's alone
+    parameters = build_parameters(
+        model, address, json.loads(settings), os.environ.get("LLAMA_API_KEY")
+    )
+    server = xllamacpp.Server(parameters)  # returns when the model is loaded and it listens
+    sys.stdout.write(READY_LINE + "\n")
+    sys.stdout.flush()
+    threading.Event().wait()
+    del server
+
+
+if __name__ == "__main__":
+    main()

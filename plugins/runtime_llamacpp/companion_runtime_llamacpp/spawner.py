@@ -1,0 +1,147 @@
+"""Plan a llama.cpp server: the stand-alone `llama-server`, or the embedded one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Final
+
+from companion_core.errors import Reason
+from companion_core.providers import (
+    OPENAI_ROUTES,
+    CannotPlan,
+    RuntimeBinary,
+    SpawnPlan,
+    SpawnRequest,
+    UnixChannel,
+)
+
+__all__ = ["EMBEDDED_MODULE", "READY_LINE", "LlamaSpawner"]
+
+EMBEDDED_MODULE: Final = "companion_runtime_llamacpp.embedded"
+READY_LINE: Final = "companion-runtime-llamacpp: listening"
+_PROGRAM: Final = "llama-server"
+_KEY_ENV: Final = "LLAMA_API_KEY"
+_MOST_LAYERS: Final = 9999
+_EMBEDDINGS_PATH: Final = "/v1/embeddings"
+# Fields of llama.cpp's own that reach beyond one request: other slots, adapters, the context.
+_DROP_FIELDS: Final = ("id_slot", "lora", "n_discard")
+
+
+class LlamaSpawner:
+    """Describes how llama.cpp is started; never starts it."""
+
+    channels = frozenset({"unix", "tcp"})
+    formats = frozenset({"gguf"})
+    env_names = frozenset({_KEY_ENV})
+    child_env_names: frozenset[str] = frozenset()
+    option_names = frozenset({"embeddings", "flash_attention", "gpu_layers"})
+
+    def locate(self) -> Sequence[RuntimeBinary]:
+        """Find the embedded server and a `llama-server` on PATH; set-up time only."""
+        import importlib.util  # noqa: PLC0415 - not needed to plan
+        import shutil  # noqa: PLC0415 - as above
+
+        found = []
+        if importlib.util.find_spec("xllamacpp") is not None:
+            found.append(
+                RuntimeBinary(path="embedded", label="llama.cpp, embedded", version=_version())
+            )
+        if (path := shutil.which(_PROGRAM)) is not None:
+            found.append(RuntimeBinary(path=path, label=_PROGRAM))
+        return found
+
+    def plan(self, request: SpawnRequest) -> SpawnPlan:
+        """Describe the start.
+
+        Raises:
+            CannotPlan: `unknown_option` for a value that an option does not take.
+        """
+        flash_attention = _flag(request, "flash_attention")
+        gpu_layers = _layers(request)
+        embeddings = bool(_flag(request, "embeddings"))
+        unix = isinstance(request.channel, UnixChannel)
+        routes = tuple(r for r in OPENAI_ROUTES if embeddings or r.path != _EMBEDDINGS_PATH)
+        if request.embedded:
+            argv = _embedded_argv(request, flash_attention, gpu_layers, embeddings=embeddings)
+        else:
+            argv = _server_argv(request, flash_attention, gpu_layers, embeddings=embeddings)
+        return SpawnPlan(
+            argv=argv,
+            served_model=request.model_id,
+            backend_key_env=None if unix else _KEY_ENV,
+            ready_text=READY_LINE if request.embedded else None,
+            routes=routes,
+            drop_fields=_DROP_FIELDS,
+            gpu=gpu_layers != 0,
+        )
+
+
+def _embedded_argv(
+    request: SpawnRequest, flash_attention: bool | None, gpu_layers: int | None, *, embeddings: bool
+) -> tuple[str, ...]:
+    settings = {
+        "alias": request.model_id,
+        "chat_template": request.chat_template,
+        "context_length": request.context_length,
+        "embeddings": embeddings,
+        "flash_attention": flash_attention,
+        "gpu_layers": gpu_layers,
+        "parallel": request.parallel,
+        "threads": request.threads,
+    }
+    channel = request.channel
+    address = channel.path if isinstance(channel, UnixChannel) else f"{channel.host}:{channel.port}"
+    module = ("-I", "-m", EMBEDDED_MODULE)
+    return (request.binary, *module, request.model_path, address, json.dumps(settings))
+
+
+def _server_argv(
+    request: SpawnRequest, flash_attention: bool | None, gpu_layers: int | None, *, embeddings: bool
+) -> tuple[str, ...]:
+    argv = [request.binary, "--model", request.model_path, "--alias", request.model_id]
+    if isinstance(request.channel, UnixChannel):
+        argv += ["--host", request.channel.path]
+    else:
+        argv += ["--host", request.channel.host, "--port", str(request.channel.port)]
+    argv += ["--parallel", str(request.parallel), "--threads", str(request.threads)]
+    if request.context_length is None:
+        argv += ["--ctx-size", "0", "--kv-unified"]
+    else:  # llama.cpp divides what it is given among the parallel requests
+        argv += ["--ctx-size", str(request.context_length * request.parallel)]
+    argv += ["--offline", "--no-webui", "--no-slots", "--cache-ram", "0"]
+    argv += ["--cors-origins", "localhost"]
+    if flash_attention is not None:
+        argv += ["--flash-attn", "on" if flash_attention else "off"]
+    if gpu_layers is not None:
+        argv += ["--n-gpu-layers", str(gpu_layers)]
+    if embeddings:
+        argv += ["--embeddings", "--pooling", "mean"]
+    if request.chat_template is not None:
+        argv += ["--jinja", "--chat-template", request.chat_template]
+    return tuple(argv)
+
+
+def _flag(request: SpawnRequest, name: str) -> bool | None:
+    value = request.options.get(name)
+    if value is None or isinstance(value, bool):
+        return value
+    raise CannotPlan(Reason.UNKNOWN_OPTION)
+
+
+def _layers(request: SpawnRequest) -> int | None:
+    value = request.options.get("gpu_layers")
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MOST_LAYERS:
+        raise CannotPlan(Reason.UNKNOWN_OPTION)
+    return value
+
+
+def _version() -> str | None:
+    from importlib import metadata  # noqa: PLC0415 - set-up time only
+
+    try:
+        return metadata.version("xllamacpp")
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,1 @@
+"""Ollama as a runtime of companion-core."""

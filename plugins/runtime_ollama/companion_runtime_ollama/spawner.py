@@ -1,0 +1,130 @@
+"""Plan `ollama serve` on the verified file alone: no registry, no cloud."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Final
+
+from companion_core.errors import Reason
+from companion_core.providers import (
+    BackendRequest,
+    CannotPlan,
+    Route,
+    RuntimeBinary,
+    SpawnPlan,
+    SpawnRequest,
+    TcpChannel,
+)
+
+__all__ = ["SERVED_MODEL", "OllamaSpawner"]
+
+# One name for whatever model is verified: each start creates it anew from the linked file.
+SERVED_MODEL: Final = "companion/model:latest"
+_PROGRAM: Final = "ollama"
+_ROUTES: Final = tuple(
+    Route(method="POST", path=path)
+    for path in ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
+)
+
+
+class OllamaSpawner:
+    """Describes how Ollama is started; never starts it."""
+
+    channels = frozenset({"tcp"})
+    formats = frozenset({"gguf"})
+    env_names = frozenset(
+        {
+            "OLLAMA_CONTEXT_LENGTH",
+            "OLLAMA_FLASH_ATTENTION",
+            "OLLAMA_HOST",
+            "OLLAMA_KEEP_ALIVE",
+            "OLLAMA_MAX_LOADED_MODELS",
+            "OLLAMA_MODELS",
+            "OLLAMA_NOPRUNE",
+            "OLLAMA_NO_CLOUD",
+            "OLLAMA_NUM_PARALLEL",
+        }
+    )
+    # What the server gives its own runner.
+    child_env_names = frozenset({"LD_LIBRARY_PATH", "OLLAMA_LIBRARY_PATH"})
+    option_names = frozenset({"flash_attention"})
+
+    def locate(self) -> Sequence[RuntimeBinary]:
+        """Find `ollama` on PATH; set-up time only."""
+        import shutil  # noqa: PLC0415 - not needed to plan
+
+        path = shutil.which(_PROGRAM)
+        return [] if path is None else [RuntimeBinary(path=path, label="Ollama")]
+
+    def plan(self, request: SpawnRequest) -> SpawnPlan:
+        """Describe the start.
+
+        Raises:
+            CannotPlan: `model_format_unsupported` for a model of several files,
+                `unknown_option` for a value that an option does not take.
+        """
+        channel = request.channel
+        if request.embedded or not isinstance(channel, TcpChannel):
+            raise CannotPlan(Reason.PLAN_REFUSED)
+        if len(request.model_files) != 1:
+            raise CannotPlan(Reason.MODEL_FORMAT_UNSUPPORTED)
+        digest = request.model_files[0].sha256
+        models = f"{request.data_dir}/models"
+        link = f"{models}/blobs/sha256-{digest}"
+        return SpawnPlan(
+            argv=(request.binary, "serve"),
+            served_model=SERVED_MODEL,
+            env=_environment(request, f"{channel.host}:{channel.port}", models),
+            prepare=(
+                BackendRequest(
+                    method="POST",
+                    path="/api/create",
+                    json=_create(request, digest),
+                    expect_last_line='{"status":"success"}',
+                ),
+                # An empty prompt loads the model, and keeps it: health asks for nothing less.
+                BackendRequest(
+                    method="POST",
+                    path="/api/generate",
+                    json=json.dumps({"model": SERVED_MODEL, "keep_alive": -1, "stream": False}),
+                ),
+            ),
+            model_link=link,
+            model_copies=(link,),
+            routes=_ROUTES,
+            gpu=True,
+        )
+
+
+def _environment(request: SpawnRequest, address: str, models: str) -> dict[str, str]:
+    env = {
+        "OLLAMA_HOST": address,
+        "OLLAMA_KEEP_ALIVE": "-1",
+        "OLLAMA_MAX_LOADED_MODELS": "1",
+        "OLLAMA_MODELS": models,
+        "OLLAMA_NOPRUNE": "1",  # the linked file is unreferenced until it has been created from
+        "OLLAMA_NO_CLOUD": "1",
+        "OLLAMA_NUM_PARALLEL": str(request.parallel),
+    }
+    if request.context_length is not None:
+        env["OLLAMA_CONTEXT_LENGTH"] = str(request.context_length)
+    flash_attention = request.options.get("flash_attention")
+    if flash_attention is not None:
+        if not isinstance(flash_attention, bool):
+            raise CannotPlan(Reason.UNKNOWN_OPTION)
+        env["OLLAMA_FLASH_ATTENTION"] = "1" if flash_attention else "0"
+    return env
+
+
+def _create(request: SpawnRequest, digest: str) -> str:
+    body = {
+        "model": SERVED_MODEL,
+        "files": {"model.gguf": f"sha256:{digest}"},
+        "parameters": {"num_thread": request.threads},
+        "stream": True,
+    }
+    template = request.chat_template
+    if template is not None and "{%" not in template:
+        body["template"] = template
+    return json.dumps(body)

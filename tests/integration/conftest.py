@@ -1,0 +1,158 @@
+"""A small world for the whole path: a publisher, two TLS hosts, and the real command line."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import importlib.util
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from companion_core import publisher
+from companion_core.config import parse_config
+from companion_core.demo.hosts import TlsHost
+from companion_core.demo.run import MODEL_FILE
+from companion_core.demo.tls import CertificateAuthority
+from companion_core.testing.model_host import ModelHost
+
+MODEL_PATH = f"/{MODEL_FILE.name}"
+MANIFEST_PATH = "/manifest.json"
+DEADLINE_SECONDS = 60
+
+
+class World:
+    """One publisher, its hosts, one person's machine."""
+
+    def __init__(self, folder: Path, model_host: ModelHost, manifest_host: TlsHost, ca_file: Path):
+        self.folder = folder
+        self.model_host = model_host
+        self.manifest_host = manifest_host
+        self.ca_file = ca_file
+        self.state = folder / "state"
+        self.config_file = folder / "companion.toml"
+        self.draft = folder / "publisher"
+        self.key_file = folder / "publisher.key"
+        self.public_key = publisher.init_draft(self.draft, self.key_file)
+        self.content = MODEL_FILE.read_bytes()
+        model_host.content = {MODEL_PATH: self.content}
+
+    # --- the publisher ---
+
+    def publish(self, *, url: str | None = None, content: bytes | None = None, days: int = 1):
+        """Sign for the model and put the manifest on its host."""
+        measured = publisher.measure(io.BytesIO(content or self.content).readinto)
+        publisher.add_file(
+            self.draft,
+            measured,
+            model_id="tiny",
+            url=url or self.model_host.url(MODEL_PATH),
+            model_format="gguf",
+        )
+        return self.sign(days=days)
+
+    def sign(self, *, days: int = 1, now: dt.datetime | None = None) -> bytes:
+        signed = publisher.sign_draft(
+            self.draft,
+            self.key_file,
+            lifetime=dt.timedelta(days=days),
+            now=now or dt.datetime.now(dt.UTC),
+        )
+        raw = signed.path.read_bytes()
+        self.manifest_host.content = {MANIFEST_PATH: raw}
+        return raw
+
+    # --- the person ---
+
+    def document(self, **sections):
+        base = {
+            "manifest": {
+                "url": self.manifest_host.url(MANIFEST_PATH),
+                "trusted_keys": [self.public_key],
+            },
+            "model": {"id": "tiny"},
+            "runtime": {"threads": 1},
+            "keychain": {"name": "memory"},
+            "network": {"extra_ca_file": str(self.ca_file)},
+        }
+        return {
+            name: {**base.get(name, {}), **sections.get(name, {})} for name in {**base, **sections}
+        }
+
+    def config(self, **sections):
+        return parse_config(self.document(**sections))
+
+    def configure(self, **sections) -> Path:
+        lines = []
+        for name, table in self.document(**sections).items():
+            lines += [
+                f"[{name}]",
+                *(f"{key} = {json.dumps(value)}" for key, value in table.items()),
+            ]
+        self.config_file.write_text("\n".join(lines) + "\n")
+        return self.config_file
+
+    def argv(self, *arguments: str) -> list[str]:
+        root = ("--config", str(self.config_file), "--state-dir", str(self.state))
+        return [sys.executable, "-m", "companion_core", *root, *arguments]
+
+    def companion(self, *arguments: str, **options) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.argv(*arguments),
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_SECONDS,
+            check=False,
+            **options,
+        )
+
+    def status(self) -> dict:
+        return json.loads(self.companion("status", "--json").stdout)
+
+    def stored_models(self) -> list[Path]:
+        models = self.state / "models"
+        return [p for p in models.rglob("*") if p.is_file() and p.stat().st_size > 0]
+
+    def processes(self) -> list[psutil.Process]:
+        """Every process that was started for this world's state folder."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.status() == psutil.STATUS_ZOMBIE or process.pid == os.getpid():
+                    continue
+                if str(self.state) in " ".join([*process.cmdline(), process.cwd()]):
+                    found.append(process)
+        return found
+
+    def wait_until_alone(self, seconds: float = 5) -> list[psutil.Process]:
+        deadline = time.monotonic() + seconds
+        while (left := self.processes()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return left
+
+
+@pytest.fixture
+def world(tmp_path, require_real):
+    require_real("xllamacpp", importlib.util.find_spec("xllamacpp") is not None)
+    authority = CertificateAuthority(tmp_path)
+    with (
+        ModelHost(authority.server_context("127.0.0.1", "localhost"), {}) as model_host,
+        TlsHost(authority.server_context("localhost"), {}, name="localhost") as manifest_host,
+    ):
+        world = World(tmp_path, model_host, manifest_host, authority.ca_file)
+        try:
+            yield world
+        finally:
+            if world.state.exists():
+                world.companion("down", "--now")
+            for process in world.wait_until_alone(1):
+                with contextlib.suppress(psutil.Error):
+                    process.send_signal(getattr(signal, "SIGKILL", signal.SIGTERM))

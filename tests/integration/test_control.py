@@ -1,0 +1,130 @@
+import asyncio
+import json
+import os
+import socket
+import stat
+
+import pytest
+
+from companion_core.control import InstanceLock, RunningInstance, ask, find_running
+from companion_core.control_server import ControlServer
+from companion_core.egress import LiveEgress
+from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason, Refused
+from companion_core.paths import InstancePaths
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def paths(tmp_path):
+    paths = InstancePaths(tmp_path / "state")
+    paths.prepare()
+    return paths
+
+
+def serve(paths, client):
+    """Run the blocking `client(running)` against a control server in this process."""
+    egress = LiveEgress()
+
+    async def answer_status(_request):
+        return {"available": True}
+
+    async def answer_refused(_request):
+        raise Refused(Reason.DIGEST_MISMATCH)
+
+    async def run():
+        server = ControlServer(paths, {"status": answer_status, "refused": answer_refused})
+        await server.start(egress.identify(os.getpid()))
+        try:
+            return await asyncio.to_thread(client, find_running(paths, egress))
+        finally:
+            await server.close()
+
+    return asyncio.run(run())
+
+
+def test_a_question_is_answered_and_nothing_is_left(paths):
+    answer = serve(paths, lambda running: ask(running, LiveEgress(), "status"))
+    assert answer == {"available": True}
+    assert not paths.state_file.exists()
+    assert list(paths.run_folder().iterdir()) == []
+
+
+def test_the_socket_and_the_state_file_are_the_owners_alone_and_hold_no_secret(paths):
+    def look(running):
+        assert stat.S_IMODE(running.control_socket.stat().st_mode) == 0o600
+        assert stat.S_IMODE(running.control_socket.parent.stat().st_mode) == 0o700
+        assert stat.S_IMODE(paths.state_file.stat().st_mode) == 0o600
+        return json.loads(paths.state_file.read_text())
+
+    assert set(serve(paths, look)) == {"pid", "start_time", "control_socket"}
+
+
+def test_a_refusal_comes_back_with_its_reason(paths):
+    def ask_refused(running):
+        with pytest.raises(Refused) as caught:
+            ask(running, LiveEgress(), "refused")
+        return caught.value.reason
+
+    assert serve(paths, ask_refused) is Reason.DIGEST_MISMATCH
+
+
+@pytest.mark.parametrize(
+    "line", [b"\n", b"not json\n", b"[]\n", b'{"op": "nonsense"}\n', b"x" * 70_000]
+)
+def test_a_malformed_question_never_ends_the_server(paths, line):
+    def send(running):
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(10)
+            client.connect(str(running.control_socket))
+            client.sendall(line)
+            client.shutdown(socket.SHUT_WR)
+            first = client.recv(65536)
+        return first, ask(running, LiveEgress(), "status")
+
+    first, status = serve(paths, send)
+    assert first == b"" or json.loads(first)["ok"] is False
+    assert status == {"available": True}
+
+
+def test_another_uid_is_not_answered(paths, monkeypatch):
+    monkeypatch.setattr("companion_core.control_server._peer_uid", lambda _socket: 12345)
+
+    def ask_status(running):
+        with pytest.raises(EnvironmentUnavailable) as caught:
+            ask(running, LiveEgress(), "status")
+        return caught.value.reason
+
+    assert serve(paths, ask_status) is Reason.CONTROL_UNAVAILABLE
+
+
+def test_a_state_file_of_a_dead_or_other_process_is_not_believed(paths):
+    egress = LiveEgress()
+    me = egress.identify(os.getpid())
+    for pid, start in ((2**22 - 1, 1), (me.pid, me.start_time + 1), ("1", 1), (None, None)):
+        paths.state_file.write_text(
+            json.dumps({"pid": pid, "start_time": start, "control_socket": "/x"})
+        )
+        paths.state_file.chmod(0o600)
+        assert find_running(paths, egress) is None
+    paths.state_file.write_text("garbage")
+    assert find_running(paths, egress) is None
+
+
+def test_nobody_behind_the_socket_is_said_in_time(paths):
+    egress = LiveEgress()
+    running = RunningInstance(egress.identify(os.getpid()), paths.folder / "absent.sock")
+    with pytest.raises(CompanionError) as caught:
+        ask(running, egress, "status")
+    assert caught.value.reason is Reason.CONTROL_UNAVAILABLE
+
+
+def test_the_lock_is_held_once(paths):
+    first, second = InstanceLock(paths.lock_file), InstanceLock(paths.lock_file)
+    first.acquire()
+    with pytest.raises(EnvironmentUnavailable) as caught:
+        second.acquire()
+    assert caught.value.reason is Reason.ALREADY_RUNNING
+    first.release()
+    second.acquire()
+    second.release()

@@ -1,0 +1,437 @@
+"""The gateway between real sockets: streaming, back-pressure, the queue, health, real clients."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from companion_core.decisions.verdict import OK, Verdict
+from companion_core.egress import LiveEgress, RefusingEgress
+from companion_core.errors import Reason
+from companion_core.gateway import Backend, HealthLoop
+from companion_core.providers import HealthResponse, UnixChannel
+
+pytestmark = pytest.mark.integration
+
+
+def _load_parts() -> ModuleType:
+    # Test folders are not packages: shared parts are found by their file.
+    path = Path(__file__).parents[1] / "support" / "gateway_parts.py"
+    spec = importlib.util.spec_from_file_location("gateway_parts", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(spec.name, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+parts = _load_parts()
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+STREAM_HEAD = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+)
+
+
+async def held(backend: Any, _request: bytes, _reader: Any, writer: Any) -> None:
+    """Answer when the test releases it."""
+    await backend.release.wait()
+    writer.write(parts.answer())
+
+
+@pytest.mark.parametrize("unix", [False, True])
+def test_streams_byte_for_byte_whatever_the_segments(unix: bool) -> None:
+    events = [b"data: %d\n\n" % number for number in range(200)]
+    wire = b"".join(map(chunk, events)) + b"0\r\n\r\n"
+
+    async def dribble(_backend: Any, request: bytes, _reader: Any, writer: Any) -> None:
+        step = int(json.loads(request.partition(b"\r\n\r\n")[2])["step"])
+        raw = STREAM_HEAD + wire
+        for start in range(0, len(raw), step):
+            writer.write(raw[start : start + step])
+            if step < 10:
+                await asyncio.sleep(0)
+
+    async def main() -> None:
+        async with parts.open_door(dribble, unix=unix) as door:
+            client = await door.connect()
+            for step in (1, 7, 100_000):
+                client.writer.write(door.post({"model": "m", "step": step}))
+                answer = await client.read_answer()
+                assert answer.body == wire
+                assert answer.headers["content-type"] == "text/event-stream"
+            await client.close()
+            assert door.backend.connections == 1
+
+    asyncio.run(main())
+
+
+def test_events_are_passed_on_while_the_backend_still_works() -> None:
+    async def one_event(backend: Any, _request: bytes, _reader: Any, writer: Any) -> None:
+        writer.write(STREAM_HEAD + chunk(b"data: 1\n\n"))
+        await backend.release.wait()
+        writer.write(b"0\r\n\r\n")
+
+    async def main() -> None:
+        async with parts.open_door(one_event) as door:
+            client = await door.connect()
+            client.writer.write(door.post())
+            await client.reader.readuntil(b"data: 1\n\n")
+            assert door.gateway.snapshot().in_flight == 1
+            door.backend.release.set()
+            await client.reader.readuntil(b"0\r\n\r\n")
+            await client.close()
+
+    asyncio.run(main())
+
+
+def test_an_answer_that_ends_with_the_connection() -> None:
+    async def until_close(_backend: Any, _request: bytes, _reader: Any, writer: Any) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\nto the end")
+        await writer.drain()
+        writer.close()
+
+    async def main() -> None:
+        async with parts.open_door(until_close) as door:
+            answer = await door.ask(door.post())
+            assert (answer.body, answer.headers["connection"]) == (b"to the end", "close")
+
+    asyncio.run(main())
+
+
+def test_a_client_that_leaves_stops_its_backend_request() -> None:
+    async def endless(_backend: Any, _request: bytes, _reader: Any, writer: Any) -> None:
+        writer.write(STREAM_HEAD)
+        while True:
+            writer.write(chunk(b"x"))
+            await writer.drain()
+            await asyncio.sleep(0.01)
+
+    async def main() -> None:
+        async with parts.open_door(endless) as door:
+            client = await door.connect()
+            client.writer.write(door.post())
+            await client.reader.readuntil(b"\r\nx\r\n")
+            client.writer.transport.abort()
+            async with asyncio.timeout(5):
+                await door.backend.hung_up.wait()
+            await parts.eventually(lambda: door.gateway.snapshot().in_flight == 0)
+
+    asyncio.run(main())
+
+
+def test_a_slow_reader_slows_its_backend_in_bounded_memory() -> None:
+    sent = 0
+    block = chunk(b"x" * 65_536)
+
+    async def flood(backend: Any, _request: bytes, _reader: Any, writer: Any) -> None:
+        nonlocal sent
+        writer.write(STREAM_HEAD)
+        for _ in range(1000):
+            writer.write(block)
+            await writer.drain()
+            sent += 1
+        writer.write(b"0\r\n\r\n")
+
+    async def main() -> None:
+        async with parts.open_door(flood) as door:
+            client = await door.connect()
+            client.writer.write(door.post())
+            await client.reader.read(1)
+            last = -1
+            while sent != last:  # until nothing moves any more
+                last = sent
+                await asyncio.sleep(0.3)
+            assert sent < 500
+            (connection,) = door.gateway.connections
+            assert connection.transport.get_write_buffer_size() < 2**20
+            total = 0
+            while data := await client.reader.read(2**20):
+                total += len(data)
+                if sent == 1000 and data.endswith(b"\r\n0\r\n\r\n"):
+                    break
+            assert total > 1000 * 65_536
+            await client.close()
+
+    asyncio.run(main())
+
+
+def test_queue_is_first_come_first_served() -> None:
+    async def main() -> None:
+        async with parts.open_door(held, max_in_flight=1, queue_bound=2) as door:
+            tasks = []
+            for number in range(3):
+                tasks.append(asyncio.create_task(door.ask(door.post({"model": "m", "n": number}))))
+                expected = (1, number)
+                await parts.eventually(
+                    lambda: (
+                        (snapshot := door.gateway.snapshot()).in_flight,
+                        snapshot.queued,
+                    )
+                    == expected  # noqa: B023 - awaited within the iteration
+                )
+            full = await door.ask(door.post())
+            assert (full.status, full.code) == (503, "queue_full")
+            assert 1 <= int(full.headers["retry-after"]) <= 60
+            door.backend.release.set()
+            assert [answer.status for answer in await asyncio.gather(*tasks)] == [200] * 3
+            order = [json.loads(raw.partition(b"\r\n\r\n")[2])["n"] for raw in door.backend.requests]
+            assert order == [0, 1, 2]
+            assert door.gateway.snapshot().in_flight == 0
+
+    asyncio.run(main())
+
+
+def test_waiting_has_a_deadline_and_leaving_frees_the_place() -> None:
+    async def main() -> None:
+        async with parts.open_door(
+            held, max_in_flight=1, queue_bound=1, queue_deadline_seconds=0.1
+        ) as door:
+            running = asyncio.create_task(door.ask(door.post()))
+            await parts.eventually(lambda: door.gateway.snapshot().in_flight == 1)
+            late = await door.ask(door.post())
+            assert (late.status, late.code) == (503, "queue_deadline")
+
+            leaver = await door.connect()
+            leaver.writer.write(door.post())
+            await parts.eventually(lambda: door.gateway.snapshot().queued == 1)
+            leaver.writer.transport.abort()
+            await parts.eventually(lambda: door.gateway.snapshot().queued == 0)
+            door.backend.release.set()
+            assert (await running).status == 200
+            assert len(door.backend.requests) == 1
+
+    asyncio.run(main())
+
+
+def test_lifecycle_counts_anew_when_a_waiter_gets_its_place() -> None:
+    async def main() -> None:
+        async with parts.open_door(held, max_in_flight=1) as door:
+            running = asyncio.create_task(door.ask(door.post()))
+            await parts.eventually(lambda: door.gateway.snapshot().in_flight == 1)
+            waiting = asyncio.create_task(door.ask(door.post()))
+            await parts.eventually(lambda: door.gateway.snapshot().queued == 1)
+            door.conditions.resource_verdict = parts.refuse_ram()
+            door.backend.release.set()
+            assert (await running).status == 200
+            assert (await waiting).code == "ram_over_limit"
+            assert door.gateway.snapshot().in_flight == 0
+
+    asyncio.run(main())
+
+
+def test_drain_waits_for_what_runs_and_refuses_the_rest() -> None:
+    async def main() -> None:
+        async with parts.open_door(held, max_in_flight=1) as door:
+            running = asyncio.create_task(door.ask(door.post()))
+            await parts.eventually(lambda: door.gateway.snapshot().in_flight == 1)
+            waiting = asyncio.create_task(door.ask(door.post()))
+            await parts.eventually(lambda: door.gateway.snapshot().queued == 1)
+            assert await door.gateway.drain(0.05) is False
+            assert (await waiting).code == "not_ready"
+            assert (await door.ask(door.post())).code == "not_ready"
+            draining = asyncio.create_task(door.gateway.drain(5))
+            door.backend.release.set()
+            assert await draining is True
+            assert (await running).status == 200
+            door.gateway.detach()
+            assert (await door.ask(door.post())).code == "not_ready"
+
+    asyncio.run(main())
+
+
+def test_another_backend_behind_the_same_port_and_token() -> None:
+    async def main() -> None:
+        async with parts.open_door() as first, parts.open_door(unix=True) as second:
+            client = await first.connect()
+            client.writer.write(first.post())
+            assert (await client.read_answer()).status == 200
+            await first.gateway.drain(1)
+            channel = second.gateway._pool._channel
+            assert isinstance(channel, UnixChannel)
+            first.gateway.attach(
+                Backend(channel=channel, served_model="other", health_path="/api/version")
+            )
+            client.writer.write(first.post())
+            assert (await client.read_answer()).status == 200
+            await client.close()
+            assert b'"model":"other"' in second.backend.requests[0]
+            assert len(first.backend.requests) == 1
+
+    asyncio.run(main())
+
+
+def test_detach_breaks_off_what_runs() -> None:
+    async def main() -> None:
+        async with parts.open_door(held) as door:
+            running = asyncio.create_task(door.ask(door.post()))
+            await parts.eventually(lambda: len(door.backend.requests) == 1)
+            door.gateway.detach()
+            assert (await running).code == "upstream_failed"
+            assert door.gateway.snapshot().in_flight == 0
+
+    asyncio.run(main())
+
+
+def test_backend_that_is_not_there_or_silent() -> None:
+    async def main() -> None:
+        async with parts.open_door(held, answer_seconds=0.1) as door:
+            assert (await door.ask(door.post())).code == "upstream_failed"
+            door.gateway.attach(
+                Backend(
+                    channel=UnixChannel(path="/nonexistent"), served_model="x", health_path="/h"
+                )
+            )
+            assert (await door.ask(door.post())).code == "upstream_failed"
+            door.gateway._pool._egress = RefusingEgress()
+            assert (await door.ask(door.post())).code == "upstream_failed"
+            assert door.gateway.snapshot().in_flight == 0
+
+    asyncio.run(main())
+
+
+def test_pipelined_requests_are_answered_in_order() -> None:
+    async def echo(_backend: Any, request: bytes, _reader: Any, writer: Any) -> None:
+        writer.write(parts.answer(request.partition(b"\r\n\r\n")[2]))
+
+    async def main() -> None:
+        async with parts.open_door(echo) as door:
+            client = await door.connect()
+            wire = b"".join(door.post({"model": "m", "n": number}) for number in range(5))
+            client.writer.write(wire + door.get("/v1/models") + door.post(token="wrong"))
+            for number in range(5):
+                assert json.loads((await client.read_answer()).body)["n"] == number
+            assert (await client.read_answer()).status == 200
+            assert (await client.read_answer()).status == 401
+            await client.close()
+
+    asyncio.run(main())
+
+
+def test_models_and_metrics() -> None:
+    async def main() -> None:
+        async with parts.open_door() as door:
+            listed = json.loads((await door.ask(door.get("/v1/models?after=x"))).body)
+            assert [model["id"] for model in listed["data"]] == ["m"]
+            assert door.backend.requests == []
+            await door.ask(door.post({"model": "secret prompt"}))
+            await door.ask(door.get("/secret/path"))
+            text = door.gateway.metrics_text()
+            assert 'companion_requests_total{path="/v1/models",reason="ok"} 1' in text
+            assert f'{{path="{parts.CHAT}",reason="model_not_served"}} 1' in text
+            assert 'companion_requests_total{path="other",reason="path_not_allowed"} 1' in text
+            assert "secret" not in text
+
+    asyncio.run(main())
+
+
+class Checker:
+    path = "/health"
+
+    def __init__(self, judge: Any) -> None:
+        self._judge = judge
+
+    def judge(self, response: HealthResponse) -> bool:
+        return self._judge(response)
+
+
+def exploding(_response: HealthResponse) -> bool:
+    raise SystemExit(3)
+
+
+def test_health_goes_through_the_front_door() -> None:
+    seen: list[HealthResponse] = []
+
+    def remember(response: HealthResponse) -> bool:
+        seen.append(response)
+        return response.status == 200
+
+    async def main() -> None:
+        async with parts.open_door() as door:
+
+            def loop(judge: Any, token: str = parts.TOKEN) -> HealthLoop:
+                return HealthLoop(
+                    port=door.gateway.port,
+                    token=token,
+                    checker=Checker(judge),
+                    served_model=lambda: "served",
+                    egress=LiveEgress(),
+                    interval=0.01,
+                )
+
+            door.conditions.lifecycle_verdict = parts.refuse_not_ready()
+            assert await loop(remember).probe() == OK
+            assert seen[0] == HealthResponse(status=200, body=b'{"ok":true}', served_model="served")
+            assert door.backend.requests[0].startswith(b"GET /health HTTP/1.1\r\n")
+            assert b"Authorization: Bearer " + b"k" * 43 in door.backend.requests[0]
+            for judge in (exploding, lambda _: 1, lambda _: 1 / 0):
+                assert (await loop(judge).probe()).reason is Reason.HEALTH_FAILED
+            assert not (await loop(remember, token="x" * 43).probe()).ok
+
+            verdicts: list[Verdict] = []
+            task = asyncio.create_task(loop(remember).run(verdicts.append))
+            await parts.eventually(lambda: len(verdicts) >= 3)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            door.gateway.detach()
+            assert (await loop(remember).probe()).reason is Reason.HEALTH_FAILED
+
+    asyncio.run(main())
+
+
+def test_openai_client_streaming_and_not(require_real: Any) -> None:
+    require_real("the openai package", importlib.util.find_spec("openai") is not None)
+    import openai
+
+    def completion(kind: str, choice: dict[str, Any]) -> dict[str, Any]:
+        return {"id": "1", "object": kind, "created": 0, "model": "served", "choices": [choice]}
+
+    async def model(_backend: Any, request: bytes, _reader: Any, writer: Any) -> None:
+        if json.loads(request.partition(b"\r\n\r\n")[2]).get("stream"):
+            writer.write(STREAM_HEAD)
+            for word in ("Hello", " there"):
+                choice = {"index": 0, "delta": {"content": word}, "finish_reason": None}
+                event = json.dumps(completion("chat.completion.chunk", choice)).encode()
+                writer.write(chunk(b"data: " + event + b"\n\n"))
+            writer.write(chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n")
+        else:
+            message = {"role": "assistant", "content": "Hello there"}
+            choice = {"index": 0, "message": message, "finish_reason": "stop"}
+            writer.write(parts.answer(json.dumps(completion("chat.completion", choice)).encode()))
+
+    async def main() -> None:
+        async with (
+            parts.open_door(model) as door,
+            openai.AsyncOpenAI(
+                base_url=door.gateway.base_url, api_key=parts.TOKEN, max_retries=0
+            ) as client,
+        ):
+            messages: Any = [{"role": "user", "content": "hi"}]
+            whole = await client.chat.completions.create(model="m", messages=messages)
+            assert whole.choices[0].message.content == "Hello there"
+            stream = await client.chat.completions.create(model="m", messages=messages, stream=True)
+            words = [event.choices[0].delta.content async for event in stream]
+            assert words == ["Hello", " there"]
+            assert [model.id async for model in client.models.list()] == ["m"]
+            with pytest.raises(openai.NotFoundError) as missing:
+                await client.chat.completions.create(model="other", messages=messages)
+            assert missing.value.code == "model_not_served"
+            with pytest.raises(openai.AuthenticationError):
+                await client.with_options(api_key="wrong").chat.completions.create(
+                    model="m", messages=messages
+                )
+
+    asyncio.run(main())

@@ -1,0 +1,181 @@
+"""The whole path on real parts: TLS hosts, signed manifest, llama.cpp, the openai client."""
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+
+import openai
+import pytest
+
+from companion_core.companion import Companion
+
+pytestmark = pytest.mark.integration
+
+CLIENT = """
+import openai
+client = openai.OpenAI()
+question = [{"role": "user", "content": "What are you?"}]
+ask = client.chat.completions.create
+whole = ask(model="tiny", messages=question, temperature=0, max_tokens=64)
+print(whole.choices[0].message.content)
+pieces = ask(
+    model="tiny", messages=question, temperature=0, max_tokens=64, stream=True
+)
+texts = [p.choices[0].delta.content or "" for p in pieces if p.choices]
+print(len([t for t in texts if t]))
+print("".join(texts))
+print([m.id for m in client.models.list()])
+"""
+
+
+def test_up_detached_exec_the_real_openai_client_and_down(world):
+    world.publish()
+    world.configure()
+    up = world.companion("up", "--detach", "--json")
+    assert up.returncode == 0, up.stderr
+    assert json.loads(up.stdout)["available"] is True
+
+    status = world.status()
+    assert status["available"] is True
+    assert status["reason"] == "ok"
+    assert status["lifecycle"] == "ready"
+    assert status["model"] == {"id": "tiny", "verified": True}
+    assert status["runtime"]["channel"] == "unix"
+    assert status["plugins"] == {
+        "keychain": "memory",
+        "spawn": "llamacpp",
+        "download": "https",
+        "health": "llamacpp",
+        "probe": "process",
+    }
+    assert set(status["admission"]) == {"in_flight", "max_in_flight", "queued", "queue_bound"}
+
+    client = world.companion("exec", "--", sys.executable, "-c", CLIENT)
+    assert client.returncode == 0, client.stderr
+    whole, pieces, streamed, models = client.stdout.splitlines()
+    assert whole == streamed
+    assert "companion" in whole.lower()
+    assert int(pieces) > 3
+    assert models == "['tiny']"
+
+    token = world.companion("token").stdout.strip()
+    assert len(token) >= 43
+    assert token not in up.stdout + up.stderr + client.stderr
+    log = (world.state / "instances" / "default" / "logs").rglob("*.log")
+    assert all(token not in file.read_text(errors="replace") for file in log)
+
+    assert world.companion("exec", "--", "sh", "-c", "exit 7").returncode == 7
+    assert world.companion("exec", "--", "/nonexistent").returncode == 127
+
+    down = world.companion("down")
+    assert down.returncode == 0, down.stderr
+    assert world.wait_until_alone() == []
+    assert world.companion("status").returncode == 5
+    assert list((world.state / "instances" / "default" / "run").iterdir()) == []
+
+
+def test_a_second_up_is_refused_and_the_first_goes_on(world):
+    world.publish()
+    world.configure()
+    assert world.companion("up", "--detach").returncode == 0
+    again = world.companion("up", "--detach")
+    assert again.returncode == 4
+    assert "companion: already_running: " in again.stderr.splitlines()[-1]
+    assert world.status()["available"] is True
+
+
+def test_a_second_start_needs_no_download_and_hashes_again(world):
+    world.publish()
+    world.configure()
+    assert world.companion("up", "--detach").returncode == 0
+    assert world.companion("down").returncode == 0
+    asked = len(world.model_host.requests)
+    assert world.companion("up", "--detach").returncode == 0
+    assert len(world.model_host.requests) == asked
+    assert world.status()["available"] is True
+
+
+def test_embedded_in_a_product(world):
+    world.publish()
+    steps = []
+
+    async def run():
+        async with Companion.open(
+            world.config(), state_dir=world.state, on_step=steps.append
+        ) as companion:
+            assert companion.availability().ok
+            async with openai.AsyncOpenAI(
+                base_url=companion.base_url, api_key=companion.token
+            ) as client:
+                answer = await client.chat.completions.create(
+                    model="tiny",
+                    messages=[{"role": "user", "content": "What are you?"}],
+                    temperature=0,
+                    max_tokens=64,
+                )
+            return answer.choices[0].message.content
+
+    assert "companion" in asyncio.run(run()).lower()
+    names = [step.name for step in steps]
+    assert [name for name in dict.fromkeys(names) if name != "download"] == [
+        "keychain", "manifest", "model", "gateway", "runtime", "available",
+    ]  # fmt: skip
+    assert world.wait_until_alone() == []
+
+
+def test_available_is_true_only_while_completions_succeed(world):
+    world.publish()
+    world.configure()
+    assert world.companion("up", "--detach").returncode == 0
+    before = world.status()
+    assert before["available"] is True
+    runtime = next(p for p in world.processes() if p.pid == before["runtime"]["pid"])
+    runtime.kill()
+    runtime.wait(10)
+    deadline = time.monotonic() + 5
+    while world.status()["available"] and time.monotonic() < deadline:
+        time.sleep(0.02)
+    gone = world.status()
+    completion = world.companion("exec", "--", sys.executable, "-c", CLIENT)
+    assert gone["available"] is False or gone["runtime"]["pid"] != before["runtime"]["pid"]
+    if not gone["available"]:
+        assert gone["lifecycle"] in {"stopped", "starting"}
+    # It is replaced: the same port and token serve again.
+    deadline = time.monotonic() + 30
+    while not world.status()["available"] and time.monotonic() < deadline:
+        time.sleep(0.1)
+    after = world.status()
+    assert after["available"] is True
+    assert after["gateway"] == before["gateway"]
+    assert after["runtime"]["pid"] != before["runtime"]["pid"]
+    completion = world.companion("exec", "--", sys.executable, "-c", CLIENT)
+    assert completion.returncode == 0, completion.stderr
+
+
+def test_a_killed_companion_takes_its_runtime_along(world):
+    world.publish()
+    world.configure()
+    assert world.companion("up", "--detach").returncode == 0
+    status = world.status()
+    companion = next(p for p in world.processes() if p.pid == status["pid"])
+    companion.kill()
+    assert world.wait_until_alone(seconds=2) == []
+    assert world.companion("status").returncode == 5
+    assert world.companion("down").returncode == 0
+    assert world.companion("up", "--detach").returncode == 0
+
+
+def test_foreground_announces_and_ctrl_c_drains(world):
+    world.publish()
+    world.configure()
+    with subprocess.Popen(
+        world.argv("up", "--json"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as up:
+        assert json.loads(up.stdout.readline())["available"] is True
+        up.send_signal(2)
+        _, err = up.communicate(timeout=30)
+    assert up.returncode == 130
+    assert "companion: interrupted: " in err.splitlines()[-1]
+    assert world.wait_until_alone() == []

@@ -1,0 +1,202 @@
+"""A gateway with a scripted backend behind it, for tests; loopback and Unix sockets only."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from companion_core.decisions.verdict import OK, Verdict, refuse
+from companion_core.egress import LiveEgress
+from companion_core.errors import Reason
+from companion_core.gateway import Backend, Gateway, GatewaySettings
+from companion_core.providers import TcpChannel, UnixChannel
+
+TOKEN = "t" * 43
+CHAT = "/v1/chat/completions"
+
+Handler = Callable[["FakeBackend", bytes, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+class Conditions:
+    def __init__(self) -> None:
+        self.lifecycle_verdict: Verdict = OK
+        self.resource_verdict: Verdict = OK
+
+    def lifecycle(self) -> Verdict:
+        return self.lifecycle_verdict
+
+    def resources(self) -> Verdict:
+        return self.resource_verdict
+
+
+def answer(body: bytes = b'{"ok":true}', *, extra: bytes = b"", status: bytes = b"200 OK") -> bytes:
+    return (
+        b"HTTP/1.1 %b\r\nContent-Type: application/json\r\n%bContent-Length: %d\r\n\r\n%b"
+        % (status, extra, len(body), body)
+    )
+
+
+async def plain_answer(
+    _backend: FakeBackend, _request: bytes, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
+    writer.write(answer())
+
+
+@dataclass
+class FakeBackend:
+    """Records every request it gets and answers as its handler does."""
+
+    handler: Handler = plain_answer
+    requests: list[bytes] = field(default_factory=list)
+    connections: int = 0
+    hung_up: asyncio.Event = field(default_factory=asyncio.Event)
+    release: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        try:
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = re.search(rb"content-length: (\d+)", head.lower())
+                body = await reader.readexactly(int(length[1])) if length else b""
+                self.requests.append(head + body)
+                await self.handler(self, head + body, reader, writer)
+                await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            self.hung_up.set()
+        finally:
+            writer.close()
+
+
+@dataclass
+class Door:
+    gateway: Gateway
+    backend: FakeBackend
+    conditions: Conditions
+
+    def head(self, method: str = "POST", path: str = CHAT, extra: str = "", token: str = TOKEN) -> str:
+        return (
+            f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{self.gateway.port}\r\n"
+            f"Authorization: Bearer {token}\r\n{extra}"
+        )
+
+    def post(self, body: Any = None, *, path: str = CHAT, extra: str = "", token: str = TOKEN) -> bytes:
+        raw = body if isinstance(body, bytes) else json.dumps(body or {"model": "m"}).encode()
+        head = self.head(
+            path=path,
+            token=token,
+            extra=f"Content-Type: application/json\r\nContent-Length: {len(raw)}\r\n{extra}",
+        )
+        return f"{head}\r\n".encode("latin-1") + raw
+
+    def get(self, path: str, *, extra: str = "", token: str = TOKEN) -> bytes:
+        return f"{self.head('GET', path, extra, token)}\r\n".encode("latin-1")
+
+    async def connect(self) -> Client:
+        return Client(*await asyncio.open_connection("127.0.0.1", self.gateway.port))
+
+    async def ask(self, raw: bytes) -> Answer:
+        async with asyncio.timeout(10):
+            client = await self.connect()
+            try:
+                client.writer.write(raw)
+                return await client.read_answer()
+            finally:
+                await client.close()
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def code(self) -> str:
+        return json.loads(self.body)["error"]["code"]
+
+
+@dataclass
+class Client:
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    async def read_answer(self) -> Answer:
+        head = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        first, *lines = head[:-4].split("\r\n")
+        headers = {}
+        for line in lines:
+            name, _, value = line.partition(": ")
+            assert name.lower() not in headers, name
+            headers[name.lower()] = value
+        status = int(first.split(" ")[1])
+        if "content-length" in headers:
+            body = await self.reader.readexactly(int(headers["content-length"]))
+        elif headers.get("transfer-encoding") == "chunked":
+            body = await self.reader.readuntil(b"0\r\n\r\n")
+        elif status == 100:
+            body = b""
+        else:
+            body = await self.reader.read()
+        return Answer(status, headers, body)
+
+    async def close(self) -> None:
+        self.writer.close()
+        with contextlib.suppress(ConnectionError):
+            await self.writer.wait_closed()
+
+
+@contextlib.asynccontextmanager
+async def open_door(
+    handler: Handler = plain_answer, *, unix: bool = False, clock: Any = None, **settings: Any
+) -> AsyncIterator[Door]:
+    backend, conditions = FakeBackend(handler), Conditions()
+    with tempfile.TemporaryDirectory() as folder:
+        if unix:
+            path = str(Path(folder) / "b.sock")
+            server = await asyncio.start_unix_server(backend.serve, path)
+            channel: UnixChannel | TcpChannel = UnixChannel(path=path)
+        else:
+            server = await asyncio.start_server(backend.serve, "127.0.0.1", 0)
+            channel = TcpChannel(host="127.0.0.1", port=server.sockets[0].getsockname()[1])
+        more = {} if clock is None else {"clock": clock}
+        gateway = Gateway(
+            GatewaySettings(**({"token": TOKEN, "model_id": "m"} | settings)),
+            conditions,
+            egress=LiveEgress(),
+            **more,
+        )
+        await gateway.start()
+        gateway.attach(
+            Backend(channel=channel, served_model="served", health_path="/health", key="k" * 43)
+        )
+        try:
+            async with asyncio.timeout(60):
+                yield Door(gateway, backend, conditions)
+        finally:
+            await gateway.close()
+            server.close()
+            backend.release.set()
+            for _ in range(5):
+                await asyncio.sleep(0)
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def refuse_ram() -> Verdict:
+    return refuse(Reason.RAM_OVER_LIMIT)
+
+
+def refuse_not_ready() -> Verdict:
+    return refuse(Reason.NOT_READY)

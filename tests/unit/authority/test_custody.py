@@ -1,0 +1,309 @@
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from companion_core.authority.custody import (
+    KEEP,
+    LoopbackToken,
+    SessionCustody,
+    SessionMeta,
+    build_session_meta,
+    generate_loopback_token,
+    parse_session_meta,
+)
+from companion_core.authority.keychain import Account, GuardedKeychain
+from companion_core.decisions.oauth.token import RefreshDecision
+from companion_core.errors import CompanionError, Reason, Refused, UsageError
+from companion_core.providers import KeychainUnavailable
+from companion_core.testing import FakeKeychain
+
+pytestmark = pytest.mark.unit
+
+META = SessionMeta(expires_at=2_000_000, scope="read", issuer="https://issuer", stored_at=1_000_000)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+class Interrupted(FakeKeychain):
+    """Refuses every change after the first `left`."""
+
+    def __init__(self, items: dict[str, str], left: int) -> None:
+        super().__init__(items=items)
+        self.left = left
+
+    def set(self, account: str, secret: str) -> None:
+        self.change(account)
+        super().set(account, secret)
+
+    def delete(self, account: str) -> None:
+        self.change(account)
+        super().delete(account)
+
+    def change(self, account: str) -> None:
+        if account.endswith("canary"):
+            return
+        if self.left == 0:
+            raise KeychainUnavailable(Reason.KEYCHAIN_REFUSED)
+        self.left -= 1
+
+
+def keychain(provider: FakeKeychain | None = None) -> GuardedKeychain:
+    return GuardedKeychain(provider or FakeKeychain(), instance="one")
+
+
+# --- the session --------------------------------------------------------------------------
+
+
+def test_a_session_comes_back_as_it_was() -> None:
+    custody = SessionCustody(keychain())
+    assert custody.load_session() is None
+    custody.store_session(access_token="access", refresh_token="refresh", meta=META)
+    session = custody.load_session()
+    assert session is not None
+    assert (session.access_token, session.refresh_token) == ("access", "refresh")
+    assert (session.expires_at, session.scope, session.issuer) == (
+        2_000_000,
+        "read",
+        "https://issuer",
+    )
+
+
+def test_the_tokens_are_not_in_the_repr() -> None:
+    custody = SessionCustody(keychain())
+    custody.store_session(access_token="access-1", refresh_token="refresh-1", meta=META)
+    shown = repr(custody.load_session())
+    assert "access-1" not in shown
+    assert "refresh-1" not in shown
+
+
+def test_the_refresh_token_is_replaced_kept_or_removed() -> None:
+    custody = SessionCustody(keychain())
+
+    def after(refresh_token: object) -> str | None:
+        custody.store_session(access_token="a", refresh_token=refresh_token, meta=META)
+        session = custody.load_session()
+        assert session is not None
+        return session.refresh_token
+
+    assert after("one") == "one"
+    assert after(KEEP) == "one"
+    assert after("two") == "two"
+    assert after(None) is None
+    assert after(KEEP) is None
+
+
+def test_nothing_is_changed_before_everything_is_checked() -> None:
+    provider = FakeKeychain()
+    custody = SessionCustody(keychain(provider))
+    custody.store_session(access_token="a", refresh_token="r", meta=META)
+    before = dict(provider.items)
+    too_long = SessionMeta(expires_at=1, scope="x" * 9000)
+    for access, refresh, meta in (
+        ("", "r", META),
+        ("a b", "r", META),
+        ("a", "", META),
+        ("a", "r\r\nx: y", META),
+        ("a", 5, META),
+        ("a", "r", too_long),
+    ):
+        with pytest.raises(UsageError) as caught:
+            custody.store_session(access_token=access, refresh_token=refresh, meta=meta)
+        assert caught.value.reason is Reason.SECRET_INVALID
+    assert provider.items == before
+
+
+def test_a_write_that_is_cut_off_anywhere_loads_as_no_session() -> None:
+    outcomes = []
+    for left in itertools.count():
+        provider = Interrupted({}, left=100)
+        custody = SessionCustody(keychain(provider))
+        custody.store_session(access_token="old-a", refresh_token="old-r", meta=META)
+        provider.left = left
+        try:
+            custody.store_session(access_token="new-a", refresh_token="new-r", meta=META)
+        except CompanionError:
+            session = custody.load_session()
+        else:
+            break
+        outcomes.append(session and (session.access_token, session.refresh_token))
+    # Nothing written: the old session still stands. From then on: none.
+    assert outcomes == [("old-a", "old-r"), None, None, None]
+
+
+def test_after_a_failed_write_no_half_is_left() -> None:
+    class RefusingMeta(FakeKeychain):
+        def set(self, account: str, secret: str) -> None:
+            if account.endswith("session_meta"):
+                raise KeychainUnavailable(Reason.KEYCHAIN_REFUSED)
+            super().set(account, secret)
+
+    provider = RefusingMeta()
+    with pytest.raises(CompanionError):
+        SessionCustody(keychain(provider)).store_session(
+            access_token="a", refresh_token="r", meta=META
+        )
+    assert provider.items == {}
+
+
+@pytest.mark.parametrize("stubborn", ["access_token", "refresh_token", "session_meta"])
+def test_clearing_goes_on_whatever_fails(stubborn: str) -> None:
+    class Stubborn(FakeKeychain):
+        def delete(self, account: str) -> None:
+            if account.endswith(stubborn):
+                raise KeychainUnavailable(Reason.KEYCHAIN_LOCKED)
+            super().delete(account)
+
+    accounts = ("access_token", "refresh_token", "session_meta", "loopback_token")
+    provider = Stubborn(items={f"companion/one/{account}": "x" for account in accounts})
+    with pytest.raises(CompanionError) as caught:
+        SessionCustody(keychain(provider)).clear_session()
+    assert caught.value.reason is Reason.KEYCHAIN_LOCKED
+    assert set(provider.items) == {f"companion/one/{stubborn}", "companion/one/loopback_token"}
+
+
+@given(st.one_of(st.text(), JSON.map(json.dumps)))
+def test_any_stored_metadata_loads_or_is_none(text: str) -> None:
+    items = {"companion/one/access_token": "a", "companion/one/session_meta": text}
+    session = SessionCustody(keychain(FakeKeychain(items=items))).load_session()
+    assert session is None or session.expires_at == json.loads(text)["expires_at"]
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 8000, '{"expires_at":NaN}', '{"expires_at":1e999}', '{"expires_at":true}']
+)
+def test_hostile_metadata_loads_as_none(text: str) -> None:
+    items = {"companion/one/access_token": "a", "companion/one/session_meta": text}
+    assert SessionCustody(keychain(FakeKeychain(items=items))).load_session() is None
+
+
+@pytest.mark.parametrize("token", ["", "a b", "a\n", "é", "\x7f", "x" * 8193])
+def test_a_corrupt_access_token_loads_as_none(token: str) -> None:
+    items = {"companion/one/access_token": token, "companion/one/session_meta": META.to_json()}
+    assert SessionCustody(keychain(FakeKeychain(items=items))).load_session() is None
+
+
+def test_a_reader_never_sees_parts_of_two_sessions() -> None:
+    custody = SessionCustody(keychain())
+    custody.store_session(access_token="a0", refresh_token="r0", meta=META)
+    mixed: list[object] = []
+
+    def read() -> None:
+        for _ in range(30):
+            session = custody.load_session()
+            if session is None or session.access_token[1:] != (session.refresh_token or "")[1:]:
+                mixed.append(session)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for turn in range(30):
+        custody.store_session(access_token=f"a{turn}", refresh_token=f"r{turn}", meta=META)
+    reader.join()
+    assert mixed == []
+
+
+@pytest.mark.parametrize(
+    ("now", "refresh", "decision"),
+    [
+        (1_000_000, "r", RefreshDecision.VALID),
+        (2_000_000, "r", RefreshDecision.REFRESH),
+        (2_000_000, None, RefreshDecision.REAUTH),
+        (900_000, "r", RefreshDecision.REFRESH),  # the clock went back: the age is unknown
+        (900_000, None, RefreshDecision.REAUTH),
+        (float("nan"), "r", RefreshDecision.REAUTH),
+    ],
+)
+def test_decide(now: float, refresh: str | None, decision: RefreshDecision) -> None:
+    custody = SessionCustody(keychain())
+    assert custody.decide(now) is RefreshDecision.REAUTH
+    custody.store_session(access_token="a", refresh_token=refresh, meta=META)
+    assert custody.decide(now) is decision
+
+
+# --- the metadata -------------------------------------------------------------------------
+
+
+def test_metadata_holds_known_fields_only() -> None:
+    response = {"access_token": "SECRET", "refresh_token": "SECRET", "expires_in": 60, "id": "x"}
+    stored = build_session_meta(response, now=0, refresh_ttl_ms=5).to_json()
+    assert "SECRET" not in stored
+    assert list(json.loads(stored)) == [
+        "expires_at",
+        "refresh_expires_at",
+        "scope",
+        "token_type",
+        "issuer",
+        "stored_at",
+    ]
+
+
+@given(JSON)
+def test_metadata_is_parsed_or_refused(value: Any) -> None:
+    try:
+        meta = parse_session_meta(value)
+    except Refused:
+        return
+    assert parse_session_meta(json.loads(meta.to_json())) == meta
+
+
+@pytest.mark.parametrize("expires_in", [10**400, 1e308, True, 1.5, 0])
+def test_a_lifetime_is_a_whole_usable_number(expires_in: object) -> None:
+    with pytest.raises(Refused):
+        build_session_meta({"expires_in": expires_in}, now=0)
+
+
+# --- the loopback token -------------------------------------------------------------------
+
+
+def test_a_generated_token_has_256_bits_and_is_new_each_time() -> None:
+    tokens = {generate_loopback_token() for _ in range(50)}
+    assert len(tokens) == 50
+    assert {len(token) for token in tokens} == {43}
+
+
+def test_a_start_rotates_and_shutdown_clears() -> None:
+    provider = FakeKeychain()
+    loopback = LoopbackToken(keychain(provider))
+    assert loopback.load() is None
+    first, second = generate_loopback_token(), generate_loopback_token()
+    loopback.store(first)
+    loopback.store(second)
+    assert loopback.load() == second
+    assert first not in provider.items.values()
+    loopback.clear()
+    loopback.clear()
+    assert loopback.load() is None
+
+
+@pytest.mark.parametrize("token", ["", "x" * 31, "x" * 8193, "x" * 31 + " ", "é" * 40, None, 5])
+def test_a_weak_token_is_refused(token: object) -> None:
+    provider = FakeKeychain()
+    with pytest.raises(UsageError):
+        LoopbackToken(keychain(provider)).store(token)
+    assert provider.calls == 0
+
+
+def test_the_same_token_is_no_rotation() -> None:
+    loopback = LoopbackToken(keychain())
+    loopback.store("x" * 43)
+    with pytest.raises(UsageError) as caught:
+        loopback.store("x" * 43)
+    assert caught.value.reason is Reason.SECRET_INVALID
+
+
+def test_logout_leaves_the_loopback_token() -> None:
+    guarded = keychain()
+    loopback, custody = LoopbackToken(guarded), SessionCustody(guarded)
+    loopback.store("x" * 43)
+    custody.store_session(access_token="a", meta=META)
+    custody.clear_session()
+    assert loopback.load() == "x" * 43
+    assert guarded.get(Account.ACCESS_TOKEN) is None

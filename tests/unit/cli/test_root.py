@@ -1,0 +1,97 @@
+import json
+import subprocess
+import sys
+from importlib import import_module
+
+import click
+import pytest
+
+from companion_core.cli import COMMANDS, main
+from companion_core.egress import RefusingEgress
+
+pytestmark = pytest.mark.unit
+
+
+def test_every_command_of_the_table_exists_with_the_help_that_the_table_shows():
+    for name, entry in COMMANDS.items():
+        command = import_module(f"companion_core.cli.{name}_command").command
+        assert isinstance(command, click.Command)
+        assert command.name == name
+        assert command.help, name
+        assert entry.help.endswith(".")
+
+
+def test_help_groups_the_commands_and_imports_none_of_them():
+    code = (
+        "import sys; from companion_core.cli import main; main(['--help']);"
+        "print([m for m in sys.modules if m.endswith('_command')"
+        " or m in {'asyncio', 'pluggy', 'cryptography', 'psutil', 'importlib.metadata', 'ssl'}])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("[]")
+    for word in ("Daily:", "Authors:", *COMMANDS):
+        assert word in done.stdout
+
+
+def test_status_of_nothing_has_every_key_and_exits_5(tmp_path, capsys):
+    assert main(["--state-dir", str(tmp_path), "status", "--json"]) == 5
+    document = json.loads(capsys.readouterr().out)
+    assert document["available"] is False
+    assert document["reason"] == "not_running"
+    assert {
+        "lifecycle", "pid", "started_at", "gateway", "runtime", "model", "admission",
+        "resources", "last_health_ok_seconds_ago", "plugins",
+    } <= set(document)  # fmt: skip
+
+
+def test_down_of_nothing_is_fine(tmp_path, capsys):
+    assert main(["--state-dir", str(tmp_path), "down", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"ok": True, "stopped": False}
+
+
+def test_token_of_nothing_exits_5_with_its_advice_last(tmp_path, capsys):
+    assert main(["--state-dir", str(tmp_path), "token"]) == 5
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("companion: not_running: ")
+
+
+def test_exec_of_nothing_is_an_own_failure(tmp_path, capsys):
+    assert main(["--state-dir", str(tmp_path), "exec", "--", "true"]) == 125
+    assert "not_running" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["nonsense"], ["status", "--nonsense"], ["--instance", "../x", "status"], ["exec"]],
+)
+def test_wrong_usage_exits_2(arguments, capsys):
+    assert main(arguments) == 2
+    assert capsys.readouterr().err.strip().splitlines()[-1].startswith("companion: usage: ")
+
+
+def test_a_refusal_is_a_json_document_where_json_was_asked_for(tmp_path, capsys):
+    code = main(
+        ["--config", str(tmp_path / "none.toml"), "--state-dir", str(tmp_path), "up", "--json"]
+    )
+    out, err = capsys.readouterr()
+    assert code == 2
+    document = json.loads(out)
+    assert document["ok"] is False
+    assert document["reason"] == "configuration_invalid"
+    assert document["advice"]
+    assert "none.toml" in err
+
+
+def test_json_after_the_separator_belongs_to_the_client(tmp_path, capsys):
+    main(["--state-dir", str(tmp_path), "token", "--", "--json"])
+    assert capsys.readouterr().out == ""
+
+
+def test_a_shut_doorway_is_a_refusal_and_no_crash(tmp_path, capsys):
+    paths = tmp_path / "instances" / "default"
+    paths.mkdir(parents=True, mode=0o700)
+    state = paths / "state.json"
+    state.write_text('{"pid": 1, "start_time": 1, "control_socket": "/x"}')
+    state.chmod(0o600)
+    assert main(["--state-dir", str(tmp_path), "status"], egress=RefusingEgress()) == 4
+    assert "companion: egress_refused: " in capsys.readouterr().err

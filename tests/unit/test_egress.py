@@ -1,0 +1,94 @@
+import asyncio
+import os
+import signal
+import ssl
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from companion_core.egress import EgressRefused, LiveEgress, ProcessIdentity, RefusingEgress
+from companion_core.errors import Reason
+from companion_core.providers import UnixChannel
+
+pytestmark = pytest.mark.security
+
+SLEEPER = [sys.executable, "-I", "-S", "-c", "import time; time.sleep(60)"]
+
+
+@pytest.fixture
+def sleeper():
+    egress = LiveEgress()
+    child = egress.start_process(SLEEPER, env={})
+    try:
+        yield egress, child
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_a_proved_process_is_signalled(sleeper):
+    egress, child = sleeper
+    identity = egress.identify(child.pid)
+    assert identity is not None
+    assert Path(identity.executable).name.startswith("python")
+    assert egress.send_signal(identity, signal.SIGTERM) is True
+    assert child.wait(10) == -signal.SIGTERM
+    assert egress.identify(child.pid) is None
+
+
+def test_a_pid_with_another_start_time_is_never_signalled(sleeper):
+    egress, child = sleeper
+    identity = egress.identify(child.pid)
+    other = ProcessIdentity(child.pid, identity.start_time + 1, identity.executable)
+    assert egress.send_signal(other, signal.SIGKILL) is False
+    assert child.poll() is None
+
+
+def test_a_child_starts_in_its_own_session_with_exactly_its_environment():
+    egress = LiveEgress()
+    code = "import os; print(os.getsid(0) == os.getpid(), sorted(os.environ))"
+    child = egress.start_process(
+        [sys.executable, "-I", "-S", "-c", code], env={"A": "1"}, stdout=subprocess.PIPE
+    )
+    out, _ = child.communicate(timeout=20)
+    names = out.decode()
+    assert names.startswith("True")
+    # The interpreter itself may add LC_CTYPE (PEP 538); nothing of ours is inherited.
+    assert "PATH" not in names
+    assert "'A'" in names
+
+
+def test_a_proxy_is_used_for_the_network_and_never_for_loopback(monkeypatch):
+    monkeypatch.setenv("https_proxy", "http://proxy.example:3129")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    egress, context = LiveEgress(), ssl.create_default_context()
+    outside = egress.connect_https("models.example.org", 443, context=context, timeout=1)
+    assert (outside.host, outside.port) == ("proxy.example", 3129)
+    assert outside._tunnel_host == "models.example.org"
+    for host in ("127.0.0.1", "localhost", "::1"):
+        inside = egress.connect_https(host, 8443, context=context, timeout=1)
+        assert (inside.host, inside.port) == (host, 8443)
+    assert egress.connect_loopback(80, timeout=1).host == "127.0.0.1"
+
+
+def test_the_shut_doorway_refuses_everything():
+    egress = RefusingEgress()
+    me = ProcessIdentity(os.getpid(), 0, "")
+    context = ssl.create_default_context()
+    calls = [
+        lambda: egress.start_process(["/bin/true"], env={}),
+        lambda: egress.replace_process(["/bin/true"], {}),
+        lambda: egress.identify(1),
+        lambda: egress.send_signal(me, 0),
+        lambda: egress.connect_https("h", 443, context=context, timeout=1),
+        lambda: egress.connect_loopback(1, timeout=1),
+        lambda: egress.connect_control(Path("/x")),
+        lambda: asyncio.run(egress.connect_backend(asyncio.Protocol, UnixChannel(path="/x"))),
+    ]
+    for call in calls:
+        with pytest.raises(EgressRefused) as caught:
+            call()
+        assert caught.value.reason is Reason.EGRESS_REFUSED
