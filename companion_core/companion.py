@@ -200,6 +200,7 @@ class Companion:
         lock = InstanceLock(self._paths.lock_file)
         lock.acquire()
         self._undo.callback(lock.release)
+        self._undo.callback(_remove_if_empty, self._paths.run_folder())
         await self._open_control()
         context = build_tls_context(self._config.network.extra_ca_file)
         authority, runtime = await self._in_worker(
@@ -371,6 +372,11 @@ def _find_model(manifest: Manifest, model_id: str) -> ManifestModel:
         if model.id == model_id:
             return model
     raise Refused(Reason.MODEL_NOT_IN_MANIFEST)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 async def _cancel(task: asyncio.Future[Any]) -> None:

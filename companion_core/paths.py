@@ -20,8 +20,8 @@ _INSTANCE = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}\Z")
 
 # The shortest sun_path of the supported systems is macOS's 104 bytes, with its NUL.
 MAX_SOCKET_PATH: Final = 103
-# "/" and the longest name that is put into the run folder: a start's folder and its socket.
-_LONGEST_RUN_NAME: Final = 40
+# The longest name that is put into the run folder: a start's folder and the backend's socket.
+_LONGEST_RUN_NAME: Final = len("/01234567/backend.sock")
 
 
 def default_config_file() -> Path:
@@ -108,7 +108,10 @@ class InstancePaths:
         if os.path.isabs(runtime_dir):  # noqa: PTH117 - an empty text is no path
             candidates.append(Path(runtime_dir) / f"companion-{name}")
         user = os.getuid() if os.name == "posix" else 0
-        candidates.append(Path(tempfile.gettempdir()) / f"companion-{user}-{name}")
+        candidates += [
+            Path(folder) / f"companion-{user}-{name}"
+            for folder in (tempfile.gettempdir(), "/tmp")  # noqa: S108 - a folder of the person's own is made and proved there
+        ]
         for candidate in candidates:
             if len(os.fsencode(candidate.absolute())) + _LONGEST_RUN_NAME <= MAX_SOCKET_PATH:
                 return private_folder(candidate.absolute())

@@ -12,7 +12,7 @@ import re
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeGuard, cast
 
 from companion_core.decisions.verdict import OK, Verdict, refuse
 from companion_core.errors import Reason
@@ -88,8 +88,9 @@ _MISSING_TOKEN = refuse(Reason.MISSING_TOKEN)
 _INVALID_TOKEN = refuse(Reason.INVALID_TOKEN)
 
 
-def _finite(value: object) -> bool:
-    return type(value) in {int, float} and math.isfinite(value)  # type: ignore[arg-type]
+def _finite(value: object) -> TypeGuard[float]:
+    kind = type(value)
+    return (kind is float or kind is int) and math.isfinite(cast("float", value))
 
 
 class RateWindow:
@@ -146,12 +147,25 @@ class RateWindow:
         if not _finite(now):
             raise ValueError("now")
         self._expire(now)
+        self._remember(now)
+        while len(self._stamps) > self.max_requests:
+            self._stamps.popleft()
+
+    def take(self, now: float) -> Verdict:
+        """Check and, if it fits, remember: one step, so that two callers cannot overshoot."""
+        if not _finite(now):
+            return _NO_RATE_STATE
+        self._expire(now)
+        if len(self._stamps) >= self.max_requests:
+            return _RATE_LIMITED
+        self._remember(now)
+        return OK
+
+    def _remember(self, now: float) -> None:
         stamps = self._stamps
         if stamps and stamps[-1] > now:
             self._sorted = False
         stamps.append(now)
-        while len(stamps) > self.max_requests:
-            stamps.popleft()
 
     def seconds_until_free(self, now: float) -> float:
         """Return how long until one more request fits, in the unit of the clock."""
@@ -327,10 +341,13 @@ def _same_origin(headers: Mapping[str, object], host: str) -> bool:
         origin = headers["origin"]
         if not isinstance(origin, str) or origin.strip(_OWS).lower() != f"http://{host}":
             return False
-    metadata = [name for name in headers if name[:10] == "sec-fetch-"]
+    metadata = 0
+    for name in headers:
+        if name[:10] == "sec-fetch-":
+            metadata += 1
     if not metadata:
         return True
-    if metadata == ["sec-fetch-mode"] and "origin" not in headers:
+    if metadata == 1 and "sec-fetch-mode" in headers and "origin" not in headers:
         # Node's own fetch sends exactly this, and no browser does.
         return headers["sec-fetch-mode"] == "cors"
     site = headers.get("sec-fetch-site")
@@ -383,18 +400,15 @@ def verify_request(  # noqa: PLR0917 - called per request, where keywords cost t
     if not _same_origin(headers, host):
         return _CROSS_SITE
 
-    presented = _encode(token)
-    owner = (
-        presented is not None
-        and policy.token is not None
-        and hmac.compare_digest(presented, policy.token)
-    )
+    presented, expected = _encode(token), policy.token
+    owner = presented and expected and hmac.compare_digest(presented, expected)
     if not (owner and path == HEALTH_PATH):
         window = budgets.owner if owner else budgets.strangers
-        verdict = check_rate(window, now)
-        if window is None or not verdict.ok:
+        if window is None:
+            return _NO_RATE_STATE
+        verdict = window.take(now)
+        if verdict is not OK:
             return verdict
-        window.record(now)
     if owner:
         return OK
     return _INVALID_TOKEN if isinstance(token, str) and token else _MISSING_TOKEN

@@ -80,6 +80,7 @@ _REFUSALS: Final = {
     for state in State
     for reason in (Reason.INVALID_TRANSITION, Reason.UNKNOWN_EVENT, Reason.UNKNOWN_STATE)
 }
+_READY: Final = State.READY
 _STATES: Final = {state.value: state for state in State}
 _EVENTS: Final = {event.value: event for event in Event}
 
@@ -105,4 +106,4 @@ def transition(state: object, event: object) -> Transition:
 
 def can_serve_inference(state: object) -> bool:
     """Return whether the runtime may be given work: in `ready` and nowhere else (I-09)."""
-    return isinstance(state, str) and state == State.READY
+    return isinstance(state, str) and state == _READY

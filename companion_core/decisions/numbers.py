@@ -15,8 +15,5 @@ _LARGEST: Final = 2.0**1000
 
 def is_finite(value: object) -> TypeGuard[int | float]:
     """Return whether `value` is an int or float, no bool, NaN or infinity, below 2**1000."""
-    return (
-        isinstance(value, int | float)
-        and not isinstance(value, bool)
-        and -_LARGEST < value < _LARGEST
-    )
+    # Exact types: a bool is an int, and another subclass may compare as it likes.
+    return (type(value) is float or type(value) is int) and -_LARGEST < value < _LARGEST

@@ -130,11 +130,9 @@ def parse_head(raw: bytes) -> RequestHead | Verdict:
         if len(name) > MAX_NAME_BYTES:
             return _TOO_LARGE
         key = _field_name(name)
-        if key is None or not colon:
+        if key is None or not colon or key in headers:
             return _MALFORMED
         if key:
-            if key in headers:
-                return _MALFORMED
             headers[key] = value.strip(" \t")
 
     return _framed(words[0], target[1], headers)

@@ -104,7 +104,8 @@ def place_model(file: ProvedFile, link: Path) -> None:
     try:
         link.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # another file system, or one without links
-            os.link(source, link, follow_symlinks=True)
+            # With a folder's descriptor, here unused, Python takes linkat(2), which follows.
+            os.link(source, link, src_dir_fd=file.descriptor, follow_symlinks=True)
         if not _is_same_inode(file, link):
             link.unlink(missing_ok=True)
             _copy(file, link)

@@ -102,6 +102,9 @@ class Supervisor:
                 raise error_for(Reason.INTERRUPTED) from None
             raise
         finally:
+            # A start that failed is over, one that was cancelled before its first step too.
+            if self._starting.cancelled() or self._starting.exception() is not None:
+                self.state = transition(self.state, Event.ABORTED).state
             self._starting = None
 
     def report_health(self, ok: bool) -> None:
@@ -172,7 +175,6 @@ class Supervisor:
                 run, egress=self._egress, make_key=self._make_key, environment=self._environment
             )
         except BaseException:
-            self.state = transition(self.state, Event.ABORTED).state
             await _finish(self._take_down(run, 0, KILL_AFTER_SECONDS))
             raise
         if run.kept is not None:

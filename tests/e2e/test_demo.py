@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -21,10 +22,11 @@ STEPS = ["hosts", "keychain", "manifest", "model", "gateway", "runtime", "availa
 
 
 @pytest.fixture
-def machine(tmp_path, require_real):
-    """An empty temporary folder, and who still lives in it afterwards."""
+def machine(require_real):
+    """A machine with an empty temporary folder, and that folder."""
     require_real("xllamacpp", importlib.util.find_spec("xllamacpp") is not None)
-    return {**os.environ, "TMPDIR": str(tmp_path), "HOME": str(tmp_path)}, tmp_path
+    with tempfile.TemporaryDirectory(prefix="demo-") as name:
+        yield {**os.environ, "TMPDIR": name, "HOME": name}, Path(name)
 
 
 def left_behind(folder: Path, seconds: float = 5) -> tuple[list[Path], list[str]]:

@@ -8,9 +8,10 @@ import importlib.util
 import io
 import json
 import os
-import signal
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -140,14 +141,16 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path, require_real):
+def world(require_real):
     require_real("xllamacpp", importlib.util.find_spec("xllamacpp") is not None)
-    authority = CertificateAuthority(tmp_path)
+    # Short, so that sockets fit below it and every process names it.
+    folder = Path(tempfile.mkdtemp(prefix="world-"))
+    authority = CertificateAuthority(folder)
     with (
         ModelHost(authority.server_context("127.0.0.1", "localhost"), {}) as model_host,
         TlsHost(authority.server_context("localhost"), {}, name="localhost") as manifest_host,
     ):
-        world = World(tmp_path, model_host, manifest_host, authority.ca_file)
+        world = World(folder, model_host, manifest_host, authority.ca_file)
         try:
             yield world
         finally:
@@ -155,4 +158,5 @@ def world(tmp_path, require_real):
                 world.companion("down", "--now")
             for process in world.wait_until_alone(1):
                 with contextlib.suppress(psutil.Error):
-                    process.send_signal(getattr(signal, "SIGKILL", signal.SIGTERM))
+                    process.kill()
+            shutil.rmtree(folder)

@@ -177,17 +177,21 @@ def test_queue_is_first_come_first_served() -> None:
                 expected = (1, number)
                 await parts.eventually(
                     lambda: (
-                        (snapshot := door.gateway.snapshot()).in_flight,
-                        snapshot.queued,
+                        (
+                            (snapshot := door.gateway.snapshot()).in_flight,
+                            snapshot.queued,
+                        )
+                        == expected
                     )
-                    == expected  # noqa: B023 - awaited within the iteration
                 )
             full = await door.ask(door.post())
             assert (full.status, full.code) == (503, "queue_full")
             assert 1 <= int(full.headers["retry-after"]) <= 60
             door.backend.release.set()
             assert [answer.status for answer in await asyncio.gather(*tasks)] == [200] * 3
-            order = [json.loads(raw.partition(b"\r\n\r\n")[2])["n"] for raw in door.backend.requests]
+            order = [
+                json.loads(raw.partition(b"\r\n\r\n")[2])["n"] for raw in door.backend.requests
+            ]
             assert order == [0, 1, 2]
             assert door.gateway.snapshot().in_flight == 0
 

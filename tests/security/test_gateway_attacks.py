@@ -6,6 +6,7 @@ import asyncio
 import importlib.util
 import json
 import re
+import socket
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -93,7 +94,9 @@ def check_headers(answer: Any) -> None:
 def test_every_answer_carries_the_security_headers_and_no_cors() -> None:
     async def permissive(_backend: Any, _request: bytes, _reader: Any, writer: Any) -> None:
         writer.write(
-            parts.answer(extra=b"Access-Control-Allow-Origin: *\r\nServer: x\r\nSet-Cookie: a=b\r\n")
+            parts.answer(
+                extra=b"Access-Control-Allow-Origin: *\r\nServer: x\r\nSet-Cookie: a=b\r\n"
+            )
         )
 
     async def main() -> None:
@@ -201,7 +204,9 @@ def test_http10_and_absolute_form_are_refused() -> None:
 def test_strangers_cannot_lock_the_owner_out() -> None:
     async def main() -> None:
         async with parts.open_door(strangers_per_minute=5) as door:
-            codes = [(await door.ask(door.get("/v1/models", token="wrong"))).status for _ in range(8)]
+            codes = [
+                (await door.ask(door.get("/v1/models", token="wrong"))).status for _ in range(8)
+            ]
             assert codes == [401] * 5 + [429] * 3
             assert (await door.ask(door.get("/v1/models"))).status == 200
 
@@ -288,7 +293,13 @@ def test_upstream_request_is_built_anew() -> None:
             assert (await door.ask(door.post(body, extra=extra))).status == 200
             head, _, sent = door.backend.requests[0].partition(b"\r\n\r\n")
             names = [line.split(b":")[0] for line in head.split(b"\r\n")[1:]]
-            assert names == [b"Host", b"Authorization", b"Accept", b"Content-Type", b"Content-Length"]
+            assert names == [
+                b"Host",
+                b"Authorization",
+                b"Accept",
+                b"Content-Type",
+                b"Content-Length",
+            ]
             assert parts.TOKEN.encode() not in head
             assert b"Bearer " + b"k" * 43 in head
             assert json.loads(sent) == body | {"model": "served"}
@@ -382,12 +393,15 @@ def test_port_is_never_shared() -> None:
             with pytest.raises(EnvironmentUnavailable) as raised:
                 await rival.start()
             assert raised.value.reason is Reason.LISTENER_NOT_BOUND
-            addresses = {
-                listener.getsockname()[0]
-                for server in door.gateway._servers
-                for listener in server.sockets
-            }
-            assert addresses <= {"127.0.0.1", "::1"}
+            listeners = [
+                listener for server in door.gateway._servers for listener in server.sockets
+            ]
+            assert {one.getsockname()[0] for one in listeners} <= {"127.0.0.1", "::1"}
+            if hasattr(socket, "SO_REUSEPORT"):
+                shared = [
+                    one.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) for one in listeners
+                ]
+                assert not any(shared)
 
     asyncio.run(main())
 

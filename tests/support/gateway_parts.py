@@ -21,7 +21,9 @@ from companion_core.providers import TcpChannel, UnixChannel
 TOKEN = "t" * 43
 CHAT = "/v1/chat/completions"
 
-Handler = Callable[["FakeBackend", bytes, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+Handler = Callable[
+    ["FakeBackend", bytes, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]
+]
 
 
 class Conditions:
@@ -37,14 +39,19 @@ class Conditions:
 
 
 def answer(body: bytes = b'{"ok":true}', *, extra: bytes = b"", status: bytes = b"200 OK") -> bytes:
-    return (
-        b"HTTP/1.1 %b\r\nContent-Type: application/json\r\n%bContent-Length: %d\r\n\r\n%b"
-        % (status, extra, len(body), body)
+    return b"HTTP/1.1 %b\r\nContent-Type: application/json\r\n%bContent-Length: %d\r\n\r\n%b" % (
+        status,
+        extra,
+        len(body),
+        body,
     )
 
 
 async def plain_answer(
-    _backend: FakeBackend, _request: bytes, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    _backend: FakeBackend,
+    _request: bytes,
+    _reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
 ) -> None:
     writer.write(answer())
 
@@ -81,13 +88,17 @@ class Door:
     backend: FakeBackend
     conditions: Conditions
 
-    def head(self, method: str = "POST", path: str = CHAT, extra: str = "", token: str = TOKEN) -> str:
+    def head(
+        self, method: str = "POST", path: str = CHAT, extra: str = "", token: str = TOKEN
+    ) -> str:
         return (
             f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{self.gateway.port}\r\n"
             f"Authorization: Bearer {token}\r\n{extra}"
         )
 
-    def post(self, body: Any = None, *, path: str = CHAT, extra: str = "", token: str = TOKEN) -> bytes:
+    def post(
+        self, body: Any = None, *, path: str = CHAT, extra: str = "", token: str = TOKEN
+    ) -> bytes:
         raw = body if isinstance(body, bytes) else json.dumps(body or {"model": "m"}).encode()
         head = self.head(
             path=path,

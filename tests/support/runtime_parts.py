@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import signal
@@ -73,10 +74,15 @@ while True:
     request = b""
     while b"\\r\\n\\r\\n" not in request and (part := client.recv(65536)):
         request += part
+    head, _, body = request.partition(b"\\r\\n\\r\\n")
+    length = int(head.rpartition(b"Content-Length: ")[2].split()[0]) if head else 0
+    while len(body) < length and (part := client.recv(65536)):
+        body += part
     if b"POST /refuse" in request:
         client.sendall(b"HTTP/1.0 500 no\\r\\n\\r\\n")
     elif request:
-        client.sendall(b'HTTP/1.0 200 OK\\r\\n\\r\\n{{"status":"working"}}\\n{{"status":"success"}}\\n')
+        client.sendall(b"HTTP/1.0 200 OK\\r\\n\\r\\n")
+        client.sendall(b'{{"status":"working"}}\\n{{"status":"success"}}\\n')
     client.close()
 """
 
@@ -212,6 +218,26 @@ def machine() -> Iterator[Machine]:
             yield made
         finally:
             made.close()
+
+
+def mode(path: str | Path) -> int:
+    return Path(path).stat().st_mode & 0o777
+
+
+def environment(pid: int) -> dict[str, str]:
+    block = Path(f"/proc/{pid}/environ").read_bytes().decode()
+    return dict(entry.split("=", 1) for entry in block.split("\0") if entry)
+
+
+def descriptors(pid: int) -> dict[int, str]:
+    """What the process has open beyond stdin, stdout and stderr."""
+    entries = Path(f"/proc/{pid}/fd").iterdir()
+    return {int(entry.name): str(entry.readlink()) for entry in entries if int(entry.name) > 2}
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """As `wait_until`, inside an event loop."""
+    assert await asyncio.to_thread(wait_until, condition)
 
 
 def alive(pid: int) -> bool:

@@ -65,6 +65,11 @@ def test_the_request_carries_what_it_must_and_no_secret() -> None:
     }
 
 
+@pytest.mark.parametrize("nonce", [None, "", 5, True, ["n"]])
+def test_a_nonce_that_is_no_text_is_not_sent(nonce: object) -> None:
+    assert "nonce" not in query_of(build_authorization_url(**REQUEST, nonce=nonce))
+
+
 def test_the_endpoints_own_query_is_kept() -> None:
     endpoint = "https://as.example/authorize?tenant=a%20b&x="
     url = build_authorization_url(**REQUEST | {"authorization_endpoint": endpoint})
@@ -163,8 +168,11 @@ def test_a_right_answer_gives_the_code_and_hides_it() -> None:
     assert "c-1" not in repr(result)
 
 
-def test_without_a_known_issuer_the_answer_needs_none() -> None:
-    assert isinstance(judge({"code": "c", "state": "s-1"}, issuer=None), AuthorizationCode)
+@pytest.mark.parametrize("issuer", [None, "", 5, []])
+@pytest.mark.parametrize("iss", [{}, {"iss": ISSUER}])
+def test_without_a_known_issuer_any_or_none_is_fine(issuer: object, iss: dict[str, str]) -> None:
+    answer = {"code": "c", "state": "s-1"} | iss
+    assert isinstance(judge(answer, issuer=issuer), AuthorizationCode)
 
 
 @pytest.mark.parametrize(

@@ -199,6 +199,7 @@ def test_an_ambiguous_query_is_refused(query: object) -> None:
         ("HTTPS://As.Example/Token", "https://as.example/Token"),
         ("https://as.example:443/t?a=b&c", "https://as.example/t?a=b&c"),
         ("https://as.example:8443", "https://as.example:8443/"),
+        ("https://as.example:65535/t", "https://as.example:65535/t"),
     ],
 )
 def test_endpoints(url: str, normal: str) -> None:

@@ -223,7 +223,10 @@ def test_the_granted_scope_stays_within_the_asked(granted: Any, asked: Any, ok: 
 
 
 def test_the_nonce_of_an_id_token() -> None:
-    assert check_id_token_nonce(id_token({"nonce": "n-1", "sub": "x"}), "n-1").ok
+    token = id_token({"nonce": "n-1", "sub": "x"})
+    assert check_id_token_nonce(token, "n-1").ok
+    assert check_id_token_nonce(token.ljust(32_768, "A"), "n-1").ok, "a long signature"
+    assert not check_id_token_nonce(token.ljust(32_769, "A"), "n-1").ok
 
 
 @pytest.mark.parametrize(

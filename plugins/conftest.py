@@ -1,0 +1,14 @@
+"""Make every plugin importable in its own tests.
+
+`make test` installs the plugins that fit this system, as a person would. The others are
+imported from their source trees; what is installed stays first.
+"""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+for pyproject in sorted(Path(__file__).parent.glob("*/pyproject.toml")):
+    folder = pyproject.parent
+    if importlib.util.find_spec(f"companion_{folder.name}") is None:
+        sys.path.append(str(folder))

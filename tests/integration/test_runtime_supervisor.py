@@ -1,0 +1,364 @@
+"""The supervisor with real processes: started, served, stopped, and nothing left."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import signal
+import socket
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import psutil
+import pytest
+
+from companion_core.decisions.lifecycle import State
+from companion_core.decisions.verdict import OK
+from companion_core.egress import EgressRefused, RefusingEgress
+from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason
+from companion_core.providers import BackendRequest, TcpChannel, UnixChannel
+from companion_core.runtime.supervisor import Supervisor
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(os.name != "posix", reason="the keeper needs a POSIX system"),
+]
+
+
+def _load_parts() -> ModuleType:
+    # Test folders are not packages: shared parts are found by their file.
+    path = Path(__file__).parents[1] / "support" / "runtime_parts.py"
+    spec = importlib.util.spec_from_file_location("runtime_parts", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(spec.name, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+parts = _load_parts()
+
+
+@pytest.fixture
+def machine():
+    with parts.machine() as made:
+        yield made
+
+
+def refused_start(machine, spec) -> CompanionError:
+    with pytest.raises(CompanionError) as caught:
+        asyncio.run(machine.supervisor.start(spec))
+    assert machine.supervisor.state is State.STOPPED
+    assert machine.supervisor.runtime_pid is None
+    assert machine.leftovers() == []
+    assert machine.exits == 0
+    return caught.value
+
+
+def test_a_runtime_is_started_serves_and_leaves_nothing(machine) -> None:
+    async def life() -> None:
+        supervisor = machine.supervisor
+        backend = await supervisor.start(machine.spec())
+        assert backend.channel_name == "unix"
+        assert backend.served_model == "served"
+        assert backend.key is None
+        assert isinstance(backend.channel, UnixChannel)
+        assert parts.mode(backend.channel.path) == 0o600
+        assert parts.mode(Path(backend.channel.path).parent) == 0o700
+        assert supervisor.tree() == (backend.pid,)
+        assert await supervisor.check_runtime() == OK
+        assert supervisor.state is State.STARTING
+        supervisor.report_health(ok=True)
+        assert supervisor.state is State.READY
+        assert supervisor.ready_since is not None
+        supervisor.begin_drain()
+        assert supervisor.state is State.DRAINING
+        await supervisor.stop()
+        assert not parts.alive(backend.pid)
+
+    asyncio.run(life())
+    assert machine.supervisor.state is State.STOPPED
+    assert machine.leftovers() == []
+    assert machine.exits == 0
+    assert machine.supervisor.last_lines[0] == "started"
+
+
+def test_the_runtime_opens_the_bytes_that_were_hashed(machine) -> None:
+    # covers: spawn_supervision/path-is-verified
+    async def life() -> bytes:
+        spec = machine.spec()
+        hashed = machine.model_file.read_bytes()
+        machine.model_file.rename(machine.folder / "aside.gguf")
+        machine.model_file.write_bytes(b"another model under the same name")
+        backend = await machine.supervisor.start(spec)
+        seen = (Path(backend.channel.path).parent / "model.seen").read_bytes()
+        await machine.supervisor.stop()
+        assert seen == hashed
+        return seen
+
+    asyncio.run(life())
+
+
+def test_a_changed_file_is_not_started(machine) -> None:
+    with machine.model_file.open("r+b") as file:
+        file.write(b"B")
+    os.utime(machine.model_file, ns=(1, 1))
+    assert refused_start(machine, machine.spec()).reason is Reason.DIGEST_MISMATCH
+
+
+def test_what_is_no_evidence_is_not_started(machine) -> None:
+    class Pretender:
+        format, model_id, files = "gguf", "tiny", machine.model.files
+
+    assert refused_start(machine, machine.spec(model=Pretender())).reason is Reason.NOT_VERIFIED
+
+
+def test_the_files_of_a_split_model_keep_their_names(machine) -> None:
+    second = machine.folder / "tiny-2.gguf"
+    second.write_bytes(b"the rest")
+    model = parts.verified_model(machine.model_file, second)
+    seen = {}
+
+    def look(plan, request):
+        seen.update({file.name: Path(file.path).read_bytes() for file in request.model_files})
+        return plan
+
+    async def life() -> None:
+        spawner = parts.FakeSpawner(alter=look)
+        await machine.supervisor.start(machine.spec(model=model, spawner=spawner))
+        await machine.supervisor.stop()
+
+    asyncio.run(life())
+    model.close()
+    assert seen == {"tiny.gguf": machine.model_file.read_bytes(), "tiny-2.gguf": b"the rest"}
+
+
+def test_over_tcp_the_backend_gets_a_fresh_key_that_no_log_shows(machine) -> None:
+    async def life() -> tuple[str, str]:
+        keys = []
+        for _ in range(2):
+            spawner = parts.FakeSpawner(channels=frozenset({"tcp"}))
+            backend = await machine.supervisor.start(machine.spec(spawner=spawner))
+            assert isinstance(backend.channel, TcpChannel)
+            assert backend.channel.host == "127.0.0.1"
+            assert backend.key is not None
+            keys.append(backend.key)
+            assert backend.key not in repr(backend)
+            command = psutil.Process(backend.pid).cmdline()
+            assert not any(backend.key in part for part in command)
+            assert await machine.supervisor.check_runtime() == OK
+            await machine.supervisor.stop()
+            # The test runtime prints its key on purpose.
+            assert f"{parts.READY} [key]" in machine.supervisor.last_lines
+            assert backend.key not in (machine.folder / "runtime.log").read_text()
+        return keys[0], keys[1]
+
+    first, second = asyncio.run(life())
+    assert first != second
+
+
+def test_the_log_is_the_persons_alone(machine) -> None:
+    async def life() -> None:
+        await machine.supervisor.start(machine.spec())
+        await machine.supervisor.stop()
+
+    asyncio.run(life())
+    log = machine.folder / "runtime.log"
+    assert log.stat().st_mode & 0o777 == 0o600
+    assert "started" in log.read_text()
+
+
+def test_a_missing_program_is_refused(machine) -> None:
+    # covers: spawn_supervision/missing-binary
+    error = refused_start(machine, machine.spec(binary=str(machine.folder / "nowhere")))
+    assert error.reason is Reason.RUNTIME_NOT_FOUND
+    assert isinstance(error, EnvironmentUnavailable)
+
+
+def test_a_program_that_cannot_be_executed_is_named_by_its_error(machine) -> None:
+    machine.program.write_text("#!/nonexistent/interpreter\n")
+    error = refused_start(machine, machine.spec())
+    assert (error.reason, error.detail) == (Reason.SPAWN_FAILED, "ENOENT")
+    machine.program.chmod(0o644)
+    error = refused_start(machine, machine.spec())
+    assert (error.reason, error.detail) == (Reason.SPAWN_FAILED, "EACCES")
+
+
+def test_a_runtime_that_ends_before_it_is_ready(machine) -> None:
+    assert refused_start(machine, machine.spec("exit")).reason is Reason.RUNTIME_EXITED
+    assert machine.supervisor.last_lines == ("started",)
+
+
+@pytest.mark.parametrize("announces", [True, False])
+def test_a_runtime_that_is_never_ready(machine, announces) -> None:
+    def hurry(plan, _request):
+        text = plan.ready_text if announces else None
+        return replace(plan, start_deadline_seconds=0.3, ready_text=text)
+
+    spec = machine.spec(spawner=parts.FakeSpawner(("hang",), alter=hurry))
+    assert refused_start(machine, spec).reason is Reason.START_TIMEOUT
+
+
+def test_readiness_is_the_socket_where_nothing_is_announced(machine) -> None:
+    # covers: spawn_supervision/health-retry
+    async def life() -> None:
+        spawner = parts.FakeSpawner(alter=lambda plan, _: replace(plan, ready_text=None))
+        await machine.supervisor.start(machine.spec(spawner=spawner))
+        await machine.supervisor.stop()
+
+    asyncio.run(life())
+    assert machine.leftovers() == []
+
+
+def test_a_foreign_listener_on_the_port_is_never_taken_for_the_runtime(machine) -> None:
+    # covers: spawn_supervision/health-identity
+    with socket.socket() as thief:
+
+        def steal(plan, request):
+            thief.bind((request.channel.host, request.channel.port))
+            thief.listen()
+            return replace(plan, ready_text=None)
+
+        spawner = parts.FakeSpawner(alter=steal, channels=frozenset({"tcp"}))
+        error = refused_start(machine, machine.spec(spawner=spawner))
+        assert error.reason is Reason.RUNTIME_EXITED
+        thief.settimeout(0)
+        received = b""
+        try:
+            while True:
+                with thief.accept()[0] as connection:
+                    connection.settimeout(1)
+                    received += connection.recv(4096)
+        except BlockingIOError:
+            pass
+        assert received == b""
+
+
+def test_prepare_is_sent_and_its_answers_are_required(machine) -> None:
+    good = BackendRequest(
+        method="POST", path="/create", json="{}", expect_last_line='{"status":"success"}'
+    )
+    upload = BackendRequest(method="POST", path="/blob", send_model=True)
+
+    def with_prepare(*requests):
+        return lambda plan, _request: replace(plan, prepare=requests)
+
+    async def life() -> None:
+        spawner = parts.FakeSpawner(alter=with_prepare(good, upload))
+        await machine.supervisor.start(machine.spec(spawner=spawner))
+        await machine.supervisor.stop()
+
+    asyncio.run(life())
+    for bad in (
+        BackendRequest(method="POST", path="/refuse", json="{}"),
+        replace(good, expect_last_line='{"status":"working"}'),
+    ):
+        spawner = parts.FakeSpawner(alter=with_prepare(good, bad))
+        error = refused_start(machine, machine.spec(spawner=spawner))
+        assert error.reason is Reason.SPAWN_FAILED
+
+
+def test_a_linked_model_is_the_hashed_inode_and_hands_no_descriptor_on(machine) -> None:
+    def link(plan, request):
+        place = f"{request.data_dir}/blobs/model"
+        argv = (plan.argv[0], place, *plan.argv[2:])
+        return replace(plan, argv=argv, model_link=place, model_copies=(place,))
+
+    async def life() -> None:
+        for _ in range(2):
+            spawner = parts.FakeSpawner(alter=link)
+            backend = await machine.supervisor.start(machine.spec(spawner=spawner))
+            place = machine.folder / "data" / "blobs" / "model"
+            assert place.samefile(machine.model_file)
+            opened = [file.path for file in psutil.Process(backend.pid).open_files()]
+            assert str(machine.model_file) not in opened
+            await machine.supervisor.stop()
+            place.unlink()
+            place.write_bytes(b"left by somebody")  # replaced by the next start
+
+    asyncio.run(life())
+
+
+def test_a_runtime_that_ends_by_itself_is_told_at_once(machine) -> None:
+    # covers: spawn_supervision/child-exit
+    async def life() -> None:
+        supervisor, told = machine.supervisor, asyncio.Event()
+        supervisor.on_exit = told.set
+        backend = await supervisor.start(machine.spec())
+        supervisor.report_health(ok=True)
+        os.kill(backend.pid, signal.SIGKILL)
+        await asyncio.wait_for(told.wait(), 10)
+        assert supervisor.state is State.STOPPED
+        await supervisor.stop()
+        second = await supervisor.start(machine.spec())
+        assert second.pid != backend.pid
+        await supervisor.stop()
+
+    asyncio.run(life())
+    assert machine.leftovers() == []
+
+
+def test_a_failed_first_health_ends_the_runtime(machine) -> None:
+    async def life() -> None:
+        backend = await machine.supervisor.start(machine.spec())
+        machine.supervisor.report_health(ok=False)
+        assert machine.supervisor.state is State.STOPPED
+        again = await machine.supervisor.start(machine.spec())
+        assert not parts.alive(backend.pid)
+        assert machine.supervisor.state is State.STARTING
+        assert parts.alive(again.pid)
+        await machine.supervisor.stop()
+
+    asyncio.run(life())
+    assert machine.leftovers() == []
+    assert machine.exits == 0
+
+
+def test_a_second_start_is_refused_and_harms_nothing(machine) -> None:
+    async def life() -> None:
+        backend = await machine.supervisor.start(machine.spec())
+        with pytest.raises(CompanionError) as caught:
+            await machine.supervisor.start(machine.spec())
+        assert caught.value.reason is Reason.INVALID_TRANSITION
+        assert parts.alive(backend.pid)
+        await machine.supervisor.stop()
+
+    asyncio.run(life())
+
+
+@pytest.mark.parametrize("seconds", [0, 0.01, 0.03, 0.06, 0.1])
+def test_a_cancelled_start_leaves_nothing(machine, seconds) -> None:
+    async def life() -> None:
+        task = asyncio.ensure_future(machine.supervisor.start(machine.spec("hang")))
+        await asyncio.sleep(seconds)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert machine.supervisor.state is State.STOPPED
+
+    asyncio.run(life())
+    assert machine.leftovers() == []
+
+
+def test_stop_during_a_start_interrupts_it(machine) -> None:
+    async def life() -> None:
+        task = asyncio.ensure_future(machine.supervisor.start(machine.spec("hang")))
+        await parts.until(lambda: machine.supervisor.runtime_pid)
+        await machine.supervisor.stop()
+        assert machine.leftovers() == []
+        with pytest.raises(CompanionError) as caught:
+            await task
+        assert caught.value.reason is Reason.INTERRUPTED
+
+    asyncio.run(life())
+
+
+def test_a_shut_doorway_is_its_own_refusal(machine) -> None:
+    machine.supervisor = Supervisor(RefusingEgress(), clock=lambda: 0.0)
+    with pytest.raises(EgressRefused):
+        asyncio.run(machine.supervisor.start(machine.spec()))
+    assert machine.leftovers() == []

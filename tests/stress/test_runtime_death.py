@@ -1,0 +1,146 @@
+"""The whole tree dies: with its parent killed, against its will, and fifty times over (I-08)."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from types import ModuleType
+
+import psutil
+import pytest
+
+pytestmark = [
+    pytest.mark.stress,
+    pytest.mark.skipif(sys.platform != "linux", reason="counts through /proc"),
+]
+
+
+def _load_parts() -> ModuleType:
+    # Test folders are not packages: shared parts are found by their file.
+    path = Path(__file__).parents[1] / "support" / "runtime_parts.py"
+    spec = importlib.util.spec_from_file_location("runtime_parts", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(spec.name, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+parts = _load_parts()
+
+PARTS_FILE = Path(parts.__file__)
+
+# A companion to be killed: it starts a runtime, says so, and waits.
+COMPANION = """
+import asyncio, runpy, sys
+from pathlib import Path
+sys.argv = ["runtime_parts"]
+import importlib.util
+spec = importlib.util.spec_from_file_location("runtime_parts", {parts!r})
+parts = importlib.util.module_from_spec(spec)
+sys.modules["runtime_parts"] = parts
+spec.loader.exec_module(parts)
+
+async def live():
+    machine = parts.Machine(Path({folder!r}))
+    task = asyncio.ensure_future(machine.supervisor.start(machine.spec({behaviour})))
+    if {early}:
+        while machine.supervisor.runtime_pid is None:
+            await asyncio.sleep(0.001)
+    else:
+        await task
+    keeper = machine.supervisor._run.kept._keeper.pid
+    print(keeper, *machine.supervisor.tree(), flush=True)
+    await asyncio.sleep(3600)
+
+asyncio.run(live())
+"""
+
+
+@pytest.fixture
+def machine():
+    with parts.machine() as made:
+        yield made
+
+
+@pytest.mark.parametrize("early", [False, True], ids=["serving", "starting"])
+def test_a_killed_companion_takes_the_whole_tree_with_it(early) -> None:
+    # covers: spawn_supervision/parent-death
+    with tempfile.TemporaryDirectory(prefix="cc-") as folder:
+        behaviour = "'hang'" if early else "'stubborn', 'offspring'"
+        source = COMPANION.format(
+            parts=str(PARTS_FILE), folder=folder, behaviour=behaviour, early=early
+        )
+        with subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE) as companion:
+            pids = [int(word) for word in companion.stdout.readline().split()]
+            assert len(pids) == (2 if early else 3)
+            assert all(parts.alive(pid) for pid in pids)
+            companion.send_signal(signal.SIGKILL)
+        assert parts.wait_until(lambda: not any(map(parts.alive, pids)), seconds=2)
+
+
+def test_a_runtime_that_ignores_sigterm_is_killed_with_its_offspring(machine) -> None:
+    # covers: spawn_supervision/kill-escalation
+    async def life() -> None:
+        backend = await machine.supervisor.start(machine.spec("stubborn", "offspring"))
+        tree = machine.supervisor.tree()
+        assert backend.pid in tree
+        assert len(tree) == 2
+        await machine.supervisor.stop(terminate_after=0.1)
+        assert not any(map(parts.alive, tree))
+
+    asyncio.run(life())
+    assert machine.leftovers() == []
+
+
+def test_a_tree_whose_keeper_is_killed_or_stopped_dies_all_the_same(machine) -> None:
+    async def life(number: int) -> None:
+        await machine.supervisor.start(machine.spec())
+        tree = machine.supervisor.tree()
+        os.kill(machine.supervisor._run.kept._keeper.pid, number)
+        await machine.supervisor.stop(terminate_after=0.1, kill_after=0.2)
+        assert parts.wait_until(lambda: not any(map(parts.alive, tree)))
+
+    asyncio.run(life(signal.SIGKILL))
+    asyncio.run(life(signal.SIGSTOP))
+    assert machine.leftovers() == []
+
+
+def test_a_stopped_runtime_is_killed(machine) -> None:
+    async def life() -> None:
+        backend = await machine.supervisor.start(machine.spec())
+        os.kill(backend.pid, signal.SIGSTOP)
+        await machine.supervisor.stop(terminate_after=0.1)
+        assert not parts.alive(backend.pid)
+
+    asyncio.run(life())
+    assert machine.leftovers() == []
+
+
+def test_many_cycles_leave_no_process_descriptor_or_file(machine) -> None:
+    me = psutil.Process()
+
+    async def cycle(count: int) -> None:
+        for _ in range(count):
+            await machine.supervisor.start(machine.spec())
+            machine.supervisor.report_health(ok=True)
+            await machine.supervisor.stop()
+
+    async def life() -> tuple[int, int]:
+        await cycle(2)  # what is made once
+        before = me.num_fds()
+        await cycle(20)
+        return before, me.num_fds()
+
+    before, after = asyncio.run(life())
+    assert after == before
+    assert machine.leftovers() == []
+    zombies = [child for child in me.children() if child.status() == psutil.STATUS_ZOMBIE]
+    assert zombies == []

@@ -1,0 +1,100 @@
+"""`companion manifest` through the command line's own `main`, as CLI.md has it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from companion_core.cli import main
+from companion_core.egress import RefusingEgress
+
+pytestmark = pytest.mark.unit
+
+URL = "https://models.example.org/companion/tiny.gguf"
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.gguf").write_bytes(b"a small model")
+    return tmp_path
+
+
+class Shell:
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+
+    def __call__(self, *arguments: str) -> tuple[int, str, str]:
+        code = main(["manifest", *arguments], egress=RefusingEgress())
+        captured = self._capsys.readouterr()
+        return code, captured.out, captured.err
+
+
+@pytest.fixture
+def shell(capsys: pytest.CaptureFixture[str]) -> Shell:
+    return Shell(capsys)
+
+
+ADD = ("add", "pub", "tiny.gguf", "--id", "tiny", "--url", URL, "--format", "gguf")
+
+
+def test_the_publishers_four_commands(work: Path, shell: Shell) -> None:
+    code, out, _ = shell("init", "pub", "--key-out", "key.pem")
+    assert code == 0
+    [key] = [line for line in out.splitlines() if line.startswith("ed25519:")]
+    (work / "template").write_text("{{ messages }}")
+    options = ("--licence", "MIT", "--chat-template-file", "template", "--json")
+    code, out, _ = shell(*ADD, *options)
+    assert code == 0
+    added = json.loads(out)
+    assert added["sha256"] == hashlib.sha256(b"a small model").hexdigest()
+    assert (added["size"], added["name"]) == (13, "tiny.gguf")
+    assert shell("sign", "pub", "--key", "key.pem", "--expires", "30d")[0] == 0
+    code, out, _ = shell("sign", "pub", "--key", "key.pem", "--expires", "30d", "--json")
+    assert (code, json.loads(out)["version"]) == (0, 2)
+    code, out, _ = shell("verify", "pub/manifest.json", "--trusted-key", key, "--json")
+    assert code == 0
+    assert json.loads(out)["models"] == ["tiny"]
+    assert shell("verify", "pub/manifest.json", "--trusted-key", key)[1].startswith("version 2")
+
+
+def test_a_strangers_key_is_exit_3(work: Path, shell: Shell) -> None:
+    shell("init", "pub", "--key-out", "key.pem")
+    shell(*ADD)
+    shell("sign", "pub", "--key", "key.pem", "--expires", "30d")
+    stranger = shell("init", "other", "--key-out", "other.pem")[1].strip()
+    code, out, err = shell("verify", "pub/manifest.json", "--trusted-key", stranger, "--json")
+    assert code == 3
+    assert json.loads(out) == {
+        "ok": False,
+        "reason": "manifest_signature_invalid",
+        "advice": json.loads(out)["advice"],
+    }
+    assert err.splitlines()[-1].startswith("companion: manifest_signature_invalid: ")
+
+
+def test_wrong_usage_is_exit_2(work: Path, shell: Shell) -> None:
+    assert shell("init", "pub", "--key-out", "key.pem")[0] == 0
+    assert shell("init", "pub", "--key-out", "other.pem")[0] == 2
+    assert shell("add", "pub", "missing.gguf", *ADD[3:])[0] == 2
+    assert shell(*ADD, "--chat-template-file", "missing")[0] == 2
+    assert shell("sign", "pub", "--key", "key.pem", "--expires", "soon")[0] == 2
+    assert shell("verify", "pub/manifest.json")[0] == 2
+
+
+def test_an_http_address_is_exit_3(work: Path, shell: Shell) -> None:
+    shell("init", "pub", "--key-out", "key.pem")
+    insecure = URL.replace("https:", "http:")
+    code, _, err = shell(*ADD[:5], "--url", insecure, "--format", "gguf")
+    assert code == 3
+    assert err.splitlines()[-1].startswith("companion: scheme_not_allowed: ")
+
+
+def test_what_is_not_there_is_exit_4(work: Path, shell: Shell) -> None:
+    shell("init", "pub", "--key-out", "key.pem")
+    key = "ed25519:11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="
+    assert shell("verify", "pub/manifest.json", "--trusted-key", key)[0] == 4
+    assert shell("add", "pub", URL, *ADD[3:])[0] == 4  # the doorway is shut

@@ -1,0 +1,41 @@
+import os
+
+import pytest
+
+from companion_core.errors import Reason, UsageError
+from companion_core.paths import MAX_SOCKET_PATH, InstancePaths
+
+pytestmark = pytest.mark.unit
+
+LONGEST = "/01234567/backend.sock"
+
+
+def test_two_instances_share_models_and_nothing_else(tmp_path):
+    one, two = InstancePaths(tmp_path), InstancePaths(tmp_path, "two")
+    one.prepare()
+    two.prepare()
+    assert one.models == two.models
+    for name in ("folder", "logs", "lock_file", "state_file", "manifest_memory"):
+        assert getattr(one, name) != getattr(two, name)
+    assert one.run_folder() != two.run_folder()
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", "A", "-a", "x" * 33, "a\n"])
+def test_an_instance_name_is_no_path(tmp_path, name):
+    with pytest.raises(UsageError) as caught:
+        InstancePaths(tmp_path, name)
+    assert caught.value.reason is Reason.USAGE
+
+
+@pytest.mark.parametrize("length", [1, 40, 80, 120, 200])
+def test_sockets_fit_below_the_run_folder_however_deep_the_state_is(tmp_path, monkeypatch, length):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / ("x" * 90)))
+    deep = tmp_path / ("d" * min(length, 200))
+    paths = InstancePaths(deep)
+    paths.prepare()
+    folder = paths.run_folder()
+    try:
+        assert len(os.fsencode(folder)) + len(LONGEST) <= MAX_SOCKET_PATH
+        assert folder.stat().st_mode & 0o777 == 0o700
+    finally:
+        folder.rmdir()
