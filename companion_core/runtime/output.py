@@ -46,6 +46,11 @@ class RuntimeOutput:
         self._watched = False
         self._open_log()
 
+    @property
+    def closed(self) -> bool:
+        """Whether the runtime's side has ended and everything has been read."""
+        return self._reader < 0
+
     def start(self) -> None:
         """Begin to read; the runtime holds the only writing ends from now on."""
         os.close(self.writer)

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import pytest
+
+from companion_core.decisions.runtime_readback import (
+    Listener,
+    check_environment,
+    check_listeners,
+)
+from companion_core.errors import Reason
+from companion_core.providers import TcpChannel, UnixChannel
+
+pytestmark = pytest.mark.unit
+
+PLANNED = frozenset({"PATH", "HOME"})
+UNIX = UnixChannel(path="/run/x.sock")
+TCP = TcpChannel(host="127.0.0.1", port=4711)
+OWN = Listener("tcp", "127.0.0.1", 4711)
+
+
+@pytest.mark.parametrize(
+    ("runtime", "descendants", "ok"),
+    [
+        (PLANNED, [], True),
+        (PLANNED, [PLANNED], True),
+        (PLANNED, [PLANNED | {"DECLARED"}], True),
+        (PLANNED, [frozenset()], True),
+        (PLANNED | {"EXTRA"}, [], False),
+        (PLANNED | {"DECLARED"}, [], False),
+        (PLANNED - {"HOME"}, [], False),
+        (frozenset(), [], False),
+        (None, [], False),
+        (PLANNED, [PLANNED | {"EXTRA"}], False),
+        (PLANNED, [PLANNED, None], False),
+    ],
+)
+def test_names_are_exactly_the_planned_ones(runtime, descendants, ok) -> None:
+    verdict = check_environment(
+        runtime, descendants, planned=PLANNED, child_names=frozenset({"DECLARED"})
+    )
+    assert verdict.ok is ok
+    assert verdict.reason is (Reason.OK if ok else Reason.RUNTIME_ENVIRONMENT)
+
+
+RUNNER = Listener("tcp", "127.0.0.1", 50000)
+
+
+@pytest.mark.parametrize(
+    ("listeners", "channel", "open_backend", "reason"),
+    [
+        (set(), UNIX, False, Reason.OK),
+        ({OWN}, UNIX, False, Reason.RUNTIME_LISTENS_WIDE),
+        ({OWN}, UNIX, True, Reason.RUNTIME_LISTENS_WIDE),
+        ({OWN}, TCP, False, Reason.OK),
+        (set(), TCP, False, Reason.HEALTH_FAILED),
+        ({Listener("udp", "127.0.0.1", 4711)}, TCP, False, Reason.RUNTIME_LISTENS_WIDE),
+        ({Listener("tcp", "0.0.0.0", 4711)}, TCP, True, Reason.RUNTIME_LISTENS_WIDE),
+        ({OWN, RUNNER}, TCP, False, Reason.RUNTIME_LISTENS_WIDE),
+        ({OWN, RUNNER}, TCP, True, Reason.OK),
+        ({OWN, Listener("tcp", "::1", 50000)}, TCP, True, Reason.OK),
+        ({OWN, Listener("tcp", "::", 50000)}, TCP, True, Reason.RUNTIME_LISTENS_WIDE),
+        ({OWN, Listener("tcp", "192.168.1.2", 1)}, TCP, True, Reason.RUNTIME_LISTENS_WIDE),
+        ({OWN, Listener("tcp", "?", 1)}, TCP, True, Reason.RUNTIME_LISTENS_WIDE),
+        ({RUNNER}, TCP, True, Reason.HEALTH_FAILED),
+        (None, UNIX, True, Reason.RUNTIME_LISTENS_WIDE),
+    ],
+)
+def test_the_tree_listens_on_its_channel_alone(listeners, channel, open_backend, reason) -> None:
+    seen = None if listeners is None else frozenset(listeners)
+    verdict = check_listeners(seen, channel, allow_open_backend=open_backend)
+    assert verdict.reason is reason
+    assert verdict.ok is (reason is Reason.OK)

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import asyncio
+import os
+
+import pytest
+
+from companion_core.runtime import output as output_module
+from companion_core.runtime.output import LAST_LINES, RuntimeOutput
+
+pytestmark = [
+    pytest.mark.unit,
+    pytest.mark.skipif(os.name != "posix", reason="reads a pipe in the event loop"),
+]
+
+
+def run(path, *writes: bytes, **options) -> RuntimeOutput:
+    async def life() -> RuntimeOutput:
+        output = RuntimeOutput(path, **options)
+        writer = os.dup(output.writer)
+        output.start()
+        for data in writes:
+            os.write(writer, data)
+            await asyncio.sleep(0)
+        os.close(writer)
+        while not output.closed:
+            await asyncio.sleep(0)
+        output.close()
+        output.close()
+        return output
+
+    return asyncio.run(life())
+
+
+def test_lines_are_kept_and_logged(tmp_path) -> None:
+    output = run(tmp_path / "log", b"one\ntw", b"o\r\n\nthree")
+    assert list(output.last_lines) == ["one", "two", "three"]
+    assert (tmp_path / "log").read_bytes() == b"one\ntwo\nthree\n"
+    assert (tmp_path / "log").stat().st_mode & 0o777 == 0o600
+
+
+def test_only_the_newest_lines_are_kept(tmp_path) -> None:
+    output = run(tmp_path / "log", b"".join(b"%d\n" % number for number in range(100)))
+    assert list(output.last_lines) == [str(number) for number in range(100 - LAST_LINES, 100)]
+
+
+@pytest.mark.parametrize("writes", [(b"is rea", b"dy now\n"), (b"is ready",)])
+def test_the_announcement_is_seen_wherever_it_is_cut(tmp_path, writes) -> None:
+    assert run(tmp_path / "log", *writes, ready_text="is ready").ready.is_set()
+
+
+def test_no_announcement_without_its_text(tmp_path) -> None:
+    assert not run(tmp_path / "log", b"is read\ny\n", ready_text="is ready").ready.is_set()
+
+
+def test_the_key_is_in_no_line(tmp_path) -> None:
+    output = run(tmp_path / "log", b"my key is s3cr3t, twice s3cr3t\n", secret="s3cr3t")
+    assert list(output.last_lines) == ["my key is [key], twice [key]"]
+    assert b"s3cr3t" not in (tmp_path / "log").read_bytes()
+
+
+def test_a_line_without_end_is_bounded(tmp_path) -> None:
+    output = run(tmp_path / "log", b"x" * 10_000)
+    assert all(len(line) <= output_module.MAX_LINE_BYTES for line in output.last_lines)
+
+
+def test_the_log_is_bounded(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(output_module, "MAX_LOG_BYTES", 100)
+    run(tmp_path / "log", *[b"%040d\n" % number for number in range(10)])
+    sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
+    assert set(sizes) == {"log", "log.1"}
+    assert max(sizes.values()) <= 100
+
+
+def test_a_log_that_cannot_be_written_costs_the_log_only(tmp_path) -> None:
+    output = run(tmp_path / "missing" / "log", b"still seen\n")
+    assert list(output.last_lines) == ["still seen"]
+
+
+def test_a_link_in_place_of_the_log_is_not_followed(tmp_path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("keep")
+    (tmp_path / "log").symlink_to(victim)
+    run(tmp_path / "log", b"overwrite\n")
+    assert victim.read_text() == "keep"
+
+
+def test_an_output_that_was_never_started_closes_both_ends(tmp_path) -> None:
+    output = RuntimeOutput(tmp_path / "log")
+    writer = output.writer
+    output.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(writer)
