@@ -14,11 +14,11 @@ from collections.abc import Callable
 
 from companion_core.decisions.guard import (
     RateBudgets,
-    RateWindow,
     bearer_token,
     guard_policy,
     verify_request,
 )
+from companion_core.decisions.rate import RateWindow
 from companion_core.decisions.request_gate import gate_request
 from companion_core.decisions.verdict import OK
 from companion_core.gateway.body import encode_body, parse_body

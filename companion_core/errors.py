@@ -155,7 +155,6 @@ class Reason(enum.StrEnum):
     MISSING_CODE = "missing_code"
     INVALID_REDIRECT_URI = "invalid_redirect_uri"
     INVALID_TOKEN_RESPONSE = "invalid_token_response"  # noqa: S105 - a reason, not a secret
-    SIGN_IN_UNAVAILABLE = "sign_in_unavailable"
 
     # Lanes and consent.
     ALLOW = "allow"
@@ -609,11 +608,6 @@ def _table() -> dict[Reason, ReasonInfo]:
         Reason.INVALID_TOKEN_RESPONSE: (
             hostile,
             "The token answer is not in the expected form; nothing was stored.",
-        ),
-        Reason.SIGN_IN_UNAVAILABLE: (
-            environment,
-            "The manifest asks for a sign-in, which this version cannot do; use a manifest that "
-            "needs none.",
         ),
         Reason.ALLOW: (Culprit.NOBODY, "Nothing to do."),
         Reason.LANE_POLICY_DENIED: (

@@ -7,13 +7,12 @@ where it must be present, ambiguous, empty or unknown refuses (I-10, I-16, I-17)
 from __future__ import annotations
 
 import hmac
-import math
 import re
-from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, TypeGuard, cast
+from typing import Final
 
+from companion_core.decisions.rate import RateWindow, is_time
 from companion_core.decisions.verdict import OK, Verdict, refuse
 from companion_core.errors import Reason
 
@@ -24,23 +23,19 @@ __all__ = [
     "GuardPolicy",
     "GuardStep",
     "RateBudgets",
-    "RateWindow",
     "bearer_token",
-    "check_rate",
     "counts_toward_rate",
     "fold_headers",
     "guard_policy",
     "is_loopback_host",
     "loopback_hosts",
     "parse_host",
-    "restore_rate_window",
     "tokens_equal",
     "verify_request",
 ]
 
 HEALTH_PATH: Final = "/-/health"
 MINIMUM_TOKEN_LENGTH: Final = 43  # 256 bits in unpadded base64url
-LONGEST_WINDOW_STAMPS: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,120 +78,8 @@ _PATH = refuse(Reason.PATH_NOT_ALLOWED)
 _FOREIGN_HOST = refuse(Reason.HOST_NOT_ALLOWED)
 _CROSS_SITE = refuse(Reason.CROSS_SITE_FORBIDDEN)
 _NO_RATE_STATE = refuse(Reason.RATE_STATE_UNAVAILABLE)
-_RATE_LIMITED = refuse(Reason.RATE_LIMITED)
 _MISSING_TOKEN = refuse(Reason.MISSING_TOKEN)
 _INVALID_TOKEN = refuse(Reason.INVALID_TOKEN)
-
-
-def _finite(value: object) -> TypeGuard[float]:
-    kind = type(value)
-    return (kind is float or kind is int) and math.isfinite(cast("float", value))
-
-
-class RateWindow:
-    """A sliding window: at most `max_requests` in any `window`, in the unit of the clock.
-
-    Each stamp is stored and dropped once, so a request costs amortised constant time. A clock
-    that steps back keeps the stamps: it can only refuse more.
-
-    Raises:
-        ValueError: a bound is not positive, or a stamp is not a finite number.
-    """
-
-    __slots__ = ("_sorted", "_stamps", "max_requests", "window")
-
-    def __init__(
-        self, window: Any = 60.0, max_requests: Any = 60, stamps: Iterable[Any] = ()
-    ) -> None:
-        if not _finite(window) or window <= 0:
-            raise ValueError("window")
-        if type(max_requests) is not int or max_requests <= 0:
-            raise ValueError("max_requests")
-        self.window: float = window
-        self.max_requests: int = max_requests
-        self._stamps: deque[float] = deque(stamps)
-        if not all(map(_finite, self._stamps)):
-            raise ValueError("stamps")
-        self._sorted = list(self._stamps) == sorted(self._stamps)
-
-    @classmethod
-    def per_minute(cls, requests: int) -> RateWindow:
-        """Return a window for a budget per minute.
-
-        A large budget is kept over a proportionally shorter window, which bounds the memory
-        and never allows more per minute.
-        """
-        if requests <= LONGEST_WINDOW_STAMPS:
-            return cls(60.0, requests)
-        return cls(60.0 * LONGEST_WINDOW_STAMPS / requests, LONGEST_WINDOW_STAMPS)
-
-    @property
-    def stamps(self) -> tuple[float, ...]:
-        """The times of the requests that are still remembered."""
-        return tuple(self._stamps)
-
-    def check(self, now: Any) -> Verdict:
-        """Say whether one more request fits at `now`."""
-        if not _finite(now):
-            return _NO_RATE_STATE
-        self._expire(now)
-        return OK if len(self._stamps) < self.max_requests else _RATE_LIMITED
-
-    def record(self, now: Any) -> None:
-        """Remember a request; a full window forgets its oldest and stays bounded."""
-        if not _finite(now):
-            raise ValueError("now")
-        self._expire(now)
-        self._remember(now)
-        while len(self._stamps) > self.max_requests:
-            self._stamps.popleft()
-
-    def take(self, now: float) -> Verdict:
-        """Check and, if it fits, remember: one step, so that two callers cannot overshoot."""
-        if not _finite(now):
-            return _NO_RATE_STATE
-        self._expire(now)
-        if len(self._stamps) >= self.max_requests:
-            return _RATE_LIMITED
-        self._remember(now)
-        return OK
-
-    def _remember(self, now: float) -> None:
-        stamps = self._stamps
-        if stamps and stamps[-1] > now:
-            self._sorted = False
-        stamps.append(now)
-
-    def seconds_until_free(self, now: float) -> float:
-        """Return how long until one more request fits, in the unit of the clock."""
-        if len(self._stamps) < self.max_requests:
-            return 0.0
-        return max(0.0, min(self._stamps) + self.window - now)
-
-    def _expire(self, now: float) -> None:
-        horizon = now - self.window
-        stamps = self._stamps
-        if not self._sorted:
-            self._stamps = deque(stamp for stamp in stamps if stamp > horizon)
-            self._sorted = list(self._stamps) == sorted(self._stamps)
-            return
-        while stamps and stamps[0] <= horizon:
-            stamps.popleft()
-
-
-def check_rate(window: RateWindow | None, now: object) -> Verdict:
-    """Say whether one more request fits; a window that is not there refuses (I-16)."""
-    return _NO_RATE_STATE if window is None else window.check(now)
-
-
-def restore_rate_window(window: Any, max_requests: Any, stamps: object) -> RateWindow | None:
-    """Return a window with a known past, or None when any part of it is malformed."""
-    if not isinstance(stamps, list | tuple):
-        return None
-    try:
-        return RateWindow(window, max_requests, stamps)
-    except ValueError:
-        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -379,7 +262,7 @@ def verify_request(  # noqa: PLR0917 - called per request, where keywords cost t
     """
     if not isinstance(method, str) or not method or not isinstance(headers, dict):
         return _MALFORMED
-    if not _finite(now):
+    if not is_time(now):
         return _MALFORMED
     if method not in _METHODS:
         method = method.upper() if method.isascii() else ""

@@ -90,7 +90,11 @@ class ClientConnection(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)
         self.deadline = self._gateway.now() + self._gateway.settings.head_seconds
         if not self._gateway.connection_opened(self):
-            self._refuse(Reason.CONNECTION_LIMIT)
+            # No lingering here: a flood of connections must not outlive its refusals.
+            self._gateway.count(self._path, Reason.CONNECTION_LIMIT)
+            self.transport.write(error_response(Reason.CONNECTION_LIMIT, close=True))
+            self._state = _CLOSED
+            self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """See `asyncio.Protocol`; a client that leaves frees its place and stops the backend."""

@@ -7,11 +7,8 @@ per request (`ServingConditions`) and manages nothing else.
 from __future__ import annotations
 
 import asyncio
-import errno
 import json
 import math
-import socket
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -23,15 +20,16 @@ from companion_core.decisions.guard import (
     HEALTH_PATH,
     MINIMUM_TOKEN_LENGTH,
     RateBudgets,
-    RateWindow,
     guard_policy,
     loopback_hosts,
 )
+from companion_core.decisions.rate import RateWindow
 from companion_core.decisions.request_gate import gate_request
 from companion_core.decisions.verdict import Verdict, refuse
 from companion_core.egress import Egress
 from companion_core.errors import EnvironmentUnavailable, Reason, UsageError
 from companion_core.gateway.front import ClientConnection
+from companion_core.gateway.listener import bind_loopback
 from companion_core.gateway.metrics import metrics_text
 from companion_core.gateway.queue import AdmissionQueue
 from companion_core.gateway.responses import json_response
@@ -43,13 +41,11 @@ __all__ = ["Backend", "Gateway", "GatewaySettings", "ServingConditions"]
 MODELS_PATH: Final = "/v1/models"
 SWEEP_SECONDS: Final = 0.5
 LISTEN_BACKLOG: Final = 512
-BIND_ATTEMPTS: Final = 8
 NOT_READY_RETRY_SECONDS: Final = 5
 
 _NOT_READY = refuse(Reason.NOT_READY)
 _OWN_ROUTES: Final = {MODELS_PATH: "GET", HEALTH_PATH: "GET"}
 _INFERENCE_ROUTES: Final = frozenset((route.path, route.method) for route in OPENAI_ROUTES)
-_NO_IPV6: Final = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,7 +200,7 @@ class Gateway:
             EnvironmentUnavailable: `listener_not_bound`.
         """
         try:
-            listeners = _bind_loopback(self.settings.port)
+            listeners = bind_loopback(self.settings.port)
         except OSError as error:
             raise EnvironmentUnavailable(Reason.LISTENER_NOT_BOUND) from error
         loop = asyncio.get_running_loop()
@@ -388,44 +384,3 @@ class Gateway:
     def metrics_text(self) -> str:
         """Return the counters as Prometheus text: by reason and path, never by content (I-15)."""
         return metrics_text(self._counts, self.snapshot(), len(self.connections))
-
-
-def _bind_loopback(port: int) -> list[socket.socket]:
-    """Return listeners on 127.0.0.1 and, where there is one, on [::1], of one port.
-
-    A port that somebody else holds on [::1] is not used: a client that resolves "localhost"
-    to it would hand the token to a stranger.
-    """
-    for attempt in range(BIND_ATTEMPTS):
-        first = _bind(socket.AF_INET, "127.0.0.1", port)
-        chosen = first.getsockname()[1]
-        try:
-            return [first, _bind(socket.AF_INET6, "::1", chosen)]
-        except OSError as error:
-            if not socket.has_ipv6 or error.errno in _NO_IPV6:
-                return [first]
-            first.close()
-            if port or attempt == BIND_ATTEMPTS - 1:
-                raise
-    raise OSError(errno.EADDRINUSE, "no port is free on both loopback addresses")
-
-
-def _bind(family: socket.AddressFamily, address: str, port: int) -> socket.socket:
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        if sys.platform == "win32":
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
-        else:
-            # Restarting on a fixed port while old connections linger; it shares no live port.
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        listener.bind((address, port))
-    except OSError:
-        listener.close()
-        raise
-    if listener.getsockname()[0] != address:
-        listener.close()
-        raise OSError(errno.EADDRNOTAVAIL, "bound elsewhere")
-    listener.setblocking(False)  # noqa: FBT003 - the system's own signature
-    return listener

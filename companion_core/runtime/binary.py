@@ -79,12 +79,15 @@ def _require_program(resolved: Path, sha256: str | None, binary: str) -> None:
         descriptor = os.open(resolved, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise Refused(Reason.RUNTIME_UNSAFE, binary) from error
-    with open(descriptor, "rb") as file:  # noqa: PTH123 - the descriptor that is judged is the one hashed
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or open_to_others(status):
             raise Refused(Reason.RUNTIME_UNSAFE, binary)
         if sha256 is None:
             return
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        with open(descriptor, "rb", closefd=False) as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    finally:
+        os.close(descriptor)
     if not hmac.compare_digest(digest, sha256):
         raise Refused(Reason.RUNTIME_CHANGED, binary)

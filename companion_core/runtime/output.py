@@ -27,6 +27,7 @@ class RuntimeOutput:
     Attributes:
         writer: the descriptor for the runtime's stdout and stderr; `start` closes it.
         ready: set once `ready_text` has been seen.
+        ended: set once everything has been read and nobody can write any more.
         last_lines: the newest lines, without the backend's key.
     """
 
@@ -34,6 +35,7 @@ class RuntimeOutput:
         self, path: Path, *, ready_text: str | None = None, secret: str | None = None
     ) -> None:
         self.ready = asyncio.Event()
+        self.ended = asyncio.Event()
         self.last_lines: deque[str] = deque(maxlen=LAST_LINES)
         self._path = path
         self._ready_text = ready_text
@@ -45,11 +47,6 @@ class RuntimeOutput:
         os.set_blocking(self._reader, False)
         self._watched = False
         self._open_log()
-
-    @property
-    def closed(self) -> bool:
-        """Whether the runtime's side has ended and everything has been read."""
-        return self._reader < 0
 
     def start(self) -> None:
         """Begin to read; the runtime holds the only writing ends from now on."""
@@ -76,6 +73,7 @@ class RuntimeOutput:
             self._watched = False
         os.close(self._reader)
         self._reader = -1
+        self.ended.set()
 
     def _read(self) -> None:
         try:

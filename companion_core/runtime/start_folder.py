@@ -124,10 +124,16 @@ def check_copy(path: Path, model: VerifiedModel) -> None:
     if any(_is_same_inode(file, path) for file in model.files):
         return
     try:
-        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as copy:  # noqa: PTH123 - no link is followed
-            digest = hashlib.file_digest(copy, "sha256").hexdigest()
-    except (OSError, ValueError) as error:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
         raise Refused(Reason.DIGEST_MISMATCH) from error
+    try:
+        with open(descriptor, "rb", closefd=False) as copy:
+            digest = hashlib.file_digest(copy, "sha256").hexdigest()
+    except OSError as error:  # a folder, or a disk that fails
+        raise Refused(Reason.DIGEST_MISMATCH) from error
+    finally:
+        os.close(descriptor)
     if digest not in {file.sha256 for file in model.files}:
         raise Refused(Reason.DIGEST_MISMATCH)
 

@@ -32,9 +32,11 @@ from companion_core.decisions import (
     lifecycle,
     manifest,
     oauth,
+    rate,
     request_gate,
     resources,
     source,
+    spawn_plan,
 )
 from companion_core.decisions.verdict import OK, Verdict
 from companion_core.errors import CompanionError, Reason
@@ -459,14 +461,14 @@ def _require_https_download_url(given: dict[str, Any]) -> Any:
 # --- section: gateway (guard, admission, request_gate) ---
 
 
-def _rate_window(state: Any) -> guard.RateWindow | None:
+def _rate_window(state: Any) -> rate.RateWindow | None:
     state = state if isinstance(state, dict) else {}
-    return guard.restore_rate_window(
+    return rate.restore_rate_window(
         state.get("window_ms"), state.get("max_requests"), state.get("timestamps")
     )
 
 
-def _rate_state(window: guard.RateWindow) -> dict[str, Any]:
+def _rate_state(window: rate.RateWindow) -> dict[str, Any]:
     return {
         "window_ms": window.window,
         "max_requests": window.max_requests,
@@ -474,7 +476,7 @@ def _rate_state(window: guard.RateWindow) -> dict[str, Any]:
     }
 
 
-def _guard_answer(params: Any, window: guard.RateWindow | None) -> dict[str, Any]:
+def _guard_answer(params: Any, window: rate.RateWindow | None) -> dict[str, Any]:
     """Run the guard; the vectors know one budget, no path and three refusing statuses."""
     params = params if isinstance(params, dict) else {}
     method = params.get("method")
@@ -508,7 +510,7 @@ def _verify_loopback_request(given: dict[str, Any]) -> Any:
 
 @translates("loopback_guard", "rate_limit_sequence")
 def _rate_limit_sequence(given: dict[str, Any]) -> Any:
-    window = guard.RateWindow(given["window_ms"], given["max_requests"])
+    window = rate.RateWindow(given["window_ms"], given["max_requests"])
     steps = [
         _guard_answer({**given["base"], **step}, window) | {"timestamps": list(window.stamps)}
         for step in given["steps"]
@@ -519,7 +521,7 @@ def _rate_limit_sequence(given: dict[str, Any]) -> Any:
 @translates("loopback_guard", "evaluate_rate_limit")
 def _evaluate_rate_limit(given: dict[str, Any]) -> Any:
     window = _rate_window(given.get("rate_state"))
-    return _verdict(guard.check_rate(window, given.get("now")))
+    return _verdict(rate.check_rate(window, given.get("now")))
 
 
 @translates("loopback_guard", "record_loopback_request")
@@ -532,7 +534,7 @@ def _record_loopback_request(given: dict[str, Any]) -> Any:
 @translates("loopback_guard", "create_loopback_rate_state")
 def _create_loopback_rate_state(given: dict[str, Any]) -> Any:
     names = {"window_ms": "window", "max_requests": "max_requests"}
-    window = guard.RateWindow(**{names[key]: value for key, value in given.items()})
+    window = rate.RateWindow(**{names[key]: value for key, value in given.items()})
     unit = 1 if "window_ms" in given else 1000  # the default is in seconds
     return _rate_state(window) | {"window_ms": window.window * unit}
 
@@ -815,3 +817,9 @@ def _custody_sequence(args: dict[str, Any]) -> Any:
 
 
 # --- section: runtime (spawn plan, pid, env) ---
+
+
+@translates("adapters", "require_runtime_pid")
+def _require_runtime_pid(args: dict[str, Any]) -> Any:
+    pid = spawn_plan.parse_pid(args.get("pid"))
+    return {"raises": True} if isinstance(pid, Verdict) else {"pid": pid}

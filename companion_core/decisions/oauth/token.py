@@ -7,7 +7,6 @@ and never with a client secret. An answer is taken only whole, typed, bounded an
 from __future__ import annotations
 
 import base64
-import binascii
 import enum
 import json
 import re
@@ -232,11 +231,10 @@ def check_id_token_nonce(id_token: object, expected_nonce: object) -> Verdict:
     match = _ID_TOKEN.fullmatch(id_token)
     if match is None:
         return mismatch
-    text = match["claims"]
     try:
-        raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+        raw = base64.urlsafe_b64decode(match["claims"] + "==")  # more padding than due is ignored
         claims = json.loads(raw, object_pairs_hook=_each_key_once)
-    except (ValueError, RecursionError, binascii.Error):
+    except (ValueError, RecursionError):
         return mismatch
     if isinstance(claims, dict) and constant_time_equal(claims.get("nonce"), expected_nonce):
         return OK

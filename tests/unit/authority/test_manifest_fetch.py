@@ -151,7 +151,8 @@ def test_addresses(url: str, reason: Reason, memory: ManifestMemory) -> None:
 def test_a_name_with_escapes_is_found(tmp_path: Path, memory: ManifestMemory) -> None:
     folder = tmp_path / "a b"
     folder.mkdir()
-    assert "%20" in (url := publish(folder))
+    url = publish(folder)
+    assert "%20" in url
     fetch(url, memory)
 
 

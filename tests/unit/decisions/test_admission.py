@@ -65,7 +65,7 @@ def test_an_arrival_never_overtakes(maximum: int, bound: int, running: int, queu
         snapshot(-1, 2, 0, 1),
         snapshot(0, 0, 0, 1),
         snapshot(0, 1, 0, 0),
-        snapshot(True, 1, 0, 1),
+        snapshot(in_flight=True, maximum=1, queued=0, bound=1),
         snapshot(0.0, 1, 0, 1),
         snapshot(None, 1, 0, 1),
     ],

@@ -13,18 +13,16 @@ from hypothesis import strategies as st
 from companion_core.decisions.guard import (
     GUARD_ORDER,
     HEALTH_PATH,
-    LONGEST_WINDOW_STAMPS,
     RateBudgets,
-    RateWindow,
     bearer_token,
     counts_toward_rate,
     fold_headers,
     guard_policy,
     loopback_hosts,
-    restore_rate_window,
     tokens_equal,
     verify_request,
 )
+from companion_core.decisions.rate import LONGEST_WINDOW_STAMPS, RateWindow, restore_rate_window
 from companion_core.errors import Reason
 
 pytestmark = pytest.mark.unit
@@ -186,7 +184,7 @@ JUNK = st.recursive(
 
 
 @given(JUNK, JUNK, JUNK, JUNK, JUNK, JUNK)
-def test_is_total_and_refuses_junk(
+def test_is_total_and_refuses_junk(  # noqa: PLR0917 - hypothesis fills them by position
     method: Any, path: Any, headers: Any, token: Any, hosts: Any, now: Any
 ) -> None:
     policy = guard_policy(hosts=hosts, routes=ROUTES, token=token)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 
 import pytest
 from hypothesis import given
@@ -58,7 +59,7 @@ def test_specifications(sha256: object, size: object, ok: bool) -> None:
 def test_any_cut_of_the_right_bytes_is_the_model(data: bytes, cuts: list[int]) -> None:
     accumulator = IntegrityAccumulator(spec_of(data))
     edges = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in itertools.pairwise(edges):
         assert accumulator.update(memoryview(data)[start:end]).ok
     assert accumulator.finalize().ok
     assert accumulator.received_bytes == len(data)

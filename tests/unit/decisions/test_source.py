@@ -22,8 +22,30 @@ anything = st.none() | st.booleans() | st.integers() | st.floats() | st.text() |
 # Text near the grammar finds more than random text does.
 url_like = st.lists(
     st.sampled_from(
-        ["https:", "//", "/", "models.example.org", "ours", "..", ".", "%2e", "%2F", "@", ":443"]
-        + ["?", "#", "\\", "[::1]", "127.1", "é", "\n", "\0", "x", ":0", "HTTPS://"]
+        [
+            "https:",
+            "//",
+            "/",
+            "models.example.org",
+            "ours",
+            "..",
+            ".",
+            "%2e",
+            "%2F",
+            "@",
+            ":443",
+            "?",
+            "#",
+            "\\",
+            "[::1]",
+            "127.1",
+            "é",
+            "x",
+            ":0",
+            "HTTPS://",
+            "\n",
+            "\x00",
+        ]
     ),
     max_size=12,
 ).map("".join)

@@ -23,8 +23,7 @@ def run(path, *writes: bytes, **options) -> RuntimeOutput:
             os.write(writer, data)
             await asyncio.sleep(0)
         os.close(writer)
-        while not output.closed:
-            await asyncio.sleep(0)
+        await asyncio.wait_for(output.ended.wait(), 10)
         output.close()
         output.close()
         return output

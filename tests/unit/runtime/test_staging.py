@@ -86,6 +86,11 @@ def stage(
     return store.stage(chosen, allowed_sources=ALLOWED, download=download, **options)
 
 
+def open_descriptors() -> int:
+    folder = Path("/proc/self/fd")
+    return len(list(folder.iterdir())) if folder.exists() else 0
+
+
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
@@ -380,10 +385,9 @@ def test_cross_device_and_failing_sync(
         raise OSError(errno.EXDEV, "Invalid cross-device link", str(folder))
 
     monkeypatch.setattr(*((staging.os, "fsync", fail) if call == "fsync" else (Path, call, fail)))
-    before = set(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else set()
+    before = open_descriptors()
     assert refusal(folder, good) is Reason.DISK_UNAVAILABLE
-    if before:
-        assert len(os.listdir("/proc/self/fd")) <= len(before)
+    assert open_descriptors() <= before
 
 
 def test_replaced_or_rewritten_between_proof_and_start(folder: Path) -> None:
@@ -701,11 +705,10 @@ def test_a_second_file_that_fails_closes_the_first(folder: Path) -> None:
         last_seen=None,
     )
     assert isinstance(manifest, Manifest)
-    before = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0
+    before = open_descriptors()
     with pytest.raises(Refused):
         stage(folder, good, manifest.models[0])
-    after = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0
-    assert after <= before
+    assert open_descriptors() <= before
     assert names(folder) == [first["sha256"]]
 
 

@@ -205,6 +205,7 @@ def test_an_error_brings_its_code_and_no_text() -> None:
     ("granted", "asked", "ok"),
     [
         ("a b", ["a", "b", "c"], True),
+        ("b a", ["a", "b"], True),
         ("", ["a"], True),
         (None, ["a"], True),
         ("a admin", ["a"], False),
@@ -220,6 +221,11 @@ def test_the_granted_scope_stays_within_the_asked(granted: Any, asked: Any, ok: 
     verdict = check_granted_scope(granted, asked)
     assert verdict.ok is ok
     assert verdict.reason is (Reason.OK if ok else Reason.SCOPE_EXCEEDED)
+
+
+@pytest.mark.parametrize("subject", ["", "x", "xx", "xxx"])
+def test_claims_of_every_length(subject: str) -> None:
+    assert check_id_token_nonce(id_token({"nonce": "n-1", "sub": subject}), "n-1").ok
 
 
 def test_the_nonce_of_an_id_token() -> None:

@@ -1,0 +1,75 @@
+"""The child's own parameters, on the real library."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.integration
+
+SETTINGS = {
+    "alias": "tiny",
+    "chat_template": None,
+    "context_length": 512,
+    "embeddings": False,
+    "flash_attention": None,
+    "gpu_layers": None,
+    "parallel": 2,
+    "threads": 3,
+}
+
+
+@pytest.fixture
+def build():
+    for part in ("companion_runtime_llamacpp", "xllamacpp"):
+        if importlib.util.find_spec(part) is None:
+            missing = (
+                pytest.fail if os.environ.get("COMPANION_REQUIRE_REAL") == "1" else pytest.skip
+            )
+            missing(f"a real part is missing: {part}")
+    from companion_runtime_llamacpp import embedded  # noqa: PLC0415 - if installed
+
+    return embedded.build_parameters
+
+
+def test_everything_but_inference_is_off(build) -> None:
+    parameters = build("/proc/self/fd/7", "/run/backend.sock", SETTINGS, None)
+    assert parameters.model.path == "/proc/self/fd/7"
+    assert parameters.hostnames == ["/run/backend.sock"]
+    assert parameters.model_alias == {"tiny"}
+    assert parameters.api_keys == []
+    assert (parameters.n_ctx, parameters.n_parallel, parameters.kv_unified) == (1024, 2, False)
+    assert parameters.cpuparams.n_threads == 3
+    assert parameters.offline
+    assert parameters.cache_ram_mib == 0
+    assert parameters.cors_origins == "localhost"
+    for name in ("ui", "endpoint_slots", "endpoint_props", "endpoint_metrics", "cors_credentials"):
+        assert getattr(parameters, name) is False, name
+    assert parameters.server_tools == []
+
+
+def test_settings_reach_the_library(build) -> None:
+    changed = SETTINGS | {
+        "chat_template": "T",
+        "context_length": None,
+        "embeddings": True,
+        "flash_attention": False,
+        "gpu_layers": 7,
+    }
+    parameters = build("/m", "127.0.0.1:4711", changed, "k")
+    assert (parameters.hostnames, parameters.port) == (["127.0.0.1"], 4711)
+    assert parameters.api_keys == ["k"]
+    assert (parameters.n_ctx, parameters.kv_unified) == (0, True)
+    assert parameters.n_gpu_layers == 7
+    assert parameters.chat_template == "T"
+    assert parameters.embedding
+    assert parameters.flash_attn_type == 0
+
+
+def test_the_announcement_is_the_planned_one(build) -> None:
+    from companion_runtime_llamacpp.spawner import READY_LINE  # noqa: PLC0415 - if installed
+
+    assert sys.modules[build.__module__].READY_LINE == READY_LINE

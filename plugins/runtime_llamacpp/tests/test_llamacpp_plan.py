@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from companion_core.decisions.spawn_plan import PlanFacts, check_plan
+from companion_core.errors import Reason
+from companion_core.providers import (
+    CannotPlan,
+    HealthResponse,
+    ModelFile,
+    ResourceLimits,
+    SpawnPlan,
+    SpawnRequest,
+    TcpChannel,
+    UnixChannel,
+)
+
+plugin = pytest.importorskip("companion_runtime_llamacpp.plugin", reason="not installed")
+spawner_module = pytest.importorskip("companion_runtime_llamacpp.spawner")
+
+pytestmark = pytest.mark.unit
+
+SOCKET = UnixChannel(path="/run/c/1/backend.sock")
+PORT = TcpChannel(host="127.0.0.1", port=4711)
+MODEL = "/proc/self/fd/7"
+REQUEST = SpawnRequest(
+    binary="/opt/python",
+    embedded=True,
+    model_id="tiny",
+    model_path=MODEL,
+    chat_template=None,
+    model_files=(ModelFile(name="tiny.gguf", path=MODEL, sha256="0" * 64, size=1),),
+    channel=SOCKET,
+    private_dir="/run/c/1",
+    data_dir="/data",
+    limits=ResourceLimits(max_ram_bytes=10**9, max_vram_bytes=None, max_cpu_percent=100),
+    parallel=2,
+    threads=3,
+    context_length=512,
+)
+SERVER = replace(REQUEST, binary="/opt/llama-server", embedded=False)
+
+
+def planned(request: SpawnRequest) -> SpawnPlan:
+    """What is left of the plan after the core's own check."""
+    spawner = plugin.companion_spawn()
+    facts = PlanFacts(
+        binary=request.binary,
+        embedded=request.embedded,
+        embedded_modules=frozenset({spawner_module.EMBEDDED_MODULE}),
+        env_names=spawner.env_names,
+        base_names=frozenset({"PATH", "HOME", "TMPDIR", "LANG"}),
+        model_path=request.model_path,
+        channel=request.channel,
+        data_dir=request.data_dir,
+    )
+    plan = check_plan(spawner.plan(request), facts)
+    assert isinstance(plan, SpawnPlan), plan
+    return plan
+
+
+@pytest.mark.parametrize("request_", [REQUEST, SERVER], ids=["embedded", "stand-alone"])
+@pytest.mark.parametrize("channel", [SOCKET, PORT], ids=["unix", "tcp"])
+def test_every_form_passes_the_cores_rules(request_, channel) -> None:
+    plan = planned(replace(request_, channel=channel))
+    assert plan.served_model == "tiny"
+    assert plan.backend_key_env == (None if channel is SOCKET else "LLAMA_API_KEY")
+    assert not plan.env
+    assert not any("API" in part or "key" in part for part in plan.argv)
+
+
+def test_the_embedded_server_gets_its_settings_as_one_object() -> None:
+    plan = planned(replace(REQUEST, options={"gpu_layers": 4}, chat_template="{{ x }}"))
+    assert plan.argv[:4] == ("/opt/python", "-I", "-m", spawner_module.EMBEDDED_MODULE)
+    assert plan.argv[4:6] == (MODEL, SOCKET.path)
+    assert json.loads(plan.argv[6]) == {
+        "alias": "tiny",
+        "chat_template": "{{ x }}",
+        "context_length": 512,
+        "embeddings": False,
+        "flash_attention": None,
+        "gpu_layers": 4,
+        "parallel": 2,
+        "threads": 3,
+    }
+    assert plan.ready_text == spawner_module.READY_LINE
+
+
+def test_the_stand_alone_server_is_hardened() -> None:
+    options = {"flash_attention": True, "gpu_layers": 0, "embeddings": True}
+    plan = planned(replace(SERVER, options=options, chat_template="T"))
+    assert " ".join(plan.argv) == (
+        f"/opt/llama-server --model {MODEL} --alias tiny --host {SOCKET.path}"
+        " --parallel 2 --threads 3 --ctx-size 1024"
+        " --offline --no-webui --no-slots --cache-ram 0 --cors-origins localhost"
+        " --flash-attn on --n-gpu-layers 0 --embeddings --pooling mean"
+        " --jinja --chat-template T"
+    )
+    assert plan.ready_text is None
+    assert not plan.gpu
+
+
+def test_without_a_context_length_the_models_own_is_shared() -> None:
+    argv = planned(replace(SERVER, context_length=None)).argv
+    assert argv[argv.index("--ctx-size") + 1 :][:2] == ("0", "--kv-unified")
+
+
+@pytest.mark.parametrize(("options", "served"), [({}, False), ({"embeddings": True}, True)])
+def test_embeddings_are_a_route_only_where_asked_for(options, served) -> None:
+    routes = {route.path for route in planned(replace(REQUEST, options=options)).routes}
+    assert ("/v1/embeddings" in routes) is served
+    assert "/v1/chat/completions" in routes
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"flash_attention": "yes"},
+        {"flash_attention": 1},
+        {"embeddings": "no"},
+        {"gpu_layers": -1},
+        {"gpu_layers": 10_000},
+        {"gpu_layers": True},
+        {"gpu_layers": 1.5},
+        {"gpu_layers": "all"},
+    ],
+)
+def test_a_value_that_an_option_does_not_take(options) -> None:
+    with pytest.raises(CannotPlan) as caught:
+        plugin.companion_spawn().plan(replace(REQUEST, options=options))
+    assert caught.value.reason is Reason.UNKNOWN_OPTION
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "healthy"),
+    [
+        (200, b'{"status":"ok"}', True),
+        (503, b'{"status":"ok"}', False),
+        (200, b'{"status":"loading"}', False),
+        (200, b'["ok"]', False),
+        (200, b"ok", False),
+        (200, b"\xff", False),
+        (200, b"[" * 100_000, False),
+        (200, b"", False),
+    ],
+)
+def test_health_is_exactly_the_documented_answer(status, body, healthy) -> None:
+    checker = plugin.companion_health()
+    assert checker.path == "/health"
+    response = HealthResponse(status=status, body=body, served_model="tiny")
+    assert checker.judge(response) is healthy
+
+
+def test_locating_names_what_is_there(monkeypatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: SimpleNamespace())
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/local/bin/{name}")
+    found = plugin.companion_spawn().locate()
+    assert [binary.path for binary in found] == ["embedded", "/usr/local/bin/llama-server"]
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    monkeypatch.setattr("shutil.which", lambda _name: None)
+    assert plugin.companion_spawn().locate() == []

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from companion_core.decisions.spawn_plan import PlanFacts, check_plan
+from companion_core.decisions.verdict import Verdict
+from companion_core.errors import Reason
+from companion_core.providers import (
+    CannotPlan,
+    HealthResponse,
+    ModelFile,
+    ResourceLimits,
+    SpawnPlan,
+    SpawnRequest,
+    TcpChannel,
+    UnixChannel,
+)
+
+plugin = pytest.importorskip("companion_runtime_ollama.plugin", reason="not installed")
+SERVED = "companion/model:latest"
+
+pytestmark = pytest.mark.unit
+
+DIGEST = "ab" * 32
+MODEL = ModelFile(name="tiny.gguf", path="/proc/self/fd/7", sha256=DIGEST, size=1)
+REQUEST = SpawnRequest(
+    binary="/opt/ollama",
+    embedded=False,
+    model_id="tiny",
+    model_path=MODEL.path,
+    chat_template=None,
+    model_files=(MODEL,),
+    channel=TcpChannel(host="127.0.0.1", port=4711),
+    private_dir="/run/c/1",
+    data_dir="/data",
+    limits=ResourceLimits(max_ram_bytes=10**9, max_vram_bytes=None, max_cpu_percent=100),
+    parallel=2,
+    threads=3,
+    context_length=512,
+)
+
+
+def checked(request: SpawnRequest, *, allow_open_backend: bool = True) -> SpawnPlan | Verdict:
+    spawner = plugin.companion_spawn()
+    facts = PlanFacts(
+        binary=request.binary,
+        embedded=request.embedded,
+        embedded_modules=frozenset(),
+        env_names=spawner.env_names,
+        base_names=frozenset({"PATH", "HOME", "TMPDIR", "LANG"}),
+        model_path=request.model_path,
+        channel=request.channel,
+        data_dir=request.data_dir,
+        allow_open_backend=allow_open_backend,
+    )
+    return check_plan(spawner.plan(request), facts)
+
+
+def test_the_plan_passes_the_cores_rules_where_an_open_backend_was_accepted() -> None:
+    plan = checked(REQUEST)
+    assert isinstance(plan, SpawnPlan)
+    assert plan.argv == ("/opt/ollama", "serve")
+    assert plan.served_model == SERVED
+    assert plan.model_link == f"/data/models/blobs/sha256-{DIGEST}"
+    assert plan.model_copies == (plan.model_link,)
+    assert plan.env == {
+        "OLLAMA_CONTEXT_LENGTH": "512",
+        "OLLAMA_HOST": "127.0.0.1:4711",
+        "OLLAMA_KEEP_ALIVE": "-1",
+        "OLLAMA_MAX_LOADED_MODELS": "1",
+        "OLLAMA_MODELS": "/data/models",
+        "OLLAMA_NOPRUNE": "1",
+        "OLLAMA_NO_CLOUD": "1",
+        "OLLAMA_NUM_PARALLEL": "2",
+    }
+
+
+def test_it_is_refused_otherwise() -> None:
+    refusal = Verdict(ok=False, reason=Reason.BACKEND_OPEN)
+    assert checked(REQUEST, allow_open_backend=False) == refusal
+
+
+def test_the_model_is_created_from_the_linked_file_and_loaded() -> None:
+    create, load = plugin.companion_spawn().plan(REQUEST).prepare
+    assert (create.method, create.path) == ("POST", "/api/create")
+    assert json.loads(create.json)["files"] == {"model.gguf": f"sha256:{DIGEST}"}
+    assert create.expect_last_line == '{"status":"success"}'
+    assert load.path == "/api/generate"
+    assert json.loads(load.json) == {"model": SERVED, "keep_alive": -1, "stream": False}
+
+
+@pytest.mark.parametrize(
+    ("template", "passed"), [("{{ .Prompt }}", True), ("{% for m in messages %}", False)]
+)
+def test_only_a_template_that_ollama_reads_is_passed_on(template, passed) -> None:
+    create = plugin.companion_spawn().plan(replace(REQUEST, chat_template=template)).prepare[0]
+    assert json.loads(create.json).get("template") == (template if passed else None)
+
+
+def test_only_inference_is_a_route() -> None:
+    routes = plugin.companion_spawn().plan(REQUEST).routes
+    assert all(route.path.startswith("/v1/") for route in routes)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"model_files": (MODEL, MODEL)}, Reason.MODEL_FORMAT_UNSUPPORTED),
+        ({"channel": UnixChannel(path="/run/x.sock")}, Reason.PLAN_REFUSED),
+        ({"embedded": True}, Reason.PLAN_REFUSED),
+        ({"options": {"flash_attention": "on"}}, Reason.UNKNOWN_OPTION),
+    ],
+)
+def test_what_it_cannot_plan_it_declines(change, reason) -> None:
+    with pytest.raises(CannotPlan) as caught:
+        plugin.companion_spawn().plan(replace(REQUEST, **change))
+    assert caught.value.reason is reason
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "healthy"),
+    [
+        (200, json.dumps({"models": [{"name": SERVED}]}).encode(), True),
+        (200, b'{"models":[]}', False),
+        (200, b'{"models":[{"name":"other"}, 1]}', False),
+        (200, b'{"models":null}', False),
+        (200, b"[]", False),
+        (200, b"Ollama is running", False),
+        (500, json.dumps({"models": [{"name": SERVED}]}).encode(), False),
+    ],
+)
+def test_health_means_that_the_model_is_loaded(status, body, healthy) -> None:
+    checker = plugin.companion_health()
+    assert checker.path == "/api/ps"
+    response = HealthResponse(status=status, body=body, served_model=SERVED)
+    assert checker.judge(response) is healthy
+
+
+def test_locating_looks_on_path(monkeypatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/local/bin/{name}")
+    assert [b.path for b in plugin.companion_spawn().locate()] == ["/usr/local/bin/ollama"]
+    monkeypatch.setattr("shutil.which", lambda _name: None)
+    assert plugin.companion_spawn().locate() == []

@@ -1,0 +1,158 @@
+"""The real llama.cpp, embedded, under the real supervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import importlib.util
+import json
+import socket
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from companion_core.errors import CompanionError, Reason
+from companion_core.providers import HealthResponse, UnixChannel
+
+MODEL = Path(__file__).parents[2] / "companion_core" / "demo" / "model" / "companion-tiny.gguf"
+MODULE = "companion_runtime_llamacpp.embedded"
+
+pytestmark = pytest.mark.integration
+
+
+def _load_parts() -> ModuleType:
+    # Test folders are not packages: shared parts are found by their file.
+    path = Path(__file__).parents[1] / "support" / "runtime_parts.py"
+    spec = importlib.util.spec_from_file_location("runtime_parts", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(spec.name, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+parts = _load_parts()
+
+
+def installed(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
+
+
+@pytest.fixture
+def machine(require_real):
+    require_real("companion-runtime-llamacpp", installed("companion_runtime_llamacpp"))
+    require_real("xllamacpp", installed("xllamacpp"))
+    with parts.machine() as made:
+        yield made
+
+
+@pytest.fixture
+def spec(machine):
+    from companion_runtime_llamacpp.plugin import companion_spawn  # noqa: PLC0415 - if installed
+
+    model = parts.verified_model(MODEL)
+    yield machine.spec(
+        spawner=companion_spawn(),
+        plugin_modules=frozenset({MODULE}),
+        binary="embedded",
+        model=model,
+        options={"flash_attention": False, "gpu_layers": 0},
+        context_length=256,
+        parallel=2,
+    )
+    model.close()
+
+
+def ask(backend, method: str, path: str, body: object = None, key: str | None = None):
+    """One plain request at the backend: status, headers, body."""
+    connection = http.client.HTTPConnection("127.0.0.1", timeout=30)
+    if isinstance(backend.channel, UnixChannel):
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.connect(backend.channel.path)
+    else:
+        connection.port = backend.channel.port
+    headers = {"Content-Type": "application/json", "Origin": "https://evil.example"}
+    if key is not None:
+        headers["Authorization"] = f"Bearer {key}"
+    try:
+        connection.request(method, path, None if body is None else json.dumps(body), headers)
+        response = connection.getresponse()
+        return response.status, dict(response.getheaders()), response.read()
+    finally:
+        connection.close()
+
+
+CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
+
+
+def test_it_starts_on_a_socket_serves_and_leaves_nothing(machine, spec) -> None:
+    # covers: spawn_supervision/llama-health-endpoint
+    from companion_runtime_llamacpp.plugin import companion_health  # noqa: PLC0415 - as above
+
+    async def life() -> None:
+        backend = await machine.supervisor.start(spec)
+        assert backend.channel_name == "unix"
+        assert (await machine.supervisor.check_runtime()).ok
+        checker = companion_health()
+        status, _, body = await asyncio.to_thread(ask, backend, "GET", checker.path)
+        response = HealthResponse(status=status, body=body, served_model=backend.served_model)
+        assert checker.judge(response)
+        status, _, body = await asyncio.to_thread(
+            ask, backend, "POST", "/v1/chat/completions", CHAT
+        )
+        assert status == 200
+        answer = json.loads(body)
+        assert answer["choices"][0]["message"]["content"]
+        assert answer["model"] == "tiny"
+        assert str(MODEL.parent).encode() not in body
+        for path in ("/slots", "/metrics", "/"):
+            status, _, _ = await asyncio.to_thread(ask, backend, "GET", path)
+            assert status >= 400
+        await machine.supervisor.stop()
+
+    asyncio.run(life())
+    assert machine.leftovers() == []
+
+
+def test_over_tcp_it_answers_only_to_its_key_and_to_no_page(machine, spec) -> None:
+    # covers: spawn_supervision/backend-cors
+    async def life() -> None:
+        spec.spawner.channels = frozenset({"tcp"})
+        backend = await machine.supervisor.start(spec)
+        assert (await machine.supervisor.check_runtime()).ok
+        for key, expected in ((None, 401), ("wrong", 401), (backend.key, 200)):
+            status, headers, _ = await asyncio.to_thread(
+                ask, backend, "POST", "/v1/chat/completions", CHAT, key
+            )
+            assert status == expected
+            assert headers.get("Access-Control-Allow-Origin") not in {"*", "https://evil.example"}
+        await machine.supervisor.stop()
+
+    asyncio.run(life())
+    assert machine.leftovers() == []
+
+
+def test_embeddings_are_served_where_asked_for(machine, spec) -> None:
+    async def life() -> None:
+        asked = replace(spec, options={"embeddings": True, "gpu_layers": 0})
+        backend = await machine.supervisor.start(asked)
+        status, _, body = await asyncio.to_thread(
+            ask, backend, "POST", "/v1/embeddings", {"model": "tiny", "input": "Hello"}
+        )
+        assert status == 200
+        assert len(json.loads(body)["data"][0]["embedding"]) > 1
+        await machine.supervisor.stop()
+
+    asyncio.run(life())
+
+
+def test_a_file_that_is_no_model_ends_the_start(machine, spec) -> None:
+    with pytest.raises(CompanionError) as caught:
+        asyncio.run(machine.supervisor.start(replace(spec, model=machine.model)))
+    assert caught.value.reason is Reason.RUNTIME_EXITED
+    assert machine.supervisor.last_lines
+    assert machine.leftovers() == []

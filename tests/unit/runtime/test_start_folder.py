@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from companion_core.errors import CompanionError, Reason
+from companion_core.providers import TcpChannel, UnixChannel
+from companion_core.runtime.start_folder import (
+    check_copy,
+    choose_channel,
+    model_files,
+    new_start_folder,
+    place_model,
+    remove_start_folder,
+)
+
+pytestmark = [
+    pytest.mark.unit,
+    pytest.mark.skipif(os.name != "posix", reason="descriptors as paths are POSIX"),
+]
+
+
+def _load_parts() -> ModuleType:
+    # Test folders are not packages: shared parts are found by their file.
+    path = Path(__file__).parents[2] / "support" / "runtime_parts.py"
+    spec = importlib.util.spec_from_file_location("runtime_parts", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(spec.name, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+parts = _load_parts()
+
+
+@pytest.fixture
+def model(tmp_path):
+    path = tmp_path / "tiny.gguf"
+    path.write_bytes(b"weights")
+    made = parts.verified_model(path)
+    yield made
+    made.close()
+
+
+def reason_of(function, *args) -> Reason:
+    with pytest.raises(CompanionError) as caught:
+        function(*args)
+    return caught.value.reason
+
+
+def test_each_start_has_a_folder_of_its_own(tmp_path) -> None:
+    first, second = (new_start_folder(tmp_path / "run") for _ in range(2))
+    assert first != second
+    assert {parts.mode(path) for path in (first, second, tmp_path / "run")} == {0o700}
+    (first / "left.txt").write_text("by the runtime")
+    remove_start_folder(first)
+    remove_start_folder(first)
+    assert not first.exists()
+    assert second.exists()
+
+
+def test_removing_a_start_folder_follows_no_link(tmp_path) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / "file").write_text("x")
+    folder = new_start_folder(tmp_path / "run")
+    (folder / "link").symlink_to(kept)
+    remove_start_folder(folder)
+    assert (kept / "file").exists()
+
+
+def test_a_socket_comes_first_and_its_path_is_short_enough(tmp_path) -> None:
+    both = frozenset({"unix", "tcp"})
+    channel = choose_channel(both, tmp_path)
+    assert channel == UnixChannel(path=str(tmp_path / "backend.sock"))
+    channel = choose_channel(both, tmp_path / ("x" * 100))
+    assert isinstance(channel, TcpChannel)
+    assert channel.host == "127.0.0.1"
+    assert 0 < channel.port < 65536
+    assert reason_of(choose_channel, frozenset({"unix"}), tmp_path / ("x" * 100)) is (
+        Reason.SPAWN_FAILED
+    )
+
+
+def test_the_model_is_named_by_the_descriptor_that_was_hashed(tmp_path, model) -> None:
+    (file,) = model_files(model, tmp_path)
+    assert file.path.rpartition("/")[2] == str(model.files[0].descriptor)
+    assert Path(file.path).read_bytes() == b"weights"
+    assert (file.name, file.size) == ("tiny.gguf", 7)
+
+
+def test_placing_links_the_hashed_inode(tmp_path, model) -> None:
+    place = tmp_path / "data" / "blobs" / "x"
+    place_model(model.files[0], place)
+    place_model(model.files[0], place)
+    assert place.samefile(tmp_path / "tiny.gguf")
+    check_copy(place, model)
+
+
+def test_placing_replaces_whatever_is_there(tmp_path, model) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("keep")
+    place = tmp_path / "data" / "x"
+    place.parent.mkdir(mode=0o700)
+    place.symlink_to(victim)
+    place_model(model.files[0], place)
+    assert place.samefile(tmp_path / "tiny.gguf")
+    assert victim.read_text() == "keep"
+
+
+def test_where_no_link_can_be_had_the_copy_is_hashed(tmp_path, model, monkeypatch) -> None:
+    def no_links(*_args, **_options):
+        raise OSError
+
+    monkeypatch.setattr(os, "link", no_links)
+    place = tmp_path / "data" / "x"
+    place_model(model.files[0], place)
+    assert place.read_bytes() == b"weights"
+    assert not place.samefile(tmp_path / "tiny.gguf")
+    check_copy(place, model)
+    place.unlink()
+
+    (tmp_path / "tiny.gguf").write_bytes(b"changed")
+    assert reason_of(place_model, model.files[0], place) is Reason.DIGEST_MISMATCH
+    assert list(place.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["missing", "other", "link", "folder", "pipe"])
+def test_a_copy_that_is_not_the_model(tmp_path, model, kind) -> None:
+    path = tmp_path / "copy"
+    if kind == "other":
+        path.write_bytes(b"weightz")
+    elif kind == "link":
+        path.symlink_to(tmp_path / "tiny.gguf")
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    assert reason_of(check_copy, path, model) is Reason.DIGEST_MISMATCH
