@@ -18,7 +18,7 @@ from companion_core.decisions.lifecycle import State
 from companion_core.decisions.verdict import OK, Verdict, refuse
 from companion_core.egress import Egress
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason
-from companion_core.gateway import Backend, Gateway, GatewaySettings, HealthLoop
+from companion_core.gateway import Backend, Gateway, GatewaySettings, HealthProbe
 from companion_core.paths import InstancePaths
 from companion_core.runtime.resource_monitor import ResourceMonitor
 from companion_core.runtime.staging import VerifiedModel
@@ -73,7 +73,7 @@ class Serving:
             clock=recency_now,
         )
         self._token = token
-        self._health: HealthLoop | None = None
+        self._health: HealthProbe | None = None
         self._backend: StartedBackend | None = None
         self._last_health_ok: float | None = None
         self._exited = asyncio.Event()
@@ -97,7 +97,7 @@ class Serving:
             EnvironmentUnavailable: `listener_not_bound`.
         """
         await self.gateway.start()
-        self._health = HealthLoop(
+        self._health = HealthProbe(
             port=self.gateway.port,
             token=self._token,
             checker=self._providers.chosen.health.provider,

@@ -1,4 +1,4 @@
-"""Ask the runtime's health through our own front door, with the token, again and again.
+"""Ask the runtime's health through our own front door, with the token.
 
 The whole way is proved: listener, guard, token, relay and backend. What the plugin's judge
 raises, returns that is no bool, or takes too long over, is a failure.
@@ -17,13 +17,13 @@ from companion_core.egress import Egress
 from companion_core.errors import Reason
 from companion_core.providers import HealthChecker, HealthResponse
 
-__all__ = ["HealthLoop"]
+__all__ = ["HealthProbe"]
 
 MAX_HEALTH_BYTES: Final = 64 * 1024
 _FAILED = refuse(Reason.HEALTH_FAILED)
 
 
-class HealthLoop:
+class HealthProbe:
     """Probes the gateway at `port`; the answers tell whether the runtime serves its model."""
 
     def __init__(
@@ -36,7 +36,6 @@ class HealthLoop:
         egress: Egress,
         judge_deadline: float = 2.0,
         answer_deadline: float = 5.0,
-        interval: float = 5.0,
     ) -> None:
         self._port = port
         self._token = token
@@ -45,7 +44,6 @@ class HealthLoop:
         self._egress = egress
         self._judge_deadline = judge_deadline
         self._answer_deadline = answer_deadline
-        self._interval = interval
 
     async def probe(self) -> Verdict:
         """Ask once; OK or `health_failed`, never an exception."""
@@ -62,12 +60,6 @@ class HealthLoop:
                 raise
             return _FAILED
         return OK if judged is True else _FAILED
-
-    async def run(self, on_verdict: Callable[[Verdict], None]) -> None:
-        """Probe until cancelled, with `interval` seconds between one answer and the next."""
-        while True:
-            on_verdict(await self.probe())
-            await asyncio.sleep(self._interval)
 
     def _ask(self) -> tuple[int, bytes]:
         connection = self._egress.connect_loopback(self._port, timeout=self._answer_deadline)

@@ -42,7 +42,7 @@ def prove_binary(binary: str, sha256: str | None = None) -> ProvedBinary:
     Args:
         binary: an absolute path, or `"embedded"`. The interpreter that runs this very code
             is not questioned: whoever could replace it has already won.
-        sha256: lower-case hex as recorded at set-up; None where none was.
+        sha256: lower-case hex as recorded at set-up; only `"embedded"` needs none.
 
     Raises:
         EnvironmentUnavailable: `runtime_not_found`.
@@ -84,7 +84,7 @@ def _require_program(resolved: Path, sha256: str | None, binary: str) -> None:
         if not stat.S_ISREG(status.st_mode) or open_to_others(status):
             raise Refused(Reason.RUNTIME_UNSAFE, binary)
         if sha256 is None:
-            return
+            raise Refused(Reason.RUNTIME_CHANGED, "runtime.binary_sha256 is not recorded")
         with open(descriptor, "rb", closefd=False) as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     finally:

@@ -55,7 +55,7 @@ class StartSpec:
     Attributes:
         plugin_modules: modules inside the plugin's own hashed files.
         binary: an absolute path, or "embedded".
-        binary_sha256: as recorded at set-up; None where none was.
+        binary_sha256: as recorded at set-up; only "embedded" needs none.
         data_dir: kept between starts.
         run_dir: where the folder of this start is made; short, for the socket's sake.
         parallel: requests that the gateway has in flight at most.

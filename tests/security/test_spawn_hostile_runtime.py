@@ -150,6 +150,25 @@ def test_the_runtime_inherits_the_model_and_no_other_descriptor(machine) -> None
     asyncio.run(life())
 
 
+@linux_only
+def test_the_runtime_can_gain_nothing_dumps_nothing_and_ignores_no_signal(machine) -> None:
+    ignored = signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+
+    async def life() -> None:
+        backend = await machine.supervisor.start(machine.spec())
+        status, limits = parts.kernel_facts(backend.pid)
+        await machine.supervisor.stop()
+        assert status["NoNewPrivs"] == "1"
+        assert limits["Max core file size"] == ("0", "0")
+        assert not int(status["SigIgn"], 16) & (1 << (signal.SIGUSR2 - 1))
+        assert int(status["SigBlk"], 16) == 0
+
+    try:
+        asyncio.run(life())
+    finally:
+        signal.signal(signal.SIGUSR2, ignored)
+
+
 def test_an_open_backend_is_refused_unless_the_person_accepted_it(machine) -> None:
     # covers: spawn_supervision/backend-cors
     def keyless(plan, _request):

@@ -174,7 +174,7 @@ class Machine:
             plugin_name="test",
             plugin_modules=frozenset(),
             binary=str(self.program),
-            binary_sha256=None,
+            binary_sha256=hashlib.sha256(self.program.read_bytes()).hexdigest(),
             model=self.model,
             data_dir=self.folder / "data",
             run_dir=self.folder / "run",
@@ -233,6 +233,15 @@ def descriptors(pid: int) -> dict[int, str]:
     """What the process has open beyond stdin, stdout and stderr."""
     entries = Path(f"/proc/{pid}/fd").iterdir()
     return {int(entry.name): str(entry.readlink()) for entry in entries if int(entry.name) > 2}
+
+
+def kernel_facts(pid: int) -> tuple[dict[str, str], dict[str, tuple[str, str]]]:
+    """What /proc says of a process: its status, and its limits as (soft, hard)."""
+    rows = Path(f"/proc/{pid}/status").read_text().splitlines()
+    status = {name: value.strip() for name, _, value in (row.partition(":") for row in rows)}
+    table = Path(f"/proc/{pid}/limits").read_text().splitlines()[1:]
+    limits = {row[:26].strip(): tuple(row[26:].split()[:2]) for row in table}
+    return status, limits
 
 
 async def until(condition: Callable[[], object]) -> None:

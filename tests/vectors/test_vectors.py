@@ -30,11 +30,7 @@ SUPERSEDING_TAGS = frozenset({"superseded_by_stricter", "keep_on_device_noop"})
 
 # Functions that have no translator yet. A translated function must leave this list, and a
 # function that is in neither fails: the list can only shrink.
-PENDING: frozenset[tuple[str, str]] = frozenset(
-    {
-        ("adapters", "require_runtime_pid"),
-    }
-)
+PENDING: frozenset[tuple[str, str]] = frozenset()
 
 
 def _load_adapter() -> ModuleType:

@@ -27,7 +27,7 @@ def _sources() -> str:
 
 
 def test_every_reason_has_advice() -> None:
-    assert set(REASONS) == set(Reason)
+    assert list(REASONS) == list(Reason)
     for reason, info in REASONS.items():
         assert re.fullmatch(r"\S(?:\S| (?! ))+[.]", info.advice), reason
 

@@ -38,6 +38,10 @@ def test_a_sound_program_keeps_its_configured_name(program, tmp_path) -> None:
     assert (proved.path, proved.embedded) == (str(link), False)
 
 
+def test_a_program_whose_digest_nobody_recorded_is_refused(program) -> None:
+    assert refused(program) is Reason.RUNTIME_CHANGED
+
+
 def test_embedded_is_the_running_interpreter() -> None:
     proved = prove_binary("embedded")
     assert (proved.path, proved.embedded) == (sys.executable, True)

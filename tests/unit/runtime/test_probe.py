@@ -132,6 +132,15 @@ def test_the_own_process_is_read_for_real() -> None:
     assert 0 <= observation.cpu_percent <= 100
 
 
+def test_without_proc_the_same_numbers_come_from_psutil() -> None:
+    # covers: resource_probe/windows
+    read = probe_module._read_elsewhere(os.getpid())
+    assert read is not None
+    assert read.ram_bytes > MIB
+    assert read.cpu_seconds > 0
+    assert probe_module._read_elsewhere(2**22 + 1) is None
+
+
 class FakeNvml:
     """The driver's library with two devices, as a test describes them."""
 

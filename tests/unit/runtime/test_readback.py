@@ -81,3 +81,18 @@ def test_what_cannot_be_read_is_none(monkeypatch) -> None:
     assert listeners([os.getpid()]) is None
     monkeypatch.setattr(readback.Path, "read_bytes", forbidden)
     assert environment_names(os.getpid()) is None
+
+
+@linux_only
+def test_without_proc_the_same_is_read_through_psutil() -> None:
+    me, gone = os.getpid(), 2**22 + 1
+    assert readback._environment_names_elsewhere(me) == environment_names(me)
+    with socket.socket() as listening, socket.socket(type=socket.SOCK_DGRAM) as datagrams:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        datagrams.bind(("127.0.0.1", 0))
+        assert readback._listeners_elsewhere([me]) == listeners([me])
+    assert readback._listeners_elsewhere([gone]) == frozenset()
+    assert readback._descendants_elsewhere(gone) == ()
+    with pytest.raises(ProcessLookupError):
+        readback._environment_names_elsewhere(gone)

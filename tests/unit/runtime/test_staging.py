@@ -331,6 +331,21 @@ def test_temp_symlink(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert sha256 not in names(folder)
 
 
+def test_a_planted_file_is_not_written_to(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """covers: download_stage/temp-hardlink-or-shared-dir"""
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"precious")
+    monkeypatch.setattr(staging.secrets, "token_hex", lambda _count: "guessed")
+    monkeypatch.setattr(ModelStore, "_sweep", lambda _self: None)
+    folder.mkdir(mode=0o700)
+    os.link(victim, folder / f".{model_of().files[0].sha256}.guessed.part")
+    with pytest.raises(EnvironmentUnavailable):
+        stage(folder, good)
+    assert victim.read_bytes() == b"precious"
+
+
 def test_shared_folder(folder: Path) -> None:
     """covers: download_stage/temp-hardlink-or-shared-dir"""
     folder.mkdir()
@@ -661,6 +676,29 @@ def test_cancelling_leaves_nothing(folder: Path) -> None:
         cancelled.set()
 
     assert refusal(folder, good, progress=progress, cancelled=cancelled) is Reason.INTERRUPTED
+
+
+def test_giving_up_hangs_up(folder: Path) -> None:
+    """covers: download_stage/stall"""
+    bodies: list[Waiting] = []
+
+    class Waiting(Body):
+        def __init__(self) -> None:
+            super().__init__(b"")
+            self.hung_up = threading.Event()
+            bodies.append(self)
+
+        def readinto(self, buffer: Any) -> int:
+            self.hung_up.wait(30)
+            return 0
+
+        def close(self) -> None:
+            self.hung_up.set()
+            super().close()
+
+    store = store_of(folder, block_seconds=0.1)
+    assert refusal(folder, lambda _request: Waiting(), store=store) is Reason.DOWNLOAD_FAILED
+    assert [body.hung_up.is_set() for body in bodies] == [True] * 3
 
 
 def test_cancelling_ends_the_wait_for_another(folder: Path) -> None:
