@@ -11,8 +11,10 @@ from typing import Final
 from companion_core import __version__
 from companion_core.authority import memory_keychain
 from companion_core.config import Config
+from companion_core.decisions.isolation import Tier, choose_tier
+from companion_core.decisions.verdict import Verdict
 from companion_core.egress import Egress
-from companion_core.errors import EnvironmentUnavailable, Reason
+from companion_core.errors import EnvironmentUnavailable, Reason, error_for
 from companion_core.hookspecs import AUTHORITY_GROUP
 from companion_core.plugin_host import (
     Chosen,
@@ -25,6 +27,7 @@ from companion_core.plugin_host import (
 from companion_core.providers import API_VERSION, HostInfo, Keychain, ResourceLimits
 from companion_core.runtime import probe
 from companion_core.runtime.https_download import HttpsDownloader, HttpsDownloadPlugin
+from companion_core.runtime.isolation import probe_isolation
 
 __all__ = ["AuthorityProviders", "RuntimeProviders", "assemble"]
 
@@ -47,11 +50,13 @@ class RuntimeProviders:
         chosen: the provider of each role and the name of its plugin.
         binary: "embedded" or the configured absolute path.
         limits: as configured, with the default for memory filled in.
+        tier: how runtimes are confined here.
     """
 
     chosen: ChosenRuntime
     binary: str
     limits: ResourceLimits
+    tier: Tier
 
 
 def assemble(
@@ -78,7 +83,10 @@ def assemble(
     chosen = loaded.select_runtime(config.runtime.name)
     keychain = loaded.select_keychain(config.keychain.name)
     runtime = RuntimeProviders(
-        chosen=chosen, binary=_choose_binary(config, chosen), limits=_fill_limits(config)
+        chosen=chosen,
+        binary=_choose_binary(config, chosen),
+        limits=_fill_limits(config),
+        tier=_choose_tier(config, egress),
     )
     return AuthorityProviders(keychain=keychain), runtime
 
@@ -92,6 +100,14 @@ def _choose_binary(config: Config, chosen: ChosenRuntime) -> str:
     if any(getattr(binary, "path", None) == EMBEDDED for binary in found):
         return EMBEDDED
     raise EnvironmentUnavailable(Reason.RUNTIME_NOT_FOUND)
+
+
+def _choose_tier(config: Config, egress: Egress) -> Tier:
+    working = frozenset(state.tier for state in probe_isolation(egress) if state.works)
+    tier = choose_tier(config.runtime.isolation, sys.platform, working)
+    if isinstance(tier, Verdict):
+        raise error_for(tier.reason)
+    return tier
 
 
 def _fill_limits(config: Config) -> ResourceLimits:

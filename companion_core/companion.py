@@ -40,6 +40,7 @@ from companion_core.errors import (
     error_for,
 )
 from companion_core.paths import DEFAULT_INSTANCE, InstancePaths, default_state_dir
+from companion_core.runtime.file_lease import FileLeases
 from companion_core.runtime.staging import ModelStore, VerifiedModel
 from companion_core.serving import Serving
 from companion_core.tls_context import build_tls_context
@@ -89,6 +90,8 @@ class Companion:
         self._token: str | None = None
         self._model: VerifiedModel | None = None
         self._serving: Serving | None = None
+        self._watch: asyncio.Task[None] | None = None
+        self._losing: asyncio.Task[None] | None = None
 
     @classmethod
     def open(
@@ -268,7 +271,10 @@ class Companion:
         model = _find_model(manifest, self._config.model.id)
         if model.format not in runtime.chosen.spawn.provider.formats:
             raise error_for(Reason.MODEL_FORMAT_UNSUPPORTED)
-        store = ModelStore(self._paths.models)
+        leases = FileLeases(self._on_writer)
+        leases.open()
+        self._undo.callback(leases.close)
+        store = ModelStore(self._paths.models, hold=leases.hold)
         verified = await self._in_worker(
             lambda cancelled: store.stage(
                 model,
@@ -281,7 +287,9 @@ class Companion:
         self._undo.callback(self._let_go_of_model, verified)
         self._model = verified
         size = sum(file.size for file in verified.files)
-        self._on_step(Step("model", f"{model.id}: {size:,} bytes, the SHA-256 that was signed for"))
+        held = ", held against writers" if all(file.held for file in verified.files) else ""
+        text = f"{model.id}: {size:,} bytes, the SHA-256 that was signed for{held}"
+        self._on_step(Step("model", text))
         return verified
 
     async def _serve(self, model: VerifiedModel, runtime: RuntimeProviders, token: str) -> None:
@@ -294,11 +302,15 @@ class Companion:
         await serving.start(model)
         backend = serving.status()["runtime"]
         self._on_step(
-            Step("runtime", f"{backend['name']}, pid {backend['pid']}, {backend['channel']} socket")
+            Step(
+                "runtime",
+                f"{backend['name']}, pid {backend['pid']}, {backend['channel']} socket,"
+                f" isolation: {backend['isolation']}",
+            )
         )
         self._undo.push_async_callback(self._drain, serving)
-        watch = asyncio.create_task(serving.keep_running(model))
-        self._undo.push_async_callback(_cancel, watch)
+        self._watch = asyncio.create_task(serving.keep_running(model))
+        self._undo.push_async_callback(_cancel, self._watch)
         self._on_step(Step("available", "a health check was answered through the gateway"))
 
     # --- the way down ---------------------------------------------------------------------
@@ -335,6 +347,22 @@ class Companion:
     def _let_go_of_model(self, model: VerifiedModel) -> None:
         self._model = None
         model.close()
+
+    def _on_writer(self) -> None:
+        """Another program is about to write to the model; it waits until we let go."""
+        if self._model is not None and self._losing is None:
+            self._losing = asyncio.ensure_future(self._lose_model(self._model))
+            self._undo.push_async_callback(_cancel, self._losing)
+
+    async def _lose_model(self, model: VerifiedModel) -> None:
+        """Serve nothing of it any more, and end what has it open, before the writer gets in."""
+        self._model = None
+        if self._serving is not None:
+            if self._watch is not None:
+                await _cancel(self._watch)
+            await self._serving.stop()
+        model.close()
+        self._on_step(Step("stopped", "another program opened the model for writing"))
 
     async def _in_worker(self, function: Callable[[threading.Event], T]) -> T:
         """Run blocking work; a cancellation is passed on to it and waits for its clean-up."""

@@ -22,8 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NoReturn, Protocol, TypeVar
 
+from companion_core.backend_channel import BackendChannel, BrokeredChannel
 from companion_core.errors import EnvironmentUnavailable, Reason
-from companion_core.providers import TcpChannel, UnixChannel
+from companion_core.providers import UnixChannel
 
 if TYPE_CHECKING:  # a command that only asks the running companion loads none of these
     import asyncio
@@ -108,9 +109,7 @@ class Egress(Protocol):
         """Return a connected control socket; raise `OSError` when nobody listens."""
         ...
 
-    async def connect_backend(
-        self, factory: Callable[[], P], channel: UnixChannel | TcpChannel
-    ) -> P:
+    async def connect_backend(self, factory: Callable[[], P], channel: BackendChannel) -> P:
         """Connect a protocol to the runtime's own listener; raise `OSError` on failure."""
         ...
 
@@ -221,13 +220,13 @@ class LiveEgress:
             raise
         return client
 
-    async def connect_backend(
-        self, factory: Callable[[], P], channel: UnixChannel | TcpChannel
-    ) -> P:
+    async def connect_backend(self, factory: Callable[[], P], channel: BackendChannel) -> P:
         """See `Egress`."""
         import asyncio  # noqa: PLC0415 - loaded on first use
 
         loop = asyncio.get_running_loop()
+        if isinstance(channel, BrokeredChannel):
+            return (await loop.create_connection(factory, sock=await channel.connect()))[1]
         if isinstance(channel, UnixChannel):
             return (await loop.create_unix_connection(factory, channel.path))[1]
         return (await loop.create_connection(factory, channel.host, channel.port))[1]
@@ -278,7 +277,7 @@ class RefusingEgress:
     async def connect_backend(
         self,
         factory: Callable[[], P],  # noqa: ARG002 - as above
-        channel: UnixChannel | TcpChannel,  # noqa: ARG002 - as above
+        channel: BackendChannel,  # noqa: ARG002 - as above
     ) -> P:
         """Refuse."""
         raise EgressRefused

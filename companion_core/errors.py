@@ -118,7 +118,10 @@ class Reason(enum.StrEnum):
     RUNTIME_ENVIRONMENT = "runtime_environment"
     RUNTIME_LISTENS_WIDE = "runtime_listens_wide"
     BACKEND_OPEN = "backend_open"
+    ISOLATION_UNAVAILABLE = "isolation_unavailable"
     HEALTH_FAILED = "health_failed"
+    CRASH_LOOP = "crash_loop"
+    MEMORY_SHORT = "memory_short"
     STALE_RUNTIME = "stale_runtime"
 
     # The keychain (I-13).

@@ -171,6 +171,7 @@ class Serving:
             threads=section.threads,
             context_length=section.context_length,
             options=section.options,
+            tier=self._providers.tier,
             allow_open_backend=section.unsafe_open_backend,
         )
 
@@ -250,6 +251,7 @@ class Serving:
                 "name": chosen.spawn.plugin,
                 "pid": backend.pid,
                 "channel": backend.channel_name,
+                "isolation": backend.tier.value,
             },
             "admission": {
                 "in_flight": admission.in_flight,

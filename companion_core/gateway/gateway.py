@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from companion_core.backend_channel import BackendChannel
 from companion_core.decisions.admission import AdmissionSnapshot
 from companion_core.decisions.guard import (
     HEALTH_PATH,
@@ -34,7 +35,7 @@ from companion_core.gateway.metrics import metrics_text
 from companion_core.gateway.queue import AdmissionQueue
 from companion_core.gateway.responses import json_response
 from companion_core.gateway.upstream import BackendPool, Sink
-from companion_core.providers import OPENAI_ROUTES, Route, TcpChannel, UnixChannel
+from companion_core.providers import OPENAI_ROUTES, Route
 
 __all__ = ["Backend", "Gateway", "GatewaySettings", "ServingConditions"]
 
@@ -104,7 +105,7 @@ class Backend:
         drop_fields: request fields that are removed.
     """
 
-    channel: UnixChannel | TcpChannel
+    channel: BackendChannel
     served_model: str
     health_path: str
     key: str | None = None

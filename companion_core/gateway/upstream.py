@@ -11,10 +11,10 @@ import re
 from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol, cast
 
+from companion_core.backend_channel import BackendChannel
 from companion_core.egress import Egress
 from companion_core.errors import CompanionError
 from companion_core.gateway.chunked import ChunkError, ChunkFramer
-from companion_core.providers import TcpChannel, UnixChannel
 
 __all__ = ["BackendConnection", "BackendPool", "ResponseHead", "Sink", "parse_response_head"]
 
@@ -246,9 +246,7 @@ class BackendPool:
 
     __slots__ = ("_channel", "_clock", "_closed", "_connecting", "_egress", "_idle", "_open")
 
-    def __init__(
-        self, channel: UnixChannel | TcpChannel, egress: Egress, clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, channel: BackendChannel, egress: Egress, clock: Callable[[], float]) -> None:
         self._channel = channel
         self._egress = egress
         self._clock = clock

@@ -9,9 +9,10 @@ import asyncio
 import os
 from typing import Final
 
+from companion_core.backend_channel import BackendChannel
 from companion_core.egress import Egress
 from companion_core.errors import EnvironmentUnavailable, Reason
-from companion_core.providers import BackendRequest, TcpChannel, UnixChannel
+from companion_core.providers import BackendRequest
 from companion_core.runtime.staging import ProvedFile
 
 __all__ = ["send_prepare"]
@@ -75,7 +76,7 @@ class _Answer(asyncio.Protocol):
 
 async def send_prepare(
     egress: Egress,
-    channel: UnixChannel | TcpChannel,
+    channel: BackendChannel,
     request: BackendRequest,
     *,
     key: str | None,

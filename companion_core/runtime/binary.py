@@ -19,7 +19,7 @@ from companion_core.decisions.evidence import Evidence
 from companion_core.errors import EnvironmentUnavailable, Reason, Refused
 from companion_core.state_files import check_owned, open_to_others
 
-__all__ = ["EMBEDDED", "ProvedBinary", "prove_binary"]
+__all__ = ["EMBEDDED", "ProvedBinary", "check_unreplaceable", "prove_binary"]
 
 EMBEDDED: Final = "embedded"
 
@@ -60,12 +60,17 @@ def prove_binary(binary: str, sha256: str | None = None) -> ProvedBinary:
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
         raise EnvironmentUnavailable(Reason.RUNTIME_NOT_FOUND, binary) from error
     for name in (path, resolved):
-        _require_unreplaceable(name)
+        check_unreplaceable(name)
     _require_program(resolved, sha256, binary)
     return ProvedBinary(str(path), embedded=False)
 
 
-def _require_unreplaceable(path: Path) -> None:
+def check_unreplaceable(path: Path) -> None:
+    """Require that nobody else can put another file under this name.
+
+    Raises:
+        Refused: `runtime_unsafe`.
+    """
     try:
         check_owned(path)
     except Refused as error:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib.util
 import json
 import os
 import resource
@@ -23,6 +24,7 @@ import select
 import signal
 import sys
 import time
+from types import ModuleType
 from typing import Any, NoReturn
 
 _PR_SET_PDEATHSIG = 1
@@ -68,11 +70,24 @@ def _become_runtime(start: dict[str, Any], keeper: int, failure: int) -> NoRetur
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != keeper:
             os._exit(1)
+        if start["policy"] is not None:
+            _load_locks().lock(start["policy"])
         os.execve(start["argv"][0], start["argv"], start["env"])  # noqa: S606 - a checked plan
-    except OSError as error:
-        os.write(failure, str(error.errno or 0).encode())
+    except Exception as error:  # noqa: BLE001 - whatever it is, nothing was started
+        os.write(failure, str(getattr(error, "errno", None) or 0).encode())
     finally:
         os._exit(127)
+
+
+def _load_locks() -> ModuleType:
+    """Load the file beside this one; the package itself is out of reach here."""
+    path = os.path.join(os.path.dirname(__file__), "isolation", "locks.py")  # noqa: PTH118, PTH120 - pathlib is not loaded
+    spec = importlib.util.spec_from_file_location("locks", path)
+    if spec is None or spec.loader is None:
+        raise ImportError(path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _start_runtime(start: dict[str, Any]) -> tuple[int, int]:

@@ -23,7 +23,7 @@ from companion_core.decisions.spawn_plan import parse_pid
 from companion_core.egress import Egress, ProcessIdentity
 from companion_core.errors import EnvironmentUnavailable, Reason
 from companion_core.runtime.output import RuntimeOutput
-from companion_core.runtime.readback import descendants
+from companion_core.runtime.readback import descendants, runtime_below
 
 __all__ = ["KeptProcess", "launch"]
 
@@ -31,6 +31,7 @@ _KEEPER: Final = Path(__file__).with_name("keeper.py")
 _KEEPER_ENVIRONMENT: Final = {"LANG": "C.UTF-8"}
 _REPORT_BYTES: Final = 4096
 _POLL_SECONDS: Final = 0.002
+_SIGNALLED: Final = 128
 
 
 class KeptProcess:
@@ -57,11 +58,16 @@ class KeptProcess:
         self._keeper = keeper
         self._keeper_identity = egress.identify(keeper.pid)
         self._line = line
+        self._programs = 0
         self._started: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._watch = asyncio.ensure_future(self._watch_reports())
 
-    async def started(self, start: Mapping[str, object]) -> ProcessIdentity:
+    async def started(self, start: Mapping[str, object], *, programs: int = 0) -> ProcessIdentity:
         """Hand the start over and return the runtime's identity once it is executed.
+
+        Args:
+            start: `argv`, `env`, `descriptors` and `policy`, as the keeper takes them.
+            programs: how many programs the command leads through to the runtime.
 
         Raises:
             EnvironmentUnavailable: `spawn_failed`, `runtime_exited`.
@@ -69,11 +75,24 @@ class KeptProcess:
         text = json.dumps(start).encode() + b"\n"
         with contextlib.suppress(OSError):  # a keeper that is gone is seen by its watch
             await asyncio.get_running_loop().sock_sendall(self._line, text)
-        pid = await asyncio.shield(self._started)
+        self._programs = programs
+        pid: int | None = await asyncio.shield(self._started)
+        if pid is not None and programs:
+            pid = await self._find_below(pid)
+        if pid is None:
+            raise EnvironmentUnavailable(Reason.RUNTIME_EXITED)
         self.identity = self._egress.identify(pid)
         if self.identity is None:
             raise EnvironmentUnavailable(Reason.RUNTIME_EXITED)
         return self.identity
+
+    async def _find_below(self, started: int) -> int | None:
+        while not self.exited.is_set():
+            pid = await asyncio.to_thread(runtime_below, started, self._programs)
+            if pid is not None:
+                return pid
+            await asyncio.sleep(_POLL_SECONDS)  # an exec is no event that could be waited for
+        return None
 
     def tree(self) -> tuple[int, ...]:
         """Return the runtime and all processes below it, without the keeper."""
@@ -149,7 +168,9 @@ class KeptProcess:
                 detail = errno.errorcode.get(number, "")
                 self._started.set_exception(EnvironmentUnavailable(Reason.SPAWN_FAILED, detail))
             case {"exited": int(code)}:
-                self.exit_code = code
+                # What stands between tells a signal as shells do.
+                signalled = self._programs > 0 and code > _SIGNALLED
+                self.exit_code = _SIGNALLED - code if signalled else code
                 self.exited.set()
 
 

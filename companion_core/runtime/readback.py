@@ -10,13 +10,13 @@ from __future__ import annotations
 import ipaddress
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
 from companion_core.decisions.runtime_readback import Listener
 
-__all__ = ["descendants", "environment_names", "listeners"]
+__all__ = ["descendants", "environment_names", "listeners", "runtime_below"]
 
 _TCP_LISTEN: Final = b"0A"
 _UDP_OPEN: Final = b"07"  # not connected: anyone may send to it
@@ -35,23 +35,41 @@ def descendants(root: int) -> tuple[int, ...]:
         return _descendants_elsewhere(root)
     children: dict[int, list[int]] = {}
     in_session: list[int] = []
-    for entry in os.listdir("/proc"):  # noqa: PTH208 - names are all it takes
-        if not entry.isdigit():
-            continue
-        try:
-            fields = Path("/proc", entry, "stat").read_bytes().rsplit(b")", 1)[1].split()
-        except (OSError, IndexError):
-            continue  # it ended meanwhile
-        if fields[0] in _ZOMBIE_STATES:
-            continue
-        pid = int(entry)
-        children.setdefault(int(fields[1]), []).append(pid)
-        if int(fields[3]) == root:
+    for pid, parent, session in _living():
+        children.setdefault(parent, []).append(pid)
+        if session == root:
             in_session.append(pid)
     waiting = [root, *in_session]
     for pid in waiting:
         waiting += children.get(pid, [])
     return tuple(dict.fromkeys(pid for pid in waiting if pid != root))
+
+
+def runtime_below(started: int, programs: int) -> int | None:
+    """Return the process that `programs` programs, one below the other, lead down to.
+
+    A program may fork before it executes the next one: only a new command line counts.
+
+    Args:
+        started: the process of the first one.
+        programs: how many to pass; the last of them is the runtime.
+
+    Returns:
+        None while it is not there yet.
+    """
+    children: dict[int, int] = {}
+    for pid, parent, _ in _living():
+        children.setdefault(parent, pid)
+    pid, line = started, _command_line(started)
+    while programs:
+        below = children.get(pid)
+        seen = b"" if below is None else _command_line(below)
+        if below is None or not seen:
+            return None
+        if seen != line:
+            programs -= 1
+        pid, line = below, seen
+    return pid
 
 
 def environment_names(pid: int) -> frozenset[str] | None:
@@ -91,6 +109,26 @@ def listeners(pids: Iterable[int]) -> frozenset[Listener] | None:
         except OSError:
             return None
     return frozenset(found)
+
+
+def _living() -> Iterator[tuple[int, int, int]]:
+    """Yield process, parent and session of everything that lives."""
+    for entry in os.listdir("/proc"):  # noqa: PTH208 - names are all it takes
+        if not entry.isdigit():
+            continue
+        try:
+            fields = Path("/proc", entry, "stat").read_bytes().rsplit(b")", 1)[1].split()
+        except (OSError, IndexError):
+            continue  # it ended meanwhile
+        if fields[0] not in _ZOMBIE_STATES:
+            yield int(entry), int(fields[1]), int(fields[3])
+
+
+def _command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def _socket_inodes(pid: int) -> set[bytes]:

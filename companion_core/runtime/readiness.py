@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from companion_core.backend_channel import BackendChannel
 from companion_core.decisions.runtime_readback import check_environment, check_listeners
 from companion_core.decisions.verdict import Verdict, refuse
 from companion_core.egress import Egress
@@ -34,11 +35,17 @@ _LONGEST_PAUSE_SECONDS: Final = 0.05
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watched:
-    """A runtime's process and what it was planned to be like."""
+    """A runtime's process and what it was planned to be like.
+
+    Attributes:
+        channel: where it listens, as it knows it.
+        way: how the companion reaches that.
+    """
 
     kept: KeptProcess
     plugin: str
     channel: UnixChannel | TcpChannel
+    way: BackendChannel
     planned_names: frozenset[str]
     child_names: frozenset[str]
     allow_open_backend: bool
@@ -90,7 +97,7 @@ async def until_serving(
     if not plan.prepare:
         return
     for request in plan.prepare:
-        await send_prepare(egress, watched.channel, request, key=key, model=model)
+        await send_prepare(egress, watched.way, request, key=key, model=model)
     watched.require(await asyncio.to_thread(read_back, watched))
 
 
@@ -117,7 +124,7 @@ async def _until_listening(egress: Egress, watched: Watched, plan: SpawnPlan) ->
     pause, next_look = _FIRST_PAUSE_SECONDS, loop.time()
     while True:
         announced = plan.ready_text is None or ready.is_set()
-        accepts = announced and await _accepts(egress, watched.channel)
+        accepts = announced and await _accepts(egress, watched.way)
         if accepts or loop.time() >= next_look:
             next_look = loop.time() + _READ_BACK_SECONDS
             verdict = await asyncio.to_thread(read_back, watched)
@@ -142,7 +149,7 @@ class _Greeting(asyncio.Protocol):
         transport.close()
 
 
-async def _accepts(egress: Egress, channel: UnixChannel | TcpChannel) -> bool:
+async def _accepts(egress: Egress, channel: BackendChannel) -> bool:
     try:
         await egress.connect_backend(_Greeting, channel)
     except OSError:

@@ -10,27 +10,27 @@ import contextlib
 import os
 import secrets
 import shutil
-import stat
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from companion_core.decisions.evidence import Evidence
-from companion_core.decisions.integrity import IntegrityAccumulator, ModelSpec, parse_model_spec
+from companion_core.decisions.integrity import parse_model_spec
 from companion_core.decisions.manifest import ManifestFile, ManifestModel
 from companion_core.decisions.verdict import Verdict
 from companion_core.errors import (
-    CompanionError,
     EnvironmentUnavailable,
     Reason,
     Refused,
     error_for,
 )
-from companion_core.runtime.byte_pump import BLOCK_BYTES, Pace
+from companion_core.runtime.byte_pump import Pace
+from companion_core.runtime.file_lease import is_held, release
 from companion_core.runtime.folder_lock import lock_folder
+from companion_core.runtime.model_proof import Hold, Identity, Proof, Prover, identify
 from companion_core.runtime.transfer import Download, Transfer, receive
-from companion_core.state_files import fsync_folder, open_to_others, private_folder
+from companion_core.state_files import fsync_folder, private_folder
 
 __all__ = ["ModelStore", "ProvedFile", "VerifiedModel"]
 
@@ -45,12 +45,6 @@ _CREATE = (
     | getattr(os, "O_CLOEXEC", 0)
     | getattr(os, "O_BINARY", 0)
 )
-_READ = (
-    os.O_RDONLY
-    | getattr(os, "O_NOFOLLOW", 0)
-    | getattr(os, "O_CLOEXEC", 0)
-    | getattr(os, "O_BINARY", 0)
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +54,7 @@ class ProvedFile(Evidence):
     Attributes:
         path: its name in the store; the descriptor is the proof, the name is not.
         identity: device, inode, size and modification time at the moment of the proof.
+        held: it was hashed under a lease, so that a writer has to wait and is noticed.
     """
 
     name: str
@@ -67,7 +62,8 @@ class ProvedFile(Evidence):
     size: int
     descriptor: int
     path: str
-    identity: tuple[int, int, int, int]
+    identity: Identity
+    held: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,18 +77,22 @@ class VerifiedModel(Evidence):
     _open: list[int] = field(repr=False, compare=False)
 
     def close(self) -> None:
-        """Close the descriptors; a second call does nothing."""
+        """Give the leases up and close the descriptors; a second call does nothing."""
         while self._open:
-            os.close(self._open.pop())
+            descriptor = self._open.pop()
+            release(descriptor)
+            os.close(descriptor)
 
     def check_unchanged(self) -> None:
-        """Refuse when a file was written to since it was hashed; ask right before a start.
+        """Refuse when a file was written to, or is about to be; ask right before a start.
 
         Raises:
             Refused: `digest_mismatch`.
         """
         for file in self.files:
-            if not self._open or _identity(os.fstat(file.descriptor)) != file.identity:
+            if not self._open or identify(os.fstat(file.descriptor)) != file.identity:
+                raise Refused(Reason.DIGEST_MISMATCH)
+            if file.held and not is_held(file.descriptor):
                 raise Refused(Reason.DIGEST_MISMATCH)
 
 
@@ -103,6 +103,7 @@ class ModelStore:
         folder: absolute; made 0700 and refused when it is not the person's alone.
         pace: how long a downloader may take.
         sleep: waits before another attempt; by default a wait that cancelling ends.
+        hold: holds what is being proved against writers; by default nothing does.
     """
 
     def __init__(
@@ -111,10 +112,12 @@ class ModelStore:
         *,
         pace: Pace | None = None,
         sleep: Callable[[float], object] | None = None,
+        hold: Hold = lambda _descriptor, _pause: False,
     ) -> None:
         self._folder = folder
         self._pace = Pace() if pace is None else pace
         self._sleep = sleep
+        self._hold = hold
 
     def stage(
         self,
@@ -170,6 +173,7 @@ class ModelStore:
                 done += file.size
         except BaseException:
             for earlier in proved:
+                release(earlier.descriptor)
                 os.close(earlier.descriptor)
             raise
         descriptors = [file.descriptor for file in proved]
@@ -182,15 +186,23 @@ class ModelStore:
         if isinstance(spec, Verdict):
             raise error_for(spec.reason)
         path = self._folder / spec.sha256
+        prover = Prover(spec, transfer.cancelled, self._hold)
         with _disk_errors(), lock_folder(self._folder, transfer.cancelled):
             self._sweep()
-            descriptor = self._reuse(path, spec, transfer)
-            if descriptor is None:
-                descriptor = self._fetch(path, spec, file.urls, transfer)
+            proof = self._reuse(path, prover)
+            if proof is None:
+                proof = self._fetch(path, prover, file.urls, transfer)
             else:
                 transfer.advance(spec.size)
-            identity = _identity(os.fstat(descriptor))
-        return ProvedFile(file.name, spec.sha256, spec.size, descriptor, str(path), identity)
+        return ProvedFile(
+            file.name,
+            spec.sha256,
+            spec.size,
+            proof.descriptor,
+            str(path),
+            proof.identity,
+            proof.held,
+        )
 
     def _sweep(self) -> None:
         """Remove what an earlier run left: under the lock nobody else writes here."""
@@ -198,17 +210,18 @@ class ModelStore:
             if name.startswith(".") and name.endswith(_TEMPORARY_SUFFIX):
                 (self._folder / name).unlink(missing_ok=True)
 
-    def _reuse(self, path: Path, spec: ModelSpec, transfer: Transfer) -> int | None:
-        """Return the descriptor of a stored file that still proves right, or remove it."""
+    def _reuse(self, path: Path, prover: Prover) -> Proof | None:
+        """Return the proof of a stored file that is still right, or remove the file."""
         if not os.path.lexists(path):
             return None
         try:
-            return _prove(path, spec, transfer.cancelled)
+            return prover.prove(path)
         except Refused:
             path.unlink()
             return None
 
-    def _fetch(self, path: Path, spec: ModelSpec, urls: Sequence[str], transfer: Transfer) -> int:
+    def _fetch(self, path: Path, prover: Prover, urls: Sequence[str], transfer: Transfer) -> Proof:
+        spec = prover.spec
         if shutil.disk_usage(self._folder).free < spec.size:
             raise EnvironmentUnavailable(Reason.DISK_UNAVAILABLE)
         temporary = self._folder / f".{spec.sha256}.{secrets.token_hex(8)}{_TEMPORARY_SUFFIX}"
@@ -218,104 +231,31 @@ class ModelStore:
                 receive(writer, spec, urls, transfer)
                 if os.name == "posix":
                     os.fchmod(writer, 0o400)
-                descriptor = _sync_and_prove(writer, temporary, spec, transfer.cancelled)
+                else:  # only a writer can sync there
+                    os.fsync(writer)
             finally:
-                os.close(writer)
-            return _name(temporary, path, descriptor, spec, transfer.cancelled)
+                os.close(writer)  # no file is held against writers while there is one
+            proof = prover.prove(temporary, sync=os.name == "posix")
+            return _name(temporary, path, proof, prover)
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
 
 
-def _prove(path: Path, spec: ModelSpec, cancelled: threading.Event) -> int:
-    """Return an open descriptor of exactly the bytes that `spec` names.
-
-    Raises:
-        Refused: `state_path_unsafe`, `size_mismatch` or `digest_mismatch`; nothing is open.
-    """
-    try:
-        descriptor = os.open(path, _READ)
-    except OSError as error:
-        raise Refused(Reason.STATE_PATH_UNSAFE) from error
-    try:
-        reason = _judge(descriptor, spec, cancelled)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    if reason is not Reason.OK:
-        os.close(descriptor)
-        raise error_for(reason)
-    return descriptor
-
-
-def _judge(descriptor: int, spec: ModelSpec, cancelled: threading.Event) -> Reason:
-    before = os.fstat(descriptor)
-    foreign = os.name == "posix" and (before.st_uid != os.geteuid() or open_to_others(before))
-    if foreign or not stat.S_ISREG(before.st_mode):
-        return Reason.STATE_PATH_UNSAFE
-    if before.st_size != spec.size:
-        return Reason.SIZE_MISMATCH
-    verdict = _hash(descriptor, spec, cancelled)
-    # Written to while it was read: what was hashed is not what is there now.
-    changed = _identity(os.fstat(descriptor)) != _identity(before)
-    return Reason.DIGEST_MISMATCH if verdict.ok and changed else verdict.reason
-
-
-def _hash(descriptor: int, spec: ModelSpec, cancelled: threading.Event) -> Verdict:
-    accumulator = IntegrityAccumulator(spec)
-    buffer = memoryview(bytearray(min(BLOCK_BYTES, spec.size + 1)))
-    with open(descriptor, "rb", buffering=0, closefd=False) as file:
-        while count := file.readinto(buffer):
-            if cancelled.is_set():
-                raise CompanionError(Reason.INTERRUPTED)
-            if not accumulator.update(buffer[:count]).ok:
-                break
-        file.seek(0)
-    return accumulator.finalize()
-
-
-def _sync_and_prove(writer: int, path: Path, spec: ModelSpec, cancelled: threading.Event) -> int:
-    """As `_prove`, while the disk takes what was written through `writer`."""
-    failures: list[OSError] = []
-
-    def sync() -> None:
-        try:
-            os.fsync(writer)
-        except OSError as error:
-            failures.append(error)
-
-    thread = threading.Thread(target=sync, name="companion-fsync")
-    thread.start()
-    try:
-        descriptor = _prove(path, spec, cancelled)
-    finally:
-        thread.join()
-    if failures:
-        os.close(descriptor)
-        raise failures[0]
-    return descriptor
-
-
-def _name(
-    temporary: Path, path: Path, descriptor: int, spec: ModelSpec, cancelled: threading.Event
-) -> int:
-    """Give a proved file its name, durably, and return the descriptor that proves it."""
+def _name(temporary: Path, path: Path, proof: Proof, prover: Prover) -> Proof:
+    """Give a proved file its name, durably, and return what proves it."""
     if os.name != "posix":
         # An open file cannot be renamed there, so it is proved once more under its name.
-        os.close(descriptor)
+        proof.discard()
         temporary.replace(path)
-        return _prove(path, spec, cancelled)
+        return prover.prove(path)
     try:
         temporary.replace(path)
         fsync_folder(path.parent)
     except BaseException:
-        os.close(descriptor)
+        proof.discard()
         raise
-    return descriptor
-
-
-def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+    return proof
 
 
 @contextlib.contextmanager

@@ -7,12 +7,15 @@ whoever ends a start, at whatever step, ends all of it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
+from companion_core.backend_channel import BackendChannel, BrokeredChannel
+from companion_core.decisions.isolation import Tier
 from companion_core.decisions.spawn_plan import PlanFacts, base_environment, check_plan
 from companion_core.decisions.verdict import Verdict
 from companion_core.egress import Egress
@@ -29,6 +32,13 @@ from companion_core.providers import (
     UnixChannel,
 )
 from companion_core.runtime.binary import ProvedBinary, prove_binary
+from companion_core.runtime.isolation import (
+    broker_command,
+    confine,
+    open_broker,
+    reach_of,
+    with_fresh_bytecode,
+)
 from companion_core.runtime.launcher import KeptProcess, launch
 from companion_core.runtime.output import RuntimeOutput
 from companion_core.runtime.readiness import Watched, unless_exited, until_serving
@@ -59,6 +69,7 @@ class StartSpec:
         data_dir: kept between starts.
         run_dir: where the folder of this start is made; short, for the socket's sake.
         parallel: requests that the gateway has in flight at most.
+        tier: how the runtime is confined, of those that work here.
         allow_open_backend: the person accepted a backend without socket and key (I-07).
     """
 
@@ -76,6 +87,7 @@ class StartSpec:
     threads: int
     context_length: int | None
     options: Mapping[str, str | int | float | bool]
+    tier: Tier
     allow_open_backend: bool = False
 
 
@@ -83,13 +95,14 @@ class StartSpec:
 class StartedBackend:
     """A runtime that listens where it should; `key` is sent to it as Bearer, if there is one."""
 
-    channel: UnixChannel | TcpChannel
+    channel: BackendChannel
     key: str | None = field(repr=False)
     served_model: str
     routes: tuple[Route, ...]
     drop_fields: tuple[str, ...]
     pid: int
-    channel_name: Literal["unix", "tcp"]
+    channel_name: Literal["unix", "tcp", "namespace"]
+    tier: Tier
 
 
 @dataclass(slots=True, kw_only=True)
@@ -97,12 +110,14 @@ class Run:
     """One start and all that it has made so far.
 
     Attributes:
+        broker: the line into the runtime's own network namespace.
         watched: the runtime's process and what it was to be like.
         ended: its end has been asked for or told, so that the end is no news any more.
     """
 
     spec: StartSpec
     folder: Path | None = None
+    broker: BrokeredChannel | None = None
     output: RuntimeOutput | None = None
     kept: KeptProcess | None = None
     watched: Watched | None = None
@@ -124,7 +139,8 @@ async def bring_up(
     run.folder = new_start_folder(spec.run_dir)
     channel = choose_channel(spec.spawner.channels, run.folder)
     base = base_environment(sys.platform, private_dir=str(run.folder), inherited=environment)
-    plan = await _plan(spec, run.folder, binary, channel, frozenset(base))
+    tier = _tier_for(spec, channel)
+    plan = await _plan(spec, run.folder, binary, channel, base_names=frozenset(base))
     if plan.model_link is not None:
         await asyncio.to_thread(place_model, spec.model.files[0], Path(plan.model_link))
     env, key = base | dict(plan.env), None
@@ -134,21 +150,38 @@ async def bring_up(
     spec.model.check_unchanged()
     # A linked model is opened by its link: then no descriptor is handed on.
     by_link = plan.model_link is not None
-    descriptors = [] if by_link else [file.descriptor for file in spec.model.files]
+    models = [] if by_link else [file.descriptor for file in spec.model.files]
+    reach = reach_of(plan, binary, channel, write=(run.folder, spec.data_dir), models=models)
+    argv = with_fresh_bytecode(plan.argv, run.folder) if binary.embedded else plan.argv
+    own_network = _has_own_network(tier, channel)
     run.output = RuntimeOutput(spec.log_path, ready_text=plan.ready_text, secret=key)
-    run.kept = launch(egress, folder=run.folder, output=run.output, descriptors=descriptors)
+    with contextlib.ExitStack() as handed_on:
+        descriptors = list(models)
+        if own_network and isinstance(channel, TcpChannel):
+            run.broker, far_end = open_broker(channel)
+            handed_on.callback(far_end.close)
+            descriptors.append(far_end.fileno())
+            argv = broker_command(far_end.fileno(), channel, argv)
+        confined = confine(tier, argv, env, reach, folder=run.folder, helpers=int(own_network))
+        run.kept = launch(egress, folder=run.folder, output=run.output, descriptors=descriptors)
     run.watched = Watched(
         kept=run.kept,
         plugin=spec.plugin_name,
         channel=channel,
-        planned_names=frozenset(env),
+        way=run.broker or channel,
+        planned_names=frozenset(confined.env),
         child_names=spec.spawner.child_env_names,
-        allow_open_backend=spec.allow_open_backend,
+        allow_open_backend=spec.allow_open_backend or own_network,
     )
-    start = {"argv": plan.argv, "env": env, "descriptors": descriptors}
+    start = {
+        "argv": confined.argv,
+        "env": dict(confined.env),
+        "descriptors": descriptors,
+        "policy": confined.policy,
+    }
     try:
         async with asyncio.timeout(plan.start_deadline_seconds):
-            identity = await run.kept.started(start)
+            identity = await run.kept.started(start, programs=confined.programs)
             serving = until_serving(egress, run.watched, plan, key=key, model=spec.model.files[0])
             await unless_exited(run.kept, serving)
     except TimeoutError as error:
@@ -156,13 +189,14 @@ async def bring_up(
     for path in plan.model_copies:
         await asyncio.to_thread(check_copy, Path(path), spec.model)
     return StartedBackend(
-        channel=channel,
+        channel=run.watched.way,
         key=key,
         served_model=plan.served_model,
         routes=plan.routes,
         drop_fields=plan.drop_fields,
         pid=identity.pid,
-        channel_name="unix" if isinstance(channel, UnixChannel) else "tcp",
+        channel_name=_channel_name(run.watched.way),
+        tier=tier,
     )
 
 
@@ -172,6 +206,8 @@ async def take_down(run: Run, *, terminate_after: float, kill_after: float) -> N
         await run.kept.stop(terminate_after=terminate_after, kill_after=kill_after)
     elif run.output is not None:
         run.output.close()
+    if run.broker is not None:
+        run.broker.close()
     if run.folder is not None:
         remove_start_folder(run.folder)
 
@@ -191,6 +227,7 @@ async def _plan(
     folder: Path,
     binary: ProvedBinary,
     channel: UnixChannel | TcpChannel,
+    *,
     base_names: frozenset[str],
 ) -> SpawnPlan:
     """Ask the plugin, and return its plan rebuilt from what is allowed in it."""
@@ -226,9 +263,25 @@ async def _plan(
         model_path=files[0].path,
         channel=channel,
         data_dir=str(spec.data_dir),
-        allow_open_backend=spec.allow_open_backend,
+        allow_open_backend=spec.allow_open_backend or _has_own_network(spec.tier, channel),
     )
     plan = check_plan(proposed, facts)
     if isinstance(plan, Verdict):
         raise error_for(plan.reason, plugin=spec.plugin_name)
     return plan
+
+
+def _tier_for(spec: StartSpec, channel: UnixChannel | TcpChannel) -> Tier:
+    """Return the tier of this start: Landlock cannot hold a runtime of several listeners."""
+    several = isinstance(channel, TcpChannel) and spec.allow_open_backend
+    return Tier.NONE if several and spec.tier is Tier.LANDLOCK else spec.tier
+
+
+def _has_own_network(tier: Tier, channel: UnixChannel | TcpChannel) -> bool:
+    return tier is Tier.BUBBLEWRAP and isinstance(channel, TcpChannel)
+
+
+def _channel_name(way: BackendChannel) -> Literal["unix", "tcp", "namespace"]:
+    if isinstance(way, BrokeredChannel):
+        return "namespace"
+    return "unix" if isinstance(way, UnixChannel) else "tcp"

@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 
 from companion_core.clock import recency_now
+from companion_core.decisions.isolation import Tier
 from companion_core.egress import LiveEgress
 from companion_core.providers import ResourceLimits, SpawnPlan, SpawnRequest, UnixChannel
 from companion_core.runtime.staging import ProvedFile, VerifiedModel
@@ -109,6 +110,7 @@ def verified_model(*paths: Path) -> VerifiedModel:
                 descriptor=descriptor,
                 path=str(path),
                 identity=(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns),
+                held=False,
             )
         )
     return forge(
@@ -145,6 +147,7 @@ class FakeSpawner:
             served_model="served",
             backend_key_env=None if unix else "TEST_RUNTIME_KEY",
             ready_text=READY,
+            read_paths=(sys.prefix, sys.base_prefix),
             start_deadline_seconds=20,
         )
         return self.alter(plan, request)
@@ -184,6 +187,7 @@ class Machine:
             threads=1,
             context_length=None,
             options={},
+            tier=Tier.NONE,
         )
         return replace(spec, **changes)
 

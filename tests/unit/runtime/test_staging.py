@@ -21,7 +21,7 @@ from companion_core.errors import (
     Refused,
 )
 from companion_core.providers import DownloadFailed, DownloadRequest, Redirect, ResumeRefused
-from companion_core.runtime import staging
+from companion_core.runtime import model_proof, staging
 from companion_core.runtime.byte_pump import Pace
 from companion_core.runtime.staging import ModelStore, ProvedFile, VerifiedModel
 from companion_core.testing.publisher import TEST_NOW, FakePublisher, manifest_document
@@ -431,14 +431,14 @@ def test_replaced_or_rewritten_between_proof_and_start(folder: Path) -> None:
 
 
 def test_written_to_while_it_is_hashed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = staging._hash
+    real = model_proof.Prover._hash
 
-    def hash_and_touch(descriptor: int, *arguments: Any) -> Any:
-        verdict = real(descriptor, *arguments)
+    def hash_and_touch(self: Any, descriptor: int) -> Any:
+        verdict = real(self, descriptor)
         os.utime(descriptor, ns=(1, 1))
         return verdict
 
-    monkeypatch.setattr(staging, "_hash", hash_and_touch)
+    monkeypatch.setattr(model_proof.Prover, "_hash", hash_and_touch)
     assert refusal(folder, good) is Reason.DIGEST_MISMATCH
 
 
@@ -754,4 +754,4 @@ def test_only_staging_makes_the_proof() -> None:
     with pytest.raises(TypeError):
         VerifiedModel("tiny", "gguf", None, (), [])
     with pytest.raises(TypeError):
-        ProvedFile("tiny", "0" * 64, 1, 0, "/", (0, 0, 0, 0))
+        ProvedFile("tiny", "0" * 64, 1, 0, "/", (0, 0, 0, 0), held=False)

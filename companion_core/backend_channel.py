@@ -1,0 +1,95 @@
+"""How the gateway reaches a backend: a channel of the plan, or a broker that hands out sockets.
+
+A broker stands in the network namespace of a runtime that has neither Unix socket nor key
+(I-07). Whoever holds the line to it reaches the runtime; nobody else does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from typing import Final
+
+from companion_core.providers import TcpChannel, UnixChannel
+
+__all__ = ["BackendChannel", "BrokeredChannel"]
+
+_ASK: Final = b"c"
+
+
+class BrokeredChannel:
+    """A loopback listener in another network namespace; for one event loop.
+
+    Args:
+        line: this side of a pair of sequenced-packet sockets; taken over.
+        listener: where the runtime listens inside.
+    """
+
+    def __init__(self, line: socket.socket, listener: TcpChannel) -> None:
+        self.listener = listener
+        self._line = line
+        self._line.settimeout(0)
+        self._turn = asyncio.Lock()
+
+    async def connect(self) -> socket.socket:
+        """Return a connected socket that does not block.
+
+        Raises:
+            OSError: the runtime does not accept, or the broker is gone.
+        """
+        taking = asyncio.ensure_future(self._take())
+        try:
+            return await asyncio.shield(taking)
+        except asyncio.CancelledError:
+            # The answer to what was asked still comes, and belongs to nobody.
+            taking.add_done_callback(_close_unwanted)
+            raise
+
+    def close(self) -> None:
+        """Let go of the broker."""
+        self._line.close()
+
+    async def _take(self) -> socket.socket:
+        loop = asyncio.get_running_loop()
+        async with self._turn:
+            if self._line.fileno() < 0:
+                raise ConnectionRefusedError
+            await loop.sock_sendall(self._line, _ASK)
+            readable: asyncio.Future[None] = loop.create_future()
+            loop.add_reader(self._line, _set, readable)
+            try:
+                await readable
+            finally:
+                loop.remove_reader(self._line)
+            _, descriptors, _, _ = socket.recv_fds(self._line, 1, 1)
+        if not descriptors:
+            raise ConnectionRefusedError
+        return self._checked(descriptors[0])
+
+    def _checked(self, descriptor: int) -> socket.socket:
+        """Take only what was asked for: a stream that leads to the listener."""
+        os.set_inheritable(descriptor, False)  # noqa: FBT003 - takes no keyword
+        connection = socket.socket(fileno=descriptor)
+        expected = (self.listener.host, self.listener.port)
+        with contextlib.suppress(OSError):
+            kind = (connection.family, connection.type, connection.getpeername())
+            if kind == (socket.AF_INET, socket.SOCK_STREAM, expected):
+                connection.settimeout(0)
+                return connection
+        connection.close()
+        raise ConnectionRefusedError
+
+
+BackendChannel = UnixChannel | TcpChannel | BrokeredChannel
+
+
+def _set(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _close_unwanted(taking: asyncio.Task[socket.socket]) -> None:
+    if not taking.cancelled() and taking.exception() is None:
+        taking.result().close()

@@ -1,0 +1,53 @@
+"""The bubblewrap tier: namespaces of its own, an empty file system with binds, no network.
+
+The whole tree lives in a process namespace whose end ends all of it. With `--unshare-all`
+there is one loopback interface of its own: a TCP runtime listens there, and only a helper
+started inside can connect to it (`runtime/broker.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from companion_core.errors import CompanionError
+from companion_core.runtime.binary import check_unreplaceable
+from companion_core.runtime.isolation.reach import Reach
+
+__all__ = ["find_bubblewrap", "wrap"]
+
+_PLACES: Final = ("/usr/bin/bwrap", "/usr/local/bin/bwrap", "/run/current-system/sw/bin/bwrap")
+_FIXED: Final = (
+    *("--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL"),
+    *("--tmpfs", "/tmp", "--dev", "/dev", "--proc", "/proc"),  # noqa: S108 - a new, empty one
+)
+
+
+def find_bubblewrap() -> str | None:
+    """Return the program that nobody else can replace; PATH is not asked."""
+    for place in _PLACES:
+        if Path(place).is_file():
+            try:
+                check_unreplaceable(Path(place))
+            except CompanionError:
+                return None
+            return place
+    return None
+
+
+def wrap(program: str, argv: Sequence[str], reach: Reach, *, folder: str) -> tuple[str, ...]:
+    """Return the command that runs `argv` in `folder` and lets it reach nothing else.
+
+    Binds are made from the shortest path to the longest, so that a folder never covers what
+    was bound below it.
+    """
+    binds = [(path, "--ro-bind") for path in reach.read]
+    binds += [(path, "--dev-bind") for path in reach.devices]
+    binds += [(path, "--bind") for path in reach.write]
+    mounts = [
+        part
+        for path, kind in sorted(binds, key=lambda bind: len(bind[0]))
+        for part in (kind, path, path)
+    ]
+    return (program, *_FIXED, *mounts, "--remount-ro", "/", "--chdir", folder, "--", *argv)

@@ -1,0 +1,80 @@
+"""See which tiers work on this machine, by using each the way a runtime will be."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import Final
+
+from companion_core.decisions.isolation import TIERS, Tier
+from companion_core.egress import Egress
+from companion_core.runtime.isolation import bubblewrap, locks, sandbox_exec
+from companion_core.runtime.isolation.reach import Reach
+
+__all__ = ["TierState", "probe_isolation"]
+
+_PROBE_SECONDS: Final = 5.0
+_ENVIRONMENT: Final = {"LANG": "C.UTF-8"}
+
+
+@dataclass(frozen=True, slots=True)
+class TierState:
+    """Whether a tier works here; `detail` is for a person and names what is missing."""
+
+    tier: Tier
+    works: bool
+    detail: str
+
+
+def probe_isolation(egress: Egress, platform: str = sys.platform) -> tuple[TierState, ...]:
+    """Return the state of each tier of this system, the best first. Blocking, milliseconds."""
+    probes = {
+        Tier.BUBBLEWRAP: _probe_bubblewrap,
+        Tier.LANDLOCK: _probe_landlock,
+        Tier.SANDBOX_EXEC: _probe_sandbox_exec,
+        Tier.JOB_OBJECT: _probe_job_object,
+    }
+    return tuple(probes[tier](egress) for tier in TIERS.get(platform, ()))
+
+
+def _probe_bubblewrap(egress: Egress) -> TierState:
+    program = bubblewrap.find_bubblewrap()
+    if program is None:
+        return TierState(Tier.BUBBLEWRAP, works=False, detail="bubblewrap is not installed")
+    reach = Reach.of_system()
+    command = bubblewrap.wrap(program, (program, "--version"), reach, folder="/")
+    if _succeeds(egress, command):
+        return TierState(Tier.BUBBLEWRAP, works=True, detail="no network, an empty file system")
+    return TierState(Tier.BUBBLEWRAP, works=False, detail="this system allows no user namespaces")
+
+
+def _probe_landlock(_egress: Egress) -> TierState:
+    version = locks.landlock_version()
+    if not version:
+        return TierState(Tier.LANDLOCK, works=False, detail="the kernel has no Landlock")
+    if not locks.seccomp_works():
+        return TierState(Tier.LANDLOCK, works=False, detail="no seccomp filters")
+    return TierState(Tier.LANDLOCK, works=True, detail=f"Landlock version {version}, seccomp")
+
+
+def _probe_sandbox_exec(egress: Egress) -> TierState:
+    works = _succeeds(egress, sandbox_exec.wrap(("/usr/bin/true",), Reach.of_system()))
+    return TierState(Tier.SANDBOX_EXEC, works=works, detail="sandbox-exec")
+
+
+def _probe_job_object(_egress: Egress) -> TierState:
+    return TierState(Tier.JOB_OBJECT, works=False, detail="runtimes are not started here yet")
+
+
+def _succeeds(egress: Egress, command: tuple[str, ...]) -> bool:
+    try:
+        process = egress.start_process(command, env=_ENVIRONMENT)
+    except OSError:
+        return False
+    with process:
+        try:
+            return process.wait(_PROBE_SECONDS) == 0
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return False

@@ -1,0 +1,57 @@
+"""The sandbox-exec tier of macOS: written from its documentation, not run on that system yet.
+
+The profile denies by default. It shares the host's network, so all of it is denied but the
+one listener. The program has been marked deprecated for years and is still what browsers and
+coding agents use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from companion_core.runtime.isolation.reach import Reach
+
+__all__ = ["PROGRAM", "profile", "wrap"]
+
+PROGRAM: Final = "/usr/bin/sandbox-exec"
+_START: Final = """(version 1)
+(deny default)
+(allow process-exec process-fork)
+(allow signal (target same-sandbox))
+(allow sysctl-read)
+(allow mach-lookup (global-name "com.apple.system.opendirectoryd.libinfo"))
+(allow file-read-metadata)
+(allow file-read* (subpath "/System") (subpath "/Library/Apple") (subpath "/private/var/db/dyld")
+  (literal "/") (literal "/dev/null") (literal "/dev/zero") (literal "/dev/random")
+  (literal "/dev/urandom") (subpath "/dev/fd"))
+(allow file-write-data (literal "/dev/null") (literal "/dev/zero"))
+"""
+_METAL: Final = """(allow iokit-open)
+(allow mach-lookup (global-name "com.apple.MTLCompilerService"))
+"""
+
+
+def profile(reach: Reach, *, metal: bool = True) -> str:
+    """Return the profile that allows exactly `reach`."""
+    lines = [_START, _METAL if metal else ""]
+    lines += [f"(allow file-read* (subpath {_quoted(path)}))\n" for path in reach.read]
+    for path in reach.write:
+        lines.append(f"(allow file-read* file-write* (subpath {_quoted(path)}))\n")
+        if reach.port is None:
+            lines.append(f"(allow network-bind (subpath {_quoted(path)}))\n")
+    if reach.port is not None:
+        lines.append(f'(allow network-bind network-inbound (local tcp "localhost:{reach.port}"))\n')
+    else:
+        lines.append("(allow network-inbound (local unix))\n")
+    return "".join(lines)
+
+
+def wrap(argv: Sequence[str], reach: Reach) -> tuple[str, ...]:
+    """Return the command that runs `argv` under the profile; it executes it in its place."""
+    return (PROGRAM, "-p", profile(reach), *argv)
+
+
+def _quoted(path: str) -> str:
+    escaped = path.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

@@ -1,0 +1,179 @@
+"""A confined runtime starts, serves, is read back and ends as an unconfined one does."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import psutil
+import pytest
+
+from companion_core.backend_channel import BrokeredChannel
+from companion_core.decisions.isolation import Tier
+from companion_core.egress import LiveEgress
+from companion_core.errors import CompanionError, Reason
+from companion_core.providers import TcpChannel
+from companion_core.runtime.isolation import probe_isolation
+from companion_core.runtime.readback import listeners
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(sys.platform != "linux", reason="the tiers of Linux"),
+]
+
+
+def _load_parts() -> ModuleType:
+    # Test folders are not packages: shared parts are found by their file.
+    path = Path(__file__).parents[1] / "support" / "runtime_parts.py"
+    spec = importlib.util.spec_from_file_location("runtime_parts", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(spec.name, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+parts = _load_parts()
+TCP = frozenset({"tcp"})
+
+
+@pytest.fixture
+def machine():
+    with parts.machine() as made:
+        yield made
+
+
+@pytest.fixture(params=[Tier.BUBBLEWRAP, Tier.LANDLOCK])
+def tier(request, require_real):
+    working = {state.tier for state in probe_isolation(LiveEgress()) if state.works}
+    require_real(request.param.value, request.param in working)
+    return request.param
+
+
+@pytest.fixture
+def bubblewrap(require_real):
+    working = {state.tier for state in probe_isolation(LiveEgress()) if state.works}
+    require_real("bubblewrap", Tier.BUBBLEWRAP in working)
+    return Tier.BUBBLEWRAP
+
+
+def keyless(plan, _request):
+    return replace(plan, backend_key_env=None)
+
+
+@pytest.mark.parametrize("channels", [frozenset({"unix"}), TCP], ids=["unix", "tcp"])
+def test_it_starts_is_read_back_and_leaves_nothing(machine, tier, channels) -> None:
+    async def life() -> None:
+        spawner = parts.FakeSpawner(channels=channels)
+        backend = await machine.supervisor.start(machine.spec(spawner=spawner, tier=tier))
+        assert str(machine.program) in psutil.Process(backend.pid).cmdline()
+        assert machine.supervisor.runtime_pid == backend.pid
+        assert (await machine.supervisor.check_runtime()).ok
+        status, _ = parts.kernel_facts(backend.pid)
+        assert status["NoNewPrivs"] == "1"
+        tree = machine.supervisor.tree()
+        assert backend.pid in tree
+        await machine.supervisor.stop()
+        assert not any(map(parts.alive, tree))
+        assert machine.supervisor._run is None
+
+    asyncio.run(life())
+    assert machine.leftovers() == []
+    assert machine.exits == 0
+
+
+def test_what_it_opens_wider_is_seen_inside_and_killed(machine, tier) -> None:
+    async def life() -> None:
+        supervisor = machine.supervisor
+        spawner = parts.FakeSpawner(channels=TCP if tier is Tier.BUBBLEWRAP else {"unix"})
+        backend = await supervisor.start(machine.spec(spawner=spawner, tier=tier))
+        supervisor.report_health(ok=True)
+        before = listeners(supervisor.tree())
+        os.kill(backend.pid, signal.SIGUSR1)
+        if tier is Tier.LANDLOCK:  # there it cannot even make such a socket, and ends
+            await parts.until(lambda: machine.exits)
+        else:
+            await parts.until(lambda: listeners(supervisor.tree()) != before)
+            assert (await supervisor.check_runtime()).reason is Reason.RUNTIME_LISTENS_WIDE
+        await supervisor.stop()
+
+    asyncio.run(life())
+    assert machine.exits == 1
+    assert machine.leftovers() == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
+def test_how_it_ended_is_known_through_the_namespace(machine, tier, number) -> None:
+    async def life() -> None:
+        backend = await machine.supervisor.start(machine.spec(tier=tier))
+        kept = machine.supervisor._run.kept
+        os.kill(backend.pid, number)
+        await parts.until(kept.exited.is_set)
+        assert kept.exit_code == -number
+        await machine.supervisor.stop()
+
+    asyncio.run(life())
+    assert machine.leftovers() == []
+
+
+def test_an_early_end_is_told_with_its_code(machine, tier) -> None:
+    with pytest.raises(CompanionError) as caught:
+        asyncio.run(machine.supervisor.start(machine.spec("exit", tier=tier)))
+    assert caught.value.reason is Reason.RUNTIME_EXITED
+    assert "started" in machine.supervisor.last_lines
+    assert machine.leftovers() == []
+
+
+def test_a_runtime_without_a_key_is_reached_through_its_namespace_alone(
+    machine, bubblewrap
+) -> None:
+    class Collector(asyncio.Protocol):
+        def __init__(self) -> None:
+            self.ended = asyncio.get_running_loop().create_future()
+            self.data = b""
+
+        def connection_made(self, transport) -> None:
+            transport.write(b"GET / HTTP/1.0\r\nContent-Length: 0\r\n\r\n")
+
+        def data_received(self, data: bytes) -> None:
+            self.data += data
+
+        def connection_lost(self, _error) -> None:
+            self.ended.set_result(None)
+
+    async def life() -> None:
+        spawner = parts.FakeSpawner(alter=keyless, channels=TCP)
+        backend = await machine.supervisor.start(machine.spec(spawner=spawner, tier=bubblewrap))
+        channel = backend.channel
+        assert isinstance(channel, BrokeredChannel)
+        assert (backend.channel_name, backend.key) == ("namespace", None)
+        egress = LiveEgress()
+        answers = await asyncio.gather(
+            *(egress.connect_backend(Collector, channel) for _ in range(8))
+        )
+        await asyncio.gather(*(answer.ended for answer in answers))
+        assert all(b'"status":"success"' in answer.data for answer in answers)
+        # The same port outside is nobody's.
+        outside = TcpChannel(host="127.0.0.1", port=channel.listener.port)
+        with pytest.raises(OSError, match=r".*"):
+            await egress.connect_backend(Collector, outside)
+        # One that was asked for and given up leaves the line in step.
+        given_up = asyncio.ensure_future(channel.connect())
+        await asyncio.sleep(0)
+        given_up.cancel()
+        (await channel.connect()).close()
+        os.kill(backend.pid, signal.SIGKILL)
+        await parts.until(lambda: machine.exits)
+        with pytest.raises(OSError, match=r".*"):
+            await channel.connect()
+        await machine.supervisor.stop()
+
+    asyncio.run(life())
+    assert machine.leftovers() == []
