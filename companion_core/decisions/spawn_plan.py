@@ -174,7 +174,7 @@ def check_plan(plan: object, facts: PlanFacts) -> SpawnPlan | Verdict:
     if copies is None or not all(_inside(path, facts.data_dir) for path in copies):
         return refused
     read_paths = _texts(plan.read_paths)
-    if read_paths is None or not all(posixpath.isabs(path) for path in read_paths):
+    if read_paths is None or not all(_may_read(path, facts.data_dir) for path in read_paths):
         return refused
     prepare = _prepare(plan.prepare)
     routes = _routes(plan.routes, facts.routes)
@@ -293,6 +293,12 @@ def _names_channel(
 def _inside(path: object, folder: str) -> bool:
     text = _text(path)
     return bool(text) and text == posixpath.normpath(str(text)) and text.startswith(folder + "/")
+
+
+def _may_read(path: str, data_dir: str) -> bool:
+    """Tell whether isolation may leave it readable: no folder that the person's state is in."""
+    absolute = posixpath.isabs(path) and path == posixpath.normpath(path)
+    return absolute and not f"{data_dir}/".startswith(f"{path.rstrip('/')}/")
 
 
 def _routes(value: object, allowed: tuple[Route, ...]) -> tuple[Route, ...] | None:

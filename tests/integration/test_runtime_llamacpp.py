@@ -6,7 +6,9 @@ import asyncio
 import http.client
 import importlib.util
 import json
+import marshal
 import socket
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +16,11 @@ from types import ModuleType
 
 import pytest
 
+from companion_core.decisions.isolation import Tier
+from companion_core.egress import LiveEgress
 from companion_core.errors import CompanionError, Reason
 from companion_core.providers import HealthResponse, UnixChannel
+from companion_core.runtime.isolation import probe_isolation
 
 MODEL = Path(__file__).parents[2] / "companion_core" / "demo" / "model" / "companion-tiny.gguf"
 MODULE = "companion_runtime_llamacpp.embedded"
@@ -116,6 +121,51 @@ def test_it_starts_on_a_socket_serves_and_leaves_nothing(machine, spec) -> None:
 
     asyncio.run(life())
     assert machine.leftovers() == []
+
+
+@pytest.mark.parametrize("tier", [Tier.BUBBLEWRAP, Tier.LANDLOCK])
+def test_confined_it_serves_and_ends_as_before(machine, spec, tier, require_real) -> None:
+    working = {state.tier for state in probe_isolation(LiveEgress()) if state.works}
+    require_real(tier.value, tier in working)
+
+    async def life() -> None:
+        backend = await machine.supervisor.start(replace(spec, tier=tier))
+        assert (await machine.supervisor.check_runtime()).ok
+        status, _, body = await asyncio.to_thread(
+            ask, backend, "POST", "/v1/chat/completions", CHAT
+        )
+        assert status == 200
+        assert json.loads(body)["choices"][0]["message"]["content"]
+        await machine.supervisor.stop()
+
+    asyncio.run(life())
+    assert machine.leftovers() == []
+
+
+def test_a_compiled_file_beside_the_plugin_is_not_what_runs(machine, spec) -> None:
+    from companion_runtime_llamacpp import embedded  # noqa: PLC0415 - if installed
+
+    cached = Path(importlib.util.cache_from_source(embedded.__file__))
+    before = cached.read_bytes() if cached.exists() else None
+    source = Path(embedded.__file__).stat()
+    poison = compile("raise SystemExit(66)", "poison", "exec")
+    head = importlib.util.MAGIC_NUMBER + bytes(4)
+    head += int(source.st_mtime).to_bytes(4, "little") + source.st_size.to_bytes(4, "little")
+    cached.parent.mkdir(exist_ok=True)
+    cached.write_bytes(head + marshal.dumps(poison))
+    try:
+        poisoned = subprocess.run([sys.executable, "-I", "-m", MODULE], check=False, timeout=60)
+        assert poisoned.returncode == 66  # the attack is real
+
+        async def life() -> None:
+            await machine.supervisor.start(spec)
+            await machine.supervisor.stop()
+
+        asyncio.run(life())
+    finally:
+        cached.unlink()
+        if before is not None:
+            cached.write_bytes(before)
 
 
 def test_over_tcp_it_answers_only_to_its_key_and_to_no_page(machine, spec) -> None:

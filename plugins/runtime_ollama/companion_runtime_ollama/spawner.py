@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import posixpath
 from collections.abc import Sequence
 from typing import Final
 
@@ -93,8 +94,14 @@ class OllamaSpawner:
             model_link=link,
             model_copies=(link,),
             routes=_ROUTES,
+            read_paths=(_libraries(request.binary),),
             gpu=True,
         )
+
+
+def _libraries(binary: str) -> str:
+    """Return where Ollama looks for its libraries: `../lib/ollama` from its program."""
+    return posixpath.join(posixpath.dirname(posixpath.dirname(binary)), "lib", "ollama")
 
 
 def _environment(request: SpawnRequest, address: str, models: str) -> dict[str, str]:

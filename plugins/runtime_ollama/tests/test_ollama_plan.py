@@ -66,6 +66,7 @@ def test_the_plan_passes_the_cores_rules_where_an_open_backend_was_accepted() ->
     assert plan.served_model == SERVED
     assert plan.model_link == f"/data/models/blobs/sha256-{DIGEST}"
     assert plan.model_copies == (plan.model_link,)
+    assert plan.read_paths == ("/lib/ollama",)
     assert plan.env == {
         "OLLAMA_CONTEXT_LENGTH": "512",
         "OLLAMA_HOST": "127.0.0.1:4711",

@@ -1,0 +1,160 @@
+"""A real Ollama in its own network namespace: imported from the verified file, asked, ended.
+
+COMPANION_TEST_OLLAMA names the program; `.ci/run` says where it comes from.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import http.client
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import psutil
+import pytest
+
+from companion_core.decisions.isolation import Tier
+from companion_core.egress import LiveEgress
+from companion_core.errors import CompanionError, Reason
+from companion_core.providers import HealthResponse
+from companion_core.runtime.isolation import probe_isolation
+from companion_core.runtime.readback import listeners
+
+plugin = pytest.importorskip("companion_runtime_ollama.plugin", reason="not installed")
+
+MODEL = Path(__file__).parents[2] / "companion_core" / "demo" / "model" / "companion-tiny.gguf"
+
+pytestmark = pytest.mark.integration
+
+
+def _load_parts() -> ModuleType:
+    # Test folders are not packages: shared parts are found by their file.
+    path = Path(__file__).parents[1] / "support" / "runtime_parts.py"
+    spec = importlib.util.spec_from_file_location("runtime_parts", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(spec.name, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+parts = _load_parts()
+
+
+@pytest.fixture
+def machine(require_real):
+    working = {state.tier for state in probe_isolation(LiveEgress()) if state.works}
+    require_real("bubblewrap", Tier.BUBBLEWRAP in working)
+    with parts.machine() as made:
+        yield made
+
+
+@pytest.fixture
+def spec(machine, require_real):
+    program = os.environ.get("COMPANION_TEST_OLLAMA") or shutil.which("ollama") or ""
+    require_real("ollama (COMPANION_TEST_OLLAMA)", os.access(program, os.X_OK))
+    with Path(program).open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    model = parts.verified_model(MODEL)
+    yield machine.spec(
+        spawner=plugin.companion_spawn(),
+        binary=program,
+        binary_sha256=digest,
+        model=model,
+        context_length=256,
+        tier=Tier.BUBBLEWRAP,
+    )
+    model.close()
+
+
+async def ask(channel, method: str, path: str, body: object = None) -> tuple[int, bytes]:
+    connected = await channel.connect()
+    return await asyncio.to_thread(_ask, connected, method, path, body)
+
+
+def _ask(connected, method: str, path: str, body: object) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1")
+    connected.settimeout(60)
+    connection.sock = connected
+    headers = {"Content-Type": "application/json"}
+    try:
+        connection.request(method, path, None if body is None else json.dumps(body), headers)
+        response = connection.getresponse()
+        return response.status, response.read()
+    finally:
+        connection.close()
+
+
+def test_it_serves_the_verified_model_and_takes_its_runner_along(machine, spec) -> None:
+    async def life() -> None:
+        supervisor = machine.supervisor
+        backend = await supervisor.start(spec)
+        assert (backend.channel_name, backend.key) == ("namespace", None)
+        assert (await supervisor.check_runtime()).ok
+        checker = plugin.companion_health()
+        status, body = await ask(backend.channel, "GET", checker.path)
+        assert checker.judge(
+            HealthResponse(status=status, body=body, served_model=backend.served_model)
+        )
+        chat = {"model": backend.served_model, "max_tokens": 4}
+        chat["messages"] = [{"role": "user", "content": "Hello"}]
+        status, body = await ask(backend.channel, "POST", "/v1/chat/completions", chat)
+        assert status == 200
+        assert json.loads(body)["choices"][0]["message"]["content"]
+
+        # What it runs is the very inode that was proved, and nothing of it listens out here.
+        blobs = list((machine.folder / "data" / "models" / "blobs").glob("sha256-*"))
+        digest = hashlib.sha256(MODEL.read_bytes()).hexdigest()
+        assert f"sha256-{digest}" in {blob.name for blob in blobs}
+        tree = supervisor.tree()
+        assert any("runner" in psutil.Process(pid).cmdline() for pid in tree)
+        inside = {listener.port for listener in listeners(tree) or ()}
+        assert len(inside) == 2
+        assert not inside & {listener.port for listener in listeners([os.getpid()]) or ()}
+        await supervisor.stop()
+        assert not any(map(parts.alive, tree))
+
+    asyncio.run(life())
+    assert machine.leftovers() == []
+
+
+def test_a_blob_that_was_changed_between_starts_is_put_right(machine, spec) -> None:
+    async def life() -> None:
+        for _ in range(2):
+            await machine.supervisor.start(spec)
+            await machine.supervisor.stop()
+            digest = hashlib.sha256(MODEL.read_bytes()).hexdigest()
+            blob = machine.folder / "data" / "models" / "blobs" / f"sha256-{digest}"
+            assert hashlib.sha256(blob.read_bytes()).hexdigest() == digest
+            blob.unlink()
+            blob.write_bytes(b"left by somebody")
+
+    asyncio.run(life())
+
+
+def test_its_death_is_noticed_and_leaves_no_runner(machine, spec) -> None:
+    async def life() -> None:
+        backend = await machine.supervisor.start(spec)
+        tree = machine.supervisor.tree()
+        os.kill(backend.pid, signal.SIGKILL)
+        await parts.until(lambda: machine.exits)
+        await parts.until(lambda: not any(map(parts.alive, tree)))
+        await machine.supervisor.stop()
+
+    asyncio.run(life())
+    assert machine.leftovers() == []
+
+
+def test_without_a_namespace_it_is_refused_and_not_left_open(machine, spec) -> None:
+    with pytest.raises(CompanionError) as caught:
+        asyncio.run(machine.supervisor.start(replace(spec, tier=Tier.LANDLOCK)))
+    assert caught.value.reason is Reason.BACKEND_OPEN
