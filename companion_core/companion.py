@@ -41,6 +41,7 @@ from companion_core.errors import (
 )
 from companion_core.paths import DEFAULT_INSTANCE, InstancePaths, default_state_dir
 from companion_core.runtime.file_lease import FileLeases
+from companion_core.runtime.reclaim import reclaim
 from companion_core.runtime.staging import ModelStore, VerifiedModel
 from companion_core.serving import Serving
 from companion_core.tls_context import build_tls_context
@@ -182,6 +183,7 @@ class Companion:
             "runtime": None,
             "admission": None,
             "resources": None,
+            "gave_up": None,
             "last_health_ok_seconds_ago": None,
         }
         if self._serving is not None:
@@ -204,6 +206,7 @@ class Companion:
         lock.acquire()
         self._undo.callback(lock.release)
         self._undo.callback(_remove_if_empty, self._paths.run_folder())
+        await self._in_worker(self._reclaim)
         await self._open_control()
         context = build_tls_context(self._config.network.extra_ca_file)
         authority, runtime = await self._in_worker(
@@ -233,6 +236,13 @@ class Companion:
         )
         model = await self._obtain_model(manifest, runtime)
         await self._serve(model, runtime, token)
+
+    def _reclaim(self, _cancelled: threading.Event) -> None:
+        """End what a companion left that was killed, its keeper too."""
+        record, run_folder = self._paths.runtime_record, self._paths.run_folder()
+        count = reclaim(record, run_folder, self._egress)
+        if count:
+            self._on_step(Step("runtime", f"{count} processes of an earlier start were ended"))
 
     async def _open_control(self) -> None:
         identity = self._egress.identify(os.getpid())
@@ -309,7 +319,7 @@ class Companion:
             )
         )
         self._undo.push_async_callback(self._drain, serving)
-        self._watch = asyncio.create_task(serving.keep_running(model))
+        self._watch = asyncio.create_task(serving.upkeep.run())
         self._undo.push_async_callback(_cancel, self._watch)
         self._on_step(Step("available", "a health check was answered through the gateway"))
 

@@ -82,6 +82,11 @@ class InstancePaths:
         return self.folder / "state.json"
 
     @property
+    def runtime_record(self) -> Path:
+        """The processes of the running runtime; never a secret."""
+        return self.folder / "runtime.json"
+
+    @property
     def manifest_memory(self) -> Path:
         """The newest manifest seen, and the latest wall time."""
         return self.folder / "manifest-memory.json"

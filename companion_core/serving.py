@@ -7,7 +7,6 @@ key; both are values that `companion.py` and the launcher made for this start.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from typing import Any, Final
 
 from companion_core.assembly import RuntimeProviders
@@ -15,27 +14,37 @@ from companion_core.clock import recency_now
 from companion_core.config import Config
 from companion_core.decisions.availability import AvailabilityFacts
 from companion_core.decisions.lifecycle import State
+from companion_core.decisions.resources import check_memory
+from companion_core.decisions.restart import Ending, Size
 from companion_core.decisions.verdict import OK, Verdict, refuse
 from companion_core.egress import Egress
-from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason
+from companion_core.errors import EnvironmentUnavailable, Reason, error_for
 from companion_core.gateway import Backend, Gateway, GatewaySettings, HealthProbe
 from companion_core.paths import InstancePaths
+from companion_core.providers import ProbeFailed
+from companion_core.runtime.free_memory import available_memory
+from companion_core.runtime.liveness import computes_a_token
+from companion_core.runtime.probe import free_vram
 from companion_core.runtime.resource_monitor import ResourceMonitor
 from companion_core.runtime.staging import VerifiedModel
 from companion_core.runtime.supervisor import StartedBackend, StartSpec, Supervisor
+from companion_core.upkeep import Timing, Upkeep
 
 __all__ = ["Serving"]
 
 HEALTH_START_SECONDS: Final = 60.0
-HEALTH_INTERVAL_SECONDS: Final = 5.0
+LIVENESS_SECONDS: Final = 30.0
 FIRST_HEALTH_PAUSE_SECONDS: Final = 0.005
 LONGEST_HEALTH_PAUSE_SECONDS: Final = 0.25
-# Before each try to replace a runtime that ended by itself; after the last it stays stopped.
-RESTART_DELAYS_SECONDS: Final = (1.0, 5.0, 15.0)
 
 
 class Serving:
-    """One gateway, and the runtime that currently stands behind it."""
+    """One gateway, and the runtime that currently stands behind it.
+
+    Attributes:
+        exited: set when the runtime ended by itself or was ended for what it did.
+        size: how large the next start is.
+    """
 
     def __init__(
         self,
@@ -45,6 +54,7 @@ class Serving:
         *,
         token: str,
         egress: Egress,
+        timing: Timing | None = None,
     ) -> None:
         self._config = config
         self._paths = paths
@@ -76,7 +86,10 @@ class Serving:
         self._health: HealthProbe | None = None
         self._backend: StartedBackend | None = None
         self._last_health_ok: float | None = None
-        self._exited = asyncio.Event()
+        self._model: VerifiedModel | None = None
+        self.exited = asyncio.Event()
+        self.size = Size(section.max_in_flight, config.runtime.context_length)
+        self.upkeep = Upkeep(self, Timing() if timing is None else timing)
 
     # --- what the gateway asks before each request; both answers are kept ready -----------
 
@@ -111,7 +124,9 @@ class Serving:
         Raises:
             CompanionError: nothing of the runtime is left.
         """
-        self._exited.clear()
+        await self._require_memory(model)
+        self.exited.clear()
+        self._model = model
         self._supervisor.on_exit = self._on_exit
         backend = await self._supervisor.start(self._spec(model))
         try:
@@ -126,17 +141,12 @@ class Serving:
                     drop_fields=backend.drop_fields,
                 )
             )
-            await self._wait_for_health()
-            await self._monitor.start()
+            # Both are needed before anything is served, and each has its own wait.
+            await asyncio.gather(self._wait_for_health(), self._monitor.start())
+            self._supervisor.report_health(ok=True)
         except BaseException:
             await self.stop()
             raise
-
-    async def keep_running(self, model: VerifiedModel) -> None:
-        """Watch health for ever, and replace a runtime that ended by itself."""
-        while True:
-            await self._watch_health()
-            await self._restart(model)
 
     async def drain(self, seconds: float) -> None:
         """Take no new work and wait, at most so long, for what is in flight."""
@@ -166,10 +176,11 @@ class Serving:
             data_dir=self._paths.runtime_data(chosen.spawn.plugin),
             run_dir=self._paths.run_folder(),
             log_path=self._paths.logs / "runtime.log",
+            record_path=self._paths.runtime_record,
             limits=self._providers.limits,
-            parallel=self._config.gateway.max_in_flight,
+            parallel=self.size.parallel,
             threads=section.threads,
-            context_length=section.context_length,
+            context_length=self.size.context_length,
             options=section.options,
             tier=self._providers.tier,
             allow_open_backend=section.unsafe_open_backend,
@@ -180,23 +191,22 @@ class Serving:
     def _on_exit(self) -> None:
         self._last_health_ok = None
         self.gateway.detach()
-        self._exited.set()
+        self.exited.set()
 
     async def _wait_for_health(self) -> None:
         """Ask until the runtime is healthy; a model that loads answers "not yet"."""
         pause = FIRST_HEALTH_PAUSE_SECONDS
         deadline = recency_now() + HEALTH_START_SECONDS
-        while not (await self._probe()).ok:
-            if self._exited.is_set():
+        while not (await self.probe()).ok:
+            if self.exited.is_set():
                 raise EnvironmentUnavailable(Reason.RUNTIME_EXITED)
             if recency_now() > deadline:
                 self._supervisor.report_health(ok=False)
                 raise EnvironmentUnavailable(Reason.START_TIMEOUT)
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_HEALTH_PAUSE_SECONDS)
-        self._supervisor.report_health(ok=True)
 
-    async def _probe(self) -> Verdict:
+    async def probe(self) -> Verdict:
         """Ask through the gateway, and look again at what the runtime really holds open."""
         if self._health is None:
             return refuse(Reason.LISTENER_NOT_BOUND)
@@ -206,22 +216,52 @@ class Serving:
         self._last_health_ok = recency_now() if verdict.ok else None
         return verdict
 
-    async def _watch_health(self) -> None:
-        """Return when the runtime has ended by itself."""
-        while not self._exited.is_set():
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._exited.wait(), HEALTH_INTERVAL_SECONDS)
-                return
-            await self._probe()
+    # --- what upkeep asks -----------------------------------------------------------------
 
-    async def _restart(self, model: VerifiedModel) -> None:
-        await self.stop()
-        for delay in RESTART_DELAYS_SECONDS:
-            await asyncio.sleep(delay)
-            with contextlib.suppress(CompanionError):
-                await self.start(model)
-                return
-        await asyncio.Event().wait()  # given up: status says so until somebody stops us
+    @property
+    def last_ending(self) -> Ending | None:
+        """How the newest runtime ended."""
+        return self._supervisor.last_ending
+
+    @property
+    def idle(self) -> bool:
+        """Nothing runs and nothing waits."""
+        now = self.gateway.snapshot()
+        return now.in_flight == 0 and now.queued == 0
+
+    async def restart(self) -> None:
+        """Start the same model again, as large as `size` says."""
+        if self._model is not None:
+            await self.start(self._model)
+
+    async def computes(self) -> bool:
+        """Tell whether the runtime really computes a token, past the gateway."""
+        backend = self._backend
+        if backend is None:
+            return False
+        ok = await computes_a_token(self._egress, backend, LIVENESS_SECONDS)
+        if not ok:
+            self._last_health_ok = None
+        return ok
+
+    def condemn(self, reason: Reason) -> None:
+        """End the runtime as if it had ended by itself."""
+        self._supervisor.condemn(reason)
+
+    def over_memory_for(self) -> float:
+        """Return for how long it has been above a ceiling of memory."""
+        return self._monitor.over_memory_for()
+
+    async def _require_memory(self, model: VerifiedModel) -> None:
+        needed = sum(file.size for file in model.files)
+        free = await asyncio.to_thread(available_memory)
+        try:
+            video = await asyncio.to_thread(free_vram)
+        except ProbeFailed:
+            video = 0
+        verdict = check_memory(needed, free, video, self._providers.limits)
+        if not verdict.ok:
+            raise error_for(verdict.reason)
 
     # --- what status says -----------------------------------------------------------------
 
@@ -266,6 +306,7 @@ class Serving:
                 "vram_bytes": seen.vram_bytes,
                 "cpu_percent": seen.cpu_percent,
             },
+            "gave_up": self.upkeep.gave_up,
             "last_health_ok_seconds_ago": None
             if healthy_at is None
             else round(recency_now() - healthy_at, 3),

@@ -99,8 +99,13 @@ def fsync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_private(path: Path, data: bytes) -> None:
+def write_private(path: Path, data: bytes, *, durable: bool = True) -> None:
     """Replace `path` atomically with `data`, 0600.
+
+    Args:
+        path: in a folder of the person's own.
+        data: the whole new content.
+        durable: wait for the disk; what is void after a crash of the machine need not.
 
     Raises:
         EnvironmentUnavailable: `disk_unavailable`; the old content is still there.
@@ -111,9 +116,11 @@ def write_private(path: Path, data: bytes) -> None:
         with os.fdopen(os.open(temporary, flags, 0o600), "wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         temporary.replace(path)
-        fsync_folder(path.parent)
+        if durable:
+            fsync_folder(path.parent)
     except OSError as error:
         raise EnvironmentUnavailable(Reason.DISK_UNAVAILABLE) from error
     finally:

@@ -13,7 +13,7 @@ from companion_core.decisions.verdict import OK, Verdict, refuse
 from companion_core.errors import Reason
 from companion_core.providers import ResourceLimits, ResourceObservation
 
-__all__ = ["check_limits", "evaluate_resources"]
+__all__ = ["check_limits", "check_memory", "evaluate_resources"]
 
 _MAX_CPU_PERCENT: Final = 100
 
@@ -37,6 +37,29 @@ def check_limits(limits: object) -> Verdict:
     ):
         return OK
     return refuse(Reason.MALFORMED_LIMITS)
+
+
+def check_memory(needed: object, free_ram: object, free_vram: object, limits: object) -> Verdict:
+    """Return whether a model may be loaded now: within the ceilings, and within what is free.
+
+    Args:
+        needed: bytes of the model's files, which is the least that running it takes.
+        free_ram: bytes that can be had without swapping.
+        free_vram: bytes of the accelerators, 0 without any.
+        limits: the ceilings.
+    """
+    checked = check_limits(limits)
+    if not checked.ok or not isinstance(limits, ResourceLimits):
+        return checked
+    if not (is_finite(needed) and is_finite(free_ram) and is_finite(free_vram)):
+        return refuse(Reason.MALFORMED_OBSERVATION)
+    if min(needed, free_ram, free_vram) < 0:
+        return refuse(Reason.MALFORMED_OBSERVATION)
+    ceiling = limits.max_vram_bytes
+    video = free_vram if ceiling is None else min(free_vram, ceiling)
+    if needed > limits.max_ram_bytes + video:
+        return refuse(Reason.RAM_OVER_LIMIT)
+    return OK if needed <= free_ram + video else refuse(Reason.MEMORY_SHORT)
 
 
 def evaluate_resources(observation: object, limits: object) -> Verdict:

@@ -80,7 +80,7 @@ async def send_prepare(
     request: BackendRequest,
     *,
     key: str | None,
-    model: ProvedFile,
+    model: ProvedFile | None = None,
 ) -> None:
     """Send one request of the plan and require the answer it names.
 
@@ -88,7 +88,8 @@ async def send_prepare(
         EnvironmentUnavailable: `spawn_failed`, naming the request.
     """
     body = (request.json or "").encode()
-    length = model.size if request.send_model else len(body)
+    upload = model if request.send_model else None
+    length = len(body) if upload is None else upload.size
     kind = "application/octet-stream" if request.send_model else "application/json"
     head = [
         f"{request.method} {request.path} HTTP/1.0",
@@ -105,8 +106,8 @@ async def send_prepare(
         raise failed from error
     try:
         await answer.write("\r\n".join([*head, "", ""]).encode() + body)
-        if request.send_model:
-            await _send_file(answer, model)
+        if upload is not None:
+            await _send_file(answer, upload)
         await answer.done
     finally:
         if answer.transport is not None:

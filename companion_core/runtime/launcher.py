@@ -98,6 +98,10 @@ class KeptProcess:
         """Return the runtime and all processes below it, without the keeper."""
         return descendants(self._keeper.pid)
 
+    def identities(self) -> tuple[ProcessIdentity, ...]:
+        """Return what proves the keeper and the runtime."""
+        return tuple(each for each in (self._keeper_identity, self.identity) if each is not None)
+
     def end(self) -> None:
         """Have the keeper kill the whole tree; returns at once, may be called again."""
         with contextlib.suppress(OSError):

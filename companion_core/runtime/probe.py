@@ -21,7 +21,7 @@ from typing import Final
 from companion_core.hookspecs import hookimpl
 from companion_core.providers import ProbeFailed, ProbeTarget, ResourceObservation
 
-__all__ = ["ProcessProbe", "companion_probe"]
+__all__ = ["ProcessProbe", "companion_probe", "free_vram"]
 
 # Two readings of the processor time closer together than this say nothing.
 MIN_INTERVAL_SECONDS: Final = 0.05
@@ -139,8 +139,17 @@ def _read_elsewhere(pid: int) -> _Reading | None:
         raise ProbeFailed from error
 
 
+def free_vram() -> int:
+    """Return bytes that the accelerators have free; 0 where there is none to ask."""
+    return _ask_driver(_sum_free)
+
+
 def _read_vram(pids: tuple[int, ...]) -> int:
     """Return bytes of video memory that the processes hold; 0 without an NVIDIA driver."""
+    return _ask_driver(lambda nvml: _sum_vram(nvml, pids))
+
+
+def _ask_driver(question: Callable[[ModuleType], int]) -> int:
     if sys.platform == "linux" and not _NVIDIA_DEVICE.exists():
         return 0
     if sys.platform == "darwin":
@@ -153,11 +162,16 @@ def _read_vram(pids: tuple[int, ...]) -> int:
             return 0
         raise ProbeFailed from error
     try:
-        return _sum_vram(pynvml, pids)
+        return question(pynvml)
     except pynvml.NVMLError as error:
         raise ProbeFailed from error
     finally:
         pynvml.nvmlShutdown()
+
+
+def _sum_free(nvml: ModuleType) -> int:
+    devices = map(nvml.nvmlDeviceGetHandleByIndex, range(nvml.nvmlDeviceGetCount()))
+    return sum(int(nvml.nvmlDeviceGetMemoryInfo(device).free) for device in devices)
 
 
 def _sum_vram(nvml: ModuleType, pids: tuple[int, ...]) -> int:

@@ -27,6 +27,7 @@ STALE_SECONDS: Final = 2.0
 OBSERVE_SECONDS: Final = 1.5
 _MAX_BYTES: Final = 2**53
 _MAX_PERCENT: Final = 100.0
+_MEMORY: Final = frozenset({Reason.RAM_OVER_LIMIT, Reason.VRAM_OVER_LIMIT})
 
 
 class ResourceMonitor:
@@ -56,6 +57,7 @@ class ResourceMonitor:
         self._plugin = plugin
         self._verdict = refuse(Reason.PROBE_FAILED)
         self._observed_at = -math.inf
+        self._over_since: float | None = None
         self._asking = False
         self._task: asyncio.Task[None] | None = None
 
@@ -73,6 +75,14 @@ class ResourceMonitor:
                 await self._task
             self._task = None
         self.latest, self._verdict = None, refuse(Reason.PROBE_FAILED)
+        self._over_since = None
+
+    def over_memory_for(self) -> float:
+        """Return for how many seconds every observation was above a ceiling of memory.
+
+        Processor time is not counted: it goes back by itself.
+        """
+        return 0.0 if self._over_since is None else self._clock() - self._over_since
 
     def verdict(self) -> Verdict:
         """Return whether the newest observation is within the limits and fresh."""
@@ -99,6 +109,10 @@ class ResourceMonitor:
             self._verdict = refuse(Reason.PROBE_FAILED)
         else:
             self._verdict = evaluate_resources(observation, self._limits)
+        if self._verdict.reason not in _MEMORY:
+            self._over_since = None
+        elif self._over_since is None:
+            self._over_since = began
 
     def _ask(self) -> object:
         """Run in the worker. A question that still hangs is not joined by a second one."""

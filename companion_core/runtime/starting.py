@@ -42,6 +42,7 @@ from companion_core.runtime.isolation import (
 from companion_core.runtime.launcher import KeptProcess, launch
 from companion_core.runtime.output import RuntimeOutput
 from companion_core.runtime.readiness import Watched, unless_exited, until_serving
+from companion_core.runtime.reclaim import forget, record
 from companion_core.runtime.staging import VerifiedModel
 from companion_core.runtime.start_folder import (
     check_copy,
@@ -67,6 +68,7 @@ class StartSpec:
         binary: an absolute path, or "embedded".
         binary_sha256: as recorded at set-up; only "embedded" needs none.
         data_dir: kept between starts.
+        record_path: where the running processes are written down, for `reclaim`.
         run_dir: where the folder of this start is made; short, for the socket's sake.
         parallel: requests that the gateway has in flight at most.
         tier: how the runtime is confined, of those that work here.
@@ -82,6 +84,7 @@ class StartSpec:
     data_dir: Path
     run_dir: Path
     log_path: Path
+    record_path: Path
     limits: ResourceLimits
     parallel: int
     threads: int
@@ -182,6 +185,7 @@ async def bring_up(
     try:
         async with asyncio.timeout(plan.start_deadline_seconds):
             identity = await run.kept.started(start, programs=confined.programs)
+            record(spec.record_path, run.kept.identities())
             serving = until_serving(egress, run.watched, plan, key=key, model=spec.model.files[0])
             await unless_exited(run.kept, serving)
     except TimeoutError as error:
@@ -210,6 +214,7 @@ async def take_down(run: Run, *, terminate_after: float, kill_after: float) -> N
         run.broker.close()
     if run.folder is not None:
         remove_start_folder(run.folder)
+    forget(run.spec.record_path)
 
 
 def _check_spec(spec: StartSpec) -> None:

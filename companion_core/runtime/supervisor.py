@@ -13,9 +13,10 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final
 
 from companion_core.decisions.lifecycle import Event, State, transition
+from companion_core.decisions.restart import Ending
 from companion_core.decisions.verdict import Verdict, refuse
 from companion_core.egress import Egress
-from companion_core.errors import Reason, error_for
+from companion_core.errors import CompanionError, Reason, error_for
 from companion_core.runtime.launcher import KeptProcess
 from companion_core.runtime.readiness import read_back
 from companion_core.runtime.starting import Run, StartedBackend, StartSpec, bring_up, take_down
@@ -38,6 +39,7 @@ class Supervisor:
     Attributes:
         state: where the runtime is in its life.
         ready_since: on `clock`, when it became ready; None while it is not.
+        last_ending: how the newest run ended; None while none has.
         on_exit: called at once, without arguments, when the runtime ended by itself or was
             ended because it was not what was planned.
     """
@@ -52,6 +54,7 @@ class Supervisor:
     ) -> None:
         self.state = State.STOPPED
         self.ready_since: float | None = None
+        self.last_ending: Ending | None = None
         self.on_exit: Callable[[], None] | None = None
         self._egress = egress
         self._clock = clock
@@ -159,8 +162,14 @@ class Supervisor:
         verdict = await asyncio.to_thread(read_back, run.watched)
         if not verdict.ok and verdict.reason is not Reason.NOT_RUNNING and not run.ended:
             self._end(run)
-            self._tell_exit()
+            self._tell_exit(Ending(reason=verdict.reason, exit_code=None, ready=True))
         return verdict
+
+    def condemn(self, reason: Reason) -> None:
+        """End a runtime that serves no more; `on_exit` is told, as when it had ended itself."""
+        if self._run is not None and not self._run.ended:
+            self._end(self._run)
+            self._tell_exit(Ending(reason=reason, exit_code=None, ready=True))
 
     @property
     def _kept(self) -> KeptProcess | None:
@@ -174,7 +183,10 @@ class Supervisor:
             backend = await bring_up(
                 run, egress=self._egress, make_key=self._make_key, environment=self._environment
             )
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, CompanionError):
+                code = run.kept.exit_code if run.kept is not None else None
+                self.last_ending = Ending(reason=error.reason, exit_code=code, ready=False)
             await _finish(self._take_down(run, 0, KILL_AFTER_SECONDS))
             raise
         if run.kept is not None:
@@ -184,11 +196,15 @@ class Supervisor:
     async def _watch_exit(self, run: Run, kept: KeptProcess) -> None:
         await kept.exited.wait()
         if not run.ended:
-            self._tell_exit()
+            ready = self.state is not State.STARTING
+            code = kept.exit_code
+            ending = Ending(reason=Reason.RUNTIME_EXITED, exit_code=code, ready=ready)
+            self._tell_exit(ending)
         if self._run is run:
             await _finish(self._take_down(run, 0, KILL_AFTER_SECONDS))
 
-    def _tell_exit(self) -> None:
+    def _tell_exit(self, ending: Ending) -> None:
+        self.last_ending = ending
         move = transition(self.state, Event.EXITED)
         self.state, self.ready_since = move.state, None
         if move.ok and self.on_exit is not None:

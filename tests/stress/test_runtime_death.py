@@ -15,6 +15,10 @@ from types import ModuleType
 import psutil
 import pytest
 
+from companion_core.decisions.isolation import Tier
+from companion_core.egress import LiveEgress
+from companion_core.runtime.isolation import probe_isolation
+
 pytestmark = [
     pytest.mark.stress,
     pytest.mark.skipif(sys.platform != "linux", reason="counts through /proc"),
@@ -41,6 +45,7 @@ PARTS_FILE = Path(parts.__file__)
 COMPANION = """
 import asyncio, runpy, sys
 from pathlib import Path
+from companion_core.decisions.isolation import Tier
 sys.argv = ["runtime_parts"]
 import importlib.util
 spec = importlib.util.spec_from_file_location("runtime_parts", {parts!r})
@@ -50,7 +55,8 @@ spec.loader.exec_module(parts)
 
 async def live():
     machine = parts.Machine(Path({folder!r}))
-    task = asyncio.ensure_future(machine.supervisor.start(machine.spec({behaviour})))
+    spec = machine.spec({behaviour}, tier=Tier({tier!r}))
+    task = asyncio.ensure_future(machine.supervisor.start(spec))
     if {early}:
         while machine.supervisor.runtime_pid is None:
             await asyncio.sleep(0.001)
@@ -70,17 +76,21 @@ def machine():
         yield made
 
 
+@pytest.mark.parametrize("tier", [Tier.NONE, Tier.LANDLOCK, Tier.BUBBLEWRAP])
 @pytest.mark.parametrize("early", [False, True], ids=["serving", "starting"])
-def test_a_killed_companion_takes_the_whole_tree_with_it(early) -> None:
+def test_a_killed_companion_takes_the_whole_tree_with_it(early, tier, require_real) -> None:
     # covers: spawn_supervision/parent-death
+    working = {state.tier for state in probe_isolation(LiveEgress()) if state.works}
+    require_real(tier.value, tier in working | {Tier.NONE})
     with tempfile.TemporaryDirectory(prefix="cc-") as folder:
         behaviour = "'hang'" if early else "'stubborn', 'offspring'"
         source = COMPANION.format(
-            parts=str(PARTS_FILE), folder=folder, behaviour=behaviour, early=early
+            parts=str(PARTS_FILE), folder=folder, behaviour=behaviour, early=early, tier=tier.value
         )
         with subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE) as companion:
             pids = [int(word) for word in companion.stdout.readline().split()]
-            assert len(pids) == (2 if early else 3)
+            around = 2 if tier is Tier.BUBBLEWRAP else 0  # bubblewrap and its first process
+            assert len(pids) == (2 if early else 3) + around
             assert all(parts.alive(pid) for pid in pids)
             companion.send_signal(signal.SIGKILL)
         assert parts.wait_until(lambda: not any(map(parts.alive, pids)), seconds=2)
@@ -124,23 +134,39 @@ def test_a_stopped_runtime_is_killed(machine) -> None:
     assert machine.leftovers() == []
 
 
-def test_many_cycles_leave_no_process_descriptor_or_file(machine) -> None:
+@pytest.mark.parametrize(
+    ("tier", "channels", "count"),
+    [
+        (Tier.NONE, {"unix"}, 50),
+        (Tier.NONE, {"tcp"}, 10),
+        (Tier.LANDLOCK, {"unix"}, 10),
+        (Tier.BUBBLEWRAP, {"unix"}, 10),
+        (Tier.BUBBLEWRAP, {"tcp"}, 50),
+    ],
+)
+def test_many_cycles_leave_no_process_descriptor_socket_or_file(
+    machine, tier, channels, count, require_real
+) -> None:
+    working = {state.tier for state in probe_isolation(LiveEgress()) if state.works}
+    require_real(tier.value, tier in working | {Tier.NONE})
     me = psutil.Process()
+    spawner = parts.FakeSpawner(channels=frozenset(channels))
 
     async def cycle(count: int) -> None:
         for _ in range(count):
-            await machine.supervisor.start(machine.spec())
+            await machine.supervisor.start(machine.spec(spawner=spawner, tier=tier))
             machine.supervisor.report_health(ok=True)
             await machine.supervisor.stop()
 
     async def life() -> tuple[int, int]:
         await cycle(2)  # what is made once
         before = me.num_fds()
-        await cycle(20)
+        await cycle(count)
         return before, me.num_fds()
 
     before, after = asyncio.run(life())
     assert after == before
     assert machine.leftovers() == []
+    assert not (machine.folder / "runtime.json").exists()
     zombies = [child for child in me.children() if child.status() == psutil.STATUS_ZOMBIE]
     assert zombies == []

@@ -76,7 +76,7 @@ while True:
     while b"\\r\\n\\r\\n" not in request and (part := client.recv(65536)):
         request += part
     head, _, body = request.partition(b"\\r\\n\\r\\n")
-    length = int(head.rpartition(b"Content-Length: ")[2].split()[0]) if head else 0
+    length = int(head.rpartition(b"Content-Length: ")[2].split()[0]) if b"Content-L" in head else 0
     while len(body) < length and (part := client.recv(65536)):
         body += part
     if b"POST /refuse" in request:
@@ -182,6 +182,7 @@ class Machine:
             data_dir=self.folder / "data",
             run_dir=self.folder / "run",
             log_path=self.folder / "runtime.log",
+            record_path=self.folder / "runtime.json",
             limits=LIMITS,
             parallel=1,
             threads=1,

@@ -1,0 +1,92 @@
+"""Rules for this file: whether a runtime that ended is started again, when, and how big.
+
+Pure; imports values only. What ends by itself before it was ready would end so again; what
+was killed, or had served, may do better next time, but not for ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from companion_core.errors import REASONS, Culprit, Reason
+
+__all__ = ["Ending", "RestartDecision", "Size", "decide_restart", "smaller"]
+
+# Before the first try, the second, …; the last stands for all that follow.
+DELAYS_SECONDS: Final = (1.0, 5.0, 15.0, 60.0)
+# So many endings within so long are a loop.
+LOOP_ENDINGS: Final = 5
+LOOP_SECONDS: Final = 600.0
+_LEAST_CONTEXT: Final = 512
+_FIRST_CONTEXT: Final = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How a runtime, or an attempt to start one, ended.
+
+    Attributes:
+        reason: `runtime_exited` for one that ended by itself, else why it was ended.
+        exit_code: of one that ended by itself, negative for a signal; None when unknown.
+        ready: it had been ready.
+    """
+
+    reason: Reason
+    exit_code: int | None
+    ready: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RestartDecision:
+    """`delay`: seconds to wait before the next start; None: none, and `reason` says why."""
+
+    delay: float | None
+    reason: Reason
+
+
+def decide_restart(ending: Ending, endings: Sequence[float], now: float) -> RestartDecision:
+    """Decide what follows an ending.
+
+    Args:
+        ending: the newest one.
+        endings: when each one so far was, the newest included, on the clock of `now`.
+        now: seconds on a clock that never steps back.
+
+    Returns:
+        no delay for what is permanent (an exit before readiness that no signal caused, and
+        every reason that waiting does not change) and for a crash loop; else a delay that
+        grows with the endings of the last ten minutes.
+    """
+    if ending.reason is Reason.RUNTIME_EXITED:
+        own_exit = ending.exit_code is not None and ending.exit_code >= 0
+        permanent = own_exit and not ending.ready
+    else:
+        permanent = REASONS[ending.reason].culprit is not Culprit.ENVIRONMENT
+    if permanent:
+        return RestartDecision(None, ending.reason)
+    recent = sum(1 for at in endings if 0 <= now - at <= LOOP_SECONDS)
+    if recent >= LOOP_ENDINGS:
+        return RestartDecision(None, Reason.CRASH_LOOP)
+    place = min(max(recent, 1), len(DELAYS_SECONDS)) - 1
+    return RestartDecision(DELAYS_SECONDS[place], Reason.OK)
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much of it is started: requests at once, and tokens of context for each."""
+
+    parallel: int
+    context_length: int | None
+
+
+def smaller(size: Size) -> Size | None:
+    """Return the next smaller size for a runtime over its ceiling; None at the smallest."""
+    if size.parallel > 1:
+        return Size(size.parallel // 2, size.context_length)
+    if size.context_length is None:
+        return Size(1, _FIRST_CONTEXT)
+    if size.context_length > _LEAST_CONTEXT:
+        return Size(1, max(_LEAST_CONTEXT, size.context_length // 2))
+    return None

@@ -1,0 +1,105 @@
+"""What a killed companion left: recorded when it was made, ended only after proof (I-08).
+
+The keeper ends its tree with the companion, whatever killed that; this is for a keeper that
+was killed too. A number alone proves nothing: the process must still be the one that was
+recorded, by its start time, its program, and the boot of this machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Final
+
+from companion_core.decisions.spawn_plan import parse_pid
+from companion_core.egress import Egress, ProcessIdentity
+from companion_core.errors import EnvironmentUnavailable, Reason
+from companion_core.runtime.readback import descendants
+from companion_core.state_files import read_private, write_private
+
+__all__ = ["forget", "reclaim", "record"]
+
+_LIMIT_BYTES: Final = 64 * 1024
+_GONE_SECONDS: Final = 5.0
+_PAUSE_SECONDS: Final = 0.01
+_BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
+
+
+def record(path: Path, identities: Iterable[ProcessIdentity]) -> None:
+    """Write down who belongs to the running start; replaces what was there."""
+    processes = [[each.pid, each.start_time, each.executable] for each in identities]
+    write_private(
+        path, json.dumps({"boot": _boot(), "processes": processes}).encode(), durable=False
+    )
+
+
+def forget(path: Path) -> None:
+    """Remove the record of a start that has ended."""
+    path.unlink(missing_ok=True)
+
+
+def reclaim(
+    path: Path,
+    run_dir: Path,
+    egress: Egress,
+    *,
+    sleep: Callable[[float], object] = time.sleep,
+) -> int:
+    """End what an earlier companion left running, remove its folders, and return how many.
+
+    Blocking. Ask only while holding the instance's lock: then nothing of it is in use.
+
+    Raises:
+        EnvironmentUnavailable: `stale_runtime`, one of them does not end.
+        Refused: `state_path_unsafe`.
+    """
+    stale = [each for each in _recorded(path) if egress.identify(each.pid) == each]
+    below = {pid for each in stale for pid in descendants(each.pid)}
+    tree = {each.pid: each for each in stale}
+    for pid in below:
+        identity = egress.identify(pid)
+        if identity is not None:
+            tree.setdefault(pid, identity)
+    for identity in tree.values():
+        egress.send_signal(identity, signal.SIGKILL)
+    attempts = int(_GONE_SECONDS / _PAUSE_SECONDS)
+    while any(egress.identify(pid) == identity for pid, identity in tree.items()):
+        attempts -= 1
+        if attempts < 0:
+            raise EnvironmentUnavailable(Reason.STALE_RUNTIME)
+        sleep(_PAUSE_SECONDS)
+    forget(path)
+    for folder in run_dir.iterdir():
+        if folder.is_dir() and not folder.is_symlink():
+            shutil.rmtree(folder, ignore_errors=True)
+    return len(tree)
+
+
+def _recorded(path: Path) -> list[ProcessIdentity]:
+    """Return what was recorded since this machine was started; what is malformed is nobody."""
+    raw = read_private(path, _LIMIT_BYTES)
+    if raw is None:
+        return []
+    found = []
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        content = json.loads(raw)
+        if content["boot"] != _boot():
+            return []
+        for pid, start_time, executable in content["processes"]:
+            number = parse_pid(pid)
+            known = type(start_time) in {int, float} and type(executable) is str
+            if isinstance(number, int) and known:
+                found.append(ProcessIdentity(number, start_time, executable))
+    return found
+
+
+def _boot() -> str:
+    try:
+        return _BOOT.read_text().strip()
+    except OSError:
+        return ""  # start times are wall-clock there

@@ -1,0 +1,232 @@
+"""The real llama.cpp behind its gateway, hurt in every way: it comes back or says why not."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import importlib.util
+import os
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from companion_core.decisions.isolation import Tier
+from companion_core.decisions.lifecycle import State
+from companion_core.egress import LiveEgress
+from companion_core.errors import CompanionError, Reason
+from companion_core.runtime.isolation import probe_isolation
+
+MODEL = Path(__file__).parents[2] / "companion_core" / "demo" / "model" / "companion-tiny.gguf"
+MODULE = "companion_runtime_llamacpp.embedded"
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(sys.platform != "linux", reason="signals and /proc"),
+]
+
+
+def _load_parts(name: str) -> ModuleType:
+    # Test folders are not packages: shared parts are found by their file.
+    path = Path(__file__).parents[1] / "support" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(spec.name, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+parts = _load_parts("runtime_parts")
+serving_parts = _load_parts("serving_parts")
+
+
+@pytest.fixture(params=[Tier.NONE, Tier.BUBBLEWRAP, Tier.LANDLOCK])
+def tier(request, require_real):
+    working = {state.tier for state in probe_isolation(LiveEgress()) if state.works}
+    require_real(request.param.value, request.param in working | {Tier.NONE})
+    return request.param
+
+
+@pytest.fixture
+def model():
+    made = parts.verified_model(MODEL)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def llama(tmp_path, require_real):
+    for name in ("companion_runtime_llamacpp", "xllamacpp"):
+        require_real(name, importlib.util.find_spec(name) is not None)
+    from companion_runtime_llamacpp.plugin import (  # noqa: PLC0415 - if installed
+        companion_health,
+        companion_spawn,
+    )
+
+    def make(**changes):
+        return serving_parts.make_serving(
+            tmp_path,
+            spawner=changes.pop("spawner", companion_spawn()),
+            health=companion_health(),
+            modules=frozenset({MODULE}),
+            **changes,
+        )
+
+    return make
+
+
+def ready_again(serving, before: int):
+    def check() -> bool:
+        pid = (serving.status()["runtime"] or {}).get("pid", before)
+        return pid != before and serving.lifecycle().ok
+
+    return check
+
+
+def delete_socket(serving) -> None:
+    Path(serving._backend.channel.path).unlink()
+
+
+HURTS = {
+    "SIGKILL": lambda serving: os.kill(serving.status()["runtime"]["pid"], signal.SIGKILL),
+    "SIGTERM": lambda serving: os.kill(serving.status()["runtime"]["pid"], signal.SIGTERM),
+    "SIGSTOP": lambda serving: os.kill(serving.status()["runtime"]["pid"], signal.SIGSTOP),
+    "socket deleted": delete_socket,
+}
+
+
+@pytest.mark.parametrize("hurt", HURTS)
+def test_a_hurt_runtime_is_replaced_behind_the_same_address(llama, model, tier, hurt) -> None:
+    async def life() -> None:
+        serving = llama(tier=tier)
+        async with serving_parts.serving_with(serving, model):
+            before, url = serving.status()["runtime"]["pid"], serving.gateway.base_url
+            assert (await serving_parts.chat(serving))[0] == 200
+            HURTS[hurt](serving)
+            await serving_parts.until(ready_again(serving, before))
+            assert serving.gateway.base_url == url
+            assert (await serving_parts.chat(serving))[0] == 200
+            assert not parts.alive(before)
+            assert serving.upkeep.gave_up is None
+
+    asyncio.run(life())
+
+
+def test_one_that_computes_no_more_is_noticed_though_it_says_it_is_well(llama, model) -> None:
+    async def life() -> None:
+        serving = llama()
+        async with serving_parts.serving_with(serving, model):
+            before = serving.status()["runtime"]["pid"]
+            real = serving.computes
+
+            async def never() -> bool:
+                serving.computes = real
+                await serving_parts.until(lambda: True)
+                return False
+
+            serving.computes = never
+            # A single bad answer is no reason yet; health says it is well, and tokens come.
+            await asyncio.sleep(0.5)
+            assert serving.status()["runtime"]["pid"] == before
+
+            async def always_never() -> bool:
+                return False
+
+            serving.computes = always_never
+            await serving_parts.until(lambda: serving._supervisor.state is State.STOPPED)
+            serving.computes = real
+            await serving_parts.until(ready_again(serving, before))
+
+    asyncio.run(life())
+
+
+def test_over_its_ceiling_it_is_drained_started_smaller_and_then_refused(llama, model) -> None:
+    async def life() -> None:
+        serving = llama(context_length=1024)
+        async with serving_parts.serving_with(serving, model):
+            pid = serving.status()["runtime"]["pid"]
+            parallel = serving.size.parallel
+            ceiling = replace(serving_parts.LIMITS, max_ram_bytes=1024 * 1024)
+            serving._monitor._limits = ceiling
+            await serving_parts.until(lambda: not serving.resources().ok)
+            status, answer = await serving_parts.chat(serving)
+            assert status == 503
+            assert answer["error"]["code"] == Reason.RAM_OVER_LIMIT
+            await serving_parts.until(ready_again(serving, pid))
+            assert serving.size.parallel == parallel // 2
+            await serving_parts.until(lambda: serving.upkeep.gave_up is not None)
+            assert serving.upkeep.gave_up is Reason.RAM_OVER_LIMIT
+            assert serving.status()["lifecycle"] == "stopped"
+            assert serving.status()["gave_up"] == "ram_over_limit"
+
+    asyncio.run(life())
+
+
+def test_a_model_that_does_not_fit_is_refused_before_the_start(llama, model, monkeypatch) -> None:
+    async def life() -> None:
+        monkeypatch.setattr("companion_core.serving.available_memory", lambda: 1000)
+        serving = llama()
+        with pytest.raises(CompanionError) as caught:
+            async with serving_parts.serving_with(serving, model):
+                pass
+        assert caught.value.reason is Reason.MEMORY_SHORT
+
+    asyncio.run(life())
+
+
+class Says200:
+    path = "/health"
+
+    def judge(self, response) -> bool:
+        return response.status == 200
+
+
+@pytest.fixture
+def machine():
+    with parts.machine() as made:
+        yield made
+
+
+def test_what_ends_by_itself_before_it_is_ready_is_not_tried_again(machine) -> None:
+    """The second start ends with code 3: permanent, and said so."""
+
+    async def life() -> None:
+        spawner = parts.FakeSpawner()
+        serving = serving_parts.make_serving(
+            machine.folder,
+            spawner=spawner,
+            health=Says200(),
+            binary=str(machine.program),
+            binary_sha256=hashlib.sha256(machine.program.read_bytes()).hexdigest(),
+        )
+        async with serving_parts.serving_with(serving, machine.model):
+            spawner.behaviour = ("exit",)
+            os.kill(serving.status()["runtime"]["pid"], signal.SIGKILL)
+            await serving_parts.until(lambda: serving.upkeep.gave_up is not None)
+            assert serving.upkeep.gave_up is Reason.RUNTIME_EXITED
+
+    asyncio.run(life())
+    assert machine.processes() == []
+
+
+def test_a_program_that_was_replaced_is_not_started_again(machine) -> None:
+    async def life() -> None:
+        serving = serving_parts.make_serving(
+            machine.folder,
+            spawner=parts.FakeSpawner(),
+            health=Says200(),
+            binary=str(machine.program),
+            binary_sha256=hashlib.sha256(machine.program.read_bytes()).hexdigest(),
+        )
+        async with serving_parts.serving_with(serving, machine.model):
+            machine.program.write_text(machine.program.read_text() + "\n# changed\n")
+            os.kill(serving.status()["runtime"]["pid"], signal.SIGKILL)
+            await serving_parts.until(lambda: serving.upkeep.gave_up is not None)
+            assert serving.upkeep.gave_up is Reason.RUNTIME_CHANGED
+
+    asyncio.run(life())

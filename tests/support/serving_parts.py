@@ -1,0 +1,108 @@
+"""A gateway with a runtime behind it, for tests: everything but manifest, keychain and plugins."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import json
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+from companion_core.assembly import RuntimeProviders
+from companion_core.config import parse_config
+from companion_core.decisions.isolation import Tier
+from companion_core.egress import LiveEgress
+from companion_core.paths import InstancePaths
+from companion_core.plugin_host import Chosen, ChosenRuntime
+from companion_core.providers import ResourceLimits
+from companion_core.runtime.https_download import HttpsDownloader
+from companion_core.runtime.probe import ProcessProbe
+from companion_core.serving import Serving
+from companion_core.upkeep import Timing
+
+TOKEN = "t" * 43
+LIMITS = ResourceLimits(max_ram_bytes=2**40, max_vram_bytes=None, max_cpu_percent=100)
+QUICK = Timing(
+    health_interval=0.1,
+    liveness_interval=0.1,
+    unresponsive_after=1.0,
+    over_limit_after=0.3,
+    drain=5,
+)
+
+
+def make_serving(
+    folder: Path,
+    *,
+    spawner: Any,
+    health: Any,
+    modules: frozenset[str] = frozenset(),
+    binary: str = "embedded",
+    tier: Tier = Tier.NONE,
+    limits: ResourceLimits = LIMITS,
+    timing: Timing = QUICK,
+    **runtime: Any,
+) -> Serving:
+    paths = InstancePaths(folder / "state")
+    paths.prepare()
+    config = parse_config(
+        {
+            "manifest": {"url": "file:///m.json", "trusted_keys": ["ed25519:" + "A" * 43 + "="]},
+            "model": {"id": "tiny"},
+            "gateway": {"requests_per_minute": 6000},
+            "runtime": {"threads": 1, "context_length": 512, **runtime},
+        }
+    )
+    egress = LiveEgress()
+    chosen = ChosenRuntime(
+        spawn=Chosen(plugin="test", provider=spawner),
+        download=Chosen(plugin="https", provider=HttpsDownloader(egress, lambda: None)),
+        health=Chosen(plugin="test", provider=health),
+        probe=Chosen(plugin="process", provider=ProcessProbe()),
+        modules=modules,
+    )
+    providers = RuntimeProviders(chosen=chosen, binary=binary, limits=limits, tier=tier)
+    return Serving(config, paths, providers, token=TOKEN, egress=egress, timing=timing)
+
+
+@contextlib.asynccontextmanager
+async def serving_with(serving: Serving, model: Any) -> AsyncIterator[Serving]:
+    """Open, start and keep it; on leaving nothing of it is left."""
+    await serving.open()
+    upkeep = None
+    try:
+        await serving.start(model)
+        upkeep = asyncio.ensure_future(serving.upkeep.run())
+        yield serving
+    finally:
+        if upkeep is not None:
+            upkeep.cancel()
+            await asyncio.wait({upkeep})
+        await serving.stop()
+        await serving.gateway.close()
+
+
+async def chat(serving: Serving, **fields: Any) -> tuple[int, dict[str, Any]]:
+    """One question through the gateway."""
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
+    return await asyncio.to_thread(_post, serving.gateway.port, {**body, **fields})
+
+
+def _post(port: int, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
+    try:
+        connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())
+    finally:
+        connection.close()
+
+
+async def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
+    """Wait for something that happens soon; the bound only ends a broken test."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0.02)
