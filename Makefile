@@ -3,6 +3,7 @@
 #   make demo    the main job once, on real parts
 #   make test    every test
 #   make check   linter, types, import rules, generated files
+#   make test-llama-server   the stand-alone llama.cpp, built first; ten minutes
 #   make bench   side-by-side measurements
 #   make docs    write the generated pages again
 #
@@ -20,13 +21,20 @@ KEYCHAIN := $(if $(filter Darwin,$(shell uname -s)),macos,$(if $(filter Linux,$(
 PLUGINS := plugins/runtime_llamacpp plugins/keychain_$(KEYCHAIN)
 PLUGIN_FILES := $(shell find plugins -name '*.py' -o -name 'pyproject.toml' 2>/dev/null)
 
-.PHONY: demo test check bench docs lock clean
+.PHONY: demo test test-llama-server check bench docs lock clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/companion demo
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest $(ARGS)
+
+LLAMA_SERVER := $(VENV)/llama-server
+
+test-llama-server: $(VENV)/.dev
+	PYTHON=$(BIN)/python tools/build-llama-server $(LLAMA_SERVER)
+	COMPANION_TEST_LLAMA_SERVER=$(CURDIR)/$(LLAMA_SERVER)/bin/llama-server \
+		$(BIN)/python -m pytest tests/integration/test_llama_server.py $(ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -208,6 +208,7 @@ class SpawnRequest:
         data_dir: 0700, kept between starts.
         parallel: requests that the gateway has in flight at most.
         context_length: in tokens; None means the model's own.
+        help_text: what a stand-alone program answered to `help_arguments`; "" if nothing.
     """
 
     binary: str
@@ -226,6 +227,7 @@ class SpawnRequest:
     options: Mapping[str, str | int | float | bool] = field(
         default_factory=lambda: MappingProxyType({})
     )
+    help_text: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -299,6 +301,9 @@ class Spawner(Protocol):
         env_names: names its plans may set, beyond the core's base.
         child_env_names: names its own descendants may add.
         option_names: keys it knows in [runtime.options]; others are refused.
+
+    A spawner may also have `help_arguments`, a tuple of texts such as ("--help",): with these
+    the core runs a stand-alone program once, and hands `plan` what it printed.
     """
 
     @property

@@ -38,9 +38,12 @@ __all__ = [
 
 CHANNELS: Final = frozenset({"unix", "tcp"})
 MAX_NAMES: Final = 256
+MAX_HELP_ARGUMENTS: Final = 4
 
 # A name of an environment variable, a format or an option: printable, no space, no "=".
 _NAME: Final = re.compile(r"[!-<>-~]{1,128}")
+# A flag or a subcommand; no value, no path.
+_HELP_ARGUMENT: Final = re.compile(r"-{0,2}[a-z][a-z-]{0,31}")
 # The origin form of a request target without its query (RFC 9112, section 3.2.1).
 _PATH: Final = re.compile(r"/[!-~]{0,255}")
 
@@ -66,6 +69,7 @@ class SpawnerSnapshot:
     option_names: frozenset[str]
     locate: Callable[[], Sequence[RuntimeBinary]]
     plan: Callable[[SpawnRequest], SpawnPlan]
+    help_arguments: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +141,16 @@ def _path(value: Any) -> str | None:
     return value if type(value) is str and _PATH.fullmatch(value) else None
 
 
+def _help_arguments(value: Any) -> tuple[str, ...] | None:
+    """Take the one attribute that a spawner may lack."""
+    if value is None:
+        return ()
+    if type(value) is not tuple or len(value) > MAX_HELP_ARGUMENTS:
+        return None
+    fits = all(type(text) is str and _HELP_ARGUMENT.fullmatch(text) for text in value)
+    return value if fits else None
+
+
 _SEAMS: Final[Mapping[Role, tuple[Callable[..., Snapshot], Mapping[str, Callable[[Any], Any]]]]] = (
     MappingProxyType(
         {
@@ -154,6 +168,7 @@ _SEAMS: Final[Mapping[Role, tuple[Callable[..., Snapshot], Mapping[str, Callable
                     "option_names": _names,
                     "locate": _method,
                     "plan": _method,
+                    "help_arguments": _help_arguments,
                 },
             ),
             Role.DOWNLOAD: (DownloaderSnapshot, {"open": _method}),

@@ -41,6 +41,7 @@ from companion_core.runtime.isolation import (
 )
 from companion_core.runtime.launcher import KeptProcess, launch
 from companion_core.runtime.output import RuntimeOutput
+from companion_core.runtime.program_help import read_help
 from companion_core.runtime.readiness import Watched, unless_exited, until_serving
 from companion_core.runtime.reclaim import forget, record
 from companion_core.runtime.staging import VerifiedModel
@@ -143,7 +144,18 @@ async def bring_up(
     channel = choose_channel(spec.spawner.channels, run.folder)
     base = base_environment(sys.platform, private_dir=str(run.folder), inherited=environment)
     tier = _tier_for(spec, channel)
-    plan = await _plan(spec, run.folder, binary, channel, base_names=frozenset(base))
+    help_text = await asyncio.to_thread(
+        read_help,
+        egress,
+        binary,
+        spec.binary_sha256,
+        getattr(spec.spawner, "help_arguments", ()),
+        tier=spec.tier,
+        folder=run.folder,
+    )
+    plan = await _plan(
+        spec, run.folder, binary, channel, base_names=frozenset(base), help_text=help_text
+    )
     if plan.model_link is not None:
         await asyncio.to_thread(place_model, spec.model.files[0], Path(plan.model_link))
     env, key = base | dict(plan.env), None
@@ -234,6 +246,7 @@ async def _plan(
     channel: UnixChannel | TcpChannel,
     *,
     base_names: frozenset[str],
+    help_text: str,
 ) -> SpawnPlan:
     """Ask the plugin, and return its plan rebuilt from what is allowed in it."""
     files = model_files(spec.model, folder)
@@ -252,6 +265,7 @@ async def _plan(
         threads=spec.threads,
         context_length=spec.context_length,
         options=dict(spec.options),
+        help_text=help_text,
     )
     try:
         proposed = await call_provider(

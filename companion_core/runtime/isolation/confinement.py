@@ -47,7 +47,7 @@ def confine(
     reach: Reach,
     *,
     folder: Path,
-    helpers: int,
+    helpers: int = 0,
 ) -> Confined:
     """Return the command that runs `argv`, confined.
 

@@ -42,7 +42,7 @@ def _probe_bubblewrap(egress: Egress) -> TierState:
     program = bubblewrap.find_bubblewrap()
     if program is None:
         return TierState(Tier.BUBBLEWRAP, works=False, detail="bubblewrap is not installed")
-    reach = Reach.of_system()
+    reach = Reach.of_program(program)
     command = bubblewrap.wrap(program, (program, "--version"), reach, folder="/")
     if _succeeds(egress, command):
         return TierState(Tier.BUBBLEWRAP, works=True, detail="no network, an empty file system")
@@ -59,7 +59,8 @@ def _probe_landlock(_egress: Egress) -> TierState:
 
 
 def _probe_sandbox_exec(egress: Egress) -> TierState:
-    works = _succeeds(egress, sandbox_exec.wrap(("/usr/bin/true",), Reach.of_system()))
+    program = "/usr/bin/true"
+    works = _succeeds(egress, sandbox_exec.wrap((program,), Reach.of_program(program)))
     return TierState(Tier.SANDBOX_EXEC, works=works, detail="sandbox-exec")
 
 

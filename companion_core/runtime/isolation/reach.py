@@ -52,9 +52,10 @@ class Reach:
     port: int | None
 
     @classmethod
-    def of_system(cls) -> Reach:
-        """Return the reach of a program that needs the system's libraries alone."""
-        return cls(read=_existing(_SYSTEM), write=(), devices=(), models=(), port=None)
+    def of_program(cls, program: str) -> Reach:
+        """Return the reach of a program that needs itself and libraries alone."""
+        read = _existing((*_SYSTEM, *_beside(program)))
+        return cls(read=read, write=(), devices=(), models=(), port=None)
 
     def policy(self) -> dict[str, Any]:
         """Return what `locks.lock` takes, as JSON does."""
@@ -107,4 +108,10 @@ def _beside(program: str) -> tuple[str, ...]:
 
 
 def _existing(paths: Iterable[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(path for path in paths if os.path.lexists(path)))
+    """Return what there is of it, without what lies below another of the paths."""
+    found = dict.fromkeys(path for path in paths if os.path.lexists(path))
+    return tuple(path for path in found if not any(map(found.__contains__, _above(path))))
+
+
+def _above(path: str) -> list[str]:
+    return [str(folder) for folder in Path(path).parents]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Final
 
@@ -25,6 +26,16 @@ _KEY_ENV: Final = "LLAMA_API_KEY"
 _MOST_LAYERS: Final = 9999
 _EMBEDDINGS_PATH: Final = "/v1/embeddings"
 # Fields of llama.cpp's own that reach beyond one request: other slots, adapters, the context.
+# Everything but inference is switched off. Names of later releases stand behind those of
+# earlier ones; what a release has no name for, it does not have.
+_HARDENING: Final[tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]] = (
+    (("--offline",), ()),
+    (("--no-webui", "--no-ui"), ()),
+    (("--no-slots",), ()),
+    (("--cache-ram",), ("0",)),
+    (("--cors-origins",), ("localhost",)),
+    (("--no-cors-credentials",), ()),
+)
 _DROP_FIELDS: Final = ("id_slot", "lora", "n_discard")
 
 
@@ -36,6 +47,7 @@ class LlamaSpawner:
     env_names = frozenset({_KEY_ENV})
     child_env_names: frozenset[str] = frozenset()
     option_names = frozenset({"embeddings", "flash_attention", "gpu_layers"})
+    help_arguments = ("--help",)
 
     def locate(self) -> Sequence[RuntimeBinary]:
         """Find the embedded server and a `llama-server` on PATH; set-up time only."""
@@ -109,8 +121,11 @@ def _server_argv(
         argv += ["--ctx-size", "0", "--kv-unified"]
     else:  # llama.cpp divides what it is given among the parallel requests
         argv += ["--ctx-size", str(request.context_length * request.parallel)]
-    argv += ["--offline", "--no-webui", "--no-slots", "--cache-ram", "0"]
-    argv += ["--cors-origins", "localhost"]
+    known = frozenset(re.findall(r"--[a-z][a-z-]+", request.help_text))
+    for names, value in _HARDENING:
+        # A program that did not say what it knows is taken for one of the pinned releases.
+        name = next((name for name in names if name in known), None if known else names[0])
+        argv += [] if name is None else [name, *value]
     if flash_attention is not None:
         argv += ["--flash-attn", "on" if flash_attention else "off"]
     if gpu_layers is not None:

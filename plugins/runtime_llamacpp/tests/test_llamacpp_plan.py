@@ -97,11 +97,30 @@ def test_the_stand_alone_server_is_hardened() -> None:
         f"/opt/llama-server --model {MODEL} --alias tiny --host {SOCKET.path}"
         " --parallel 2 --threads 3 --ctx-size 1024"
         " --offline --no-webui --no-slots --cache-ram 0 --cors-origins localhost"
+        " --no-cors-credentials"
         " --flash-attn on --n-gpu-layers 0 --embeddings --pooling mean"
         " --jinja --chat-template T"
     )
     assert plan.ready_text is None
     assert not plan.gpu
+
+
+@pytest.mark.parametrize(
+    ("help_text", "flags"),
+    [
+        ("--offline\n--ui, --no-ui\n--slots, --no-slots", ["--offline", "--no-ui", "--no-slots"]),
+        (
+            "--no-webui --cache-ram N --cors-origins X",
+            ["--no-webui", "--cache-ram", "--cors-origins"],
+        ),
+        ("usage: llama-server --model FILE", []),
+    ],
+)
+def test_flags_are_named_as_the_program_names_them(help_text, flags) -> None:
+    argv = planned(replace(SERVER, help_text=help_text)).argv
+    hardening = {"--offline", "--no-slots", "--no-webui", "--no-ui", "--cache-ram"}
+    hardening |= {"--cors-origins", "--no-cors-credentials"}
+    assert [part for part in argv if part in hardening] == flags
 
 
 def test_without_a_context_length_the_models_own_is_shared() -> None:

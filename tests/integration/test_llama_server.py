@@ -1,0 +1,98 @@
+"""The stand-alone llama-server, as `make test-llama-server` builds it; not part of `make test`."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import importlib.util
+import os
+import signal
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import psutil
+import pytest
+
+from companion_core.decisions.isolation import Tier
+from companion_core.egress import LiveEgress
+from companion_core.runtime.isolation import probe_isolation
+
+plugin = pytest.importorskip("companion_runtime_llamacpp.plugin", reason="not installed")
+
+MODEL = Path(__file__).parents[2] / "companion_core" / "demo" / "model" / "companion-tiny.gguf"
+SERVER = os.environ.get("COMPANION_TEST_LLAMA_SERVER", "")
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(not SERVER, reason="built by make test-llama-server"),
+]
+
+
+def _load_parts(name: str) -> ModuleType:
+    # Test folders are not packages: shared parts are found by their file.
+    path = Path(__file__).parents[1] / "support" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(spec.name, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+parts = _load_parts("runtime_parts")
+serving_parts = _load_parts("serving_parts")
+
+
+@pytest.fixture(params=[Tier.NONE, Tier.BUBBLEWRAP, Tier.LANDLOCK])
+def tier(request, require_real):
+    working = {state.tier for state in probe_isolation(LiveEgress()) if state.works}
+    require_real(request.param.value, request.param in working | {Tier.NONE})
+    return request.param
+
+
+@pytest.fixture
+def model():
+    made = parts.verified_model(MODEL)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("channel", ["unix", "tcp"])
+def test_it_serves_hardened_is_replaced_and_leaves_nothing(
+    tmp_path, model, tier, channel, monkeypatch
+) -> None:
+    spawner = plugin.companion_spawn()
+    monkeypatch.setattr(type(spawner), "channels", frozenset({channel}))
+
+    async def life() -> None:
+        with Path(SERVER).open("rb") as file:  # noqa: ASYNC230 - before anything runs
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        serving = serving_parts.make_serving(
+            tmp_path,
+            spawner=spawner,
+            health=plugin.companion_health(),
+            binary=SERVER,
+            binary_sha256=digest,
+            tier=tier,
+            options={"gpu_layers": 0},
+        )
+        async with serving_parts.serving_with(serving, model):
+            pid = serving.status()["runtime"]["pid"]
+            command = psutil.Process(pid).cmdline()
+            assert "--no-slots" in command
+            assert serving._backend.key is None or serving._backend.key not in command
+            status, answer = await serving_parts.chat(serving)
+            assert status == 200
+            assert answer["choices"][0]["message"]["content"]
+            os.kill(pid, signal.SIGKILL)
+            await serving_parts.until(
+                lambda: (
+                    (serving.status()["runtime"] or {"pid": pid})["pid"] != pid
+                    and serving.lifecycle().ok
+                )
+            )
+            assert (await serving_parts.chat(serving))[0] == 200
+
+    asyncio.run(life())
