@@ -44,19 +44,21 @@ class FileLeases:
             return False
         loop = asyncio.get_running_loop()
         try:
-            loop.add_signal_handler(signal.SIGIO, self._look)
+            loop.add_signal_handler(signal.SIGIO, _look_at_all)
         except (RuntimeError, ValueError):  # only the main thread's loop hears signals
             return False
         self._loop = loop
+        _OPEN.add(self)
         return True
 
     def close(self) -> None:
         """Give every lease up, then the handler."""
-        while self._held:
-            release(self._held.pop())
-        if self._loop is not None:
+        for descriptor in tuple(self._held):
+            release(descriptor)
+        _OPEN.discard(self)
+        if self._loop is not None and not _OPEN:
             self._loop.remove_signal_handler(signal.SIGIO)
-            self._loop = None
+        self._loop = None
 
     def hold(self, descriptor: int, pause: Callable[[float], object]) -> bool:
         """Hold the open file against writers; False where the system cannot.
@@ -87,12 +89,26 @@ class FileLeases:
             pause(PAUSE_SECONDS)
         return False
 
-    def _look(self) -> None:
-        """SIGIO names no file: look at each."""
+    def forget(self, descriptor: int) -> None:
+        """Watch no longer a descriptor that is about to be closed."""
+        self._held.discard(descriptor)
+
+    def look(self) -> None:
+        """Tell of a held file that somebody wants to write to."""
         lost = {descriptor for descriptor in self._held if not is_held(descriptor)}
         self._held -= lost
         if lost:
             self._on_break()
+
+
+# The handler is the process's own, and so is the number of a descriptor.
+_OPEN: Final[set[FileLeases]] = set()
+
+
+def _look_at_all() -> None:
+    """SIGIO names no file."""
+    for leases in tuple(_OPEN):
+        leases.look()
 
 
 def is_held(descriptor: int) -> bool:
@@ -106,6 +122,8 @@ def is_held(descriptor: int) -> bool:
 
 def release(descriptor: int) -> None:
     """Give a lease up, if there is one; children that share the descriptor would keep it."""
+    for leases in _OPEN:
+        leases.forget(descriptor)
     if sys.platform == "linux":
         fcntl = _fcntl()
         with contextlib.suppress(OSError):

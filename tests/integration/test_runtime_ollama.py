@@ -28,17 +28,15 @@ from companion_core.providers import HealthResponse
 from companion_core.runtime.isolation import probe_isolation
 from companion_core.runtime.readback import listeners
 
-plugin = pytest.importorskip("companion_runtime_ollama.plugin", reason="not installed")
-
 MODEL = Path(__file__).parents[2] / "companion_core" / "demo" / "model" / "companion-tiny.gguf"
 
 pytestmark = pytest.mark.integration
 
 
-def _load_parts() -> ModuleType:
+def _load_parts(name: str) -> ModuleType:
     # Test folders are not packages: shared parts are found by their file.
-    path = Path(__file__).parents[1] / "support" / "runtime_parts.py"
-    spec = importlib.util.spec_from_file_location("runtime_parts", path)
+    path = Path(__file__).parents[1] / "support" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -47,7 +45,15 @@ def _load_parts() -> ModuleType:
     return module
 
 
-parts = _load_parts()
+parts = _load_parts("runtime_parts")
+serving_parts = _load_parts("serving_parts")
+
+
+@pytest.fixture
+def plugin(monkeypatch):
+    """The plugin's own sources: its folder is not installed where no Ollama is."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "plugins" / "runtime_ollama"))
+    return importlib.import_module("companion_runtime_ollama.plugin")
 
 
 @pytest.fixture
@@ -59,7 +65,7 @@ def machine(require_real):
 
 
 @pytest.fixture
-def spec(machine, require_real):
+def spec(machine, plugin, require_real):
     program = os.environ.get("COMPANION_TEST_OLLAMA") or shutil.which("ollama") or ""
     require_real("ollama (COMPANION_TEST_OLLAMA)", os.access(program, os.X_OK))
     with Path(program).open("rb") as file:
@@ -94,7 +100,7 @@ def _ask(connected, method: str, path: str, body: object) -> tuple[int, bytes]:
         connection.close()
 
 
-def test_it_serves_the_verified_model_and_takes_its_runner_along(machine, spec) -> None:
+def test_it_serves_the_verified_model_and_takes_its_runner_along(machine, plugin, spec) -> None:
     async def life() -> None:
         supervisor = machine.supervisor
         backend = await supervisor.start(spec)
@@ -152,6 +158,37 @@ def test_its_death_is_noticed_and_leaves_no_runner(machine, spec) -> None:
 
     asyncio.run(life())
     assert machine.leftovers() == []
+
+
+def test_behind_the_gateway_only_inference_is_reached(machine, plugin, spec) -> None:
+    async def life() -> None:
+        serving = serving_parts.make_serving(
+            machine.folder,
+            spawner=spec.spawner,
+            health=plugin.companion_health(),
+            binary=spec.binary,
+            binary_sha256=spec.binary_sha256,
+            tier=spec.tier,
+        )
+        async with serving_parts.serving_with(serving, spec.model):
+            status = serving.status()["runtime"]
+            assert (status["channel"], status["isolation"]) == ("namespace", "bubblewrap")
+            code, answer = await serving_parts.chat(serving)
+            assert code == 200
+            assert answer["choices"][0]["message"]["content"]
+            for path in ("/api/pull", "/api/create", "/api/generate", "/api/delete", "/api/blobs"):
+                code, answer = await serving_parts.post(serving, path, {"model": "tiny"})
+                assert (code, answer["error"]["code"]) == (404, Reason.PATH_NOT_ALLOWED)
+            os.kill(status["pid"], signal.SIGKILL)
+            await serving_parts.until(
+                lambda: (
+                    (serving.status()["runtime"] or status)["pid"] != status["pid"]
+                    and serving.lifecycle().ok
+                )
+            )
+            assert (await serving_parts.chat(serving))[0] == 200
+
+    asyncio.run(life())
 
 
 def test_without_a_namespace_it_is_refused_and_not_left_open(machine, spec) -> None:

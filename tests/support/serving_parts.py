@@ -87,14 +87,19 @@ async def serving_with(serving: Serving, model: Any) -> AsyncIterator[Serving]:
 async def chat(serving: Serving, **fields: Any) -> tuple[int, dict[str, Any]]:
     """One question through the gateway."""
     body = {"model": "tiny", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
-    return await asyncio.to_thread(_post, serving.gateway.port, {**body, **fields})
+    return await post(serving, "/v1/chat/completions", {**body, **fields})
 
 
-def _post(port: int, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+async def post(serving: Serving, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    """One request through the gateway, with the token."""
+    return await asyncio.to_thread(_post, serving.gateway.port, path, body)
+
+
+def _post(port: int, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
     try:
-        connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
+        connection.request("POST", path, json.dumps(body), headers)
         answer = connection.getresponse()
         return answer.status, json.loads(answer.read())
     finally:

@@ -1,0 +1,214 @@
+"""Attacker: someone who writes to the verified file between its proof and its use (I-01)."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import psutil
+import pytest
+
+from companion_core.companion import Companion
+from companion_core.decisions.integrity import parse_model_spec
+from companion_core.errors import Reason, Refused
+from companion_core.runtime.file_lease import FileLeases, is_held, release
+from companion_core.runtime.model_proof import Prover
+
+pytestmark = [
+    pytest.mark.security,
+    pytest.mark.skipif(sys.platform != "linux", reason="leases of Linux"),
+]
+
+CONTENT = b"the verified bytes"
+
+# Opens for writing as an attacker would, says that it tries, and that it got in.
+WRITER = """
+import os, sys
+print("trying", flush=True)
+descriptor = os.open(sys.argv[1], os.O_WRONLY)
+print("in", flush=True)
+"""
+
+
+@pytest.fixture
+def model(tmp_path) -> Path:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(CONTENT)
+    path.chmod(0o600)
+    return path
+
+
+def prover(hold) -> Prover:
+
+    spec = parse_model_spec(hashlib.sha256(CONTENT).hexdigest(), len(CONTENT))
+    return Prover(spec, threading.Event(), hold)
+
+
+def writer(path: Path) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-IS", "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "trying\n"
+    return process
+
+
+def test_a_writer_waits_is_noticed_and_gets_in_only_when_it_is_let(model) -> None:
+    async def life() -> None:
+        touched = asyncio.Event()
+        leases = FileLeases(touched.set)
+        assert leases.open()
+        proof = await asyncio.to_thread(prover(leases.hold).prove, model)
+        assert proof.held
+        assert is_held(proof.descriptor)
+        with writer(model) as attacker:
+            await asyncio.wait_for(touched.wait(), 30)
+            assert not is_held(proof.descriptor)
+            assert attacker.poll() is None
+            proof.discard()
+            assert await asyncio.to_thread(attacker.stdout.readline) == "in\n"
+        leases.close()
+
+    asyncio.run(life())
+
+
+def test_a_file_that_somebody_has_open_for_writing_is_no_proof(model) -> None:
+    async def life() -> None:
+        leases = FileLeases(lambda: None)
+        leases.open()
+        descriptor = os.open(model, os.O_WRONLY)
+        try:
+            with pytest.raises(Refused) as caught:
+                await asyncio.to_thread(prover(leases.hold).prove, model)
+            assert caught.value.reason is Reason.DIGEST_MISMATCH
+        finally:
+            os.close(descriptor)
+        proof = await asyncio.to_thread(prover(leases.hold).prove, model)
+        assert proof.held
+        proof.discard()
+        leases.close()
+
+    asyncio.run(life())
+
+
+def test_readers_renames_and_links_do_not_disturb_it(model) -> None:
+    async def life() -> None:
+        touched = asyncio.Event()
+        leases = FileLeases(touched.set)
+        leases.open()
+        proof = await asyncio.to_thread(prover(leases.hold).prove, model)
+        assert model.read_bytes() == CONTENT
+        os.link(model, model.with_name("linked"))
+        model.rename(model.with_name("renamed"))
+        await asyncio.sleep(0.05)
+        assert not touched.is_set()
+        # The lease is of the inode: the other name is held as well.
+        with pytest.raises(BlockingIOError):
+            os.open(model.with_name("linked"), os.O_WRONLY | os.O_NONBLOCK)
+        proof.discard()
+        leases.close()
+
+    asyncio.run(life())
+
+
+def test_without_a_handler_no_lease_is_taken_and_no_signal_kills(model) -> None:
+    leases = FileLeases(lambda: None)
+
+    def elsewhere() -> list[object]:
+        async def life() -> list[object]:
+            opened = leases.open()  # not the main thread's loop
+            proof = prover(leases.hold).prove(model)
+            held = proof.held
+            with model.open("r+b"):
+                pass
+            proof.discard()
+            leases.close()
+            return [opened, held]
+
+        return [asyncio.run(life())]
+
+    results: list[object] = []
+    thread = threading.Thread(target=lambda: results.extend(elsewhere()))
+    thread.start()
+    thread.join()
+    assert results == [[False, False]]
+
+
+def test_a_file_system_without_leases_is_told_apart(model, monkeypatch) -> None:
+    real = fcntl.fcntl
+
+    def refuse(descriptor, command, argument=0):
+        if command == fcntl.F_SETLEASE and argument == fcntl.F_RDLCK:
+            raise OSError(22, "Invalid argument")
+        return real(descriptor, command, argument)
+
+    async def life() -> None:
+        monkeypatch.setattr(fcntl, "fcntl", refuse)
+        leases = FileLeases(lambda: None)
+        leases.open()
+        proof = await asyncio.to_thread(prover(leases.hold).prove, model)
+        assert not proof.held
+        proof.discard()
+        leases.close()
+
+    asyncio.run(life())
+    assert signal.getsignal(signal.SIGIO) == signal.SIG_DFL
+
+
+def test_what_has_no_lease_is_let_go_of_all_the_same() -> None:
+    receiving, sending = os.pipe()
+    release(receiving)
+    assert not is_held(receiving)
+    os.close(receiving)
+    os.close(sending)
+    assert not is_held(receiving)
+
+
+def test_two_companions_in_one_process_keep_the_handler_for_each_other(model) -> None:
+    async def life() -> None:
+        touched = asyncio.Event()
+        first, second = FileLeases(lambda: None), FileLeases(touched.set)
+        assert first.open()
+        assert second.open()
+        gone = await asyncio.to_thread(prover(first.hold).prove, model)
+        kept = await asyncio.to_thread(prover(second.hold).prove, model)
+        gone.discard()
+        first.close()
+        with writer(model) as attacker:
+            await asyncio.wait_for(touched.wait(), 30)
+            kept.discard()
+            await asyncio.to_thread(attacker.stdout.readline)
+        second.close()
+
+    asyncio.run(life())
+    assert signal.getsignal(signal.SIGIO) == signal.SIG_DFL
+
+
+def test_the_whole_companion_stops_serving_before_the_writer_gets_in(world) -> None:
+    world.publish()
+
+    async def life() -> None:
+        steps = []
+        companion = Companion.open(
+            world.config(), state_dir=world.state, on_step=lambda step: steps.append(step.text)
+        )
+        async with companion:
+            assert any("held against writers" in text for text in steps)
+            pid = companion.status()["runtime"]["pid"]
+            stored = world.stored_models()[0]
+            stored.chmod(0o600)
+            with writer(stored) as attacker:
+                # By the time it is in, nothing that serves the old bytes is left.
+                assert await asyncio.to_thread(attacker.stdout.readline) == "in\n"
+                assert not psutil.pid_exists(pid)
+                assert companion.availability().reason is Reason.NOT_VERIFIED
+                assert companion.status()["runtime"] is None
+
+    asyncio.run(life())
+    assert world.wait_until_alone() == []

@@ -1,0 +1,126 @@
+"""What a killed companion and its killed keeper left: ended after proof, else left alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from companion_core.egress import LiveEgress, ProcessIdentity
+from companion_core.errors import CompanionError, Reason
+from companion_core.runtime.reclaim import reclaim, record
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX systems"),
+]
+
+EGRESS = LiveEgress()
+
+
+@pytest.fixture
+def stale():
+    """A runtime without a keeper, and a child of its own."""
+    code = "import os, time; os.fork(); print('up', flush=True); time.sleep(3600)"
+    with subprocess.Popen(
+        [sys.executable, "-IS", "-c", code], stdout=subprocess.PIPE, start_new_session=True
+    ) as process:
+        for _ in range(2):
+            process.stdout.readline()
+        yield process
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.fixture
+def place(tmp_path):
+    folder = tmp_path / "run"
+    (folder / "0badcafe").mkdir(parents=True)
+    (folder / "0badcafe" / "backend.sock").touch()
+    (folder / "control.sock").touch()
+    return tmp_path / "runtime.json", folder
+
+
+def identity(process) -> ProcessIdentity:
+    found = EGRESS.identify(process.pid)
+    assert found is not None
+    return found
+
+
+def test_a_proved_tree_is_ended_and_its_folder_removed(stale, place) -> None:
+    # covers: spawn_supervision/stale-reclaim
+    path, folder = place
+    record(path, [identity(stale)])
+    assert reclaim(path, folder, EGRESS) == 2
+    assert stale.wait(10) == -signal.SIGKILL
+    assert not path.exists()
+    assert [entry.name for entry in folder.iterdir()] == ["control.sock"]
+    assert reclaim(path, folder, EGRESS) == 0
+
+
+@pytest.mark.parametrize("change", [{"start_time": 1}, {"executable": "/usr/bin/other"}])
+def test_a_reused_number_is_left_alone(stale, place, change) -> None:
+    path, folder = place
+    record(path, [replace(identity(stale), **change)])
+    assert reclaim(path, folder, EGRESS) == 0
+    assert stale.poll() is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[]",
+        b'{"boot": 1}',
+        b'{"boot": "another boot", "processes": []}',
+        b"\xff",
+        b'{"boot": null, "processes": [[1, 2]]}',
+    ],
+)
+def test_a_record_that_proves_nothing_ends_nobody(stale, place, content) -> None:
+    path, folder = place
+    path.write_bytes(content)
+    path.chmod(0o600)
+    assert reclaim(path, folder, EGRESS) == 0
+    assert stale.poll() is None
+
+
+def test_a_record_of_another_boot_ends_nobody(stale, place) -> None:
+    path, folder = place
+    record(path, [identity(stale)])
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "boot": "before"}))
+    path.chmod(0o600)
+    assert reclaim(path, folder, EGRESS) == 0
+    assert stale.poll() is None
+
+
+def test_a_record_that_others_may_write_is_refused(stale, place) -> None:
+    path, folder = place
+    record(path, [identity(stale)])
+    path.chmod(0o666)
+    with pytest.raises(CompanionError) as caught:
+        reclaim(path, folder, EGRESS)
+    assert caught.value.reason is Reason.STATE_PATH_UNSAFE
+    assert stale.poll() is None
+
+
+class Deaf(LiveEgress):
+    """A machine on which nothing can be ended."""
+
+    def send_signal(self, identity, number) -> bool:
+        return True
+
+
+def test_what_does_not_end_is_said(stale, place) -> None:
+    path, folder = place
+    record(path, [identity(stale)])
+    with pytest.raises(CompanionError) as caught:
+        reclaim(path, folder, Deaf(), sleep=lambda _seconds: None)
+    assert caught.value.reason is Reason.STALE_RUNTIME
+    assert path.exists()
