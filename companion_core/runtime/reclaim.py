@@ -2,15 +2,18 @@
 
 The keeper ends its tree with the companion, whatever killed that; this is for a keeper that
 was killed too. A number alone proves nothing: the process must still be the one that was
-recorded, by its start time, its program, and the boot of this machine.
+recorded, by its start time, its program, and the boot of this machine; or carry the mark of
+that start, its private folder, as working folder and as home.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -30,12 +33,11 @@ _PAUSE_SECONDS: Final = 0.01
 _BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
-def record(path: Path, identities: Iterable[ProcessIdentity]) -> None:
+def record(path: Path, identities: Iterable[ProcessIdentity], folder: Path) -> None:
     """Write down who belongs to the running start; replaces what was there."""
     processes = [[each.pid, each.start_time, each.executable] for each in identities]
-    write_private(
-        path, json.dumps({"boot": _boot(), "processes": processes}).encode(), durable=False
-    )
+    content = {"boot": _boot(), "folder": str(folder), "processes": processes}
+    write_private(path, json.dumps(content).encode(), durable=False)
 
 
 def forget(path: Path) -> None:
@@ -58,8 +60,9 @@ def reclaim(
         EnvironmentUnavailable: `stale_runtime`, one of them does not end.
         Refused: `state_path_unsafe`.
     """
-    stale = [each for each in _recorded(path) if egress.identify(each.pid) == each]
-    below = {pid for each in stale for pid in descendants(each.pid)}
+    recorded, folder = _recorded(path)
+    stale = [each for each in recorded if egress.identify(each.pid) == each]
+    below = {pid for each in stale for pid in descendants(each.pid)} | _marked(folder)
     tree = {each.pid: each for each in stale}
     for pid in below:
         identity = egress.identify(pid)
@@ -68,34 +71,61 @@ def reclaim(
     for identity in tree.values():
         egress.send_signal(identity, signal.SIGKILL)
     attempts = int(_GONE_SECONDS / _PAUSE_SECONDS)
-    while any(egress.identify(pid) == identity for pid, identity in tree.items()):
+    while any(_lives(egress, identity) for identity in tree.values()):
         attempts -= 1
         if attempts < 0:
             raise EnvironmentUnavailable(Reason.STALE_RUNTIME)
         sleep(_PAUSE_SECONDS)
     forget(path)
-    for folder in run_dir.iterdir():
-        if folder.is_dir() and not folder.is_symlink():
-            shutil.rmtree(folder, ignore_errors=True)
+    for left in run_dir.iterdir():
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left, ignore_errors=True)
     return len(tree)
 
 
-def _recorded(path: Path) -> list[ProcessIdentity]:
+def _lives(egress: Egress, identity: ProcessIdentity) -> bool:
+    """Tell whether it is still there: one that is ending has lost its program already."""
+    seen = egress.identify(identity.pid)
+    return seen is not None and seen.start_time == identity.start_time
+
+
+def _marked(folder: str) -> set[int]:
+    """Return who works in the start's private folder and was told that it is its home.
+
+    Its random name is in no other process's environment. Only where the first is so is the
+    environment looked at.
+    """
+    if not folder or sys.platform != "linux":
+        return set()
+    home, found = os.fsencode(f"HOME={folder}"), set()
+    for entry in os.listdir("/proc"):  # noqa: PTH208 - names are all it takes
+        with contextlib.suppress(OSError):
+            if not entry.isdigit() or os.readlink(f"/proc/{entry}/cwd") != folder:  # noqa: PTH115 - as above
+                continue
+            if home in Path("/proc", entry, "environ").read_bytes().split(b"\0"):
+                found.add(int(entry))
+    return found
+
+
+def _recorded(path: Path) -> tuple[list[ProcessIdentity], str]:
     """Return what was recorded since this machine was started; what is malformed is nobody."""
     raw = read_private(path, _LIMIT_BYTES)
+    found: list[ProcessIdentity] = []
+    folder = ""
     if raw is None:
-        return []
-    found = []
+        return found, folder
     with contextlib.suppress(ValueError, KeyError, TypeError):
         content = json.loads(raw)
         if content["boot"] != _boot():
-            return []
+            return [], ""
+        if type(content["folder"]) is str:
+            folder = content["folder"]
         for pid, start_time, executable in content["processes"]:
             number = parse_pid(pid)
             known = type(start_time) in {int, float} and type(executable) is str
             if isinstance(number, int) and known:
                 found.append(ProcessIdentity(number, start_time, executable))
-    return found
+    return found, folder
 
 
 def _boot() -> str:

@@ -197,7 +197,7 @@ async def bring_up(
     try:
         async with asyncio.timeout(plan.start_deadline_seconds):
             identity = await run.kept.started(start, programs=confined.programs)
-            record(spec.record_path, run.kept.identities())
+            record(spec.record_path, run.kept.identities(), run.folder)
             serving = until_serving(egress, run.watched, plan, key=key, model=spec.model.files[0])
             await unless_exited(run.kept, serving)
     except TimeoutError as error:

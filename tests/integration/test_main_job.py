@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -10,6 +12,7 @@ import openai
 import pytest
 
 from companion_core.companion import Companion
+from companion_core.paths import InstancePaths
 
 pytestmark = pytest.mark.integration
 
@@ -179,3 +182,20 @@ def test_foreground_announces_and_ctrl_c_drains(world):
     assert up.returncode == 130
     assert "companion: interrupted: " in err.splitlines()[-1]
     assert world.wait_until_alone() == []
+
+
+def test_a_killed_companion_leaves_nothing_that_the_next_one_does_not_clear(world) -> None:
+    world.publish()
+    world.configure()
+    assert world.companion("up", "--detach").returncode == 0
+    status = world.status()
+    os.kill(status["pid"], signal.SIGKILL)
+    assert world.wait_until_alone() == []
+    assert world.companion("up", "--detach").returncode == 0
+    again = world.status()
+    assert again["available"]
+    assert again["runtime"]["pid"] != status["runtime"]["pid"]
+    run = InstancePaths(world.state).run_folder()
+    assert len([entry for entry in run.iterdir() if entry.is_dir()]) == 1
+    assert world.companion("down").returncode == 0
+    assert not InstancePaths(world.state).runtime_record.exists()

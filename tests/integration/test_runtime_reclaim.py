@@ -55,7 +55,7 @@ def identity(process) -> ProcessIdentity:
 def test_a_proved_tree_is_ended_and_its_folder_removed(stale, place) -> None:
     # covers: spawn_supervision/stale-reclaim
     path, folder = place
-    record(path, [identity(stale)])
+    record(path, [identity(stale)], folder / "0badcafe")
     assert reclaim(path, folder, EGRESS) == 2
     assert stale.wait(10) == -signal.SIGKILL
     assert not path.exists()
@@ -66,7 +66,7 @@ def test_a_proved_tree_is_ended_and_its_folder_removed(stale, place) -> None:
 @pytest.mark.parametrize("change", [{"start_time": 1}, {"executable": "/usr/bin/other"}])
 def test_a_reused_number_is_left_alone(stale, place, change) -> None:
     path, folder = place
-    record(path, [replace(identity(stale), **change)])
+    record(path, [replace(identity(stale), **change)], folder / "0badcafe")
     assert reclaim(path, folder, EGRESS) == 0
     assert stale.poll() is None
 
@@ -92,7 +92,7 @@ def test_a_record_that_proves_nothing_ends_nobody(stale, place, content) -> None
 
 def test_a_record_of_another_boot_ends_nobody(stale, place) -> None:
     path, folder = place
-    record(path, [identity(stale)])
+    record(path, [identity(stale)], folder / "0badcafe")
     content = json.loads(path.read_text())
     path.write_text(json.dumps({**content, "boot": "before"}))
     path.chmod(0o600)
@@ -102,7 +102,7 @@ def test_a_record_of_another_boot_ends_nobody(stale, place) -> None:
 
 def test_a_record_that_others_may_write_is_refused(stale, place) -> None:
     path, folder = place
-    record(path, [identity(stale)])
+    record(path, [identity(stale)], folder / "0badcafe")
     path.chmod(0o666)
     with pytest.raises(CompanionError) as caught:
         reclaim(path, folder, EGRESS)
@@ -119,7 +119,7 @@ class Deaf(LiveEgress):
 
 def test_what_does_not_end_is_said(stale, place) -> None:
     path, folder = place
-    record(path, [identity(stale)])
+    record(path, [identity(stale)], folder / "0badcafe")
     with pytest.raises(CompanionError) as caught:
         reclaim(path, folder, Deaf(), sleep=lambda _seconds: None)
     assert caught.value.reason is Reason.STALE_RUNTIME

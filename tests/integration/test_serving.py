@@ -102,6 +102,7 @@ HURTS = {
 
 @pytest.mark.parametrize("hurt", HURTS)
 def test_a_hurt_runtime_is_replaced_behind_the_same_address(llama, model, tier, hurt) -> None:
+    # covers: spawn_supervision/health-timeout
     async def life() -> None:
         serving = llama(tier=tier)
         async with serving_parts.serving_with(serving, model):
@@ -113,6 +114,23 @@ def test_a_hurt_runtime_is_replaced_behind_the_same_address(llama, model, tier, 
             assert (await serving_parts.chat(serving))[0] == 200
             assert not parts.alive(before)
             assert serving.upkeep.gave_up is None
+
+    asyncio.run(life())
+
+
+def test_health_is_asked_through_the_gateway_with_the_token(llama, model) -> None:
+    # covers: spawn_supervision/health-through-front-door
+    async def life() -> None:
+        serving = llama()
+        async with serving_parts.serving_with(serving, model):
+            before = serving.gateway.metrics_text()
+            assert (await serving.probe()).ok
+            assert serving.gateway.metrics_text() == before  # guarded, and not counted
+            serving._health._token = "x" * 43
+            assert not (await serving.probe()).ok
+            serving._health._token = serving_parts.TOKEN
+            await serving.gateway.close()
+            assert not (await serving.probe()).ok
 
     asyncio.run(life())
 
@@ -146,6 +164,7 @@ def test_one_that_computes_no_more_is_noticed_though_it_says_it_is_well(llama, m
 
 
 def test_over_its_ceiling_it_is_drained_started_smaller_and_then_refused(llama, model) -> None:
+    # covers: spawn_supervision/ram-ceiling
     async def life() -> None:
         serving = llama(context_length=1024)
         async with serving_parts.serving_with(serving, model):

@@ -18,6 +18,7 @@ import pytest
 from companion_core.decisions.isolation import Tier
 from companion_core.egress import LiveEgress
 from companion_core.runtime.isolation import probe_isolation
+from companion_core.runtime.reclaim import reclaim
 
 pytestmark = [
     pytest.mark.stress,
@@ -94,6 +95,29 @@ def test_a_killed_companion_takes_the_whole_tree_with_it(early, tier, require_re
             assert all(parts.alive(pid) for pid in pids)
             companion.send_signal(signal.SIGKILL)
         assert parts.wait_until(lambda: not any(map(parts.alive, pids)), seconds=2)
+
+
+def test_what_survives_a_killed_companion_and_its_killed_keeper_is_reclaimed() -> None:
+    with tempfile.TemporaryDirectory(prefix="cc-") as folder:
+        source = COMPANION.format(
+            parts=str(PARTS_FILE),
+            folder=folder,
+            behaviour="'stubborn', 'offspring'",
+            early=False,
+            tier="none",
+        )
+        with subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE) as companion:
+            keeper, *tree = (int(word) for word in companion.stdout.readline().split())
+            companion.send_signal(signal.SIGSTOP)  # or it would notice, and do it itself
+            os.kill(keeper, signal.SIGKILL)
+            companion.send_signal(signal.SIGKILL)
+        # The runtime dies with its keeper; what it forked has a session of its own and lives.
+        assert parts.wait_until(lambda: sum(map(parts.alive, tree)) == 1)
+        run = Path(folder, "run")
+        assert len(list(run.iterdir())) == 1
+        assert reclaim(Path(folder, "runtime.json"), run, LiveEgress()) == 1
+        assert not any(map(parts.alive, tree))
+        assert list(run.iterdir()) == []
 
 
 def test_a_runtime_that_ignores_sigterm_is_killed_with_its_offspring(machine) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from companion_core.decisions.resources import check_limits, evaluate_resources
+from companion_core.decisions.resources import check_limits, check_memory, evaluate_resources
 from companion_core.decisions.verdict import OK, refuse
 from companion_core.errors import Reason
 from companion_core.providers import ResourceLimits, ResourceObservation
@@ -31,6 +31,32 @@ def _with(value: Any, **changes: Any) -> Any:
 def test_within_the_ceilings() -> None:
     assert check_limits(LIMITS) is OK
     assert evaluate_resources(CALM, LIMITS) is OK
+
+
+@pytest.mark.parametrize(
+    ("needed", "free_ram", "free_vram", "reason"),
+    [
+        (1_000, 1_000, 0, Reason.OK),
+        (1_001, 1_000, 0, Reason.MEMORY_SHORT),
+        (1_001, 1_000, 1, Reason.OK),
+        (8_000, 9_000, 0, Reason.OK),
+        (8_001, 90_000, 0, Reason.RAM_OVER_LIMIT),
+        (12_000, 90_000, 90_000, Reason.OK),
+        (12_001, 90_000, 90_000, Reason.RAM_OVER_LIMIT),  # VRAM counts up to its ceiling
+        (-1, 1, 1, Reason.MALFORMED_OBSERVATION),
+        (1, None, 1, Reason.MALFORMED_OBSERVATION),
+        (1, 1, math.nan, Reason.MALFORMED_OBSERVATION),
+        (True, 1, 1, Reason.MALFORMED_OBSERVATION),
+    ],
+)
+def test_a_model_must_fit_before_it_is_loaded(needed, free_ram, free_vram, reason) -> None:
+    assert check_memory(needed, free_ram, free_vram, LIMITS).reason is reason
+    assert check_memory(1, 1, 1, None).reason is Reason.MALFORMED_LIMITS
+
+
+def test_without_a_vram_ceiling_all_that_is_free_counts() -> None:
+    limits = _with(LIMITS, max_vram_bytes=None)
+    assert check_memory(98_000, 0, 98_000, limits) is OK
 
 
 def test_equal_to_a_ceiling_is_within_it() -> None:

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from companion_core.providers import ProbeFailed, ProbeTarget
@@ -31,7 +33,7 @@ def machine(monkeypatch):
     """A machine of four cores whose processes the test describes."""
     processes: dict[int, probe_module._Reading] = {}
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
-    monkeypatch.setattr(probe_module, "_read_linux", processes.get)
+    monkeypatch.setattr(probe_module, "_read_linux", lambda pid, _files: processes.get(pid))
     monkeypatch.setattr(probe_module, "_read_elsewhere", processes.get)
     return processes
 
@@ -120,10 +122,26 @@ def test_ram_is_in_pages_of_this_machine(monkeypatch, page) -> None:
     # covers: resource_probe/page-size
     real = os.sysconf
     monkeypatch.setattr(os, "sysconf", lambda name: page if name == "SC_PAGE_SIZE" else real(name))
-    before = probe_module._read_linux(os.getpid())
+    before = probe_module._read_linux(os.getpid(), probe_module._StatFiles())
     assert before is not None
     assert before.ram_bytes % page == 0
     assert before.ram_bytes > 100 * page
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_files_of_processes_stay_open_as_long_as_they_are_asked_for() -> None:
+    me = psutil.Process()
+    before = me.num_fds()
+    probe = ProcessProbe(read_vram=lambda _pids: 0)
+    with subprocess.Popen(["/bin/sleep", "60"]) as other:
+        for _ in range(3):
+            probe.observe(ProbeTarget(pids=(me.pid, other.pid)))
+            assert me.num_fds() == before + 2
+        other.kill()
+    probe.observe(ProbeTarget(pids=(me.pid, other.pid)))  # it has ended: not read, not kept
+    assert me.num_fds() == before + 1
+    del probe
+    assert me.num_fds() == before
 
 
 def test_the_own_process_is_read_for_real() -> None:
@@ -179,7 +197,7 @@ class FakeNvml:
 
     def nvmlDeviceGetMemoryInfo(self, _device: int) -> SimpleNamespace:
         self._fail("nvmlDeviceGetMemoryInfo")
-        return SimpleNamespace(used=500)
+        return SimpleNamespace(used=500, free=40)
 
     def _fail(self, name: str) -> None:
         if name == self.fails:
@@ -228,7 +246,14 @@ def test_a_driver_that_does_not_answer_is_a_failed_probe(with_driver, fails) -> 
     assert nvml.open == 0
 
 
+def test_free_video_memory_is_that_of_all_devices(with_driver) -> None:
+    nvml = with_driver(FakeNvml())
+    assert probe_module.free_vram() == 80
+    assert nvml.open == 0
+
+
 def test_without_a_driver_there_is_no_vram(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(probe_module, "_NVIDIA_DEVICE", tmp_path / "none")
     assert probe_module._read_vram((7,)) == 0
+    assert probe_module.free_vram() == 0

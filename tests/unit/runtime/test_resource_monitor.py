@@ -150,3 +150,20 @@ def test_it_goes_on_by_itself_and_denies_once_stopped(monkeypatch) -> None:
     asyncio.run(life())
     assert monitor.verdict().reason is Reason.PROBE_FAILED
     assert monitor.latest is None
+
+
+def test_how_long_it_is_over_a_ceiling_of_memory_is_counted() -> None:
+    probe, clock = FakeProbe(observation(ram_bytes=101)), Clock()
+    monitor = ResourceMonitor(probe, lambda: (7,), LIMITS, clock=clock)
+
+    async def life() -> None:
+        assert monitor.over_memory_for() == 0
+        await monitor._observe()
+        clock.now += 3
+        await monitor._observe()
+        assert monitor.over_memory_for() == 3
+        probe.answer = observation(ram_bytes=100)
+        await monitor._observe()
+        assert monitor.over_memory_for() == 0
+
+    asyncio.run(life())
