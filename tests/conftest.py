@@ -2,27 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
 import pytest
-
-
-@pytest.fixture
-def require_real() -> Callable[[str, bool], None]:
-    """Skip, naming the real part that is missing; fail when every part is required."""
-
-    def require(part: str, present: bool) -> None:
-        if present:
-            return
-        if os.environ.get("COMPANION_REQUIRE_REAL") == "1":
-            pytest.fail(f"a real part is missing: {part}")
-        pytest.skip(f"a real part is missing: {part}")
-
-    return require
 
 
 @pytest.fixture
