@@ -6,13 +6,15 @@ A broker stands in the network namespace of a runtime that has neither Unix sock
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import socket
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from companion_core.providers import TcpChannel, UnixChannel
+
+if TYPE_CHECKING:  # a command that only asks the running companion does not load it
+    import asyncio
 
 __all__ = ["BackendChannel", "BrokeredChannel"]
 
@@ -28,6 +30,8 @@ class BrokeredChannel:
     """
 
     def __init__(self, line: socket.socket, listener: TcpChannel) -> None:
+        import asyncio  # noqa: PLC0415 - loaded on first use
+
         self.listener = listener
         self._line = line
         self._line.settimeout(0)
@@ -39,6 +43,8 @@ class BrokeredChannel:
         Raises:
             OSError: the runtime does not accept, or the broker is gone.
         """
+        import asyncio  # noqa: PLC0415 - as above
+
         taking = asyncio.ensure_future(self._take())
         try:
             return await asyncio.shield(taking)
@@ -52,6 +58,8 @@ class BrokeredChannel:
         self._line.close()
 
     async def _take(self) -> socket.socket:
+        import asyncio  # noqa: PLC0415 - as above
+
         loop = asyncio.get_running_loop()
         async with self._turn:
             if self._line.fileno() < 0:

@@ -104,7 +104,8 @@ class Upkeep:
 
     async def _exited_within(self, seconds: float) -> bool:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._kept.exited.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._kept.exited.wait()
         return self._kept.exited.is_set()
 
     async def _start_again(self, ending: Ending) -> Ending | None:

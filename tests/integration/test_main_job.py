@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import openai
 import pytest
@@ -199,3 +200,18 @@ def test_a_killed_companion_leaves_nothing_that_the_next_one_does_not_clear(worl
     assert len([entry for entry in run.iterdir() if entry.is_dir()]) == 1
     assert world.companion("down").returncode == 0
     assert not InstancePaths(world.state).runtime_record.exists()
+
+
+def test_the_examples_run_as_they_are(world):
+    examples = Path(__file__).resolve().parents[2] / "examples"
+    world.publish()
+    world.configure()
+    env = {**os.environ, "XDG_STATE_HOME": str(world.state)}
+    embedded = subprocess.run(
+        [sys.executable, examples / "embed.py", world.config_file],
+        env=env, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert "companion" in embedded.stdout, embedded.stderr
+    assert world.companion("up", "--detach").returncode == 0
+    asked = world.companion("exec", "--", sys.executable, str(examples / "ask.py"), "What are you?")
+    assert "companion" in asked.stdout, asked.stderr
