@@ -23,6 +23,7 @@ from companion_core.serving import Serving
 from companion_core.upkeep import Timing
 
 TOKEN = "t" * 43
+PUBLIC_KEY = "ed25519:11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="  # RFC 8032, section 7.1
 LIMITS = ResourceLimits(max_ram_bytes=2**40, max_vram_bytes=None, max_cpu_percent=100)
 QUICK = Timing(
     health_interval=0.1,
@@ -49,7 +50,7 @@ def make_serving(
     paths.prepare()
     config = parse_config(
         {
-            "manifest": {"url": "file:///m.json", "trusted_keys": ["ed25519:" + "A" * 43 + "="]},
+            "manifest": {"url": "file:///m.json", "trusted_keys": [PUBLIC_KEY]},
             "model": {"id": "tiny"},
             "gateway": {"requests_per_minute": 6000},
             "runtime": {"threads": 1, "context_length": 512, **runtime},
