@@ -132,7 +132,7 @@ class RuntimeConfig:
         varies="one less than the machine's cores, at most 4",
     )
     isolation: str = _key(
-        lambda value: value in {"best", "required"}, '"best" or "required"', "best"
+        lambda value: value in ("best", "required"), '"best" or "required"', "best"
     )
     unsafe_open_backend: bool = _key(_is_bool, "true or false", default=False)
     options: Mapping[str, str | int | float | bool] = field(
