@@ -28,6 +28,7 @@ from companion_core.clock import wall_now
 from companion_core.config import Config, load_config
 from companion_core.control import InstanceLock
 from companion_core.control_server import ControlServer
+from companion_core.deadline import start_call
 from companion_core.decisions.availability import evaluate_availability
 from companion_core.decisions.manifest import Manifest, ManifestModel
 from companion_core.decisions.verdict import Verdict, refuse
@@ -123,7 +124,7 @@ class Companion:
 
     async def __aenter__(self) -> Self:
         try:
-            await self._start()
+            await self._start_unless_stopped()
         except BaseException:
             await self._close()
             raise
@@ -152,7 +153,10 @@ class Companion:
         return self._token
 
     def request_stop(self, *, now: bool = False) -> None:
-        """Ask for a drain; with `now`, running answers are not waited for any longer."""
+        """Ask for a drain; with `now`, running answers are not waited for any longer.
+
+        During the start it gives the start up: `async with` raises `interrupted`.
+        """
         if now:
             self._stop_now.set()
         self._stop_requested.set()
@@ -195,6 +199,19 @@ class Companion:
 
     # --- the way up -----------------------------------------------------------------------
 
+    async def _start_unless_stopped(self) -> None:
+        starting = asyncio.ensure_future(self._start())
+        stopping = asyncio.ensure_future(self._stop_requested.wait())
+        try:
+            await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if starting.done():
+                return starting.result()
+        finally:
+            for task in (stopping, starting):
+                task.cancel()
+                await _outlast(task)
+        raise CompanionError(Reason.INTERRUPTED)
+
     async def _start(self) -> None:
         self._paths.prepare()
         lock = InstanceLock(self._paths.lock_file)
@@ -216,13 +233,14 @@ class Companion:
         }
         token = await self._open_keychain(authority)
         manifest = await self._in_worker(
-            lambda _cancelled: fetch_manifest(
+            lambda cancelled: fetch_manifest(
                 self._config.manifest.url,
                 egress=self._egress,
                 context=context,
                 trusted_keys=self._config.manifest.trusted_keys,
                 memory=ManifestMemory(self._paths.manifest_memory),
                 wall_now=wall_now(),
+                cancelled=cancelled,
             )
         )
         self._on_step(
@@ -276,7 +294,8 @@ class Companion:
                 download=runtime.chosen.download.provider.open,
                 progress=lambda done, total: self._on_step(Step("download", model.id, done, total)),
                 cancelled=cancelled,
-            )
+            ),
+            discard=VerifiedModel.close,
         )
         self._undo.callback(self._let_go_of_model, verified)
         self._model = verified
@@ -306,18 +325,8 @@ class Companion:
     async def _close(self) -> None:
         """Take the steps back, to the end even when the caller is cancelled again."""
         closing = asyncio.ensure_future(self._undo.aclose())
-        cancelled = False
-        while not closing.done():
-            try:
-                await asyncio.shield(closing)
-            except asyncio.CancelledError:
-                if closing.cancelled():
-                    raise
-                cancelled = True
-                self.request_stop(now=True)
+        await _outlast(closing, on_cancel=lambda: self.request_stop(now=True))
         closing.result()
-        if cancelled:
-            raise asyncio.CancelledError
 
     async def _drain(self, serving: Serving) -> None:
         drained = asyncio.ensure_future(serving.drain(DRAIN_SECONDS))
@@ -336,16 +345,29 @@ class Companion:
         self._model = None
         model.close()
 
-    async def _in_worker(self, function: Callable[[threading.Event], T]) -> T:
-        """Run blocking work; a cancellation is passed on to it and waits for its clean-up."""
+    async def _in_worker(
+        self,
+        function: Callable[[threading.Event], T],
+        *,
+        discard: Callable[[T], None] = lambda _result: None,
+    ) -> T:
+        """Run blocking work; a cancellation is passed on to it and waits for its clean-up.
+
+        Args:
+            function: given an event that is set when it should end early.
+            discard: takes a result that came when nobody waited for it any more.
+        """
         cancelled = threading.Event()
-        work = asyncio.ensure_future(asyncio.to_thread(function, cancelled))
+        # No executor: the loop would wait for its threads, and a plugin's may never end.
+        work = asyncio.wrap_future(start_call(function, cancelled))
         try:
             return await asyncio.shield(work)
         except asyncio.CancelledError:
             cancelled.set()
-            with contextlib.suppress(Exception):
-                await work
+            with contextlib.suppress(asyncio.CancelledError):
+                await _outlast(work)
+            if work.exception() is None:
+                discard(work.result())
             raise
 
     # --- what the control socket answers --------------------------------------------------
@@ -377,6 +399,26 @@ def _find_model(manifest: Manifest, model_id: str) -> ManifestModel:
 def _remove_if_empty(folder: Path) -> None:
     with contextlib.suppress(OSError):
         folder.rmdir()
+
+
+async def _outlast(
+    work: asyncio.Future[Any], *, on_cancel: Callable[[], None] = lambda: None
+) -> None:
+    """Wait until the work is over, however often the caller is cancelled meanwhile.
+
+    The cancellation is raised at the end; what the work raised stays with it.
+    """
+    cancelled = False
+    while not work.done():
+        try:
+            await asyncio.wait({work})
+        except asyncio.CancelledError:
+            cancelled = True
+            on_cancel()
+    if not work.cancelled():
+        work.exception()  # it was looked at
+    if cancelled:
+        raise asyncio.CancelledError
 
 
 async def _cancel(task: asyncio.Future[Any]) -> None:

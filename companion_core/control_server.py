@@ -12,13 +12,12 @@ import contextlib
 import json
 import os
 import socket
-import struct
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from companion_core.control import MAX_LINE
+from companion_core.control import MAX_LINE, peer_of
 from companion_core.egress import ProcessIdentity
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason
 from companion_core.paths import InstancePaths
@@ -47,9 +46,9 @@ class ControlServer:
                 Reason.CONTROL_UNAVAILABLE, "the control pipe of Windows is not written yet"
             )
         path = self._paths.run_folder() / "control.sock"
-        path.unlink(missing_ok=True)  # the lock is held: a socket there is a dead one
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
+            path.unlink(missing_ok=True)  # the lock is held: a socket there is a dead one
             listener.bind(str(path))
             path.chmod(0o600)
             self._server = await asyncio.start_unix_server(
@@ -77,7 +76,7 @@ class ControlServer:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            if _peer_uid(writer.get_extra_info("socket")) == os.geteuid():
+            if peer_of(writer.get_extra_info("socket"))[1] == os.geteuid():
                 line = await asyncio.wait_for(reader.readline(), READ_DEADLINE_SECONDS)
                 answer = await self._answer(line)
                 writer.write(json.dumps(answer).encode() + b"\n")
@@ -101,14 +100,3 @@ class ControlServer:
             return {"ok": True, **await handler(request)}
         except CompanionError as error:
             return {"ok": False, "reason": error.reason.value}
-
-
-def _peer_uid(connection: Any) -> int:
-    """Return the uid at the other end; -1 when the system does not tell."""
-    if sys.platform == "linux":
-        size = struct.calcsize("3i")
-        raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
-        return int(struct.unpack("3i", raw)[1])
-    # LOCAL_PEERCRED of macOS and the BSDs: struct xucred {version, uid, ngroups, groups[16]}.
-    raw = connection.getsockopt(0, 0x001, struct.calcsize("IIh16I"))
-    return int(struct.unpack_from("II", raw)[1]) if len(raw) >= struct.calcsize("II") else -1

@@ -146,6 +146,9 @@ class LiveEgress:
     def replace_process(self, argv: Sequence[str], env: Mapping[str, str]) -> NoReturn:
         """See `Egress`."""
         if os.name == "posix":
+            # Python ignores these; a program expects them as the system has them.
+            for name in ("SIGPIPE", "SIGXFSZ"):
+                signal.signal(getattr(signal, name), signal.SIG_DFL)
             os.execvpe(argv[0], list(argv), dict(env))  # noqa: S606 - the person's own command
         with subprocess.Popen(list(argv), env=dict(env)) as child:
             sys.exit(child.wait())

@@ -10,6 +10,7 @@ import contextlib
 import os
 import secrets
 import stat
+import sys
 from pathlib import Path
 
 from companion_core.errors import EnvironmentUnavailable, Reason, Refused
@@ -20,6 +21,7 @@ __all__ = [
     "open_to_others",
     "private_folder",
     "read_private",
+    "try_lock",
     "write_private",
 ]
 
@@ -148,3 +150,23 @@ def read_private(path: Path, limit: int) -> bytes | None:
     if len(data) > limit:
         raise Refused(Reason.STATE_PATH_UNSAFE)
     return data
+
+
+def try_lock(descriptor: int) -> bool:
+    """Take the lock of an open file, which ends with its last descriptor; False if it is held.
+
+    Raises:
+        OSError: the file system has no locks.
+    """
+    try:
+        if sys.platform == "win32":
+            import msvcrt  # noqa: PLC0415 - exists there only
+
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl  # noqa: PLC0415 - does not exist on Windows
+
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):  # what POSIX and Windows say of a held one
+        return False
+    return True

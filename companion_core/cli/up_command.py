@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from typing import IO, Any, Final
 
 import click
 
-from companion_core.cli import Settings, echo_result
-from companion_core.cli.foreground import harden_process, run_interruptible
+from companion_core.cli import Settings, echo_result, explain
+from companion_core.cli.foreground import (
+    harden_process,
+    run_interruptible,
+    stop_signals_interrupt,
+)
 from companion_core.cli.progress import StepPrinter
 from companion_core.cli.status_command import as_text
 from companion_core.companion import Companion, Step
 from companion_core.config import Config, load_config
-from companion_core.errors import CompanionError, Reason, error_for
+from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason, error_for
 
 MAX_LOG_BYTES: Final = 4 * 1024 * 1024
 
@@ -83,29 +89,18 @@ async def _serve(
         on_step=on_step,
     )
     interrupted_by = 0
-    started = False
-    task = asyncio.current_task()
 
     def on_interrupt(number: int, count: int) -> None:
         nonlocal interrupted_by
         interrupted_by = number
         companion.request_stop(now=count > 1)
-        if not started and task is not None and count == 1:
-            task.cancel()
 
     async def run() -> None:
-        nonlocal started
         async with companion:
-            started = True
             announce(companion)
             await companion.wait_for_stop_request()
 
-    try:
-        await run_interruptible(run(), on_interrupt=on_interrupt)
-    except asyncio.CancelledError:
-        if not interrupted_by:
-            raise
-        raise CompanionError(Reason.INTERRUPTED) from None
+    await run_interruptible(run(), on_interrupt=on_interrupt)
     if interrupted_by == signal.SIGINT:
         raise CompanionError(Reason.INTERRUPTED)
     return 0
@@ -135,14 +130,19 @@ def _serve_for_parent(settings: Settings, config: Config, descriptor: int) -> in
                 _serve(settings, config, lambda step: tell(step=dataclasses.asdict(step)), announce)
             )
         except CompanionError as error:
-            tell(error=error.reason.value, detail=error.detail)
-            raise
+            tell(error=error.reason.value, detail=explain(error))
+            raise error_for(error.reason) from None  # the detail is for the person, not the log
 
 
 def _detach(settings: Settings, model_id: str | None) -> dict[str, Any]:
     settings.paths.prepare()
     reading, writing = os.pipe()
-    with os.fdopen(reading, encoding="utf-8") as pipe, _open_log(settings) as log:
+    with (
+        os.fdopen(reading, encoding="utf-8") as pipe,
+        _open_log(settings) as log,
+        stop_signals_interrupt(),
+    ):
+        child = None
         try:
             arguments = ["up", "--announce-fd", str(writing)]
             if model_id is not None:
@@ -155,14 +155,20 @@ def _detach(settings: Settings, model_id: str | None) -> dict[str, Any]:
                 stderr=log,
                 pass_fds=[writing],
             )
-        finally:
             os.close(writing)
-        try:
             return _follow(pipe, StepPrinter(quiet=settings.quiet))
         except KeyboardInterrupt:
-            child.terminate()
-            child.wait()
+            if child is not None:
+                _interrupt(child)
             raise
+
+
+def _interrupt(child: subprocess.Popen[bytes]) -> None:
+    """Have the child give up its start; a further interrupt makes it stop at once."""
+    while child.poll() is None:
+        child.terminate()
+        with contextlib.suppress(KeyboardInterrupt):
+            child.wait()
 
 
 def _follow(pipe: IO[str], printer: StepPrinter) -> dict[str, Any]:
@@ -182,7 +188,10 @@ def _follow(pipe: IO[str], printer: StepPrinter) -> dict[str, Any]:
 def _open_log(settings: Settings) -> IO[bytes]:
     path = settings.paths.logs / "companion.log"
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
-    file = os.fdopen(os.open(path, flags, 0o600), "ab", buffering=0)
-    if os.fstat(file.fileno()).st_size > MAX_LOG_BYTES:
-        file.truncate(0)
+    try:
+        file = os.fdopen(os.open(path, flags, 0o600), "ab", buffering=0)
+        if os.fstat(file.fileno()).st_size > MAX_LOG_BYTES:
+            file.truncate(0)
+    except OSError as error:
+        raise EnvironmentUnavailable(Reason.DISK_UNAVAILABLE) from error
     return file

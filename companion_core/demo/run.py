@@ -72,7 +72,10 @@ async def run_demo(
         CompanionError: the step that refused, by its reason.
     """
     begun = time.monotonic()
-    folder = Path(tempfile.mkdtemp(prefix="companion-demo-"))
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="companion-demo-"))
+    except OSError as error:
+        raise EnvironmentUnavailable(Reason.DISK_UNAVAILABLE) from error
     try:
         authority = CertificateAuthority(folder)
         with (
