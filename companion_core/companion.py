@@ -317,6 +317,7 @@ class Companion:
         )
         self._undo.push_async_callback(self._drain, serving)
         watch = asyncio.create_task(serving.keep_running(model))
+        watch.add_done_callback(self._on_watch_end)
         self._undo.push_async_callback(_cancel, watch)
         self._on_step(Step("available", "a health check was answered through the gateway"))
 
@@ -334,6 +335,11 @@ class Companion:
         await asyncio.wait({drained, impatient}, return_when=asyncio.FIRST_COMPLETED)
         for task in (drained, impatient):
             await _cancel(task)
+
+    def _on_watch_end(self, watch: asyncio.Future[None]) -> None:
+        """Stop rather than serve unwatched; the way down raises what ended the watch."""
+        if not watch.cancelled():
+            self.request_stop()
 
     async def _clear_token(self, stored: LoopbackToken) -> None:
         self._token = None

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
+from companion_core.decisions.signatures import parse_public_key
 from companion_core.errors import Reason, UsageError
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
 MAX_CONFIG_BYTES: Final = 256 * 1024
 _IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+-]{0,127}\Z")
 _PLUGIN_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}\Z")
+_SINGLE: Final = "the single trusted one"
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 
 Check = Callable[[Any], bool]
@@ -68,7 +70,11 @@ def _is_url(value: Any) -> bool:
 
 
 def _is_keys(value: Any) -> bool:
-    return type(value) in {list, tuple} and bool(value) and all(type(k) is str for k in value)
+    return (
+        type(value) in {list, tuple}
+        and bool(value)
+        and all(parse_public_key(key) is not None for key in value)
+    )
 
 
 def _is_options(value: Any) -> bool:
@@ -77,8 +83,9 @@ def _is_options(value: Any) -> bool:
     )
 
 
-def _key(check: Check, rule: str, default: Any = dataclasses.MISSING) -> Any:
-    metadata = {"check": check, "rule": rule}
+def _key(check: Check, rule: str, default: Any = dataclasses.MISSING, *, varies: str = "") -> Any:
+    """Declare a key; `varies` says in words what a default is that depends on the machine."""
+    metadata = {"check": check, "rule": rule, "varies": varies}
     if default is dataclasses.MISSING:
         return field(metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -103,22 +110,38 @@ class ModelConfig:
 class RuntimeConfig:
     """[runtime]: which plugin plans the start, and of what."""
 
-    name: str | None = _key(_is_text(_PLUGIN_NAME), "the name of a runtime plugin", None)
+    name: str | None = _key(
+        _is_text(_PLUGIN_NAME), "the name of a runtime plugin", None, varies=_SINGLE
+    )
     binary: str | None = _key(
         lambda value: value == "embedded" or _is_absolute_path(value),
         'an absolute path, or "embedded"',
         None,
+        varies="the server inside the plugin, if its extra is installed",
     )
-    binary_sha256: str | None = _key(_is_text(_SHA256), "64 lower-case hex digits", None)
-    context_length: int | None = _key(_is_int(1, 10_000_000), "tokens, at least 1", None)
-    threads: int = _key(_is_int(1, 1024), "1 to 1024", max(1, min(4, (os.cpu_count() or 1) - 1)))
+    binary_sha256: str | None = _key(
+        _is_text(_SHA256), "64 lower-case hex digits", None, varies='needed, but for "embedded"'
+    )
+    context_length: int | None = _key(
+        _is_int(1, 10_000_000), "tokens, at least 1", None, varies="the model's own"
+    )
+    threads: int = _key(
+        _is_int(1, 1024),
+        "1 to 1024",
+        max(1, min(4, (os.cpu_count() or 1) - 1)),
+        varies="one less than the machine's cores, at most 4",
+    )
     isolation: str = _key(
         lambda value: value in {"best", "required"}, '"best" or "required"', "best"
     )
     unsafe_open_backend: bool = _key(_is_bool, "true or false", default=False)
     options: Mapping[str, str | int | float | bool] = field(
         default_factory=lambda: MappingProxyType({}),
-        metadata={"check": _is_options, "rule": "a table of texts, numbers and booleans"},
+        metadata={
+            "check": _is_options,
+            "rule": "a table of texts, numbers and booleans that the runtime's plugin documents",
+            "varies": "",
+        },
     )
 
 
@@ -126,7 +149,9 @@ class RuntimeConfig:
 class KeychainConfig:
     """[keychain]: which plugin keeps secrets; "memory" only when asked for by name."""
 
-    name: str | None = _key(_is_text(_PLUGIN_NAME), "the name of a keychain plugin", None)
+    name: str | None = _key(
+        _is_text(_PLUGIN_NAME), "the name of a keychain plugin", None, varies=_SINGLE
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,11 +177,9 @@ class LimitsConfig:
     """[limits]: ceilings for the runtime's whole process tree."""
 
     max_ram_bytes: int | None = _key(
-        _is_int(1, 2**62), "bytes; without it, three quarters of this machine's memory", None
+        _is_int(1, 2**62), "bytes", None, varies="three quarters of the machine's memory"
     )
-    max_vram_bytes: int | None = _key(
-        _is_int(1, 2**62), "bytes; without it, graphics memory has no ceiling", None
-    )
+    max_vram_bytes: int | None = _key(_is_int(1, 2**62), "bytes", None, varies="no ceiling")
     max_cpu_percent: float = _key(_is_number(0.001, 100), "of the whole machine, up to 100", 100.0)
 
 

@@ -1,16 +1,18 @@
 """Write the documentation that is drawn from tables in the code.
 
-python tools/write_docs.py            write docs/reasons.md, lifecycle.md and scenarios.md
+python tools/write_docs.py            write the pages of `PAGES`
 python tools/write_docs.py --check    change nothing; exit 1 when one of them is not current
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from companion_core.config import SECTIONS
 from companion_core.decisions.lifecycle import TRANSITIONS, Event, State, can_serve_inference
 from companion_core.errors import EXIT_CODES, REASONS
 
@@ -72,6 +74,37 @@ def lifecycle() -> Iterator[str]:
     )
 
 
+def configuration() -> Iterator[str]:
+    """Yield the lines of docs/configuration.md."""
+    yield "# Configuration"
+    yield ""
+    yield NOTE
+    yield ""
+    yield "TOML. A key that is not listed here is refused with its line and the nearest known one."
+    yield "Only `[manifest]` and `[model]` are needed; every other value has the default below."
+    for name, section in SECTIONS.items():
+        yield ""
+        yield f"## [{name}]"
+        yield ""
+        yield str(section.__doc__).partition(": ")[2].capitalize()
+        yield ""
+        yield from _table(
+            ("key", "value", "default"),
+            [
+                (f"`{known.name}`", known.metadata["rule"], _default(known))
+                for known in dataclasses.fields(section)
+            ],
+        )
+
+
+def _default(known: dataclasses.Field[object]) -> str:
+    if known.metadata["varies"]:
+        return str(known.metadata["varies"])
+    if known.default is not dataclasses.MISSING:
+        return "none" if known.default is None else f"`{json.dumps(known.default)}`"
+    return "none" if known.default_factory is not dataclasses.MISSING else "needed"
+
+
 def scenarios() -> Iterator[str]:
     """Yield the lines of docs/scenarios.md."""
     vectors = ROOT / "tests" / "vectors"
@@ -114,6 +147,7 @@ def scenarios() -> Iterator[str]:
 PAGES: dict[str, Callable[[], Iterator[str]]] = {
     "docs/reasons.md": reasons,
     "docs/lifecycle.md": lifecycle,
+    "docs/configuration.md": configuration,
     "docs/scenarios.md": scenarios,
 }
 

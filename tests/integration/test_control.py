@@ -88,7 +88,7 @@ def test_a_malformed_question_never_ends_the_server(paths, line):
 
 
 def test_another_uid_is_not_answered(paths, monkeypatch):
-    monkeypatch.setattr("companion_core.control_server._peer_uid", lambda _socket: 12345)
+    monkeypatch.setattr("companion_core.control_server.peer_of", lambda _socket: (0, 12345))
 
     def ask_status(running):
         with pytest.raises(EnvironmentUnavailable) as caught:

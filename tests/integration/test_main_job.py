@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import openai
 import pytest
@@ -179,3 +181,18 @@ def test_foreground_announces_and_ctrl_c_drains(world):
     assert up.returncode == 130
     assert "companion: interrupted: " in err.splitlines()[-1]
     assert world.wait_until_alone() == []
+
+
+def test_the_examples_run_as_they_are(world):
+    examples = Path(__file__).resolve().parents[2] / "examples"
+    world.publish()
+    world.configure()
+    env = {**os.environ, "XDG_STATE_HOME": str(world.state)}
+    embedded = subprocess.run(
+        [sys.executable, examples / "embed.py", world.config_file],
+        env=env, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert "companion" in embedded.stdout, embedded.stderr
+    assert world.companion("up", "--detach").returncode == 0
+    asked = world.companion("exec", "--", sys.executable, str(examples / "ask.py"), "What are you?")
+    assert "companion" in asked.stdout, asked.stderr

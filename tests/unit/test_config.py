@@ -9,16 +9,19 @@ from companion_core.errors import Reason, UsageError
 
 pytestmark = pytest.mark.unit
 
+# The public key of RFC 8032, section 7.1, test 2.
+KEY = "ed25519:PUAXw+hDiVqStwqnTRt+vJyYLM8uxJaMwM1V8Sr0Zgw="
+
 THREE_LINES = """\
 manifest.url = "https://models.example.org/companion/manifest.json"
-manifest.trusted_keys = ["ed25519:abc"]
+manifest.trusted_keys = ["ed25519:PUAXw+hDiVqStwqnTRt+vJyYLM8uxJaMwM1V8Sr0Zgw="]
 model.id = "tiny"
 """
 
 FULL = """\
 [manifest]
 url = "https://models.example.org/companion/manifest.json"
-trusted_keys = ["ed25519:abc"]
+trusted_keys = ["ed25519:PUAXw+hDiVqStwqnTRt+vJyYLM8uxJaMwM1V8Sr0Zgw="]
 
 [model]
 id = "qwen2.5-0.5b-instruct-q4"
@@ -70,7 +73,7 @@ def refusal(text: str) -> UsageError:
 def test_three_lines_are_enough_and_the_rest_is_safe():
     config = parse(THREE_LINES)
     assert config.model.id == "tiny"
-    assert config.manifest.trusted_keys == ("ed25519:abc",)
+    assert config.manifest.trusted_keys == (KEY,)
     assert config.runtime.unsafe_open_backend is False
     assert config.runtime.binary is None
     assert config.keychain.name is None
@@ -99,7 +102,9 @@ def test_every_documented_key_is_known():
         ("port = 0", "port = 70000", "gateway.port must be"),
         ("port = 0", 'port = "0"', "gateway.port must be"),
         ('url = "https://', 'url = "http://', "c.toml:2: manifest.url must be"),
-        ('["ed25519:abc"]', "[]", "manifest.trusted_keys must be"),
+        (f'["{KEY}"]', "[]", "manifest.trusted_keys must be"),
+        (KEY, "ed25519:abc", "manifest.trusted_keys must be"),
+        (KEY, "ed25519:AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "trusted_keys must be"),
         ('isolation = "best"', 'isolation = "none"', 'must be "best" or "required"'),
         ('binary = "/usr', 'binary = "usr', "runtime.binary must be an absolute path"),
         ("flash_attention = true", "flash_attention = [1]", "runtime.options must be"),

@@ -1,0 +1,27 @@
+"""What every test of the core and of the plugins may use."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import hypothesis
+import pytest
+
+# The machine may be busy: how long an example takes says nothing about the rule.
+hypothesis.settings.register_profile("companion", deadline=None)
+hypothesis.settings.load_profile("companion")
+
+
+@pytest.fixture
+def require_real() -> Callable[[str, bool], None]:
+    """Skip, naming the real part that is missing; fail when every part is required."""
+
+    def require(part: str, present: bool) -> None:
+        if present:
+            return
+        if os.environ.get("COMPANION_REQUIRE_REAL") == "1":
+            pytest.fail(f"a real part is missing: {part}")
+        pytest.skip(f"a real part is missing: {part}")
+
+    return require
