@@ -50,6 +50,8 @@ __all__ = ["Companion", "Step"]
 T = TypeVar("T")
 
 DRAIN_SECONDS: Final = 30.0
+# For work that was cancelled; what takes longer, a plugin that hangs, is left behind.
+CLEAN_UP_SECONDS: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -370,9 +372,10 @@ class Companion:
             return await asyncio.shield(work)
         except asyncio.CancelledError:
             cancelled.set()
+            clean_up = asyncio.ensure_future(asyncio.wait({work}, timeout=CLEAN_UP_SECONDS))
             with contextlib.suppress(asyncio.CancelledError):
-                await _outlast(work)
-            if work.exception() is None:
+                await _outlast(clean_up)
+            if work.done() and work.exception() is None:
                 discard(work.result())
             raise
 

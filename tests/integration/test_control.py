@@ -1,8 +1,11 @@
 import asyncio
+import contextlib
 import json
 import os
 import socket
 import stat
+import sys
+from dataclasses import replace
 
 import pytest
 
@@ -11,6 +14,7 @@ from companion_core.control_server import ControlServer
 from companion_core.egress import LiveEgress
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason, Refused
 from companion_core.paths import InstancePaths
+from companion_core.state_files import write_private
 
 pytestmark = pytest.mark.integration
 
@@ -20,6 +24,16 @@ def paths(tmp_path):
     paths = InstancePaths(tmp_path / "state")
     paths.prepare()
     return paths
+
+
+@contextlib.contextmanager
+def held(paths):
+    lock = InstanceLock(paths.lock_file)
+    lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def serve(paths, client):
@@ -40,7 +54,8 @@ def serve(paths, client):
         finally:
             await server.close()
 
-    return asyncio.run(run())
+    with held(paths):
+        return asyncio.run(run())
 
 
 def test_a_question_is_answered_and_nothing_is_left(paths):
@@ -106,9 +121,31 @@ def test_a_state_file_of_a_dead_or_other_process_is_not_believed(paths):
             json.dumps({"pid": pid, "start_time": start, "control_socket": "/x"})
         )
         paths.state_file.chmod(0o600)
-        assert find_running(paths, egress) is None
+        with held(paths):
+            assert find_running(paths, egress) is None
     paths.state_file.write_text("garbage")
     assert find_running(paths, egress) is None
+
+
+def test_a_state_file_whose_lock_is_free_is_not_believed(paths):
+    egress = LiveEgress()
+    me = egress.identify(os.getpid())
+    state = {"pid": me.pid, "start_time": me.start_time, "control_socket": "/x"}
+    write_private(paths.state_file, json.dumps(state).encode())
+    assert find_running(paths, egress) is None
+    with held(paths):
+        assert find_running(paths, egress) is not None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others do not tell the peer's pid")
+def test_a_socket_that_another_process_answers_is_not_believed(paths):
+    def ask_other(running):
+        other = replace(running, identity=replace(running.identity, pid=os.getppid()))
+        with pytest.raises(EnvironmentUnavailable) as caught:
+            ask(other, LiveEgress(), "status")
+        return caught.value.reason
+
+    assert serve(paths, ask_other) is Reason.CONTROL_UNAVAILABLE
 
 
 def test_nobody_behind_the_socket_is_said_in_time(paths):
@@ -117,6 +154,13 @@ def test_nobody_behind_the_socket_is_said_in_time(paths):
     with pytest.raises(CompanionError) as caught:
         ask(running, egress, "status")
     assert caught.value.reason is Reason.CONTROL_UNAVAILABLE
+
+
+def test_a_lock_that_cannot_be_had_is_the_disks_fault(paths):
+    paths.lock_file.mkdir()
+    with pytest.raises(EnvironmentUnavailable) as caught:
+        InstanceLock(paths.lock_file).acquire()
+    assert caught.value.reason is Reason.DISK_UNAVAILABLE
 
 
 def test_the_lock_is_held_once(paths):

@@ -2,12 +2,16 @@ import json
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import click
 import pytest
 
-from companion_core.cli import COMMANDS, main
+from companion_core.cli import COMMANDS, main, refuse
+from companion_core.cli.progress import StepPrinter
+from companion_core.companion import Step
 from companion_core.egress import RefusingEgress
+from companion_core.errors import PluginFault, Reason
 
 pytestmark = pytest.mark.unit
 
@@ -55,6 +59,11 @@ def test_token_of_nothing_exits_5_with_its_advice_last(tmp_path, capsys):
     assert last.startswith("companion: not_running: ")
 
 
+def test_exec_without_a_program_is_an_own_failure(capsys):
+    assert main(["exec"]) == 125
+    assert capsys.readouterr().err.splitlines()[-1].startswith("companion: usage: ")
+
+
 def test_exec_of_nothing_is_an_own_failure(tmp_path, capsys):
     assert main(["--state-dir", str(tmp_path), "exec", "--", "true"]) == 125
     assert "not_running" in capsys.readouterr().err
@@ -62,7 +71,7 @@ def test_exec_of_nothing_is_an_own_failure(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["nonsense"], ["status", "--nonsense"], ["--instance", "../x", "status"], ["exec"]],
+    [["nonsense"], ["status", "--nonsense"], ["--instance", "../x", "status"]],
 )
 def test_wrong_usage_exits_2(arguments, capsys):
     assert main(arguments) == 2
@@ -95,3 +104,38 @@ def test_a_shut_doorway_is_a_refusal_and_no_crash(tmp_path, capsys):
     state.chmod(0o600)
     assert main(["--state-dir", str(tmp_path), "status"], egress=RefusingEgress()) == 4
     assert "companion: egress_refused: " in capsys.readouterr().err
+
+
+def run(arguments, **streams):
+    return subprocess.run(
+        [sys.executable, "-m", "companion_core", *arguments],
+        stderr=subprocess.PIPE, text=True, timeout=60, check=False, **streams,
+    )  # fmt: skip
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full device")
+@pytest.mark.parametrize("mode", [[], ["--json"]], ids=["text", "json"])
+def test_output_that_the_disk_does_not_take_is_the_environments_fault(tmp_path, mode):
+    with Path("/dev/full").open("w") as full:
+        done = run(["--state-dir", str(tmp_path), "status", *mode], stdout=full)
+    assert done.returncode == 4
+    assert [line.split(": ")[1] for line in done.stderr.splitlines()] == ["disk_unavailable"]
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_closed_stream_is_no_fault(tmp_path, closed):
+    command = f'"{sys.executable}" -m companion_core --state-dir "{tmp_path}" token {closed}'
+    assert subprocess.run(["sh", "-c", command], check=False).returncode == 5
+
+
+def test_progress_of_a_closed_stderr_goes_nowhere(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    StepPrinter()(Step("download", "tiny", 1, 2))
+    StepPrinter()(Step("model", "tiny"))
+
+
+def test_a_plugin_at_fault_is_named(capsys):
+    assert refuse(PluginFault(Reason.PLUGIN_CALL_FAILED, "llamafile", "what it did")) == 3
+    first, last = capsys.readouterr().err.splitlines()
+    assert first == "companion: plugin llamafile: what it did"
+    assert last.startswith("companion: plugin_call_failed: ")
