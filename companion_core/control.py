@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import json
 import os
-import socket
-import struct
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from companion_core.egress import Egress, ProcessIdentity
 from companion_core.errors import EnvironmentUnavailable, Reason, error_for
 from companion_core.paths import InstancePaths
 from companion_core.state_files import read_private, try_lock
+
+if TYPE_CHECKING:
+    import socket
 
 __all__ = [
     "MAX_LINE",
@@ -159,6 +160,9 @@ def wait_until_gone(running: RunningInstance, egress: Egress, seconds: float) ->
 
 def peer_of(connection: socket.socket) -> tuple[int, int]:
     """Return pid and uid at the other end; 0 and -1 for what the system does not tell."""
+    import socket  # noqa: PLC0415 - who asks has it loaded
+    import struct  # noqa: PLC0415 - as above
+
     if sys.platform == "linux":
         size = struct.calcsize("3i")
         pid, uid, _ = struct.unpack(

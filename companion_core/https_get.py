@@ -118,9 +118,10 @@ def open_get(
     Raises:
         TransportFailed: for anything that went wrong on the way.
     """
-    connection = egress.connect_https(
-        url.host, url.port, context=context, timeout=min(CONNECT_SECONDS, idle_seconds)
-    )
+    with _translated():  # also a proxy's address that is none
+        connection = egress.connect_https(
+            url.host, url.port, context=context, timeout=min(CONNECT_SECONDS, idle_seconds)
+        )
     timer: threading.Timer | None = None
     try:
         with _translated():

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import re
 import stat
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -134,6 +132,9 @@ class InstancePaths:
 
     def run_folder(self) -> Path:
         """Return a private folder whose path is short enough to hold Unix sockets."""
+        import hashlib  # noqa: PLC0415 - a companion asks for this, commands do not
+        import tempfile  # noqa: PLC0415 - as above
+
         name = hashlib.sha256(os.fsencode(self.folder.absolute())).hexdigest()[:12]
         runtime_dir = os.environ.get("XDG_RUNTIME_DIR", "")
         candidates = [self.folder / "run"]

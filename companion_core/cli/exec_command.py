@@ -64,7 +64,11 @@ def become(settings: Settings, arguments: tuple[str, ...], env: Mapping[str, str
 def client_environment(env: Mapping[str, str], base_url: str, token: str) -> dict[str, str]:
     """Return `env` with the session in it and loopback kept from any proxy (I-17)."""
     changed = {**env, "OPENAI_BASE_URL": base_url, "OPENAI_API_KEY": token}
-    for name in ("NO_PROXY", "no_proxy"):
-        hosts = [host for host in env.get(name, "").split(",") if host.strip()]
+    for name, other in (("NO_PROXY", "no_proxy"), ("no_proxy", "NO_PROXY")):
+        # Programs read one of the two: a new one must not hide what the other says.
+        hosts = [host for host in env.get(name, env.get(other, "")).split(",") if host.strip()]
+        if hosts == ["*"]:  # no proxy for anything, as long as it stands alone
+            changed[name] = "*"
+            continue
         changed[name] = ",".join([*hosts, *(h for h in LOOPBACK_HOSTS if h not in hosts)])
     return changed

@@ -24,7 +24,7 @@ from companion_core.cli.foreground import (
 from companion_core.cli.progress import StepPrinter
 from companion_core.cli.status_command import as_text
 from companion_core.companion import Companion, Step
-from companion_core.config import Config, load_config
+from companion_core.config import Config, load_config, with_model
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason, error_for
 
 MAX_LOG_BYTES: Final = 4 * 1024 * 1024
@@ -69,9 +69,7 @@ def command(
 
 def _read_config(settings: Settings, model_id: str | None) -> Config:
     config = load_config(settings.config)
-    if model_id is None:
-        return config
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, id=model_id))
+    return config if model_id is None else with_model(config, model_id)
 
 
 async def _serve(

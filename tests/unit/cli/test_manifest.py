@@ -93,6 +93,13 @@ def test_an_http_address_is_exit_3(work: Path, shell: Shell) -> None:
     assert err.splitlines()[-1].startswith("companion: scheme_not_allowed: ")
 
 
+def test_an_http_source_is_exit_3(work: Path, shell: Shell) -> None:
+    shell("init", "pub", "--key-out", "key.pem")
+    code, _, err = shell("add", "pub", URL.replace("https:", "http:"), *ADD[3:])
+    assert code == 3
+    assert err.splitlines()[-1].startswith("companion: scheme_not_allowed: ")
+
+
 def test_what_is_not_there_is_exit_4(work: Path, shell: Shell) -> None:
     shell("init", "pub", "--key-out", "key.pem")
     key = "ed25519:11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="

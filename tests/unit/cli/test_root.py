@@ -9,6 +9,7 @@ import pytest
 
 from companion_core.cli import COMMANDS, main, refuse
 from companion_core.cli.progress import StepPrinter
+from companion_core.cli.status_command import as_text
 from companion_core.companion import Step
 from companion_core.egress import RefusingEgress
 from companion_core.errors import PluginFault, Reason
@@ -139,3 +140,37 @@ def test_a_plugin_at_fault_is_named(capsys):
     first, last = capsys.readouterr().err.splitlines()
     assert first == "companion: plugin llamafile: what it did"
     assert last.startswith("companion: plugin_call_failed: ")
+
+
+def test_the_text_of_a_status_has_every_fact_of_the_document():
+    status = {
+        "available": True, "reason": "ok", "lifecycle": "ready", "pid": 4711,
+        "started_at": "2026-01-01T00:00:00Z",
+        "gateway": {"url": "http://127.0.0.1:40123/v1"},
+        "runtime": {"name": "llamacpp", "pid": 4712, "channel": "unix"},
+        "model": {"id": "tiny", "verified": True},
+        "admission": {"in_flight": 1, "max_in_flight": 2, "queued": 3, "queue_bound": 16},
+        "resources": {"ram_bytes": 123_000_000, "vram_bytes": 456_000_000, "cpu_percent": 1.5},
+        "last_health_ok_seconds_ago": 1.25,
+        "plugins": {"keychain": "linux", "probe": "process"},
+    }  # fmt: skip
+    text = as_text(status)
+    for fact in (
+        "available", "ready", "4711", "2026-01-01T00:00:00Z", "http://127.0.0.1:40123/v1",
+        "llamacpp, pid 4712, unix", "tiny, verified", "1 of 2", "3 of 16", "123 MB", "456 MB",
+        "1.5 %", "1.2 s", "keychain linux", "probe process",
+    ):  # fmt: skip
+        assert fact in text
+    refused = as_text({**status, "available": False, "reason": "health_stale"})
+    assert refused.startswith("not available (health_stale)")
+
+
+def test_asking_for_the_status_loads_only_what_that_takes(tmp_path):
+    code = (
+        f"import sys; from companion_core.cli import main; main(['--state-dir', {str(tmp_path)!r},"
+        " 'status']); print([m for m in sys.modules if m in {'asyncio', 'hashlib', 'pluggy',"
+        " 'platformdirs', 'psutil', 'socket', 'ssl', 'subprocess', 'tempfile', 'tomllib',"
+        " 'companion_core.companion', 'companion_core.providers'}])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
