@@ -26,6 +26,7 @@ from companion_core.state_files import write_private
 __all__ = ["ControlServer"]
 
 READ_DEADLINE_SECONDS: Final = 5.0
+CLOSE_SECONDS: Final = 1.0
 
 Handler = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
 
@@ -38,6 +39,7 @@ class ControlServer:
         self._handlers = handlers
         self._server: asyncio.Server | None = None
         self._socket_path: Path | None = None
+        self._answering: set[asyncio.Task[Any]] = set()
 
     async def start(self, identity: ProcessIdentity) -> None:
         """Listen, and write the state file that leads commands here."""
@@ -66,15 +68,25 @@ class ControlServer:
         write_private(self._paths.state_file, json.dumps(state).encode())
 
     async def close(self) -> None:
-        """Stop listening and remove the socket and the state file."""
+        """Stop listening, let answers get out, and remove the socket and the state file."""
         if self._server is not None:
             self._server.close()
             self._server = None
+        if self._answering:
+            _, late = await asyncio.wait(self._answering, timeout=CLOSE_SECONDS)
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late)
         for path in (self._paths.state_file, self._socket_path):
             if path is not None:
                 path.unlink(missing_ok=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - a coroutine runs in one
+        self._answering.add(task)
+        task.add_done_callback(self._answering.discard)
         try:
             if peer_of(writer.get_extra_info("socket"))[1] == os.geteuid():
                 async with asyncio.timeout(READ_DEADLINE_SECONDS):

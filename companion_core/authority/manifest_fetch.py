@@ -41,6 +41,10 @@ BODY_SECONDS: Final = 20.0
 TOTAL_SECONDS: Final = 60.0
 MAX_MEMORY_BYTES: Final = 64 * 1024
 _OK: Final = 200
+_UNTRUSTED: Final = (
+    "the certificate of the manifest's host is not trusted; "
+    "network.extra_ca_file names a further authority"
+)
 
 
 class ManifestMemory:
@@ -164,7 +168,9 @@ def _fetch(
     try:
         return call_with_deadline(fetch, seconds=TOTAL_SECONDS, cancelled=cancelled)
     except (TransportFailed, TimeoutError) as error:
-        raise EnvironmentUnavailable(Reason.MANIFEST_UNAVAILABLE) from error
+        untrusted = isinstance(error, TransportFailed) and error.untrusted
+        detail = _UNTRUSTED if untrusted else ""
+        raise EnvironmentUnavailable(Reason.MANIFEST_UNAVAILABLE, detail) from error
 
 
 def _read_file(url: str) -> bytes:
@@ -188,7 +194,8 @@ def _download(url: HttpsUrl, egress: Egress, context: ssl.SSLContext) -> bytes:
     try:
         encoded = (answer.header("Content-Encoding") or "identity").strip().lower() != "identity"
         if answer.status != _OK or encoded:
-            raise EnvironmentUnavailable(Reason.MANIFEST_UNAVAILABLE)
+            detail = f"the manifest's host answered {answer.status}"
+            raise EnvironmentUnavailable(Reason.MANIFEST_UNAVAILABLE, detail)
         buffer = memoryview(bytearray(MAX_MANIFEST_BYTES + 1))
         received = 0
         while received < len(buffer) and (count := answer.readinto(buffer[received:])):

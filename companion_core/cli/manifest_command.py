@@ -41,6 +41,8 @@ def command() -> None:
 def init(folder: Path, key_file: Path, as_json: bool) -> None:
     """Start an empty draft in DIR and print the public key."""
     public_key = init_draft(folder, key_file)
+    if folder.resolve() in key_file.resolve().parents:
+        click.echo(f"companion: move {key_file} away before {folder} is published", err=True)
     echo_result({"ok": True, "public_key": public_key}, public_key, as_json=as_json)
 
 

@@ -102,6 +102,21 @@ def test_a_malformed_question_never_ends_the_server(paths, line):
     assert status == {"available": True}
 
 
+def test_closing_waits_for_nobody_who_says_nothing_and_leaves_no_connection(paths):
+    async def run():
+        server = ControlServer(paths, {})
+        await server.start(LiveEgress().identify(os.getpid()))
+        path = str(paths.run_folder() / "control.sock")
+        reader, writer = await asyncio.open_unix_connection(path)
+        await asyncio.sleep(0)
+        await server.close()
+        left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        writer.close()
+        return await reader.read(), left
+
+    assert asyncio.run(run()) == (b"", [])
+
+
 def test_another_uid_is_not_answered(paths, monkeypatch):
     monkeypatch.setattr("companion_core.control_server.peer_of", lambda _socket: (0, 12345))
 

@@ -61,6 +61,15 @@ def test_the_publishers_four_commands(work: Path, shell: Shell) -> None:
     assert shell("verify", "pub/manifest.json", "--trusted-key", key)[1].startswith("version 2")
 
 
+def test_a_key_in_the_folder_that_will_be_published_is_pointed_out(
+    work: Path, shell: Shell
+) -> None:
+    code, _, err = shell("init", "pub", "--key-out", "pub/key.pem")
+    assert code == 0
+    assert "pub/key.pem away" in err
+    assert shell("init", "other", "--key-out", "other.pem")[2] == ""
+
+
 def test_a_strangers_key_is_exit_3(work: Path, shell: Shell) -> None:
     shell("init", "pub", "--key-out", "key.pem")
     shell(*ADD)
