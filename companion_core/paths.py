@@ -77,6 +77,12 @@ class InstancePaths:
     instance: str = DEFAULT_INSTANCE
 
     def __post_init__(self) -> None:
+        try:
+            str(self.root).encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(
+                Reason.USAGE, "the state folder's path is no text; choose another with --state-dir"
+            ) from error
         if not _INSTANCE.match(self.instance):
             raise UsageError(
                 Reason.USAGE, "an instance name is a-z, 0-9, - and _, up to 32 characters"

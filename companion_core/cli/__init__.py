@@ -166,6 +166,9 @@ def main(arguments: list[str] | None = None, *, egress: Egress | None = None) ->
         result = cli.main(argv, prog_name="companion", standalone_mode=False, obj=settings)
     except click.exceptions.Exit as request:
         return request.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return _report(UsageError(Reason.USAGE), argv)
     except click.ClickException as error:
         return _report(UsageError(Reason.USAGE, error.format_message()), argv)
     except CompanionError as error:

@@ -52,19 +52,21 @@ def command(
     config = _read_config(settings, model_id)
     harden_process()
     if detach:
-        status = _detach(settings, model_id)
-        echo_result(status, as_text(status), as_json=as_json)
+        _announce(settings, _detach(settings, model_id), as_json=as_json)
         return 0
     if announce_fd is not None:
         return _serve_for_parent(settings, config, announce_fd)
     printer = StepPrinter(quiet=settings.quiet)
 
     def announce(companion: Companion) -> None:
-        status = companion.status()
-        if as_json or not settings.quiet:
-            echo_result(status, as_text(status), as_json=as_json)
+        _announce(settings, companion.status(), as_json=as_json)
 
     return asyncio.run(_serve(settings, config, printer, announce))
+
+
+def _announce(settings: Settings, status: dict[str, Any], *, as_json: bool) -> None:
+    if as_json or not settings.quiet:
+        echo_result(status, as_text(status), as_json=as_json)
 
 
 def _read_config(settings: Settings, model_id: str | None) -> Config:

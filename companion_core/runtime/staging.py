@@ -36,6 +36,9 @@ __all__ = ["ModelStore", "ProvedFile", "VerifiedModel"]
 
 Progress = Callable[[int, int], None]
 
+_Identity = tuple[int, int, int, int]
+_Proof = tuple[int, _Identity]  # the open descriptor, and what the file was while it was hashed
+
 _TEMPORARY_SUFFIX = ".part"
 _CREATE = (
     os.O_WRONLY
@@ -67,7 +70,7 @@ class ProvedFile(Evidence):
     size: int
     descriptor: int
     path: str
-    identity: tuple[int, int, int, int]
+    identity: _Identity
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,13 +187,12 @@ class ModelStore:
         path = self._folder / spec.sha256
         with _disk_errors(), lock_folder(self._folder, transfer.cancelled):
             self._sweep()
-            descriptor = self._reuse(path, spec, transfer)
-            if descriptor is None:
-                descriptor = self._fetch(path, spec, file.urls, transfer)
+            proof = self._reuse(path, spec, transfer)
+            if proof is None:
+                proof = self._fetch(path, spec, file.urls, transfer)
             else:
                 transfer.advance(spec.size)
-            identity = _identity(os.fstat(descriptor))
-        return ProvedFile(file.name, spec.sha256, spec.size, descriptor, str(path), identity)
+        return ProvedFile(file.name, spec.sha256, spec.size, proof[0], str(path), proof[1])
 
     def _sweep(self) -> None:
         """Remove what an earlier run left: under the lock nobody else writes here."""
@@ -198,8 +200,8 @@ class ModelStore:
             if name.startswith(".") and name.endswith(_TEMPORARY_SUFFIX):
                 (self._folder / name).unlink(missing_ok=True)
 
-    def _reuse(self, path: Path, spec: ModelSpec, transfer: Transfer) -> int | None:
-        """Return the descriptor of a stored file that still proves right, or remove it."""
+    def _reuse(self, path: Path, spec: ModelSpec, transfer: Transfer) -> _Proof | None:
+        """Return the proof of a stored file that still proves right, or remove it."""
         if not os.path.lexists(path):
             return None
         try:
@@ -208,7 +210,9 @@ class ModelStore:
             path.unlink()
             return None
 
-    def _fetch(self, path: Path, spec: ModelSpec, urls: Sequence[str], transfer: Transfer) -> int:
+    def _fetch(
+        self, path: Path, spec: ModelSpec, urls: Sequence[str], transfer: Transfer
+    ) -> _Proof:
         if shutil.disk_usage(self._folder).free < spec.size:
             raise EnvironmentUnavailable(Reason.DISK_UNAVAILABLE)
         temporary = self._folder / f".{spec.sha256}.{secrets.token_hex(8)}{_TEMPORARY_SUFFIX}"
@@ -218,17 +222,17 @@ class ModelStore:
                 receive(writer, spec, urls, transfer)
                 if os.name == "posix":
                     os.fchmod(writer, 0o400)
-                descriptor = _sync_and_prove(writer, temporary, spec, transfer.cancelled)
+                proof = _sync_and_prove(writer, temporary, spec, transfer.cancelled)
             finally:
                 os.close(writer)
-            return _name(temporary, path, descriptor, spec, transfer.cancelled)
+            return _name(temporary, path, proof, spec, transfer.cancelled)
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
 
 
-def _prove(path: Path, spec: ModelSpec, cancelled: threading.Event) -> int:
-    """Return an open descriptor of exactly the bytes that `spec` names.
+def _prove(path: Path, spec: ModelSpec, cancelled: threading.Event) -> _Proof:
+    """Return the proof of exactly the bytes that `spec` names.
 
     Raises:
         Refused: `state_path_unsafe`, `size_mismatch` or `digest_mismatch`; nothing is open.
@@ -238,6 +242,7 @@ def _prove(path: Path, spec: ModelSpec, cancelled: threading.Event) -> int:
     except OSError as error:
         raise Refused(Reason.STATE_PATH_UNSAFE) from error
     try:
+        identity = _identity(os.fstat(descriptor))
         reason = _judge(descriptor, spec, cancelled)
     except BaseException:
         os.close(descriptor)
@@ -245,7 +250,7 @@ def _prove(path: Path, spec: ModelSpec, cancelled: threading.Event) -> int:
     if reason is not Reason.OK:
         os.close(descriptor)
         raise error_for(reason)
-    return descriptor
+    return descriptor, identity
 
 
 def _judge(descriptor: int, spec: ModelSpec, cancelled: threading.Event) -> Reason:
@@ -274,7 +279,7 @@ def _hash(descriptor: int, spec: ModelSpec, cancelled: threading.Event) -> Verdi
     return accumulator.finalize()
 
 
-def _sync_and_prove(writer: int, path: Path, spec: ModelSpec, cancelled: threading.Event) -> int:
+def _sync_and_prove(writer: int, path: Path, spec: ModelSpec, cancelled: threading.Event) -> _Proof:
     """As `_prove`, while the disk takes what was written through `writer`."""
     failures: list[OSError] = []
 
@@ -287,34 +292,34 @@ def _sync_and_prove(writer: int, path: Path, spec: ModelSpec, cancelled: threadi
     thread = threading.Thread(target=sync, name="companion-fsync")
     thread.start()
     try:
-        descriptor = _prove(path, spec, cancelled)
+        proof = _prove(path, spec, cancelled)
     finally:
         thread.join()
     if failures:
-        os.close(descriptor)
+        os.close(proof[0])
         raise failures[0]
-    return descriptor
+    return proof
 
 
 def _name(
-    temporary: Path, path: Path, descriptor: int, spec: ModelSpec, cancelled: threading.Event
-) -> int:
-    """Give a proved file its name, durably, and return the descriptor that proves it."""
+    temporary: Path, path: Path, proof: _Proof, spec: ModelSpec, cancelled: threading.Event
+) -> _Proof:
+    """Give a proved file its name, durably, and return what proves it there."""
     if os.name != "posix":
         # An open file cannot be renamed there, so it is proved once more under its name.
-        os.close(descriptor)
+        os.close(proof[0])
         temporary.replace(path)
         return _prove(path, spec, cancelled)
     try:
         temporary.replace(path)
         fsync_folder(path.parent)
     except BaseException:
-        os.close(descriptor)
+        os.close(proof[0])
         raise
-    return descriptor
+    return proof
 
 
-def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
+def _identity(status: os.stat_result) -> _Identity:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 

@@ -70,3 +70,9 @@ def test_without_a_home_the_person_is_asked_for_a_folder(monkeypatch):
     with pytest.raises(UsageError) as caught:
         default_state_dir()
     assert "--state-dir" in caught.value.detail
+
+
+def test_a_path_that_is_no_text_is_refused_before_anything_is_made(tmp_path):
+    with pytest.raises(UsageError) as caught:
+        InstancePaths(tmp_path / os.fsdecode(b"latin-\xe9"))
+    assert "--state-dir" in caught.value.detail

@@ -174,3 +174,12 @@ def test_asking_for_the_status_loads_only_what_that_takes(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("arguments", [[], ["manifest"]])
+def test_without_a_command_the_help_is_shown(arguments, capsys):
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("Usage: companion")
+    assert err.splitlines()[-1].startswith("companion: usage: ")
