@@ -88,6 +88,7 @@ class Companion:
         self._started_at = datetime.fromtimestamp(wall_now(), UTC)
         self._stop_requested = asyncio.Event()
         self._stop_now = asyncio.Event()
+        self._closing: asyncio.Future[None] | None = None
         self._plugins: dict[str, str] = {}
         self._token: str | None = None
         self._model: VerifiedModel | None = None
@@ -130,6 +131,7 @@ class Companion:
         except BaseException:
             await self._close()
             raise
+        self._closing = asyncio.ensure_future(self._close_when_asked())
         return self
 
     async def __aexit__(
@@ -327,9 +329,16 @@ class Companion:
 
     async def _close(self) -> None:
         """Take the steps back, to the end even when the caller is cancelled again."""
-        closing = asyncio.ensure_future(self._undo.aclose())
-        await _outlast(closing, on_cancel=lambda: self.request_stop(now=True))
-        closing.result()
+        self.request_stop()
+        if self._closing is None:
+            self._closing = asyncio.ensure_future(self._undo.aclose())
+        await _outlast(self._closing, on_cancel=lambda: self.request_stop(now=True))
+        self._closing.result()
+
+    async def _close_when_asked(self) -> None:
+        """Also when the program around it pays no heed: `companion down` stops what it started."""
+        await self._stop_requested.wait()
+        await self._undo.aclose()
 
     async def _drain(self, serving: Serving) -> None:
         drained = asyncio.ensure_future(serving.drain(DRAIN_SECONDS))

@@ -21,6 +21,7 @@ from typing import Any, Final
 from companion_core.decisions.signatures import parse_public_key
 from companion_core.decisions.source import HttpsUrl, parse_https_url
 from companion_core.errors import Reason, UsageError
+from companion_core.state_files import open_to_others
 
 __all__ = [
     "Config",
@@ -232,6 +233,8 @@ def load_config(path: Path) -> Config:
     """
     try:
         with path.open("rb") as file:
+            if os.name == "posix" and open_to_others(os.fstat(file.fileno())):
+                raise _invalid(f"{path}: others can change it, and with it what is trusted")
             raw = file.read(MAX_CONFIG_BYTES + 1)
     except FileNotFoundError as error:
         raise _invalid(f"{path}: there is no such file; name one with --config") from error

@@ -33,6 +33,8 @@ __all__ = [
 
 MAX_LINE: Final = 64 * 1024
 MAX_STATE_FILE: Final = 4 * 1024
+# From letting go of the lock to the end of a process that did nothing but be a companion.
+EXIT_SECONDS: Final = 2.0
 
 
 class InstanceLock:
@@ -89,6 +91,7 @@ class RunningInstance:
 
     identity: ProcessIdentity
     control_socket: Path
+    lock_file: Path
 
 
 def find_running(paths: InstancePaths, egress: Egress) -> RunningInstance | None:
@@ -110,7 +113,7 @@ def find_running(paths: InstancePaths, egress: Egress) -> RunningInstance | None
     identity = egress.identify(pid)
     if identity is None or identity.start_time != start or not _is_held(paths.lock_file):
         return None
-    return RunningInstance(identity, Path(control))
+    return RunningInstance(identity, Path(control), paths.lock_file)
 
 
 def ask(running: RunningInstance, egress: Egress, op: str, **arguments: Any) -> dict[str, Any]:
@@ -147,15 +150,28 @@ def _known(reason: object) -> Reason:
 
 
 def wait_until_gone(running: RunningInstance, egress: Egress, seconds: float) -> bool:
-    """Wait until the companion has ended; False when it still runs after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while (seen := egress.identify(running.identity.pid)) is not None:
-        if seen.start_time != running.identity.start_time:
-            break
-        if time.monotonic() > deadline:
+    """Wait until the companion has ended; False when it still runs after `seconds`.
+
+    It has ended when its process has, or when it let go of its lock and the process goes on:
+    a product that embeds it.
+    """
+    released = time.monotonic()
+    deadline = released + seconds
+    while _is_alive(running, egress):
+        now = time.monotonic()
+        if _is_held(running.lock_file):
+            released = now
+        elif now - released > EXIT_SECONDS:
+            return True
+        if now > deadline:
             return False
         time.sleep(0.02)
     return True
+
+
+def _is_alive(running: RunningInstance, egress: Egress) -> bool:
+    seen = egress.identify(running.identity.pid)
+    return seen is not None and seen.start_time == running.identity.start_time
 
 
 def peer_of(connection: socket.socket) -> tuple[int, int]:

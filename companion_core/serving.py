@@ -26,7 +26,8 @@ from companion_core.runtime.supervisor import StartedBackend, StartSpec, Supervi
 
 __all__ = ["Serving"]
 
-HEALTH_START_SECONDS: Final = 60.0
+# A model of many gigabytes is read from a slow disk; a runtime that ends is seen at once.
+HEALTH_START_SECONDS: Final = 300.0
 HEALTH_INTERVAL_SECONDS: Final = 5.0
 FIRST_HEALTH_PAUSE_SECONDS: Final = 0.005
 LONGEST_HEALTH_PAUSE_SECONDS: Final = 0.25

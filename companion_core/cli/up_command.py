@@ -28,6 +28,8 @@ from companion_core.config import Config, load_config, with_model
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason, error_for
 
 MAX_LOG_BYTES: Final = 4 * 1024 * 1024
+# -P: nothing is imported from the working folder, which is the instance's.
+_SELF: Final = (sys.executable, "-P", "-m", "companion_core")
 
 
 @click.command("up")
@@ -148,7 +150,7 @@ def _detach(settings: Settings, model_id: str | None) -> dict[str, Any]:
             if model_id is not None:
                 arguments += ["--model", model_id]
             child = settings.egress.start_process(
-                [sys.executable, "-m", "companion_core", *settings.root_arguments(), *arguments],
+                [*_SELF, *settings.root_arguments(), *arguments],
                 env=os.environ,
                 cwd=str(settings.paths.folder),
                 stdout=log,

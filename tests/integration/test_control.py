@@ -170,7 +170,9 @@ def test_a_socket_that_another_process_answers_is_not_believed(paths):
 
 def test_nobody_behind_the_socket_is_said_in_time(paths):
     egress = LiveEgress()
-    running = RunningInstance(egress.identify(os.getpid()), paths.folder / "absent.sock")
+    running = RunningInstance(
+        egress.identify(os.getpid()), paths.folder / "absent.sock", paths.lock_file
+    )
     with pytest.raises(CompanionError) as caught:
         ask(running, egress, "status")
     assert caught.value.reason is Reason.CONTROL_UNAVAILABLE

@@ -2,7 +2,10 @@
 
 import json
 import os
+import re
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -55,3 +58,24 @@ def test_an_untrusted_certificate_is_named(world):
     assert up.returncode == 4
     assert "network.extra_ca_file" in up.stderr
     assert up.stderr.splitlines()[-1].startswith("companion: manifest_unavailable: ")
+
+
+def test_nothing_is_imported_from_its_working_folder(world):
+    world.publish()
+    world.configure()
+    folder = world.state / "instances" / "default"
+    folder.mkdir(parents=True, mode=0o700)
+    (folder / "click.py").write_text("raise SystemExit('imported')\n")
+    assert world.companion("up", "--detach").returncode == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="read in /proc")
+def test_it_is_hardened(world):
+    """I-18: owner-only files, no core dump."""
+    world.publish()
+    world.configure()
+    assert world.companion("up", "--detach").returncode == 0
+    process = Path("/proc") / str(world.status()["pid"])
+    assert "Umask:\t0077\n" in (process / "status").read_text()
+    core = re.search(r"Max core file size\s+(\S+)\s+(\S+)", (process / "limits").read_text())
+    assert core.groups() == ("0", "0")

@@ -1,3 +1,4 @@
+import os
 import tomllib
 
 import pytest
@@ -131,6 +132,19 @@ def test_a_mistake_in_a_dotted_key_has_its_line_too():
 def test_what_has_no_safe_default_must_be_there(missing):
     text = "\n".join(line for line in THREE_LINES.splitlines() if not line.startswith(missing))
     assert "missing" in refusal(text).detail
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there are no such modes")
+def test_a_file_that_others_can_change_is_not_believed(tmp_path):
+    path = tmp_path / "c.toml"
+    path.write_text(THREE_LINES)
+    path.chmod(0o644)
+    assert load_config(path).model.id == "tiny"
+    path.chmod(0o646)
+    with pytest.raises(UsageError) as caught:
+        load_config(path)
+    assert caught.value.reason is Reason.CONFIGURATION_INVALID
+    assert "others" in caught.value.detail
 
 
 def test_another_model_of_the_manifest_can_be_named_and_is_checked(tmp_path):

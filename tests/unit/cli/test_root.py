@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 from importlib import import_module
@@ -183,3 +184,10 @@ def test_without_a_command_the_help_is_shown(arguments, capsys):
     assert out == ""
     assert err.startswith("Usage: companion")
     assert err.splitlines()[-1].startswith("companion: usage: ")
+
+
+def test_the_readme_names_every_command():
+    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
+    table = readme[readme.index("## Commands") : readme.index("Exit codes:")]
+    for name in COMMANDS:
+        assert re.search(rf"[ `]{name}[ `]", table), name
