@@ -65,15 +65,28 @@ async def run_interruptible(
 
 
 @contextlib.contextmanager
-def stop_signals_interrupt() -> Iterator[None]:
-    """Let every stop signal arrive as `KeyboardInterrupt`, in code that blocks."""
+def stop_signals_interrupt() -> Iterator[Callable[[], None]]:
+    """Let every stop signal arrive as `KeyboardInterrupt`, in code that blocks.
+
+    What it yields is called when the outcome is final: for the moments that the program still
+    has, stop signals are then ignored, so that its exit code says what is.
+    """
+    final = False
 
     def interrupt(_number: int, _frame: object) -> None:
         raise KeyboardInterrupt
 
     before = {number: signal.signal(number, interrupt) for number in _stop_signals()}
+
+    def finish() -> None:
+        nonlocal final
+        for number in before:
+            signal.signal(number, signal.SIG_IGN)
+        final = True
+
     try:
-        yield
+        yield finish
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if not final:
+            for number, handler in before.items():
+                signal.signal(number, handler)

@@ -142,7 +142,7 @@ def _detach(settings: Settings, model_id: str | None) -> dict[str, Any]:
     with (
         os.fdopen(reading, encoding="utf-8") as pipe,
         _open_log(settings) as log,
-        stop_signals_interrupt(),
+        stop_signals_interrupt() as finish,
     ):
         child = None
         try:
@@ -158,11 +158,13 @@ def _detach(settings: Settings, model_id: str | None) -> dict[str, Any]:
                 pass_fds=[writing],
             )
             os.close(writing)
-            return _follow(pipe, StepPrinter(quiet=settings.quiet))
+            status = _follow(pipe, StepPrinter(quiet=settings.quiet))
+            finish()
         except KeyboardInterrupt:
             if child is not None:
                 _interrupt(child)
             raise
+    return status
 
 
 def _interrupt(child: subprocess.Popen[bytes]) -> None:

@@ -45,11 +45,15 @@ def starting(world, *arguments):
                 up.kill()
 
 
-def assert_nothing_is_left(world):
+def assert_nothing_runs(world):
     assert world.wait_until_alone() == []
     instance = world.state / "instances" / "default"
     assert not (instance / "state.json").exists()
     assert not (instance / "run").exists()
+
+
+def assert_nothing_is_left(world):
+    assert_nothing_runs(world)
     assert world.stored_models() == []
 
 
@@ -83,5 +87,21 @@ def test_a_closed_terminal_drains_what_runs(world):
         up.send_signal(signal.SIGHUP)
         up.communicate(timeout=DEADLINE_SECONDS)
     assert up.returncode == 0
-    assert world.wait_until_alone() == []
-    assert not (world.state / "instances" / "default" / "state.json").exists()
+    assert_nothing_runs(world)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_at_the_very_end_of_a_detached_start_changes_nothing_or_ends_it(world, number):
+    world.publish()
+    world.configure()
+    with starting(world, "--detach") as up:
+        for line in up.stderr:
+            if line.startswith("available"):
+                break
+        up.send_signal(number)
+        up.communicate(timeout=DEADLINE_SECONDS)
+    if up.returncode == 0:
+        assert world.status()["available"] is True
+    else:
+        assert up.returncode == 130
+        assert_nothing_runs(world)
