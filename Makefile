@@ -63,7 +63,7 @@ clean:
 
 $(VENV)/.made:
 	@test -n "$(PYTHON)" || { echo "companion needs Python 3.11 or newer; install it, or name it: make PYTHON=/path/to/python3"; exit 1; }
-	@$(PYTHON) -c '$(NEWEST)' || { echo "companion needs Python 3.11 or newer; $(PYTHON) is older: make PYTHON=/path/to/python3"; exit 1; }
+	@$(PYTHON) -c '$(NEWEST)' 2>/dev/null || { echo "companion needs Python 3.11 or newer; $(PYTHON) is none: make PYTHON=/path/to/python3"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "companion needs Python's venv module; on Debian: apt-get install python3-venv"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
@@ -71,7 +71,7 @@ $(VENV)/.made:
 $(VENV)/.demo: $(VENV)/.made constraints/run.txt pyproject.toml $(PLUGIN_FILES)
 	$(PIP) install --require-hashes -r constraints/run.txt
 	$(PIP) install --no-deps --no-build-isolation --editable .
-	$(PIP) install --no-deps --no-build-isolation --force-reinstall ./plugins/runtime_llamacpp
+	$(PIP) install --no-deps --no-build-isolation --force-reinstall $(addprefix ./,$(PLUGINS))
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.made constraints/dev.txt pyproject.toml $(PLUGIN_FILES)

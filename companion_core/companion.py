@@ -28,6 +28,7 @@ from companion_core.clock import wall_now
 from companion_core.config import Config, load_config
 from companion_core.control import InstanceLock
 from companion_core.control_server import ControlServer
+from companion_core.deadline import start_call
 from companion_core.decisions.availability import evaluate_availability
 from companion_core.decisions.manifest import Manifest, ManifestModel
 from companion_core.decisions.verdict import Verdict, refuse
@@ -51,6 +52,8 @@ __all__ = ["Companion", "Step"]
 T = TypeVar("T")
 
 DRAIN_SECONDS: Final = 30.0
+# For work that was cancelled; what takes longer, a plugin that hangs, is left behind.
+CLEAN_UP_SECONDS: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,7 @@ class Companion:
         self._started_at = datetime.fromtimestamp(wall_now(), UTC)
         self._stop_requested = asyncio.Event()
         self._stop_now = asyncio.Event()
+        self._closing: asyncio.Future[None] | None = None
         self._plugins: dict[str, str] = {}
         self._token: str | None = None
         self._model: VerifiedModel | None = None
@@ -127,10 +131,11 @@ class Companion:
 
     async def __aenter__(self) -> Self:
         try:
-            await self._start()
+            await self._start_unless_stopped()
         except BaseException:
             await self._close()
             raise
+        self._closing = asyncio.ensure_future(self._close_when_asked())
         return self
 
     async def __aexit__(
@@ -156,7 +161,10 @@ class Companion:
         return self._token
 
     def request_stop(self, *, now: bool = False) -> None:
-        """Ask for a drain; with `now`, running answers are not waited for any longer."""
+        """Ask for a drain; with `now`, running answers are not waited for any longer.
+
+        During the start it gives the start up: `async with` raises `interrupted`.
+        """
         if now:
             self._stop_now.set()
         self._stop_requested.set()
@@ -200,6 +208,19 @@ class Companion:
 
     # --- the way up -----------------------------------------------------------------------
 
+    async def _start_unless_stopped(self) -> None:
+        starting = asyncio.ensure_future(self._start())
+        stopping = asyncio.ensure_future(self._stop_requested.wait())
+        try:
+            await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if starting.done():
+                return starting.result()
+        finally:
+            for task in (stopping, starting):
+                task.cancel()
+                await _outlast(task)
+        raise CompanionError(Reason.INTERRUPTED)
+
     async def _start(self) -> None:
         self._paths.prepare()
         lock = InstanceLock(self._paths.lock_file)
@@ -222,13 +243,14 @@ class Companion:
         }
         token = await self._open_keychain(authority)
         manifest = await self._in_worker(
-            lambda _cancelled: fetch_manifest(
+            lambda cancelled: fetch_manifest(
                 self._config.manifest.url,
                 egress=self._egress,
                 context=context,
                 trusted_keys=self._config.manifest.trusted_keys,
                 memory=ManifestMemory(self._paths.manifest_memory),
                 wall_now=wall_now(),
+                cancelled=cancelled,
             )
         )
         self._on_step(
@@ -321,6 +343,7 @@ class Companion:
         )
         self._undo.push_async_callback(self._drain, serving)
         self._watch = asyncio.create_task(serving.upkeep.run())
+        self._watch.add_done_callback(self._on_watch_end)
         self._undo.push_async_callback(_cancel, self._watch)
         self._on_step(Step("available", "a health check was answered through the gateway"))
 
@@ -328,19 +351,16 @@ class Companion:
 
     async def _close(self) -> None:
         """Take the steps back, to the end even when the caller is cancelled again."""
-        closing = asyncio.ensure_future(self._undo.aclose())
-        cancelled = False
-        while not closing.done():
-            try:
-                await asyncio.shield(closing)
-            except asyncio.CancelledError:
-                if closing.cancelled():
-                    raise
-                cancelled = True
-                self.request_stop(now=True)
-        closing.result()
-        if cancelled:
-            raise asyncio.CancelledError
+        self.request_stop()
+        if self._closing is None:
+            self._closing = asyncio.ensure_future(self._undo.aclose())
+        await _outlast(self._closing, on_cancel=lambda: self.request_stop(now=True))
+        self._closing.result()
+
+    async def _close_when_asked(self) -> None:
+        """Also when the program around it pays no heed: `companion down` stops what it started."""
+        await self._stop_requested.wait()
+        await self._undo.aclose()
 
     async def _drain(self, serving: Serving) -> None:
         drained = asyncio.ensure_future(serving.drain(DRAIN_SECONDS))
@@ -348,6 +368,11 @@ class Companion:
         await asyncio.wait({drained, impatient}, return_when=asyncio.FIRST_COMPLETED)
         for task in (drained, impatient):
             await _cancel(task)
+
+    def _on_watch_end(self, watch: asyncio.Future[None]) -> None:
+        """Stop rather than serve unwatched; the way down raises what ended the watch."""
+        if not watch.cancelled():
+            self.request_stop()
 
     async def _clear_token(self, stored: LoopbackToken) -> None:
         self._token = None
@@ -383,16 +408,22 @@ class Companion:
     ) -> T:
         """Run blocking work; a cancellation is passed on to it and waits for its clean-up.
 
-        `discard` gets a result that came too late to be returned.
+        Args:
+            function: given an event that is set when it should end early.
+            discard: takes a result that came when nobody waited for it any more.
         """
         cancelled = threading.Event()
-        work = asyncio.ensure_future(asyncio.to_thread(function, cancelled))
+        # No executor: the loop would wait for its threads, and a plugin's may never end.
+        work = asyncio.wrap_future(start_call(function, cancelled))
         try:
             return await asyncio.shield(work)
         except asyncio.CancelledError:
             cancelled.set()
-            with contextlib.suppress(Exception):
-                discard(await work)
+            clean_up = asyncio.ensure_future(asyncio.wait({work}, timeout=CLEAN_UP_SECONDS))
+            with contextlib.suppress(asyncio.CancelledError):
+                await _outlast(clean_up)
+            if work.done() and work.exception() is None:
+                discard(work.result())
             raise
 
     # --- what the control socket answers --------------------------------------------------
@@ -424,6 +455,26 @@ def _find_model(manifest: Manifest, model_id: str) -> ManifestModel:
 def _remove_if_empty(folder: Path) -> None:
     with contextlib.suppress(OSError):
         folder.rmdir()
+
+
+async def _outlast(
+    work: asyncio.Future[Any], *, on_cancel: Callable[[], None] = lambda: None
+) -> None:
+    """Wait until the work is over, however often the caller is cancelled meanwhile.
+
+    The cancellation is raised at the end; what the work raised stays with it.
+    """
+    cancelled = False
+    while not work.done():
+        try:
+            await asyncio.wait({work})
+        except asyncio.CancelledError:
+            cancelled = True
+            on_cancel()
+    if not work.cancelled():
+        work.exception()  # it was looked at
+    if cancelled:
+        raise asyncio.CancelledError
 
 
 async def _cancel(task: asyncio.Future[Any]) -> None:

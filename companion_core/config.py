@@ -19,7 +19,9 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from companion_core.decisions.signatures import parse_public_key
+from companion_core.decisions.source import HttpsUrl, parse_https_url
 from companion_core.errors import Reason, UsageError
+from companion_core.state_files import open_to_others
 
 __all__ = [
     "Config",
@@ -32,6 +34,7 @@ __all__ = [
     "RuntimeConfig",
     "load_config",
     "parse_config",
+    "with_model",
 ]
 
 MAX_CONFIG_BYTES: Final = 256 * 1024
@@ -66,7 +69,9 @@ def _is_absolute_path(value: Any) -> bool:
 
 
 def _is_url(value: Any) -> bool:
-    return type(value) is str and value.startswith(("https://", "file:///")) and value.isascii()
+    if type(value) is str and value.startswith("file:///"):
+        return value.isascii() and "\0" not in value
+    return isinstance(parse_https_url(value), HttpsUrl)
 
 
 def _is_keys(value: Any) -> bool:
@@ -132,7 +137,7 @@ class RuntimeConfig:
         varies="one less than the machine's cores, at most 4",
     )
     isolation: str = _key(
-        lambda value: value in ("best", "required"), '"best" or "required"', "best"
+        _is_text(re.compile(r"best\Z|required\Z")), '"best" or "required"', "best"
     )
     unsafe_open_backend: bool = _key(_is_bool, "true or false", default=False)
     options: Mapping[str, str | int | float | bool] = field(
@@ -209,6 +214,17 @@ SECTIONS: Final[Mapping[str, type[Any]]] = MappingProxyType(
 )
 
 
+def with_model(config: Config, model_id: str) -> Config:
+    """Return the configuration for another model of the manifest.
+
+    Raises:
+        UsageError: `usage` when that is no id.
+    """
+    if _IDENTIFIER.match(model_id) is None:
+        raise UsageError(Reason.USAGE, "--model is the id of a model in the manifest")
+    return dataclasses.replace(config, model=ModelConfig(id=model_id))
+
+
 def load_config(path: Path) -> Config:
     """Read and check a configuration file.
 
@@ -217,6 +233,8 @@ def load_config(path: Path) -> Config:
     """
     try:
         with path.open("rb") as file:
+            if os.name == "posix" and open_to_others(os.fstat(file.fileno())):
+                raise _invalid(f"{path}: others can change it, and with it what is trusted")
             raw = file.read(MAX_CONFIG_BYTES + 1)
     except FileNotFoundError as error:
         raise _invalid(f"{path}: there is no such file; name one with --config") from error
@@ -231,6 +249,8 @@ def load_config(path: Path) -> Config:
         raise _invalid(f"{path}: not UTF-8 text") from error
     except tomllib.TOMLDecodeError as error:
         raise _invalid(f"{path}: {error}") from error
+    except RecursionError as error:
+        raise _invalid(f"{path}: nested too deeply") from error
     return parse_config(document, source=str(path), text=text)
 
 

@@ -11,12 +11,15 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from companion_core.egress import Egress, ProcessIdentity
 from companion_core.errors import EnvironmentUnavailable, Reason, error_for
 from companion_core.paths import InstancePaths
-from companion_core.state_files import read_private
+from companion_core.state_files import read_private, try_lock
+
+if TYPE_CHECKING:
+    import socket
 
 __all__ = [
     "MAX_LINE",
@@ -24,11 +27,14 @@ __all__ = [
     "RunningInstance",
     "ask",
     "find_running",
+    "peer_of",
     "wait_until_gone",
 ]
 
 MAX_LINE: Final = 64 * 1024
 MAX_STATE_FILE: Final = 4 * 1024
+# From letting go of the lock to the end of a process that did nothing but be a companion.
+EXIT_SECONDS: Final = 2.0
 
 
 class InstanceLock:
@@ -42,15 +48,21 @@ class InstanceLock:
         """Take the lock.
 
         Raises:
-            EnvironmentUnavailable: `already_running`.
+            EnvironmentUnavailable: `already_running`, `disk_unavailable`.
         """
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
-        descriptor = os.open(self._path, flags, 0o600)
         try:
-            _lock(descriptor)
+            descriptor = os.open(self._path, flags, 0o600)
+            try:
+                free = try_lock(descriptor)
+            except OSError:
+                os.close(descriptor)
+                raise
         except OSError as error:
+            raise EnvironmentUnavailable(Reason.DISK_UNAVAILABLE) from error
+        if not free:
             os.close(descriptor)
-            raise EnvironmentUnavailable(Reason.ALREADY_RUNNING) from error
+            raise EnvironmentUnavailable(Reason.ALREADY_RUNNING)
         self._descriptor = descriptor
 
     def release(self) -> None:
@@ -60,29 +72,33 @@ class InstanceLock:
             self._descriptor = None
 
 
-def _lock(descriptor: int) -> None:
-    if sys.platform == "win32":
-        import msvcrt  # noqa: PLC0415 - exists there only
-
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-    else:
-        import fcntl  # noqa: PLC0415 - does not exist on Windows
-
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+def _is_held(path: Path) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+    except OSError:
+        return False
+    try:
+        return not try_lock(descriptor)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
 
 
 @dataclass(frozen=True, slots=True)
 class RunningInstance:
-    """A companion that was found running: proved by pid, start time and control socket."""
+    """A companion that was found running: proved by pid, start time and lock (I-08)."""
 
     identity: ProcessIdentity
     control_socket: Path
+    lock_file: Path
 
 
 def find_running(paths: InstancePaths, egress: Egress) -> RunningInstance | None:
     """Return the running companion of this state folder, or None.
 
-    The state file alone proves nothing: its process must still be the one that wrote it.
+    The state file alone proves nothing: its process must still be the one that wrote it, and
+    the lock must be held.
     """
     raw = read_private(paths.state_file, MAX_STATE_FILE)
     if raw is None:
@@ -95,9 +111,9 @@ def find_running(paths: InstancePaths, egress: Egress) -> RunningInstance | None
     if type(pid) is not int or type(start) not in {int, float} or type(control) is not str:
         return None
     identity = egress.identify(pid)
-    if identity is None or identity.start_time != start:
+    if identity is None or identity.start_time != start or not _is_held(paths.lock_file):
         return None
-    return RunningInstance(identity, Path(control))
+    return RunningInstance(identity, Path(control), paths.lock_file)
 
 
 def ask(running: RunningInstance, egress: Egress, op: str, **arguments: Any) -> dict[str, Any]:
@@ -112,6 +128,8 @@ def ask(running: RunningInstance, egress: Egress, op: str, **arguments: Any) -> 
             egress.connect_control(running.control_socket) as client,
             client.makefile("rb") as file,
         ):
+            if peer_of(client) not in {(running.identity.pid, os.geteuid()), (0, os.geteuid())}:
+                raise EnvironmentUnavailable(Reason.CONTROL_UNAVAILABLE)
             client.sendall(line)
             raw = file.readline(MAX_LINE)
         answer = json.loads(raw)
@@ -132,10 +150,42 @@ def _known(reason: object) -> Reason:
 
 
 def wait_until_gone(running: RunningInstance, egress: Egress, seconds: float) -> bool:
-    """Wait until the companion has ended; False when it still runs after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while egress.identify(running.identity.pid) == running.identity:
-        if time.monotonic() > deadline:
+    """Wait until the companion has ended; False when it still runs after `seconds`.
+
+    It has ended when its process has, or when it let go of its lock and the process goes on:
+    a product that embeds it.
+    """
+    released = time.monotonic()
+    deadline = released + seconds
+    while _is_alive(running, egress):
+        now = time.monotonic()
+        if _is_held(running.lock_file):
+            released = now
+        elif now - released > EXIT_SECONDS:
+            return True
+        if now > deadline:
             return False
         time.sleep(0.02)
     return True
+
+
+def _is_alive(running: RunningInstance, egress: Egress) -> bool:
+    seen = egress.identify(running.identity.pid)
+    return seen is not None and seen.start_time == running.identity.start_time
+
+
+def peer_of(connection: socket.socket) -> tuple[int, int]:
+    """Return pid and uid at the other end; 0 and -1 for what the system does not tell."""
+    import socket  # noqa: PLC0415 - who asks has it loaded
+    import struct  # noqa: PLC0415 - as above
+
+    if sys.platform == "linux":
+        size = struct.calcsize("3i")
+        pid, uid, _ = struct.unpack(
+            "3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+        )
+        return pid, uid
+    # LOCAL_PEERCRED of macOS and the BSDs: struct xucred {version, uid, ngroups, groups[16]}.
+    raw = connection.getsockopt(0, 0x001, struct.calcsize("IIh16I"))
+    uid = struct.unpack_from("II", raw)[1] if len(raw) >= struct.calcsize("II") else -1
+    return 0, uid

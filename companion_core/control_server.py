@@ -12,13 +12,12 @@ import contextlib
 import json
 import os
 import socket
-import struct
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from companion_core.control import MAX_LINE
+from companion_core.control import MAX_LINE, peer_of
 from companion_core.egress import ProcessIdentity
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason
 from companion_core.paths import InstancePaths
@@ -27,6 +26,9 @@ from companion_core.state_files import write_private
 __all__ = ["ControlServer"]
 
 READ_DEADLINE_SECONDS: Final = 5.0
+WRITE_DEADLINE_SECONDS: Final = 5.0
+CLOSE_SECONDS: Final = 1.0
+PAUSE_SECONDS: Final = 0.1
 
 Handler = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
 
@@ -37,8 +39,9 @@ class ControlServer:
     def __init__(self, paths: InstancePaths, handlers: Mapping[str, Handler]) -> None:
         self._paths = paths
         self._handlers = handlers
-        self._server: asyncio.Server | None = None
+        self._listener: socket.socket | None = None
         self._socket_path: Path | None = None
+        self._answering: set[asyncio.Task[None]] = set()
 
     async def start(self, identity: ProcessIdentity) -> None:
         """Listen, and write the state file that leads commands here."""
@@ -47,18 +50,18 @@ class ControlServer:
                 Reason.CONTROL_UNAVAILABLE, "the control pipe of Windows is not written yet"
             )
         path = self._paths.run_folder() / "control.sock"
-        path.unlink(missing_ok=True)  # the lock is held: a socket there is a dead one
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
+            path.unlink(missing_ok=True)  # the lock is held: a socket there is a dead one
             listener.bind(str(path))
             path.chmod(0o600)
-            self._server = await asyncio.start_unix_server(
-                self._serve, sock=listener, limit=MAX_LINE
-            )
+            listener.listen()
+            listener.settimeout(0)
         except OSError as error:
             listener.close()
             raise EnvironmentUnavailable(Reason.CONTROL_UNAVAILABLE) from error
-        self._socket_path = path
+        self._listener, self._socket_path = listener, path
+        self._listen()
         state = {
             "pid": identity.pid,
             "start_time": identity.start_time,
@@ -67,28 +70,49 @@ class ControlServer:
         write_private(self._paths.state_file, json.dumps(state).encode())
 
     async def close(self) -> None:
-        """Stop listening and remove the socket and the state file."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        """Stop listening, let answers get out, and remove the socket and the state file."""
+        if self._listener is not None:
+            asyncio.get_running_loop().remove_reader(self._listener)
+            self._listener.close()
+            self._listener = None
+        if self._answering:
+            _, late = await asyncio.wait(self._answering, timeout=CLOSE_SECONDS)
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late)
         for path in (self._paths.state_file, self._socket_path):
             if path is not None:
                 path.unlink(missing_ok=True)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _listen(self) -> None:
+        if (listener := self._listener) is not None:
+            asyncio.get_running_loop().add_reader(listener, self._accept, listener)
+
+    def _accept(self, listener: socket.socket) -> None:
         try:
-            if _peer_uid(writer.get_extra_info("socket")) == os.geteuid():
-                async with asyncio.timeout(READ_DEADLINE_SECONDS):
-                    line = await reader.readline()
-                answer = await self._answer(line)
-                writer.write(json.dumps(answer).encode() + b"\n")
-                await writer.drain()
-        except (OSError, ValueError, TimeoutError):
-            pass  # the peer left, or sent no line: there is nobody to answer
-        finally:
-            writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
+            connection, _ = listener.accept()
+        except OSError:
+            # The peer left again, or no descriptor is free, which asking at once would not change.
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(listener)
+            loop.call_later(PAUSE_SECONDS, self._listen)
+            return
+        task = asyncio.ensure_future(self._serve(connection))
+        self._answering.add(task)
+        task.add_done_callback(self._answering.discard)
+
+    async def _serve(self, connection: socket.socket) -> None:
+        # A peer that leaves or is silent, and one that is not the person, gets no answer.
+        with connection, contextlib.suppress(OSError, TimeoutError):
+            if peer_of(connection)[1] != os.geteuid():
+                return
+            connection.settimeout(0)
+            async with asyncio.timeout(READ_DEADLINE_SECONDS):
+                line = await _read_line(connection)
+            answer = json.dumps(await self._answer(line)).encode() + b"\n"
+            async with asyncio.timeout(WRITE_DEADLINE_SECONDS):
+                await asyncio.get_running_loop().sock_sendall(connection, answer)
 
     async def _answer(self, line: bytes) -> Mapping[str, Any]:
         try:
@@ -104,12 +128,12 @@ class ControlServer:
             return {"ok": False, "reason": error.reason.value}
 
 
-def _peer_uid(connection: Any) -> int:
-    """Return the uid at the other end; -1 when the system does not tell."""
-    if sys.platform == "linux":
-        size = struct.calcsize("3i")
-        raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
-        return int(struct.unpack("3i", raw)[1])
-    # LOCAL_PEERCRED of macOS and the BSDs: struct xucred {version, uid, ngroups, groups[16]}.
-    raw = connection.getsockopt(0, 0x001, struct.calcsize("IIh16I"))
-    return int(struct.unpack_from("II", raw)[1]) if len(raw) >= struct.calcsize("II") else -1
+async def _read_line(connection: socket.socket) -> bytes:
+    """Return what came up to the first line's end, or the limit, or the peer's end."""
+    line = b""
+    while b"\n" not in line and len(line) < MAX_LINE:
+        part = await asyncio.get_running_loop().sock_recv(connection, MAX_LINE)
+        if not part:
+            break
+        line += part
+    return line

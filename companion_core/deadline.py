@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
-from concurrent.futures import Future
-from typing import Any, TypeVar
+from concurrent.futures import Future, wait
+from typing import Any, Final, TypeVar
+
+from companion_core.errors import CompanionError, Reason
 
 __all__ = ["call_with_deadline", "call_with_deadline_async", "start_call"]
 
 T = TypeVar("T")
+
+_POLL_SECONDS: Final = 0.05
 
 
 def start_call(function: Callable[..., T], *args: Any) -> Future[T]:
@@ -34,9 +39,28 @@ def start_call(function: Callable[..., T], *args: Any) -> Future[T]:
     return future
 
 
-def call_with_deadline(function: Callable[..., T], *args: Any, seconds: float) -> T:
-    """Return `function(*args)`; raise `TimeoutError` when it takes longer than `seconds`."""
-    return start_call(function, *args).result(timeout=seconds)
+def call_with_deadline(
+    function: Callable[..., T],
+    *args: Any,
+    seconds: float,
+    cancelled: threading.Event | None = None,
+) -> T:
+    """Return `function(*args)`.
+
+    Raises:
+        TimeoutError: it takes longer than `seconds`.
+        CompanionError: `interrupted` when `cancelled` is set meanwhile.
+    """
+    future = start_call(function, *args)
+    if cancelled is None:
+        return future.result(timeout=seconds)
+    deadline = time.monotonic() + seconds
+    while not wait([future], timeout=_POLL_SECONDS).done:
+        if cancelled.is_set():
+            raise CompanionError(Reason.INTERRUPTED)
+        if time.monotonic() > deadline:
+            raise TimeoutError
+    return future.result()
 
 
 async def call_with_deadline_async(function: Callable[..., T], *args: Any, seconds: float) -> T:

@@ -14,8 +14,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,12 +22,15 @@ from typing import IO, TYPE_CHECKING, NoReturn, Protocol, TypeVar
 
 from companion_core.backend_channel import BackendChannel, BrokeredChannel
 from companion_core.errors import EnvironmentUnavailable, Reason
-from companion_core.providers import UnixChannel
 
 if TYPE_CHECKING:  # a command that only asks the running companion loads none of these
     import asyncio
     import http.client
+    import socket
     import ssl
+    import subprocess
+
+    from companion_core.providers import TcpChannel, UnixChannel
 
 __all__ = [
     "Egress",
@@ -75,12 +76,15 @@ class Egress(Protocol):
         *,
         env: Mapping[str, str],
         cwd: str | None = None,
-        stdin: Stream = subprocess.DEVNULL,
-        stdout: Stream = subprocess.DEVNULL,
-        stderr: Stream = subprocess.DEVNULL,
+        stdin: Stream = None,
+        stdout: Stream = None,
+        stderr: Stream = None,
         pass_fds: Sequence[int] = (),
     ) -> subprocess.Popen[bytes]:
-        """Start a program in its own session, without a shell; raise `OSError` on failure."""
+        """Start a program in its own session, without a shell; raise `OSError` on failure.
+
+        A stream that is not given is the null device.
+        """
         ...
 
     def replace_process(self, argv: Sequence[str], env: Mapping[str, str]) -> NoReturn:
@@ -123,20 +127,23 @@ class LiveEgress:
         *,
         env: Mapping[str, str],
         cwd: str | None = None,
-        stdin: Stream = subprocess.DEVNULL,
-        stdout: Stream = subprocess.DEVNULL,
-        stderr: Stream = subprocess.DEVNULL,
+        stdin: Stream = None,
+        stdout: Stream = None,
+        stderr: Stream = None,
         pass_fds: Sequence[int] = (),
     ) -> subprocess.Popen[bytes]:
         """See `Egress`."""
+        import subprocess  # noqa: PLC0415 - loaded on first use
+
+        null = subprocess.DEVNULL
         new_group = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
         return subprocess.Popen(
             list(argv),
             env=dict(env),
             cwd=cwd,
-            stdin=stdin,
-            stdout=stdout,
-            stderr=stderr,
+            stdin=null if stdin is None else stdin,
+            stdout=null if stdout is None else stdout,
+            stderr=null if stderr is None else stderr,
             pass_fds=tuple(pass_fds),
             start_new_session=os.name == "posix",
             creationflags=new_group,
@@ -145,7 +152,12 @@ class LiveEgress:
     def replace_process(self, argv: Sequence[str], env: Mapping[str, str]) -> NoReturn:
         """See `Egress`."""
         if os.name == "posix":
+            # Python ignores these; a program expects them as the system has them.
+            for name in ("SIGPIPE", "SIGXFSZ"):
+                signal.signal(getattr(signal, name), signal.SIG_DFL)
             os.execvpe(argv[0], list(argv), dict(env))  # noqa: S606 - the person's own command
+        import subprocess  # noqa: PLC0415 - as above
+
         with subprocess.Popen(list(argv), env=dict(env)) as child:
             sys.exit(child.wait())
 
@@ -211,6 +223,8 @@ class LiveEgress:
 
     def connect_control(self, path: Path) -> socket.socket:
         """See `Egress`."""
+        import socket  # noqa: PLC0415 - loaded on first use
+
         client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         client.settimeout(CONTROL_TIMEOUT_SECONDS)
         try:
@@ -223,6 +237,8 @@ class LiveEgress:
     async def connect_backend(self, factory: Callable[[], P], channel: BackendChannel) -> P:
         """See `Egress`."""
         import asyncio  # noqa: PLC0415 - loaded on first use
+
+        from companion_core.providers import UnixChannel  # noqa: PLC0415 - as above
 
         loop = asyncio.get_running_loop()
         if isinstance(channel, BrokeredChannel):

@@ -30,11 +30,16 @@ _DECIMAL = re.compile(r"[0-9]{1,16}", re.ASCII)
 
 
 class TransportFailed(Exception):
-    """The exchange failed; `retryable` when trying again may help."""
+    """The exchange failed; `retryable` when trying again may help.
 
-    def __init__(self, *, retryable: bool) -> None:
+    Attributes:
+        untrusted: the host's certificate did not verify.
+    """
+
+    def __init__(self, *, retryable: bool, untrusted: bool = False) -> None:
         super().__init__("transport failed")
         self.retryable = retryable
+        self.untrusted = untrusted
 
 
 @contextlib.contextmanager
@@ -42,7 +47,7 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except ssl.SSLCertVerificationError as error:
-        raise TransportFailed(retryable=False) from error
+        raise TransportFailed(retryable=False, untrusted=True) from error
     except (OSError, http.client.HTTPException, ValueError) as error:
         # ValueError: a host name that IDNA refuses, or a read from what a deadline has closed.
         raise TransportFailed(retryable=True) from error
@@ -118,9 +123,10 @@ def open_get(
     Raises:
         TransportFailed: for anything that went wrong on the way.
     """
-    connection = egress.connect_https(
-        url.host, url.port, context=context, timeout=min(CONNECT_SECONDS, idle_seconds)
-    )
+    with _translated():  # also a proxy's address that is none
+        connection = egress.connect_https(
+            url.host, url.port, context=context, timeout=min(CONNECT_SECONDS, idle_seconds)
+        )
     timer: threading.Timer | None = None
     try:
         with _translated():

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import os
 import re
-import tempfile
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from companion_core.errors import Reason, UsageError
+from companion_core.errors import Reason, Refused, UsageError
 from companion_core.state_files import private_folder
 
 __all__ = ["DEFAULT_INSTANCE", "InstancePaths", "default_config_file", "default_state_dir"]
@@ -25,17 +25,43 @@ _LONGEST_RUN_NAME: Final = len("/01234567/backend.sock")
 
 
 def default_config_file() -> Path:
-    """Return the platform's place of `config.toml`."""
-    import platformdirs  # noqa: PLC0415 - not needed where the person names the file
+    """Return the platform's place of `config.toml`.
 
-    return platformdirs.user_config_path("companion", appauthor=False) / "config.toml"
+    Raises:
+        UsageError: `usage` where the person has no home.
+    """
+    return _platform_folder("user_config_path", "--config") / "config.toml"
 
 
 def default_state_dir() -> Path:
-    """Return the platform's place of the state folder."""
-    import platformdirs  # noqa: PLC0415 - not needed where the person names the folder
+    """Return the platform's place of the state folder.
 
-    return platformdirs.user_state_path("companion", appauthor=False)
+    Raises:
+        UsageError: `usage` where the person has no home.
+    """
+    return _platform_folder("user_state_path", "--state-dir")
+
+
+def _platform_folder(function: str, option: str) -> Path:
+    import platformdirs  # noqa: PLC0415 - not needed where the person names the place
+
+    with contextlib.suppress(RuntimeError):  # what newer versions say of a missing home
+        folder: Path = getattr(platformdirs, function)("companion", appauthor=False)
+        if folder.is_absolute():
+            return folder
+    raise UsageError(Reason.USAGE, f"there is no home folder; use {option}")
+
+
+def _refuse_shared(root: Path) -> None:
+    try:
+        shared = os.name == "posix" and stat.S_IMODE(root.stat().st_mode) & 0o077
+        foreign = shared and any(root.iterdir()) and not (root / "instances").is_dir()
+    except OSError:
+        return  # not there, or refused by what makes the folders
+    if foreign:
+        raise Refused(
+            Reason.STATE_PATH_UNSAFE, f"{root} is open to others and holds something else"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +77,12 @@ class InstancePaths:
     instance: str = DEFAULT_INSTANCE
 
     def __post_init__(self) -> None:
+        try:
+            str(self.root).encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(
+                Reason.USAGE, "the state folder's path is no text; choose another with --state-dir"
+            ) from error
         if not _INSTANCE.match(self.instance):
             raise UsageError(
                 Reason.USAGE, "an instance name is a-z, 0-9, - and _, up to 32 characters"
@@ -98,15 +130,22 @@ class InstancePaths:
     def prepare(self) -> None:
         """Make the instance's folders.
 
+        A state folder that exists is closed to others when it is empty or a companion's; any
+        other is left as it is.
+
         Raises:
             Refused: `state_path_unsafe`.
             EnvironmentUnavailable: `disk_unavailable`.
         """
+        _refuse_shared(self.root)
         for folder in (self.root, self.root / "instances", self.folder, self.models, self.logs):
             private_folder(folder)
 
     def run_folder(self) -> Path:
         """Return a private folder whose path is short enough to hold Unix sockets."""
+        import hashlib  # noqa: PLC0415 - a companion asks for this, commands do not
+        import tempfile  # noqa: PLC0415 - as above
+
         name = hashlib.sha256(os.fsencode(self.folder.absolute())).hexdigest()[:12]
         runtime_dir = os.environ.get("XDG_RUNTIME_DIR", "")
         candidates = [self.folder / "run"]

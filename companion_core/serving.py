@@ -32,7 +32,8 @@ from companion_core.upkeep import Timing, Upkeep
 
 __all__ = ["Serving"]
 
-HEALTH_START_SECONDS: Final = 60.0
+# A model of many gigabytes is read from a slow disk; a runtime that ends is seen at once.
+HEALTH_START_SECONDS: Final = 300.0
 LIVENESS_SECONDS: Final = 30.0
 FIRST_HEALTH_PAUSE_SECONDS: Final = 0.005
 LONGEST_HEALTH_PAUSE_SECONDS: Final = 0.25

@@ -7,9 +7,11 @@ fsynced, renamed, and the folder fsynced.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-import secrets
 import stat
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from companion_core.errors import EnvironmentUnavailable, Reason, Refused
@@ -20,10 +22,12 @@ __all__ = [
     "open_to_others",
     "private_folder",
     "read_private",
+    "try_lock",
     "write_private",
 ]
 
 _STICKY_WORLD = stat.S_ISVTX | stat.S_IWOTH
+_MAX_LINKS = 40  # as Linux has it
 
 
 def open_to_others(status: os.stat_result) -> bool:
@@ -36,31 +40,55 @@ def open_to_others(status: os.stat_result) -> bool:
 def check_owned(path: Path) -> None:
     """Refuse a path with a component that someone else could replace.
 
-    Each existing component, links included, must belong to the person or root and not be
-    writable by others, except a sticky folder such as /tmp.
+    Each existing component, links and what they lead through included, must belong to the
+    person or root and not be writable by others, except a sticky folder such as /tmp.
 
     Raises:
-        Refused: `state_path_unsafe`.
+        Refused: `state_path_unsafe`; the detail names the component.
     """
     if os.name != "posix":
         return  # an owner-only ACL is inherited from the profile folder there
     mine = {0, os.geteuid()}
-    absolute = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would hide a foreign link
-    for component in [*reversed(absolute.parents), absolute]:
-        try:
-            status = component.lstat()
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise Refused(Reason.STATE_PATH_UNSAFE) from error
-        if status.st_uid not in mine:
-            raise Refused(Reason.STATE_PATH_UNSAFE)
-        if stat.S_ISLNK(status.st_mode):
-            check_owned(component.parent / component.readlink())
+    try:
+        for component, status in _walk(path.absolute()):
+            if status.st_uid not in mine:
+                raise _unsafe(component, "belongs to someone else")
+            sticky = (status.st_mode & _STICKY_WORLD) == _STICKY_WORLD
+            if not stat.S_ISLNK(status.st_mode) and open_to_others(status) and not sticky:
+                raise _unsafe(component, "can be changed by others")
+    except FileNotFoundError:
+        return  # what is not there yet will be made
+    except OSError as error:
+        raise _unsafe(path, "cannot be looked at") from error
+
+
+def _walk(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Yield each component as the system resolves an absolute path, links and ".." included."""
+    current, links = Path(path.anchor), 0
+    waiting = [*reversed(path.parts[1:])]
+    yield current, current.lstat()
+    while waiting:
+        part = waiting.pop()
+        if part == "..":
+            current = current.parent  # it was walked through: it is no link
             continue
-        sticky = (status.st_mode & _STICKY_WORLD) == _STICKY_WORLD
-        if open_to_others(status) and not sticky:
-            raise Refused(Reason.STATE_PATH_UNSAFE)
+        component = current / part
+        status = component.lstat()
+        yield component, status
+        if not stat.S_ISLNK(status.st_mode):
+            current = component
+            continue
+        links += 1
+        if links > _MAX_LINKS:
+            raise OSError(errno.ELOOP, "too many links")
+        target = component.readlink()
+        if target.is_absolute():
+            current = Path(target.anchor)
+        waiting += reversed(target.parts[1:] if target.is_absolute() else target.parts)
+
+
+def _unsafe(path: Path, why: str) -> Refused:
+    return Refused(Reason.STATE_PATH_UNSAFE, f"{path} {why}")
 
 
 def private_folder(path: Path) -> Path:
@@ -77,10 +105,12 @@ def private_folder(path: Path) -> Path:
             folder.mkdir(mode=0o700, exist_ok=True)
         status = path.stat()
         if not stat.S_ISDIR(status.st_mode):
-            raise Refused(Reason.STATE_PATH_UNSAFE)
+            raise _unsafe(path, "is no folder")
         if os.name == "posix":
             if status.st_uid != os.geteuid():
-                raise Refused(Reason.STATE_PATH_UNSAFE)
+                raise _unsafe(path, "belongs to someone else")
+            if open_to_others(status):
+                raise _unsafe(path, "is shared with others")
             if stat.S_IMODE(status.st_mode) != 0o700:  # noqa: PLR2004 - owner only
                 path.chmod(0o700)
     except OSError as error:
@@ -110,7 +140,7 @@ def write_private(path: Path, data: bytes, *, durable: bool = True) -> None:
     Raises:
         EnvironmentUnavailable: `disk_unavailable`; the old content is still there.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
     try:
         with os.fdopen(os.open(temporary, flags, 0o600), "wb") as file:
@@ -155,3 +185,23 @@ def read_private(path: Path, limit: int) -> bytes | None:
     if len(data) > limit:
         raise Refused(Reason.STATE_PATH_UNSAFE)
     return data
+
+
+def try_lock(descriptor: int) -> bool:
+    """Take the lock of an open file, which ends with its last descriptor; False if it is held.
+
+    Raises:
+        OSError: the file system has no locks.
+    """
+    try:
+        if sys.platform == "win32":
+            import msvcrt  # noqa: PLC0415 - exists there only
+
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl  # noqa: PLC0415 - does not exist on Windows
+
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):  # what POSIX and Windows say of a held one
+        return False
+    return True

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import importlib
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
 import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _short_run_folder() -> Iterator[None]:
+    """Give sockets of long test paths a place that goes with the session."""
+    with tempfile.TemporaryDirectory(prefix="run-") as name, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", name)
+        yield
 
 
 @pytest.fixture

@@ -6,9 +6,11 @@ memory (I-02, I-18).
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import ssl
+import threading
 import urllib.parse
 import urllib.request
 from collections.abc import Sequence
@@ -39,6 +41,10 @@ BODY_SECONDS: Final = 20.0
 TOTAL_SECONDS: Final = 60.0
 MAX_MEMORY_BYTES: Final = 64 * 1024
 _OK: Final = 200
+_UNTRUSTED: Final = (
+    "the certificate of the manifest's host is not trusted; "
+    "network.extra_ca_file names a further authority"
+)
 
 
 class ManifestMemory:
@@ -108,6 +114,7 @@ def fetch_manifest(
     trusted_keys: Sequence[str],
     memory: ManifestMemory,
     wall_now: float,
+    cancelled: threading.Event | None = None,
 ) -> Manifest:
     """Return the current manifest, verified and remembered.
 
@@ -118,12 +125,14 @@ def fetch_manifest(
         trusted_keys: "ed25519:BASE64" each.
         memory: what was seen before; written when the manifest is accepted.
         wall_now: seconds since the epoch.
+        cancelled: ends the wait for the network; nothing is remembered then.
 
     Raises:
         EnvironmentUnavailable: `manifest_unavailable` when it cannot be fetched or read.
+        CompanionError: `interrupted`.
         Refused: with the reason of the rule that it breaks.
     """
-    raw = _fetch(url, egress, context)
+    raw = _fetch(url, egress, context, cancelled)
     now = memory.latest_time(wall_now)
     last_seen = memory.last_seen(trusted_keys)
     manifest = verify_manifest(raw, trusted_keys=trusted_keys, now=now, last_seen=last_seen)
@@ -146,16 +155,22 @@ def fetch_manifest(
     return manifest
 
 
-def _fetch(url: str, egress: Egress, context: ssl.SSLContext) -> bytes:
+def _fetch(
+    url: str, egress: Egress, context: ssl.SSLContext, cancelled: threading.Event | None
+) -> bytes:
     if url.startswith("file:///"):
-        return _read_file(url)
-    parsed = parse_https_url(url)
-    if isinstance(parsed, Verdict):
-        raise error_for(parsed.reason)
+        fetch = functools.partial(_read_file, url)  # it may lie on a disk that hangs
+    else:
+        parsed = parse_https_url(url)
+        if isinstance(parsed, Verdict):
+            raise error_for(parsed.reason)
+        fetch = functools.partial(_download, parsed, egress, context)
     try:
-        return call_with_deadline(_download, parsed, egress, context, seconds=TOTAL_SECONDS)
+        return call_with_deadline(fetch, seconds=TOTAL_SECONDS, cancelled=cancelled)
     except (TransportFailed, TimeoutError) as error:
-        raise EnvironmentUnavailable(Reason.MANIFEST_UNAVAILABLE) from error
+        untrusted = isinstance(error, TransportFailed) and error.untrusted
+        detail = _UNTRUSTED if untrusted else ""
+        raise EnvironmentUnavailable(Reason.MANIFEST_UNAVAILABLE, detail) from error
 
 
 def _read_file(url: str) -> bytes:
@@ -179,7 +194,8 @@ def _download(url: HttpsUrl, egress: Egress, context: ssl.SSLContext) -> bytes:
     try:
         encoded = (answer.header("Content-Encoding") or "identity").strip().lower() != "identity"
         if answer.status != _OK or encoded:
-            raise EnvironmentUnavailable(Reason.MANIFEST_UNAVAILABLE)
+            detail = f"the manifest's host answered {answer.status}"
+            raise EnvironmentUnavailable(Reason.MANIFEST_UNAVAILABLE, detail)
         buffer = memoryview(bytearray(MAX_MANIFEST_BYTES + 1))
         received = 0
         while received < len(buffer) and (count := answer.readinto(buffer[received:])):

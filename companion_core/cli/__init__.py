@@ -6,22 +6,40 @@ no command and works with no plugin importable.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import click
 
 from companion_core import __version__
 from companion_core.egress import Egress, LiveEgress
-from companion_core.errors import EXIT_CODES, CompanionError, Culprit, Reason, UsageError
-from companion_core.paths import DEFAULT_INSTANCE, InstancePaths
+from companion_core.errors import (
+    EXIT_CODES,
+    CompanionError,
+    Culprit,
+    EnvironmentUnavailable,
+    PluginFault,
+    Reason,
+    UsageError,
+)
+from companion_core.paths import (
+    DEFAULT_INSTANCE,
+    InstancePaths,
+    default_config_file,
+    default_state_dir,
+)
 
-__all__ = ["COMMANDS", "Settings", "cli", "main"]
+__all__ = ["COMMANDS", "Settings", "cli", "echo_result", "explain", "is_terminal", "main", "refuse"]
+
+# What a disk that is full, read-only or broken says, wherever that comes up.
+_DISK_ERRORS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,21 +73,16 @@ class Settings:
     state_dir: Path | None = None
     instance: str = DEFAULT_INSTANCE
     quiet: bool = False
-    as_json: bool = field(default=False)
 
     @property
     def paths(self) -> InstancePaths:
         """The folders of the chosen instance."""
-        from companion_core.paths import default_state_dir  # noqa: PLC0415 - seldom needed
-
         root = self.state_dir if self.state_dir is not None else default_state_dir()
         return InstancePaths(root.absolute(), self.instance)
 
     @property
     def config(self) -> Path:
         """The configuration file, whether it exists or not."""
-        from companion_core.paths import default_config_file  # noqa: PLC0415 - as above
-
         return self.config_file if self.config_file is not None else default_config_file()
 
     def root_arguments(self) -> list[str]:
@@ -153,6 +166,9 @@ def main(arguments: list[str] | None = None, *, egress: Egress | None = None) ->
         result = cli.main(argv, prog_name="companion", standalone_mode=False, obj=settings)
     except click.exceptions.Exit as request:
         return request.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return _report(UsageError(Reason.USAGE), argv)
     except click.ClickException as error:
         return _report(UsageError(Reason.USAGE, error.format_message()), argv)
     except CompanionError as error:
@@ -160,10 +176,12 @@ def main(arguments: list[str] | None = None, *, egress: Egress | None = None) ->
     except (KeyboardInterrupt, click.exceptions.Abort):
         return _report(CompanionError(Reason.INTERRUPTED), argv)
     except BrokenPipeError:
-        # Whoever read our output has left; there is nobody to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output(sys.stdout)  # whoever read it has left; there is nobody to tell
         return EXIT_CODES[Culprit.PROGRAM]
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+            _drop_output(sys.stdout)  # which may be what the disk did not take
+            return _report(EnvironmentUnavailable(Reason.DISK_UNAVAILABLE), argv)
         if os.environ.get("COMPANION_DEBUG") == "1":
             raise
         return _report(CompanionError(Reason.INTERNAL_FAULT, type(error).__name__), argv)
@@ -174,11 +192,38 @@ def _report(error: CompanionError, argv: list[str]) -> int:
     """Say what was refused and what to do; stderr ends with `companion: REASON: advice`."""
     if "--json" in argv[: argv.index("--")] if "--" in argv else "--json" in argv:
         document = {"ok": False, "reason": error.reason.value, "advice": error.advice}
-        click.echo(json.dumps(document))
-    if error.detail:
-        click.echo(f"companion: {error.detail}", err=True)
-    click.echo(f"companion: {error.reason.value}: {error.advice}", err=True)
+        with contextlib.suppress(OSError):
+            click.echo(json.dumps(document))
+    return refuse(error)
+
+
+def refuse(error: CompanionError) -> int:
+    """Say on stderr what was refused and what to do, and return the exit code."""
+    try:
+        if explanation := explain(error):
+            click.echo(f"companion: {explanation}", err=True)
+        click.echo(f"companion: {error.reason.value}: {error.advice}", err=True)
+    except OSError:
+        _drop_output(sys.stderr)
     return error.exit_code
+
+
+def explain(error: CompanionError) -> str:
+    """Return what is known beyond the reason: the plugin at fault, a file, a line."""
+    plugin = f"plugin {error.plugin}" if isinstance(error, PluginFault) and error.plugin else ""
+    return ": ".join(part for part in (plugin, error.detail) if part)
+
+
+def is_terminal(stream: IO[str] | None) -> bool:
+    """Tell whether a person reads the stream; one that was closed is None."""
+    return stream is not None and stream.isatty()
+
+
+def _drop_output(stream: IO[str] | None) -> None:
+    """Send what is still buffered nowhere: writing it again at exit would fail again."""
+    if stream is not None:
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def echo_result(document: dict[str, Any], text: str, *, as_json: bool) -> None:

@@ -12,8 +12,9 @@ from companion_core.control import RunningInstance, ask, find_running, wait_unti
 from companion_core.egress import Egress
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason
 
-# A drain lets running answers finish; after it the runtime is terminated, then killed.
-STOP_DEADLINE_SECONDS: Final = 45.0
+# A drain lets running answers finish (30 s); then the runtime is terminated, or killed (10 s),
+# and the keychain lets go of the token (10 s).
+STOP_DEADLINE_SECONDS: Final = 60.0
 KILL_DEADLINE_SECONDS: Final = 5.0
 
 

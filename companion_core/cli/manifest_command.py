@@ -8,7 +8,9 @@ from pathlib import Path
 import click
 
 from companion_core.cli import Settings, echo_result
-from companion_core.errors import EnvironmentUnavailable, Reason
+from companion_core.decisions.source import parse_https_url
+from companion_core.decisions.verdict import Verdict
+from companion_core.errors import EnvironmentUnavailable, Reason, error_for
 from companion_core.providers import DownloadFailed, DownloadRequest, Redirect
 from companion_core.publisher import (
     Measured,
@@ -39,6 +41,8 @@ def command() -> None:
 def init(folder: Path, key_file: Path, as_json: bool) -> None:
     """Start an empty draft in DIR and print the public key."""
     public_key = init_draft(folder, key_file)
+    if folder.resolve() in key_file.resolve().parents:
+        click.echo(f"companion: move {key_file} away before {folder} is published", err=True)
     echo_result({"ok": True, "public_key": public_key}, public_key, as_json=as_json)
 
 
@@ -138,6 +142,9 @@ def _measure_url(settings: Settings, url: str, extra_ca_file: Path | None) -> Me
     from companion_core.runtime.https_download import HttpsDownloader  # noqa: PLC0415
     from companion_core.tls_context import build_tls_context  # noqa: PLC0415
 
+    parsed = parse_https_url(url)
+    if isinstance(parsed, Verdict):
+        raise error_for(parsed.reason)
     context = build_tls_context(extra_ca_file)
     downloader = HttpsDownloader(settings.egress, lambda: context)
     try:

@@ -8,6 +8,7 @@ from typing import Final
 
 import click
 
+from companion_core.cli import is_terminal
 from companion_core.companion import Step
 
 __all__ = ["StepPrinter"]
@@ -24,7 +25,8 @@ class StepPrinter:
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet = quiet
-        self._draws = sys.stderr.isatty() and not quiet and "CI" not in os.environ
+        self._terminal = is_terminal(sys.stderr)
+        self._draws = self._terminal and not quiet and "CI" not in os.environ
         self._drawn = False
 
     def __call__(self, step: Step) -> None:
@@ -36,7 +38,7 @@ class StepPrinter:
             return
         self._clear()
         name = f"{step.name:{NAME_WIDTH}}"
-        if sys.stderr.isatty() and "NO_COLOR" not in os.environ:
+        if self._terminal and not os.environ.get("NO_COLOR"):
             name = click.style(name, bold=True)
         click.echo(f"{name} {step.text}", err=True)
 

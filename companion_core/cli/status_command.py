@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -11,7 +11,7 @@ from companion_core.cli import Settings, echo_result
 from companion_core.control import ask, find_running
 from companion_core.errors import EXIT_CODES, Culprit, Reason
 
-NOT_RUNNING: dict[str, Any] = {
+NOT_RUNNING: Final[dict[str, Any]] = {
     "available": False,
     "reason": Reason.NOT_RUNNING.value,
     "lifecycle": "stopped",
@@ -25,7 +25,7 @@ NOT_RUNNING: dict[str, Any] = {
     "last_health_ok_seconds_ago": None,
     "plugins": {},
 }
-WATCH_SECONDS = 1.0
+WATCH_SECONDS: Final = 1.0
 
 
 @click.command("status")
@@ -55,7 +55,10 @@ def as_text(status: dict[str, Any]) -> str:
     if status["pid"] is None:
         return "not running"
     state = "available" if status["available"] else f"not available ({status['reason']})"
-    lines = [f"{state}, lifecycle {status['lifecycle']}, pid {status['pid']}"]
+    lines = [
+        f"{state}, lifecycle {status['lifecycle']}, "
+        f"pid {status['pid']} since {status['started_at']}"
+    ]
     if gateway := status["gateway"]:
         lines.append(f"gateway    {gateway['url']}")
     if runtime := status["runtime"]:
@@ -73,4 +76,8 @@ def as_text(status: dict[str, Any]) -> str:
             f"{resources['vram_bytes'] / 1e6:.0f} MB graphics memory, "
             f"{resources['cpu_percent']:.1f} % of the machine"
         )
+    if (age := status["last_health_ok_seconds_ago"]) is not None:
+        lines.append(f"health     answered {age:.1f} s ago")
+    if plugins := status["plugins"]:
+        lines.append("plugins    " + ", ".join(f"{role} {name}" for role, name in plugins.items()))
     return "\n".join(lines)

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from companion_core.cli import Settings, echo_result
+from companion_core.cli import Settings, echo_result, is_terminal
 from companion_core.control import ask, find_running
 from companion_core.errors import CompanionError, Reason, UsageError
 
@@ -20,7 +20,7 @@ def command(settings: Settings, *, reveal: bool, as_json: bool) -> None:
     running = find_running(settings.paths, settings.egress)
     if running is None:
         raise CompanionError(Reason.NOT_RUNNING)
-    if sys.stdout.isatty() and not reveal:
+    if is_terminal(sys.stdout) and not reveal:
         raise UsageError(
             Reason.USAGE, "a secret is not shown on a terminal; pipe it, or add --reveal"
         )

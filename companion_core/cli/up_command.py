@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from typing import IO, Any, Final
 
 import click
 
-from companion_core.cli import Settings, echo_result
-from companion_core.cli.foreground import harden_process, run_interruptible
+from companion_core.cli import Settings, echo_result, explain
+from companion_core.cli.foreground import (
+    harden_process,
+    run_interruptible,
+    stop_signals_interrupt,
+)
 from companion_core.cli.progress import StepPrinter
 from companion_core.cli.status_command import as_text
 from companion_core.companion import Companion, Step
-from companion_core.config import Config, load_config
-from companion_core.errors import CompanionError, Reason, error_for
+from companion_core.config import Config, load_config, with_model
+from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason, error_for
 
 MAX_LOG_BYTES: Final = 4 * 1024 * 1024
+# -P: nothing is imported from the working folder, which is the instance's.
+_SELF: Final = (sys.executable, "-P", "-m", "companion_core")
 
 
 @click.command("up")
@@ -46,26 +54,26 @@ def command(
     config = _read_config(settings, model_id)
     harden_process()
     if detach:
-        status = _detach(settings, model_id)
-        echo_result(status, as_text(status), as_json=as_json)
+        _announce(settings, _detach(settings, model_id), as_json=as_json)
         return 0
     if announce_fd is not None:
         return _serve_for_parent(settings, config, announce_fd)
     printer = StepPrinter(quiet=settings.quiet)
 
     def announce(companion: Companion) -> None:
-        status = companion.status()
-        if as_json or not settings.quiet:
-            echo_result(status, as_text(status), as_json=as_json)
+        _announce(settings, companion.status(), as_json=as_json)
 
     return asyncio.run(_serve(settings, config, printer, announce))
 
 
+def _announce(settings: Settings, status: dict[str, Any], *, as_json: bool) -> None:
+    if as_json or not settings.quiet:
+        echo_result(status, as_text(status), as_json=as_json)
+
+
 def _read_config(settings: Settings, model_id: str | None) -> Config:
     config = load_config(settings.config)
-    if model_id is None:
-        return config
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, id=model_id))
+    return config if model_id is None else with_model(config, model_id)
 
 
 async def _serve(
@@ -83,29 +91,18 @@ async def _serve(
         on_step=on_step,
     )
     interrupted_by = 0
-    started = False
-    task = asyncio.current_task()
 
     def on_interrupt(number: int, count: int) -> None:
         nonlocal interrupted_by
         interrupted_by = number
         companion.request_stop(now=count > 1)
-        if not started and task is not None and count == 1:
-            task.cancel()
 
     async def run() -> None:
-        nonlocal started
         async with companion:
-            started = True
             announce(companion)
             await companion.wait_for_stop_request()
 
-    try:
-        await run_interruptible(run(), on_interrupt=on_interrupt)
-    except asyncio.CancelledError:
-        if not interrupted_by:
-            raise
-        raise CompanionError(Reason.INTERRUPTED) from None
+    await run_interruptible(run(), on_interrupt=on_interrupt)
     if interrupted_by == signal.SIGINT:
         raise CompanionError(Reason.INTERRUPTED)
     return 0
@@ -135,34 +132,47 @@ def _serve_for_parent(settings: Settings, config: Config, descriptor: int) -> in
                 _serve(settings, config, lambda step: tell(step=dataclasses.asdict(step)), announce)
             )
         except CompanionError as error:
-            tell(error=error.reason.value, detail=error.detail)
-            raise
+            tell(error=error.reason.value, detail=explain(error))
+            raise error_for(error.reason) from None  # the detail is for the person, not the log
 
 
 def _detach(settings: Settings, model_id: str | None) -> dict[str, Any]:
     settings.paths.prepare()
     reading, writing = os.pipe()
-    with os.fdopen(reading, encoding="utf-8") as pipe, _open_log(settings) as log:
+    with (
+        os.fdopen(reading, encoding="utf-8") as pipe,
+        _open_log(settings) as log,
+        stop_signals_interrupt() as finish,
+    ):
+        child = None
         try:
             arguments = ["up", "--announce-fd", str(writing)]
             if model_id is not None:
                 arguments += ["--model", model_id]
             child = settings.egress.start_process(
-                [sys.executable, "-m", "companion_core", *settings.root_arguments(), *arguments],
+                [*_SELF, *settings.root_arguments(), *arguments],
                 env=os.environ,
                 cwd=str(settings.paths.folder),
                 stdout=log,
                 stderr=log,
                 pass_fds=[writing],
             )
-        finally:
             os.close(writing)
-        try:
-            return _follow(pipe, StepPrinter(quiet=settings.quiet))
+            status = _follow(pipe, StepPrinter(quiet=settings.quiet))
+            finish()
         except KeyboardInterrupt:
-            child.terminate()
-            child.wait()
+            if child is not None:
+                _interrupt(child)
             raise
+    return status
+
+
+def _interrupt(child: subprocess.Popen[bytes]) -> None:
+    """Have the child give up its start; a further interrupt makes it stop at once."""
+    while child.poll() is None:
+        child.terminate()
+        with contextlib.suppress(KeyboardInterrupt):
+            child.wait()
 
 
 def _follow(pipe: IO[str], printer: StepPrinter) -> dict[str, Any]:
@@ -182,7 +192,10 @@ def _follow(pipe: IO[str], printer: StepPrinter) -> dict[str, Any]:
 def _open_log(settings: Settings) -> IO[bytes]:
     path = settings.paths.logs / "companion.log"
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
-    file = os.fdopen(os.open(path, flags, 0o600), "ab", buffering=0)
-    if os.fstat(file.fileno()).st_size > MAX_LOG_BYTES:
-        file.truncate(0)
+    try:
+        file = os.fdopen(os.open(path, flags, 0o600), "ab", buffering=0)
+        if os.fstat(file.fileno()).st_size > MAX_LOG_BYTES:
+            file.truncate(0)
+    except OSError as error:
+        raise EnvironmentUnavailable(Reason.DISK_UNAVAILABLE) from error
     return file

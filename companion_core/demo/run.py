@@ -8,11 +8,13 @@ answer. Everything lives in one temporary folder and is gone at the end.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
 import http.client
 import io
 import json
 import shutil
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +25,7 @@ from typing import Any, Final, TypeVar
 from companion_core import publisher
 from companion_core.companion import Companion, Step
 from companion_core.config import Config, parse_config
+from companion_core.deadline import start_call
 from companion_core.demo.hosts import TlsHost
 from companion_core.demo.tls import CertificateAuthority
 from companion_core.egress import Egress
@@ -72,7 +75,10 @@ async def run_demo(
         CompanionError: the step that refused, by its reason.
     """
     begun = time.monotonic()
-    folder = Path(tempfile.mkdtemp(prefix="companion-demo-"))
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="companion-demo-"))
+    except OSError as error:
+        raise EnvironmentUnavailable(Reason.DISK_UNAVAILABLE) from error
     try:
         authority = CertificateAuthority(folder)
         with (
@@ -186,12 +192,24 @@ class _Client:
         return {"Authorization": f"Bearer {self._token}"}
 
     async def _with_connection(self, ask: Callable[[http.client.HTTPConnection], T]) -> T:
-        """Run a blocking exchange; a cancellation ends it by closing its connection."""
+        """Run a blocking exchange; a cancellation ends it by hanging up."""
         connection = self._egress.connect_loopback(self._port, timeout=CLIENT_TIMEOUT_SECONDS)
-        try:
-            return await asyncio.to_thread(ask, connection)
-        finally:
+        work = asyncio.wrap_future(start_call(ask, connection))
+
+        def close(work: asyncio.Future[T]) -> None:
             connection.close()
+            if not work.cancelled():
+                work.exception()  # when nobody waits for it any more
+
+        work.add_done_callback(close)
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            # Not closed under its reader, who might then wait for whoever gets the number next.
+            if connection.sock is not None:
+                with contextlib.suppress(OSError):
+                    connection.sock.shutdown(socket.SHUT_RDWR)
+            raise
 
 
 def _texts(answer: http.client.HTTPResponse) -> Iterator[str]:

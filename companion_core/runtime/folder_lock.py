@@ -11,37 +11,11 @@ from pathlib import Path
 from typing import Final
 
 from companion_core.errors import CompanionError, Reason
+from companion_core.state_files import try_lock
 
 __all__ = ["lock_folder"]
 
 _POLL_SECONDS: Final = 0.1
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _open(folder: Path) -> int:
-        return os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
-
-    def _try_lock(descriptor: int) -> bool:
-        try:
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        return True
-
-else:
-    import fcntl
-
-    def _open(folder: Path) -> int:
-        # The folder itself is locked: no lock file to leave behind or to race for.
-        return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
-
-    def _try_lock(descriptor: int) -> bool:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
 
 
 @contextlib.contextmanager
@@ -52,9 +26,13 @@ def lock_folder(folder: Path, cancelled: threading.Event) -> Iterator[None]:
         CompanionError: `interrupted` when `cancelled` is set while waiting.
         OSError: the folder cannot be opened.
     """
-    descriptor = _open(folder)
+    if sys.platform == "win32":
+        descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+    else:
+        # The folder itself is locked: no lock file to leave behind or to race for.
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
-        while not _try_lock(descriptor):
+        while not try_lock(descriptor):
             if cancelled.wait(_POLL_SECONDS):
                 raise CompanionError(Reason.INTERRUPTED)
         yield

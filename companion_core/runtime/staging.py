@@ -36,6 +36,7 @@ __all__ = ["ModelStore", "ProvedFile", "VerifiedModel"]
 
 Progress = Callable[[int, int], None]
 
+
 _TEMPORARY_SUFFIX = ".part"
 _CREATE = (
     os.O_WRONLY

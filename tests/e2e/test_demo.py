@@ -66,7 +66,9 @@ def test_json_is_one_document(machine):
 
 
 @pytest.mark.parametrize("step", STEPS)
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["int", "term"])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=["int", "term", "hup"]
+)
 def test_interrupted_at_any_step_it_leaves_nothing(machine, step, number):
     env, folder = machine
     with subprocess.Popen(

@@ -1,8 +1,11 @@
 import asyncio
+import contextlib
 import json
 import os
 import socket
 import stat
+import sys
+from dataclasses import replace
 
 import pytest
 
@@ -11,6 +14,7 @@ from companion_core.control_server import ControlServer
 from companion_core.egress import LiveEgress
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason, Refused
 from companion_core.paths import InstancePaths
+from companion_core.state_files import write_private
 
 pytestmark = pytest.mark.integration
 
@@ -20,6 +24,16 @@ def paths(tmp_path):
     paths = InstancePaths(tmp_path / "state")
     paths.prepare()
     return paths
+
+
+@contextlib.contextmanager
+def held(paths):
+    lock = InstanceLock(paths.lock_file)
+    lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def serve(paths, client):
@@ -40,7 +54,8 @@ def serve(paths, client):
         finally:
             await server.close()
 
-    return asyncio.run(run())
+    with held(paths):
+        return asyncio.run(run())
 
 
 def test_a_question_is_answered_and_nothing_is_left(paths):
@@ -87,8 +102,28 @@ def test_a_malformed_question_never_ends_the_server(paths, line):
     assert status == {"available": True}
 
 
+def test_closing_waits_for_nobody_who_says_nothing_and_leaves_no_connection(paths):
+    async def run():
+        server = ControlServer(paths, {})
+        await server.start(LiveEgress().identify(os.getpid()))
+        path = str(paths.run_folder() / "control.sock")
+        with socket.socket(socket.AF_UNIX) as early, socket.socket(socket.AF_UNIX) as late:
+            early.connect(path)
+            await asyncio.sleep(0.01)  # accepted by now; the other not yet
+            late.connect(path)
+            await server.close()
+            left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+            for client in (early, late):
+                client.settimeout(10)
+                with contextlib.suppress(ConnectionError):
+                    assert client.recv(1) == b""
+        return left
+
+    assert asyncio.run(run()) == []
+
+
 def test_another_uid_is_not_answered(paths, monkeypatch):
-    monkeypatch.setattr("companion_core.control_server._peer_uid", lambda _socket: 12345)
+    monkeypatch.setattr("companion_core.control_server.peer_of", lambda _socket: (0, 12345))
 
     def ask_status(running):
         with pytest.raises(EnvironmentUnavailable) as caught:
@@ -106,17 +141,48 @@ def test_a_state_file_of_a_dead_or_other_process_is_not_believed(paths):
             json.dumps({"pid": pid, "start_time": start, "control_socket": "/x"})
         )
         paths.state_file.chmod(0o600)
-        assert find_running(paths, egress) is None
+        with held(paths):
+            assert find_running(paths, egress) is None
     paths.state_file.write_text("garbage")
     assert find_running(paths, egress) is None
 
 
+def test_a_state_file_whose_lock_is_free_is_not_believed(paths):
+    egress = LiveEgress()
+    me = egress.identify(os.getpid())
+    state = {"pid": me.pid, "start_time": me.start_time, "control_socket": "/x"}
+    write_private(paths.state_file, json.dumps(state).encode())
+    assert find_running(paths, egress) is None
+    with held(paths):
+        assert find_running(paths, egress) is not None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others do not tell the peer's pid")
+def test_a_socket_that_another_process_answers_is_not_believed(paths):
+    def ask_other(running):
+        other = replace(running, identity=replace(running.identity, pid=os.getppid()))
+        with pytest.raises(EnvironmentUnavailable) as caught:
+            ask(other, LiveEgress(), "status")
+        return caught.value.reason
+
+    assert serve(paths, ask_other) is Reason.CONTROL_UNAVAILABLE
+
+
 def test_nobody_behind_the_socket_is_said_in_time(paths):
     egress = LiveEgress()
-    running = RunningInstance(egress.identify(os.getpid()), paths.folder / "absent.sock")
+    running = RunningInstance(
+        egress.identify(os.getpid()), paths.folder / "absent.sock", paths.lock_file
+    )
     with pytest.raises(CompanionError) as caught:
         ask(running, egress, "status")
     assert caught.value.reason is Reason.CONTROL_UNAVAILABLE
+
+
+def test_a_lock_that_cannot_be_had_is_the_disks_fault(paths):
+    paths.lock_file.mkdir()
+    with pytest.raises(EnvironmentUnavailable) as caught:
+        InstanceLock(paths.lock_file).acquire()
+    assert caught.value.reason is Reason.DISK_UNAVAILABLE
 
 
 def test_the_lock_is_held_once(paths):

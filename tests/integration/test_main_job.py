@@ -129,6 +129,22 @@ def test_embedded_in_a_product(world):
     assert world.wait_until_alone() == []
 
 
+def test_down_stops_an_embedded_companion_and_leaves_the_product_alone(world):
+    world.publish()
+
+    async def run():
+        async with Companion.open(world.config(), state_dir=world.state) as companion:
+            down = await asyncio.to_thread(world.companion, "down", "--json")
+            await companion.wait_for_stop_request()
+            return down, companion.availability()
+
+    down, verdict = asyncio.run(run())
+    assert json.loads(down.stdout) == {"ok": True, "stopped": True}, down.stderr
+    assert not verdict.ok
+    assert world.wait_until_alone() == []
+    assert world.companion("status").returncode == 5
+
+
 def test_available_is_true_only_while_completions_succeed(world):
     world.publish()
     world.configure()

@@ -1,10 +1,11 @@
+import os
 import tomllib
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from companion_core.config import SECTIONS, Config, load_config, parse_config
+from companion_core.config import SECTIONS, Config, load_config, parse_config, with_model
 from companion_core.errors import Reason, UsageError
 
 pytestmark = pytest.mark.unit
@@ -102,10 +103,14 @@ def test_every_documented_key_is_known():
         ("port = 0", "port = 70000", "gateway.port must be"),
         ("port = 0", 'port = "0"', "gateway.port must be"),
         ('url = "https://', 'url = "http://', "c.toml:2: manifest.url must be"),
+        ('url = "https://', 'url = "https://someone@', "c.toml:2: manifest.url must be"),
+        ('url = "https://', 'url = "https:///', "c.toml:2: manifest.url must be"),
+        ('url = "https://', 'url = "https://a b.', "c.toml:2: manifest.url must be"),
         (f'["{KEY}"]', "[]", "manifest.trusted_keys must be"),
         (KEY, "ed25519:abc", "manifest.trusted_keys must be"),
         (KEY, "ed25519:AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "trusted_keys must be"),
         ('isolation = "best"', 'isolation = "none"', 'must be "best" or "required"'),
+        ('isolation = "best"', "isolation = []", 'must be "best" or "required"'),
         ('binary = "/usr', 'binary = "usr', "runtime.binary must be an absolute path"),
         ("flash_attention = true", "flash_attention = [1]", "runtime.options must be"),
         ("max_cpu_percent = 100", "max_cpu_percent = 101", "limits.max_cpu_percent must be"),
@@ -129,8 +134,30 @@ def test_what_has_no_safe_default_must_be_there(missing):
     assert "missing" in refusal(text).detail
 
 
+@pytest.mark.skipif(os.name != "posix", reason="there are no such modes")
+def test_a_file_that_others_can_change_is_not_believed(tmp_path):
+    path = tmp_path / "c.toml"
+    path.write_text(THREE_LINES)
+    path.chmod(0o644)
+    assert load_config(path).model.id == "tiny"
+    path.chmod(0o646)
+    with pytest.raises(UsageError) as caught:
+        load_config(path)
+    assert caught.value.reason is Reason.CONFIGURATION_INVALID
+    assert "others" in caught.value.detail
+
+
+def test_another_model_of_the_manifest_can_be_named_and_is_checked(tmp_path):
+    config = parse_config(tomllib.loads(THREE_LINES))
+    assert with_model(config, "other").model.id == "other"
+    for wrong in ("", "../x", "a b", "x" * 200):
+        with pytest.raises(UsageError) as caught:
+            with_model(config, wrong)
+        assert caught.value.reason is Reason.USAGE
+
+
 def test_a_file_that_is_no_configuration_says_so(tmp_path):
-    for content in (b"\xff\xfe", b"not toml", b"x" * (300 * 1024)):
+    for content in (b"\xff\xfe", b"not toml", b"x" * (300 * 1024), b"x = " + b"[" * 20_000):
         path = tmp_path / "c.toml"
         path.write_bytes(content)
         with pytest.raises(UsageError) as caught:

@@ -5,6 +5,7 @@ import time
 import pytest
 
 from companion_core.deadline import call_with_deadline, call_with_deadline_async
+from companion_core.errors import CompanionError, Reason
 
 pytestmark = pytest.mark.unit
 
@@ -15,6 +16,25 @@ def test_a_result_and_an_error_come_through():
         call_with_deadline({}.__getitem__, "x", seconds=5)
     with pytest.raises(SystemExit):
         call_with_deadline(lambda: (_ for _ in ()).throw(SystemExit(3)), seconds=5)
+
+
+def test_a_wait_that_is_cancelled_ends_before_its_deadline():
+    release, cancelled = threading.Event(), threading.Event()
+    cancelled.set()
+    with pytest.raises(CompanionError) as caught:
+        call_with_deadline(release.wait, 30, seconds=30, cancelled=cancelled)
+    assert caught.value.reason is Reason.INTERRUPTED
+    release.set()
+
+
+def test_a_call_that_can_be_cancelled_still_has_its_result_its_error_and_its_deadline():
+    never, release = threading.Event(), threading.Event()
+    assert call_with_deadline(int, "3", seconds=5, cancelled=never) == 3
+    with pytest.raises(KeyError):
+        call_with_deadline({}.__getitem__, "x", seconds=5, cancelled=never)
+    with pytest.raises(TimeoutError):
+        call_with_deadline(release.wait, 30, seconds=0, cancelled=never)
+    release.set()
 
 
 def test_a_call_that_hangs_is_left_behind_in_a_daemon_thread():

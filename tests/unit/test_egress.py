@@ -92,3 +92,16 @@ def test_the_shut_doorway_refuses_everything():
         with pytest.raises(EgressRefused) as caught:
             call()
         assert caught.value.reason is Reason.EGRESS_REFUSED
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the signal masks are read in /proc")
+def test_a_program_that_replaces_this_one_ignores_no_signal_that_python_ignores():
+    code = (
+        "from companion_core.egress import LiveEgress;"
+        "LiveEgress().replace_process("
+        "['grep', 'SigIgn', '/proc/self/status'], {'PATH': '/usr/bin:/bin'})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    ignored = int(done.stdout.split()[1], 16)
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        assert not ignored >> (number - 1) & 1

@@ -2,8 +2,8 @@ import os
 
 import pytest
 
-from companion_core.errors import Reason, UsageError
-from companion_core.paths import MAX_SOCKET_PATH, InstancePaths
+from companion_core.errors import Reason, Refused, UsageError
+from companion_core.paths import MAX_SOCKET_PATH, InstancePaths, default_state_dir
 
 pytestmark = pytest.mark.unit
 
@@ -39,3 +39,40 @@ def test_sockets_fit_below_the_run_folder_however_deep_the_state_is(tmp_path, mo
         assert folder.stat().st_mode & 0o777 == 0o700
     finally:
         folder.rmdir()
+
+
+def test_a_folder_that_holds_something_else_is_refused_and_left_as_it_is(tmp_path):
+    home = tmp_path / "home"
+    home.mkdir(mode=0o755)
+    (home / "letter.txt").write_text("")
+    with pytest.raises(Refused) as caught:
+        InstancePaths(home).prepare()
+    assert caught.value.reason is Reason.STATE_PATH_UNSAFE
+    assert str(home) in caught.value.detail
+    assert home.stat().st_mode & 0o777 == 0o755
+    assert [p.name for p in home.iterdir()] == ["letter.txt"]
+
+
+@pytest.mark.parametrize("content", [[], ["instances"], ["instances", "models"]])
+def test_an_empty_folder_and_a_companions_own_are_closed_to_others(tmp_path, content):
+    root = tmp_path / "state"
+    root.mkdir(mode=0o755)
+    for name in content:
+        (root / name).mkdir(mode=0o755)
+    InstancePaths(root).prepare()
+    for folder in (root, *root.iterdir()):
+        assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_without_a_home_the_person_is_asked_for_a_folder(monkeypatch):
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    with pytest.raises(UsageError) as caught:
+        default_state_dir()
+    assert "--state-dir" in caught.value.detail
+
+
+def test_a_path_that_is_no_text_is_refused_before_anything_is_made(tmp_path):
+    with pytest.raises(UsageError) as caught:
+        InstancePaths(tmp_path / os.fsdecode(b"latin-\xe9"))
+    assert "--state-dir" in caught.value.detail

@@ -61,6 +61,37 @@ def test_a_foreign_component_and_a_foreign_link_are_refused(tmp_path):
         check_owned(link / "x")
 
 
+def test_a_shared_folder_such_as_tmp_is_never_made_ones_own(tmp_path):
+    sticky = tmp_path / "sticky"
+    sticky.mkdir()
+    sticky.chmod(0o1777)
+    with pytest.raises(Refused):
+        private_folder(sticky)
+    assert stat.S_IMODE(sticky.stat().st_mode) == 0o1777
+
+
+def test_links_that_lead_in_a_circle_are_refused(tmp_path):
+    (tmp_path / "one").symlink_to("two")
+    (tmp_path / "two").symlink_to("one")
+    with pytest.raises(Refused) as caught:
+        private_folder(tmp_path / "one" / "state")
+    assert caught.value.reason is Reason.STATE_PATH_UNSAFE
+
+
+@pytest.mark.parametrize("target", ["wide/mine", "deep/../wide/mine"])
+def test_what_a_link_leads_through_is_looked_at_as_the_system_resolves_it(tmp_path, target):
+    wide = tmp_path / "wide"
+    (wide / "mine").mkdir(parents=True)
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "link").symlink_to(target)
+    private_folder(tmp_path / "link" / ".." / "fine")
+    wide.chmod(0o777)
+    with pytest.raises(Refused) as caught:
+        private_folder(tmp_path / "link" / ".." / "state")
+    assert str(wide) in caught.value.detail
+    assert not (wide / "state").exists()
+
+
 def test_a_file_stands_where_a_folder_should(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises((Refused, EnvironmentUnavailable)):

@@ -11,8 +11,8 @@ import pytest
 
 from companion_core.authority.manifest_fetch import ManifestMemory, fetch_manifest
 from companion_core.decisions.manifest import Manifest
-from companion_core.egress import EgressRefused, RefusingEgress
-from companion_core.errors import CompanionError, Reason
+from companion_core.egress import EgressRefused, LiveEgress, RefusingEgress
+from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason
 from companion_core.testing.publisher import TEST_NOW, FakePublisher, manifest_document
 
 pytestmark = pytest.mark.unit
@@ -165,3 +165,21 @@ def test_a_file_that_is_too_long(tmp_path: Path, memory: ManifestMemory) -> None
 def test_a_shut_doorway_says_so(memory: ManifestMemory) -> None:
     with pytest.raises(EgressRefused):
         fetch("https://manifests.example.org/m.json", memory)
+
+
+def test_a_proxys_address_that_is_none_is_the_environments_fault(
+    memory: ManifestMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("https_proxy", "http://proxy.example:not-a-port")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(EnvironmentUnavailable) as caught:
+        fetch_manifest(
+            "https://manifests.example.org/manifest.json",
+            egress=LiveEgress(),
+            context=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+            trusted_keys=(PUBLISHER.public_key,),
+            memory=memory,
+            wall_now=TEST_NOW,
+        )
+    assert caught.value.reason is Reason.MANIFEST_UNAVAILABLE

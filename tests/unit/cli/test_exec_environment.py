@@ -35,3 +35,13 @@ def test_a_key_that_was_there_is_replaced():
         client_environment({"OPENAI_API_KEY": "sk-cloud"}, *SESSION)["OPENAI_API_KEY"]
         == (SESSION[1])
     )
+
+
+def test_one_of_the_two_names_does_not_hide_what_the_other_says():
+    after = client_environment({"NO_PROXY": "internal.example"}, *SESSION)
+    assert after["no_proxy"] == after["NO_PROXY"] == "internal.example,127.0.0.1,localhost,::1"
+
+
+def test_a_star_keeps_its_meaning():
+    after = client_environment({"no_proxy": "*"}, *SESSION)
+    assert after["no_proxy"] == after["NO_PROXY"] == "*"

@@ -61,6 +61,15 @@ def test_the_publishers_four_commands(work: Path, shell: Shell) -> None:
     assert shell("verify", "pub/manifest.json", "--trusted-key", key)[1].startswith("version 2")
 
 
+def test_a_key_in_the_folder_that_will_be_published_is_pointed_out(
+    work: Path, shell: Shell
+) -> None:
+    code, _, err = shell("init", "pub", "--key-out", "pub/key.pem")
+    assert code == 0
+    assert "pub/key.pem away" in err
+    assert shell("init", "other", "--key-out", "other.pem")[2] == ""
+
+
 def test_a_strangers_key_is_exit_3(work: Path, shell: Shell) -> None:
     shell("init", "pub", "--key-out", "key.pem")
     shell(*ADD)
@@ -89,6 +98,13 @@ def test_an_http_address_is_exit_3(work: Path, shell: Shell) -> None:
     shell("init", "pub", "--key-out", "key.pem")
     insecure = URL.replace("https:", "http:")
     code, _, err = shell(*ADD[:5], "--url", insecure, "--format", "gguf")
+    assert code == 3
+    assert err.splitlines()[-1].startswith("companion: scheme_not_allowed: ")
+
+
+def test_an_http_source_is_exit_3(work: Path, shell: Shell) -> None:
+    shell("init", "pub", "--key-out", "key.pem")
+    code, _, err = shell("add", "pub", URL.replace("https:", "http:"), *ADD[3:])
     assert code == 3
     assert err.splitlines()[-1].startswith("companion: scheme_not_allowed: ")
 

@@ -1,13 +1,19 @@
 import json
+import re
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import click
 import pytest
 
-from companion_core.cli import COMMANDS, main
+from companion_core.cli import COMMANDS, main, refuse
+from companion_core.cli.progress import StepPrinter
+from companion_core.cli.status_command import as_text
+from companion_core.companion import Step
 from companion_core.egress import RefusingEgress
+from companion_core.errors import PluginFault, Reason
 
 pytestmark = pytest.mark.unit
 
@@ -55,6 +61,11 @@ def test_token_of_nothing_exits_5_with_its_advice_last(tmp_path, capsys):
     assert last.startswith("companion: not_running: ")
 
 
+def test_exec_without_a_program_is_an_own_failure(capsys):
+    assert main(["exec"]) == 125
+    assert capsys.readouterr().err.splitlines()[-1].startswith("companion: usage: ")
+
+
 def test_exec_of_nothing_is_an_own_failure(tmp_path, capsys):
     assert main(["--state-dir", str(tmp_path), "exec", "--", "true"]) == 125
     assert "not_running" in capsys.readouterr().err
@@ -62,7 +73,7 @@ def test_exec_of_nothing_is_an_own_failure(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["nonsense"], ["status", "--nonsense"], ["--instance", "../x", "status"], ["exec"]],
+    [["nonsense"], ["status", "--nonsense"], ["--instance", "../x", "status"]],
 )
 def test_wrong_usage_exits_2(arguments, capsys):
     assert main(arguments) == 2
@@ -95,3 +106,88 @@ def test_a_shut_doorway_is_a_refusal_and_no_crash(tmp_path, capsys):
     state.chmod(0o600)
     assert main(["--state-dir", str(tmp_path), "status"], egress=RefusingEgress()) == 4
     assert "companion: egress_refused: " in capsys.readouterr().err
+
+
+def run(arguments, **streams):
+    return subprocess.run(
+        [sys.executable, "-m", "companion_core", *arguments],
+        stderr=subprocess.PIPE, text=True, timeout=60, check=False, **streams,
+    )  # fmt: skip
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full device")
+@pytest.mark.parametrize("mode", [[], ["--json"]], ids=["text", "json"])
+def test_output_that_the_disk_does_not_take_is_the_environments_fault(tmp_path, mode):
+    with Path("/dev/full").open("w") as full:
+        done = run(["--state-dir", str(tmp_path), "status", *mode], stdout=full)
+    assert done.returncode == 4
+    assert [line.split(": ")[1] for line in done.stderr.splitlines()] == ["disk_unavailable"]
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_closed_stream_is_no_fault(tmp_path, closed):
+    command = f'"{sys.executable}" -m companion_core --state-dir "{tmp_path}" token {closed}'
+    assert subprocess.run(["sh", "-c", command], check=False).returncode == 5
+
+
+def test_progress_of_a_closed_stderr_goes_nowhere(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    StepPrinter()(Step("download", "tiny", 1, 2))
+    StepPrinter()(Step("model", "tiny"))
+
+
+def test_a_plugin_at_fault_is_named(capsys):
+    assert refuse(PluginFault(Reason.PLUGIN_CALL_FAILED, "llamafile", "what it did")) == 3
+    first, last = capsys.readouterr().err.splitlines()
+    assert first == "companion: plugin llamafile: what it did"
+    assert last.startswith("companion: plugin_call_failed: ")
+
+
+def test_the_text_of_a_status_has_every_fact_of_the_document():
+    status = {
+        "available": True, "reason": "ok", "lifecycle": "ready", "pid": 4711,
+        "started_at": "2026-01-01T00:00:00Z",
+        "gateway": {"url": "http://127.0.0.1:40123/v1"},
+        "runtime": {"name": "llamacpp", "pid": 4712, "channel": "unix"},
+        "model": {"id": "tiny", "verified": True},
+        "admission": {"in_flight": 1, "max_in_flight": 2, "queued": 3, "queue_bound": 16},
+        "resources": {"ram_bytes": 123_000_000, "vram_bytes": 456_000_000, "cpu_percent": 1.5},
+        "last_health_ok_seconds_ago": 1.25,
+        "plugins": {"keychain": "linux", "probe": "process"},
+    }  # fmt: skip
+    text = as_text(status)
+    for fact in (
+        "available", "ready", "4711", "2026-01-01T00:00:00Z", "http://127.0.0.1:40123/v1",
+        "llamacpp, pid 4712, unix", "tiny, verified", "1 of 2", "3 of 16", "123 MB", "456 MB",
+        "1.5 %", "1.2 s", "keychain linux", "probe process",
+    ):  # fmt: skip
+        assert fact in text
+    refused = as_text({**status, "available": False, "reason": "health_stale"})
+    assert refused.startswith("not available (health_stale)")
+
+
+def test_asking_for_the_status_loads_only_what_that_takes(tmp_path):
+    code = (
+        f"import sys; from companion_core.cli import main; main(['--state-dir', {str(tmp_path)!r},"
+        " 'status']); print([m for m in sys.modules if m in {'asyncio', 'hashlib', 'pluggy',"
+        " 'platformdirs', 'psutil', 'socket', 'ssl', 'subprocess', 'tempfile', 'tomllib',"
+        " 'companion_core.companion', 'companion_core.providers'}])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("arguments", [[], ["manifest"]])
+def test_without_a_command_the_help_is_shown(arguments, capsys):
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("Usage: companion")
+    assert err.splitlines()[-1].startswith("companion: usage: ")
+
+
+def test_the_readme_names_every_command():
+    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
+    table = readme[readme.index("## Commands") : readme.index("Exit codes:")]
+    for name in COMMANDS:
+        assert re.search(rf"[ `]{name}[ `]", table), name

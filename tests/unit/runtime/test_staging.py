@@ -442,6 +442,23 @@ def test_written_to_while_it_is_hashed(folder: Path, monkeypatch: pytest.MonkeyP
     assert refusal(folder, good) is Reason.DIGEST_MISMATCH
 
 
+def test_written_to_between_its_proof_and_its_name(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(store: Path) -> None:
+        [name] = names(store)
+        (store / name).chmod(0o600)
+        with (store / name).open("r+b") as writer:
+            writer.write(b"evil")
+
+    monkeypatch.setattr(staging, "fsync_folder", write)
+    verified = stage(folder, good)
+    with pytest.raises(Refused) as caught:
+        verified.check_unchanged()
+    assert caught.value.reason is Reason.DIGEST_MISMATCH
+    verified.close()
+
+
 def test_what_an_earlier_run_left_is_removed(folder: Path) -> None:
     """covers: download_stage/resume"""
     folder.mkdir(mode=0o700)
