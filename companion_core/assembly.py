@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import ssl
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from companion_core import __version__
@@ -18,15 +20,18 @@ from companion_core.plugin_host import (
     Chosen,
     ChosenRuntime,
     CorePlugin,
+    LoadedPlugins,
+    TrustStore,
     call_provider_sync,
     load_plugins,
     parse_narrow,
 )
+from companion_core.plugin_host.rules import TrustRecord
 from companion_core.providers import API_VERSION, HostInfo, Keychain, ResourceLimits
 from companion_core.runtime import probe
 from companion_core.runtime.https_download import HttpsDownloader, HttpsDownloadPlugin
 
-__all__ = ["AuthorityProviders", "RuntimeProviders", "assemble"]
+__all__ = ["AuthorityProviders", "RuntimeProviders", "assemble", "load_every_plugin"]
 
 LOCATE_SECONDS: Final = 10.0
 EMBEDDED: Final = "embedded"
@@ -55,32 +60,48 @@ class RuntimeProviders:
 
 
 def assemble(
-    config: Config, egress: Egress, context: ssl.SSLContext
+    config: Config, egress: Egress, context: ssl.SSLContext, plugin_store: Path
 ) -> tuple[AuthorityProviders, RuntimeProviders]:
     """Load every trusted plugin and select one provider per role. Blocking.
 
+    Args:
+        config: what the person configured.
+        egress: the doorway to the machine.
+        context: how servers are verified.
+        plugin_store: the file of the plugins that the person trusts.
+
     Raises:
-        CompanionError: the refusal of a role that nobody, or nobody in particular, fills.
+        CompanionError: the refusal of a role that nobody, or nobody in particular, fills;
+            the trust store cannot be read.
     """
-    loaded = load_plugins(
-        HostInfo(api=API_VERSION, core_version=__version__, platform=sys.platform),
-        core_plugins=[
-            CorePlugin(
-                name="memory", plugin=memory_keychain, group=AUTHORITY_GROUP, only_by_name=True
-            ),
-            CorePlugin(
-                name="https", plugin=HttpsDownloadPlugin(HttpsDownloader(egress, lambda: context))
-            ),
-            CorePlugin(name="process", plugin=probe),
-        ],
-        narrow=parse_narrow(os.environ.get("COMPANION_PLUGINS")),
-    )
+    loaded = load_every_plugin(egress, lambda: context, TrustStore(plugin_store).read().trusted)
     chosen = loaded.select_runtime(config.runtime.name)
     keychain = loaded.select_keychain(config.keychain.name)
     runtime = RuntimeProviders(
         chosen=chosen, binary=_choose_binary(config, chosen), limits=_fill_limits(config)
     )
     return AuthorityProviders(keychain=keychain), runtime
+
+
+def load_every_plugin(
+    egress: Egress,
+    context_factory: Callable[[], ssl.SSLContext],
+    trusted: Mapping[str, TrustRecord],
+) -> LoadedPlugins:
+    """Load the core's own plugins and, of those installed, the trusted ones."""
+    downloads = HttpsDownloadPlugin(HttpsDownloader(egress, context_factory))
+    return load_plugins(
+        HostInfo(api=API_VERSION, core_version=__version__, platform=sys.platform),
+        core_plugins=[
+            CorePlugin(
+                name="memory", plugin=memory_keychain, group=AUTHORITY_GROUP, only_by_name=True
+            ),
+            CorePlugin(name="https", plugin=downloads),
+            CorePlugin(name="process", plugin=probe),
+        ],
+        trusted=trusted,
+        narrow=parse_narrow(os.environ.get("COMPANION_PLUGINS")),
+    )
 
 
 def _choose_binary(config: Config, chosen: ChosenRuntime) -> str:

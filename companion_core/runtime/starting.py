@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, Literal
 
 from companion_core.decisions.spawn_plan import PlanFacts, base_environment, check_plan
@@ -209,7 +210,7 @@ async def _plan(
         parallel=spec.parallel,
         threads=spec.threads,
         context_length=spec.context_length,
-        options=dict(spec.options),
+        options=MappingProxyType(dict(spec.options)),
     )
     try:
         proposed = await call_provider(

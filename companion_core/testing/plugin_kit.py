@@ -1,0 +1,64 @@
+"""The checks of everything that one installed plugin offers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from companion_core.plugin_host import LoadedPlugins, PluginState, Role
+from companion_core.testing.downloader_kit import check_downloader
+from companion_core.testing.health_kit import check_health_checker
+from companion_core.testing.keychain_kit import check_keychain
+from companion_core.testing.probe_kit import check_probe
+from companion_core.testing.spawner_kit import SpawnerAbilities, check_spawner
+
+__all__ = ["check_plugin"]
+
+Check = Callable[[Any, PluginState], None]
+
+
+def _spawner(provider: Any, plugin: PluginState) -> None:
+    # What an author may declare is not known here, so only what holds for everybody is asked.
+    abilities = SpawnerAbilities(
+        chat_template=False, open_backend=True, embedded_modules=plugin.modules
+    )
+    check_spawner(provider, abilities)
+
+
+def _downloader(provider: Any, _plugin: PluginState) -> None:
+    def make(ca_file: Path) -> Any:
+        # The way to name an authority that OpenSSL and every client on top of it know.
+        os.environ["SSL_CERT_FILE"] = str(ca_file)
+        return provider
+
+    before = os.environ.get("SSL_CERT_FILE")
+    try:
+        check_downloader(make)
+    finally:
+        os.environ.pop("SSL_CERT_FILE", None)
+        if before is not None:
+            os.environ["SSL_CERT_FILE"] = before
+
+
+_CHECKS: Final[Mapping[Role, Check]] = {
+    Role.KEYCHAIN: lambda provider, _plugin: check_keychain(provider),
+    Role.SPAWN: _spawner,
+    Role.DOWNLOAD: _downloader,
+    Role.HEALTH: lambda provider, _plugin: check_health_checker(provider),
+    Role.PROBE: lambda provider, _plugin: check_probe(provider),
+}
+
+
+def check_plugin(loaded: LoadedPlugins, name: str) -> tuple[str, ...]:
+    """Run the kit of each role that the registered plugin `name` fills; return the roles.
+
+    Raises:
+        AssertionError: the first rule that is broken.
+    """
+    (plugin,) = [p for p in loaded.plugins if p.name == name and not p.core]
+    roles = tuple(sorted(plugin.roles))
+    for role in roles:
+        _CHECKS[Role(role)](loaded.providers(Role(role))[name], plugin)
+    return roles
