@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, cast
 
 from companion_core.errors import Reason
 from companion_core.providers import (
+    CannotPlan,
     DownloadFailed,
     DownloadRequest,
     HealthResponse,
@@ -67,7 +68,9 @@ class FakeSpawner:
         return [] if self.program is None else [RuntimeBinary(path=self.program, label="fake")]
 
     def plan(self, request: SpawnRequest) -> Any:
-        """See `Spawner`."""
+        """See `Spawner`; the program is never embedded."""
+        if request.embedded:
+            raise CannotPlan(Reason.PLAN_REFUSED)
         channel = request.channel
         unix = isinstance(channel, UnixChannel)
         if isinstance(channel, UnixChannel):

@@ -8,7 +8,6 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from companion_core.decisions.resources import evaluate_resources
-from companion_core.errors import Reason
 from companion_core.plugin_host.selection import Role
 from companion_core.plugin_host.snapshots import snapshot_provider
 from companion_core.providers import (
@@ -68,8 +67,7 @@ def _observe(rule: int, provider: Any, target: ProbeTarget) -> ResourceObservati
     seen = _BOOK.ask(rule, provider.observe, target)
     exact = type(seen) is ResourceObservation
     _BOOK.expect(rule, exact, seen=type_name(seen), expected="ResourceObservation")
-    verdict = evaluate_resources(seen, _LIMITS)
-    fits = verdict.reason is not Reason.MALFORMED_OBSERVATION
+    fits = evaluate_resources(seen, _LIMITS).ok
     _BOOK.expect(rule, fits, seen=f"{seen!r}", expected="numbers in range")
     observation: ResourceObservation = seen
     return observation
