@@ -278,7 +278,8 @@ class Companion:
                 download=runtime.chosen.download.provider.open,
                 progress=lambda done, total: self._on_step(Step("download", model.id, done, total)),
                 cancelled=cancelled,
-            )
+            ),
+            discard=VerifiedModel.close,
         )
         self._undo.callback(self._let_go_of_model, verified)
         self._model = verified
@@ -338,8 +339,16 @@ class Companion:
         self._model = None
         model.close()
 
-    async def _in_worker(self, function: Callable[[threading.Event], T]) -> T:
-        """Run blocking work; a cancellation is passed on to it and waits for its clean-up."""
+    async def _in_worker(
+        self,
+        function: Callable[[threading.Event], T],
+        *,
+        discard: Callable[[T], None] = lambda _result: None,
+    ) -> T:
+        """Run blocking work; a cancellation is passed on to it and waits for its clean-up.
+
+        `discard` gets a result that came too late to be returned.
+        """
         cancelled = threading.Event()
         work = asyncio.ensure_future(asyncio.to_thread(function, cancelled))
         try:
@@ -347,7 +356,7 @@ class Companion:
         except asyncio.CancelledError:
             cancelled.set()
             with contextlib.suppress(Exception):
-                await work
+                discard(await work)
             raise
 
     # --- what the control socket answers --------------------------------------------------

@@ -78,7 +78,8 @@ class ControlServer:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             if _peer_uid(writer.get_extra_info("socket")) == os.geteuid():
-                line = await asyncio.wait_for(reader.readline(), READ_DEADLINE_SECONDS)
+                async with asyncio.timeout(READ_DEADLINE_SECONDS):
+                    line = await reader.readline()
                 answer = await self._answer(line)
                 writer.write(json.dumps(answer).encode() + b"\n")
                 await writer.drain()

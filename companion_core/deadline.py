@@ -41,4 +41,5 @@ def call_with_deadline(function: Callable[..., T], *args: Any, seconds: float) -
 
 async def call_with_deadline_async(function: Callable[..., T], *args: Any, seconds: float) -> T:
     """As `call_with_deadline`, without blocking the event loop."""
-    return await asyncio.wait_for(asyncio.wrap_future(start_call(function, *args)), seconds)
+    async with asyncio.timeout(seconds):
+        return await asyncio.wrap_future(start_call(function, *args))

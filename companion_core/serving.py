@@ -209,7 +209,8 @@ class Serving:
         """Return when the runtime has ended by itself."""
         while not self._exited.is_set():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._exited.wait(), HEALTH_INTERVAL_SECONDS)
+                async with asyncio.timeout(HEALTH_INTERVAL_SECONDS):
+                    await self._exited.wait()
                 return
             await self._probe()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -44,6 +45,8 @@ def install_distribution(tmp_path: Path) -> Iterator[Callable[..., Path]]:
         for path, text in {**files, **metadata, **unlisted}.items():
             (site / path).parent.mkdir(parents=True, exist_ok=True)
             (site / path).write_text(text, encoding="utf-8")
+        # Two writes within one tick of the file system's clock look like none.
+        importlib.invalidate_caches()
         return site
 
     yield install

@@ -95,7 +95,8 @@ class KeptProcess:
         if identity is not None and not self.exited.is_set() and terminate_after > 0:
             self._egress.send_signal(identity, signal.SIGTERM)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.exited.wait(), terminate_after)
+                async with asyncio.timeout(terminate_after):
+                    await self.exited.wait()
         self.end()
         done, _ = await asyncio.wait({self._watch}, timeout=kill_after)
         if not done:

@@ -132,7 +132,8 @@ async def _until_listening(egress: Egress, watched: Watched, plan: SpawnPlan) ->
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
         else:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(ready.wait(), _READ_BACK_SECONDS)
+                async with asyncio.timeout(_READ_BACK_SECONDS):
+                    await ready.wait()
 
 
 class _Greeting(asyncio.Protocol):

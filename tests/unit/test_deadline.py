@@ -1,5 +1,6 @@
 import asyncio
 import threading
+import time
 
 import pytest
 
@@ -43,3 +44,17 @@ def test_the_event_loop_goes_on_while_a_call_hangs():
 
     assert asyncio.run(run()) > 3
     release.set()
+
+
+def test_a_cancellation_is_never_swallowed_by_a_result_that_comes_with_it():
+    """Before Python 3.12, asyncio.wait_for returns the result and forgets the cancellation."""
+
+    async def run():
+        call = asyncio.ensure_future(call_with_deadline_async(lambda: 1, seconds=30))
+        await asyncio.sleep(0)
+        time.sleep(0.05)  # noqa: ASYNC251 - the result is there, the loop has not seen it
+        asyncio.get_running_loop().call_soon(call.cancel)
+        with pytest.raises(asyncio.CancelledError):
+            await call
+
+    asyncio.run(run())

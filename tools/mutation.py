@@ -1,0 +1,342 @@
+"""Plant faults in the decision core and count those that its tests find.
+
+python tools/mutation.py                  everything; writes the tables of docs/mutation.md
+python tools/mutation.py oauth.token ...  these modules only; writes nothing
+
+Two tools take turns: mutmut changes the functions, tools/mutants.py what mutmut leaves alone. A
+fault is found when a test fails, or when it would run on without an end. Exit 1: a survivor that
+tools/mutation.toml does not explain, a line there that no longer survives, or too low a score.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import difflib
+import enum
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import io
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import hypothesis
+import pytest
+from mutants import Mutant, mutants_of, pattern_names
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = "companion_core.decisions"
+FOLDER = Path(*PACKAGE.split("."))
+WORK = ROOT / "mutants"  # where mutmut works; its name is fixed
+PAGE = ROOT / "docs" / "mutation.md"
+BEGIN, END = "<!-- tables: written by `make mutation` -->", "<!-- end of the tables -->"
+TESTS = (ROOT / "tests" / "unit" / "decisions", ROOT / "tests" / "vectors")
+LEAST_SCORE = 95.0
+_SECONDS = 60  # of CPU for one fault; all of the tests need a tenth
+_BYTES = 8 * 2**30
+
+
+class Status(enum.Enum):
+    """What became of a fault. One that cannot be imported is no program, and not counted."""
+
+    SURVIVED = 0
+    KILLED = 1
+    NO_PROGRAM = 2
+    TIMEOUT = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One fault and what became of it; `name` is the change, at its place in `module`."""
+
+    module: str
+    name: str
+    status: Status
+    by_mutmut: bool
+
+    @property
+    def title(self) -> str:
+        """The name in reports and in tools/mutation.toml."""
+        return f"{self.module}.{self.name}"
+
+
+# --- functions: mutmut ----------------------------------------------------------------------
+
+# Exit codes of a mutant's tests, as mutmut keeps them: a test failed, or the CPU limit struck.
+_MUTMUT_KILLED = frozenset({1, 3})
+_MUTMUT_TIMEOUT = frozenset({-24, 24, 36, 152, 255})
+
+
+def run_mutmut(modules: Sequence[str], jobs: int) -> Iterator[Fault]:
+    """Yield mutmut's faults in `modules`, from a fresh run."""
+    shutil.rmtree(WORK, ignore_errors=True)
+    only = [f"{PACKAGE}.{module}.*" for module in modules]
+    command = [sys.executable, "-m", "mutmut", "run", "--max-children", str(jobs), *only]
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    for module in modules:
+        path = WORK / FOLDER.joinpath(*module.split(".")).with_suffix(".py")
+        if not path.with_suffix(".py.meta").exists():
+            continue
+        results = json.loads(path.with_suffix(".py.meta").read_text("utf-8"))["exit_code_by_key"]
+        versions = {
+            node.name: ast.unparse(node).splitlines()
+            for node in ast.walk(ast.parse(path.read_text("utf-8")))
+            if isinstance(node, ast.FunctionDef)
+        }
+        seen: dict[str, int] = {}
+        for key, code in results.items():
+            name = _change(versions, key.rpartition(".")[2])
+            seen[name] = seen.get(name, 0) + 1
+            if seen[name] > 1:
+                name += f" #{seen[name]}"
+            yield Fault(module, name, _mutmut_status(code), by_mutmut=True)
+
+
+def _mutmut_status(code: int | None) -> Status:
+    if code in _MUTMUT_TIMEOUT:
+        return Status.TIMEOUT
+    return Status.KILLED if code in _MUTMUT_KILLED else Status.SURVIVED
+
+
+def _change(versions: Mapping[str, list[str]], name: str) -> str:
+    """Return what a version of a function changes: its number would not outlive an edit."""
+    stem = name.rpartition("__mutmut_")[0]
+    place = stem.removeprefix("x_").removeprefix("xǁ").replace("ǁ", ".")
+    before = [line for line in versions[f"{stem}__mutmut_orig"] if "__mutmut_" not in line]
+    after = [line for line in versions[name] if "__mutmut_" not in line]
+    parts = []
+    for kind, a, b, c, d in difflib.SequenceMatcher(None, before, after).get_opcodes():
+        if kind != "equal":
+            old, new = (" ".join(map(str.strip, x)) for x in (before[a:b], after[c:d]))
+            parts.append(_shortest(old, new))
+    return f"{place}: {'; '.join(parts)}"
+
+
+def _shortest(old: str, new: str, around: int = 24) -> str:
+    """Return the differing part of two lines with a little of what stands around it."""
+    start = _common(old, new)
+    end = _common(old[start:][::-1], new[start:][::-1])
+    before = old[max(0, start - around) : start]
+    after = old[len(old) - end :][:around]
+    return f"{before}[{old[start : len(old) - end]} -> {new[start : len(new) - end]}]{after}"
+
+
+def _common(a: str, b: str) -> int:
+    """Return how many characters two texts begin with alike."""
+    return next(
+        (n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b))
+    )
+
+
+# --- the rest: one forked process for each fault --------------------------------------------
+
+
+class _Import(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Import one module from code that stands in no file."""
+
+    def __init__(self, name: str, path: Path, tree: ast.Module) -> None:
+        self._name = name
+        self._path = path
+        self._code = compile(tree, str(path), "exec")
+
+    def find_spec(
+        self, fullname: str, path: object, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        """Answer for the one module."""
+        del path, target
+        if fullname != self._name:
+            return None
+        return importlib.util.spec_from_file_location(fullname, self._path, loader=self)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Run the faulty code."""
+        exec(self._code, module.__dict__)  # noqa: S102 - this is how a module is loaded
+
+
+def run_tables(modules: Sequence[str], jobs: int) -> Iterator[Fault]:
+    """Yield the faults of tools/mutants.py in `modules`."""
+    trees = {module: ast.parse(_path(module).read_text("utf-8")) for module in _modules()}
+    patterns = pattern_names(trees.values())
+    _warm_up()
+    if (found := _wait(_start(None, None))[1]) is not Status.SURVIVED:
+        raise SystemExit(f"the tests do not pass without a fault: {found}")
+    running: dict[int, tuple[str, Mutant]] = {}
+    for module in modules:
+        for mutant in mutants_of(trees[module], patterns):
+            while len(running) >= jobs:
+                yield _finished(running)
+            running[_start((module, trees[module]), mutant)] = module, mutant
+    while running:
+        yield _finished(running)
+
+
+def _finished(running: dict[int, tuple[str, Mutant]]) -> Fault:
+    pid, status = _wait(-1)
+    module, mutant = running.pop(pid)
+    return Fault(module, mutant.name, status, by_mutmut=False)
+
+
+def _wait(pid: int) -> tuple[int, Status]:
+    pid, code = os.waitpid(pid, 0)
+    return pid, Status.TIMEOUT if os.WIFSIGNALED(code) else Status(os.WEXITSTATUS(code))
+
+
+def _warm_up() -> None:
+    """Load all that the tests load, then forget this package: each fault imports it anew."""
+    hypothesis.settings.register_profile(
+        "mutation",
+        parent=hypothesis.settings.get_profile("ci"),
+        phases=(hypothesis.Phase.explicit, hypothesis.Phase.generate),
+    )
+    with contextlib.redirect_stdout(io.StringIO()):
+        _pytest(["--collect-only", *map(str, TESTS)])
+    for name in [name for name in sys.modules if name.partition(".")[0] == "companion_core"]:
+        del sys.modules[name]
+
+
+def _start(where: tuple[str, ast.Module] | None, mutant: Mutant | None) -> int:
+    pid = os.fork()
+    if pid == 0:
+        status = Status.NO_PROGRAM
+        with contextlib.suppress(BaseException):  # nothing may return into the parent's work
+            status = _judge(where, mutant)
+        os._exit(status.value)
+    return pid
+
+
+def _judge(where: tuple[str, ast.Module] | None, mutant: Mutant | None) -> Status:
+    resource.setrlimit(resource.RLIMIT_CPU, (_SECONDS, _SECONDS))
+    resource.setrlimit(resource.RLIMIT_AS, (_BYTES, _BYTES))
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+    files = sorted(str(path) for folder in TESTS for path in folder.rglob("test_*.py"))
+    own: list[str] = []
+    if where is not None and mutant is not None:
+        module, tree = where
+        mutant.apply(tree)
+        name = f"{PACKAGE}.{module}"
+        sys.meta_path.insert(0, _Import(name, _path(module), tree))
+        importlib.import_module(name)
+        own = [file for file in files if module.rpartition(".")[2] in Path(file).stem]
+    try:
+        for stage in (own, [file for file in files if file not in own]):
+            if stage and _pytest(["-x", "--tb=no", *stage]) != 0:
+                return Status.KILLED
+    except BaseException:  # noqa: BLE001 - a fault that ends the run has been found
+        return Status.KILLED
+    return Status.SURVIVED
+
+
+def _pytest(arguments: Sequence[str]) -> int:
+    plugins = ["-p", "no:randomly", "-p", "no:cacheprovider", "--hypothesis-profile=mutation"]
+    loaded = "ignore::pytest.PytestAssertRewriteWarning"  # pytest's plugins are loaded already
+    return int(pytest.main(["-q", "--no-header", "-W", loaded, *plugins, *arguments]))
+
+
+# --- the report -----------------------------------------------------------------------------
+
+
+def _modules() -> list[str]:
+    paths = sorted((ROOT / FOLDER).rglob("*.py"))
+    parts = (path.relative_to(ROOT / FOLDER).with_suffix("").parts for path in paths)
+    return [".".join(part) for part in parts if part[-1] != "__init__"]
+
+
+def _path(module: str) -> Path:
+    return ROOT / FOLDER.joinpath(*module.split(".")).with_suffix(".py")
+
+
+def _explained() -> dict[str, tuple[str, bool]]:
+    """Return the reviewed survivors: why each survives, and whether it changes nothing."""
+    document = tomllib.loads((ROOT / "tools" / "mutation.toml").read_text("utf-8"))
+    return {
+        title: (row["why"], kind == "equivalent")
+        for kind, rows in document.items()
+        for row in rows
+        for title in row["faults"]
+    }
+
+
+def _score(faults: Sequence[Fault]) -> float:
+    counted = [fault for fault in faults if fault.status is not Status.NO_PROGRAM]
+    survived = sum(fault.status is Status.SURVIVED for fault in counted)
+    return 100.0 * (len(counted) - survived) / len(counted) if counted else 100.0
+
+
+def _tables(faults: Sequence[Fault], explained: Mapping[str, tuple[str, bool]]) -> Iterator[str]:
+    yield "| module | functions | found | tables | found | score | less equivalents |"
+    yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
+    for module in [*sorted({fault.module for fault in faults}), "all"]:
+        counted = [
+            fault
+            for fault in faults
+            if module in {fault.module, "all"} and fault.status is not Status.NO_PROGRAM
+        ]
+        cells = [f"`{module}`" if module != "all" else "**all**"]
+        for by_mutmut in (True, False):
+            part = [fault for fault in counted if fault.by_mutmut is by_mutmut]
+            survived = sum(fault.status is Status.SURVIVED for fault in part)
+            cells += [str(len(part)), str(len(part) - survived)]
+        able = [
+            fault
+            for fault in counted
+            if fault.status is not Status.SURVIVED or not explained.get(fault.title, ("", False))[1]
+        ]
+        cells += [f"{_score(counted):.1f} %", f"{_score(able):.1f} %"]
+        yield f"| {' | '.join(cells)} |"
+    survivors = {fault.title for fault in faults if fault.status is Status.SURVIVED}
+    for heading, equivalent in (("Equivalent", True), ("Not told apart", False)):
+        reasons = {
+            why: [t for t, row in explained.items() if row == (why, equivalent) and t in survivors]
+            for why, kind in explained.values()
+            if kind is equivalent
+        }
+        yield from ("", f"### {heading}", "")
+        for why, titles in reasons.items():
+            if titles:
+                yield from (f"{why}", "", *(f"* ``{title}``" for title in titles), "")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run both tools, report, and judge the score and the list of survivors."""
+    modules = list(arguments) or _modules()
+    jobs = int(os.environ.get("MUTATION_JOBS") or os.cpu_count() or 1)
+    sys.path.insert(0, str(ROOT))
+    os.chdir(ROOT)
+    began = time.monotonic()
+    faults = [*run_mutmut(modules, jobs), *run_tables(modules, jobs)]
+    explained = _explained()
+    lines = list(_tables(faults, explained))
+    print("\n".join(lines))
+    count = {status: sum(fault.status is status for fault in faults) for status in Status}
+    print(", ".join(f"{count[status]} {status.name.lower()}" for status in Status))
+    print(f"{time.monotonic() - began:.0f} s on {jobs} processes")
+
+    survivors = {fault.title for fault in faults if fault.status is Status.SURVIVED}
+    known = {title for title in explained if any(title.startswith(f"{m}.") for m in modules)}
+    for title in sorted(survivors - known):
+        print(f"unexplained survivor: {title}")
+    for title in sorted(known - survivors):
+        print(f"explained, but no survivor: {title}")
+    if not arguments:
+        before, _, rest = PAGE.read_text("utf-8").partition(BEGIN)
+        after = rest.partition(END)[2]
+        text = "\n".join([f"{before}{BEGIN}", "", *lines, f"{END}{after}"])
+        PAGE.write_text(text, encoding="utf-8")
+    return int(survivors != known or _score(faults) < LEAST_SCORE)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
