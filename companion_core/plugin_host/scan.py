@@ -19,7 +19,7 @@ from companion_core.hookspecs import AUTHORITY_GROUP, RUNTIME_GROUP
 if TYPE_CHECKING:
     from importlib.metadata import Distribution
 
-__all__ = ["GROUPS", "declaring_distributions"]
+__all__ = ["GROUPS", "declaring_distributions", "forget"]
 
 GROUPS: Final = (AUTHORITY_GROUP, RUNTIME_GROUP)
 
@@ -49,6 +49,11 @@ def declaring_distributions(search: Sequence[str]) -> Iterator[Distribution]:
             from importlib import metadata  # noqa: PLC0415 - only where there is a plugin
 
             yield from (metadata.Distribution.at(Path(folder) / name) for name in names)
+
+
+def forget() -> None:
+    """Read every folder anew the next time."""
+    _CACHE.clear()
 
 
 def _declaring(folder: str) -> tuple[str, ...]:

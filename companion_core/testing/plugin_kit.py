@@ -7,14 +7,20 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from companion_core.assembly import load_every_plugin
+from companion_core.egress import RefusingEgress
+from companion_core.errors import Reason
 from companion_core.plugin_host import LoadedPlugins, PluginState, Role
+from companion_core.plugin_host.inventory import find_plugins
+from companion_core.plugin_host.rules import record_of
 from companion_core.testing.downloader_kit import check_downloader
 from companion_core.testing.health_kit import check_health_checker
 from companion_core.testing.keychain_kit import check_keychain
 from companion_core.testing.probe_kit import check_probe
 from companion_core.testing.spawner_kit import SpawnerAbilities, check_spawner
+from companion_core.tls_context import build_tls_context
 
-__all__ = ["check_plugin"]
+__all__ = ["check_installed", "check_plugin"]
 
 Check = Callable[[Any, PluginState], None]
 
@@ -49,6 +55,28 @@ _CHECKS: Final[Mapping[Role, Check]] = {
     Role.HEALTH: lambda provider, _plugin: check_health_checker(provider),
     Role.PROBE: lambda provider, _plugin: check_probe(provider),
 }
+
+
+def check_installed(name: str) -> tuple[str, ...]:
+    """Load the installed plugin `name` in this process and check it; return its roles.
+
+    Its code is trusted as it is installed now, for this call alone.
+
+    Raises:
+        AssertionError: it does not register, or the first rule that is broken.
+    """
+    found = [plugin for plugin in find_plugins() if plugin.name == name]
+    loaded = load_every_plugin(
+        RefusingEgress(),
+        lambda: build_tls_context(None),
+        {plugin.name: record_of(plugin) for plugin in found},
+    )
+    states = [plugin for plugin in loaded.plugins if plugin.name == name and not plugin.core]
+    if not states:
+        raise AssertionError(f"no installed distribution declares the plugin {name}")
+    if states[0].reason is not Reason.OK:
+        raise AssertionError(f"{name}: {states[0].reason} {states[0].detail}".rstrip())
+    return check_plugin(loaded, name)
 
 
 def check_plugin(loaded: LoadedPlugins, name: str) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
-"""Looks after the zoo: wheels as a build tool writes them, and the child that meets the animals.
+"""Looks after the zoo: wheels as a build tool writes them, and the child that meets them.
 
-python zoo_keeper.py < REQUEST > REPORT     (the child; REQUEST as in `companion_core.testing.trial`)
+python zoo_keeper.py < REQUEST > REPORT     (the child; REQUEST as in `testing.trial`)
 """
 
 from __future__ import annotations
