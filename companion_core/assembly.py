@@ -14,7 +14,7 @@ from companion_core import __version__
 from companion_core.authority import memory_keychain
 from companion_core.config import Config
 from companion_core.egress import Egress
-from companion_core.errors import EnvironmentUnavailable, Reason
+from companion_core.errors import EnvironmentUnavailable, PluginFault, Reason
 from companion_core.hookspecs import AUTHORITY_GROUP
 from companion_core.plugin_host import (
     Chosen,
@@ -27,6 +27,7 @@ from companion_core.plugin_host import (
     parse_narrow,
 )
 from companion_core.plugin_host.rules import TrustRecord
+from companion_core.plugin_host.snapshots import EMBEDDED, rebuild_binaries
 from companion_core.providers import API_VERSION, HostInfo, Keychain, ResourceLimits
 from companion_core.runtime import probe
 from companion_core.runtime.https_download import HttpsDownloader, HttpsDownloadPlugin
@@ -34,7 +35,6 @@ from companion_core.runtime.https_download import HttpsDownloader, HttpsDownload
 __all__ = ["AuthorityProviders", "RuntimeProviders", "assemble", "load_every_plugin"]
 
 LOCATE_SECONDS: Final = 10.0
-EMBEDDED: Final = "embedded"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,8 +109,12 @@ def _choose_binary(config: Config, chosen: ChosenRuntime) -> str:
     if config.runtime.binary is not None:
         return config.runtime.binary
     spawn = chosen.spawn
-    found = call_provider_sync(spawn.plugin, spawn.provider.locate, seconds=LOCATE_SECONDS)
-    if any(getattr(binary, "path", None) == EMBEDDED for binary in found):
+    found = rebuild_binaries(
+        call_provider_sync(spawn.plugin, spawn.provider.locate, seconds=LOCATE_SECONDS)
+    )
+    if found is None:
+        raise PluginFault(Reason.PLUGIN_RESULT_INVALID, spawn.plugin, f"{spawn.plugin}: locate")
+    if any(binary.path == EMBEDDED for binary in found):
         return EMBEDDED
     raise EnvironmentUnavailable(Reason.RUNTIME_NOT_FOUND)
 

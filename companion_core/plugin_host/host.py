@@ -137,6 +137,9 @@ class LoadedPlugins:
                 trusted=plugin.state is not State.FOUND,
                 core=plugin.core,
                 only_by_name=plugin.only_by_name,
+                about=": ".join(
+                    filter(None, [f"{plugin.distribution} {plugin.version}", plugin.detail])
+                ),
             )
             for plugin in self._plugins
         ]

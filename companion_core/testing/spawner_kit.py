@@ -14,10 +14,9 @@ from companion_core.decisions.spawn_plan import check_env_name
 from companion_core.decisions.verdict import Verdict
 from companion_core.plugin_host.calls import PLUGIN_REASONS
 from companion_core.plugin_host.selection import Role
-from companion_core.plugin_host.snapshots import snapshot_provider
+from companion_core.plugin_host.snapshots import rebuild_binaries, snapshot_provider
 from companion_core.providers import (
     CannotPlan,
-    RuntimeBinary,
     SpawnPlan,
     SpawnRequest,
 )
@@ -101,13 +100,8 @@ def check_spawner(provider: Any, abilities: SpawnerAbilities | None = None) -> N
 
 def _check_locate(provider: Any) -> None:
     found = _BOOK.ask(2, provider.locate)
-    listed = isinstance(found, (list, tuple))
-    _BOOK.expect(2, listed, seen=type_name(found), expected="a list or tuple")
-    for binary in found:
-        fits = type(binary) is RuntimeBinary and (
-            binary.path == "embedded" or Path(binary.path).is_absolute()
-        )
-        _BOOK.expect(2, fits, seen=f"{binary!r}", expected="a RuntimeBinary")
+    fits = rebuild_binaries(found) is not None
+    _BOOK.expect(2, fits, seen=f"{found!r}", expected="a list or tuple of RuntimeBinary")
 
 
 def _planned(

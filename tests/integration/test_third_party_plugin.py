@@ -8,7 +8,7 @@ import subprocess
 import sys
 import sysconfig
 import venv
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 ROOT = Path(__file__).parents[2]
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
 OFFLINE = ["--no-deps", "--no-index"]
+EXAMPLES = sorted(file.parent for file in (ROOT / "examples").glob("*/pyproject.toml"))
 CLIENT = """
 import openai
 client = openai.OpenAI()
@@ -47,6 +48,13 @@ class Elsewhere:
     def pip(self, *arguments: str) -> None:
         command = [*PIP, "--python", str(self.python), *arguments]
         subprocess.run(command, check=True, timeout=100)
+
+    def install(self, trees: Sequence[Path], wheels: Path) -> None:
+        build = [*PIP, "wheel", *OFFLINE, "--no-build-isolation", "--wheel-dir", str(wheels)]
+        subprocess.run([*build, *map(str, trees)], check=True, timeout=200)
+        built = sorted(map(str, wheels.glob("*.whl")))
+        assert len(built) == len(trees)
+        self.pip("install", *OFFLINE, *built)
 
     def companion(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -76,17 +84,13 @@ def last_line(done: subprocess.CompletedProcess[str]) -> str:
 def test_a_plugin_from_outside_is_trusted_by_one_command_and_serves(
     elsewhere: Elsewhere, tmp_path: Path
 ):
-    assert main(["plugins", "new", "runtime", "echo", "--into", str(tmp_path)]) == 0
-    tree = tmp_path / "companion-runtime-echo"
-    assert len([path for path in tree.rglob("*") if path.is_file()]) < 10
-    wheels = tmp_path / "wheels"
-    build = [*PIP, "wheel", *OFFLINE, "--no-build-isolation", "--wheel-dir", str(wheels)]
-    subprocess.run([*build, str(tree)], check=True, timeout=100)
-    (wheel,) = wheels.glob("*.whl")
-    elsewhere.pip("install", *OFFLINE, str(wheel))
+    for kind, name in (("runtime", "echo"), ("keychain", "vault")):
+        assert main(["plugins", "new", kind, name, "--into", str(tmp_path)]) == 0
+    trees = [tmp_path / "companion-runtime-echo", tmp_path / "companion-keychain-vault"]
+    elsewhere.install(trees, tmp_path / "wheels")
     world = elsewhere.world
     world.publish()
-    world.configure(runtime={"name": "echo", "threads": 1})
+    world.configure(runtime={"name": "echo", "threads": 1}, keychain={"name": "vault"})
 
     found = elsewhere.plugin("echo")
     assert (found["state"], found["reason"]) == ("found", "plugin_untrusted")
@@ -95,6 +99,8 @@ def test_a_plugin_from_outside_is_trusted_by_one_command_and_serves(
     assert refused.returncode == 3
     assert last_line(refused).startswith("companion: plugin_untrusted: ")
 
+    assert elsewhere.companion("plugins", "trust", "vault", "--yes").returncode == 0
+    assert elsewhere.companion("plugins", "check", "vault").returncode == 0
     trusted = elsewhere.companion("plugins", "trust", "echo", "--yes", "--json")
     assert trusted.returncode == 0, trusted.stderr
     assert json.loads(trusted.stdout)["hooks"] == ["companion_health", "companion_spawn"]
@@ -107,7 +113,8 @@ def test_a_plugin_from_outside_is_trusted_by_one_command_and_serves(
 
     up = elsewhere.companion("up", "--detach", "--json")
     assert up.returncode == 0, up.stderr
-    assert json.loads(up.stdout)["plugins"]["spawn"] == "echo"
+    chosen = json.loads(up.stdout)["plugins"]
+    assert (chosen["spawn"], chosen["health"], chosen["keychain"]) == ("echo", "echo", "vault")
     client = elsewhere.companion("exec", "--", str(elsewhere.python), "-c", CLIENT)
     assert client.returncode == 0, client.stderr
     assert client.stdout.splitlines() == ["You said: hello there"] * 2
@@ -119,6 +126,9 @@ def test_a_plugin_from_outside_is_trusted_by_one_command_and_serves(
     refused = elsewhere.companion("up", "--detach")
     assert refused.returncode == 3
     assert last_line(refused).startswith("companion: plugin_changed: ")
+    assert "echo: companion-runtime-echo 0.1.0: changed: companion_runtime_echo/server.py" in (
+        refused.stderr
+    )
     found = elsewhere.plugin("echo")
     assert found["changes"] == ["changed: companion_runtime_echo/server.py"]
     assert found["conformance"] is None
@@ -129,3 +139,12 @@ def test_a_plugin_from_outside_is_trusted_by_one_command_and_serves(
     assert "spawn: echo" in missing.stderr
     assert last_line(missing).startswith("companion: provider_missing: ")
     assert world.wait_until_alone() == []
+
+
+def test_the_examples_install_and_pass_the_kit(elsewhere: Elsewhere, tmp_path: Path):
+    elsewhere.install(EXAMPLES, tmp_path / "wheels")
+    for name in ("llamafile", "mlx"):
+        trusted = elsewhere.companion("plugins", "trust", name, "--yes")
+        assert trusted.returncode == 0, trusted.stderr
+        checked = elsewhere.companion("plugins", "check", name, "--json")
+        assert json.loads(checked.stdout).get("passed") == ["health", "spawn"], checked.stderr

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -32,31 +32,40 @@ def companion_health():
 """
 
 
-class Machine:
-    def __init__(self, folder: Path, install: Callable[..., Path]) -> None:
-        self.state = folder / "state"
-        self.install = install
-        self.site = folder / "site"
+@dataclass
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
 
-    def add(self, name: str, text: str = GOOD, **how) -> Path:
+
+class Machine:
+    """The command line in this process; the child that imports plugins is a real one."""
+
+    def __init__(self, folder: Path, install: Callable[..., Path], request) -> None:
+        self.state = folder / "state"
+        self.site = folder / "site"
+        self.install = install
+        self._monkeypatch = request.getfixturevalue("monkeypatch")
+        self._capsys = request.getfixturevalue("capsys")
+        self._monkeypatch.setattr(sys, "path", [str(self.site), *sys.path])
+        self._monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(self.site), str(ROOT)]))
+
+    def add(self, name: str, text: str = GOOD) -> Path:
         package = f"companion_runtime_{name}"
         self.install(f"companion-runtime-{name}", {f"{package}/__init__.py": text}, {name: package})
         return self.site / package / "__init__.py"
 
-    def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        path = os.pathsep.join([str(self.site), str(ROOT)])
-        command = ["--config", str(self.state / "none.toml"), "--state-dir", str(self.state)]
-        return subprocess.run(
-            [sys.executable, "-P", "-m", "companion_core", *command, *arguments],
-            env={**os.environ, "PYTHONPATH": path, **environment},
-            capture_output=True,
-            text=True,
-            timeout=100,
-            check=False,
-        )
-
-    def plugins(self, *arguments: str, **environment: str):
-        return self.run("plugins", *arguments, **environment)
+    def plugins(self, *arguments: str, **environment: str) -> Done:
+        root = ["--config", str(self.state / "none.toml"), "--state-dir", str(self.state)]
+        with self._monkeypatch.context() as patch:
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            code = main([*root, "plugins", *arguments])
+        out, err = self._capsys.readouterr()
+        imported = [name for name in sys.modules if name.startswith("companion_runtime_")]
+        assert not [n for n in imported if str(self.site) in str(sys.modules[n].__file__)]
+        return Done(code, out, err)
 
     def row(self, name: str, **environment: str) -> dict:
         done = self.plugins("list", "--json", **environment)
@@ -66,11 +75,11 @@ class Machine:
 
 
 @pytest.fixture
-def machine(tmp_path: Path, install_distribution: Callable[..., Path]) -> Machine:
-    return Machine(tmp_path, install_distribution)
+def machine(tmp_path: Path, install_distribution: Callable[..., Path], request) -> Machine:
+    return Machine(tmp_path, install_distribution, request)
 
 
-def last_line(done: subprocess.CompletedProcess[str]) -> str:
+def last_line(done: Done) -> str:
     return done.stderr.strip().splitlines()[-1]
 
 
