@@ -73,17 +73,38 @@ class Trial:
                 child.kill()
                 child.wait()
             answer.seek(0)
-            return _parse(answer.read(_MAX_REPORT_BYTES))
+            return _parse(answer.read(_MAX_REPORT_BYTES), names, check=check is not None)
 
 
-def _parse(raw: bytes) -> dict[str, Any] | None:
+def _parse(raw: bytes, names: Sequence[str], *, check: bool) -> dict[str, Any] | None:
+    """Return a report that is one: a plugin may have ended the child, or written its own."""
     try:
         report = json.loads(raw)
-    except (ValueError, RecursionError):
+        rows = report["plugins"]
+        whole = all(_is_row(row) for row in rows) and {row["name"] for row in rows} >= set(names)
+        checked = report["checked"]
+        if check and any(row["name"] in names and row["reason"] == "ok" for row in rows):
+            whole = whole and _is_result(checked)
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None
-    if not isinstance(report, dict) or not isinstance(report.get("plugins"), list):
-        return None
-    return report
+    return report if whole else None
+
+
+def _is_row(row: dict[str, Any]) -> bool:
+    texts = [row[key] for key in ("name", "group", "distribution", "version", "detail")]
+    lists = [*row["hooks"], *row["selected_for"]]
+    return (
+        all(type(text) is str and text.isprintable() for text in (*texts, *lists))
+        and "." in row["group"]
+        and row["state"] in set(State)
+        and row["reason"] in set(Reason)
+        and type(row["core"]) is bool
+    )
+
+
+def _is_result(result: dict[str, Any]) -> bool:
+    texts = [*result["passed"], result["failure"]]
+    return all(type(text) is str and text.isprintable() for text in texts)
 
 
 def row_of(report: Mapping[str, Any] | None, name: str) -> dict[str, Any]:

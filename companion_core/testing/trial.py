@@ -74,7 +74,9 @@ def _check(loaded: LoadedPlugins, name: str) -> dict[str, Any]:
     try:
         return {"passed": check_plugin(loaded, name), "failure": ""}
     except AssertionError as error:
-        return {"passed": [], "failure": str(error)}
+        # It quotes what the plugin answered: only printable text goes to a terminal.
+        failure = str(error).encode("unicode_escape").decode("ascii")
+        return {"passed": [], "failure": failure}
 
 
 def main() -> NoReturn:

@@ -123,6 +123,16 @@ def _health(name: str, new: str) -> Animal:
     return Animal(name=name, text=text, state="registered", healthy=False)
 
 
+# Writes a report of its own wherever one could be, and leaves.
+FORGERY = """
+import os
+for descriptor in range(3, 100):
+    try:
+        os.write(descriptor, {!r}.encode())
+    except OSError:
+        pass
+os._exit(0)
+"""
 PLAN = "return SpawnPlan(**fields)"
 FIELD = 'served_model="zoo",'
 HOOK = "@hookimpl\ndef companion_spawn(host):\n    return Spawner()"
@@ -171,6 +181,8 @@ ANIMALS: tuple[Animal, ...] = (
     _import("hard-exit", "import os\nos._exit(0)", deadly=True),
     _import("self-killer", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", deadly=True),
     _import("stopper", "import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)", deadly=True),
+    _import("forger", FORGERY.format('{"plugins": [], "checked": null}'), deadly=True),
+    _import("garbler", FORGERY.format("[[[["), deadly=True),
     # --- while it registers ---
     _register(
         "wrapper",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -120,6 +121,20 @@ def test_trusting_is_asked_for_told_and_undone(machine: Machine):
     assert machine.plugins("untrust", "lamp").returncode == 0
     assert machine.row("lamp")["reason"] == "plugin_untrusted"
     assert machine.plugins("untrust", "lamp").returncode == 0
+
+
+@pytest.mark.parametrize(("answer", "code"), [("y", 0), ("n", 130)])
+def test_a_person_is_asked(machine: Machine, monkeypatch, answer: str, code: int):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    machine.add("lamp")
+    monkeypatch.setattr(sys, "stdin", Terminal(f"{answer}\n"))
+    asked = machine.plugins("trust", "lamp")
+    assert asked.returncode == code
+    assert "companion-runtime-lamp 0.1.0" in asked.stderr
+    assert machine.row("lamp")["reason"] == ("ok" if code == 0 else "plugin_untrusted")
 
 
 @pytest.mark.parametrize(
