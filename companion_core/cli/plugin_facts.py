@@ -14,6 +14,7 @@ from companion_core.errors import (
     EnvironmentUnavailable,
     Reason,
     UsageError,
+    error_for,
 )
 from companion_core.plugin_host.rules import FoundPlugin, TrustRecord, judge_found, parse_narrow
 from companion_core.plugin_host.survey import (
@@ -166,8 +167,6 @@ def refusal(state: PluginState) -> CompanionError:
 
 def refusal_of(reason: Reason, name: str, detail: str = "") -> CompanionError:
     """Return the exception for a plugin, named in its detail."""
-    from companion_core.errors import error_for  # noqa: PLC0415 - reads the table of reasons
-
     return error_for(reason, ": ".join(filter(None, [name, detail])), plugin=name)
 
 

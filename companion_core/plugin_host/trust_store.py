@@ -6,13 +6,16 @@ never read as "nobody is trusted, and nothing was ever checked".
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
 from companion_core.errors import EnvironmentUnavailable, Reason
+from companion_core.folder_lock import lock_folder
 from companion_core.plugin_host.rules import TrustRecord
 from companion_core.state_files import private_folder, read_private, write_private
 
@@ -70,21 +73,31 @@ class TrustStore:
 
     def trust(self, record: TrustRecord) -> None:
         """Trust `record.name` as recorded, and nothing that had the name before."""
-        book = self.read()
-        self._write(replace(book, trusted={**book.trusted, record.name: record}))
+        with self._changing() as book:
+            self._write(replace(book, trusted={**book.trusted, record.name: record}))
 
     def untrust(self, name: str) -> bool:
         """Forget all about `name`; False when it was not trusted."""
-        book = self.read()
-        kept = {key: record for key, record in book.trusted.items() if key != name}
-        checked = {key: record for key, record in book.checked.items() if key != name}
-        self._write(TrustBook(trusted=kept, checked=checked))
+        with self._changing() as book:
+            self._write(
+                TrustBook(
+                    trusted={key: row for key, row in book.trusted.items() if key != name},
+                    checked={key: row for key, row in book.checked.items() if key != name},
+                )
+            )
         return name in book.trusted
 
     def remember_check(self, name: str, record: CheckRecord) -> None:
         """Keep what the conformance kit said of `name`."""
-        book = self.read()
-        self._write(replace(book, checked={**book.checked, name: record}))
+        with self._changing() as book:
+            self._write(replace(book, checked={**book.checked, name: record}))
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[TrustBook]:
+        """Hold the folder, so that no change of another process is overwritten."""
+        folder = private_folder(self._path.parent)
+        with lock_folder(folder, threading.Event()):
+            yield self.read()
 
     def _write(self, book: TrustBook) -> None:
         document = {
@@ -92,7 +105,6 @@ class TrustStore:
             "trusted": {name: asdict(record) for name, record in book.trusted.items()},
             "checked": {name: asdict(record) for name, record in book.checked.items()},
         }
-        private_folder(self._path.parent)
         write_private(self._path, json.dumps(document, indent=1, sort_keys=True).encode())
 
 

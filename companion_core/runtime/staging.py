@@ -27,8 +27,8 @@ from companion_core.errors import (
     Refused,
     error_for,
 )
+from companion_core.folder_lock import lock_folder
 from companion_core.runtime.byte_pump import BLOCK_BYTES, Pace
-from companion_core.runtime.folder_lock import lock_folder
 from companion_core.runtime.transfer import Download, Transfer, receive
 from companion_core.state_files import fsync_folder, open_to_others, private_folder
 

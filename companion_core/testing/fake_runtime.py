@@ -3,7 +3,8 @@
     python -IS fake_runtime.py MODEL ADDRESS [BEHAVIOUR ...]
 
 ADDRESS is a socket's path or HOST:PORT. It reads the model, announces `READY`, answers
-`GET /health` and echoes completions, streamed if asked. BEHAVIOUR is any of: exit, hang
+`GET /health` and echoes completions, streamed if asked. With its announcement it prints the key
+that it was given, which no log may show. BEHAVIOUR is any of: exit, hang
 (never ready), stubborn (ignores SIGTERM), offspring (a grandchild in its own session), leak
 (a descendant with another environment), wide (listens on every address; on SIGUSR1 later),
 udp. It imports the standard library only and nothing of this package.

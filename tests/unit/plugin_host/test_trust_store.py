@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -146,3 +148,14 @@ def test_a_malformed_file_is_no_empty_one(store: TrustStore, tmp_path: Path, tex
             act()
         assert caught.value.reason is Reason.PLUGIN_STORE_MALFORMED
     assert file_of(tmp_path).read_text() == text
+
+
+def test_changes_at_the_same_time_are_all_kept(store: TrustStore, tmp_path: Path):
+    names = [f"lamp{number}" for number in range(12)]
+
+    def trust(name: str) -> None:
+        TrustStore(file_of(tmp_path)).trust(replace(RECORD, name=name))
+
+    with ThreadPoolExecutor(max_workers=6) as pool:
+        list(pool.map(trust, names))
+    assert sorted(store.read().trusted) == sorted(names)
