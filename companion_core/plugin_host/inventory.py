@@ -31,7 +31,7 @@ from companion_core.plugin_host.scan import GROUPS, declaring_distributions
 if TYPE_CHECKING:
     from importlib.metadata import Distribution, PackageMetadata
 
-__all__ = ["GROUPS", "code_files", "find_plugins"]
+__all__ = ["GROUPS", "code_files", "find_plugins", "owner_of"]
 
 _FACT_LENGTH = 100
 
@@ -82,6 +82,28 @@ def find_plugins(path: Sequence[str] | None = None) -> tuple[FoundPlugin, ...]:
         except Exception:  # noqa: BLE001, S112 - what cannot be read is not imported either
             continue
     return tuple(sorted(found, key=lambda plugin: (plugin.name, plugin.group, plugin.distribution)))
+
+
+def owner_of(module: str, path: Sequence[str] | None = None) -> str:
+    """Say who installed `module`, for a person; reads every distribution, so only for a refusal.
+
+    Args:
+        module: a dotted name; its top-level package decides.
+        path: the folders to search; None is `sys.path`.
+    """
+    from importlib import metadata  # noqa: PLC0415 - as the scan does
+
+    top = module.partition(".")[0]
+    if top in sys.stdlib_module_names:
+        return "Python"
+    for distribution in metadata.distributions(path=list(sys.path if path is None else path)):
+        try:
+            files = distribution.files or ()
+            if any(file.parts[0] in {top, f"{top}.py"} for file in files):
+                return f"{_fact(distribution, 'Name')} {_fact(distribution, 'Version')}"
+        except Exception:  # noqa: BLE001, S112 - one that cannot be read owns nothing
+            continue
+    return "nobody"
 
 
 def code_files(root: Path, paths: Sequence[str]) -> tuple[CodeFile, ...]:

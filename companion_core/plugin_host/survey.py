@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from companion_core.errors import REASONS, Reason
-from companion_core.plugin_host.inventory import find_plugins
+from companion_core.plugin_host.inventory import find_plugins, owner_of
 from companion_core.plugin_host.rules import (
     FirstParty,
     FoundPlugin,
@@ -102,18 +102,13 @@ def survey_plugins(
         narrow=narrow,
     )
     return tuple(
-        (plugin, _state_of(plugin, reason, found, trusted.get(plugin.name)))
+        (plugin, _explained(_state_of(plugin, reason), plugin, found, trusted, path))
         for plugin, reason in zip(found, reasons, strict=True)
     )
 
 
-def _state_of(
-    plugin: FoundPlugin,
-    reason: Reason,
-    everyone: Sequence[FoundPlugin],
-    record: TrustRecord | None,
-) -> PluginState:
-    state = PluginState(
+def _state_of(plugin: FoundPlugin, reason: Reason) -> PluginState:
+    return PluginState(
         name=plugin.name,
         group=plugin.group,
         distribution=plugin.distribution,
@@ -125,12 +120,27 @@ def _state_of(
         editable=plugin.editable,
         modules=frozenset(plugin.modules),
     )
-    if reason is Reason.PLUGIN_DUPLICATE:
+
+
+def _explained(
+    state: PluginState,
+    plugin: FoundPlugin,
+    everyone: Sequence[FoundPlugin],
+    trusted: Mapping[str, TrustRecord],
+    path: Sequence[str] | None,
+) -> PluginState:
+    """Return the state with what its reason is about: rivals, owners and files by name."""
+    if state.reason is Reason.PLUGIN_DUPLICATE:
         claims = [f"{p.distribution} {p.version}" for p in everyone if p.name == plugin.name]
         if len(claims) == 1:
             claims.insert(0, "companion-core")
         return replace(state, detail=", ".join(claims))
-    if reason is Reason.PLUGIN_CHANGED and record is not None:
+    if state.reason is Reason.PLUGIN_FOREIGN_MODULE and plugin.module:
+        owner = owner_of(plugin.module, path)
+        claim = f"{plugin.distribution} {plugin.version} names {plugin.module}"
+        return replace(state, detail=f"{claim}, of {owner}")
+    record = trusted.get(plugin.name)
+    if state.reason is Reason.PLUGIN_CHANGED and record is not None:
         changes = changes_since(record, plugin)
         return replace(state, changes=changes, detail="; ".join(changes))
     return state

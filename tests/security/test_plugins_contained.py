@@ -342,7 +342,21 @@ def test_a_module_that_somebody_else_imported_already_is_not_taken(zoo: Zoo, tmp
 
 def test_a_squatter_on_a_foreign_module(zoo: Zoo, install_distribution: Install):
     install_distribution("squat", {"squat/__init__.py": ""}, {"animal": "companion_zoo_good"})
-    assert zoo.animal(zoo.load()) == (State.FOUND, Reason.PLUGIN_FOREIGN_MODULE)
+    loaded = zoo.load()
+    assert zoo.animal(loaded) == (State.FOUND, Reason.PLUGIN_FOREIGN_MODULE)
+    (detail,) = [plugin.detail for plugin in loaded.plugins if plugin.name == "animal"]
+    assert detail == "squat 0.1.0 names companion_zoo_good, of zoo-good 0.1.0"
+
+
+@pytest.mark.parametrize(("module", "owner"), [("json.tool", "Python"), ("zoo_none", "nobody")])
+def test_a_squatter_on_what_no_plugin_owns(
+    zoo: Zoo, install_distribution: Install, module: str, owner: str
+):
+    install_distribution("squat", {"squat/__init__.py": ""}, {"animal": module})
+    loaded = zoo.load()
+    assert zoo.animal(loaded) == (State.FOUND, Reason.PLUGIN_FOREIGN_MODULE)
+    (detail,) = [plugin.detail for plugin in loaded.plugins if plugin.name == "animal"]
+    assert detail == f"squat 0.1.0 names {module}, of {owner}"
 
 
 def test_two_claims_of_one_name_are_named(zoo: Zoo, install_distribution: Install):
