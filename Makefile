@@ -46,6 +46,7 @@ check: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/decisions.py
+	$(BIN)/python benchmarks/plugins.py
 
 docs: $(VENV)/.dev
 	$(BIN)/python tools/write_docs.py

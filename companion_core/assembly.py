@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import ssl
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from companion_core import __version__
@@ -14,25 +16,28 @@ from companion_core.config import Config
 from companion_core.decisions.isolation import Tier, choose_tier
 from companion_core.decisions.verdict import Verdict
 from companion_core.egress import Egress
-from companion_core.errors import EnvironmentUnavailable, Reason, error_for
+from companion_core.errors import EnvironmentUnavailable, PluginFault, Reason, error_for
 from companion_core.hookspecs import AUTHORITY_GROUP
 from companion_core.plugin_host import (
     Chosen,
     ChosenRuntime,
     CorePlugin,
+    LoadedPlugins,
+    TrustStore,
     call_provider_sync,
     load_plugins,
     parse_narrow,
 )
+from companion_core.plugin_host.rules import TrustRecord
+from companion_core.plugin_host.snapshots import EMBEDDED, rebuild_binaries
 from companion_core.providers import API_VERSION, HostInfo, Keychain, ResourceLimits
 from companion_core.runtime import probe
 from companion_core.runtime.https_download import HttpsDownloader, HttpsDownloadPlugin
 from companion_core.runtime.isolation import probe_isolation
 
-__all__ = ["AuthorityProviders", "RuntimeProviders", "assemble"]
+__all__ = ["AuthorityProviders", "RuntimeProviders", "assemble", "load_every_plugin"]
 
 LOCATE_SECONDS: Final = 10.0
-EMBEDDED: Final = "embedded"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,26 +65,21 @@ class RuntimeProviders:
 
 
 def assemble(
-    config: Config, egress: Egress, context: ssl.SSLContext
+    config: Config, egress: Egress, context: ssl.SSLContext, plugin_store: Path
 ) -> tuple[AuthorityProviders, RuntimeProviders]:
     """Load every trusted plugin and select one provider per role. Blocking.
 
+    Args:
+        config: what the person configured.
+        egress: the doorway to the machine.
+        context: how servers are verified.
+        plugin_store: the file of the plugins that the person trusts.
+
     Raises:
-        CompanionError: the refusal of a role that nobody, or nobody in particular, fills.
+        CompanionError: the refusal of a role that nobody, or nobody in particular, fills;
+            the trust store cannot be read.
     """
-    loaded = load_plugins(
-        HostInfo(api=API_VERSION, core_version=__version__, platform=sys.platform),
-        core_plugins=[
-            CorePlugin(
-                name="memory", plugin=memory_keychain, group=AUTHORITY_GROUP, only_by_name=True
-            ),
-            CorePlugin(
-                name="https", plugin=HttpsDownloadPlugin(HttpsDownloader(egress, lambda: context))
-            ),
-            CorePlugin(name="process", plugin=probe),
-        ],
-        narrow=parse_narrow(os.environ.get("COMPANION_PLUGINS")),
-    )
+    loaded = load_every_plugin(egress, lambda: context, TrustStore(plugin_store).read().trusted)
     chosen = loaded.select_runtime(config.runtime.name)
     keychain = loaded.select_keychain(config.keychain.name)
     runtime = RuntimeProviders(
@@ -91,13 +91,38 @@ def assemble(
     return AuthorityProviders(keychain=keychain), runtime
 
 
+def load_every_plugin(
+    egress: Egress,
+    context_factory: Callable[[], ssl.SSLContext],
+    trusted: Mapping[str, TrustRecord],
+) -> LoadedPlugins:
+    """Load the core's own plugins and, of those installed, the trusted ones."""
+    downloads = HttpsDownloadPlugin(HttpsDownloader(egress, context_factory))
+    return load_plugins(
+        HostInfo(api=API_VERSION, core_version=__version__, platform=sys.platform),
+        core_plugins=[
+            CorePlugin(
+                name="memory", plugin=memory_keychain, group=AUTHORITY_GROUP, only_by_name=True
+            ),
+            CorePlugin(name="https", plugin=downloads),
+            CorePlugin(name="process", plugin=probe),
+        ],
+        trusted=trusted,
+        narrow=parse_narrow(os.environ.get("COMPANION_PLUGINS")),
+    )
+
+
 def _choose_binary(config: Config, chosen: ChosenRuntime) -> str:
     """Return the configured program, else the embedded one; nothing is taken from PATH."""
     if config.runtime.binary is not None:
         return config.runtime.binary
     spawn = chosen.spawn
-    found = call_provider_sync(spawn.plugin, spawn.provider.locate, seconds=LOCATE_SECONDS)
-    if any(getattr(binary, "path", None) == EMBEDDED for binary in found):
+    found = rebuild_binaries(
+        call_provider_sync(spawn.plugin, spawn.provider.locate, seconds=LOCATE_SECONDS)
+    )
+    if found is None:
+        raise PluginFault(Reason.PLUGIN_RESULT_INVALID, spawn.plugin, f"{spawn.plugin}: locate")
+    if any(binary.path == EMBEDDED for binary in found):
         return EMBEDDED
     raise EnvironmentUnavailable(Reason.RUNTIME_NOT_FOUND)
 

@@ -231,7 +231,9 @@ class Companion:
         await self._open_control()
         context = build_tls_context(self._config.network.extra_ca_file)
         authority, runtime = await self._in_worker(
-            lambda _cancelled: assemble(self._config, self._egress, context)
+            lambda _cancelled: assemble(
+                self._config, self._egress, context, self._paths.plugin_store
+            )
         )
         chosen = runtime.chosen
         self._plugins = {

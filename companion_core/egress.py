@@ -30,7 +30,6 @@ if TYPE_CHECKING:  # a command that only asks the running companion loads none o
     import ssl
     import subprocess
 
-    from companion_core.providers import TcpChannel, UnixChannel
 
 __all__ = [
     "Egress",

@@ -134,6 +134,8 @@ class Reason(enum.StrEnum):
     SECRET_INVALID = "secret_invalid"  # noqa: S105 - a reason, not a secret
 
     # Plugins.
+    PLUGIN_NOT_FOUND = "plugin_not_found"
+    PLUGIN_STORE_MALFORMED = "plugin_store_malformed"
     PLUGIN_UNTRUSTED = "plugin_untrusted"
     PLUGIN_CHANGED = "plugin_changed"
     PLUGIN_SHADOWED = "plugin_shadowed"
@@ -146,6 +148,7 @@ class Reason(enum.StrEnum):
     PLUGIN_REGISTRATION_REFUSED = "plugin_registration_refused"
     PLUGIN_CALL_FAILED = "plugin_call_failed"
     PLUGIN_RESULT_INVALID = "plugin_result_invalid"
+    PLUGIN_NONCONFORMANT = "plugin_nonconformant"
     PROVIDER_MISSING = "provider_missing"
     PROVIDER_AMBIGUOUS = "provider_ambiguous"
 

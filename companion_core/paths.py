@@ -99,6 +99,11 @@ class InstancePaths:
         return self.root / "models"
 
     @property
+    def plugin_store(self) -> Path:
+        """Which plugins the person trusts; shared by all instances."""
+        return self.root / "plugins.json"
+
+    @property
     def logs(self) -> Path:
         """The logs of the companion and of its runtime."""
         return self.folder / "logs"

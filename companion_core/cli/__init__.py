@@ -56,6 +56,7 @@ COMMANDS: Final[dict[str, _Entry]] = {
     "status": _Entry("Daily", "Say what runs and why it is or is not available."),
     "exec": _Entry("Daily", "Run a program with this session's address and key."),
     "token": _Entry("Daily", "Print the session token."),
+    "plugins": _Entry("Authors", "List, trust and check plugins; start a new one."),
     "manifest": _Entry("Authors", "Make, sign and verify a manifest of models."),
 }
 

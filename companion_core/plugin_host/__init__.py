@@ -8,12 +8,12 @@ from companion_core.plugin_host.host import (
     ChosenRuntime,
     CorePlugin,
     LoadedPlugins,
-    PluginState,
-    State,
     load_plugins,
 )
 from companion_core.plugin_host.rules import parse_narrow
 from companion_core.plugin_host.selection import Role
+from companion_core.plugin_host.survey import PluginState, State, survey_plugins
+from companion_core.plugin_host.trust_store import TrustStore
 
 __all__ = [
     "Chosen",
@@ -23,8 +23,10 @@ __all__ = [
     "PluginState",
     "Role",
     "State",
+    "TrustStore",
     "call_provider",
     "call_provider_sync",
     "load_plugins",
     "parse_narrow",
+    "survey_plugins",
 ]

@@ -6,25 +6,17 @@ and the others load. The core's own plugins take the same road from registration
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Generic, TypeVar, cast
 
-from companion_core.errors import REASONS, PluginFault, Reason
+from companion_core.errors import PluginFault, Reason
 from companion_core.hookspecs import AUTHORITY_GROUP, RUNTIME_GROUP
 from companion_core.plugin_host.calls import call_provider_sync
 from companion_core.plugin_host.imports import import_plugin
-from companion_core.plugin_host.inventory import find_plugins
 from companion_core.plugin_host.managers import SealedPluginManager, sealed_managers
-from companion_core.plugin_host.rules import (
-    FirstParty,
-    FoundPlugin,
-    judge_found,
-    parse_first_party,
-)
+from companion_core.plugin_host.rules import FirstParty, FoundPlugin, TrustRecord
 from companion_core.plugin_host.selection import (
     Candidate,
     Role,
@@ -32,6 +24,7 @@ from companion_core.plugin_host.selection import (
     choose_runtime,
 )
 from companion_core.plugin_host.snapshots import Snapshot, snapshot_provider
+from companion_core.plugin_host.survey import PluginState, State, survey_plugins
 from companion_core.providers import (
     Downloader,
     HealthChecker,
@@ -46,9 +39,6 @@ __all__ = [
     "ChosenRuntime",
     "CorePlugin",
     "LoadedPlugins",
-    "PluginState",
-    "State",
-    "first_party_releases",
     "load_plugins",
 ]
 
@@ -56,16 +46,6 @@ LOAD_SECONDS: Final = 10.0
 """How long an import, a registration or a hook may take; each has its own deadline."""
 
 P = TypeVar("P")
-
-
-class State(enum.StrEnum):
-    """How far a plugin came."""
-
-    FOUND = "found"
-    TRUSTED = "trusted"
-    IMPORTED = "imported"
-    REGISTERED = "registered"
-    SELECTED = "selected"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,40 +61,6 @@ class CorePlugin:
     plugin: object
     group: str = RUNTIME_GROUP
     only_by_name: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PluginState:
-    """What a person may know of one plugin.
-
-    Attributes:
-        state: the last state it reached.
-        reason: `Reason.OK`, or why it did not get further.
-        detail: what the reason is about, such as the rival distribution.
-        digest: over its code; None for the core's own and where files are not listed.
-        modules: names of the modules among its hashed files.
-        roles: the seams that it provides.
-        core: it is one of the core's own.
-        only_by_name: it is never chosen unless named.
-    """
-
-    name: str
-    group: str
-    distribution: str
-    version: str
-    state: State
-    reason: Reason = Reason.OK
-    detail: str = ""
-    digest: str | None = None
-    modules: frozenset[str] = frozenset()
-    roles: frozenset[Role] = frozenset()
-    core: bool = False
-    only_by_name: bool = False
-
-    @property
-    def advice(self) -> str:
-        """What to do about `reason`, from the closed list."""
-        return REASONS[self.reason].advice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,22 +137,19 @@ class LoadedPlugins:
                 trusted=plugin.state is not State.FOUND,
                 core=plugin.core,
                 only_by_name=plugin.only_by_name,
+                about=": ".join(
+                    filter(None, [f"{plugin.distribution} {plugin.version}", plugin.detail])
+                ),
             )
             for plugin in self._plugins
         ]
-
-
-def first_party_releases() -> FirstParty:
-    """Return the releases that this version of the core recognises."""
-    return parse_first_party(
-        Path(__file__).with_name("first_party.json").read_text(encoding="utf-8")
-    )
 
 
 def load_plugins(
     host_info: HostInfo,
     *,
     core_plugins: Sequence[CorePlugin] = (),
+    trusted: Mapping[str, TrustRecord] = MappingProxyType({}),
     narrow: Collection[str] | None = None,
     first_party: FirstParty | None = None,
     path: Sequence[str] | None = None,
@@ -218,6 +161,7 @@ def load_plugins(
     Args:
         host_info: what a plugin may know of its host.
         core_plugins: the core's own; their names are nobody else's.
+        trusted: what the person vouched for (`trust_store`).
         narrow: names of installed plugins that may load (`rules.parse_narrow`); None leaves all.
         first_party: the releases to recognise; None is the table that ships with the core.
         path: the folders to search; None is `sys.path`.
@@ -225,15 +169,15 @@ def load_plugins(
     loader = _Loader(host_info)
     for core in core_plugins:
         loader.add_core(core)
-    found = find_plugins(path)
-    reasons = judge_found(
-        found,
-        first_party=first_party_releases() if first_party is None else first_party,
-        reserved={core.name for core in core_plugins},
+    surveyed = survey_plugins(
+        trusted=trusted,
         narrow=narrow,
+        reserved={core.name for core in core_plugins},
+        first_party=first_party,
+        path=path,
     )
-    for plugin, reason in zip(found, reasons, strict=True):
-        loader.add_found(plugin, reason, found)
+    for plugin, state in surveyed:
+        loader.add_found(plugin, state)
     return loader.finish()
 
 
@@ -260,27 +204,8 @@ class _Loader:
         )
         self._states.append(self._register(state, core.plugin))
 
-    def add_found(
-        self, plugin: FoundPlugin, reason: Reason, everyone: Sequence[FoundPlugin]
-    ) -> None:
-        state = PluginState(
-            name=plugin.name,
-            group=plugin.group,
-            distribution=plugin.distribution,
-            version=plugin.version,
-            state=State.FOUND,
-            reason=reason,
-            digest=plugin.digest,
-            modules=frozenset(plugin.modules),
-        )
-        if reason is Reason.PLUGIN_DUPLICATE:
-            claims = [f"{p.distribution} {p.version}" for p in everyone if p.name == plugin.name]
-            if len(claims) == 1:
-                claims.insert(0, "companion-core")
-            state = replace(state, detail=", ".join(claims))
-        elif reason is Reason.OK:
-            state = self._import(replace(state, state=State.TRUSTED), plugin)
-        self._states.append(state)
+    def add_found(self, plugin: FoundPlugin, state: PluginState) -> None:
+        self._states.append(self._import(state, plugin) if state.state is State.TRUSTED else state)
 
     def finish(self) -> LoadedPlugins:
         for manager in self._managers.values():

@@ -17,7 +17,6 @@ from importlib.machinery import PathFinder
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, cast
 
-from companion_core.hookspecs import AUTHORITY_GROUP, RUNTIME_GROUP
 from companion_core.plugin_host.rules import (
     CodeFile,
     FoundPlugin,
@@ -27,13 +26,12 @@ from companion_core.plugin_host.rules import (
     normalized,
     sourceless,
 )
+from companion_core.plugin_host.scan import GROUPS, declaring_distributions
 
 if TYPE_CHECKING:
     from importlib.metadata import Distribution, PackageMetadata
 
-__all__ = ["GROUPS", "code_files", "find_plugins"]
-
-GROUPS = (AUTHORITY_GROUP, RUNTIME_GROUP)
+__all__ = ["GROUPS", "code_files", "find_plugins", "owner_of"]
 
 _FACT_LENGTH = 100
 
@@ -56,12 +54,10 @@ def find_plugins(path: Sequence[str] | None = None) -> tuple[FoundPlugin, ...]:
     Args:
         path: the folders to search, in import order; None is `sys.path`.
     """
-    from importlib import metadata  # noqa: PLC0415 - commands without plugins do not pay for it
-
     search = list(sys.path if path is None else path)
     seen: set[tuple[str, str, str]] = set()
     found: list[FoundPlugin] = []
-    for distribution in metadata.distributions(path=search):
+    for distribution in declaring_distributions(search):
         try:
             declared = _declared(distribution)
             if not declared:
@@ -86,6 +82,28 @@ def find_plugins(path: Sequence[str] | None = None) -> tuple[FoundPlugin, ...]:
         except Exception:  # noqa: BLE001, S112 - what cannot be read is not imported either
             continue
     return tuple(sorted(found, key=lambda plugin: (plugin.name, plugin.group, plugin.distribution)))
+
+
+def owner_of(module: str, path: Sequence[str] | None = None) -> str:
+    """Say who installed `module`, for a person; reads every distribution, so only for a refusal.
+
+    Args:
+        module: a dotted name; its top-level package decides.
+        path: the folders to search; None is `sys.path`.
+    """
+    from importlib import metadata  # noqa: PLC0415 - as the scan does
+
+    top = module.partition(".")[0]
+    if top in sys.stdlib_module_names:
+        return "Python"
+    for distribution in metadata.distributions(path=list(sys.path if path is None else path)):
+        try:
+            files = distribution.files or ()
+            if any(file.parts[0] in {top, f"{top}.py"} for file in files):
+                return f"{_fact(distribution, 'Name')} {_fact(distribution, 'Version')}"
+        except Exception:  # noqa: BLE001, S112 - one that cannot be read owns nothing
+            continue
+    return "nobody"
 
 
 def code_files(root: Path, paths: Sequence[str]) -> tuple[CodeFile, ...]:
@@ -131,7 +149,11 @@ def _plugins(
     root: Path,
     search: list[str],
 ) -> Iterator[FoundPlugin]:
-    paths = tuple(sorted(_listed(distribution))) if root.is_dir() else ()
+    editable = _is_editable(distribution)
+    if editable:
+        root, paths = _linked_tree(distribution, declared, root)
+    else:
+        paths = tuple(sorted(_listed(distribution))) if root.is_dir() else ()
     intact = True
     try:
         files = code_files(root, paths)
@@ -148,7 +170,7 @@ def _plugins(
             distribution=name,
             version=version,
             root=str(root) if root.is_dir() else "",
-            editable=_is_editable(distribution),
+            editable=editable,
             digest=code_digest(files) if files else None,
             files=files,
             modules=modules,
@@ -199,14 +221,42 @@ def _unlisted(root: Path, listed: set[str]) -> bool:
     return False
 
 
-def _is_editable(distribution: Distribution) -> bool:
+def _origin(distribution: Distribution) -> dict[str, object]:
+    """Return where the distribution was installed from (PEP 610), {} when it does not say."""
     text = distribution.read_text("direct_url.json")
     try:
         origin = json.loads(text) if text else None
     except ValueError:
-        return False  # its files have to be listed and known like anybody's
-    folder = origin.get("dir_info") if isinstance(origin, dict) else None
+        return {}  # its files have to be listed and known like anybody's
+    return origin if isinstance(origin, dict) else {}
+
+
+def _is_editable(distribution: Distribution) -> bool:
+    folder = _origin(distribution).get("dir_info")
     return isinstance(folder, dict) and folder.get("editable") is True
+
+
+def _linked_tree(
+    distribution: Distribution, declared: list[tuple[str, str, str]], root: Path
+) -> tuple[Path, tuple[str, ...]]:
+    """Return the folder that an editable install leads to, and the code files in it.
+
+    RECORD lists only the link, so every file of the packages that the entry points name
+    counts as the plugin's code.
+    """
+    url = str(_origin(distribution).get("url", ""))
+    if not url.startswith("file://"):
+        return root, ()
+    from urllib.request import url2pathname  # noqa: PLC0415 - an author's machine only
+
+    project = Path(os.path.realpath(url2pathname(url.removeprefix("file://"))))
+    tops = {module.partition(".")[0] for _, _, module in declared}
+    for tree in (project / "src", project):
+        if tops and all((tree / top / "__init__.py").is_file() for top in tops):
+            files = [file for top in tops for file in (tree / top).rglob("*") if file.is_file()]
+            paths = {file.relative_to(tree).as_posix() for file in files}
+            return tree, tuple(sorted(path for path in paths if not is_bytecode_cache(path)))
+    return root, ()
 
 
 def _first_on_path(top: str, modules: dict[str, str], root: Path, search: list[str]) -> bool:

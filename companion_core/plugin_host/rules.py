@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from types import MappingProxyType
 from typing import Final
 
 from companion_core.errors import Reason
@@ -22,6 +23,8 @@ __all__ = [
     "FirstParty",
     "FoundPlugin",
     "Release",
+    "TrustRecord",
+    "changes_since",
     "code_digest",
     "is_bytecode_cache",
     "judge_found",
@@ -29,6 +32,7 @@ __all__ = [
     "normalized",
     "parse_first_party",
     "parse_narrow",
+    "record_of",
     "sourceless",
 ]
 
@@ -80,6 +84,25 @@ class Release:
     digest: str
     group: str
     entry_points: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrustRecord:
+    """What the person trusted: one plugin, exactly as it was then.
+
+    Attributes:
+        files: path to SHA-256, so that a later change can be told by name.
+        editable: trusted as a link to a source tree.
+    """
+
+    name: str
+    group: str
+    module: str
+    distribution: str
+    version: str
+    digest: str
+    editable: bool
+    files: Mapping[str, str]
 
 
 FirstParty = Mapping[str, Mapping[str, Release]]
@@ -147,10 +170,47 @@ def parse_narrow(text: str | None) -> frozenset[str] | None:
     return frozenset(name.strip() for name in text.split(",")) - {""}
 
 
+def record_of(plugin: FoundPlugin) -> TrustRecord:
+    """Return what trusting `plugin` as it is now records."""
+    return TrustRecord(
+        name=plugin.name,
+        group=plugin.group,
+        module=plugin.module,
+        distribution=normalized(plugin.distribution),
+        version=plugin.version,
+        digest=plugin.digest or "",
+        editable=plugin.editable,
+        files={file.path: file.sha256 for file in plugin.files},
+    )
+
+
+def changes_since(record: TrustRecord, plugin: FoundPlugin) -> tuple[str, ...]:
+    """Say by name what is no longer as `record` has it; empty when nothing is."""
+    now = record_of(plugin)
+    facts = [
+        f"{fact}: {getattr(record, fact)} -> {getattr(now, fact)}"
+        for fact in ("distribution", "version", "group", "module", "editable")
+        if getattr(record, fact) != getattr(now, fact)
+    ]
+    files = [
+        f"{_kind_of_change(path, record.files, now.files)}: {path}"
+        for path in sorted({*record.files, *now.files})
+        if record.files.get(path) != now.files.get(path)
+    ]
+    return (*facts, *files)
+
+
+def _kind_of_change(path: str, old: Mapping[str, str], new: Mapping[str, str]) -> str:
+    if path not in old:
+        return "added"
+    return "removed" if path not in new else "changed"
+
+
 def judge_found(
     plugins: Sequence[FoundPlugin],
     *,
     first_party: FirstParty,
+    trusted: Mapping[str, TrustRecord] = MappingProxyType({}),
     reserved: Collection[str] = (),
     narrow: Collection[str] | None = None,
 ) -> tuple[Reason, ...]:
@@ -159,6 +219,7 @@ def judge_found(
     Args:
         plugins: everything that was found, of both sides.
         first_party: the releases that the core recognises.
+        trusted: what the person vouched for, by the plugin's name.
         reserved: names of the core's own plugins, which nobody else may claim.
         narrow: names that may load; None leaves all. It never adds trust.
     """
@@ -171,7 +232,8 @@ def judge_found(
             plugin,
             duplicate=names[plugin.name] > 1 or plugin.name in reserved,
             both_sides=len(groups[normalized(plugin.distribution)]) > 1,
-            first_party=first_party,
+            versions=first_party.get(normalized(plugin.distribution)),
+            record=trusted.get(plugin.name),
             narrow=narrow,
         )
         for plugin in plugins
@@ -183,14 +245,15 @@ def _judge(
     *,
     duplicate: bool,
     both_sides: bool,
-    first_party: FirstParty,
+    versions: Mapping[str, Release] | None,
+    record: TrustRecord | None,
     narrow: Collection[str] | None,
 ) -> Reason:
     if duplicate:
         return Reason.PLUGIN_DUPLICATE
     if both_sides:
         return Reason.PLUGIN_BOTH_SIDES
-    if plugin.editable:
+    if plugin.editable and not (record is not None and record.editable):
         return Reason.PLUGIN_EDITABLE
     top = plugin.module.partition(".")[0]
     if plugin.module not in plugin.modules or top not in plugin.modules:
@@ -199,18 +262,21 @@ def _judge(
         return Reason.PLUGIN_SHADOWED
     if not plugin.intact:
         return Reason.PLUGIN_CHANGED
-    versions = first_party.get(normalized(plugin.distribution))
-    if versions is None or not _NAME.fullmatch(plugin.name):
+    if (versions is None and record is None) or not _NAME.fullmatch(plugin.name):
         return Reason.PLUGIN_UNTRUSTED
-    release = versions.get(plugin.version)
-    if (
-        release is None
-        or plugin.digest is None
-        or plugin.digest != release.digest
-        or plugin.group != release.group
-        or release.entry_points.get(plugin.name) != plugin.module
-    ):
+    shipped = versions is not None and _is_release(plugin, versions.get(plugin.version))
+    vouched_for = record is not None and record_of(plugin) == record
+    if plugin.digest is None or not (shipped or vouched_for):
         return Reason.PLUGIN_CHANGED
     if narrow is not None and plugin.name not in narrow:
         return Reason.PLUGIN_NARROWED
     return Reason.OK
+
+
+def _is_release(plugin: FoundPlugin, release: Release | None) -> bool:
+    return (
+        release is not None
+        and plugin.digest == release.digest
+        and plugin.group == release.group
+        and release.entry_points.get(plugin.name) == plugin.module
+    )

@@ -42,6 +42,7 @@ class Candidate:
         trusted: the person or the core vouches for it, whether or not it then failed.
         core: one of the core's own.
         only_by_name: never the single one; it has to be asked for.
+        about: distribution, version and what the reason is about, for its refusal.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Candidate:
     trusted: bool
     core: bool
     only_by_name: bool
+    about: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,4 +140,5 @@ def _beside(role: Role, candidates: Sequence[Candidate], spawn: str) -> str:
 
 
 def _refusal(candidate: Candidate) -> CompanionError:
-    return error_for(candidate.reason, candidate.name, plugin=candidate.name)
+    detail = ": ".join(filter(None, [candidate.name, candidate.about]))
+    return error_for(candidate.reason, detail, plugin=candidate.name)

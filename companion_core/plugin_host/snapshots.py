@@ -8,11 +8,12 @@ that is replaced) no longer reaches the core.
 from __future__ import annotations
 
 import inspect
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, cast
 
 from companion_core.plugin_host.selection import Role
 from companion_core.providers import (
@@ -27,15 +28,18 @@ from companion_core.providers import (
 )
 
 __all__ = [
+    "EMBEDDED",
     "DownloaderSnapshot",
     "HealthCheckerSnapshot",
     "KeychainSnapshot",
     "ProbeSnapshot",
     "Snapshot",
     "SpawnerSnapshot",
+    "rebuild_binaries",
     "snapshot_provider",
 ]
 
+EMBEDDED: Final = "embedded"
 CHANNELS: Final = frozenset({"unix", "tcp"})
 MAX_NAMES: Final = 256
 MAX_HELP_ARGUMENTS: Final = 4
@@ -114,6 +118,28 @@ def snapshot_provider(role: Role, provider: object) -> Snapshot | str:
             return name
         values[name] = value
     return build(**values)
+
+
+def rebuild_binaries(found: object) -> tuple[RuntimeBinary, ...] | None:
+    """Return what `Spawner.locate` found, made anew; None when any of it does not fit.
+
+    Only exact types are looked at, so no code of the plugin's runs here.
+    """
+    if type(found) not in {list, tuple}:
+        return None
+    binaries = []
+    for binary in cast("Sequence[object]", found):
+        if type(binary) is not RuntimeBinary or type(binary.files) is not tuple:
+            return None
+        optional = () if binary.version is None else (binary.version,)
+        texts = (binary.path, binary.label, *optional, *binary.files)
+        if not all(type(text) is str for text in texts):
+            return None
+        paths = binary.files if binary.path == EMBEDDED else (binary.path, *binary.files)
+        if not all(os.path.isabs(path) for path in paths):  # noqa: PTH117 - as text, not looked up
+            return None
+        binaries.append(replace(binary))
+    return tuple(binaries)
 
 
 def _method(value: Any) -> Any:

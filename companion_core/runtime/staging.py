@@ -25,9 +25,9 @@ from companion_core.errors import (
     Refused,
     error_for,
 )
+from companion_core.folder_lock import lock_folder
 from companion_core.runtime.byte_pump import Pace
 from companion_core.runtime.file_lease import is_held, release
-from companion_core.runtime.folder_lock import lock_folder
 from companion_core.runtime.model_proof import Hold, Identity, Proof, Prover, identify
 from companion_core.runtime.transfer import Download, Transfer, receive
 from companion_core.state_files import fsync_folder, private_folder

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, Literal
 
 from companion_core.backend_channel import BackendChannel, BrokeredChannel
@@ -264,7 +265,7 @@ async def _plan(
         parallel=spec.parallel,
         threads=spec.threads,
         context_length=spec.context_length,
-        options=dict(spec.options),
+        options=MappingProxyType(dict(spec.options)),
         help_text=help_text,
     )
     try:

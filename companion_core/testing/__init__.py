@@ -1,6 +1,40 @@
-"""The conformance kit and the fakes, shipped for plugin authors."""
+"""The conformance kit and the fakes, shipped for plugin authors; none of it needs pytest."""
 
+from companion_core.testing.downloader_kit import check_downloader
 from companion_core.testing.fake_keychain import FakeKeychain
+from companion_core.testing.fakes import (
+    FakeDownloader,
+    FakeHealthChecker,
+    FakeProbe,
+    FakeSpawner,
+    write_fake_runtime,
+)
+from companion_core.testing.health_kit import check_health_checker
 from companion_core.testing.keychain_kit import check_keychain
+from companion_core.testing.model_host import Misbehaviour, ModelHost
+from companion_core.testing.probe_kit import check_probe
+from companion_core.testing.rulebook import KIT_VERSION
+from companion_core.testing.spawn_requests import TCP, UNIX, accepted_plan, spawn_request
+from companion_core.testing.spawner_kit import SpawnerAbilities, check_spawner
 
-__all__ = ["FakeKeychain", "check_keychain"]
+__all__ = [
+    "KIT_VERSION",
+    "TCP",
+    "UNIX",
+    "FakeDownloader",
+    "FakeHealthChecker",
+    "FakeKeychain",
+    "FakeProbe",
+    "FakeSpawner",
+    "Misbehaviour",
+    "ModelHost",
+    "SpawnerAbilities",
+    "accepted_plan",
+    "check_downloader",
+    "check_health_checker",
+    "check_keychain",
+    "check_probe",
+    "check_spawner",
+    "spawn_request",
+    "write_fake_runtime",
+]

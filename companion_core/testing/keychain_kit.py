@@ -19,6 +19,7 @@ from companion_core.providers import (
     KeychainStatus,
     KeychainUnavailable,
 )
+from companion_core.testing.rulebook import Rulebook
 
 __all__ = ["KEYCHAIN_RULES", "check_keychain"]
 
@@ -39,6 +40,8 @@ KEYCHAIN_RULES: Final[Mapping[int, str]] = MappingProxyType(
     }
 )
 
+_BOOK: Final = Rulebook("keychain", KEYCHAIN_RULES)
+
 
 def check_keychain(provider: Any) -> None:
     """Check `provider` against `KEYCHAIN_RULES`.
@@ -50,7 +53,9 @@ def check_keychain(provider: Any) -> None:
             none of the values that were stored.
     """
     methods = [getattr(provider, name, None) for name in ("status", "get", "set", "delete")]
-    _expect(1, all(map(callable, methods)), seen=type(provider).__name__, expected="a Keychain")
+    _BOOK.expect(
+        1, all(map(callable, methods)), seen=type(provider).__name__, expected="a Keychain"
+    )
     folder = f"companion-conformance/{secrets.token_hex(8)}"
     account, neighbour = f"{folder}/one", f"{folder}/two"
     if not _is_usable(provider):
@@ -67,9 +72,9 @@ def check_keychain(provider: Any) -> None:
 def _is_usable(provider: Keychain) -> bool:
     status = _call(provider.status)
     kind = type(status)
-    _expect(2, kind is KeychainStatus, seen=kind.__name__, expected="KeychainStatus")
+    _BOOK.expect(2, kind is KeychainStatus, seen=kind.__name__, expected="KeychainStatus")
     reasons = frozenset({Reason.OK}) if status.ok is True else KEYCHAIN_REASONS
-    _expect(
+    _BOOK.expect(
         2,
         isinstance(status.ok, bool) and status.reason in reasons,
         seen=f"ok={status.ok!r}, reason={status.reason!r}",
@@ -85,13 +90,13 @@ def _check_refusals(provider: Keychain, account: str) -> None:
         _call(provider.delete, account),
     ):
         refused = isinstance(answer, KeychainUnavailable)
-        _expect(3, refused, seen=type(answer).__name__, expected="KeychainUnavailable")
+        _BOOK.expect(3, refused, seen=type(answer).__name__, expected="KeychainUnavailable")
 
 
 def _check_operations(provider: Keychain, account: str, neighbour: str) -> None:
     def expect_stored(rule: int, name: str, value: str | None) -> None:
         seen = _call(provider.get, name)
-        _expect(
+        _BOOK.expect(
             rule,
             type(seen) is type(value) and seen == value,
             seen="None" if seen is None else f"another {type(seen).__name__}",
@@ -100,7 +105,7 @@ def _check_operations(provider: Keychain, account: str, neighbour: str) -> None:
 
     def succeed(rule: int, operation: Callable[..., Any], *args: str) -> None:
         refused = isinstance(_call(operation, *args), KeychainUnavailable)
-        _expect(rule, not refused, seen="KeychainUnavailable", expected="a usable store")
+        _BOOK.expect(rule, not refused, seen="KeychainUnavailable", expected="a usable store")
 
     first, second, other = (secrets.token_urlsafe(32) for _ in range(3))
     expect_stored(4, account, None)
@@ -133,12 +138,5 @@ def _call(operation: Callable[..., Any], *args: str) -> Any:
     # Raised outside the handler: what the store raised may hold the value, so it is no context.
     refused = isinstance(answer, KeychainUnavailable) and answer.reason in KEYCHAIN_REASONS
     expected = "KeychainUnavailable with a keychain reason"
-    _expect(3, refused, seen=f"{type(answer).__name__} raised", expected=expected)
+    _BOOK.expect(3, refused, seen=f"{type(answer).__name__} raised", expected=expected)
     return answer
-
-
-def _expect(rule: int, met: bool, *, seen: str, expected: str) -> None:
-    if not met:
-        raise AssertionError(
-            f"keychain rule {rule} ({KEYCHAIN_RULES[rule]}): seen {seen}, expected {expected}"
-        )

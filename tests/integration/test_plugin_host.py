@@ -13,9 +13,9 @@ import pytest
 from companion_core.errors import CompanionError, Reason
 from companion_core.hookspecs import AUTHORITY_GROUP
 from companion_core.plugin_host import Role, State, load_plugins
-from companion_core.plugin_host.host import first_party_releases
 from companion_core.plugin_host.inventory import find_plugins
 from companion_core.plugin_host.rules import judge_found, normalized
+from companion_core.plugin_host.survey import first_party_releases
 from companion_core.providers import HostInfo, Keychain
 
 pytestmark = pytest.mark.integration

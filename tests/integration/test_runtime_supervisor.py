@@ -21,6 +21,7 @@ from companion_core.egress import EgressRefused, RefusingEgress
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason
 from companion_core.providers import BackendRequest, TcpChannel, UnixChannel
 from companion_core.runtime.supervisor import Supervisor
+from companion_core.testing.fake_runtime import READY
 
 pytestmark = [
     pytest.mark.integration,
@@ -153,7 +154,7 @@ def test_over_tcp_the_backend_gets_a_fresh_key_that_no_log_shows(machine) -> Non
             assert await machine.supervisor.check_runtime() == OK
             await machine.supervisor.stop()
             # The test runtime prints its key on purpose.
-            assert f"{parts.READY} [key]" in machine.supervisor.last_lines
+            assert f"{READY} [key]" in machine.supervisor.last_lines
             assert backend.key not in (machine.folder / "runtime.log").read_text()
         return keys[0], keys[1]
 

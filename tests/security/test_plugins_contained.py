@@ -14,10 +14,12 @@ import pytest
 from companion_core.errors import CompanionError, PluginFault, Reason
 from companion_core.hookspecs import AUTHORITY_GROUP, RUNTIME_GROUP, hookimpl
 from companion_core.plugin_host import host as plugin_host
-from companion_core.plugin_host.host import CorePlugin, LoadedPlugins, State, load_plugins
+from companion_core.plugin_host import survey
+from companion_core.plugin_host.host import CorePlugin, LoadedPlugins, load_plugins
 from companion_core.plugin_host.inventory import find_plugins
 from companion_core.plugin_host.rules import FirstParty, Release, normalized
 from companion_core.plugin_host.selection import Role
+from companion_core.plugin_host.survey import State
 from companion_core.providers import HostInfo
 
 pytestmark = pytest.mark.security
@@ -279,7 +281,7 @@ def test_a_byte_that_changes_between_the_check_and_the_import(
     zoo: Zoo, monkeypatch: pytest.MonkeyPatch
 ):
     site = zoo.add("animal", GOOD)
-    real = plugin_host.judge_found
+    real = survey.judge_found
 
     def swap(*args: object, **kwargs: object) -> object:
         reasons = real(*args, **kwargs)
@@ -287,7 +289,7 @@ def test_a_byte_that_changes_between_the_check_and_the_import(
         return reasons
 
     trusted = zoo.trust_all()
-    monkeypatch.setattr(plugin_host, "judge_found", swap)
+    monkeypatch.setattr(survey, "judge_found", swap)
     assert zoo.animal(zoo.load(trusted)) == (State.TRUSTED, Reason.PLUGIN_IMPORT_FAILED)
 
 
@@ -340,7 +342,21 @@ def test_a_module_that_somebody_else_imported_already_is_not_taken(zoo: Zoo, tmp
 
 def test_a_squatter_on_a_foreign_module(zoo: Zoo, install_distribution: Install):
     install_distribution("squat", {"squat/__init__.py": ""}, {"animal": "companion_zoo_good"})
-    assert zoo.animal(zoo.load()) == (State.FOUND, Reason.PLUGIN_FOREIGN_MODULE)
+    loaded = zoo.load()
+    assert zoo.animal(loaded) == (State.FOUND, Reason.PLUGIN_FOREIGN_MODULE)
+    (detail,) = [plugin.detail for plugin in loaded.plugins if plugin.name == "animal"]
+    assert detail == "squat 0.1.0 names companion_zoo_good, of zoo-good 0.1.0"
+
+
+@pytest.mark.parametrize(("module", "owner"), [("json.tool", "Python"), ("zoo_none", "nobody")])
+def test_a_squatter_on_what_no_plugin_owns(
+    zoo: Zoo, install_distribution: Install, module: str, owner: str
+):
+    install_distribution("squat", {"squat/__init__.py": ""}, {"animal": module})
+    loaded = zoo.load()
+    assert zoo.animal(loaded) == (State.FOUND, Reason.PLUGIN_FOREIGN_MODULE)
+    (detail,) = [plugin.detail for plugin in loaded.plugins if plugin.name == "animal"]
+    assert detail == f"squat 0.1.0 names {module}, of {owner}"
 
 
 def test_two_claims_of_one_name_are_named(zoo: Zoo, install_distribution: Install):

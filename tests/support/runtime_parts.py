@@ -6,12 +6,11 @@ import asyncio
 import hashlib
 import os
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,72 +19,12 @@ import psutil
 from companion_core.clock import recency_now
 from companion_core.decisions.isolation import Tier
 from companion_core.egress import LiveEgress
-from companion_core.providers import ResourceLimits, SpawnPlan, SpawnRequest, UnixChannel
+from companion_core.providers import ResourceLimits
 from companion_core.runtime.staging import ProvedFile, VerifiedModel
 from companion_core.runtime.supervisor import StartSpec, Supervisor
+from companion_core.testing import FakeSpawner, write_fake_runtime
 
 LIMITS = ResourceLimits(max_ram_bytes=2**40, max_vram_bytes=None, max_cpu_percent=100)
-READY = "test runtime: ready"
-
-# A whole runtime. `MODEL ADDRESS BEHAVIOUR…`: what it does wrong, if anything.
-PROGRAM = f"""#!{sys.executable} -IS
-import os, signal, socket, subprocess, sys, time
-model, address, *behaviour = sys.argv[1:]
-open("model.seen", "wb").write(open(model, "rb").read())
-print("started", flush=True)
-if "exit" in behaviour:
-    sys.exit(3)
-if "hang" in behaviour:
-    time.sleep(3600)
-if "stubborn" in behaviour:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-if "offspring" in behaviour:
-    if os.fork() == 0:
-        os.setsid()
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        if os.fork():
-            os._exit(0)
-        time.sleep(3600)
-if "leak" in behaviour:
-    subprocess.Popen(["/bin/sleep", "3600"], env={{**os.environ, "SMUGGLED": "1"}})
-
-def listen_wide(*_):
-    wide = socket.socket()
-    wide.bind(("0.0.0.0", 0))
-    wide.listen()
-    globals().setdefault("kept", []).append(wide)
-
-if "wide" in behaviour:
-    listen_wide()
-if "udp" in behaviour:
-    datagrams = socket.socket(type=socket.SOCK_DGRAM)
-    datagrams.bind(("127.0.0.1", 0))
-signal.signal(signal.SIGUSR1, listen_wide)
-if address.startswith("/"):
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(address)
-else:
-    host, _, port = address.rpartition(":")
-    listener = socket.socket()
-    listener.bind((host, int(port)))
-listener.listen()
-print({READY!r}, os.environ.get("TEST_RUNTIME_KEY", ""), flush=True)
-while True:
-    client, _ = listener.accept()
-    request = b""
-    while b"\\r\\n\\r\\n" not in request and (part := client.recv(65536)):
-        request += part
-    head, _, body = request.partition(b"\\r\\n\\r\\n")
-    length = int(head.rpartition(b"Content-Length: ")[2].split()[0]) if b"Content-L" in head else 0
-    while len(body) < length and (part := client.recv(65536)):
-        body += part
-    if b"POST /refuse" in request:
-        client.sendall(b"HTTP/1.0 500 no\\r\\n\\r\\n")
-    elif request:
-        client.sendall(b"HTTP/1.0 200 OK\\r\\n\\r\\n")
-        client.sendall(b'{{"status":"working"}}\\n{{"status":"success"}}\\n')
-    client.close()
-"""
 
 
 def forge(kind: type, **fields: Any) -> Any:
@@ -123,44 +62,12 @@ def verified_model(*paths: Path) -> VerifiedModel:
     )
 
 
-@dataclass
-class FakeSpawner:
-    """Plans the test runtime; `alter` changes the plan as a hostile plugin would."""
-
-    behaviour: tuple[str, ...] = ()
-    alter: Callable[[SpawnPlan, SpawnRequest], Any] = lambda plan, _request: plan
-    channels: frozenset[str] = frozenset({"unix", "tcp"})
-    formats: frozenset[str] = frozenset({"gguf"})
-    env_names: frozenset[str] = frozenset({"TEST_RUNTIME_KEY", "TEST_MODE"})
-    child_env_names: frozenset[str] = frozenset()
-    option_names: frozenset[str] = frozenset({"known"})
-
-    def locate(self) -> list[Any]:
-        return []
-
-    def plan(self, request: SpawnRequest) -> Any:
-        channel = request.channel
-        unix = isinstance(channel, UnixChannel)
-        address = channel.path if unix else f"{channel.host}:{channel.port}"
-        plan = SpawnPlan(
-            argv=(request.binary, request.model_path, address, *self.behaviour),
-            served_model="served",
-            backend_key_env=None if unix else "TEST_RUNTIME_KEY",
-            ready_text=READY,
-            read_paths=(sys.prefix, sys.base_prefix),
-            start_deadline_seconds=20,
-        )
-        return self.alter(plan, request)
-
-
 class Machine:
     """One person's machine: a program, a model, a supervisor, and folders for all of it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.program = folder / "runtime"
-        self.program.write_text(PROGRAM)
-        self.program.chmod(0o755)
+        self.program = write_fake_runtime(folder / "runtime")
         self.model_file = folder / "tiny.gguf"
         self.model_file.write_bytes(b"GGUF, as far as this runtime cares")
         self.model = verified_model(self.model_file)

@@ -18,6 +18,7 @@ from companion_core.providers import (
     TcpChannel,
     UnixChannel,
 )
+from companion_core.testing import SpawnerAbilities, check_health_checker, check_spawner
 
 plugin = pytest.importorskip("companion_runtime_llamacpp.plugin", reason="not installed")
 spawner_module = pytest.importorskip("companion_runtime_llamacpp.spawner")
@@ -182,3 +183,11 @@ def test_locating_names_what_is_there(monkeypatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     monkeypatch.setattr("shutil.which", lambda _name: None)
     assert plugin.companion_spawn().locate() == []
+
+
+def test_both_providers_conform() -> None:
+    modules = frozenset({spawner_module.EMBEDDED_MODULE})
+    forms = frozenset({"embedded", "program"})
+    check_spawner(plugin.companion_spawn(), SpawnerAbilities(forms=forms, embedded_modules=modules))
+    healthy = HealthResponse(status=200, body=b'{"status":"ok"}', served_model="tiny")
+    check_health_checker(plugin.companion_health(), healthy)

@@ -18,6 +18,7 @@ from companion_core.providers import (
     TcpChannel,
     UnixChannel,
 )
+from companion_core.testing import SpawnerAbilities, check_health_checker, check_spawner
 
 plugin = pytest.importorskip("companion_runtime_ollama.plugin", reason="not installed")
 SERVED = "companion/model:latest"
@@ -145,3 +146,9 @@ def test_locating_looks_on_path(monkeypatch) -> None:
     assert [b.path for b in plugin.companion_spawn().locate()] == ["/usr/local/bin/ollama"]
     monkeypatch.setattr("shutil.which", lambda _name: None)
     assert plugin.companion_spawn().locate() == []
+
+
+def test_both_providers_conform() -> None:
+    abilities = SpawnerAbilities(forms=frozenset({"program"}), open_backend=True)
+    check_spawner(plugin.companion_spawn(), abilities)
+    check_health_checker(plugin.companion_health())

@@ -8,9 +8,9 @@ from types import ModuleType
 import pytest
 
 from companion_core.errors import Reason
-from companion_core.plugin_host.host import first_party_releases
 from companion_core.plugin_host.inventory import find_plugins
 from companion_core.plugin_host.rules import judge_found, parse_first_party
+from companion_core.plugin_host.survey import first_party_releases
 
 pytestmark = pytest.mark.unit
 

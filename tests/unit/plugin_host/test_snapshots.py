@@ -3,12 +3,13 @@ from __future__ import annotations
 import pytest
 
 from companion_core.plugin_host.selection import Role
-from companion_core.plugin_host.snapshots import snapshot_provider
+from companion_core.plugin_host.snapshots import rebuild_binaries, snapshot_provider
 from companion_core.providers import (
     Downloader,
     HealthChecker,
     Keychain,
     ResourceProbe,
+    RuntimeBinary,
     Spawner,
 )
 
@@ -194,3 +195,52 @@ class AsynchronousCall:
 )
 def test_methods_are_synchronous(role: Role, name: str, value: object):
     assert snapshot_provider(role, with_attribute(name, value)) == name
+
+
+class Traps(list):
+    def __iter__(self):
+        raise SystemExit
+
+
+class Text(str):
+    __slots__ = ()
+
+    def __eq__(self, other):
+        raise SystemExit
+
+    __hash__ = str.__hash__
+
+
+LAMP = RuntimeBinary(path="/opt/lamp", label="Lamp", version="1", files=("/opt/lamp.so",))
+
+
+def test_binaries_are_made_anew():
+    embedded = RuntimeBinary(path="embedded", label="Lamp")
+    for found in ([LAMP, embedded], (LAMP, embedded)):
+        rebuilt = rebuild_binaries(found)
+        assert rebuilt == (LAMP, embedded)
+        assert all(ours is not theirs for ours, theirs in zip(rebuilt, found, strict=True))
+    assert rebuild_binaries([]) == ()
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        None,
+        "embedded",
+        {"path": "embedded"},
+        Traps([LAMP]),
+        [None],
+        ["embedded"],
+        [type("Fancy", (RuntimeBinary,), {})(path="embedded", label="Lamp")],
+        [RuntimeBinary(path="lamp", label="Lamp")],
+        [RuntimeBinary(path=Text("embedded"), label="Lamp")],
+        [RuntimeBinary(path=7, label="Lamp")],
+        [RuntimeBinary(path="embedded", label=None)],
+        [RuntimeBinary(path="embedded", label="Lamp", version=1)],
+        [RuntimeBinary(path="embedded", label="Lamp", files=["/x"])],
+        [RuntimeBinary(path="embedded", label="Lamp", files=("x",))],
+    ],
+)
+def test_what_is_no_list_of_binaries_is_refused(found):
+    assert rebuild_binaries(found) is None

@@ -1,0 +1,206 @@
+"""What `companion plugins` knows of each plugin, from the inventory, the store and a trial."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Final
+
+from companion_core.cli import Settings
+from companion_core.cli.plugin_trial import Trial, row_of
+from companion_core.config import load_config
+from companion_core.errors import (
+    REASONS,
+    CompanionError,
+    EnvironmentUnavailable,
+    Reason,
+    UsageError,
+    error_for,
+)
+from companion_core.plugin_host.rules import FoundPlugin, TrustRecord, judge_found, parse_narrow
+from companion_core.plugin_host.survey import (
+    PluginState,
+    State,
+    first_party_releases,
+    survey_plugins,
+)
+from companion_core.plugin_host.trust_store import TrustBook, TrustStore
+
+__all__ = ["CORE_NAMES", "Shelf"]
+
+CORE_NAMES: Final = frozenset({"https", "memory", "process"})
+
+Document = dict[str, Any]
+
+
+class Shelf:
+    """Every installed plugin, as far as it can be told without importing it here.
+
+    Attributes:
+        store: the file of the plugins that the person trusts.
+        book: its content.
+        store_reason: why it could not be read, else `ok`.
+        plugins: each plugin as found, and its state.
+    """
+
+    def __init__(self, settings: Settings, *, strict: bool = True) -> None:
+        """Read the inventory and the store.
+
+        Args:
+            settings: of the command line.
+            strict: a store that cannot be read refuses; else nobody is trusted.
+        """
+        self._settings = settings
+        self.store = TrustStore(settings.paths.plugin_store)
+        self.store_reason = Reason.OK
+        self.book = TrustBook()
+        try:
+            self.book = self.store.read()
+        except CompanionError as error:
+            if strict:
+                raise
+            self.store_reason = error.reason
+        self.plugins = survey_plugins(
+            trusted=self.book.trusted,
+            narrow=parse_narrow(os.environ.get("COMPANION_PLUGINS")),
+            reserved=CORE_NAMES,
+        )
+
+    def only(self, name: str) -> tuple[FoundPlugin, PluginState]:
+        """Return the one plugin of this name.
+
+        Raises:
+            CompanionError: `plugin_not_found`, `plugin_duplicate`.
+        """
+        claims = [(found, state) for found, state in self.plugins if state.name == name]
+        if not claims:
+            raise EnvironmentUnavailable(Reason.PLUGIN_NOT_FOUND, name)
+        if claims[0][1].reason is Reason.PLUGIN_DUPLICATE:
+            raise refusal(claims[0][1])
+        return claims[0]
+
+    def judge_with(self, record: TrustRecord) -> Reason:
+        """Return what would be said of the plugin of `record` if the person trusted it."""
+        found = [plugin for plugin, _ in self.plugins]
+        reasons = judge_found(
+            found,
+            first_party=first_party_releases(),
+            trusted={**self.book.trusted, record.name: record},
+            reserved=CORE_NAMES,
+        )
+        return next(r for p, r in zip(found, reasons, strict=True) if p.name == record.name)
+
+    def trial(self, *more: TrustRecord) -> Trial:
+        """Return a trial that goes by the store, `more` and the configuration, if there is one."""
+        runtime = keychain = None
+        try:
+            config = load_config(self._settings.config)
+            runtime, keychain = config.runtime.name, config.keychain.name
+        except UsageError:
+            pass  # it is another command's to complain
+        return Trial(
+            egress=self._settings.egress,
+            records=[*self.book.trusted.values(), *more],
+            runtime=runtime,
+            keychain=keychain,
+        )
+
+    def documents(self) -> list[Document]:
+        """Return what is known of each plugin; the core's own come last."""
+        rows, core = self._outcomes()
+        return [
+            *(self._document(found, state, rows.get(state.name)) for found, state in self.plugins),
+            *(_core_document(row) for row in core),
+        ]
+
+    def _outcomes(self) -> tuple[dict[str, Document], list[Document]]:
+        """Return how far each trusted plugin came in a child, and the rows of the core's own.
+
+        When together they give no report, each is tried alone: then it is known whose fault
+        it is.
+        """
+        names = [state.name for _, state in self.plugins if state.state is State.TRUSTED]
+        trial = self.trial()
+        report = trial.run(names)
+        if report is not None:
+            rows = {name: row_of(report, name) for name in names}
+        else:
+            rows = {name: row_of(trial.run([name]), name) for name in names}
+            report = trial.run([]) or {"plugins": []}
+        return rows, [row for row in report["plugins"] if row["core"]]
+
+    def _document(self, found: FoundPlugin, state: PluginState, row: Document | None) -> Document:
+        check = self.book.checked.get(state.name)
+        document: Document = {
+            "name": state.name,
+            "state": state.state.value,
+            "reason": state.reason.value,
+            "detail": state.detail,
+            "side": state.group.split(".")[1],
+            "distribution": state.distribution,
+            "version": state.version,
+            "module": state.module,
+            "digest": state.digest,
+            "editable": state.editable,
+            "core": False,
+            "changes": list(state.changes),
+            "files": [file.path for file in found.files],
+            "hooks": [],
+            "selected_for": [],
+            "conformance": None,
+        }
+        if check is not None and check.digest == state.digest:
+            result = "failed" if check.failure else "passed"
+            document["conformance"] = {"kit": check.kit, "result": result, "rule": check.failure}
+        if row is not None:
+            document |= {key: row[key] for key in ("state", "reason", "detail", "hooks")}
+            document["selected_for"] = row["selected_for"]
+        reason = Reason(document["reason"])
+        document["advice"] = "" if reason is Reason.OK else REASONS[reason].advice
+        document["fix"] = _fix(reason, state)
+        return document
+
+
+def refusal(state: PluginState) -> CompanionError:
+    """Return the exception for a plugin that may go no further."""
+    return refusal_of(state.reason, state.name, state.detail)
+
+
+def refusal_of(reason: Reason, name: str, detail: str = "") -> CompanionError:
+    """Return the exception for a plugin, named in its detail."""
+    return error_for(reason, ": ".join(filter(None, [name, detail])), plugin=name)
+
+
+def _core_document(row: Document) -> Document:
+    empty: Document = {"detail": "", "module": "", "digest": None, "editable": False, "changes": []}
+    return {
+        **empty,
+        **{key: row[key] for key in ("name", "state", "reason", "distribution", "version")},
+        "side": row["group"].split(".")[1],
+        "core": True,
+        "files": [],
+        "hooks": row["hooks"],
+        "selected_for": row["selected_for"],
+        "conformance": None,
+        "advice": "",
+        "fix": "",
+    }
+
+
+def _fix(reason: Reason, plugin: PluginState) -> str:
+    """Return the command that ends `reason`, "" when there is no single one."""
+    trust = f"companion plugins trust {plugin.name}"
+    untrust = f"companion plugins untrust {plugin.name}"
+    uninstall = f"pip uninstall {plugin.distribution}"
+    return {
+        Reason.PLUGIN_UNTRUSTED: trust,
+        Reason.PLUGIN_CHANGED: trust,
+        Reason.PLUGIN_EDITABLE: f"{trust} --editable",
+        Reason.PLUGIN_DUPLICATE: uninstall,
+        Reason.PLUGIN_FOREIGN_MODULE: uninstall,
+        Reason.PLUGIN_BOTH_SIDES: uninstall,
+        Reason.PLUGIN_NARROWED: "unset COMPANION_PLUGINS",
+        Reason.PLUGIN_IMPORT_FAILED: f"pip install --force-reinstall {plugin.distribution}",
+        Reason.PLUGIN_REGISTRATION_REFUSED: untrust,
+        Reason.PLUGIN_CALL_FAILED: untrust,
+        Reason.PLUGIN_RESULT_INVALID: untrust,
+    }.get(reason, "")

@@ -1,0 +1,220 @@
+"""`companion plugins`: what is installed, whom the person trusts, and a start for authors.
+
+No plugin is imported in this process: what has to be imported is so in a child.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from companion_core.cli import Settings, echo_result
+from companion_core.cli.plugin_facts import Document, Shelf, refusal, refusal_of
+from companion_core.cli.plugin_trial import CHECK_SECONDS, row_of
+from companion_core.errors import PluginFault, Reason, UsageError
+from companion_core.plugin_host.rules import TrustRecord, record_of
+from companion_core.plugin_host.survey import PluginState, State
+from companion_core.plugin_host.trust_store import CheckRecord
+
+_as_json = click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+_SHOWN_FILES = 20
+
+
+@click.group("plugins")
+def command() -> None:
+    """Say which plugins are installed, trusted and used, and why not."""
+
+
+@command.command("list")
+@_as_json
+@click.pass_obj
+def list_(settings: Settings, *, as_json: bool) -> None:
+    """List every plugin: how far it came, why no further, and what to do."""
+    shelf = Shelf(settings, strict=False)
+    documents = shelf.documents()
+    lines = [_line(document) for document in documents]
+    if shelf.store_reason is not Reason.OK:
+        lines.append(f"nobody is trusted: {shelf.store_reason}")
+    plugins = [{k: v for k, v in row.items() if k != "files"} for row in documents]
+    document = {"store": shelf.store_reason.value, "plugins": plugins}
+    echo_result(document, "\n".join(lines), as_json=as_json)
+
+
+@command.command("info")
+@click.argument("name")
+@_as_json
+@click.pass_obj
+def info(settings: Settings, *, name: str, as_json: bool) -> None:
+    """Tell everything that is known of the plugin NAME."""
+    shelf = Shelf(settings, strict=False)
+    claims = [row for row in shelf.documents() if row["name"] == name]
+    if not claims:
+        raise refusal_of(Reason.PLUGIN_NOT_FOUND, name)
+    text = "\n\n".join(_facts(row) for row in claims)
+    echo_result({"store": shelf.store_reason.value, "plugins": claims}, text, as_json=as_json)
+
+
+@command.command("trust")
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--editable", is_flag=True, help="Trust a link to a source tree, as it is now.")
+@_as_json
+@click.pass_obj
+def trust(settings: Settings, *, name: str, yes: bool, editable: bool, as_json: bool) -> None:
+    """Trust the code of the plugin NAME as it is installed now.
+
+    It is imported once, in a child with a deadline; one that fails there is not trusted. From
+    then on it runs inside the companion, with your rights: nothing contains a hostile one.
+    """
+    shelf = Shelf(settings)
+    found, state = shelf.only(name)
+    if state.state is State.TRUSTED:
+        document = {"ok": True, "name": name, "already": True}
+        echo_result(document, f"{name} is trusted already", as_json=as_json)
+        return
+    if found.editable and not editable:
+        raise refusal_of(Reason.PLUGIN_EDITABLE, name)
+    record = record_of(found)
+    reason = shelf.judge_with(record)
+    if reason is not Reason.OK:
+        raise refusal_of(reason, name, state.detail)
+    _confirm(state, record, yes=yes)
+    row = row_of(shelf.trial(record).run([name]), name)
+    if row["reason"] != Reason.OK.value:
+        raise refusal_of(Reason(row["reason"]), name, row["detail"])
+    shelf.store.trust(record)
+    document = {
+        "ok": True,
+        "name": name,
+        "already": False,
+        "distribution": record.distribution,
+        "version": record.version,
+        "digest": record.digest,
+        "hooks": row["hooks"],
+    }
+    provides = ", ".join(row["hooks"])
+    text = f"{name} of {record.distribution} {record.version} is trusted: {provides}"
+    echo_result(document, text, as_json=as_json)
+
+
+@command.command("untrust")
+@click.argument("name")
+@_as_json
+@click.pass_obj
+def untrust(settings: Settings, *, name: str, as_json: bool) -> None:
+    """Trust the plugin NAME no more."""
+    known = Shelf(settings).store.untrust(name)
+    text = f"{name} is not trusted any more" if known else f"{name} was not trusted by you"
+    echo_result({"ok": True, "name": name, "was_trusted": known}, text, as_json=as_json)
+
+
+@command.command("check")
+@click.argument("name")
+@_as_json
+@click.pass_obj
+def check(settings: Settings, *, name: str, as_json: bool) -> None:
+    """Run the conformance kit on the trusted plugin NAME and remember the result.
+
+    The result is bound to the code's digest. A keychain is checked for real, under two
+    accounts of the check's own.
+    """
+    from companion_core.testing.rulebook import KIT_VERSION  # noqa: PLC0415 - this command only
+
+    shelf = Shelf(settings)
+    found, state = shelf.only(name)
+    if state.state is not State.TRUSTED:
+        raise refusal(state)
+    report = shelf.trial().run([name], check=name, seconds=CHECK_SECONDS)
+    row = row_of(report, name)
+    if report is None or row["reason"] != Reason.OK.value:
+        raise refusal_of(Reason(row["reason"]), name, row["detail"])
+    passed, failure = tuple(report["checked"]["passed"]), report["checked"]["failure"]
+    shelf.store.remember_check(
+        name,
+        CheckRecord(digest=found.digest or "", kit=KIT_VERSION, passed=passed, failure=failure),
+    )
+    if failure:
+        raise PluginFault(Reason.PLUGIN_NONCONFORMANT, name, f"{name}: {failure}")
+    document = {"ok": True, "name": name, "kit": KIT_VERSION, "passed": passed}
+    text = f"{name} passes the conformance kit {KIT_VERSION}: {', '.join(passed)}"
+    echo_result(document, text, as_json=as_json)
+
+
+@command.command("new")
+@click.argument("kind", type=click.Choice(["runtime", "keychain"]))
+@click.argument("name")
+@click.option(
+    "--into",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path(),
+    help="The folder that the new one is made in.",
+)
+@_as_json
+def new(kind: str, name: str, into: Path, as_json: bool) -> None:
+    """Write the distribution of a new plugin NAME that passes the conformance kit."""
+    from companion_core.cli.plugin_template import write_plugin  # noqa: PLC0415 - this command only
+
+    folder, files = write_plugin(kind, name, into)
+    document = {"ok": True, "path": str(folder), "files": files}
+    text = "\n".join([f"{folder}:", *(f"  {file}" for file in files)])
+    echo_result(document, text, as_json=as_json)
+
+
+def _confirm(state: PluginState, record: TrustRecord, *, yes: bool) -> None:
+    """Show what is about to be trusted, and ask."""
+    changed = "".join(f"\n  {change}" for change in state.changes)
+    facts = (
+        f"{record.name}: {record.distribution} {record.version}, {len(record.files)} files\n"
+        f"  SHA-256 {record.digest}{changed}"
+    )
+    click.echo(facts, err=True)
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise UsageError(Reason.USAGE, "nobody is there to be asked; look at it, then add --yes")
+    question = "It will run with your rights inside the companion. Trust it?"
+    click.confirm(question, abort=True, err=True)
+
+
+def _line(row: Document) -> str:
+    who = f"{row['name']:16} {row['state']:11} {row['distribution']} {row['version']}"
+    if row["editable"]:
+        who += " (editable)"
+    if row["reason"] != Reason.OK.value:
+        why = ": ".join(filter(None, [row["reason"], row["detail"]]))
+        return f"{who}\n  {why}" + (f"\n  fix: {row['fix']}" if row["fix"] else "")
+    serves = ", ".join(row["selected_for"] or row["hooks"])
+    return f"{who}  {serves}" if serves else who
+
+
+def _facts(row: Document) -> str:
+    shown = {
+        "state": row["state"],
+        "reason": row["reason"],
+        "detail": row["detail"],
+        "what to do": row["advice"],
+        "fix": row["fix"],
+        "distribution": f"{row['distribution']} {row['version']}",
+        "module": row["module"],
+        "digest": row["digest"] or "",
+        "side": row["side"],
+        "editable": "yes" if row["editable"] else "",
+        "hooks": ", ".join(row["hooks"]),
+        "selected for": ", ".join(row["selected_for"]),
+        "conformance": _conformance(row["conformance"]),
+    }
+    lines = [row["name"], *(f"  {name:14} {value}" for name, value in shown.items() if value)]
+    files = row["files"]
+    lines += [f"  file           {file}" for file in files[:_SHOWN_FILES]]
+    if len(files) > _SHOWN_FILES:
+        lines.append(f"  and {len(files) - _SHOWN_FILES} more")
+    return "\n".join(lines)
+
+
+def _conformance(result: dict[str, Any] | None) -> str:
+    if result is None:
+        return ""
+    return f"{result['result']}, kit {result['kit']} {result['rule']}".rstrip()

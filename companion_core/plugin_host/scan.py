@@ -1,0 +1,86 @@
+"""Find the installed distributions that declare a plugin, cheaply.
+
+A folder of packages is read when it has changed, and of each distribution only the file of
+entry points. The library that reads distributions in full is loaded for those that declare
+a plugin, so a machine without one never pays for it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from companion_core.hookspecs import AUTHORITY_GROUP, RUNTIME_GROUP
+
+if TYPE_CHECKING:
+    from importlib.metadata import Distribution
+
+__all__ = ["GROUPS", "declaring_distributions", "forget"]
+
+GROUPS: Final = (AUTHORITY_GROUP, RUNTIME_GROUP)
+
+_NEEDLES: Final = tuple(group.encode() for group in GROUPS)
+_SUFFIXES: Final = (".dist-info", ".egg-info")
+# The coarsest file system stamps a folder to two seconds: what is younger may change unseen.
+_SETTLED_NANOSECONDS: Final = 2_000_000_000
+
+# Folder to its time of change and the names of the distributions in it that declare a plugin.
+_CACHE: Final[dict[str, tuple[int, tuple[str, ...]]]] = {}
+
+
+def declaring_distributions(search: Sequence[str]) -> Iterator[Distribution]:
+    """Yield each distribution in the folders of `search` that mentions one of `GROUPS`.
+
+    What the entry points say is not understood here; a folder that cannot be read has none.
+    """
+    for entry in search:
+        folder = entry or os.curdir
+        if os.path.isfile(folder) and zipfile.is_zipfile(folder):  # noqa: PTH113 - 150 times
+            from importlib import metadata  # noqa: PLC0415 - only where there is an archive
+
+            yield from metadata.distributions(path=[folder])
+            continue
+        names = _declaring(folder)
+        if names:
+            from importlib import metadata  # noqa: PLC0415 - only where there is a plugin
+
+            yield from (metadata.Distribution.at(Path(folder) / name) for name in names)
+
+
+def forget() -> None:
+    """Read every folder anew the next time."""
+    _CACHE.clear()
+
+
+def _declaring(folder: str) -> tuple[str, ...]:
+    try:
+        changed = os.stat(folder).st_mtime_ns  # noqa: PTH116 - on the way of every command
+    except OSError:
+        return ()
+    known = _CACHE.get(folder)
+    if known is not None and known[0] == changed:
+        return known[1]
+    names = tuple(sorted(_read_folder(folder)))
+    if time.time_ns() - changed > _SETTLED_NANOSECONDS:
+        _CACHE[folder] = (changed, names)
+    return names
+
+
+def _read_folder(folder: str) -> Iterator[str]:
+    try:
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries if entry.name.endswith(_SUFFIXES)]
+    except OSError:
+        return
+    for name in names:
+        try:
+            with open(f"{folder}/{name}/entry_points.txt", "rb", buffering=0) as file:  # noqa: PTH123 - as above
+                text = file.read()
+        except OSError:
+            continue
+        if any(needle in text for needle in _NEEDLES):
+            yield name

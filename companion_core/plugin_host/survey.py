@@ -1,0 +1,146 @@
+"""How far each installed plugin may go, and why no further; nothing is imported."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+
+from companion_core.errors import REASONS, Reason
+from companion_core.plugin_host.inventory import find_plugins, owner_of
+from companion_core.plugin_host.rules import (
+    FirstParty,
+    FoundPlugin,
+    TrustRecord,
+    changes_since,
+    judge_found,
+    parse_first_party,
+)
+from companion_core.plugin_host.selection import Role
+
+__all__ = ["PluginState", "State", "first_party_releases", "survey_plugins"]
+
+
+class State(enum.StrEnum):
+    """How far a plugin came."""
+
+    FOUND = "found"
+    TRUSTED = "trusted"
+    IMPORTED = "imported"
+    REGISTERED = "registered"
+    SELECTED = "selected"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PluginState:
+    """What a person may know of one plugin.
+
+    Attributes:
+        state: the last state it reached.
+        reason: `Reason.OK`, or why it did not get further.
+        detail: what the reason is about, such as the rival distribution.
+        digest: over its code; None for the core's own and where files are not listed.
+        module: what its entry point names.
+        editable: it is a link to a source tree.
+        changes: what differs from what the person trusted, by name.
+        modules: names of the modules among its hashed files.
+        roles: the seams that it provides.
+        core: it is one of the core's own.
+        only_by_name: it is never chosen unless named.
+    """
+
+    name: str
+    group: str
+    distribution: str
+    version: str
+    state: State
+    reason: Reason = Reason.OK
+    detail: str = ""
+    digest: str | None = None
+    module: str = ""
+    editable: bool = False
+    changes: tuple[str, ...] = ()
+    modules: frozenset[str] = frozenset()
+    roles: frozenset[Role] = frozenset()
+    core: bool = False
+    only_by_name: bool = False
+
+    @property
+    def advice(self) -> str:
+        """What to do about `reason`, from the closed list."""
+        return REASONS[self.reason].advice
+
+
+def first_party_releases() -> FirstParty:
+    """Return the releases that this version of the core recognises."""
+    return parse_first_party(
+        Path(__file__).with_name("first_party.json").read_text(encoding="utf-8")
+    )
+
+
+def survey_plugins(
+    *,
+    trusted: Mapping[str, TrustRecord] = MappingProxyType({}),
+    narrow: Collection[str] | None = None,
+    reserved: Collection[str] = (),
+    first_party: FirstParty | None = None,
+    path: Sequence[str] | None = None,
+) -> tuple[tuple[FoundPlugin, PluginState], ...]:
+    """Return every installed plugin as found, and what trust says of it.
+
+    A plugin that may be imported has the state `trusted`, each other one `found` and a reason.
+    The arguments are those of `host.load_plugins` and `rules.judge_found`.
+    """
+    found = find_plugins(path)
+    reasons = judge_found(
+        found,
+        first_party=first_party_releases() if first_party is None else first_party,
+        trusted=trusted,
+        reserved=reserved,
+        narrow=narrow,
+    )
+    return tuple(
+        (plugin, _explained(_state_of(plugin, reason), plugin, found, trusted, path))
+        for plugin, reason in zip(found, reasons, strict=True)
+    )
+
+
+def _state_of(plugin: FoundPlugin, reason: Reason) -> PluginState:
+    return PluginState(
+        name=plugin.name,
+        group=plugin.group,
+        distribution=plugin.distribution,
+        version=plugin.version,
+        state=State.TRUSTED if reason is Reason.OK else State.FOUND,
+        reason=reason,
+        digest=plugin.digest,
+        module=plugin.module,
+        editable=plugin.editable,
+        modules=frozenset(plugin.modules),
+    )
+
+
+def _explained(
+    state: PluginState,
+    plugin: FoundPlugin,
+    everyone: Sequence[FoundPlugin],
+    trusted: Mapping[str, TrustRecord],
+    path: Sequence[str] | None,
+) -> PluginState:
+    """Return the state with what its reason is about: rivals, owners and files by name."""
+    if state.reason is Reason.PLUGIN_DUPLICATE:
+        claims = [f"{p.distribution} {p.version}" for p in everyone if p.name == plugin.name]
+        if len(claims) == 1:
+            claims.insert(0, "companion-core")
+        return replace(state, detail=", ".join(claims))
+    if state.reason is Reason.PLUGIN_FOREIGN_MODULE and plugin.module:
+        owner = owner_of(plugin.module, path)
+        claim = f"{plugin.distribution} {plugin.version} names {plugin.module}"
+        return replace(state, detail=f"{claim}, of {owner}")
+    record = trusted.get(plugin.name)
+    if state.reason is Reason.PLUGIN_CHANGED and record is not None:
+        changes = changes_since(record, plugin)
+        return replace(state, changes=changes, detail="; ".join(changes))
+    return state

@@ -1,0 +1,139 @@
+"""The person's memory of plugins: which they trust, and what the conformance kit said.
+
+One owner-only file, replaced atomically. A file that is unsafe or malformed refuses: it is
+never read as "nobody is trusted, and nothing was ever checked".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Final
+
+from companion_core.errors import EnvironmentUnavailable, Reason
+from companion_core.folder_lock import lock_folder
+from companion_core.plugin_host.rules import TrustRecord
+from companion_core.state_files import private_folder, read_private, write_private
+
+__all__ = ["CheckRecord", "TrustBook", "TrustStore"]
+
+MAX_BYTES: Final = 4 * 1024 * 1024
+_SCHEMA: Final = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckRecord:
+    """What the conformance kit said of exactly one code.
+
+    Attributes:
+        digest: of the code that was checked; the result says nothing of any other.
+        kit: version of the kit.
+        passed: the roles that were checked, when all of them passed.
+        failure: the first rule that was broken; "" when none was.
+    """
+
+    digest: str
+    kit: str
+    passed: tuple[str, ...] = ()
+    failure: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrustBook:
+    """The content of the store, by the plugin's name."""
+
+    trusted: Mapping[str, TrustRecord] = field(default_factory=dict)
+    checked: Mapping[str, CheckRecord] = field(default_factory=dict)
+
+
+class TrustStore:
+    """The file at `path`; whoever changes it writes the whole of it anew."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def read(self) -> TrustBook:
+        """Return what is stored; nothing when there is no file.
+
+        Raises:
+            Refused: `state_path_unsafe`.
+            EnvironmentUnavailable: `plugin_store_malformed`.
+        """
+        raw = read_private(self._path, MAX_BYTES)
+        if raw is None:
+            return TrustBook()
+        try:
+            return _parse(json.loads(raw))
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise EnvironmentUnavailable(Reason.PLUGIN_STORE_MALFORMED, str(self._path)) from error
+
+    def trust(self, record: TrustRecord) -> None:
+        """Trust `record.name` as recorded, and nothing that had the name before."""
+        with self._changing() as book:
+            self._write(replace(book, trusted={**book.trusted, record.name: record}))
+
+    def untrust(self, name: str) -> bool:
+        """Forget all about `name`; False when it was not trusted."""
+        with self._changing() as book:
+            self._write(
+                TrustBook(
+                    trusted={key: row for key, row in book.trusted.items() if key != name},
+                    checked={key: row for key, row in book.checked.items() if key != name},
+                )
+            )
+        return name in book.trusted
+
+    def remember_check(self, name: str, record: CheckRecord) -> None:
+        """Keep what the conformance kit said of `name`."""
+        with self._changing() as book:
+            self._write(replace(book, checked={**book.checked, name: record}))
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[TrustBook]:
+        """Hold the folder, so that no change of another process is overwritten."""
+        folder = private_folder(self._path.parent)
+        with lock_folder(folder, threading.Event()):
+            yield self.read()
+
+    def _write(self, book: TrustBook) -> None:
+        document = {
+            "schema": _SCHEMA,
+            "trusted": {name: asdict(record) for name, record in book.trusted.items()},
+            "checked": {name: asdict(record) for name, record in book.checked.items()},
+        }
+        write_private(self._path, json.dumps(document, indent=1, sort_keys=True).encode())
+
+
+def _parse(document: Any) -> TrustBook:
+    if document["schema"] != _SCHEMA or type(document["schema"]) is not int:
+        raise ValueError
+    trusted = {name: _trust_record(name, row) for name, row in document["trusted"].items()}
+    checked = {name: _check_record(row) for name, row in document["checked"].items()}
+    return TrustBook(trusted=trusted, checked=checked)
+
+
+def _trust_record(name: str, row: Any) -> TrustRecord:
+    record = TrustRecord(**row)
+    texts = [getattr(record, f.name) for f in fields(record) if f.type == "str"]
+    files = record.files
+    if (
+        name != record.name
+        or not all(type(text) is str and text for text in texts)
+        or type(row["editable"]) is not bool
+        or type(row["files"]) is not dict
+        or not all(type(digest) is str for digest in files.values())
+    ):
+        raise ValueError
+    return record
+
+
+def _check_record(row: Any) -> CheckRecord:
+    record = CheckRecord(**{**row, "passed": tuple(row["passed"])})
+    texts = (record.digest, record.kit, record.failure, *record.passed)
+    if not all(type(text) is str for text in texts):
+        raise ValueError
+    return record

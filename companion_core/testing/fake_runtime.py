@@ -1,0 +1,147 @@
+"""A whole runtime without a model: kind by default, hostile as told. A program of its own.
+
+    python -IS fake_runtime.py MODEL ADDRESS [BEHAVIOUR ...]
+
+ADDRESS is a socket's path or HOST:PORT. It reads the model, announces `READY`, answers
+`GET /health` and echoes completions, streamed if asked. With its announcement it prints the key
+that it was given, which no log may show. BEHAVIOUR is any of: exit, hang
+(never ready), stubborn (ignores SIGTERM), offspring (a grandchild in its own session), leak
+(a descendant with another environment), wide (listens on every address; on SIGUSR1 later),
+udp. It imports the standard library only and nothing of this package.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+READY = "fake runtime: ready"
+KEY_ENV = "FAKE_RUNTIME_KEY"
+
+_FOREVER_SECONDS = 3600
+_kept: list[socket.socket] = []
+
+
+def listen_wide(*_: object) -> None:
+    """Listen where nobody should."""
+    wide = socket.socket()
+    wide.bind(("0.0.0.0", 0))  # noqa: S104 - what the core has to notice
+    wide.listen()
+    _kept.append(wide)
+
+
+def misbehave(behaviour: list[str]) -> None:
+    """Do what is asked before the listener is there."""
+    if "exit" in behaviour:
+        sys.exit(3)
+    if "hang" in behaviour:
+        time.sleep(_FOREVER_SECONDS)
+    if "stubborn" in behaviour:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if "offspring" in behaviour and os.fork() == 0:
+        os.setsid()
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if os.fork():
+            os._exit(0)
+        time.sleep(_FOREVER_SECONDS)
+    if "leak" in behaviour:
+        subprocess.Popen(["/bin/sleep", str(_FOREVER_SECONDS)], env={**os.environ, "SMUGGLED": "1"})
+    if "wide" in behaviour:
+        listen_wide()
+    if "udp" in behaviour:
+        datagrams = socket.socket(type=socket.SOCK_DGRAM)
+        datagrams.bind(("127.0.0.1", 0))
+        _kept.append(datagrams)
+    signal.signal(signal.SIGUSR1, listen_wide)
+
+
+def listen(address: str) -> socket.socket:
+    """Listen on a Unix socket or on loopback."""
+    if address.startswith("/"):
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(address)
+    else:
+        host, _, port = address.rpartition(":")
+        listener = socket.socket()
+        listener.bind((host, int(port)))
+    listener.listen()
+    return listener
+
+
+def read_request(client: socket.socket) -> tuple[bytes, bytes]:
+    """Return head and body of one request; the head is empty when the client has left."""
+    request = b""
+    while b"\r\n\r\n" not in request and (part := client.recv(65536)):
+        request += part
+    head, _, body = request.partition(b"\r\n\r\n")
+    length = 0
+    for line in head.split(b"\r\n")[1:]:
+        name, _, value = line.partition(b":")
+        if name.strip().lower() == b"content-length":
+            length = int(value)
+    while len(body) < length and (part := client.recv(65536)):
+        body += part
+    return head, body
+
+
+def answer(head: bytes, body: bytes) -> bytes:
+    """Return the whole answer to a request."""
+    method, path = head.split(b" ")[:2]
+    if path == b"/refuse":
+        return b"HTTP/1.0 500 no\r\n\r\n"
+    if path == b"/health":
+        return _document({"status": "ok"})
+    if method == b"POST" and path == b"/v1/chat/completions":
+        return complete(json.loads(body))
+    return b'HTTP/1.0 200 OK\r\n\r\n{"status":"working"}\n{"status":"success"}\n'
+
+
+def complete(question: dict[str, object]) -> bytes:
+    """Say the last message back, in pieces when a stream is asked for."""
+    messages = question.get("messages")
+    said = str(messages[-1]["content"]) if isinstance(messages, list) and messages else ""
+    words = f"You said: {said}".split(" ")
+    common = {"id": "fake", "created": 0, "model": question.get("model")}
+    if not question.get("stream"):
+        message = {"role": "assistant", "content": " ".join(words)}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        return _document({**common, "object": "chat.completion", "choices": [choice]})
+    events = []
+    for index, word in enumerate([*words, None]):
+        delta = {} if word is None else {"content": word if index == 0 else f" {word}"}
+        choice = {"index": 0, "delta": delta, "finish_reason": "stop" if word is None else None}
+        events.append({**common, "object": "chat.completion.chunk", "choices": [choice]})
+    lines = "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n"
+    return b"HTTP/1.0 200 OK\r\nContent-Type: text/event-stream\r\n\r\n" + lines.encode()
+
+
+def _document(document: dict[str, object]) -> bytes:
+    return (
+        b"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n" + json.dumps(document).encode()
+    )
+
+
+def main() -> None:
+    """Serve until the process is ended."""
+    model, address, *behaviour = sys.argv[1:]
+    Path("model.seen").write_bytes(Path(model).read_bytes())
+    print("started", flush=True)  # noqa: T201 - what a program says
+    misbehave(behaviour)
+    listener = listen(address)
+    print(READY, os.environ.get(KEY_ENV, ""), flush=True)  # noqa: T201 - as above
+    while True:
+        client, _ = listener.accept()
+        with client:
+            head, body = read_request(client)
+            if head:
+                client.sendall(answer(head, body))
+
+
+if __name__ == "__main__":
+    main()

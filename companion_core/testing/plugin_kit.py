@@ -1,0 +1,92 @@
+"""The checks of everything that one installed plugin offers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from companion_core.assembly import load_every_plugin
+from companion_core.egress import RefusingEgress
+from companion_core.errors import Reason
+from companion_core.plugin_host import LoadedPlugins, PluginState, Role
+from companion_core.plugin_host.inventory import find_plugins
+from companion_core.plugin_host.rules import record_of
+from companion_core.testing.downloader_kit import check_downloader
+from companion_core.testing.health_kit import check_health_checker
+from companion_core.testing.keychain_kit import check_keychain
+from companion_core.testing.probe_kit import check_probe
+from companion_core.testing.spawner_kit import SpawnerAbilities, check_spawner
+from companion_core.tls_context import build_tls_context
+
+__all__ = ["check_installed", "check_plugin"]
+
+Check = Callable[[Any, PluginState], None]
+
+
+def _spawner(provider: Any, plugin: PluginState) -> None:
+    # What an author may declare is not known here, so only what holds for everybody is asked.
+    abilities = SpawnerAbilities(
+        chat_template=False, open_backend=True, embedded_modules=plugin.modules
+    )
+    check_spawner(provider, abilities)
+
+
+def _downloader(provider: Any, _plugin: PluginState) -> None:
+    def make(ca_file: Path) -> Any:
+        # The way to name an authority that OpenSSL and every client on top of it know.
+        os.environ["SSL_CERT_FILE"] = str(ca_file)
+        return provider
+
+    before = os.environ.get("SSL_CERT_FILE")
+    try:
+        check_downloader(make)
+    finally:
+        os.environ.pop("SSL_CERT_FILE", None)
+        if before is not None:
+            os.environ["SSL_CERT_FILE"] = before
+
+
+_CHECKS: Final[Mapping[Role, Check]] = {
+    Role.KEYCHAIN: lambda provider, _plugin: check_keychain(provider),
+    Role.SPAWN: _spawner,
+    Role.DOWNLOAD: _downloader,
+    Role.HEALTH: lambda provider, _plugin: check_health_checker(provider),
+    Role.PROBE: lambda provider, _plugin: check_probe(provider),
+}
+
+
+def check_installed(name: str) -> tuple[str, ...]:
+    """Load the installed plugin `name` in this process and check it; return its roles.
+
+    Its code is trusted as it is installed now, for this call alone.
+
+    Raises:
+        AssertionError: it does not register, or the first rule that is broken.
+    """
+    found = [plugin for plugin in find_plugins() if plugin.name == name]
+    loaded = load_every_plugin(
+        RefusingEgress(),
+        lambda: build_tls_context(None),
+        {plugin.name: record_of(plugin) for plugin in found},
+    )
+    states = [plugin for plugin in loaded.plugins if plugin.name == name and not plugin.core]
+    if not states:
+        raise AssertionError(f"no installed distribution declares the plugin {name}")
+    if states[0].reason is not Reason.OK:
+        raise AssertionError(f"{name}: {states[0].reason} {states[0].detail}".rstrip())
+    return check_plugin(loaded, name)
+
+
+def check_plugin(loaded: LoadedPlugins, name: str) -> tuple[str, ...]:
+    """Run the kit of each role that the registered plugin `name` fills; return the roles.
+
+    Raises:
+        AssertionError: the first rule that is broken.
+    """
+    (plugin,) = [p for p in loaded.plugins if p.name == name and not p.core]
+    roles = tuple(sorted(plugin.roles))
+    for role in roles:
+        _CHECKS[Role(role)](loaded.providers(Role(role))[name], plugin)
+    return roles

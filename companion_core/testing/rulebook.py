@@ -1,0 +1,71 @@
+"""What the conformance checks share: numbered rules, and calls that cannot escape.
+
+No check needs pytest: a rule that is broken is an `AssertionError` that names its number, what
+was seen and what was expected.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from companion_core.deadline import call_with_deadline
+
+__all__ = ["CALL_SECONDS", "KIT_VERSION", "Rulebook", "type_name"]
+
+KIT_VERSION: Final = "1.0"
+CALL_SECONDS: Final = 10.0
+"""How long one call of a provider may take."""
+
+
+class Rulebook:
+    """The rules of one seam, by their numbers."""
+
+    def __init__(self, seam: str, rules: Mapping[int, str]) -> None:
+        self._seam = seam
+        self._rules = rules
+
+    def expect(self, rule: int, met: bool, *, seen: str, expected: str) -> None:
+        """Raise `AssertionError` unless `met`."""
+        if not met:
+            raise self.broken(rule, seen=seen, expected=expected)
+
+    def broken(self, rule: int, *, seen: str, expected: str) -> AssertionError:
+        """Return what says that `rule` is broken."""
+        return AssertionError(
+            f"{self._seam} rule {rule} ({self._rules[rule]}): seen {seen}, expected {expected}"
+        )
+
+    def ask(
+        self, rule: int, function: Callable[..., Any], *args: Any, may_raise: tuple[type, ...] = ()
+    ) -> Any:
+        """Return what the provider answers, or the exception of `may_raise` that it raises.
+
+        Any other exception, an awaitable in place of a value and a missed deadline break `rule`.
+        """
+        error: BaseException | None = None
+        answer: Any = None
+        try:
+            answer = call_with_deadline(function, *args, seconds=CALL_SECONDS)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as raised:  # noqa: BLE001 - SystemExit is no answer either
+            error = raised
+        if error is not None:
+            if isinstance(error, may_raise):
+                return error
+            names = ", ".join(["a value", *(kind.__name__ for kind in may_raise)])
+            raise self.broken(rule, seen=f"{type_name(error)} raised", expected=names) from error
+        waits = inspect.isawaitable(answer) or inspect.isgenerator(answer)
+        if waits:
+            with contextlib.suppress(Exception):
+                answer.close()
+        self.expect(rule, not waits, seen=type_name(answer), expected="a value, synchronously")
+        return answer
+
+
+def type_name(value: object) -> str:
+    """Return what a message calls the kind of `value`."""
+    return type(value).__name__

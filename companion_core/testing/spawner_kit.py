@@ -1,0 +1,185 @@
+"""Conformance of a spawner: what it plans, the core would carry out. Nothing is started."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+from companion_core.decisions.spawn_plan import check_env_name
+from companion_core.decisions.verdict import Verdict
+from companion_core.plugin_host.calls import PLUGIN_REASONS
+from companion_core.plugin_host.selection import Role
+from companion_core.plugin_host.snapshots import rebuild_binaries, snapshot_provider
+from companion_core.providers import (
+    CannotPlan,
+    SpawnPlan,
+    SpawnRequest,
+)
+from companion_core.testing.rulebook import Rulebook, type_name
+from companion_core.testing.spawn_requests import TCP, UNIX, accepted_plan, spawn_request
+
+__all__ = ["SPAWNER_RULES", "SpawnerAbilities", "check_spawner"]
+
+SPAWNER_RULES: Final[Mapping[int, str]] = MappingProxyType(
+    {
+        1: "channels, formats and names are frozensets of text; locate and plan are methods",
+        2: "locate returns RuntimeBinary values with a path that is absolute or embedded",
+        3: "plan returns a SpawnPlan, or raises CannotPlan with a reason that a plugin may give",
+        4: "the core carries the plan out as it is",
+        5: "each form and channel that is declared is planned, and at least one is",
+        6: "plan is pure: equal requests have equal plans, and nothing is written",
+        7: "any value of a declared option is planned or refused with a reason",
+        8: "the chat template of the manifest reaches the plan, or is declined",
+        9: "a model of several files is planned or declined",
+        10: "a declared name of the environment steers no loader, and holds the core's key "
+        "if it names a secret",
+    }
+)
+
+_OPTION_VALUES: Final[tuple[str | float, ...]] = (
+    "",
+    "\x00",
+    "a" * 4096,
+    -(10**9),
+    10**12,
+    0.5,
+    float("inf"),
+    True,
+    False,
+)
+_BOOK: Final = Rulebook("spawner", SPAWNER_RULES)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpawnerAbilities:
+    """What a spawner declares of the parts that are optional.
+
+    Attributes:
+        forms: of {"embedded", "program"}, those it has to plan; empty: whichever it does.
+        chat_template: it uses the template of the manifest.
+        open_backend: on loopback TCP it has no key; the person has to accept that.
+        embedded_modules: the modules of its distribution; None: not compared.
+    """
+
+    forms: frozenset[str] = frozenset()
+    chat_template: bool = True
+    open_backend: bool = False
+    embedded_modules: frozenset[str] | None = None
+
+
+def check_spawner(provider: Any, abilities: SpawnerAbilities | None = None) -> None:
+    """Check `provider` against `SPAWNER_RULES`.
+
+    Raises:
+        AssertionError: with the rule's number, what was seen and what was expected.
+    """
+    able = SpawnerAbilities() if abilities is None else abilities
+    snapshot = snapshot_provider(Role.SPAWN, provider)
+    _BOOK.expect(1, not isinstance(snapshot, str), seen=f"{snapshot}", expected="a Spawner")
+    _check_locate(provider)
+    with tempfile.TemporaryDirectory() as folder:
+        places = {"private_dir": f"{folder}/private", "data_dir": f"{folder}/data"}
+        for place in places.values():
+            Path(place).mkdir()
+        planned = dict(_planned(provider, able, places))
+        _BOOK.expect(5, bool(planned), seen="none", expected="a plan for one form and channel")
+        for request in planned.values():
+            _check_pure(provider, request)
+            _check_options(provider, able, request)
+            _check_template(provider, able, request)
+            _check_files(provider, able, request)
+        written = sorted(path.name for path in Path(folder).rglob("*"))
+        _BOOK.expect(6, written == ["data", "private"], seen=f"{written}", expected="no file")
+    _check_names(provider, able, planned.values())
+
+
+def _check_locate(provider: Any) -> None:
+    found = _BOOK.ask(2, provider.locate)
+    fits = rebuild_binaries(found) is not None
+    _BOOK.expect(2, fits, seen=f"{found!r}", expected="a list or tuple of RuntimeBinary")
+
+
+def _planned(
+    provider: Any, able: SpawnerAbilities, places: Mapping[str, str]
+) -> Iterator[tuple[str, SpawnRequest]]:
+    """Yield the requests that the spawner plans, by form and channel."""
+    channels = {"unix": UNIX, "tcp": TCP}
+    for form, channel in itertools.product(("embedded", "program"), sorted(provider.channels)):
+        request = spawn_request(embedded=form == "embedded", channel=channels[channel], **places)
+        plan = _plan(provider, able, request)
+        declared = form in able.forms
+        if declared or plan is not None:
+            name = f"{form} on {channel}"
+            _BOOK.expect(5, plan is not None, seen="CannotPlan", expected=f"a plan for {name}")
+            yield name, request
+
+
+def _plan(provider: Any, able: SpawnerAbilities, request: SpawnRequest) -> SpawnPlan | None:
+    """Return the spawner's plan after the core's own rules, None when it declines."""
+    answer = _BOOK.ask(3, provider.plan, request, may_raise=(CannotPlan,))
+    if isinstance(answer, CannotPlan):
+        allowed = answer.reason in PLUGIN_REASONS[CannotPlan]
+        _BOOK.expect(3, allowed, seen=f"{answer.reason!r}", expected="a reason for CannotPlan")
+        return None
+    _BOOK.expect(3, type(answer) is SpawnPlan, seen=type_name(answer), expected="SpawnPlan")
+    accepted = accepted_plan(
+        provider,
+        answer,
+        request,
+        embedded_modules=able.embedded_modules,
+        open_backend=able.open_backend,
+    )
+    if isinstance(accepted, Verdict):
+        seen = f"{accepted.reason} for {answer}"
+        raise _BOOK.broken(4, seen=seen, expected="an allowed plan")
+    return accepted
+
+
+def _check_pure(provider: Any, request: SpawnRequest) -> None:
+    first, second = (_BOOK.ask(6, provider.plan, request) for _ in range(2))
+    _BOOK.expect(6, first == second, seen=f"{first} and {second}", expected="one plan")
+
+
+def _check_options(provider: Any, able: SpawnerAbilities, request: SpawnRequest) -> None:
+    for name, value in itertools.product(sorted(provider.option_names), _OPTION_VALUES):
+        options: dict[str, str | int | float | bool] = {name: value}
+        asked = replace(request, options=MappingProxyType(options))
+        try:
+            _plan(provider, able, asked)
+        except AssertionError as error:
+            seen = f"{name}={value!r}: {error}"
+            raise _BOOK.broken(7, seen=seen, expected="a plan or CannotPlan") from error
+
+
+def _check_template(provider: Any, able: SpawnerAbilities, request: SpawnRequest) -> None:
+    if not able.chat_template:
+        return
+    one, other = (
+        _plan(provider, able, replace(request, chat_template=text))
+        for text in ("{{ a }}", "{{ b }}")
+    )
+    unlike = one is None or other is None or one != other
+    _BOOK.expect(8, unlike, seen="one plan for two templates", expected="two")
+
+
+def _check_files(provider: Any, able: SpawnerAbilities, request: SpawnRequest) -> None:
+    second = replace(request.model_files[0], name="tiny-2.gguf", path="/proc/self/fd/8")
+    try:
+        _plan(provider, able, replace(request, model_files=(*request.model_files, second)))
+    except AssertionError as error:
+        raise _BOOK.broken(9, seen=f"{error}", expected="a plan or CannotPlan") from error
+
+
+def _check_names(provider: Any, able: SpawnerAbilities, requests: Any) -> None:
+    keys = {
+        plan.backend_key_env
+        for request in requests
+        if (plan := _plan(provider, able, request)) is not None
+    }
+    for name in sorted(provider.env_names - keys):
+        _BOOK.expect(10, check_env_name(name).ok, seen=name, expected="an ordinary name")

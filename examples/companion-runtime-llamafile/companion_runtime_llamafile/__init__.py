@@ -1,0 +1,1 @@
+"""llamafile as a runtime of companion-core."""

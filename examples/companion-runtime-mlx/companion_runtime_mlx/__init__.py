@@ -1,0 +1,1 @@
+"""Apple MLX as a runtime of companion-core."""

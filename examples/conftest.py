@@ -1,0 +1,6 @@
+"""Make the example plugins importable in their own tests; nobody installs them here."""
+
+import sys
+from pathlib import Path
+
+sys.path += [str(file.parent) for file in sorted(Path(__file__).parent.glob("*/pyproject.toml"))]

@@ -1,0 +1,150 @@
+"""A plugin from outside: written by `plugins new`, built and installed by pip, trusted, used."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+import sysconfig
+import venv
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from companion_core.cli import main
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+ROOT = Path(__file__).parents[2]
+PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+OFFLINE = ["--no-deps", "--no-index"]
+EXAMPLES = sorted(file.parent for file in (ROOT / "examples").glob("*/pyproject.toml"))
+CLIENT = """
+import openai
+client = openai.OpenAI()
+question = [{"role": "user", "content": "hello there"}]
+ask = client.chat.completions.create
+print(ask(model="tiny", messages=question).choices[0].message.content)
+pieces = ask(model="tiny", messages=question, stream=True)
+print("".join(p.choices[0].delta.content or "" for p in pieces if p.choices))
+"""
+
+
+class Elsewhere:
+    """A person's own environment, in which the plugin is installed; the core is shared."""
+
+    def __init__(self, folder: Path, world) -> None:
+        self.world = world
+        venv.create(folder / "venv", with_pip=False)
+        self.python = folder / "venv" / "bin" / "python"
+        version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+        self.site = folder / "venv" / "lib" / version / "site-packages"
+        # What the core needs is imported from where the tests run.
+        shared = [str(ROOT), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
+        (self.site / "shared.pth").write_text("\n".join(dict.fromkeys(shared)) + "\n")
+
+    def pip(self, *arguments: str) -> None:
+        command = [*PIP, "--python", str(self.python), *arguments]
+        subprocess.run(command, check=True, timeout=100)
+
+    def install(self, trees: Sequence[Path], wheels: Path) -> None:
+        build = [*PIP, "wheel", *OFFLINE, "--no-build-isolation", "--wheel-dir", str(wheels)]
+        subprocess.run([*build, *map(str, trees)], check=True, timeout=200)
+        built = sorted(map(str, wheels.glob("*.whl")))
+        assert len(built) == len(trees)
+        self.pip("install", *OFFLINE, *built)
+
+    def companion(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(self.python), *self.world.argv(*arguments)[1:]],
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+
+    def plugin(self, name: str) -> dict:
+        rows = json.loads(self.companion("plugins", "list", "--json").stdout)["plugins"]
+        return next(row for row in rows if row["name"] == name)
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, world, require_real: Callable[[str, bool], None]) -> Elsewhere:
+    for part in ("pip", "hatchling"):
+        require_real(part, importlib.util.find_spec(part) is not None)
+    return Elsewhere(tmp_path, world)
+
+
+def last_line(done: subprocess.CompletedProcess[str]) -> str:
+    return done.stderr.strip().splitlines()[-1]
+
+
+def test_a_plugin_from_outside_is_trusted_by_one_command_and_serves(
+    elsewhere: Elsewhere, tmp_path: Path
+):
+    for kind, name in (("runtime", "echo"), ("keychain", "vault")):
+        assert main(["plugins", "new", kind, name, "--into", str(tmp_path)]) == 0
+    trees = [tmp_path / "companion-runtime-echo", tmp_path / "companion-keychain-vault"]
+    elsewhere.install(trees, tmp_path / "wheels")
+    world = elsewhere.world
+    world.publish()
+    world.configure(runtime={"name": "echo", "threads": 1}, keychain={"name": "vault"})
+
+    found = elsewhere.plugin("echo")
+    assert (found["state"], found["reason"]) == ("found", "plugin_untrusted")
+    assert found["fix"] == "companion plugins trust echo"
+    refused = elsewhere.companion("up", "--detach")
+    assert refused.returncode == 3
+    assert last_line(refused).startswith("companion: plugin_untrusted: ")
+
+    assert elsewhere.companion("plugins", "trust", "vault", "--yes").returncode == 0
+    assert elsewhere.companion("plugins", "check", "vault").returncode == 0
+    trusted = elsewhere.companion("plugins", "trust", "echo", "--yes", "--json")
+    assert trusted.returncode == 0, trusted.stderr
+    assert json.loads(trusted.stdout)["hooks"] == ["companion_health", "companion_spawn"]
+    checked = elsewhere.companion("plugins", "check", "echo", "--json")
+    assert checked.returncode == 0, checked.stderr
+    found = elsewhere.plugin("echo")
+    assert found["state"] == "selected"
+    assert found["selected_for"] == ["health", "spawn"]
+    assert found["conformance"]["result"] == "passed"
+
+    up = elsewhere.companion("up", "--detach", "--json")
+    assert up.returncode == 0, up.stderr
+    chosen = json.loads(up.stdout)["plugins"]
+    assert (chosen["spawn"], chosen["health"], chosen["keychain"]) == ("echo", "echo", "vault")
+    client = elsewhere.companion("exec", "--", str(elsewhere.python), "-c", CLIENT)
+    assert client.returncode == 0, client.stderr
+    assert client.stdout.splitlines() == ["You said: hello there"] * 2
+    assert elsewhere.companion("down").returncode == 0
+
+    # It passed the kit; now one byte of it is another.
+    module = elsewhere.site / "companion_runtime_echo" / "server.py"
+    module.write_bytes(module.read_bytes() + b"\n")
+    refused = elsewhere.companion("up", "--detach")
+    assert refused.returncode == 3
+    assert last_line(refused).startswith("companion: plugin_changed: ")
+    assert "echo: companion-runtime-echo 0.1.0: changed: companion_runtime_echo/server.py" in (
+        refused.stderr
+    )
+    found = elsewhere.plugin("echo")
+    assert found["changes"] == ["changed: companion_runtime_echo/server.py"]
+    assert found["conformance"] is None
+
+    elsewhere.pip("uninstall", "--yes", "companion-runtime-echo")
+    missing = elsewhere.companion("up", "--detach")
+    assert missing.returncode == 4
+    assert "spawn: echo" in missing.stderr
+    assert last_line(missing).startswith("companion: provider_missing: ")
+    assert world.wait_until_alone() == []
+
+
+def test_the_examples_install_and_pass_the_kit(elsewhere: Elsewhere, tmp_path: Path):
+    elsewhere.install(EXAMPLES, tmp_path / "wheels")
+    for name in ("llamafile", "mlx"):
+        trusted = elsewhere.companion("plugins", "trust", name, "--yes")
+        assert trusted.returncode == 0, trusted.stderr
+        checked = elsewhere.companion("plugins", "check", name, "--json")
+        assert json.loads(checked.stdout).get("passed") == ["health", "spawn"], checked.stderr

@@ -1,0 +1,247 @@
+"""`companion plugins`, with distributions installed in a folder on the import path."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from companion_core.cli import main
+from companion_core.cli.plugin_facts import CORE_NAMES
+
+pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).parents[3]
+
+GOOD = """
+from companion_core import hookimpl
+from companion_core.testing import FakeHealthChecker, FakeSpawner
+
+@hookimpl
+def companion_spawn():
+    return FakeSpawner()
+
+@hookimpl
+def companion_health():
+    return FakeHealthChecker()
+"""
+
+
+@dataclass
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+class Machine:
+    """The command line in this process; the child that imports plugins is a real one."""
+
+    def __init__(self, folder: Path, install: Callable[..., Path], request) -> None:
+        self.state = folder / "state"
+        self.site = folder / "site"
+        self.install = install
+        self._monkeypatch = request.getfixturevalue("monkeypatch")
+        self._capsys = request.getfixturevalue("capsys")
+        self._monkeypatch.setattr(sys, "path", [str(self.site), *sys.path])
+        self._monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(self.site), str(ROOT)]))
+
+    def add(self, name: str, text: str = GOOD) -> Path:
+        package = f"companion_runtime_{name}"
+        self.install(f"companion-runtime-{name}", {f"{package}/__init__.py": text}, {name: package})
+        return self.site / package / "__init__.py"
+
+    def plugins(self, *arguments: str, **environment: str) -> Done:
+        root = ["--config", str(self.state / "none.toml"), "--state-dir", str(self.state)]
+        with self._monkeypatch.context() as patch:
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            code = main([*root, "plugins", *arguments])
+        out, err = self._capsys.readouterr()
+        imported = [name for name in sys.modules if name.startswith("companion_runtime_")]
+        assert not [n for n in imported if str(self.site) in str(sys.modules[n].__file__)]
+        return Done(code, out, err)
+
+    def row(self, name: str, **environment: str) -> dict:
+        done = self.plugins("list", "--json", **environment)
+        assert done.returncode == 0, done.stderr
+        rows = json.loads(done.stdout)["plugins"]
+        return next(row for row in rows if row["name"] == name)
+
+
+@pytest.fixture
+def machine(tmp_path: Path, install_distribution: Callable[..., Path], request) -> Machine:
+    return Machine(tmp_path, install_distribution, request)
+
+
+def last_line(done: Done) -> str:
+    return done.stderr.strip().splitlines()[-1]
+
+
+def test_the_names_of_the_core_are_those_it_loads(machine: Machine):
+    rows = json.loads(machine.plugins("list", "--json").stdout)["plugins"]
+    assert {row["name"] for row in rows if row["core"]} == CORE_NAMES
+
+
+def test_trusting_is_asked_for_told_and_undone(machine: Machine):
+    module = machine.add("lamp")
+    row = machine.row("lamp")
+    assert (row["state"], row["reason"]) == ("found", "plugin_untrusted")
+    assert row["hooks"] == []
+
+    unasked = machine.plugins("trust", "lamp")
+    assert unasked.returncode == 2
+    assert last_line(unasked).startswith("companion: usage: ")
+    assert machine.row("lamp")["state"] == "found"
+
+    assert machine.plugins("trust", "lamp", "--yes").returncode == 0
+    row = machine.row("lamp")
+    assert (row["state"], row["reason"], row["fix"]) == ("registered", "ok", "")
+    assert row["hooks"] == ["companion_health", "companion_spawn"]
+    assert "already" in machine.plugins("trust", "lamp", "--yes").stdout
+
+    assert machine.row("lamp", COMPANION_PLUGINS="other")["reason"] == "plugin_narrowed"
+
+    module.write_text(GOOD + "#")
+    row = machine.row("lamp")
+    assert row["reason"] == "plugin_changed"
+    assert row["changes"] == ["changed: companion_runtime_lamp/__init__.py"]
+    shown = machine.plugins("info", "lamp").stdout
+    assert "changed: companion_runtime_lamp/__init__.py" in shown
+    again = machine.plugins("trust", "lamp", "--yes")
+    assert "changed: companion_runtime_lamp/__init__.py" in again.stderr
+    assert machine.row("lamp")["state"] == "registered"
+
+    assert machine.plugins("untrust", "lamp").returncode == 0
+    assert machine.row("lamp")["reason"] == "plugin_untrusted"
+    assert machine.plugins("untrust", "lamp").returncode == 0
+
+
+@pytest.mark.parametrize(("answer", "code"), [("y", 0), ("n", 130)])
+def test_a_person_is_asked(machine: Machine, monkeypatch, answer: str, code: int):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    machine.add("lamp")
+    monkeypatch.setattr(sys, "stdin", Terminal(f"{answer}\n"))
+    asked = machine.plugins("trust", "lamp")
+    assert asked.returncode == code
+    assert "companion-runtime-lamp 0.1.0" in asked.stderr
+    assert machine.row("lamp")["reason"] == ("ok" if code == 0 else "plugin_untrusted")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("raise ValueError('no')", "plugin_import_failed"),
+        ("import os\nos._exit(0)", "plugin_import_failed"),
+        ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", "plugin_import_failed"),
+        ("x = 1", "plugin_registration_refused"),
+        (GOOD.replace("return FakeSpawner()", "return None"), "plugin_result_invalid"),
+        (GOOD.replace("return FakeSpawner()", "raise SystemExit"), "plugin_call_failed"),
+    ],
+)
+def test_a_first_import_that_fails_is_not_trusted(machine: Machine, text: str, reason: str):
+    machine.add("lamp", text)
+    refused = machine.plugins("trust", "lamp", "--yes", "--json")
+    assert refused.returncode == 3
+    assert json.loads(refused.stdout)["reason"] == reason
+    assert "lamp" in refused.stderr
+    assert machine.row("lamp")["reason"] == "plugin_untrusted"
+
+
+def test_one_that_ends_the_process_later_is_found_out_and_costs_nobody_else(machine: Machine):
+    machine.add("lamp", GOOD)
+    trap = "import os, pathlib\nif pathlib.Path(os.environ['TRAP']).exists():\n    os._exit(0)\n"
+    machine.add("trap", trap + GOOD)
+    sprung = machine.state.parent / "sprung"
+    for name in ("lamp", "trap"):
+        assert machine.plugins("trust", name, "--yes", TRAP=str(sprung)).returncode == 0
+    sprung.write_text("")
+    rows = {name: machine.row(name, TRAP=str(sprung)) for name in ("lamp", "trap", "https")}
+    assert rows["lamp"]["reason"] == "ok"
+    assert (rows["trap"]["state"], rows["trap"]["reason"]) == ("trusted", "plugin_import_failed")
+    assert rows["https"]["core"]
+
+
+def test_the_result_of_a_check_is_bound_to_the_code(machine: Machine):
+    module = machine.add("lamp")
+    refused = machine.plugins("check", "lamp")
+    assert last_line(refused).startswith("companion: plugin_untrusted: ")
+    machine.plugins("trust", "lamp", "--yes")
+    assert machine.row("lamp")["conformance"] is None
+    checked = machine.plugins("check", "lamp", "--json")
+    assert json.loads(checked.stdout)["passed"] == ["health", "spawn"]
+    assert machine.row("lamp")["conformance"] == {"kit": "1.0", "result": "passed", "rule": ""}
+
+    module.write_text(GOOD.replace("FakeHealthChecker()", "FakeHealthChecker(answer=True)"))
+    assert machine.row("lamp")["conformance"] is None
+    machine.plugins("trust", "lamp", "--yes")
+    assert machine.row("lamp")["conformance"] is None
+    failed = machine.plugins("check", "lamp")
+    assert failed.returncode == 3
+    assert "health rule 3" in failed.stderr
+    assert last_line(failed).startswith("companion: plugin_nonconformant: ")
+    assert machine.row("lamp")["conformance"]["result"] == "failed"
+
+
+def test_a_name_that_nobody_has(machine: Machine):
+    for verb in ("info", "check", "trust"):
+        done = machine.plugins(verb, "nobody")
+        assert done.returncode == 4
+        assert last_line(done).startswith("companion: plugin_not_found: ")
+
+
+def test_an_editable_install_needs_its_own_word(machine: Machine, tmp_path: Path):
+    package = machine.site / "companion_runtime_lamp"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text(GOOD)
+    origin = f'{{"url": "file://{machine.site}", "dir_info": {{"editable": true}}}}'
+    machine.install(
+        "companion-runtime-lamp",
+        {},
+        {"lamp": "companion_runtime_lamp"},
+        extra={"direct_url.json": origin},
+    )
+    row = machine.row("lamp")
+    assert (row["reason"], row["editable"]) == ("plugin_editable", True)
+    assert row["fix"] == "companion plugins trust lamp --editable"
+    refused = machine.plugins("trust", "lamp", "--yes")
+    assert last_line(refused).startswith("companion: plugin_editable: ")
+    assert machine.plugins("trust", "lamp", "--yes", "--editable").returncode == 0
+    assert machine.row("lamp")["state"] == "registered"
+    assert "(editable)" in machine.plugins("list").stdout
+
+
+def test_a_store_that_cannot_be_read_trusts_nobody_and_stops_nothing(machine: Machine):
+    machine.add("lamp")
+    machine.plugins("trust", "lamp", "--yes")
+    (machine.state / "plugins.json").write_text("{")
+    listed = json.loads(machine.plugins("list", "--json").stdout)
+    assert listed["store"] == "plugin_store_malformed"
+    assert machine.row("lamp")["reason"] == "plugin_untrusted"
+    refused = machine.plugins("trust", "lamp", "--yes")
+    assert last_line(refused).startswith("companion: plugin_store_malformed: ")
+
+
+def test_a_new_plugin_has_fewer_than_ten_files_and_a_name_it_can_have(tmp_path: Path, capsys):
+    for kind in ("runtime", "keychain"):
+        assert main(["plugins", "new", kind, "my-lamp", "--into", str(tmp_path), "--json"]) == 0
+        document = json.loads(capsys.readouterr().out)
+        files = [path for path in Path(document["path"]).rglob("*") if path.is_file()]
+        assert len(files) == len(document["files"]) < 10
+        assert not any("{{" in file.read_text() for file in files)
+        for file in files:
+            if file.suffix == ".py":
+                compile(file.read_text(), str(file), "exec")
+        assert main(["plugins", "new", kind, "my-lamp", "--into", str(tmp_path)]) == 2
+    for name in ("My", "a b", "../x", "-a", "a-", "x" * 65, "1a"):
+        assert main(["plugins", "new", "runtime", "--into", str(tmp_path), "--", name]) == 2
+    capsys.readouterr()

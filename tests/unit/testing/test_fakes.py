@@ -1,0 +1,126 @@
+"""The fakes keep the promises of their seams, and break them as told."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from companion_core.errors import Reason
+from companion_core.providers import (
+    CannotPlan,
+    DownloadFailed,
+    DownloadRequest,
+    HealthResponse,
+    ProbeFailed,
+    ProbeTarget,
+    Redirect,
+    ResumeRefused,
+    SpawnPlan,
+)
+from companion_core.testing import (
+    FakeDownloader,
+    FakeHealthChecker,
+    FakeProbe,
+    FakeSpawner,
+    accepted_plan,
+    spawn_request,
+    write_fake_runtime,
+)
+from companion_core.testing.fake_runtime import KEY_ENV, READY
+
+pytestmark = pytest.mark.integration
+
+URL = "https://models.example.org/tiny.bin"
+
+
+def test_a_downloader_from_memory():
+    fake = FakeDownloader({URL: b"0123456789"}, redirects={f"{URL}?old": URL})
+    assert fake.open(DownloadRequest(url=URL)).read() == b"0123456789"
+    assert fake.open(DownloadRequest(url=URL, offset=4)).read() == b"456789"
+    fake.truncate = 3
+    assert fake.open(DownloadRequest(url=URL)).read() == b"012"
+    fake.resumable = False
+    with pytest.raises(ResumeRefused):
+        fake.open(DownloadRequest(url=URL, offset=4))
+    with pytest.raises(Redirect) as caught:
+        fake.open(DownloadRequest(url=f"{URL}?old"))
+    assert caught.value.url == URL
+    with pytest.raises(DownloadFailed):
+        fake.open(DownloadRequest(url="https://elsewhere.example.org/"))
+    assert len(fake.requests) == 6
+
+
+def test_a_probe_and_a_health_checker_that_were_told():
+    target = ProbeTarget(pids=(1,))
+    probe = FakeProbe()
+    assert probe.observe(target).ram_bytes == 1
+    probe.observation = None
+    with pytest.raises(ProbeFailed):
+        probe.observe(target)
+    assert probe.targets == [target, target]
+    checker = FakeHealthChecker()
+    good, bad = (HealthResponse(status=s, body=b"", served_model="tiny") for s in (200, 503))
+    assert (checker.judge(good), checker.judge(bad)) == (True, False)
+    assert checker.responses == [good, bad]
+
+
+def test_a_spawner_plans_programs_only():
+    spawner = FakeSpawner(program="/opt/fake")
+    request = spawn_request()
+    assert isinstance(accepted_plan(spawner, spawner.plan(request), request), SpawnPlan)
+    assert [binary.path for binary in spawner.locate()] == ["/opt/fake"]
+    with pytest.raises(CannotPlan) as caught:
+        spawner.plan(spawn_request(embedded=True))
+    assert caught.value.reason is Reason.PLAN_REFUSED
+
+
+@pytest.fixture
+def ask() -> Iterator[Callable[..., bytes]]:
+    """Ask a running fake runtime; returns the body of its answer."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        program = write_fake_runtime(folder / "runtime")
+        (folder / "model").write_bytes(b"GGUF")
+        address = str(folder / "s")
+        with subprocess.Popen(
+            [program, str(folder / "model"), address],
+            cwd=folder,
+            env={KEY_ENV: "k"},
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as child:
+            try:
+                assert [child.stdout.readline() for _ in range(2)] == ["started\n", f"{READY} k\n"]
+                assert (folder / "model.seen").read_bytes() == b"GGUF"
+                yield lambda head, body=b"": exchange(address, head, body)
+            finally:
+                child.terminate()
+
+
+def exchange(address: str, head: str, body: bytes) -> bytes:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(20)
+        client.connect(address)
+        client.sendall(f"{head} HTTP/1.1\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
+        answer = b"".join(iter(lambda: client.recv(65536), b""))
+    return answer.partition(b"\r\n\r\n")[2]
+
+
+def test_a_runtime_that_says_back_what_it_is_told(ask: Callable[..., bytes]):
+    question = {"model": "tiny", "messages": [{"role": "user", "content": "hello there"}]}
+    assert json.loads(ask("GET /health")) == {"status": "ok"}
+    whole = json.loads(ask("POST /v1/chat/completions", json.dumps(question).encode()))
+    assert whole["choices"][0]["message"]["content"] == "You said: hello there"
+    question["stream"] = True
+    events = ask("POST /v1/chat/completions", json.dumps(question).encode()).decode().split("\n\n")
+    assert events[-2:] == ["data: [DONE]", ""]
+    pieces = [json.loads(event.removeprefix("data: ")) for event in events[:-2]]
+    said = "".join(piece["choices"][0]["delta"].get("content", "") for piece in pieces)
+    assert said == "You said: hello there"
+    assert pieces[-1]["choices"][0]["finish_reason"] == "stop"
