@@ -288,7 +288,7 @@ def test_detach_breaks_off_what_runs() -> None:
 
 def test_backend_that_is_not_there_or_silent() -> None:
     async def main() -> None:
-        async with parts.open_door(held, answer_seconds=0.1) as door:
+        async with parts.open_door(held, first_byte_seconds=0.1) as door:
             assert (await door.ask(door.post())).code == "upstream_failed"
             door.gateway.attach(
                 Backend(
@@ -343,9 +343,14 @@ def test_models_and_metrics() -> None:
             await door.ask(door.post({"model": "secret prompt"}))
             await door.ask(door.get("/secret/path"))
             text = door.gateway.metrics_text()
-            assert 'companion_requests_total{path="/v1/models",reason="ok"} 1' in text
-            assert f'{{path="{parts.CHAT}",reason="model_not_served"}} 1' in text
-            assert 'companion_requests_total{path="other",reason="path_not_allowed"} 1' in text
+            for path, reason in (
+                ("/v1/models", "ok"),
+                (parts.CHAT, "model_not_served"),
+                ("other", "path_not_allowed"),
+            ):
+                labels = f'path="{path}",reason="{reason}"'
+                assert f"companion_request_seconds_count{{{labels}}} 1" in text
+                assert f'companion_request_seconds_bucket{{{labels},le="+Inf"}} 1' in text
             assert "secret" not in text
 
     asyncio.run(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
 import json
 import re
@@ -251,18 +252,42 @@ def test_check_and_count_are_one_step() -> None:
 def test_slow_clients_and_too_many_are_cut_off() -> None:
     async def main() -> None:
         async with parts.open_door(head_seconds=0.2, body_seconds=0.2, max_connections=4) as door:
-            slow = [await door.connect() for _ in range(4)]
+            slow = [await door.connect() for _ in range(3)]
             slow[0].writer.write(b"GET /v1/models HT")
             slow[1].writer.write(door.post()[:-3])
-            refused = await door.connect()
-            assert (await refused.read_answer()).code == "connection_limit"
             assert (await slow[0].read_answer()).status == 408
             assert (await slow[1].read_answer()).status == 408
             assert await slow[2].reader.read() == b""
             await parts.eventually(lambda: not door.gateway.connections)
-            for client in [*slow, refused]:
+            for client in slow:
                 await client.close()
             assert (await door.ask(door.get("/v1/models"))).status == 200
+
+    asyncio.run(main())
+
+
+def test_strangers_connections_make_room_and_the_owners_do_not() -> None:
+    async def main() -> None:
+        async with parts.open_door(max_connections=4) as door:
+            owner = await door.connect()
+            owner.writer.write(door.get("/v1/models"))
+            assert (await owner.read_answer()).status == 200
+            strangers = [await door.connect() for _ in range(6)]
+            for early in strangers[:3]:  # the oldest ones had to go
+                with contextlib.suppress(ConnectionError):
+                    assert await early.reader.read() == b""
+            assert len(door.gateway.connections) == 4
+            owner.writer.write(door.get("/v1/models"))
+            assert (await owner.read_answer()).status == 200
+            others = []
+            for _ in range(3):
+                others.append(await door.connect())
+                others[-1].writer.write(door.get("/v1/models"))
+                assert (await others[-1].read_answer()).status == 200
+            refused = await door.connect()
+            assert (await refused.read_answer()).code == "connection_limit"
+            for client in [owner, *strangers, *others, refused]:
+                await client.close()
 
     asyncio.run(main())
 
