@@ -1,7 +1,8 @@
 """One request on its way to the backend, and its answer on the way back.
 
-Body, lifecycle, admission and resources are passed in this order (I-10). Each client connection has one exchange, used for one request after the other.
-Nothing here awaits: the queue and the backend's connection call back.
+Body, lifecycle, admission and resources are passed in this order (I-10). Each client
+connection has one exchange, used for one request after the other. Nothing here awaits:
+the queue and the backend's connection call back.
 """
 
 from __future__ import annotations

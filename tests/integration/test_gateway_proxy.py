@@ -6,11 +6,9 @@ import asyncio
 import importlib.util
 import json
 import socket
-import sys
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import gateway_parts as parts
 import pytest
 
 from companion_core.decisions.verdict import OK
@@ -20,21 +18,6 @@ from companion_core.gateway import Backend, HealthProbe
 from companion_core.providers import HealthResponse, UnixChannel
 
 pytestmark = pytest.mark.integration
-
-
-def _load_parts() -> ModuleType:
-    # Test folders are not packages: shared parts are found by their file.
-    path = Path(__file__).parents[1] / "support" / "gateway_parts.py"
-    spec = importlib.util.spec_from_file_location("gateway_parts", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(spec.name, module)
-    spec.loader.exec_module(module)
-    return module
-
-
-parts = _load_parts()
 
 
 def chunk(data: bytes) -> bytes:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.util
 import json
 import re
 import socket
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import gateway_parts as parts
 import pytest
 
 from companion_core.decisions.verdict import refuse
@@ -21,21 +19,6 @@ from companion_core.errors import EnvironmentUnavailable, Reason, UsageError
 from companion_core.gateway import Gateway, GatewaySettings
 
 pytestmark = pytest.mark.security
-
-
-def _load_parts() -> ModuleType:
-    # Test folders are not packages: shared parts are found by their file.
-    path = Path(__file__).parents[1] / "support" / "gateway_parts.py"
-    spec = importlib.util.spec_from_file_location("gateway_parts", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(spec.name, module)
-    spec.loader.exec_module(module)
-    return module
-
-
-parts = _load_parts()
 CORPUS = json.loads((Path(__file__).parent / "data" / "requests.json").read_text(encoding="utf-8"))
 
 
