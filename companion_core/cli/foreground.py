@@ -1,4 +1,4 @@
-"""Run a coroutine under Ctrl-C: once drains, twice stops now."""
+"""Run a coroutine in the foreground, and under Ctrl-C: once drains, twice stops now."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-__all__ = ["harden_process", "run_interruptible"]
+__all__ = ["harden_process", "run_event_loop", "run_interruptible"]
 
 T = TypeVar("T")
 
@@ -27,6 +27,16 @@ def harden_process() -> None:
 
         # PR_SET_DUMPABLE 0: other programs of the person cannot read this one's memory either.
         ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
+
+
+def run_event_loop(main: Coroutine[Any, Any, T]) -> T:
+    """Run on uvloop where `companion-core[fast]` brought it, else on the standard loop."""
+    try:
+        import uvloop  # noqa: PLC0415 - optional, and slow to import
+    except ImportError:
+        return asyncio.run(main)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(main)
 
 
 async def run_interruptible(

@@ -14,7 +14,7 @@ from typing import IO, Any, Final
 import click
 
 from companion_core.cli import Settings, echo_result
-from companion_core.cli.foreground import harden_process, run_interruptible
+from companion_core.cli.foreground import harden_process, run_event_loop, run_interruptible
 from companion_core.cli.progress import StepPrinter
 from companion_core.cli.status_command import as_text
 from companion_core.companion import Companion, Step
@@ -58,7 +58,7 @@ def command(
         if as_json or not settings.quiet:
             echo_result(status, as_text(status), as_json=as_json)
 
-    return asyncio.run(_serve(settings, config, printer, announce))
+    return run_event_loop(_serve(settings, config, printer, announce))
 
 
 def _read_config(settings: Settings, model_id: str | None) -> Config:

@@ -17,7 +17,7 @@ from companion_core.errors import Reason
 from companion_core.gateway import Backend, HealthProbe
 from companion_core.providers import HealthResponse, UnixChannel
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("each_event_loop")]
 
 
 def chunk(data: bytes) -> bytes:
