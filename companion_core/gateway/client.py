@@ -355,5 +355,7 @@ class ClientConnection(asyncio.Protocol):
         self.transport.close()
 
     def _count(self, reason: Reason, now: float) -> None:
-        path = "" if self._head is None else self._head.path
-        self._gateway.count(path, reason, now - self._started)
+        gateway, path = self._gateway, "" if self._head is None else self._head.path
+        # Only paths that are served are told apart.
+        label = path if path in gateway.policy.routes else "other"
+        gateway.metrics.observe(label, reason, now - self._started)

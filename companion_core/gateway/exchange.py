@@ -7,6 +7,7 @@ the queue and the backend's connection call back.
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Final
 
 from companion_core.decisions.verdict import OK, Verdict
@@ -95,7 +96,7 @@ class Exchange:
             return
         self._waits_for = _FIRST_BYTE
         self._client.wait_for_backend(now + gateway.settings.health_seconds)
-        gateway.send(self, gateway.health_request, now, fresh=True)
+        self._send(gateway.health_request, now, fresh=True)
 
     def place_is_free(self) -> None:
         """See `Waiter`: lifecycle and resources count anew, and so does the backend."""
@@ -125,7 +126,14 @@ class Exchange:
         self._running_since = now
         self._waits_for = _FIRST_BYTE
         self._client.wait_for_backend(now + gateway.settings.first_byte_seconds)
-        gateway.send(self, gateway.inference_request(self._path, body), now, fresh=False)
+        self._send(gateway.inference_request(self._path, body), now, fresh=False)
+
+    def _send(self, request: bytes, now: float, *, fresh: bool) -> None:
+        pool = self._gateway.pool
+        if pool is None:
+            asyncio.get_running_loop().call_soon(self.response_failed)
+        else:
+            pool.send(self, request, now, fresh=fresh)
 
     def _refuse(self, reason: Reason) -> None:
         """Refuse after waiting; the client's next request may already lie in its buffer."""

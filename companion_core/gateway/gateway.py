@@ -32,7 +32,7 @@ from companion_core.gateway.metrics import RequestMetrics
 from companion_core.gateway.queue import AdmissionQueue
 from companion_core.gateway.responses import json_response
 from companion_core.gateway.settings import Backend, GatewaySettings, ServingConditions
-from companion_core.gateway.upstream import BackendPool, Sink
+from companion_core.gateway.upstream import BackendPool
 from companion_core.providers import OPENAI_ROUTES
 
 __all__ = ["Gateway"]
@@ -76,14 +76,14 @@ class Gateway:
         self.port = 0
         self._conditions = conditions
         self._egress = egress
-        self._pool: BackendPool | None = None
+        self.pool: BackendPool | None = None
         self._servers: list[asyncio.Server] = []
         self._hosts: tuple[str, ...] = ()
         self._sweep: asyncio.TimerHandle | None = None
         self._drained: asyncio.Event | None = None
         self._all_closed = asyncio.Event()
         self._strangers: dict[ClientConnection, None] = {}  # never showed the token; oldest first
-        self._metrics = RequestMetrics()
+        self.metrics = RequestMetrics()
         self._request_heads: dict[str, bytes] = {}
         models = {
             "object": "list",
@@ -181,7 +181,7 @@ class Gateway:
             for route in backend.routes
             if (route.path, route.method) in _INFERENCE_ROUTES
         }
-        self._pool = BackendPool(backend.channel, self._egress, self.now)
+        self.pool = BackendPool(backend.channel, self._egress, self.now)
         self.backend = backend
         self.drop_fields = frozenset(name.casefold() for name in backend.drop_fields)
         self._set_policy()
@@ -190,9 +190,9 @@ class Gateway:
         """Send no more requests; what waits is refused and what runs is broken off."""
         self.backend = None
         self._refuse_waiting()
-        if self._pool is not None:
-            self._pool.close()
-            self._pool = None
+        if self.pool is not None:
+            self.pool.close()
+            self.pool = None
         self._set_policy()
 
     async def drain(self, seconds: float) -> bool:
@@ -207,13 +207,6 @@ class Gateway:
         except TimeoutError:
             return False
         return True
-
-    def send(self, sink: Sink, request: bytes, now: float, *, fresh: bool) -> None:
-        """Send a request that passed every check."""
-        if self._pool is None:
-            asyncio.get_running_loop().call_soon(sink.response_failed)
-        else:
-            self._pool.send(sink, request, now, fresh=fresh)
 
     def inference_request(self, path: str, body: bytes) -> bytes:
         """Return the request for the backend, built from nothing of the client's but the body."""
@@ -248,10 +241,6 @@ class Gateway:
             asyncio.get_running_loop().call_soon(waiter.place_is_free)
         elif self._drained is not None and self.queue.in_flight == 0:
             self._drained.set()
-
-    def count(self, path: str, reason: Reason, seconds: float) -> None:
-        """Count an answered request; only paths that are served are told apart."""
-        self._metrics.observe(path if path in self.policy.routes else "other", reason, seconds)
 
     # --- the connections -------------------------------------------------------------------
 
@@ -299,8 +288,8 @@ class Gateway:
             waiter.refuse_waiting(Reason.QUEUE_DEADLINE)
         for connection in [one for one in self.connections if one.deadline <= now]:
             connection.deadline_passed()
-        if self._pool is not None:
-            self._pool.close_idle(now)
+        if self.pool is not None:
+            self.pool.close_idle(now)
 
     def _refuse_waiting(self) -> None:
         for waiter in self.queue.clear():
@@ -328,4 +317,4 @@ class Gateway:
 
     def metrics_text(self) -> str:
         """Return the counters as Prometheus text: by reason and path, never by content (I-15)."""
-        return self._metrics.text(self.snapshot(), len(self.connections))
+        return self.metrics.text(self.snapshot(), len(self.connections))

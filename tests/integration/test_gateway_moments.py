@@ -44,7 +44,7 @@ def test_a_connection_made_too_late_is_not_used() -> None:
     async def main() -> None:
         async with parts.open_door() as door:
             connect = asyncio.Event()
-            pool = door.gateway._pool
+            pool = door.gateway.pool
             assert pool is not None
             live = pool._egress
 

@@ -243,7 +243,7 @@ def test_another_backend_behind_the_same_port_and_token() -> None:
             client.writer.write(first.post())
             assert (await client.read_answer()).status == 200
             await first.gateway.drain(1)
-            channel = second.gateway._pool._channel
+            channel = second.gateway.pool._channel
             assert isinstance(channel, UnixChannel)
             first.gateway.attach(
                 Backend(channel=channel, served_model="other", health_path="/api/version")
@@ -279,7 +279,7 @@ def test_backend_that_is_not_there_or_silent() -> None:
                 )
             )
             assert (await door.ask(door.post())).code == "upstream_failed"
-            door.gateway._pool._egress = RefusingEgress()
+            door.gateway.pool._egress = RefusingEgress()
             assert (await door.ask(door.post())).code == "upstream_failed"
             assert door.gateway.snapshot().in_flight == 0
 
