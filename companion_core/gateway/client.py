@@ -86,10 +86,7 @@ class ClientConnection(asyncio.Protocol):
         self._started = self._gateway.now()
         self.deadline = self._started + self._gateway.settings.head_seconds
         if not self._gateway.connection_opened(self):
-            # No lingering here: a flood of connections must not outlive its refusals.
-            self._write_refusal(Reason.CONNECTION_LIMIT, close=True)
-            self._count(Reason.CONNECTION_LIMIT, self._started)
-            self._close()
+            self.turn_away()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """See `asyncio.Protocol`; a client that leaves frees its place and stops the backend."""
@@ -102,6 +99,16 @@ class ClientConnection(asyncio.Protocol):
         if self._state == _BUSY:
             self._exchange.client_left()
             self.transport.abort()
+
+    def turn_away(self) -> None:
+        """Refuse for want of room; without lingering, or a flood would outlive its refusals."""
+        if self._state > _BODY:
+            self.transport.abort()
+            return
+        self._head = None
+        self._write_refusal(Reason.CONNECTION_LIMIT, close=True)
+        self._count(Reason.CONNECTION_LIMIT, self._gateway.now())
+        self._close()
 
     def pause_writing(self) -> None:
         """See `asyncio.Protocol`: a slow reader slows its backend, and nobody else."""

@@ -254,7 +254,7 @@ class Gateway:
         if len(connections) >= self.settings.max_connections and self._strangers:
             oldest = next(iter(self._strangers))
             self.connection_closed(oldest)
-            oldest.break_off(Reason.CONNECTION_LIMIT)
+            oldest.turn_away()
         full = len(connections) >= self.settings.max_connections
         connections.add(connection)
         self._strangers[connection] = None
