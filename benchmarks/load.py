@@ -137,6 +137,7 @@ class Load:
     events: int = 0
     pause_microseconds: int = 0
     seconds: list[float] = field(default_factory=list)
+    elapsed: float = 0.0
 
     def request(self) -> bytes:
         """Return the request that every client sends."""
@@ -164,9 +165,11 @@ class Load:
         ]
         await asyncio.sleep(0.05)
         connected()
+        started = time.perf_counter()
         for client in clients:
             client.send()
         await asyncio.gather(*(client.done for client in clients))
+        self.elapsed = time.perf_counter() - started
 
     @property
     def median_microseconds(self) -> float:
