@@ -4,7 +4,9 @@
 #   make test    every test
 #   make check   linter, types, import rules, generated files
 #   make test-llama-server   the stand-alone llama.cpp, built first; ten minutes
-#   make bench   side-by-side measurements
+#   make fuzz    the gateway's parsers, a minute each; SECONDS_EACH=10 is shorter
+#   make bench   what the decisions of a request and a scan for plugins cost
+#   make bench-gateway   the gateway beside nginx, in one run
 #   make docs    write the generated pages again
 #
 # PYTHON chooses the interpreter: make test PYTHON=python3.13
@@ -21,7 +23,7 @@ KEYCHAIN := $(if $(filter Darwin,$(shell uname -s)),macos,$(if $(filter Linux,$(
 PLUGINS := plugins/runtime_llamacpp plugins/keychain_$(KEYCHAIN)
 PLUGIN_FILES := $(shell find plugins -name '*.py' -o -name 'pyproject.toml' 2>/dev/null)
 
-.PHONY: demo test test-llama-server check bench docs lock clean
+.PHONY: demo test test-llama-server check fuzz bench bench-gateway docs lock clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/companion demo
@@ -44,9 +46,16 @@ check: $(VENV)/.dev
 	$(BIN)/python tools/write_first_party.py --check
 	$(BIN)/python tools/write_docs.py --check
 
+fuzz: $(VENV)/.dev constraints/fuzz.txt
+	$(PIP) install --require-hashes -r constraints/fuzz.txt
+	$(BIN)/python tools/fuzz.py $(SECONDS_EACH)
+
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/decisions.py
 	$(BIN)/python benchmarks/plugins.py
+
+bench-gateway: $(VENV)/.dev
+	$(BIN)/python benchmarks/compare_gateway.py $(ARGS)
 
 docs: $(VENV)/.dev
 	$(BIN)/python tools/write_docs.py
@@ -58,6 +67,8 @@ lock:
 	$(PYTHON) -m uv pip compile -q --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-header --no-annotate -c constraints/dev.txt \
 		-o constraints/run.txt constraints/run.in
+	$(PYTHON) -m uv pip compile -q --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-header --no-annotate -o constraints/fuzz.txt constraints/fuzz.in
 
 clean:
 	rm -rf $(VENV)

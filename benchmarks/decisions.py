@@ -14,7 +14,6 @@ from collections.abc import Callable
 
 from companion_core.decisions.guard import (
     RateBudgets,
-    bearer_token,
     guard_policy,
     verify_request,
 )
@@ -73,7 +72,7 @@ def main() -> None:
             head.method,
             head.path,
             head.headers,
-            bearer_token(head.headers.get("authorization")),
+            head.token,
             policy,
             budgets,
             float(next(clock)),
@@ -85,7 +84,7 @@ def main() -> None:
 
     def rewrite() -> object:
         assert isinstance(fields, dict)  # noqa: S101 - narrows the type of a constant sample
-        return encode_body(fields, served_model="s", drop_fields=("cache",))
+        return encode_body(fields, served_model="s", drop_fields=frozenset({"cache"}))
 
     rows: tuple[tuple[str, Callable[[], object]], ...] = (
         ("parse a head of 10 fields", lambda: parse_head(HEAD)),

@@ -1,6 +1,7 @@
 """Serve the real gateway before any backend, with every limit raised out of the way.
 
-    python benchmarks/serve_gateway.py --port P --backend unix:/path|host:port --token T [--model m]
+    python benchmarks/serve_gateway.py --port P --backend unix:/path|host:port --token T
+        [--model m] [--loop auto|asyncio|uvloop] [--in-flight N] [--queue N]
 
 The classes, the guard, admission and the deadlines are the companion's own. One rule is
 relaxed because benchmark clients bring their own token: a short one is accepted.
@@ -12,8 +13,10 @@ import argparse
 import asyncio
 import contextlib
 import gc
+import importlib
 import signal
 
+from companion_core.cli.foreground import run_event_loop
 from companion_core.decisions.verdict import OK, Verdict
 from companion_core.egress import LiveEgress
 from companion_core.gateway import Backend, Gateway, GatewaySettings
@@ -49,8 +52,8 @@ async def serve(options: argparse.Namespace) -> None:
         port=options.port,
         requests_per_minute=10**9,
         strangers_per_minute=10**9,
-        max_in_flight=4096,
-        queue_bound=4096,
+        max_in_flight=options.in_flight,
+        queue_bound=options.queue,
         max_connections=65536,
     )
     gateway = Gateway(settings, AlwaysServing(), egress=LiveEgress())
@@ -81,7 +84,16 @@ def main() -> None:
     parser.add_argument("--backend", required=True, help="unix:/path or host:port")
     parser.add_argument("--token", required=True)
     parser.add_argument("--model", default="m")
-    asyncio.run(serve(parser.parse_args()))
+    parser.add_argument("--loop", choices=("auto", "asyncio", "uvloop"), default="auto")
+    parser.add_argument("--in-flight", type=int, default=4096)
+    parser.add_argument("--queue", type=int, default=4096)
+    options = parser.parse_args()
+    if options.loop == "asyncio":
+        asyncio.run(serve(options))
+        return
+    if options.loop == "uvloop":
+        importlib.import_module("uvloop")  # say so where it is missing
+    run_event_loop(serve(options))
 
 
 if __name__ == "__main__":

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
+import asyncio
+import importlib.util
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import pytest
 
@@ -18,6 +20,25 @@ def _short_run_folder() -> Iterator[None]:
     with tempfile.TemporaryDirectory(prefix="run-") as name, pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_RUNTIME_DIR", name)
         yield
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def each_event_loop(
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    require_real: Callable[[str, bool], None],
+) -> None:
+    """Run a test's `asyncio.run` on the standard loop and on the optional one."""
+    if request.param == "asyncio":
+        return
+    require_real("uvloop", importlib.util.find_spec("uvloop") is not None)
+    import uvloop  # noqa: PLC0415 - a real part that may be missing
+
+    def run(main: Coroutine[Any, Any, Any]) -> Any:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(main)
+
+    monkeypatch.setattr(asyncio, "run", run)
 
 
 @pytest.fixture

@@ -54,6 +54,7 @@ COMMANDS: Final[dict[str, _Entry]] = {
     "up": _Entry("Daily", "Start the companion and serve the configured model."),
     "down": _Entry("Daily", "Drain and stop the companion."),
     "status": _Entry("Daily", "Say what runs and why it is or is not available."),
+    "metrics": _Entry("Daily", "Print the gateway's counts and latencies as Prometheus text."),
     "exec": _Entry("Daily", "Run a program with this session's address and key."),
     "token": _Entry("Daily", "Print the session token."),
     "plugins": _Entry("Authors", "List, trust and check plugins; start a new one."),

@@ -1,4 +1,4 @@
-"""What a command does about signals: once drains, twice stops now."""
+"""Run a coroutine in the foreground, and what its command does about signals."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ import sys
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
-__all__ = ["harden_process", "run_interruptible", "stop_signals_interrupt"]
+__all__ = [
+    "harden_process",
+    "run_event_loop",
+    "run_interruptible",
+    "stop_signals_interrupt",
+]
 
 T = TypeVar("T")
 
@@ -37,6 +42,16 @@ def harden_process() -> None:
 
         # PR_SET_DUMPABLE 0: other programs of the person cannot read this one's memory either.
         ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
+
+
+def run_event_loop(main: Coroutine[Any, Any, T]) -> T:
+    """Run on uvloop where `companion-core[fast]` brought it, else on the standard loop."""
+    try:
+        import uvloop  # noqa: PLC0415 - optional, and slow to import
+    except ImportError:
+        return asyncio.run(main)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(main)
 
 
 async def run_interruptible(

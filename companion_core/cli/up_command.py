@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import dataclasses
 import json
@@ -18,6 +17,7 @@ import click
 from companion_core.cli import Settings, echo_result, explain
 from companion_core.cli.foreground import (
     harden_process,
+    run_event_loop,
     run_interruptible,
     stop_signals_interrupt,
 )
@@ -63,7 +63,7 @@ def command(
     def announce(companion: Companion) -> None:
         _announce(settings, companion.status(), as_json=as_json)
 
-    return asyncio.run(_serve(settings, config, printer, announce))
+    return run_event_loop(_serve(settings, config, printer, announce))
 
 
 def _announce(settings: Settings, status: dict[str, Any], *, as_json: bool) -> None:
@@ -128,7 +128,7 @@ def _serve_for_parent(settings: Settings, config: Config, descriptor: int) -> in
             pipe.close()
 
         try:
-            return asyncio.run(
+            return run_event_loop(
                 _serve(settings, config, lambda step: tell(step=dataclasses.asdict(step)), announce)
             )
         except CompanionError as error:

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from companion_core.decisions.rate import RateWindow, is_time
+from companion_core.decisions.numbers import is_finite
+from companion_core.decisions.rate import RateWindow
 from companion_core.decisions.verdict import OK, Verdict, refuse
 from companion_core.errors import Reason
 
@@ -60,6 +61,10 @@ _COUNTED = frozenset(reason for step in GUARD_ORDER if step.counted for reason i
 
 _METHODS = frozenset({"GET", "POST"})
 _LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
+# Where only these occur there is no Origin and no fetch metadata: nothing more to look at.
+_PROGRAM_FIELDS = frozenset(
+    {"accept", "authorization", "connection", "content-length", "content-type", "host"}
+)
 _OWS = " \t"  # RFC 9110 section 5.6.3; no other space is trimmed
 # RFC 9110 section 11.1 (the scheme ignores case) and RFC 6750 section 2.1 (b64token).
 _BEARER = re.compile(r"[Bb][Ee][Aa][Rr][Ee][Rr] +([A-Za-z0-9\-._~+/]+=*)[ \t]*", re.ASCII)
@@ -168,6 +173,7 @@ def _is_bound_host(entry: str) -> bool:
     return (
         parsed is not None
         and entry.isascii()
+        and entry.strip(_OWS) == entry
         and parsed[0].lower() in _LOOPBACK_NAMES
         and _PORT.fullmatch(parsed[1]) is not None
         and int(parsed[1]) <= _LARGEST_PORT
@@ -260,9 +266,7 @@ def verify_request(  # noqa: PLR0917 - called per request, where keywords cost t
         budgets: the rate windows; a missing one refuses.
         now: monotonic, in the unit of the windows.
     """
-    if not isinstance(method, str) or not method or not isinstance(headers, dict):
-        return _MALFORMED
-    if not is_time(now):
+    if not (isinstance(method, str) and method and isinstance(headers, dict) and is_finite(now)):
         return _MALFORMED
     if method not in _METHODS:
         method = method.upper() if method.isascii() else ""
@@ -277,10 +281,11 @@ def verify_request(  # noqa: PLR0917 - called per request, where keywords cost t
     host = headers.get("host")
     if not isinstance(host, str):
         return _FOREIGN_HOST
-    host = host.strip(_OWS).lower()
     if host not in policy.hosts:
-        return _FOREIGN_HOST
-    if not _same_origin(headers, host):
+        host = host.strip(_OWS).lower()
+        if host not in policy.hosts:
+            return _FOREIGN_HOST
+    if not (_PROGRAM_FIELDS.issuperset(headers) or _same_origin(headers, host)):
         return _CROSS_SITE
 
     presented, expected = _encode(token), policy.token

@@ -6,6 +6,7 @@ One class serves both directions: a request is collected, a response is only fol
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 __all__ = ["ChunkError", "ChunkFramer"]
@@ -23,15 +24,16 @@ class ChunkFramer:
 
     Attributes:
         done: the last chunk and its empty trailer have been seen.
-        payload: what the chunks carried, when `collect` was asked for.
+        payload: what the chunks carried, if `collect` was asked for.
         size: bytes that the chunks announced so far.
     """
 
-    __slots__ = ("_last", "_line", "_remaining", "_tail", "done", "payload", "size")
+    __slots__ = ("_collect", "_last", "_line", "_remaining", "_tail", "done", "payload", "size")
 
     def __init__(self, *, collect: bool = False) -> None:
         self.done = False
-        self.payload: bytearray | None = bytearray() if collect else None
+        self.payload = bytearray()
+        self._collect = collect
         self.size = 0
         self._last = False  # the chunk of size zero has been seen
         self._line = b""  # an unfinished size line
@@ -51,12 +53,29 @@ class ChunkFramer:
             elif self._tail:
                 position = self._skip_tail(data, position)
             else:
-                position = self._read_size(data, position)
+                position = self._skip_whole_chunks(data, position)
+                if position < end:
+                    position = self._read_size(data, position)
         return position
+
+    def _skip_whole_chunks(self, data: bytes, position: int) -> int:
+        """Skip the chunks that lie in `data` from size line to CR LF: a streamed event is one."""
+        if self._line or self._collect:
+            return position
+        while True:
+            stop = data.find(b"\r\n", position, position + _MAX_SIZE_DIGITS + 2)
+            if stop < 0:
+                return position
+            size = _chunk_size(data[position:stop])
+            after = stop + 2 + size
+            if not size or data[after : after + 2] != b"\r\n":
+                return position
+            self.size += size
+            position = after + 2
 
     def _skip_data(self, data: bytes, position: int) -> int:
         taken = min(self._remaining, len(data) - position)
-        if self.payload is not None:
+        if self._collect:
             self.payload += data[position : position + taken]
         self._remaining -= taken
         return position + taken
@@ -89,11 +108,16 @@ class ChunkFramer:
         return stop
 
     def _start_chunk(self, digits: bytes) -> None:
-        # `int` would also take a sign, an underscore or 0x.
-        if not 0 < len(digits) <= _MAX_SIZE_DIGITS or digits.strip(_HEX):
-            raise ChunkError("chunk size")
-        size = int(digits, 16)
+        size = _chunk_size(digits)
         self._remaining = size
         self.size += size
         self._last = size == 0
         self._tail = b"\r\n"
+
+
+@lru_cache(maxsize=256)
+def _chunk_size(digits: bytes) -> int:
+    # `int` would also take a sign, an underscore or 0x.
+    if not 0 < len(digits) <= _MAX_SIZE_DIGITS or digits.strip(_HEX):
+        raise ChunkError("chunk size")
+    return int(digits, 16)

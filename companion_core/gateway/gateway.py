@@ -10,119 +10,44 @@ import asyncio
 import json
 import math
 import time
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
-from companion_core.backend_channel import BackendChannel
 from companion_core.decisions.admission import AdmissionSnapshot
 from companion_core.decisions.guard import (
     HEALTH_PATH,
-    MINIMUM_TOKEN_LENGTH,
     RateBudgets,
     guard_policy,
     loopback_hosts,
+    tokens_equal,
 )
 from companion_core.decisions.rate import RateWindow
 from companion_core.decisions.request_gate import gate_request
 from companion_core.decisions.verdict import Verdict, refuse
 from companion_core.egress import Egress
 from companion_core.errors import EnvironmentUnavailable, Reason, UsageError
-from companion_core.gateway.front import ClientConnection
+from companion_core.gateway.client import ClientConnection
 from companion_core.gateway.listener import bind_loopback
-from companion_core.gateway.metrics import metrics_text
+from companion_core.gateway.metrics import RequestMetrics
 from companion_core.gateway.queue import AdmissionQueue
 from companion_core.gateway.responses import json_response
-from companion_core.gateway.upstream import BackendPool, Sink
-from companion_core.providers import OPENAI_ROUTES, Route
+from companion_core.gateway.settings import Backend, GatewaySettings, ServingConditions
+from companion_core.gateway.upstream import BackendPool
+from companion_core.providers import OPENAI_ROUTES
 
-__all__ = ["Backend", "Gateway", "GatewaySettings", "ServingConditions"]
+__all__ = ["Gateway"]
 
 MODELS_PATH: Final = "/v1/models"
 SWEEP_SECONDS: Final = 0.5
 LISTEN_BACKLOG: Final = 512
+# How many connections the event loop accepts before it looks at any of them: together with
+# those that are open they must stay below the usual limit of 1,024 open files.
+ACCEPTED_AT_ONCE: Final = 64
 NOT_READY_RETRY_SECONDS: Final = 5
 
 _NOT_READY = refuse(Reason.NOT_READY)
 _OWN_ROUTES: Final = {MODELS_PATH: "GET", HEALTH_PATH: "GET"}
 _INFERENCE_ROUTES: Final = frozenset((route.path, route.method) for route in OPENAI_ROUTES)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GatewaySettings:
-    """Limits and deadlines.
-
-    Attributes:
-        token: the session's token; at least `minimum_token_length` bytes.
-        model_id: the only model that requests may name.
-        port: 0 lets the system choose.
-        requests_per_minute: of the owner.
-        strangers_per_minute: of everyone who does not show the token, together.
-        max_in_flight: requests that the backend works on at once.
-        queue_bound: requests that may wait.
-        queue_deadline_seconds: how long a request may wait.
-        max_body_bytes: of a request.
-        max_connections: well below the usual limit of 1,024 open files.
-        head_seconds: for a whole head, and for a connection that never showed the token.
-        body_seconds: for a whole body.
-        answer_seconds: until the backend's first byte, and between any two.
-        stall_seconds: how long a client may leave its answer unread.
-        idle_seconds: between two requests of a client that showed the token.
-        health_seconds: for the backend's answer to a health check.
-        minimum_token_length: in bytes. Benchmarks lower it; the companion never does.
-    """
-
-    token: str
-    model_id: str
-    port: int = 0
-    requests_per_minute: int = 600
-    strangers_per_minute: int = 60
-    max_in_flight: int = 2
-    queue_bound: int = 16
-    queue_deadline_seconds: float = 30
-    max_body_bytes: int = 10 * 2**20
-    max_connections: int = 512
-    head_seconds: float = 10
-    body_seconds: float = 30
-    answer_seconds: float = 120
-    stall_seconds: float = 30
-    idle_seconds: float = 75
-    health_seconds: float = 5
-    minimum_token_length: int = MINIMUM_TOKEN_LENGTH
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Backend:
-    """A started runtime, as the gateway reaches it.
-
-    Attributes:
-        channel: where it listens.
-        served_model: the name that it expects in request bodies.
-        health_path: what `GET /-/health` is relayed to.
-        key: the per-start key that it demands, if any.
-        routes: what it serves; only `OPENAI_ROUTES` among them are passed on.
-        drop_fields: request fields that are removed.
-    """
-
-    channel: BackendChannel
-    served_model: str
-    health_path: str
-    key: str | None = None
-    routes: tuple[Route, ...] = OPENAI_ROUTES
-    drop_fields: tuple[str, ...] = ()
-
-
-class ServingConditions(Protocol):
-    """What the companion tells the gateway; each answer takes constant time."""
-
-    def lifecycle(self) -> Verdict:
-        """Say whether the runtime is ready."""
-        ...
-
-    def resources(self) -> Verdict:
-        """Say whether the last observation is within the limits."""
-        ...
 
 
 class Gateway:
@@ -144,19 +69,21 @@ class Gateway:
         self.settings = settings
         self.now = clock
         self.backend: Backend | None = None
+        self.drop_fields: frozenset[str] = frozenset()
         self.connections: set[ClientConnection] = set()
         self.last_sweep = clock()
         self.health_request = b""
         self.port = 0
         self._conditions = conditions
         self._egress = egress
-        self._pool: BackendPool | None = None
+        self.pool: BackendPool | None = None
         self._servers: list[asyncio.Server] = []
         self._hosts: tuple[str, ...] = ()
         self._sweep: asyncio.TimerHandle | None = None
         self._drained: asyncio.Event | None = None
         self._all_closed = asyncio.Event()
-        self._counts: Counter[tuple[str, Reason]] = Counter()
+        self._strangers: dict[ClientConnection, None] = {}  # never showed the token; oldest first
+        self.metrics = RequestMetrics()
         self._request_heads: dict[str, bytes] = {}
         models = {
             "object": "list",
@@ -212,9 +139,10 @@ class Gateway:
         for listener in listeners:
             self._servers.append(
                 await loop.create_server(
-                    lambda: ClientConnection(self), sock=listener, backlog=LISTEN_BACKLOG
+                    lambda: ClientConnection(self), sock=listener, backlog=ACCEPTED_AT_ONCE
                 )
             )
+            listener.listen(LISTEN_BACKLOG)
 
     async def close(self) -> None:
         """Give the port back and end every connection, unanswered requests included."""
@@ -253,17 +181,18 @@ class Gateway:
             for route in backend.routes
             if (route.path, route.method) in _INFERENCE_ROUTES
         }
-        self._pool = BackendPool(backend.channel, self._egress, self.now)
+        self.pool = BackendPool(backend.channel, self._egress, self.now)
         self.backend = backend
+        self.drop_fields = frozenset(name.casefold() for name in backend.drop_fields)
         self._set_policy()
 
     def detach(self) -> None:
         """Send no more requests; what waits is refused and what runs is broken off."""
         self.backend = None
         self._refuse_waiting()
-        if self._pool is not None:
-            self._pool.close()
-            self._pool = None
+        if self.pool is not None:
+            self.pool.close()
+            self.pool = None
         self._set_policy()
 
     async def drain(self, seconds: float) -> bool:
@@ -278,13 +207,6 @@ class Gateway:
         except TimeoutError:
             return False
         return True
-
-    def send(self, sink: Sink, request: bytes, *, fresh: bool) -> None:
-        """Send a request that passed every check."""
-        if self._pool is None:
-            sink.response_failed()
-        else:
-            self._pool.send(sink, request, fresh=fresh)
 
     def inference_request(self, path: str, body: bytes) -> bytes:
         """Return the request for the backend, built from nothing of the client's but the body."""
@@ -302,13 +224,12 @@ class Gateway:
         """Return the answer to `GET /v1/models`."""
         return self._models[close]
 
-    def retry_after(self, reason: Reason) -> int:
-        """Return in how many seconds a refused request may be sent again."""
+    def retry_after(self, reason: Reason, token: str) -> int:
+        """Return in how many seconds whoever showed `token` may send its request again."""
         if reason is Reason.RATE_LIMITED:
-            now = self.now()
-            windows = (self.budgets.owner, self.budgets.strangers)
-            waits = [window.seconds_until_free(now) for window in windows if window is not None]
-            return max(1, math.ceil(max(waits)))
+            owner = tokens_equal(token, self.settings.token)
+            window = self.budgets.owner if owner else self.budgets.strangers
+            return max(1, math.ceil(window.seconds_until_free(self.now()))) if window else 1
         if reason in {Reason.QUEUE_FULL, Reason.QUEUE_DEADLINE}:
             return self.queue.retry_after()
         return NOT_READY_RETRY_SECONDS
@@ -321,23 +242,35 @@ class Gateway:
         elif self._drained is not None and self.queue.in_flight == 0:
             self._drained.set()
 
-    def count(self, path: str, reason: Reason) -> None:
-        """Count an answered request; only paths that are served are told apart."""
-        self._counts[path if path in self.policy.routes else "other", reason] += 1
-
     # --- the connections -------------------------------------------------------------------
 
     def connection_opened(self, connection: ClientConnection) -> bool:
-        """Note a connection; False when there are too many."""
-        self.connections.add(connection)
+        """Note a connection; False when there are too many.
+
+        A new one takes the place of the oldest that never showed the token: whoever holds
+        connections open cannot keep the owner out.
+        """
+        connections = self.connections
+        if len(connections) >= self.settings.max_connections and self._strangers:
+            oldest = next(iter(self._strangers))
+            self.connection_closed(oldest)
+            oldest.turn_away()
+        full = len(connections) >= self.settings.max_connections
+        connections.add(connection)
+        self._strangers[connection] = None
         self._all_closed.clear()
         if self._sweep is None:
             self._schedule_sweep()
-        return len(self.connections) <= self.settings.max_connections
+        return not full
+
+    def connection_trusted(self, connection: ClientConnection) -> None:
+        """Note that a connection has shown the token."""
+        self._strangers.pop(connection, None)
 
     def connection_closed(self, connection: ClientConnection) -> None:
         """Forget a connection."""
         self.connections.discard(connection)
+        self._strangers.pop(connection, None)
         if not self.connections:
             self._all_closed.set()
 
@@ -348,15 +281,15 @@ class Gateway:
     def _sweep_deadlines(self) -> None:
         # One timer for all connections costs a request nothing; deadlines are half a second coarse.
         now = self.now()
+        self._sweep = None
+        if self.connections or self.backend is not None:
+            self._schedule_sweep()  # first of all, so that no fault below is the last sweep
         for waiter in self.queue.expired(now):
             waiter.refuse_waiting(Reason.QUEUE_DEADLINE)
         for connection in [one for one in self.connections if one.deadline <= now]:
             connection.deadline_passed()
-        if self._pool is not None:
-            self._pool.close_idle(now)
-        self._sweep = None
-        if self.connections or self.backend is not None:
-            self._schedule_sweep()
+        if self.pool is not None:
+            self.pool.close_idle(now)
 
     def _refuse_waiting(self) -> None:
         for waiter in self.queue.clear():
@@ -384,4 +317,4 @@ class Gateway:
 
     def metrics_text(self) -> str:
         """Return the counters as Prometheus text: by reason and path, never by content (I-15)."""
-        return metrics_text(self._counts, self.snapshot(), len(self.connections))
+        return self.metrics.text(self.snapshot(), len(self.connections))

@@ -10,8 +10,10 @@ import re
 from functools import lru_cache
 from typing import Final
 
+from companion_core.decisions.guard import bearer_token
 from companion_core.decisions.verdict import Verdict, refuse
 from companion_core.errors import Reason
+from companion_core.gateway.body import is_json
 
 __all__ = ["MAX_FIELDS", "MAX_HEAD_BYTES", "RequestHead", "is_hopeless", "parse_head"]
 
@@ -47,7 +49,7 @@ _TOO_LARGE = refuse(Reason.HEAD_TOO_LARGE)
 
 
 class RequestHead:
-    """A well-formed head.
+    """A well-formed head; nothing changes it after it was made.
 
     Attributes:
         method: upper case, as sent.
@@ -56,9 +58,22 @@ class RequestHead:
         content_length: in bytes; None when the request states none.
         chunked: the body comes in chunks.
         keep_alive: the client does not ask to close.
+        token: of the Authorization field, or "".
+        expectation: of the Expect field, in lower case; None when there is none.
+        plain_json: the body is JSON in UTF-8, without a content coding.
     """
 
-    __slots__ = ("chunked", "content_length", "headers", "keep_alive", "method", "path")
+    __slots__ = (
+        "chunked",
+        "content_length",
+        "expectation",
+        "headers",
+        "keep_alive",
+        "method",
+        "path",
+        "plain_json",
+        "token",
+    )
 
     def __init__(  # noqa: PLR0917 - made per request, where keywords cost time
         self,
@@ -75,17 +90,31 @@ class RequestHead:
         self.content_length = content_length
         self.chunked = chunked
         self.keep_alive = keep_alive
+        self.token = bearer_token(headers.get("authorization"))
+        expectation = headers.get("expect")
+        self.expectation = None if expectation is None else expectation.lower()
+        self.plain_json = is_json(headers.get("content-type")) and "content-encoding" not in headers
 
 
 @lru_cache(maxsize=512)
-def _field_name(name: str) -> str | None:
-    """Return the lower-case name if the gateway reads it, "" if not, None if it is no token."""
+def _field_name(name: str) -> str | Verdict:
+    """Return the lower-case name if the gateway reads it, "" if not, or the refusal."""
+    if len(name) > MAX_NAME_BYTES:
+        return _TOO_LARGE
     if _TOKEN.fullmatch(name) is None:
-        return None
+        return _MALFORMED
     lower = name.lower()
-    if lower in _READ_FIELDS or lower.startswith("sec-fetch-"):
-        return lower
-    return ""
+    return lower if lower in _READ_FIELDS or lower.startswith("sec-fetch-") else ""
+
+
+@lru_cache(maxsize=64)
+def _request_line(line: str) -> tuple[str, str] | None:
+    """Return method and path (RFC 9112 section 3: three words, single spaces)."""
+    words = line.split(" ")
+    if len(words) != 3 or words[2] != "HTTP/1.1" or _METHOD.fullmatch(words[0]) is None:  # noqa: PLR2004 - three words
+        return None
+    target = _TARGET.fullmatch(words[1])
+    return None if target is None else (words[0], target[1])
 
 
 def is_hopeless(partial: bytes) -> bool:
@@ -114,28 +143,22 @@ def parse_head(raw: bytes) -> RequestHead | Verdict:
     lines = raw.decode("ascii").split("\r\n")
     if len(lines) > MAX_FIELDS + 1:
         return _TOO_LARGE
-
-    # RFC 9112 section 3: method SP request-target SP HTTP-version, single spaces.
-    words = lines[0].split(" ")
-    if len(words) != 3 or words[2] != "HTTP/1.1" or _METHOD.fullmatch(words[0]) is None:  # noqa: PLR2004 - three words
-        return _MALFORMED
-    target = _TARGET.fullmatch(words[1])
-    if target is None:
+    request = _request_line(lines[0])
+    if request is None:
         return _MALFORMED
 
     headers: dict[str, str] = {}
     del lines[0]
     for line in lines:
         name, colon, value = line.partition(":")
-        if len(name) > MAX_NAME_BYTES:
-            return _TOO_LARGE
         key = _field_name(name)
-        if key is None or not colon or key in headers:
+        if not colon or key in headers:
             return _MALFORMED
         if key:
+            if isinstance(key, Verdict):
+                return key
             headers[key] = value.strip(" \t")
-
-    return _framed(words[0], target[1], headers)
+    return _framed(*request, headers)
 
 
 def _framed(method: str, path: str, headers: dict[str, str]) -> RequestHead | Verdict:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from http import HTTPStatus
 from types import MappingProxyType
 from typing import Final
 
 from companion_core.errors import REASONS, Reason
+from companion_core.gateway.response_head import BODILESS, ResponseHead
 
 __all__ = [
     "CONTINUE",
@@ -20,6 +22,7 @@ __all__ = [
     "error_response",
     "json_response",
     "relayed_head",
+    "without_body",
 ]
 
 SECURITY_HEADERS: Final = (
@@ -129,17 +132,21 @@ def error_response(reason: Reason, *, close: bool, retry_after: int = 1) -> byte
     return json_response(status, body, close=close, extra=extra)
 
 
-def relayed_head(
-    status: int, content_type: str | None, content_length: int | None, *, chunked: bool, close: bool
-) -> bytes:
+def without_body(response: bytes) -> bytes:
+    """Return the head of an answer: all that a HEAD request may get (RFC 9110 section 9.3.2)."""
+    return response[: response.index(b"\r\n\r\n") + 4]
+
+
+@lru_cache(maxsize=64)
+def relayed_head(head: ResponseHead, *, close: bool) -> bytes:
     """Return the head of a proxied answer, built anew; nothing else of the backend's passes."""
-    parts = [_STATUS_LINES.get(status) or _status_line(status), SECURITY_HEADERS]
-    if content_type is not None:
-        parts.append(b"Content-Type: %b\r\n" % content_type.encode("ascii"))
-    if chunked:
+    parts = [_STATUS_LINES.get(head.status) or _status_line(head.status), SECURITY_HEADERS]
+    if head.content_type is not None:
+        parts.append(b"Content-Type: %b\r\n" % head.content_type.encode("ascii"))
+    if head.chunked:
         parts.append(b"Transfer-Encoding: chunked\r\n")
-    elif content_length is not None:
-        parts.append(b"Content-Length: %d\r\n" % content_length)
+    elif head.content_length is not None and head.status not in BODILESS:
+        parts.append(b"Content-Length: %d\r\n" % head.content_length)
     if close:
         parts.append(b"Connection: close\r\n")
     parts.append(b"\r\n")

@@ -6,11 +6,9 @@ import asyncio
 import importlib.util
 import json
 import socket
-import sys
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import gateway_parts as parts
 import pytest
 
 from companion_core.decisions.verdict import OK
@@ -19,22 +17,7 @@ from companion_core.errors import Reason
 from companion_core.gateway import Backend, HealthProbe
 from companion_core.providers import HealthResponse, UnixChannel
 
-pytestmark = pytest.mark.integration
-
-
-def _load_parts() -> ModuleType:
-    # Test folders are not packages: shared parts are found by their file.
-    path = Path(__file__).parents[1] / "support" / "gateway_parts.py"
-    spec = importlib.util.spec_from_file_location("gateway_parts", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(spec.name, module)
-    spec.loader.exec_module(module)
-    return module
-
-
-parts = _load_parts()
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("each_event_loop")]
 
 
 def chunk(data: bytes) -> bytes:
@@ -260,7 +243,7 @@ def test_another_backend_behind_the_same_port_and_token() -> None:
             client.writer.write(first.post())
             assert (await client.read_answer()).status == 200
             await first.gateway.drain(1)
-            channel = second.gateway._pool._channel
+            channel = second.gateway.pool._channel
             assert isinstance(channel, UnixChannel)
             first.gateway.attach(
                 Backend(channel=channel, served_model="other", health_path="/api/version")
@@ -288,7 +271,7 @@ def test_detach_breaks_off_what_runs() -> None:
 
 def test_backend_that_is_not_there_or_silent() -> None:
     async def main() -> None:
-        async with parts.open_door(held, answer_seconds=0.1) as door:
+        async with parts.open_door(held, first_byte_seconds=0.1) as door:
             assert (await door.ask(door.post())).code == "upstream_failed"
             door.gateway.attach(
                 Backend(
@@ -296,7 +279,7 @@ def test_backend_that_is_not_there_or_silent() -> None:
                 )
             )
             assert (await door.ask(door.post())).code == "upstream_failed"
-            door.gateway._pool._egress = RefusingEgress()
+            door.gateway.pool._egress = RefusingEgress()
             assert (await door.ask(door.post())).code == "upstream_failed"
             assert door.gateway.snapshot().in_flight == 0
 
@@ -343,9 +326,14 @@ def test_models_and_metrics() -> None:
             await door.ask(door.post({"model": "secret prompt"}))
             await door.ask(door.get("/secret/path"))
             text = door.gateway.metrics_text()
-            assert 'companion_requests_total{path="/v1/models",reason="ok"} 1' in text
-            assert f'{{path="{parts.CHAT}",reason="model_not_served"}} 1' in text
-            assert 'companion_requests_total{path="other",reason="path_not_allowed"} 1' in text
+            for path, reason in (
+                ("/v1/models", "ok"),
+                (parts.CHAT, "model_not_served"),
+                ("other", "path_not_allowed"),
+            ):
+                labels = f'path="{path}",reason="{reason}"'
+                assert f"companion_request_seconds_count{{{labels}}} 1" in text
+                assert f'companion_request_seconds_bucket{{{labels},le="+Inf"}} 1' in text
             assert "secret" not in text
 
     asyncio.run(main())

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import json
 import re
 import socket
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import gateway_parts as parts
 import pytest
 
 from companion_core.decisions.verdict import refuse
@@ -20,21 +18,6 @@ from companion_core.errors import EnvironmentUnavailable, Reason, UsageError
 from companion_core.gateway import Gateway, GatewaySettings
 
 pytestmark = pytest.mark.security
-
-
-def _load_parts() -> ModuleType:
-    # Test folders are not packages: shared parts are found by their file.
-    path = Path(__file__).parents[1] / "support" / "gateway_parts.py"
-    spec = importlib.util.spec_from_file_location("gateway_parts", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(spec.name, module)
-    spec.loader.exec_module(module)
-    return module
-
-
-parts = _load_parts()
 CORPUS = json.loads((Path(__file__).parent / "data" / "requests.json").read_text(encoding="utf-8"))
 
 
@@ -251,18 +234,41 @@ def test_check_and_count_are_one_step() -> None:
 def test_slow_clients_and_too_many_are_cut_off() -> None:
     async def main() -> None:
         async with parts.open_door(head_seconds=0.2, body_seconds=0.2, max_connections=4) as door:
-            slow = [await door.connect() for _ in range(4)]
+            slow = [await door.connect() for _ in range(3)]
             slow[0].writer.write(b"GET /v1/models HT")
             slow[1].writer.write(door.post()[:-3])
-            refused = await door.connect()
-            assert (await refused.read_answer()).code == "connection_limit"
             assert (await slow[0].read_answer()).status == 408
             assert (await slow[1].read_answer()).status == 408
             assert await slow[2].reader.read() == b""
             await parts.eventually(lambda: not door.gateway.connections)
-            for client in [*slow, refused]:
+            for client in slow:
                 await client.close()
             assert (await door.ask(door.get("/v1/models"))).status == 200
+
+    asyncio.run(main())
+
+
+def test_strangers_connections_make_room_and_the_owners_do_not() -> None:
+    async def main() -> None:
+        async with parts.open_door(max_connections=4) as door:
+            owner = await door.connect()
+            owner.writer.write(door.get("/v1/models"))
+            assert (await owner.read_answer()).status == 200
+            strangers = [await door.connect() for _ in range(6)]
+            for early in strangers[:3]:  # the oldest ones had to go
+                assert (await early.read_answer()).code == "connection_limit"
+            assert len(door.gateway.connections) == 4
+            owner.writer.write(door.get("/v1/models"))
+            assert (await owner.read_answer()).status == 200
+            others = []
+            for _ in range(3):
+                others.append(await door.connect())
+                others[-1].writer.write(door.get("/v1/models"))
+                assert (await others[-1].read_answer()).status == 200
+            refused = await door.connect()
+            assert (await refused.read_answer()).code == "connection_limit"
+            for client in [owner, *strangers, *others, refused]:
+                await client.close()
 
     asyncio.run(main())
 

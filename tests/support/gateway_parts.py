@@ -166,7 +166,13 @@ class Client:
 
 @contextlib.asynccontextmanager
 async def open_door(
-    handler: Handler = plain_answer, *, unix: bool = False, clock: Any = None, **settings: Any
+    handler: Handler = plain_answer,
+    *,
+    unix: bool = False,
+    clock: Any = None,
+    drop_fields: tuple[str, ...] = (),
+    lifetime: float = 60,
+    **settings: Any,
 ) -> AsyncIterator[Door]:
     backend, conditions = FakeBackend(handler), Conditions()
     with tempfile.TemporaryDirectory() as folder:
@@ -186,10 +192,16 @@ async def open_door(
         )
         await gateway.start()
         gateway.attach(
-            Backend(channel=channel, served_model="served", health_path="/health", key="k" * 43)
+            Backend(
+                channel=channel,
+                served_model="served",
+                health_path="/health",
+                key="k" * 43,
+                drop_fields=drop_fields,
+            )
         )
         try:
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(lifetime):
                 yield Door(gateway, backend, conditions)
         finally:
             await gateway.close()

@@ -135,6 +135,20 @@ def test_web_pages_are_told_from_programs(headers: dict[str, str], reason: Reaso
     assert ask(headers={"host": HOST} | headers) is reason
 
 
+def test_a_listed_host_is_meant_as_written() -> None:
+    for entry in (f" {HOST}", f"{HOST}\t", "127.0.0.1:0400", "evil.example:4000"):
+        policy = guard_policy(hosts=(entry,), routes=ROUTES, token=TOKEN)
+        assert ask(policy=policy) is Reason.HOST_NOT_ALLOWED
+        assert ask(policy=policy, headers={"host": entry}) is Reason.HOST_NOT_ALLOWED
+    assert ask(headers={"host": " LOCALHOST:4000\t"}) is Reason.OK
+
+
+@pytest.mark.parametrize("now", [10**400, -(10**400), math.inf, -math.inf, True, None, "100"])
+def test_a_time_that_is_none_is_refused(now: Any) -> None:
+    assert ask(now=now) is Reason.MALFORMED_REQUEST
+    assert RateWindow().take(now).reason is Reason.RATE_STATE_UNAVAILABLE
+
+
 def test_strangers_and_the_owner_have_budgets_of_their_own() -> None:
     budgets = fresh(owner=2, strangers=3)
     stranger = [ask(budgets, token="wrong") for _ in range(5)]

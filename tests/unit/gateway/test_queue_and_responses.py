@@ -8,8 +8,8 @@ import pytest
 
 from companion_core.errors import REASONS, Reason
 from companion_core.gateway.queue import AdmissionQueue
+from companion_core.gateway.response_head import ResponseHead, parse_response_head
 from companion_core.gateway.responses import WIRE_STATUS, error_response, relayed_head
-from companion_core.gateway.upstream import ResponseHead, parse_response_head
 
 pytestmark = pytest.mark.unit
 
@@ -91,12 +91,16 @@ def test_every_refusal_has_openais_shape_and_one_status(reason: Reason) -> None:
 
 
 def test_a_relayed_head_keeps_three_things() -> None:
-    head = relayed_head(299, "text/plain", 5, chunked=False, close=False)
+    head = relayed_head(
+        ResponseHead(299, "text/plain", 5, chunked=False, reusable=True), close=False
+    )
     assert head.startswith(b"HTTP/1.1 299 \r\n")
     assert b"Content-Type: text/plain\r\nContent-Length: 5\r\n\r\n" in head
-    assert b"Transfer-Encoding: chunked\r\n" in relayed_head(
-        200, None, None, chunked=True, close=False
-    )
+    streamed = ResponseHead(200, None, None, chunked=True, reusable=True)
+    assert b"Transfer-Encoding: chunked\r\n" in relayed_head(streamed, close=False)
+    bodiless = relayed_head(ResponseHead(204, None, 0, chunked=False, reusable=True), close=True)
+    assert b"Content-Length" not in bodiless  # RFC 9110 section 8.6
+    assert bodiless.endswith(b"Connection: close\r\n\r\n")
 
 
 @pytest.mark.parametrize(

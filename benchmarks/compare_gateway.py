@@ -1,0 +1,231 @@
+"""Measure the gateway beside nginx, in one interleaved run; prints a table.
+
+    python benchmarks/compare_gateway.py [--rounds 5] [--scale 1]
+
+Every target stands before the same backend and compares token and Host. Quote ratios of one
+run: times depend on the machine and on who else uses it. The main measure is the processor
+time that the target's own processes spend per request or event, from Linux's schedstat.
+nginx and uvloop are measured where they are installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import os
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from load import Load
+
+from companion_core.cli.foreground import run_event_loop
+
+HERE = Path(__file__).parent
+TOKEN = "benchmark"  # noqa: S105 - compared with itself
+WAITING = 500
+# The targets run on the last one, their backend and their clients on the first.
+PROCESSORS = sorted(os.sched_getaffinity(0))
+
+NGINX = """
+worker_processes 1; daemon off; pid {folder}/nginx.pid; error_log {folder}/nginx.log; {user}
+events {{ worker_connections 4096; }}
+http {{
+  access_log off; keepalive_requests 1000000; tcp_nodelay on;
+  client_body_temp_path {folder}/a; proxy_temp_path {folder}/b; fastcgi_temp_path {folder}/c;
+  uwsgi_temp_path {folder}/d; scgi_temp_path {folder}/e;
+  map $http_authorization $token_is_right {{ default 0; "Bearer {token}" 1; }}
+  map $http_host $host_is_right {{ default 0; "127.0.0.1:{port}" 1; }}
+  upstream backend {{ server {backend}; keepalive 256; keepalive_requests 1000000; }}
+  server {{
+    listen 127.0.0.1:{port} backlog=1024; client_body_buffer_size 1m;
+    location / {{
+      if ($host_is_right = 0) {{ return 421; }} if ($token_is_right = 0) {{ return 401; }}
+      proxy_pass http://backend; proxy_http_version 1.1; proxy_buffering off;
+      proxy_set_header Connection ""; proxy_set_header Authorization "";
+    }}
+  }}
+}}
+"""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A started proxy."""
+
+    name: str
+    port: int
+    pid: int
+
+    def processes(self) -> list[int]:
+        """Return its process and the children of that."""
+        with contextlib.suppress(OSError):
+            children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+            return [self.pid, *map(int, children)]
+        return [self.pid]
+
+    def cpu_seconds(self) -> float:
+        """Return the processor time that it has spent."""
+        files = [f for pid in self.processes() for f in Path(f"/proc/{pid}/task").iterdir()]
+        return sum(int((file / "schedstat").read_text().split()[0]) for file in files) / 1e9
+
+    def pss_kib(self) -> int:
+        """Return its share of memory."""
+        total = 0
+        for pid in self.processes():
+            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+                if line.startswith("Pss:"):
+                    total += int(line.split()[1])
+        return total
+
+
+@contextlib.contextmanager
+def start(name: str, command: list[str], port: int) -> Iterator[Target]:
+    """Start a proxy on a processor of its own and wait until it listens."""
+    os.sched_setaffinity(0, {PROCESSORS[-1]})  # what is started inherits it, its children too
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        try:
+            os.sched_setaffinity(0, {PROCESSORS[0]})
+            deadline = time.monotonic() + 20
+            while time.monotonic() < deadline:
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                    break
+                time.sleep(0.05)
+            yield Target(name, port, process.pid)
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def free_port() -> int:
+    """Return a port that nobody holds."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def gateway(port: int, backend: str, loop: str, *more: str) -> list[str]:
+    """Return the command of the gateway on one of the loops."""
+    options = ["--port", str(port), "--backend", backend, "--token", TOKEN, "--loop", loop, *more]
+    return [sys.executable, str(HERE / "serve_gateway.py"), *options]
+
+
+def commands(folder: Path, backend: str) -> Iterator[tuple[str, list[str], int]]:
+    """Yield what is installed: name, command, port."""
+    if shutil.which("nginx"):
+        port = free_port()
+        file = folder / "nginx.conf"
+        user = "user root;" if os.geteuid() == 0 else ""
+        text = NGINX.format(folder=folder, port=port, token=TOKEN, backend=backend, user=user)
+        file.write_text(text, encoding="utf-8")
+        yield "nginx", ["nginx", "-p", str(folder), "-c", str(file)], port
+    for loop in ("asyncio", "uvloop"):
+        if loop == "asyncio" or importlib.util.find_spec("uvloop"):
+            port = free_port()
+            yield f"gateway, {loop}", gateway(port, backend, loop), port
+
+
+def measure(target: Target, load: Load, units: int) -> tuple[float, Load]:
+    """Run a load and return the processor time per unit, in microseconds."""
+    before = 0.0
+
+    def connected() -> None:
+        nonlocal before
+        before = target.cpu_seconds()
+
+    run_event_loop(load.run(connected))
+    return (target.cpu_seconds() - before) / units * 1e6, load
+
+
+def memory_per_waiting(backend: str) -> float:
+    """Return how many KiB a request costs that waits in the queue."""
+    port = free_port()
+    command = gateway(port, backend, "asyncio", "--in-flight", "1", "--queue", str(WAITING))
+    with start("queue", command, port) as target, contextlib.ExitStack() as held:
+        request = Load(port, TOKEN, 1, 1, pause_microseconds=-1).request()
+
+        def send() -> None:
+            client = held.enter_context(socket.create_connection(("127.0.0.1", port)))
+            client.sendall(request)
+
+        send()
+        time.sleep(1)
+        before = target.pss_kib()
+        for _ in range(WAITING):
+            send()
+        time.sleep(2)
+        return (target.pss_kib() - before) / WAITING
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--scale", type=float, default=1, help="of the number of requests")
+    options = parser.parse_args()
+    os.sched_setaffinity(0, {PROCESSORS[0]})
+    rows: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    with contextlib.ExitStack() as running:
+        folder = Path(running.enter_context(tempfile.TemporaryDirectory()))
+        address = f"unix:{folder}/backend.sock"
+        backend = subprocess.Popen([sys.executable, str(HERE / "load.py"), "backend", address])
+        running.callback(backend.wait)
+        running.callback(backend.terminate)
+        while not (folder / "backend.sock").exists():
+            time.sleep(0.05)
+        targets = [
+            running.enter_context(start(name, command, port))
+            for name, command, port in commands(folder, address)
+        ]
+        for number in range(options.rounds + 1):
+            for target in targets:
+                measured = rows[target.name]
+                if number == 0:  # a warm-up that is not counted
+                    measured = defaultdict(list)
+                run_round(target, measured, options.scale)
+        for target in targets:
+            rows[target.name]["PSS after load, MiB"].append(target.pss_kib() / 1024)
+        waiting = memory_per_waiting(address)
+    print_table({name: {k: statistics.median(v) for k, v in r.items()} for name, r in rows.items()})
+    print(f"\nA request that waits in the queue: {waiting:.1f} KiB.")
+
+
+def run_round(target: Target, measured: dict[str, list[float]], scale: float) -> None:
+    """Measure each load once."""
+    count = max(64, int(4000 * scale) // 16 * 16)
+    events = max(20, int(100 * scale))
+    cpu, _ = measure(target, Load(target.port, TOKEN, 16, count), count)
+    measured["CPU per JSON request, µs"].append(cpu)
+    cpu, _ = measure(target, Load(target.port, TOKEN, 16, 16, events, 10_000), 16 * events)
+    measured["CPU per paced event, µs"].append(cpu)
+    load = Load(target.port, TOKEN, 8, 80, 200)
+    cpu, load = measure(target, load, 80 * 200)
+    measured["CPU per event back to back, µs"].append(cpu)
+    measured["thousand events a second"].append(80 * 200 / load.elapsed / 1000)
+    _, load = measure(target, Load(target.port, TOKEN, 1, count // 4), count)
+    measured["median of one client, µs"].append(load.median_microseconds)
+
+
+def print_table(rows: dict[str, dict[str, float]]) -> None:
+    """Print medians, and how many times nginx's they are."""
+    columns = list(next(iter(rows.values())))
+    print("| target | " + " | ".join(columns) + " |\n|" + "---|" * (len(columns) + 1))
+    base = rows.get("nginx")
+    for name, row in rows.items():
+        cells = [
+            f"{row[c]:.1f}" + (f" ({row[c] / base[c]:.2f} x)" if base and name != "nginx" else "")
+            for c in columns
+        ]
+        print(f"| {name} | " + " | ".join(cells) + " |")
+
+
+if __name__ == "__main__":
+    main()

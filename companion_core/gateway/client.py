@@ -1,0 +1,368 @@
+"""The client's side: one connection, its requests strictly one after the other.
+
+A request passes the guard before a byte of its body is looked at; once it has been read in
+full it belongs to the connection's exchange until its answer has ended. Nothing here awaits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final, cast
+
+from companion_core.decisions.guard import HEALTH_PATH, verify_request
+from companion_core.decisions.verdict import Verdict
+from companion_core.errors import Reason
+from companion_core.gateway.chunked import ChunkError, ChunkFramer
+from companion_core.gateway.exchange import Exchange
+from companion_core.gateway.head import MAX_HEAD_BYTES, RequestHead, is_hopeless, parse_head
+from companion_core.gateway.responses import CONTINUE, error_response, without_body
+
+if TYPE_CHECKING:
+    from companion_core.gateway.gateway import Gateway
+
+__all__ = ["ClientConnection"]
+
+# A client that sends more than this ahead of its answers is cut off. Its bytes could be left
+# unread instead, but then nobody would notice when it leaves.
+MAX_PIPELINED_BYTES: Final = 256 * 1024
+MAX_REMEMBERED_HEAD: Final = 2048
+LINGER_SECONDS: Final = 1.0
+
+# What a connection is doing. Plain integers: they are compared several times per request.
+_HEAD: Final = 0  # between requests, or in the middle of a head
+_BODY: Final = 1
+_BUSY: Final = 2  # the exchange has the request
+_LINGER: Final = 3  # answered and half closed; what still arrives is thrown away
+_CLOSED: Final = 4
+
+_UNKNOWN: Final = -1
+
+
+class ClientConnection(asyncio.Protocol):
+    """One client; `deadline` is when the gateway's sweep calls `deadline_passed`."""
+
+    __slots__ = (
+        "_body",
+        "_buffer",
+        "_exchange",
+        "_framer",
+        "_gateway",
+        "_head",
+        "_head_began",
+        "_keep_alive",
+        "_raw_head",
+        "_started",
+        "_state",
+        "_unread",
+        "deadline",
+        "transport",
+        "trusted",
+        "writing_paused",
+    )
+    transport: asyncio.Transport
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._exchange = Exchange(gateway, self)
+        self._state = _HEAD
+        self._buffer = b""
+        self._head_began = True  # the first head's deadline counts from the connection on
+        self._raw_head = b""  # the bytes that `_head` was parsed from
+        self._head: RequestHead | None = None
+        self._framer: ChunkFramer | None = None
+        self._body = bytearray()
+        self._started = 0.0
+        self._keep_alive = False
+        self._unread = _UNKNOWN  # bytes of the current request's body that are still to come
+        self.trusted = False  # it has shown the token, so it may idle for longer
+        self.writing_paused = False
+        self.deadline = 0.0
+
+    # --- the transport ---------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See `asyncio.Protocol`."""
+        self.transport = cast("asyncio.Transport", transport)
+        self._started = self._gateway.now()
+        self.deadline = self._started + self._gateway.settings.head_seconds
+        if not self._gateway.connection_opened(self):
+            self.turn_away()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        """See `asyncio.Protocol`; a client that leaves frees its place and stops the backend."""
+        self._state = _CLOSED
+        self._gateway.connection_closed(self)
+        self._exchange.client_left()
+
+    def eof_received(self) -> None:
+        """See `asyncio.Protocol`: who stops sending while it waits for an answer has left."""
+        if self._state == _BUSY:
+            self._exchange.client_left()
+            self.transport.abort()
+
+    def turn_away(self) -> None:
+        """Refuse for want of room; without lingering, or a flood would outlive its refusals."""
+        if self._state > _BODY:
+            self.transport.abort()
+            return
+        self._head = None
+        self._write_refusal(Reason.CONNECTION_LIMIT, close=True)
+        self._count(Reason.CONNECTION_LIMIT, self._gateway.now())
+        self._close()
+
+    def pause_writing(self) -> None:
+        """See `asyncio.Protocol`: a slow reader slows its backend, and nobody else."""
+        self.writing_paused = True
+        if self._exchange.pause() or self._state == _HEAD:
+            self.deadline = self._gateway.now() + self._gateway.settings.stall_seconds
+
+    def resume_writing(self) -> None:
+        """See `asyncio.Protocol`."""
+        self.writing_paused = False
+        if self._exchange.resume():
+            self.deadline = self._gateway.now() + self._gateway.settings.between_bytes_seconds
+        elif self._state == _HEAD:
+            self._await_request(self._gateway.now())
+            self.serve_buffer()
+
+    def data_received(self, data: bytes) -> None:
+        """See `asyncio.Protocol`."""
+        state = self._state
+        if state == _BODY:
+            self._read_body(data)
+            self.serve_buffer()
+        elif state <= _BUSY:
+            self._buffer = self._buffer + data if self._buffer else data
+            if state == _HEAD and not self.writing_paused:
+                self.serve_buffer()
+            elif len(self._buffer) > MAX_PIPELINED_BYTES:
+                self.break_off(Reason.MALFORMED_REQUEST)
+
+    def deadline_passed(self) -> None:
+        """Give up on whatever takes too long; called by the gateway's sweep."""
+        state = self._state
+        if state == _BODY:
+            self.refuse(Reason.REQUEST_TIMEOUT)
+        elif state == _HEAD and self._buffer and not self.writing_paused:
+            self._head = None
+            self.refuse(Reason.REQUEST_TIMEOUT)
+        elif state == _BUSY and not self.writing_paused:
+            self._unread = _UNKNOWN  # a connection that is still being made must not be used
+            self._exchange.deadline_passed()
+        else:
+            self.transport.abort()
+
+    # --- the request -----------------------------------------------------------------------
+
+    def serve_buffer(self) -> None:
+        """Serve what the buffer holds, until it is empty or something has to be waited for."""
+        while self._buffer and self._state == _HEAD and not self.writing_paused:
+            if not self._read_head():
+                return
+
+    def _read_head(self) -> bool:
+        buffer = self._buffer
+        end = buffer.find(b"\r\n\r\n")
+        if end < 0:
+            self._wait_for_head(buffer)
+            return False
+        self._started = now = self._gateway.now()
+        self._buffer = buffer[end + 4 :]
+        raw = buffer[:end]
+        head = self._head
+        if head is None or raw != self._raw_head:  # a client that repeats itself is common
+            parsed = parse_head(raw)
+            if isinstance(parsed, Verdict):
+                self._head = None
+                self.refuse(parsed.reason)
+                return False
+            self._head = head = parsed
+            self._raw_head = raw
+        self._keep_alive = head.keep_alive
+        self._unread = _UNKNOWN if head.chunked else head.content_length or 0
+        self._guard(head, now)
+        return True
+
+    def _wait_for_head(self, partial: bytes) -> None:
+        if len(partial) > MAX_HEAD_BYTES:
+            self._head = None
+            self.refuse(Reason.HEAD_TOO_LARGE)
+        elif is_hopeless(partial):
+            self._head = None
+            self.refuse(Reason.MALFORMED_REQUEST)
+        elif not self._head_began:
+            self._head_began = True
+            self._started = self._gateway.now()
+            self.deadline = self._started + self._gateway.settings.head_seconds
+
+    def _guard(self, head: RequestHead, now: float) -> None:
+        gateway = self._gateway
+        verdict = verify_request(
+            head.method, head.path, head.headers, head.token, gateway.policy, gateway.budgets, now
+        )
+        if not verdict.ok:
+            self.refuse(verdict.reason)
+            return
+        if not self.trusted:
+            self.trusted = True
+            gateway.connection_trusted(self)
+        if head.expectation is not None and head.expectation != "100-continue":
+            self.refuse(Reason.EXPECTATION_FAILED)
+        elif head.method != "GET":
+            self._expect_body(head, now)
+        elif self._unread:
+            self._unread = _UNKNOWN
+            self.refuse(Reason.MALFORMED_REQUEST)
+        elif head.path == HEALTH_PATH:
+            self._exchange.begin_health_check(now)
+        else:
+            self.transport.write(gateway.models_response(close=not head.keep_alive))
+            self._answered(Reason.OK, now)
+
+    def _expect_body(self, head: RequestHead, now: float) -> None:
+        settings, length = self._gateway.settings, head.content_length
+        if not head.plain_json:
+            self.refuse(Reason.UNSUPPORTED_MEDIA_TYPE)
+        elif head.chunked:
+            self._framer = ChunkFramer(collect=True)
+            self._await_body(head, now)
+        elif length is None:
+            self.refuse(Reason.LENGTH_REQUIRED)
+        elif length > settings.max_body_bytes:
+            self.refuse(Reason.BODY_TOO_LARGE)
+        elif len(self._buffer) < length:
+            self._await_body(head, now)
+        else:
+            raw, self._buffer = self._buffer[:length], self._buffer[length:]
+            self._unread = 0
+            self._exchange.begin(head.path, raw, now)
+
+    def _await_body(self, head: RequestHead, now: float) -> None:
+        self._state = _BODY
+        self.deadline = now + self._gateway.settings.body_seconds
+        data, self._buffer = self._buffer, b""
+        if head.expectation is not None and not data:
+            self.transport.write(CONTINUE)
+        self._read_body(data)
+
+    def _read_body(self, data: bytes) -> None:
+        """Take more of a body that did not come in one piece with its head."""
+        head, framer, body = cast("RequestHead", self._head), self._framer, self._body
+        if framer is None:
+            length = head.content_length or 0
+            body += data
+            if len(body) < length:
+                return
+            rest = bytes(body[length:])
+            del body[length:]
+        else:
+            try:
+                taken = framer.feed(data)
+            except ChunkError:
+                self.refuse(Reason.MALFORMED_REQUEST)
+                return
+            if framer.size > self._gateway.settings.max_body_bytes:
+                self.refuse(Reason.BODY_TOO_LARGE)
+                return
+            if not framer.done:
+                return
+            rest, body = data[taken:], framer.payload
+        self._state = _HEAD
+        self._buffer = rest
+        self._body = bytearray()
+        self._framer = None
+        self._unread = 0
+        self._exchange.begin(head.path, body, self._gateway.now())
+
+    # --- the answer ------------------------------------------------------------------------
+
+    def wait_for_backend(self, deadline: float) -> None:
+        """The exchange has the request; it says when the answer begins and ends."""
+        self._state = _BUSY
+        self.deadline = deadline
+
+    def answer_begins(self, *, must_close: bool) -> bool:
+        """Say whether the connection ends after this answer."""
+        if must_close:
+            self._keep_alive = False
+        return not self._keep_alive
+
+    def answer_ended(self, now: float) -> None:
+        """The backend's answer has been passed on in full."""
+        self._answered(Reason.OK, now)
+        self.serve_buffer()
+
+    def break_off(self, reason: Reason) -> None:
+        """End the connection in the middle of an answer: the client sees that it is incomplete."""
+        self._count(reason, self._gateway.now())
+        self.transport.abort()
+
+    def refuse(self, reason: Reason) -> None:
+        """Answer with an error; close unless the request has been read in full."""
+        if 0 < self._unread <= len(self._buffer) and not self._may_hold_back():
+            self._buffer = self._buffer[self._unread :]
+            self._unread = 0
+        close = not self._keep_alive or self._unread != 0
+        self._write_refusal(reason, close=close)
+        if not close:
+            self._answered(reason, self._gateway.now())
+        else:
+            self._count(reason, self._gateway.now())
+            self._linger()
+
+    def _may_hold_back(self) -> bool:
+        # With an expectation the next bytes may be the body or the next request.
+        return self._head is None or self._head.expectation is not None
+
+    def _write_refusal(self, reason: Reason, *, close: bool) -> None:
+        head = self._head
+        response = error_response(
+            reason,
+            close=close,
+            retry_after=self._gateway.retry_after(reason, "" if head is None else head.token),
+        )
+        if head is not None and head.method == "HEAD":
+            response = without_body(response)
+        self.transport.write(response)
+
+    def _linger(self) -> None:
+        """Half close, so that the client can read the answer before the connection is gone.
+
+        Closing with unread bytes would reset the connection and could destroy the answer.
+        """
+        self._state = _LINGER
+        self._buffer = b""
+        self._body = bytearray()
+        self._framer = None
+        self.deadline = self._gateway.now() + LINGER_SECONDS
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+
+    def _answered(self, reason: Reason, now: float) -> None:
+        self._count(reason, now)
+        self._unread = _UNKNOWN
+        if self._keep_alive:
+            self._await_request(now)
+        else:
+            self._close()
+
+    def _await_request(self, now: float) -> None:
+        settings = self._gateway.settings
+        self._state = _HEAD
+        self._head_began = False
+        if len(self._raw_head) > MAX_REMEMBERED_HEAD:
+            self._raw_head = b""
+            self._head = None
+        self.deadline = now + (settings.idle_seconds if self.trusted else settings.head_seconds)
+
+    def _close(self) -> None:
+        """Close after what has been written; a client that does not read it is cut off."""
+        self._state = _CLOSED
+        self.deadline = self._gateway.now() + self._gateway.settings.stall_seconds
+        self.transport.close()
+
+    def _count(self, reason: Reason, now: float) -> None:
+        gateway, path = self._gateway, "" if self._head is None else self._head.path
+        # Only paths that are served are told apart.
+        label = path if path in gateway.policy.routes else "other"
+        gateway.metrics.observe(label, reason, now - self._started)

@@ -1,0 +1,228 @@
+"""One request on its way to the backend, and its answer on the way back.
+
+Body, lifecycle, admission and resources are passed in this order (I-10). Each client
+connection has one exchange, used for one request after the other. Nothing here awaits:
+the queue and the backend's connection call back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from companion_core.decisions.verdict import OK, Verdict
+from companion_core.errors import Reason
+from companion_core.gateway.body import encode_body, parse_body
+from companion_core.gateway.response_head import ResponseHead
+from companion_core.gateway.responses import relayed_head
+from companion_core.gateway.settings import Backend
+from companion_core.gateway.upstream import BackendConnection
+
+if TYPE_CHECKING:
+    from companion_core.gateway.client import ClientConnection
+    from companion_core.gateway.gateway import Gateway
+
+__all__ = ["Exchange"]
+
+# What an exchange waits for. Plain integers: they are compared several times per request.
+_NOTHING: Final = 0
+_A_PLACE: Final = 1
+_FIRST_BYTE: Final = 2
+_MORE: Final = 3  # the head of the answer has been passed on
+
+
+class Exchange:
+    """The `Waiter` and the `Sink` of one client."""
+
+    __slots__ = (
+        "_backend",
+        "_body",
+        "_client",
+        "_gateway",
+        "_holds_place",
+        "_path",
+        "_running_since",
+        "_upstream",
+        "_waits_for",
+    )
+
+    def __init__(self, gateway: Gateway, client: ClientConnection) -> None:
+        self._gateway = gateway
+        self._client = client
+        self._waits_for = _NOTHING
+        self._path = ""
+        self._body = b""
+        self._backend: Backend | None = None  # whom the waiting body was written for
+        self._upstream: BackendConnection | None = None
+        self._holds_place = False
+        self._running_since = 0.0
+
+    # --- on the way to the backend ---------------------------------------------------------
+
+    def begin(self, path: str, raw: bytes | bytearray, now: float) -> None:
+        """Run, queue or refuse a request whose head has passed the guard."""
+        gateway = self._gateway
+        fields = parse_body(raw, gateway.settings.model_id)
+        if isinstance(fields, Verdict):
+            self._client.refuse(fields.reason)
+            return
+        verdict = gateway.gate(gateway.queue.arrival())
+        backend = gateway.backend
+        if backend is None or not (verdict.ok or verdict.reason is Reason.AT_CAPACITY):
+            self._client.refuse(verdict.reason if not verdict.ok else Reason.NOT_READY)
+            return
+        body = encode_body(
+            fields, served_model=backend.served_model, drop_fields=gateway.drop_fields
+        )
+        if isinstance(body, Verdict):
+            self._client.refuse(body.reason)
+            return
+        self._path = path
+        if verdict.ok:
+            gateway.queue.take()
+            self._run(body, now)
+        else:
+            self._body = body
+            self._backend = backend
+            self._waits_for = _A_PLACE
+            self._client.wait_for_backend(float("inf"))  # the queue keeps its own deadline
+            gateway.queue.wait(self, now)
+
+    def begin_health_check(self, now: float) -> None:
+        """Relay a health check; it needs no place."""
+        gateway = self._gateway
+        if gateway.backend is None:
+            self._client.refuse(Reason.NOT_READY)
+            return
+        self._waits_for = _FIRST_BYTE
+        self._client.wait_for_backend(now + gateway.settings.health_seconds)
+        self._send(gateway.health_request, now, fresh=True)
+
+    def place_is_free(self) -> None:
+        """See `Waiter`: lifecycle and resources count anew, and so does the backend."""
+        gateway = self._gateway
+        now = gateway.now()
+        self._holds_place = True
+        self._running_since = now
+        verdict = gateway.gate(OK)
+        if self._waits_for != _A_PLACE:
+            self._release_place(now)  # the client left in the same moment
+        elif not verdict.ok:
+            self.refuse_waiting(verdict.reason)
+        elif gateway.backend is not self._backend:
+            self.refuse_waiting(Reason.NOT_READY)
+        else:
+            self._run(self._body, now)
+
+    def refuse_waiting(self, reason: Reason) -> None:
+        """See `Waiter`."""
+        self._refuse(reason)
+
+    def _run(self, body: bytes, now: float) -> None:
+        gateway = self._gateway
+        self._body = b""
+        self._backend = None
+        self._holds_place = True
+        self._running_since = now
+        self._waits_for = _FIRST_BYTE
+        self._client.wait_for_backend(now + gateway.settings.first_byte_seconds)
+        self._send(gateway.inference_request(self._path, body), now, fresh=False)
+
+    def _send(self, request: bytes, now: float, *, fresh: bool) -> None:
+        pool = self._gateway.pool
+        if pool is None:
+            asyncio.get_running_loop().call_soon(self.response_failed)
+        else:
+            pool.send(self, request, now, fresh=fresh)
+
+    def _refuse(self, reason: Reason) -> None:
+        """Refuse after waiting; the client's next request may already lie in its buffer."""
+        self._end()
+        self._client.refuse(reason)
+        self._release_place(self._gateway.now())
+        self._client.serve_buffer()
+
+    def _end(self) -> None:
+        self._waits_for = _NOTHING
+        self._body = b""
+        self._backend = None
+        self._upstream = None
+
+    def _release_place(self, now: float) -> None:
+        if self._holds_place:
+            self._holds_place = False
+            self._gateway.release_place(now - self._running_since)
+
+    # --- what happens to the client meanwhile ----------------------------------------------
+
+    def client_left(self) -> None:
+        """Free the place at once and stop the backend; harmless when nothing is under way."""
+        if self._waits_for == _A_PLACE:
+            self._gateway.queue.leave(self)
+        if self._upstream is not None:
+            self._upstream.abort()
+        self._end()
+        self._release_place(self._gateway.now())
+
+    def deadline_passed(self) -> None:
+        """The backend took too long to begin, or to go on."""
+        if self._upstream is not None:
+            self._upstream.abort()
+        self.response_failed()
+
+    def pause(self) -> bool:
+        """Stop reading from the backend; say whether an answer is being passed on."""
+        if self._upstream is not None:
+            self._upstream.transport.pause_reading()
+        return self._waits_for == _MORE
+
+    def resume(self) -> bool:
+        """Read on from the backend; say whether an answer is being passed on."""
+        if self._upstream is not None:
+            self._upstream.transport.resume_reading()
+        return self._waits_for == _MORE
+
+    # --- on the way back -------------------------------------------------------------------
+
+    def upstream_bound(self, connection: BackendConnection) -> bool:
+        """See `Sink`."""
+        if self._waits_for != _FIRST_BYTE:
+            return False
+        self._upstream = connection
+        return True
+
+    def response_started(self, head: ResponseHead, body: bytes) -> None:
+        """See `Sink`."""
+        self._waits_for = _MORE
+        close = self._client.answer_begins(
+            # The end of the connection is the end of such an answer.
+            must_close=head.content_length is None and not head.chunked
+        )
+        self.response_data(relayed_head(head, close=close) + body)
+
+    def response_data(self, data: bytes) -> None:
+        """See `Sink`."""
+        client = self._client
+        client.transport.write(data)
+        if not client.writing_paused:
+            gateway = self._gateway
+            client.deadline = gateway.last_sweep + gateway.settings.between_bytes_seconds
+
+    def response_ended(self, now: float) -> None:
+        """See `Sink`."""
+        if self._client.writing_paused and self._upstream is not None:
+            self._upstream.transport.resume_reading()
+        self._waits_for = _NOTHING
+        self._upstream = None
+        self._release_place(now)
+        self._client.answer_ended(now)
+
+    def response_failed(self) -> None:
+        """See `Sink`."""
+        waited_for = self._waits_for
+        if waited_for == _FIRST_BYTE:
+            self._refuse(Reason.UPSTREAM_FAILED)
+        elif waited_for == _MORE:
+            self._end()
+            self._client.break_off(Reason.UPSTREAM_FAILED)
+            self._release_place(self._gateway.now())

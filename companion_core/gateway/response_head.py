@@ -1,0 +1,81 @@
+"""Rules for this file: bytes of a backend's answer head in, a `ResponseHead` or None out; no I/O.
+
+The backend is believed in nothing but status, media type and where its answer ends; what is
+ambiguous about the end is refused (RFC 9112 section 6).
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+__all__ = ["BODILESS", "ResponseHead", "parse_response_head"]
+
+BODILESS: Final = frozenset({204, 304})
+
+_STATUS_LINE = re.compile(r"HTTP/1\.[01] ([1-5][0-9][0-9])(?: [^\r\n]*)?", re.ASCII)
+_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)
+_CONTENT_TYPE = re.compile(r"[\x20-\x7e]{1,256}", re.ASCII)
+_MAX_LENGTH_DIGITS: Final = 15
+_SINGLE: Final = frozenset(
+    {"content-length", "transfer-encoding", "content-type", "content-encoding"}
+)
+
+
+class ResponseHead(NamedTuple):
+    """What is kept of a backend's answer.
+
+    Attributes:
+        content_length: in bytes; None when the answer ends otherwise.
+        chunked: it ends with its last chunk; with neither, it ends with the connection.
+        reusable: the backend keeps the connection open.
+    """
+
+    status: int
+    content_type: str | None
+    content_length: int | None
+    chunked: bool
+    reusable: bool
+
+
+@lru_cache(maxsize=16)  # a backend's heads are nearly all the same
+def parse_response_head(raw: bytes) -> ResponseHead | None:
+    """Parse the head of a backend's answer; None when it is malformed (RFC 9112 section 4)."""
+    lines = raw.decode("latin-1").split("\r\n")
+    match = _STATUS_LINE.fullmatch(lines[0])
+    if match is None:
+        return None
+    fields: dict[str, str] = {}
+    for line in lines[1:]:
+        name, colon, value = line.partition(":")
+        if not colon or _NAME.fullmatch(name) is None or "\n" in value or "\r" in value:
+            return None
+        name = name.lower()
+        if name in _SINGLE:
+            if name in fields:
+                return None
+            fields[name] = value.strip(" \t")
+        elif name == "connection":
+            fields[name] = fields.get(name, "") + "," + value.lower()
+    if "content-encoding" in fields:
+        return None  # none was asked for
+    content_type = fields.get("content-type")
+    if content_type is not None and _CONTENT_TYPE.fullmatch(content_type) is None:
+        return None
+    coding, stated = fields.get("transfer-encoding"), fields.get("content-length")
+    if coding is not None and (stated is not None or coding.lower() != "chunked"):
+        return None
+    if stated is not None and (
+        not (stated.isascii() and stated.isdigit()) or len(stated) > _MAX_LENGTH_DIGITS
+    ):
+        return None
+    status = int(match[1])
+    length = 0 if status in BODILESS else None if stated is None else int(stated)
+    chunked = coding is not None and length is None
+    reusable = (
+        raw.startswith(b"HTTP/1.1")
+        and "close" not in fields.get("connection", "")
+        and (length is not None or chunked)
+    )
+    return ResponseHead(status, content_type, length, chunked, reusable)

@@ -1,0 +1,93 @@
+"""What a gateway is told: its limits and deadlines, its backend, and whom to ask per request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from companion_core.backend_channel import BackendChannel
+from companion_core.decisions.guard import MINIMUM_TOKEN_LENGTH
+from companion_core.decisions.verdict import Verdict
+from companion_core.providers import OPENAI_ROUTES, Route
+
+__all__ = ["Backend", "GatewaySettings", "ServingConditions"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewaySettings:
+    """Limits and deadlines.
+
+    Attributes:
+        token: the session's token; at least `minimum_token_length` bytes.
+        model_id: the only model that requests may name.
+        port: 0 lets the system choose.
+        requests_per_minute: of the owner.
+        strangers_per_minute: of everyone who does not show the token, together.
+        max_in_flight: requests that the backend works on at once.
+        queue_bound: requests that may wait.
+        queue_deadline_seconds: how long a request may wait.
+        max_body_bytes: of a request.
+        max_connections: well below the usual limit of 1,024 open files; beyond it a new
+            connection takes the place of the oldest that never showed the token.
+        head_seconds: for a whole head, and for a connection that never showed the token.
+        body_seconds: for a whole body.
+        first_byte_seconds: for the beginning of the backend's answer. Without streaming a
+            model's whole work lies before it; OpenAI's clients wait as long.
+        between_bytes_seconds: between any two parts of an answer that has begun.
+        stall_seconds: how long a client may leave its answer unread.
+        idle_seconds: between two requests of a client that showed the token.
+        health_seconds: for the backend's answer to a health check.
+        minimum_token_length: in bytes. Benchmarks lower it; the companion never does.
+    """
+
+    token: str
+    model_id: str
+    port: int = 0
+    requests_per_minute: int = 600
+    strangers_per_minute: int = 60
+    max_in_flight: int = 2
+    queue_bound: int = 16
+    queue_deadline_seconds: float = 30
+    max_body_bytes: int = 10 * 2**20
+    max_connections: int = 512
+    head_seconds: float = 10
+    body_seconds: float = 30
+    first_byte_seconds: float = 600
+    between_bytes_seconds: float = 120
+    stall_seconds: float = 30
+    idle_seconds: float = 75
+    health_seconds: float = 5
+    minimum_token_length: int = MINIMUM_TOKEN_LENGTH
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backend:
+    """A started runtime, as the gateway reaches it.
+
+    Attributes:
+        channel: where it listens.
+        served_model: the name that it expects in request bodies.
+        health_path: what `GET /-/health` is relayed to.
+        key: the per-start key that it demands, if any.
+        routes: what it serves; only `OPENAI_ROUTES` among them are passed on.
+        drop_fields: request fields that are removed, whatever their case.
+    """
+
+    channel: BackendChannel
+    served_model: str
+    health_path: str
+    key: str | None = None
+    routes: tuple[Route, ...] = OPENAI_ROUTES
+    drop_fields: tuple[str, ...] = ()
+
+
+class ServingConditions(Protocol):
+    """What the companion tells the gateway; each answer takes constant time."""
+
+    def lifecycle(self) -> Verdict:
+        """Say whether the runtime is ready."""
+        ...
+
+    def resources(self) -> Verdict:
+        """Say whether the last observation is within the limits."""
+        ...

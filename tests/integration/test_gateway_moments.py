@@ -1,0 +1,98 @@
+"""The moments in between: a place handed over, a connection being made, while things change."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import gateway_parts as parts
+import pytest
+
+from companion_core.gateway import Backend
+from companion_core.providers import TcpChannel
+
+pytestmark = pytest.mark.integration
+
+
+async def held(backend: Any, _request: bytes, _reader: Any, writer: Any) -> None:
+    await backend.release.wait()
+    writer.write(parts.answer())
+
+
+def test_a_body_written_for_one_backend_never_reaches_another() -> None:
+    async def main() -> None:
+        async with parts.open_door(held, max_in_flight=1) as door:
+            running = asyncio.create_task(door.ask(door.post()))
+            await parts.eventually(lambda: door.gateway.snapshot().in_flight == 1)
+            waiting = asyncio.create_task(door.ask(door.post()))
+            await parts.eventually(lambda: door.gateway.snapshot().queued == 1)
+            backend = door.gateway.backend
+            assert isinstance(backend, Backend)
+            waiter = door.gateway.queue.release(0.1)  # the place is on its way to the waiter
+            assert waiter is not None
+            door.gateway.attach(replace(backend, served_model="other"))
+            waiter.place_is_free()
+            assert (await waiting).code == "not_ready"
+            assert (await running).code == "upstream_failed"
+            assert len(door.backend.requests) == 1
+
+    asyncio.run(main())
+
+
+def test_a_connection_made_too_late_is_not_used() -> None:
+    async def main() -> None:
+        async with parts.open_door() as door:
+            connect = asyncio.Event()
+            pool = door.gateway.pool
+            assert pool is not None
+            live = pool._egress
+
+            class Slow:
+                async def connect_backend(self, factory: Any, channel: TcpChannel) -> Any:
+                    await connect.wait()
+                    return await live.connect_backend(factory, channel)
+
+            pool._egress = Slow()
+            asked = asyncio.create_task(door.ask(door.post()))
+            await parts.eventually(lambda: door.gateway.snapshot().in_flight == 1)
+            door.gateway.detach()
+            connect.set()
+            assert (await asked).code == "upstream_failed"
+            assert door.backend.requests == []
+            assert door.gateway.snapshot().in_flight == 0
+
+    asyncio.run(main())
+
+
+def test_a_fault_of_ours_gives_the_place_back() -> None:
+    async def main() -> None:
+        async with parts.open_door(max_in_flight=1) as door:
+            asyncio.get_running_loop().set_exception_handler(lambda _loop, _context: None)
+            heads = door.gateway._request_heads
+            door.gateway._request_heads = {}
+            with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+                await door.ask(door.post())
+            door.gateway._request_heads = heads
+            assert (await door.ask(door.post())).status == 200
+            assert door.gateway.snapshot().in_flight == 0
+
+    asyncio.run(main())
+
+
+def test_who_is_limited_is_told_about_the_own_window() -> None:
+    async def main() -> None:
+        async with parts.open_door(
+            requests_per_minute=1, strangers_per_minute=1, clock=lambda: 1000.0
+        ) as door:
+            owner, stranger = door.gateway.budgets.owner, door.gateway.budgets.strangers
+            assert owner is not None
+            assert stranger is not None
+            owner.record(950.0)
+            stranger.record(980.0)
+            limited = await door.ask(door.get("/v1/models"))
+            assert (limited.status, limited.headers["retry-after"]) == (429, "10")
+            limited = await door.ask(door.get("/v1/models", token="wrong"))
+            assert (limited.status, limited.headers["retry-after"]) == (429, "40")
+
+    asyncio.run(main())
