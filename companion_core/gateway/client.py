@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Final, cast
 from companion_core.decisions.guard import HEALTH_PATH, verify_request
 from companion_core.decisions.verdict import Verdict
 from companion_core.errors import Reason
-from companion_core.gateway.chunked import ChunkError, ChunkFramer
 from companion_core.gateway.exchange import Exchange
 from companion_core.gateway.head import MAX_HEAD_BYTES, RequestHead, is_hopeless, parse_head
+from companion_core.gateway.request_body import RequestBody
 from companion_core.gateway.responses import CONTINUE, error_response, without_body
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ class ClientConnection(asyncio.Protocol):
         "_body",
         "_buffer",
         "_exchange",
-        "_framer",
         "_gateway",
         "_head",
         "_head_began",
@@ -69,8 +68,7 @@ class ClientConnection(asyncio.Protocol):
         self._head_began = True  # the first head's deadline counts from the connection on
         self._raw_head = b""  # the bytes that `_head` was parsed from
         self._head: RequestHead | None = None
-        self._framer: ChunkFramer | None = None
-        self._body = bytearray()
+        self._body: RequestBody | None = None
         self._started = 0.0
         self._keep_alive = False
         self._unread = _UNKNOWN  # bytes of the current request's body that are still to come
@@ -224,7 +222,6 @@ class ClientConnection(asyncio.Protocol):
         if not head.plain_json:
             self.refuse(Reason.UNSUPPORTED_MEDIA_TYPE)
         elif head.chunked:
-            self._framer = ChunkFramer(collect=True)
             self._await_body(head, now)
         elif length is None:
             self.refuse(Reason.LENGTH_REQUIRED)
@@ -238,41 +235,30 @@ class ClientConnection(asyncio.Protocol):
             self._exchange.begin(head.path, raw, now)
 
     def _await_body(self, head: RequestHead, now: float) -> None:
+        settings = self._gateway.settings
         self._state = _BODY
-        self.deadline = now + self._gateway.settings.body_seconds
+        self._body = RequestBody(head.content_length, settings.max_body_bytes)
+        self.deadline = now + settings.body_seconds
         data, self._buffer = self._buffer, b""
         if head.expectation is not None and not data:
             self.transport.write(CONTINUE)
         self._read_body(data)
 
     def _read_body(self, data: bytes) -> None:
-        """Take more of a body that did not come in one piece with its head."""
-        head, framer, body = cast("RequestHead", self._head), self._framer, self._body
-        if framer is None:
-            length = head.content_length or 0
-            body += data
-            if len(body) < length:
-                return
-            rest = bytes(body[length:])
-            del body[length:]
-        else:
-            try:
-                taken = framer.feed(data)
-            except ChunkError:
-                self.refuse(Reason.MALFORMED_REQUEST)
-                return
-            if framer.size > self._gateway.settings.max_body_bytes:
-                self.refuse(Reason.BODY_TOO_LARGE)
-                return
-            if not framer.done:
-                return
-            rest, body = data[taken:], framer.payload
+        head, body = self._head, self._body
+        if head is None or body is None:
+            return
+        reason = body.feed(data)
+        if reason is None:
+            return
+        if reason is not Reason.OK:
+            self.refuse(reason)
+            return
         self._state = _HEAD
-        self._buffer = rest
-        self._body = bytearray()
-        self._framer = None
+        self._body = None
+        self._buffer = body.rest
         self._unread = 0
-        self._exchange.begin(head.path, body, self._gateway.now())
+        self._exchange.begin(head.path, body.payload, self._gateway.now())
 
     # --- the answer ------------------------------------------------------------------------
 
@@ -332,8 +318,7 @@ class ClientConnection(asyncio.Protocol):
         """
         self._state = _LINGER
         self._buffer = b""
-        self._body = bytearray()
-        self._framer = None
+        self._body = None
         self.deadline = self._gateway.now() + LINGER_SECONDS
         if self.transport.can_write_eof():
             self.transport.write_eof()

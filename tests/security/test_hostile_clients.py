@@ -68,7 +68,7 @@ def test_ten_thousand_idle_connections_keep_nobody_out(require_real: Any) -> Non
     require_real("10,100 open files", most_open_files() >= 10_100)
 
     async def main() -> None:
-        async with parts.open_door(requests_per_minute=1_000_000) as door:
+        async with parts.open_door(requests_per_minute=1_000_000, lifetime=110) as door:
             port, number = str(door.gateway.port), "10000"
             idler = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-c", IDLER, port, number),

@@ -114,7 +114,7 @@ class Door:
         return Client(*await asyncio.open_connection("127.0.0.1", self.gateway.port))
 
     async def ask(self, raw: bytes) -> Answer:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             client = await self.connect()
             try:
                 client.writer.write(raw)
@@ -212,7 +212,7 @@ async def open_door(
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not condition():  # noqa: ASYNC110 - the product has no event for what tests look at
             await asyncio.sleep(0.01)
 
