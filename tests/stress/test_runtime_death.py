@@ -109,6 +109,8 @@ def test_what_survives_a_killed_companion_and_its_killed_keeper_is_reclaimed() -
         with subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE) as companion:
             keeper, *tree = (int(word) for word in companion.stdout.readline().split())
             companion.send_signal(signal.SIGSTOP)  # or it would notice, and do it itself
+            stopped = psutil.Process(companion.pid)
+            assert parts.wait_until(lambda: stopped.status() == psutil.STATUS_STOPPED)
             os.kill(keeper, signal.SIGKILL)
             companion.send_signal(signal.SIGKILL)
         # The runtime dies with its keeper; what it forked has a session of its own and lives.
