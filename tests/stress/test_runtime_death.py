@@ -91,10 +91,10 @@ def test_a_killed_companion_takes_the_whole_tree_with_it(early, tier, require_re
         )
         with subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE) as companion:
             pids = [int(word) for word in companion.stdout.readline().split()]
-            around = 2 if tier is Tier.BUBBLEWRAP else 0  # bubblewrap and its first process
-            assert len(pids) == (2 if early else 3) + around
-            assert all(parts.alive(pid) for pid in pids)
+            seen = [parts.alive(pid) for pid in pids]
             companion.send_signal(signal.SIGKILL)
+        around = 2 if tier is Tier.BUBBLEWRAP else 0  # bubblewrap and its first process
+        assert seen == [True] * ((2 if early else 3) + around)
         assert parts.wait_until(lambda: not any(map(parts.alive, pids)), seconds=2)
 
 

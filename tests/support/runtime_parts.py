@@ -46,6 +46,7 @@ if "offspring" in behaviour:
         if os.fork():
             os._exit(0)
         time.sleep(3600)
+    os.wait()  # from here on there is the one that stays, and nothing between
 if "leak" in behaviour:
     subprocess.Popen(["/bin/sleep", "3600"], env={{**os.environ, "SMUGGLED": "1"}})
 
