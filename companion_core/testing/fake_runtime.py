@@ -44,12 +44,14 @@ def misbehave(behaviour: list[str]) -> None:
         time.sleep(_FOREVER_SECONDS)
     if "stubborn" in behaviour:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if "offspring" in behaviour and os.fork() == 0:
-        os.setsid()
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        if os.fork():
-            os._exit(0)
-        time.sleep(_FOREVER_SECONDS)
+    if "offspring" in behaviour:
+        if os.fork() == 0:
+            os.setsid()
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            if os.fork():
+                os._exit(0)
+            time.sleep(_FOREVER_SECONDS)
+        os.wait()  # from here on there is the one that stays, and nothing between
     if "leak" in behaviour:
         subprocess.Popen(["/bin/sleep", str(_FOREVER_SECONDS)], env={**os.environ, "SMUGGLED": "1"})
     if "wide" in behaviour:

@@ -19,7 +19,7 @@ from companion_core.decisions.isolation import Tier
 from companion_core.egress import LiveEgress
 from companion_core.errors import CompanionError, Reason
 from companion_core.providers import TcpChannel
-from companion_core.runtime.isolation import probe_isolation
+from companion_core.runtime.isolation import Reach, probe_isolation
 from companion_core.runtime.readback import listeners
 
 pytestmark = [
@@ -128,6 +128,19 @@ def test_an_early_end_is_told_with_its_code(machine, tier) -> None:
         asyncio.run(machine.supervisor.start(machine.spec("exit", tier=tier)))
     assert caught.value.reason is Reason.RUNTIME_EXITED
     assert "started" in machine.supervisor.last_lines
+    assert machine.leftovers() == []
+
+
+def test_a_process_that_cannot_lock_itself_in_starts_nothing(
+    machine, require_real, monkeypatch
+) -> None:
+    working = {state.tier for state in probe_isolation(LiveEgress()) if state.works}
+    require_real("landlock", Tier.LANDLOCK in working)
+    monkeypatch.setattr(Reach, "policy", lambda _reach: {"read": [], "write": []})
+    with pytest.raises(CompanionError) as caught:
+        asyncio.run(machine.supervisor.start(machine.spec(tier=Tier.LANDLOCK)))
+    assert caught.value.reason is Reason.SPAWN_FAILED
+    assert machine.supervisor.last_lines == ()
     assert machine.leftovers() == []
 
 

@@ -78,6 +78,7 @@ def outlive():
             os._exit(0)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         time.sleep(3600)
+    os.wait()
 
 attacks = {
     "home file": lambda: open(at["home"]).read(),

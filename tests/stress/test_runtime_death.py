@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
 import os
 import signal
@@ -90,11 +91,22 @@ def test_a_killed_companion_takes_the_whole_tree_with_it(early, tier, require_re
         )
         with subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE) as companion:
             pids = [int(word) for word in companion.stdout.readline().split()]
-            around = 2 if tier is Tier.BUBBLEWRAP else 0  # bubblewrap and its first process
-            assert len(pids) == (2 if early else 3) + around
-            assert all(parts.alive(pid) for pid in pids)
+            seen = [parts.alive(pid) for pid in pids]
             companion.send_signal(signal.SIGKILL)
+        around = 2 if tier is Tier.BUBBLEWRAP else 0  # bubblewrap and its first process
+        assert seen == [True] * ((2 if early else 3) + around)
         assert parts.wait_until(lambda: not any(map(parts.alive, pids)), seconds=2)
+
+
+def running(folder: str) -> list[int]:
+    """Living processes of the test runtime in this folder."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            mine = str(Path(folder, "runtime")) in process.cmdline()
+            if mine and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process.pid)
+    return found
 
 
 def test_what_survives_a_killed_companion_and_its_killed_keeper_is_reclaimed() -> None:
@@ -107,16 +119,18 @@ def test_what_survives_a_killed_companion_and_its_killed_keeper_is_reclaimed() -
             tier="none",
         )
         with subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE) as companion:
-            keeper, *tree = (int(word) for word in companion.stdout.readline().split())
+            keeper = int(companion.stdout.readline().split()[0])
             companion.send_signal(signal.SIGSTOP)  # or it would notice, and do it itself
+            stopped = psutil.Process(companion.pid)
+            assert parts.wait_until(lambda: stopped.status() == psutil.STATUS_STOPPED)
             os.kill(keeper, signal.SIGKILL)
             companion.send_signal(signal.SIGKILL)
         # The runtime dies with its keeper; what it forked has a session of its own and lives.
-        assert parts.wait_until(lambda: sum(map(parts.alive, tree)) == 1)
+        assert parts.wait_until(lambda: len(running(folder)) == 1)
         run = Path(folder, "run")
         assert len(list(run.iterdir())) == 1
         assert reclaim(Path(folder, "runtime.json"), run, LiveEgress()) == 1
-        assert not any(map(parts.alive, tree))
+        assert running(folder) == []
         assert list(run.iterdir()) == []
 
 
