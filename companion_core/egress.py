@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NoReturn, Protocol, TypeVar
 
-from companion_core.backend_channel import BackendChannel, BrokeredChannel
 from companion_core.errors import EnvironmentUnavailable, Reason
 
 if TYPE_CHECKING:  # a command that only asks the running companion loads none of these
@@ -29,6 +28,8 @@ if TYPE_CHECKING:  # a command that only asks the running companion loads none o
     import socket
     import ssl
     import subprocess
+
+    from companion_core.backend_channel import BackendChannel
 
 
 __all__ = [
@@ -237,6 +238,7 @@ class LiveEgress:
         """See `Egress`."""
         import asyncio  # noqa: PLC0415 - loaded on first use
 
+        from companion_core.backend_channel import BrokeredChannel  # noqa: PLC0415 - as above
         from companion_core.providers import UnixChannel  # noqa: PLC0415 - as above
 
         loop = asyncio.get_running_loop()

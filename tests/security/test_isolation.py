@@ -118,9 +118,10 @@ PROMISED = {
 @pytest.fixture
 def machine():
     with parts.machine() as made:
-        made.program.write_text(
-            parts.PROGRAM.replace('print("started"', ATTACKS + '\nprint("started"')
-        )
+        program, start = made.program.read_text(), '    print("started"'
+        attack = f'    exec({ATTACKS!r}, {{**globals(), "behaviour": behaviour}})\n'
+        assert start in program
+        made.program.write_text(program.replace(start, attack + start))
         yield made
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from companion_core.decisions.isolation import TIERS, Tier
-from companion_core.egress import Egress
+from companion_core.egress import Egress, EgressRefused
 from companion_core.runtime.isolation import bubblewrap, locks, sandbox_exec
 from companion_core.runtime.isolation.reach import Reach
 
@@ -71,7 +71,7 @@ def _probe_job_object(_egress: Egress) -> TierState:
 def _succeeds(egress: Egress, command: tuple[str, ...]) -> bool:
     try:
         process = egress.start_process(command, env=_ENVIRONMENT)
-    except OSError:
+    except (OSError, EgressRefused):
         return False
     with process:
         try:
