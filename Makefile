@@ -1,10 +1,11 @@
 # One command per habit; each builds what it needs in .venv and can be run first.
 #
-#   make demo    the main job once, on real parts
-#   make test    every test
-#   make check   linter, types, import rules, generated files
-#   make bench   side-by-side measurements
-#   make docs    write the generated pages again
+#   make demo       the main job once, on real parts
+#   make test       every test
+#   make check      linter, types, import rules, generated files
+#   make mutation   faults planted in the decision core, and how many of them the tests find
+#   make bench      side-by-side measurements
+#   make docs       write the generated pages again
 #
 # PYTHON chooses the interpreter: make test PYTHON=python3.13
 
@@ -20,7 +21,7 @@ KEYCHAIN := $(if $(filter Darwin,$(shell uname -s)),macos,$(if $(filter Linux,$(
 PLUGINS := plugins/runtime_llamacpp plugins/keychain_$(KEYCHAIN)
 PLUGIN_FILES := $(shell find plugins -name '*.py' -o -name 'pyproject.toml' 2>/dev/null)
 
-.PHONY: demo test check bench docs lock clean
+.PHONY: demo test check mutation bench docs lock clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/companion demo
@@ -36,6 +37,10 @@ check: $(VENV)/.dev
 	$(BIN)/python tools/write_first_party.py --check
 	$(BIN)/python tools/write_docs.py --check
 
+# MODULES="oauth.token source" plants them there alone; MUTATION_JOBS says how many at once.
+mutation: $(VENV)/.mutation
+	$(BIN)/python tools/mutation.py $(MODULES)
+
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/decisions.py
 
@@ -49,6 +54,9 @@ lock:
 	$(PYTHON) -m uv pip compile -q --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-header --no-annotate -c constraints/dev.txt \
 		-o constraints/run.txt constraints/run.in
+	$(PYTHON) -m uv pip compile -q --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-header --no-annotate -c constraints/dev.txt \
+		-o constraints/mutation.txt constraints/mutation.in
 
 clean:
 	rm -rf $(VENV)
@@ -71,3 +79,7 @@ $(VENV)/.dev: $(VENV)/.made constraints/dev.txt pyproject.toml $(PLUGIN_FILES)
 	$(PIP) install --no-deps --no-build-isolation --editable .
 	$(PIP) install --no-deps --no-build-isolation --force-reinstall $(addprefix ./,$(PLUGINS))
 	@touch $@ $(VENV)/.demo
+
+$(VENV)/.mutation: $(VENV)/.dev constraints/mutation.txt
+	$(PIP) install --require-hashes -r constraints/mutation.txt
+	@touch $@

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from companion_core.decisions.rate import RateWindow, is_time
+from companion_core.decisions.numbers import is_finite
+from companion_core.decisions.rate import RateWindow
 from companion_core.decisions.verdict import OK, Verdict, refuse
 from companion_core.errors import Reason
 
@@ -65,7 +66,7 @@ _OWS = " \t"  # RFC 9110 section 5.6.3; no other space is trimmed
 _BEARER = re.compile(r"[Bb][Ee][Aa][Rr][Ee][Rr] +([A-Za-z0-9\-._~+/]+=*)[ \t]*", re.ASCII)
 # RFC 9110 section 7.2: uri-host [ ":" port ].
 _HOST = re.compile(
-    r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*)\]|(?P<name>[A-Za-z0-9\-._~%!$&'()*+;=]+))"
+    r"(?:\[(?P<ipv6>[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*)\]|(?P<name>[A-Za-z0-9\-._~%!$&'()*+;=]+))"
     r"(?::(?P<port>[0-9]*))?",
     re.ASCII,
 )
@@ -262,7 +263,7 @@ def verify_request(  # noqa: PLR0917 - called per request, where keywords cost t
     """
     if not isinstance(method, str) or not method or not isinstance(headers, dict):
         return _MALFORMED
-    if not is_time(now):
+    if not is_finite(now):
         return _MALFORMED
     if method not in _METHODS:
         method = method.upper() if method.isascii() else ""

@@ -6,26 +6,20 @@ the one value in this folder that changes in place, so that checking and countin
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Iterable
-from typing import Any, Final, TypeGuard, cast
+from typing import Any, Final
 
+from companion_core.decisions.numbers import is_finite
 from companion_core.decisions.verdict import OK, Verdict, refuse
 from companion_core.errors import Reason
 
-__all__ = ["LONGEST_WINDOW_STAMPS", "RateWindow", "check_rate", "is_time", "restore_rate_window"]
+__all__ = ["LONGEST_WINDOW_STAMPS", "RateWindow", "check_rate", "restore_rate_window"]
 
 LONGEST_WINDOW_STAMPS: Final = 4096
 
 _NO_RATE_STATE = refuse(Reason.RATE_STATE_UNAVAILABLE)
 _RATE_LIMITED = refuse(Reason.RATE_LIMITED)
-
-
-def is_time(value: object) -> TypeGuard[float]:
-    """Tell whether a value is a finite number, and no bool."""
-    kind = type(value)
-    return (kind is float or kind is int) and math.isfinite(cast("float", value))
 
 
 class RateWindow:
@@ -43,14 +37,14 @@ class RateWindow:
     def __init__(
         self, window: Any = 60.0, max_requests: Any = 60, stamps: Iterable[Any] = ()
     ) -> None:
-        if not is_time(window) or window <= 0:
+        if not is_finite(window) or window <= 0:
             raise ValueError("window")
         if type(max_requests) is not int or max_requests <= 0:
             raise ValueError("max_requests")
         self.window: float = window
         self.max_requests: int = max_requests
         self._stamps: deque[float] = deque(stamps)
-        if not all(map(is_time, self._stamps)):
+        if not all(map(is_finite, self._stamps)):
             raise ValueError("stamps")
         self._sorted = list(self._stamps) == sorted(self._stamps)
 
@@ -72,14 +66,14 @@ class RateWindow:
 
     def check(self, now: Any) -> Verdict:
         """Say whether one more request fits at `now`."""
-        if not is_time(now):
+        if not is_finite(now):
             return _NO_RATE_STATE
         self._expire(now)
         return OK if len(self._stamps) < self.max_requests else _RATE_LIMITED
 
     def record(self, now: Any) -> None:
         """Remember a request; a full window forgets its oldest and stays bounded."""
-        if not is_time(now):
+        if not is_finite(now):
             raise ValueError("now")
         self._expire(now)
         self._remember(now)
@@ -88,7 +82,7 @@ class RateWindow:
 
     def take(self, now: float) -> Verdict:
         """Check and, if it fits, remember: one step, so that two callers cannot overshoot."""
-        if not is_time(now):
+        if not is_finite(now):
             return _NO_RATE_STATE
         self._expire(now)
         if len(self._stamps) >= self.max_requests:
