@@ -1,13 +1,15 @@
 # One command per habit; each builds what it needs in .venv and can be run first.
 #
-#   make demo    the main job once, on real parts
-#   make test    every test
-#   make check   linter, types, import rules, generated files
+#   make demo       the main job once, on real parts
+#   make test       every test
+#   make check      linter, types, import rules, generated files
+#   make mutation   faults planted in the decision core, and how many of them the tests find
+#   make fuzz       the gateway's parsers, a minute each; SECONDS_EACH=10 is shorter
+#   make bench      what the decisions of a request and a scan for plugins cost
+#   make docs       write the generated pages again
+#
 #   make test-llama-server   the stand-alone llama.cpp, built first; ten minutes
-#   make fuzz    the gateway's parsers, a minute each; SECONDS_EACH=10 is shorter
-#   make bench   what the decisions of a request and a scan for plugins cost
-#   make bench-gateway   the gateway beside nginx, in one run
-#   make docs    write the generated pages again
+#   make bench-gateway       the gateway beside nginx, in one run
 #
 # PYTHON chooses the interpreter: make test PYTHON=python3.13
 
@@ -23,7 +25,7 @@ KEYCHAIN := $(if $(filter Darwin,$(shell uname -s)),macos,$(if $(filter Linux,$(
 PLUGINS := plugins/runtime_llamacpp plugins/keychain_$(KEYCHAIN)
 PLUGIN_FILES := $(shell find plugins -name '*.py' -o -name 'pyproject.toml' 2>/dev/null)
 
-.PHONY: demo test test-llama-server check fuzz bench bench-gateway docs lock clean
+.PHONY: demo test test-llama-server check mutation fuzz bench bench-gateway docs lock clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/companion demo
@@ -50,6 +52,10 @@ fuzz: $(VENV)/.dev constraints/fuzz.txt
 	$(PIP) install --require-hashes -r constraints/fuzz.txt
 	$(BIN)/python tools/fuzz.py $(SECONDS_EACH)
 
+# MODULES="oauth.token source" plants them there alone; MUTATION_JOBS says how many at once.
+mutation: $(VENV)/.mutation
+	$(BIN)/python tools/mutation.py $(MODULES)
+
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/decisions.py
 	$(BIN)/python benchmarks/plugins.py
@@ -69,6 +75,9 @@ lock:
 		-o constraints/run.txt constraints/run.in
 	$(PYTHON) -m uv pip compile -q --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-header --no-annotate -o constraints/fuzz.txt constraints/fuzz.in
+	$(PYTHON) -m uv pip compile -q --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-header --no-annotate -c constraints/dev.txt \
+		-o constraints/mutation.txt constraints/mutation.in
 
 clean:
 	rm -rf $(VENV)
@@ -91,3 +100,7 @@ $(VENV)/.dev: $(VENV)/.made constraints/dev.txt pyproject.toml $(PLUGIN_FILES)
 	$(PIP) install --no-deps --no-build-isolation --editable .
 	$(PIP) install --no-deps --no-build-isolation --force-reinstall $(addprefix ./,$(PLUGINS))
 	@touch $@ $(VENV)/.demo
+
+$(VENV)/.mutation: $(VENV)/.dev constraints/mutation.txt
+	$(PIP) install --require-hashes -r constraints/mutation.txt
+	@touch $@

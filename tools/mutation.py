@@ -11,16 +11,9 @@ tools/mutation.toml does not explain, a line there that no longer survives, or t
 from __future__ import annotations
 
 import ast
-import contextlib
 import difflib
-import enum
-import importlib.abc
-import importlib.machinery
-import importlib.util
-import io
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -29,31 +22,24 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
-import hypothesis
-import pytest
+from mutant_runner import (
+    KILLED,
+    NO_PROGRAM,
+    PACKAGE,
+    ROOT,
+    SURVIVED,
+    TIMEOUT,
+    Runner,
+    path_of,
+)
 from mutants import Mutant, mutants_of, pattern_names
 
-ROOT = Path(__file__).resolve().parent.parent
-PACKAGE = "companion_core.decisions"
 FOLDER = Path(*PACKAGE.split("."))
 WORK = ROOT / "mutants"  # where mutmut works; its name is fixed
 PAGE = ROOT / "docs" / "mutation.md"
 BEGIN, END = "<!-- tables: written by `make mutation` -->", "<!-- end of the tables -->"
-TESTS = (ROOT / "tests" / "unit" / "decisions", ROOT / "tests" / "vectors")
 LEAST_SCORE = 95.0
-_SECONDS = 60  # of CPU for one fault; all of the tests need a tenth
-_BYTES = 8 * 2**30
-
-
-class Status(enum.Enum):
-    """What became of a fault. One that cannot be imported is no program, and not counted."""
-
-    SURVIVED = 0
-    KILLED = 1
-    NO_PROGRAM = 2
-    TIMEOUT = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +48,7 @@ class Fault:
 
     module: str
     name: str
-    status: Status
+    status: str
     by_mutmut: bool
 
     @property
@@ -79,11 +65,15 @@ _MUTMUT_TIMEOUT = frozenset({-24, 24, 36, 152, 255})
 
 
 def run_mutmut(modules: Sequence[str], jobs: int) -> Iterator[Fault]:
-    """Yield mutmut's faults in `modules`, from a fresh run."""
+    """Return mutmut's faults in `modules`, from a fresh run."""
     shutil.rmtree(WORK, ignore_errors=True)
     only = [f"{PACKAGE}.{module}.*" for module in modules]
     command = [sys.executable, "-m", "mutmut", "run", "--max-children", str(jobs), *only]
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    return _read_mutmut(modules)
+
+
+def _read_mutmut(modules: Sequence[str]) -> Iterator[Fault]:
     for module in modules:
         path = WORK / FOLDER.joinpath(*module.split(".")).with_suffix(".py")
         if not path.with_suffix(".py.meta").exists():
@@ -103,10 +93,10 @@ def run_mutmut(modules: Sequence[str], jobs: int) -> Iterator[Fault]:
             yield Fault(module, name, _mutmut_status(code), by_mutmut=True)
 
 
-def _mutmut_status(code: int | None) -> Status:
+def _mutmut_status(code: int | None) -> str:
     if code in _MUTMUT_TIMEOUT:
-        return Status.TIMEOUT
-    return Status.KILLED if code in _MUTMUT_KILLED else Status.SURVIVED
+        return TIMEOUT
+    return KILLED if code in _MUTMUT_KILLED else SURVIVED
 
 
 def _change(versions: Mapping[str, list[str]], name: str) -> str:
@@ -139,110 +129,25 @@ def _common(a: str, b: str) -> int:
     )
 
 
-# --- the rest: one forked process for each fault --------------------------------------------
-
-
-class _Import(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Import one module from code that stands in no file."""
-
-    def __init__(self, name: str, path: Path, tree: ast.Module) -> None:
-        self._name = name
-        self._path = path
-        self._code = compile(tree, str(path), "exec")
-
-    def find_spec(
-        self, fullname: str, path: object, target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        """Answer for the one module."""
-        del path, target
-        if fullname != self._name:
-            return None
-        return importlib.util.spec_from_file_location(fullname, self._path, loader=self)
-
-    def exec_module(self, module: ModuleType) -> None:
-        """Run the faulty code."""
-        exec(self._code, module.__dict__)  # noqa: S102 - this is how a module is loaded
+# --- the rest: tools/mutants.py -------------------------------------------------------------
 
 
 def run_tables(modules: Sequence[str], jobs: int) -> Iterator[Fault]:
     """Yield the faults of tools/mutants.py in `modules`."""
-    trees = {module: ast.parse(_path(module).read_text("utf-8")) for module in _modules()}
+    trees = {module: ast.parse(path_of(module).read_text("utf-8")) for module in _modules()}
     patterns = pattern_names(trees.values())
-    _warm_up()
-    if (found := _wait(_start(None, None))[1]) is not Status.SURVIVED:
-        raise SystemExit(f"the tests do not pass without a fault: {found}")
-    running: dict[int, tuple[str, Mutant]] = {}
+    runner = Runner()
     for module in modules:
         for mutant in mutants_of(trees[module], patterns):
-            while len(running) >= jobs:
-                yield _finished(running)
-            running[_start((module, trees[module]), mutant)] = module, mutant
-    while running:
-        yield _finished(running)
+            if len(runner) >= jobs:
+                yield _fault(*runner.finish())
+            runner.start(module, trees[module], mutant)
+    while len(runner):
+        yield _fault(*runner.finish())
 
 
-def _finished(running: dict[int, tuple[str, Mutant]]) -> Fault:
-    pid, status = _wait(-1)
-    module, mutant = running.pop(pid)
+def _fault(module: str, mutant: Mutant, status: str) -> Fault:
     return Fault(module, mutant.name, status, by_mutmut=False)
-
-
-def _wait(pid: int) -> tuple[int, Status]:
-    pid, code = os.waitpid(pid, 0)
-    return pid, Status.TIMEOUT if os.WIFSIGNALED(code) else Status(os.WEXITSTATUS(code))
-
-
-def _warm_up() -> None:
-    """Load all that the tests load, then forget this package: each fault imports it anew."""
-    hypothesis.settings.register_profile(
-        "mutation",
-        parent=hypothesis.settings.get_profile("ci"),
-        phases=(hypothesis.Phase.explicit, hypothesis.Phase.generate),
-    )
-    with contextlib.redirect_stdout(io.StringIO()):
-        _pytest(["--collect-only", *map(str, TESTS)])
-    for name in [name for name in sys.modules if name.partition(".")[0] == "companion_core"]:
-        del sys.modules[name]
-
-
-def _start(where: tuple[str, ast.Module] | None, mutant: Mutant | None) -> int:
-    pid = os.fork()
-    if pid == 0:
-        status = Status.NO_PROGRAM
-        with contextlib.suppress(BaseException):  # nothing may return into the parent's work
-            status = _judge(where, mutant)
-        os._exit(status.value)
-    return pid
-
-
-def _judge(where: tuple[str, ast.Module] | None, mutant: Mutant | None) -> Status:
-    resource.setrlimit(resource.RLIMIT_CPU, (_SECONDS, _SECONDS))
-    resource.setrlimit(resource.RLIMIT_AS, (_BYTES, _BYTES))
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.dup2(nowhere, 2)
-    files = sorted(str(path) for folder in TESTS for path in folder.rglob("test_*.py"))
-    own: list[str] = []
-    if where is not None and mutant is not None:
-        module, tree = where
-        mutant.apply(tree)
-        name = f"{PACKAGE}.{module}"
-        sys.meta_path.insert(0, _Import(name, _path(module), tree))
-        importlib.import_module(name)
-        own = [file for file in files if module.rpartition(".")[2] in Path(file).stem]
-    try:
-        for stage in (own, [file for file in files if file not in own]):
-            if stage and _pytest(["-x", "--tb=no", *stage]) != 0:
-                return Status.KILLED
-    except BaseException:  # noqa: BLE001 - a fault that ends the run has been found
-        return Status.KILLED
-    return Status.SURVIVED
-
-
-def _pytest(arguments: Sequence[str]) -> int:
-    plugins = ["-p", "no:randomly", "-p", "no:cacheprovider", "--hypothesis-profile=mutation"]
-    loaded = "ignore::pytest.PytestAssertRewriteWarning"  # pytest's plugins are loaded already
-    return int(pytest.main(["-q", "--no-header", "-W", loaded, *plugins, *arguments]))
 
 
 # --- the report -----------------------------------------------------------------------------
@@ -252,10 +157,6 @@ def _modules() -> list[str]:
     paths = sorted((ROOT / FOLDER).rglob("*.py"))
     parts = (path.relative_to(ROOT / FOLDER).with_suffix("").parts for path in paths)
     return [".".join(part) for part in parts if part[-1] != "__init__"]
-
-
-def _path(module: str) -> Path:
-    return ROOT / FOLDER.joinpath(*module.split(".")).with_suffix(".py")
 
 
 def _explained() -> dict[str, tuple[str, bool]]:
@@ -270,8 +171,8 @@ def _explained() -> dict[str, tuple[str, bool]]:
 
 
 def _score(faults: Sequence[Fault]) -> float:
-    counted = [fault for fault in faults if fault.status is not Status.NO_PROGRAM]
-    survived = sum(fault.status is Status.SURVIVED for fault in counted)
+    counted = [fault for fault in faults if fault.status != NO_PROGRAM]
+    survived = sum(fault.status == SURVIVED for fault in counted)
     return 100.0 * (len(counted) - survived) / len(counted) if counted else 100.0
 
 
@@ -282,21 +183,21 @@ def _tables(faults: Sequence[Fault], explained: Mapping[str, tuple[str, bool]]) 
         counted = [
             fault
             for fault in faults
-            if module in {fault.module, "all"} and fault.status is not Status.NO_PROGRAM
+            if module in {fault.module, "all"} and fault.status != NO_PROGRAM
         ]
         cells = [f"`{module}`" if module != "all" else "**all**"]
         for by_mutmut in (True, False):
             part = [fault for fault in counted if fault.by_mutmut is by_mutmut]
-            survived = sum(fault.status is Status.SURVIVED for fault in part)
+            survived = sum(fault.status == SURVIVED for fault in part)
             cells += [str(len(part)), str(len(part) - survived)]
         able = [
             fault
             for fault in counted
-            if fault.status is not Status.SURVIVED or not explained.get(fault.title, ("", False))[1]
+            if fault.status != SURVIVED or not explained.get(fault.title, ("", False))[1]
         ]
         cells += [f"{_score(counted):.1f} %", f"{_score(able):.1f} %"]
         yield f"| {' | '.join(cells)} |"
-    survivors = {fault.title for fault in faults if fault.status is Status.SURVIVED}
+    survivors = {fault.title for fault in faults if fault.status == SURVIVED}
     for heading, equivalent in (("Equivalent", True), ("Not told apart", False)):
         reasons = {
             why: [t for t, row in explained.items() if row == (why, equivalent) and t in survivors]
@@ -313,18 +214,17 @@ def main(arguments: Sequence[str]) -> int:
     """Run both tools, report, and judge the score and the list of survivors."""
     modules = list(arguments) or _modules()
     jobs = int(os.environ.get("MUTATION_JOBS") or os.cpu_count() or 1)
-    sys.path.insert(0, str(ROOT))
     os.chdir(ROOT)
     began = time.monotonic()
     faults = [*run_mutmut(modules, jobs), *run_tables(modules, jobs)]
     explained = _explained()
     lines = list(_tables(faults, explained))
     print("\n".join(lines))
-    count = {status: sum(fault.status is status for fault in faults) for status in Status}
-    print(", ".join(f"{count[status]} {status.name.lower()}" for status in Status))
+    for status in (KILLED, TIMEOUT, SURVIVED, NO_PROGRAM):
+        print(f"{status}: {sum(fault.status == status for fault in faults)}")
     print(f"{time.monotonic() - began:.0f} s on {jobs} processes")
 
-    survivors = {fault.title for fault in faults if fault.status is Status.SURVIVED}
+    survivors = {fault.title for fault in faults if fault.status == SURVIVED}
     known = {title for title in explained if any(title.startswith(f"{m}.") for m in modules)}
     for title in sorted(survivors - known):
         print(f"unexplained survivor: {title}")

@@ -7,7 +7,7 @@ a request that waits (I-11). Nothing here waits, and nothing is changed in place
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeGuard
 
 from companion_core.decisions.verdict import OK, Verdict, refuse
 from companion_core.errors import Reason
@@ -48,7 +48,7 @@ def decide_arrival(in_flight: int, max_in_flight: int, queued: int, queue_bound:
     return _AT_CAPACITY if queued < queue_bound else _QUEUE_FULL
 
 
-def _consistent(state: object) -> bool:
+def _consistent(state: object) -> TypeGuard[AdmissionSnapshot]:
     if not isinstance(state, AdmissionSnapshot):
         return False
     counters = (state.in_flight, state.max_in_flight, state.queued, state.queue_bound)
@@ -75,7 +75,7 @@ def create_admission(max_in_flight: Any, queue_bound: Any) -> AdmissionSnapshot:
 
 def evaluate_admission(state: object) -> Verdict:
     """Decide for the request at the head of the queue; `at_capacity` means that it waits."""
-    if not isinstance(state, AdmissionSnapshot) or not _consistent(state):
+    if not _consistent(state):
         return _MALFORMED
     if state.in_flight < state.max_in_flight:
         return OK
@@ -84,7 +84,7 @@ def evaluate_admission(state: object) -> Verdict:
 
 def evaluate_arrival(state: object) -> Verdict:
     """Decide for a request that has just arrived: it queues behind whoever waits already."""
-    if not isinstance(state, AdmissionSnapshot) or not _consistent(state):
+    if not _consistent(state):
         return _MALFORMED
     return decide_arrival(state.in_flight, state.max_in_flight, state.queued, state.queue_bound)
 
@@ -110,6 +110,6 @@ def record_dequeued(state: Any) -> AdmissionSnapshot:
 
 
 def _checked(state: Any) -> AdmissionSnapshot:
-    if not isinstance(state, AdmissionSnapshot) or not _consistent(state):
+    if not _consistent(state):
         raise ValueError(Reason.MALFORMED_ADMISSION_STATE.value)
     return state

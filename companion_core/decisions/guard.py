@@ -70,7 +70,7 @@ _OWS = " \t"  # RFC 9110 section 5.6.3; no other space is trimmed
 _BEARER = re.compile(r"[Bb][Ee][Aa][Rr][Ee][Rr] +([A-Za-z0-9\-._~+/]+=*)[ \t]*", re.ASCII)
 # RFC 9110 section 7.2: uri-host [ ":" port ].
 _HOST = re.compile(
-    r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*)\]|(?P<name>[A-Za-z0-9\-._~%!$&'()*+;=]+))"
+    r"(?:\[(?P<ipv6>[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*)\]|(?P<name>[A-Za-z0-9\-._~%!$&'()*+;=]+))"
     r"(?::(?P<port>[0-9]*))?",
     re.ASCII,
 )

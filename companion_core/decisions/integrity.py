@@ -53,12 +53,10 @@ def parse_model_spec(sha256: object, size: object) -> ModelSpec | Verdict:
 
 def digests_equal(a: object, b: object) -> bool:
     """Compare two digests in constant time; anything but two non-empty texts is unequal."""
-    if type(a) is not str or type(b) is not str or not a or not b:
+    if type(a) is not str or type(b) is not str or not a:
         return False
     # surrogatepass keeps the comparison total and injective for any text.
-    return hmac.compare_digest(
-        a.encode("utf-8", "surrogatepass"), b.encode("utf-8", "surrogatepass")
-    )
+    return hmac.compare_digest(a.encode(errors="surrogatepass"), b.encode(errors="surrogatepass"))
 
 
 class IntegrityAccumulator:
@@ -68,13 +66,12 @@ class IntegrityAccumulator:
     `update` that brings it, and its bytes are not hashed.
     """
 
-    __slots__ = ("_aborted", "_finalized", "_hash", "_overflow", "_received", "_spec")
+    __slots__ = ("_aborted", "_finalized", "_hash", "_received", "_spec")
 
     def __init__(self, spec: ModelSpec) -> None:
         self._spec = spec
         self._hash = hashlib.sha256()
         self._received = 0
-        self._overflow = False
         self._aborted = False
         self._finalized = False
 
@@ -94,7 +91,6 @@ class IntegrityAccumulator:
             return self.abort()
         self._received += memoryview(chunk).nbytes
         if self._received > self._spec.size:
-            self._overflow = True
             return refuse(Reason.SIZE_MISMATCH)
         self._hash.update(chunk)
         return OK
@@ -122,7 +118,7 @@ class IntegrityAccumulator:
             return refuse(Reason.ACCUMULATOR_ABORTED)
         if self._finalized:
             return refuse(Reason.ACCUMULATOR_FINALIZED)
-        return refuse(Reason.SIZE_MISMATCH) if self._overflow else None
+        return refuse(Reason.SIZE_MISMATCH) if self._received > self._spec.size else None
 
 
 def verify_model_bytes(
@@ -136,7 +132,6 @@ def verify_model_bytes(
     if isinstance(spec, Verdict):
         return spec
     accumulator = IntegrityAccumulator(spec)
-    received = accumulator.update(data)
-    if received.reason is Reason.ACCUMULATOR_ABORTED:
+    if accumulator.update(data).reason is Reason.ACCUMULATOR_ABORTED:
         return refuse(Reason.MALFORMED_SPEC)
-    return accumulator.finalize() if received.ok else received
+    return accumulator.finalize()

@@ -72,7 +72,8 @@ class Transition:
     reason: Reason
 
 
-_MOVES: Final = {
+# A member is its text, so that a name finds the row of its member.
+_MOVES: Final[dict[tuple[str, str], Transition]] = {
     pair: Transition(ok=True, state=state, reason=Reason.OK) for pair, state in TRANSITIONS.items()
 }
 _REFUSALS: Final = {
@@ -82,7 +83,6 @@ _REFUSALS: Final = {
 }
 _READY: Final = State.READY
 _STATES: Final = {state.value: state for state in State}
-_EVENTS: Final = {event.value: event for event in Event}
 
 
 def transition(state: object, event: object) -> Transition:
@@ -99,9 +99,7 @@ def transition(state: object, event: object) -> Transition:
         return _REFUSALS[current or State.STOPPED, Reason.UNKNOWN_EVENT]
     if current is None:
         return _REFUSALS[State.STOPPED, Reason.UNKNOWN_STATE]
-    known = _EVENTS.get(event)
-    move = _MOVES.get((current, known)) if known is not None else None
-    return move if move is not None else _REFUSALS[current, Reason.INVALID_TRANSITION]
+    return _MOVES.get((current, event), _REFUSALS[current, Reason.INVALID_TRANSITION])
 
 
 def can_serve_inference(state: object) -> bool:

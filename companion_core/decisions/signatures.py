@@ -31,7 +31,7 @@ _D: Final = -121665 * pow(121666, -1, _P) % _P
 
 def pre_authentication_encoding(payload_type: str, payload: bytes) -> bytes:
     """Return the bytes that are signed (DSSE v1 protocol: PAE)."""
-    kind = payload_type.encode("utf-8")
+    kind = payload_type.encode()
     return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
 
 
@@ -53,7 +53,7 @@ def parse_public_key(text: object) -> bytes | None:
 def _has_small_order(y: int) -> bool:
     # Order 1, 2 and 4 are y = 1, -1 and 0. A point of order 8 doubles to one with y = 0, which
     # by the curve's equation holds exactly where d*y^4 + 2*y^2 = 1.
-    return y in {0, 1, _P - 1} or (_D * pow(y, 4, _P) + 2 * y * y - 1) % _P == 0
+    return y in {0, 1, _P - 1} or (_D * y**4 + 2 * y**2 - 1) % _P == 0
 
 
 def key_id(public_key: bytes) -> str:

@@ -84,7 +84,7 @@ def parse_https_url(url: object) -> HttpsUrl | Verdict:
     anything but https, `source_not_allowed` when it parses but parsers or servers disagree
     on what it means (userinfo, dot segments, encoded separators, a trailing dot).
     """
-    if type(url) is not str or not 0 < len(url) <= MAX_URL_LENGTH:
+    if type(url) is not str or len(url) > MAX_URL_LENGTH:
         return refuse(Reason.MALFORMED_SPEC)
     scheme = _SCHEME.match(url)
     if scheme is None:
@@ -110,14 +110,12 @@ def parse_https_url(url: object) -> HttpsUrl | Verdict:
     return HttpsUrl(host, port, path, parts["query"])
 
 
-def _host(v6: str | None, name: str | None) -> str | None:
+def _host(v6: str | None, name: str) -> str | None:
     """Return the host in its one spelling, or None when it is none."""
     try:
         if v6 is not None:
             address = ipaddress.IPv6Address(v6)
             return None if address.ipv4_mapped is not None else address.compressed
-        if name is None:
-            return None
         host = name.lower()
         labels = host.removesuffix(".").split(".")
         # A last label that is a number makes an IPv4 address for some parsers ("127.1", "0x7f").

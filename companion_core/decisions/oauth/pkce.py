@@ -26,7 +26,7 @@ _CHALLENGE: Final = re.compile(r"[A-Za-z0-9\-_]{43}")
 
 
 def _base64url(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
 def verifier_from(entropy: object) -> str | Verdict:
@@ -49,5 +49,5 @@ def is_code_challenge(challenge: object) -> bool:
 def code_challenge(verifier: object) -> str | Verdict:
     """Return BASE64URL(SHA256(verifier)), or `malformed_input` (RFC 7636 4.2)."""
     if isinstance(verifier, str) and is_code_verifier(verifier):
-        return _base64url(hashlib.sha256(verifier.encode("ascii")).digest())
+        return _base64url(hashlib.sha256(verifier.encode()).digest())
     return refuse(Reason.MALFORMED_INPUT)

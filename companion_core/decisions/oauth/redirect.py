@@ -25,7 +25,7 @@ _DEFAULT_HOSTS: Final = frozenset({"127.0.0.1", "::1"})
 _LOOPBACK_HOSTS: Final = _DEFAULT_HOSTS | {"localhost"}
 
 _URI: Final = re.compile(
-    r"http://(?P<host>127\.0\.0\.1|\[::1\]|localhost)"
+    r"http://(?P<host>[a-z0-9.]+|\[::1\])"  # which of them, `_hosts` says
     r":(?P<port>[1-9][0-9]{0,4})"
     rf"(?P<path>{PATH})"
 )

@@ -207,7 +207,7 @@ def check_granted_scope(granted: object, asked: object) -> Verdict:
         return refuse(Reason.SCOPE_EXCEEDED)
     if granted is None:
         return OK
-    if is_scope_text(granted) and set(granted.split(" ")) - {""} <= set(asked):
+    if is_scope_text(granted) and set(granted.split()) <= set(asked):
         return OK
     return refuse(Reason.SCOPE_EXCEEDED)
 
@@ -215,7 +215,7 @@ def check_granted_scope(granted: object, asked: object) -> Verdict:
 def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        raise ValueError("a key stands twice")
+        raise ValueError
     return members
 
 

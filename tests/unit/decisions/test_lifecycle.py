@@ -101,6 +101,8 @@ def test_a_state_that_is_no_name_is_unknown_before_the_event_is_looked_at(state:
 def test_an_unknown_name_of_a_state_counts_as_stopped() -> None:
     moved = transition("running", "drain")
     assert (moved.ok, moved.state, moved.reason) == (False, State.STOPPED, Reason.UNKNOWN_STATE)
+    moved = transition("running", None)
+    assert (moved.ok, moved.state, moved.reason) == (False, State.STOPPED, Reason.UNKNOWN_EVENT)
 
 
 @given(ANYTHING, ANYTHING)

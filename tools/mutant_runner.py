@@ -1,0 +1,212 @@
+"""Rules for this file: judge one faulty module in one process, and nothing outlives it.
+
+The parent loads what the tests load and forgets what is ours. Each fault is a fork that imports
+the faulty module first and then runs the tests that load it, those likeliest to fail first.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import gc
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import io
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+
+import hypothesis
+import pytest
+from mutants import Mutant
+
+__all__ = ["KILLED", "NO_PROGRAM", "PACKAGE", "ROOT", "SURVIVED", "TIMEOUT", "Runner", "path_of"]
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = "companion_core.decisions"
+TESTS = (ROOT / "tests" / "unit" / "decisions", ROOT / "tests" / "vectors")
+SURVIVED, KILLED, TIMEOUT, NO_PROGRAM = "survived", "killed", "timeout", "no program"
+
+_OURS = tuple(ROOT / folder for folder in ("companion_core", "tests", "tools"))
+_SECONDS = 60  # of CPU for one fault; all of the tests need a quarter
+_BYTES = 8 * 2**30
+_NOTICED = frozenset({1, 2, 3})  # pytest: a test failed, a file could not be loaded, a fault
+
+
+def path_of(module: str) -> Path:
+    """Return the file of a module of the decision core, named without the package."""
+    return ROOT.joinpath(*PACKAGE.split("."), *module.split(".")).with_suffix(".py")
+
+
+class Runner:
+    """Judges faults, `jobs` at a time, and learns which test finds the faults of which place."""
+
+    def __init__(self) -> None:
+        self._finders: dict[str, str] = {}
+        self._running: dict[int, tuple[int, str, Mutant]] = {}
+        _warm_up()
+        paths = sorted(path for folder in TESTS for path in folder.rglob("test_*.py"))
+        self._loads = {path: _modules_of(path) for path in paths}
+        if _answer(*_fork(lambda: _first_failure([paths])))[0] != SURVIVED:
+            raise SystemExit("the tests do not pass without a fault")
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def start(self, module: str, tree: ast.Module, mutant: Mutant) -> None:
+        """Begin to judge one fault of `module`, whose tree is `tree`."""
+        stages = self._stages(module, self._finders.get(_place(module, mutant)))
+        pid, reader = _fork(lambda: _judge(module, tree, mutant, stages))
+        self._running[pid] = reader, module, mutant
+
+    def finish(self) -> tuple[str, Mutant, str]:
+        """Wait for one fault; return its module, itself and what became of it."""
+        pid, code = os.waitpid(-1, 0)
+        reader, module, mutant = self._running.pop(pid)
+        status, finder = _answer(pid, reader, code)
+        if finder:
+            self._finders[_place(module, mutant)] = finder
+        return module, mutant, status
+
+    def _stages(self, module: str, finder: str | None) -> list[list[str]]:
+        """Return the tests that load a module: the last finder, its own, then all others."""
+        name = module.rpartition(".")[2]
+        loading = [path for path, loads in self._loads.items() if module in loads]
+        own = [str(path) for path in loading if name in path.stem]
+        near = [str(path) for path in loading if name in path.read_text("utf-8")]
+        rest = [str(path) for path in loading]
+        stages = [[finder] if finder else [], own, near, rest]
+        return [
+            [path for path in stage if not any(path in before for before in stages[:number])]
+            for number, stage in enumerate(stages)
+        ]
+
+
+def _place(module: str, mutant: Mutant) -> str:
+    return f"{module}.{mutant.name.partition(':')[0]}"
+
+
+# --- in the parent --------------------------------------------------------------------------
+
+
+def _warm_up() -> None:
+    """Load all that the tests load, then forget what is ours: each fault imports it anew."""
+    hypothesis.settings.register_profile(
+        "mutation",
+        parent=hypothesis.settings.get_profile("ci"),
+        max_examples=50,
+        phases=(hypothesis.Phase.explicit, hypothesis.Phase.generate),
+    )
+    sys.path.insert(0, str(ROOT))
+    before = set(sys.modules)
+    with contextlib.redirect_stdout(io.StringIO()):
+        _pytest(["--collect-only", *map(str, TESTS)])
+    for name in set(sys.modules) - before:
+        path = Path(str(getattr(sys.modules[name], "__file__", None)))
+        if any(path.is_relative_to(folder) for folder in _OURS):
+            del sys.modules[name]
+    gc.freeze()  # else each child's pytest looks through all of this again
+
+
+def _modules_of(path: Path) -> frozenset[str]:
+    """Return the modules of the decision core that a test file loads."""
+
+    def load() -> str:
+        _pytest(["--collect-only", str(path)])
+        prefix = f"{PACKAGE}."
+        return " ".join(name.removeprefix(prefix) for name in sys.modules if prefix in name)
+
+    return frozenset(_answer(*_fork(load))[0].split())
+
+
+def _fork(work: Callable[[], str]) -> tuple[int, int]:
+    """Start `work` in a process of its own; return that and where its answer will be read."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        with contextlib.suppress(BaseException):  # nothing may return into the parent's work
+            resource.setrlimit(resource.RLIMIT_CPU, (_SECONDS, _SECONDS))
+            resource.setrlimit(resource.RLIMIT_AS, (_BYTES, _BYTES))
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, 1)
+            os.dup2(nowhere, 2)
+            os.write(writer, work().encode())
+        os._exit(0)
+    os.close(writer)
+    return pid, reader
+
+
+def _answer(pid: int, reader: int, code: int | None = None) -> tuple[str, str]:
+    """Return the two parts of a process's answer, after its end: the status and the finder."""
+    if code is None:
+        code = os.waitpid(pid, 0)[1]
+    with os.fdopen(reader, encoding="utf-8") as answer:
+        status, _, finder = answer.read().partition("\n")
+    if os.WIFSIGNALED(code):
+        return TIMEOUT if os.WTERMSIG(code) == signal.SIGXCPU else KILLED, ""
+    return status or NO_PROGRAM, finder
+
+
+# --- in the child ---------------------------------------------------------------------------
+
+
+class _Import(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Import one module from code that stands in no file."""
+
+    def __init__(self, name: str, path: Path, tree: ast.Module) -> None:
+        self._name = name
+        self._path = path
+        self._code = compile(tree, str(path), "exec")
+
+    def find_spec(
+        self, fullname: str, path: object, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        """Answer for the one module."""
+        del path, target
+        if fullname != self._name:
+            return None
+        return importlib.util.spec_from_file_location(fullname, self._path, loader=self)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Run the faulty code."""
+        exec(self._code, module.__dict__)  # noqa: S102 - this is how a module is loaded
+
+
+class _Finder:
+    """A pytest plugin that keeps the name of the first test that fails."""
+
+    name = ""
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed and not self.name:
+            self.name = report.nodeid
+
+
+def _judge(module: str, tree: ast.Module, mutant: Mutant, stages: list[list[str]]) -> str:
+    mutant.apply(tree)
+    name = f"{PACKAGE}.{module}"
+    sys.meta_path.insert(0, _Import(name, path_of(module), tree))
+    importlib.import_module(name)  # a fault that is no program ends here, without an answer
+    try:
+        return _first_failure(stages)
+    except BaseException:  # noqa: BLE001 - a fault that ends the run has been found
+        return KILLED
+
+
+def _first_failure(stages: Sequence[Sequence[str | Path]]) -> str:
+    for stage in stages:
+        finder = _Finder()
+        if stage and _pytest(["-x", "--tb=no", *map(str, stage)], finder) in _NOTICED:
+            return f"{KILLED}\n{finder.name}"
+    return SURVIVED
+
+
+def _pytest(arguments: Sequence[str], *more: object) -> int:
+    plugins = ["-p", "no:randomly", "-p", "no:cacheprovider", "--hypothesis-profile=mutation"]
+    loaded = "ignore::pytest.PytestAssertRewriteWarning"  # pytest's plugins are loaded already
+    return int(pytest.main(["-q", "--no-header", "-W", loaded, *plugins, *arguments], more))
