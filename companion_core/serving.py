@@ -89,7 +89,9 @@ class Serving:
         self._last_health_ok: float | None = None
         self._model: VerifiedModel | None = None
         self.exited = asyncio.Event()
-        self.size = Size(section.max_in_flight, config.runtime.context_length)
+        self.size = Size(
+            parallel=section.max_in_flight, context_length=config.runtime.context_length
+        )
         self.upkeep = Upkeep(self, Timing() if timing is None else timing)
 
     # --- what the gateway asks before each request; both answers are kept ready -----------

@@ -38,7 +38,7 @@ class Ending:
     ready: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RestartDecision:
     """`delay`: seconds to wait before the next start; None: none, and `reason` says why."""
 
@@ -65,15 +65,15 @@ def decide_restart(ending: Ending, endings: Sequence[float], now: float) -> Rest
     else:
         permanent = REASONS[ending.reason].culprit is not Culprit.ENVIRONMENT
     if permanent:
-        return RestartDecision(None, ending.reason)
+        return RestartDecision(delay=None, reason=ending.reason)
     recent = sum(1 for at in endings if 0 <= now - at <= LOOP_SECONDS)
     if recent >= LOOP_ENDINGS:
-        return RestartDecision(None, Reason.CRASH_LOOP)
+        return RestartDecision(delay=None, reason=Reason.CRASH_LOOP)
     place = min(max(recent, 1), len(DELAYS_SECONDS)) - 1
-    return RestartDecision(DELAYS_SECONDS[place], Reason.OK)
+    return RestartDecision(delay=DELAYS_SECONDS[place], reason=Reason.OK)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
     """How much of it is started: requests at once, and tokens of context for each."""
 
@@ -84,9 +84,9 @@ class Size:
 def smaller(size: Size) -> Size | None:
     """Return the next smaller size for a runtime over its ceiling; None at the smallest."""
     if size.parallel > 1:
-        return Size(size.parallel // 2, size.context_length)
+        return Size(parallel=size.parallel // 2, context_length=size.context_length)
     if size.context_length is None:
-        return Size(1, _FIRST_CONTEXT)
+        return Size(parallel=1, context_length=_FIRST_CONTEXT)
     if size.context_length > _LEAST_CONTEXT:
-        return Size(1, max(_LEAST_CONTEXT, size.context_length // 2))
+        return Size(parallel=1, context_length=max(_LEAST_CONTEXT, size.context_length // 2))
     return None

@@ -143,11 +143,12 @@ def test_confined_it_serves_and_ends_as_before(machine, spec, tier, require_real
 
 
 def test_a_compiled_file_beside_the_plugin_is_not_what_runs(machine, spec) -> None:
-    from companion_runtime_llamacpp import embedded  # noqa: PLC0415 - if installed
-
-    cached = Path(importlib.util.cache_from_source(embedded.__file__))
+    # As the child finds it: another test may have imported it here from elsewhere.
+    find = f"import importlib.util; print(importlib.util.find_spec({MODULE!r}).origin)"
+    origin = subprocess.check_output([sys.executable, "-I", "-c", find], text=True, timeout=60)
+    cached = Path(importlib.util.cache_from_source(origin.strip()))
     before = cached.read_bytes() if cached.exists() else None
-    source = Path(embedded.__file__).stat()
+    source = Path(origin.strip()).stat()
     poison = compile("raise SystemExit(66)", "poison", "exec")
     head = importlib.util.MAGIC_NUMBER + bytes(4)
     head += int(source.st_mtime).to_bytes(4, "little") + source.st_size.to_bytes(4, "little")

@@ -214,7 +214,7 @@ ALPHABETS: dict[str, tuple[Callable[[str], bool], str, str]] = {
     ),
     "host header, port": (lambda text: parse_host(text) is not None, "a:1{}", DIGITS + " \t"),
     "bound host, port, first": (bound_host, "localhost:{}1", DIGITS[1:]),
-    "bound host, port": (bound_host, "localhost:1{}", DIGITS + " \t"),
+    "bound host, port": (bound_host, "localhost:1{}", DIGITS),
     "authorization": (bearer, "Bearer a{}b", LETTERS + DIGITS + "-._~+/"),
     "authorization, end": (bearer, "Bearer a{}", LETTERS + DIGITS + "-._~+/= \t"),
     "authorization, after the end": (bearer, "Bearer a={}", "= \t"),

@@ -27,7 +27,9 @@ def ended(exit_code: int | None, *, ready: bool = False, reason: Reason = Reason
 
 @pytest.mark.parametrize("code", [0, 1, 3, 127])
 def test_its_own_exit_before_it_was_ready_is_permanent(code) -> None:
-    assert decide_restart(ended(code), [0.0], 0.0) == RestartDecision(None, Reason.RUNTIME_EXITED)
+    assert decide_restart(ended(code), [0.0], 0.0) == RestartDecision(
+        delay=None, reason=Reason.RUNTIME_EXITED
+    )
 
 
 @pytest.mark.parametrize(
@@ -45,14 +47,18 @@ def test_its_own_exit_before_it_was_ready_is_permanent(code) -> None:
     ],
 )
 def test_a_signal_a_later_exit_and_a_want_of_the_machine_are_transient(ending) -> None:
-    assert decide_restart(ending, [0.0], 0.0) == RestartDecision(DELAYS_SECONDS[0], Reason.OK)
+    assert decide_restart(ending, [0.0], 0.0) == RestartDecision(
+        delay=DELAYS_SECONDS[0], reason=Reason.OK
+    )
 
 
 @pytest.mark.parametrize(
     "reason", [reason for reason in BAD if REASONS[reason].culprit is not Culprit.ENVIRONMENT]
 )
 def test_what_waiting_does_not_change_is_permanent(reason) -> None:
-    assert decide_restart(ended(None, reason=reason), [0.0], 0.0) == RestartDecision(None, reason)
+    assert decide_restart(ended(None, reason=reason), [0.0], 0.0) == RestartDecision(
+        delay=None, reason=reason
+    )
 
 
 def test_the_delay_grows_until_the_breaker() -> None:
@@ -90,8 +96,8 @@ def test_a_decision_is_a_bounded_delay_or_a_reason(ending, endings, now) -> None
 
 
 def test_a_runtime_shrinks_step_by_step_to_an_end() -> None:
-    steps, size = [], Size(8, None)
+    steps, size = [], Size(parallel=8, context_length=None)
     while (size := smaller(size)) is not None:
         steps.append((size.parallel, size.context_length))
     assert steps == [(4, None), (2, None), (1, None), (1, 4096), (1, 2048), (1, 1024), (1, 512)]
-    assert smaller(Size(1, 100)) is None
+    assert smaller(Size(parallel=1, context_length=100)) is None
