@@ -35,6 +35,7 @@ SURVIVED, KILLED, TIMEOUT, NO_PROGRAM = "survived", "killed", "timeout", "no pro
 _OURS = tuple(ROOT / folder for folder in ("companion_core", "tests", "tools"))
 _SECONDS = 60  # of CPU for one fault; all of the tests need a quarter
 _BYTES = 8 * 2**30
+_ANSWER = 1024  # characters: it must fit into the pipe, which is read after the end
 _NOTICED = frozenset({1, 2, 3})  # pytest: a test failed, a file could not be loaded, a fault
 
 
@@ -202,7 +203,7 @@ def _first_failure(stages: Sequence[Sequence[str | Path]]) -> str:
     for stage in stages:
         finder = _Finder()
         if stage and _pytest(["-x", "--tb=no", *map(str, stage)], finder) in _NOTICED:
-            return f"{KILLED}\n{finder.name}"
+            return f"{KILLED}\n{finder.name}"[:_ANSWER]
     return SURVIVED
 
 

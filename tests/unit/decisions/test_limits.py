@@ -654,7 +654,7 @@ def request(**changes: Any) -> dict[str, Any]:
         ({"backend_key_env": "A"}, {"backend_key_env": "env"}),
         ({"model_link": "/data/x"}, {"model_link": "/data/./x"}),
     ],
-    ids=str,
+    ids=lambda change: next(iter(change)),
 )
 def test_the_limits_of_a_plan(last: dict[str, Any], first_refused: dict[str, Any]) -> None:
     assert passes(**last)
