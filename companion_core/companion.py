@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self
 
 from companion_core.assembly import AuthorityProviders, RuntimeProviders, assemble
 from companion_core.authority.custody import LoopbackToken, generate_loopback_token
@@ -28,7 +28,6 @@ from companion_core.clock import wall_now
 from companion_core.config import Config, load_config
 from companion_core.control import InstanceLock
 from companion_core.control_server import ControlServer
-from companion_core.deadline import start_call
 from companion_core.decisions.availability import evaluate_availability
 from companion_core.decisions.manifest import Manifest, ManifestModel
 from companion_core.decisions.verdict import Verdict, refuse
@@ -45,15 +44,12 @@ from companion_core.runtime.file_lease import FileLeases
 from companion_core.runtime.reclaim import reclaim
 from companion_core.runtime.staging import ModelStore, VerifiedModel
 from companion_core.serving import Serving
+from companion_core.tasks import cancel, outlast, run_in_worker
 from companion_core.tls_context import build_tls_context
 
 __all__ = ["Companion", "Step"]
 
-T = TypeVar("T")
-
 DRAIN_SECONDS: Final = 30.0
-# For work that was cancelled; what takes longer, a plugin that hangs, is left behind.
-CLEAN_UP_SECONDS: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +214,7 @@ class Companion:
         finally:
             for task in (stopping, starting):
                 task.cancel()
-                await _outlast(task)
+                await outlast(task)
         raise CompanionError(Reason.INTERRUPTED)
 
     async def _start(self) -> None:
@@ -227,10 +223,10 @@ class Companion:
         lock.acquire()
         self._undo.callback(lock.release)
         self._undo.callback(_remove_if_empty, self._paths.run_folder())
-        await self._in_worker(self._reclaim)
+        await run_in_worker(self._reclaim)
         await self._open_control()
         context = build_tls_context(self._config.network.extra_ca_file)
-        authority, runtime = await self._in_worker(
+        authority, runtime = await run_in_worker(
             lambda _cancelled: assemble(
                 self._config, self._egress, context, self._paths.plugin_store
             )
@@ -244,7 +240,7 @@ class Companion:
             "probe": chosen.probe.plugin,
         }
         token = await self._open_keychain(authority)
-        manifest = await self._in_worker(
+        manifest = await run_in_worker(
             lambda cancelled: fetch_manifest(
                 self._config.manifest.url,
                 egress=self._egress,
@@ -290,11 +286,11 @@ class Companion:
         keychain = GuardedKeychain(
             chosen.provider, instance=self._paths.instance, plugin=chosen.plugin
         )
-        await self._in_worker(lambda _cancelled: keychain.prove())
+        await run_in_worker(lambda _cancelled: keychain.prove())
         stored = LoopbackToken(keychain)
         token = generate_loopback_token()
         self._undo.push_async_callback(self._clear_token, stored)
-        await self._in_worker(lambda _cancelled: stored.store(token))
+        await run_in_worker(lambda _cancelled: stored.store(token))
         self._token = token
         self._on_step(
             Step("keychain", f"{chosen.plugin}: a test value was written, read and deleted")
@@ -309,7 +305,7 @@ class Companion:
         leases.open()
         self._undo.callback(leases.close)
         store = ModelStore(self._paths.models, hold=leases.hold)
-        verified = await self._in_worker(
+        verified = await run_in_worker(
             lambda cancelled: store.stage(
                 model,
                 allowed_sources=manifest.allowed_sources,
@@ -346,7 +342,7 @@ class Companion:
         self._undo.push_async_callback(self._drain, serving)
         self._watch = asyncio.create_task(serving.upkeep.run())
         self._watch.add_done_callback(self._on_watch_end)
-        self._undo.push_async_callback(_cancel, self._watch)
+        self._undo.push_async_callback(cancel, self._watch)
         self._on_step(Step("available", "a health check was answered through the gateway"))
 
     # --- the way down ---------------------------------------------------------------------
@@ -356,7 +352,7 @@ class Companion:
         self.request_stop()
         if self._closing is None:
             self._closing = asyncio.ensure_future(self._undo.aclose())
-        await _outlast(self._closing, on_cancel=lambda: self.request_stop(now=True))
+        await outlast(self._closing, on_cancel=lambda: self.request_stop(now=True))
         self._closing.result()
 
     async def _close_when_asked(self) -> None:
@@ -369,7 +365,7 @@ class Companion:
         impatient = asyncio.ensure_future(self._stop_now.wait())
         await asyncio.wait({drained, impatient}, return_when=asyncio.FIRST_COMPLETED)
         for task in (drained, impatient):
-            await _cancel(task)
+            await cancel(task)
 
     def _on_watch_end(self, watch: asyncio.Future[None]) -> None:
         """Stop rather than serve unwatched; the way down raises what ended the watch."""
@@ -390,43 +386,17 @@ class Companion:
         """Another program is about to write to the model; it waits until we let go."""
         if self._model is not None and self._losing is None:
             self._losing = asyncio.ensure_future(self._lose_model(self._model))
-            self._undo.push_async_callback(_cancel, self._losing)
+            self._undo.push_async_callback(cancel, self._losing)
 
     async def _lose_model(self, model: VerifiedModel) -> None:
         """Serve nothing of it any more, and end what has it open, before the writer gets in."""
         self._model = None
         if self._serving is not None:
             if self._watch is not None:
-                await _cancel(self._watch)
+                await cancel(self._watch)
             await self._serving.stop()
         model.close()
         self._on_step(Step("stopped", "another program opened the model for writing"))
-
-    async def _in_worker(
-        self,
-        function: Callable[[threading.Event], T],
-        *,
-        discard: Callable[[T], None] = lambda _result: None,
-    ) -> T:
-        """Run blocking work; a cancellation is passed on to it and waits for its clean-up.
-
-        Args:
-            function: given an event that is set when it should end early.
-            discard: takes a result that came when nobody waited for it any more.
-        """
-        cancelled = threading.Event()
-        # No executor: the loop would wait for its threads, and a plugin's may never end.
-        work = asyncio.wrap_future(start_call(function, cancelled))
-        try:
-            return await asyncio.shield(work)
-        except asyncio.CancelledError:
-            cancelled.set()
-            clean_up = asyncio.ensure_future(asyncio.wait({work}, timeout=CLEAN_UP_SECONDS))
-            with contextlib.suppress(asyncio.CancelledError):
-                await _outlast(clean_up)
-            if work.done() and work.exception() is None:
-                discard(work.result())
-            raise
 
     # --- what the control socket answers --------------------------------------------------
 
@@ -457,29 +427,3 @@ def _find_model(manifest: Manifest, model_id: str) -> ManifestModel:
 def _remove_if_empty(folder: Path) -> None:
     with contextlib.suppress(OSError):
         folder.rmdir()
-
-
-async def _outlast(
-    work: asyncio.Future[Any], *, on_cancel: Callable[[], None] = lambda: None
-) -> None:
-    """Wait until the work is over, however often the caller is cancelled meanwhile.
-
-    The cancellation is raised at the end; what the work raised stays with it.
-    """
-    cancelled = False
-    while not work.done():
-        try:
-            await asyncio.wait({work})
-        except asyncio.CancelledError:
-            cancelled = True
-            on_cancel()
-    if not work.cancelled():
-        work.exception()  # it was looked at
-    if cancelled:
-        raise asyncio.CancelledError
-
-
-async def _cancel(task: asyncio.Future[Any]) -> None:
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from typing import Final
 
 from companion_core.decisions.lifecycle import Event, State, transition
 from companion_core.decisions.restart import Ending
@@ -20,6 +20,7 @@ from companion_core.errors import CompanionError, Reason, error_for
 from companion_core.runtime.launcher import KeptProcess
 from companion_core.runtime.readiness import read_back
 from companion_core.runtime.starting import Run, StartedBackend, StartSpec, bring_up, take_down
+from companion_core.tasks import finish, outlast
 
 __all__ = ["StartSpec", "StartedBackend", "Supervisor"]
 
@@ -142,13 +143,13 @@ class Supervisor:
         self._stopping, self.ready_since = True, None
         if self._starting is not None:
             self._starting.cancel()
-            await _finish(_settled(self._starting))
+            await outlast(self._starting)
         for event in (Event.ABORTED, Event.DRAIN, Event.STOPPED):
             self.state = transition(self.state, event).state
         if self._run is not None:
-            await _finish(self._take_down(self._run, terminate_after, kill_after))
+            await finish(self._take_down(self._run, terminate_after, kill_after))
         if self._watch is not None:
-            await _finish(_settled(self._watch))
+            await outlast(self._watch)
 
     async def check_runtime(self) -> Verdict:
         """Read the runtime's environment and sockets back; end it when they are not as planned.
@@ -177,7 +178,7 @@ class Supervisor:
 
     async def _start(self, spec: StartSpec) -> StartedBackend:
         if self._run is not None:  # the one before was told to end and has not ended yet
-            await _finish(self._take_down(self._run, 0, KILL_AFTER_SECONDS))
+            await finish(self._take_down(self._run, 0, KILL_AFTER_SECONDS))
         run = self._run = Run(spec=spec)
         try:
             backend = await bring_up(
@@ -187,7 +188,7 @@ class Supervisor:
             if isinstance(error, CompanionError):
                 code = run.kept.exit_code if run.kept is not None else None
                 self.last_ending = Ending(reason=error.reason, exit_code=code, ready=False)
-            await _finish(self._take_down(run, 0, KILL_AFTER_SECONDS))
+            await finish(self._take_down(run, 0, KILL_AFTER_SECONDS))
             raise
         if run.kept is not None:
             self._watch = asyncio.ensure_future(self._watch_exit(run, run.kept))
@@ -201,7 +202,7 @@ class Supervisor:
             ending = Ending(reason=Reason.RUNTIME_EXITED, exit_code=code, ready=ready)
             self._tell_exit(ending)
         if self._run is run:
-            await _finish(self._take_down(run, 0, KILL_AFTER_SECONDS))
+            await finish(self._take_down(run, 0, KILL_AFTER_SECONDS))
 
     def _tell_exit(self, ending: Ending) -> None:
         self.last_ending = ending
@@ -221,21 +222,3 @@ class Supervisor:
         await take_down(run, terminate_after=terminate_after, kill_after=kill_after)
         if self._run is run:
             self._last_lines, self._run = self.last_lines, None
-
-
-async def _finish(work: Coroutine[Any, Any, None]) -> None:
-    """Wait for `work` to its end even when cancelled meanwhile; then pass that on."""
-    task = asyncio.ensure_future(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait({task})
-        except asyncio.CancelledError as error:
-            cancelled = error
-    task.result()
-    if cancelled is not None:
-        raise cancelled
-
-
-async def _settled(task: asyncio.Task[Any]) -> None:
-    await asyncio.wait({task})

@@ -1,8 +1,7 @@
 """The sandbox-exec tier of macOS: written from its documentation, not run on that system yet.
 
 The profile denies by default. It shares the host's network, so all of it is denied but the
-one listener. The program has been marked deprecated for years and is still what browsers and
-coding agents use.
+one listener. The program has been marked deprecated for years and is still what browsers use.
 """
 
 from __future__ import annotations
