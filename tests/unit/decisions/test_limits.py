@@ -31,7 +31,12 @@ from companion_core.decisions.integrity import (
     parse_model_spec,
     verify_model_bytes,
 )
-from companion_core.decisions.manifest import Manifest, check_payload, verify_manifest
+from companion_core.decisions.manifest import (
+    PAYLOAD_TYPE,
+    Manifest,
+    check_payload,
+    verify_manifest,
+)
 from companion_core.decisions.oauth import (
     Endpoint,
     RefreshDecision,
@@ -261,6 +266,21 @@ def test_a_manifest_says_what_was_signed() -> None:
     assert (made.name, made.size, made.sha256) == (file["name"], file["size"], file["sha256"])
     assert made.urls == tuple(file["urls"])
     assert list(proof.allowed_sources) == value["allowed_sources"]
+
+
+def test_the_type_of_what_is_signed() -> None:
+    assert PAYLOAD_TYPE == "application/vnd.companion.manifest.v1+json"
+
+
+@pytest.mark.parametrize(
+    ("strangers", "answer"), [(15, "ok"), (16, "manifest_malformed")], ids=["16", "17"]
+)
+def test_the_signatures_of_an_envelope(strangers: int, answer: str) -> None:
+    own = PUBLISHER.signature(payload(document()))
+    entries = [{**own, "key_id": f"{number:064x}"} for number in range(strangers)]
+    raw = PUBLISHER.envelope(document(), signatures=[*entries, own])
+    proof = verify_manifest(raw, trusted_keys=(PUBLISHER.public_key,), now=TEST_NOW, last_seen=None)
+    assert ("ok" if isinstance(proof, Manifest) else proof.reason) == answer
 
 
 @pytest.mark.parametrize("suffix", ["?q", "#", "#f", "?q#f"])
@@ -697,6 +717,14 @@ def test_names_that_only_look_so(name: str) -> None:
 
 def test_the_first_pid_is_one() -> None:
     assert parse_pid(1) == 1
+    zero = parse_pid(0)
+    assert isinstance(zero, Verdict)
+    assert zero.reason is Reason.SPAWN_FAILED
+
+
+@pytest.mark.parametrize("name", ["", None, "LD_PRELOAD", "MY_TOKEN"])
+def test_a_name_that_is_not_allowed_refuses_the_plan(name: object) -> None:
+    assert check_env_name(name).reason is Reason.PLAN_REFUSED
 
 
 def test_the_length_of_a_socket_path() -> None:
