@@ -7,12 +7,14 @@ python tools/write_docs.py --check    change nothing; exit 1 when one of them is
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from companion_core.config import SECTIONS
+from companion_core.decisions.guard import GUARD_ORDER
 from companion_core.decisions.lifecycle import TRANSITIONS, Event, State, can_serve_inference
 from companion_core.errors import EXIT_CODES, REASONS
 
@@ -70,6 +72,34 @@ def lifecycle() -> Iterator[str]:
         [
             (f"`{state}`", *(str(TRANSITIONS.get((state, event), "")) for event in Event))
             for state in State
+        ],
+    )
+
+
+def guard() -> Iterator[str]:
+    """Yield the lines of docs/guard.md."""
+    yield "# The order of the guard"
+    yield ""
+    yield NOTE
+    yield ""
+    yield "Every request passes these steps in this order; the first that fails is the answer, and"
+    yield "no model work was done (invariant I-10). What reaches a counted step uses the budget of"
+    yield "whoever sent it: the owner, who shows the token, or the strangers together. After the"
+    yield "guard come lifecycle, admission and resources."
+    yield ""
+    yield "```mermaid"
+    yield "flowchart LR"
+    names = [step.name for step in GUARD_ORDER]
+    chain = ["request", *names, "lifecycle", "admission", "resources", "runtime"]
+    for here, there in itertools.pairwise(chain):
+        yield f"    {here} --> {there}"
+    yield "```"
+    yield ""
+    yield from _table(
+        ("step", "answers", "counted"),
+        [
+            (step.name, ", ".join(f"`{reason}`" for reason in step.reasons), str(step.counted))
+            for step in GUARD_ORDER
         ],
     )
 
@@ -148,6 +178,7 @@ PAGES: dict[str, Callable[[], Iterator[str]]] = {
     "docs/reasons.md": reasons,
     "docs/lifecycle.md": lifecycle,
     "docs/configuration.md": configuration,
+    "docs/guard.md": guard,
     "docs/scenarios.md": scenarios,
 }
 

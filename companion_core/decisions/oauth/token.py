@@ -76,7 +76,7 @@ class TokenRequest:
     @property
     def body(self) -> bytes:
         """The encoded form (RFC 6749 appendix B)."""
-        return urlencode(self.params).encode("ascii")
+        return urlencode(self.params).encode()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

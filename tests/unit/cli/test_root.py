@@ -93,6 +93,17 @@ def test_a_refusal_is_a_json_document_where_json_was_asked_for(tmp_path, capsys)
     assert "none.toml" in err
 
 
+def test_a_fault_of_the_program_exits_1_and_names_no_value(tmp_path, capsys, monkeypatch):
+    def fail(*_arguments):
+        raise RuntimeError("a secret of the fault")
+
+    monkeypatch.setattr("companion_core.cli.status_command.find_running", fail)
+    assert main(["--state-dir", str(tmp_path), "status"]) == 1
+    err = capsys.readouterr().err
+    assert err.splitlines()[-1].startswith("companion: internal_fault: ")
+    assert "a secret of the fault" not in err
+
+
 def test_json_after_the_separator_belongs_to_the_client(tmp_path, capsys):
     main(["--state-dir", str(tmp_path), "token", "--", "--json"])
     assert capsys.readouterr().out == ""

@@ -329,6 +329,28 @@ def test_a_scheme_has_the_characters_of_its_standard() -> None:
     assert sorted(first) == sorted(LETTERS)
 
 
+@pytest.mark.parametrize(
+    ("token", "ok"),
+    [
+        (f"a.{CLAIMS}.c", True),
+        (f"a.{CLAIMS}.", True),
+        (f".{CLAIMS}.c", False),
+        (f"a~{CLAIMS}.c", False),
+        (f"a.{CLAIMS}~c", False),
+        (f"a.{CLAIMS}", False),
+        ("a..c", False),
+    ],
+)
+def test_an_id_token_has_three_parts(token: str, ok: bool) -> None:
+    assert id_token(token) is ok
+
+
+def test_the_claims_of_an_id_token_are_base64url() -> None:
+    claims = base64.urlsafe_b64encode(b'{"nonce":"n","x":"???>>>"}').rstrip(b"=").decode()
+    assert {"-", "_", "0", "I"} < set(claims)
+    assert id_token(f"a.{claims}.c")
+
+
 def test_what_stands_in_brackets_has_a_colon() -> None:
     assert parse_host("[:1]") == (":1", "")
     assert parse_host("[1:]:2") == ("1:", "2")

@@ -34,6 +34,7 @@ from companion_core.decisions.integrity import (
 from companion_core.decisions.manifest import (
     PAYLOAD_TYPE,
     Manifest,
+    check_manifest_origin,
     check_payload,
     verify_manifest,
 )
@@ -43,6 +44,7 @@ from companion_core.decisions.oauth import (
     admit_endpoint,
     admit_redirect_uri,
     build_authorization_url,
+    build_refresh_request,
     check_granted_scope,
     check_id_token_nonce,
     decide_token_refresh,
@@ -268,6 +270,12 @@ def test_a_manifest_says_what_was_signed() -> None:
     assert list(proof.allowed_sources) == value["allowed_sources"]
 
 
+@pytest.mark.parametrize("urls", [[], None, "https://a.example/", ["no url"]])
+def test_an_origin_for_no_model_is_untrusted(urls: object) -> None:
+    verdict = check_manifest_origin("https://m.example/", urls)
+    assert verdict.reason is Reason.MANIFEST_UNTRUSTED
+
+
 def test_the_type_of_what_is_signed() -> None:
     assert PAYLOAD_TYPE == "application/vnd.companion.manifest.v1+json"
 
@@ -302,6 +310,7 @@ def test_a_source_of_a_manifest_is_origin_and_path(suffix: str) -> None:
         (b"[" + b"[]," * 20 + b"[" * 15 + b"]" * 16, True),
         (b'{"a":' * 17 + b"1" + b"}" * 17, False),
         (b'["\\"' + b"[" * 20 + b'"]', True),
+        (b'["","' + b"[" * 20 + b'"]', True),
         (b'["\\\n' + b"[" * 20 + b'"]', False),
         (b"9" * 16, True),
         (b"9" * 17, False),
@@ -411,6 +420,20 @@ def test_no_one_else_sets_a_parameter_that_carries_security(name: str) -> None:
         **AUTHORIZATION,
         extra_params={name: "x", name.upper(): "x"},
     )
+
+
+@pytest.mark.parametrize(
+    "change", [{"client_id": ""}, {"refresh_token": None}, {"scopes": []}, {"scopes": "a"}]
+)
+def test_a_malformed_refresh_is_named_as_such(change: dict[str, Any]) -> None:
+    sound: dict[str, Any] = {
+        "token_endpoint": "https://as.example/token",
+        "client_id": "c",
+        "refresh_token": "r",
+    }
+    refused = build_refresh_request(**(sound | change))
+    assert isinstance(refused, Verdict)
+    assert refused.reason is Reason.MALFORMED_INPUT
 
 
 @pytest.mark.parametrize(("count", "ok"), [(32, True), (33, False)])
