@@ -54,6 +54,7 @@ from companion_core.decisions.oauth import (
 )
 from companion_core.decisions.oauth.grammar import is_scope_list
 from companion_core.decisions.rate import LONGEST_WINDOW_STAMPS, RateWindow, restore_rate_window
+from companion_core.decisions.restart import Ending, decide_restart
 from companion_core.decisions.source import SourceUrl, admit_source, check_source_url
 from companion_core.decisions.spawn_plan import (
     MAX_UNIX_PATH,
@@ -622,6 +623,29 @@ def test_a_full_window_forgets_its_oldest() -> None:
 def test_a_little_is_left_until_free() -> None:
     assert RateWindow(60.0, 1, [10.0]).seconds_until_free(69.5) == 0.5
     assert RateWindow(60.0, 1, [10.0]).seconds_until_free(99.0) == 0.0
+
+
+# --- restarts -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("endings", "delay"),
+    [
+        ([0.0], 1.0),
+        ([-600.0, 0.0], 5.0),
+        ([-600.1, 0.0], 1.0),
+        ([-3.0, -2.0, 0.0], 15.0),
+        ([-3.0, -2.0, -1.0, 0.0], 60.0),
+        ([-4.0, -3.0, -2.0, -1.0, 0.0], None),
+        ([], 1.0),
+        ([1.0], 1.0),
+    ],
+)
+def test_how_long_until_the_next_start(endings: list[float], delay: float | None) -> None:
+    ending = Ending(reason=Reason.RUNTIME_EXITED, exit_code=-9, ready=False)
+    decision = decide_restart(ending, endings, 0.0)
+    assert decision.delay == delay
+    assert decision.reason is (Reason.CRASH_LOOP if delay is None else Reason.OK)
 
 
 # --- plans ----------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import pytest
 from companion_core import decisions
 from companion_core.decisions.evidence import Evidence
 from companion_core.decisions.integrity import ModelSpec, parse_model_spec
+from companion_core.decisions.isolation import PROMISES, Tier
 from companion_core.decisions.lanes import Lane
 from companion_core.decisions.lifecycle import Event, State
 from companion_core.decisions.oauth import (
@@ -74,6 +75,7 @@ def test_a_value_of_many_alike_fields_is_made_by_name(value: Any) -> None:
         (Event, "start health_ok health_fail drain stopped exited aborted"),
         (Lane, "local self_hosted enterprise openrouter direct_provider disabled"),
         (RefreshDecision, "valid refresh reauth"),
+        (Tier, "bubblewrap landlock sandbox-exec job-object none"),
         (
             ErrorCode,
             "invalid_request unauthorized_client access_denied unsupported_response_type "
@@ -84,6 +86,29 @@ def test_a_value_of_many_alike_fields_is_made_by_name(value: Any) -> None:
 )
 def test_names_have_the_texts_that_others_rely_on(names: type[enum.StrEnum], texts: str) -> None:
     assert [str(name) for name in names] == texts.split()
+
+
+def test_what_each_way_of_confinement_promises() -> None:
+    everything = {
+        "reads no file of the person but what it was given",
+        "reaches no Unix socket of another program",
+        "reads neither memory nor environment of the companion",
+        "reaches no network",
+        "signals no process of another program",
+        "ends when the companion ends",
+    }
+    lifetime = {"ends when the companion ends"}
+    assert {tier: set(promises) for tier, promises in PROMISES.items()} == {
+        Tier.BUBBLEWRAP: everything,
+        Tier.LANDLOCK: everything - {"signals no process of another program"},
+        Tier.SANDBOX_EXEC: {
+            "reads no file of the person but what it was given",
+            "reaches no network",
+            *lifetime,
+        },
+        Tier.JOB_OBJECT: lifetime,
+        Tier.NONE: lifetime,
+    }
 
 
 # --- evidence -------------------------------------------------------------------------------
