@@ -16,6 +16,7 @@ from pathlib import Path
 from companion_core.config import SECTIONS
 from companion_core.decisions.guard import GUARD_ORDER
 from companion_core.decisions.lifecycle import TRANSITIONS, Event, State, can_serve_inference
+from companion_core.decisions.request_gate import GATE_ORDER
 from companion_core.errors import EXIT_CODES, REASONS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -78,30 +79,45 @@ def lifecycle() -> Iterator[str]:
 
 def guard() -> Iterator[str]:
     """Yield the lines of docs/guard.md."""
-    yield "# The order of the guard"
+    yield "# The order of a request"
     yield ""
     yield NOTE
     yield ""
     yield "Every request passes these steps in this order; the first that fails is the answer, and"
     yield "no model work was done (invariant I-10). What reaches a counted step uses the budget of"
-    yield "whoever sent it: the owner, who shows the token, or the strangers together. After the"
-    yield "guard come lifecycle, admission and resources."
+    yield "whoever sent it: the owner, who shows the token, or the strangers together. The first"
+    yield f"{len(GUARD_ORDER)} steps are the guard (`decisions/guard.py`), the others the request gate"
+    yield "(`decisions/request_gate.py`), which a health check skips."
     yield ""
     yield "```mermaid"
     yield "flowchart LR"
-    names = [step.name for step in GUARD_ORDER]
-    chain = ["request", *names, "lifecycle", "admission", "resources", "runtime"]
+    steps = (*GUARD_ORDER, *GATE_ORDER)
+    chain = ["request", *(step.name for step in steps), "runtime"]
     for here, there in itertools.pairwise(chain):
         yield f"    {here} --> {there}"
     yield "```"
     yield ""
+    yield "## The guard"
+    yield ""
     yield from _table(
         ("step", "answers", "counted"),
         [
-            (step.name, ", ".join(f"`{reason}`" for reason in step.reasons), str(step.counted))
+            (step.name, _named(step.reasons), "yes" if step.counted else "no")
             for step in GUARD_ORDER
         ],
     )
+    yield ""
+    yield "## The request gate"
+    yield ""
+    yield "`at_capacity` means that the request waits; every other answer refuses it."
+    yield ""
+    yield from _table(
+        ("step", "answers"), [(step.name, _named(step.refusals)) for step in GATE_ORDER]
+    )
+
+
+def _named(reasons: Sequence[str]) -> str:
+    return ", ".join(f"`{reason}`" for reason in reasons)
 
 
 def configuration() -> Iterator[str]:
