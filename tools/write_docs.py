@@ -91,8 +91,8 @@ def guard() -> Iterator[str]:
     yield ""
     yield "```mermaid"
     yield "flowchart LR"
-    steps = (*GUARD_ORDER, *GATE_ORDER)
-    chain = ["request", *(step.name for step in steps), "runtime"]
+    steps = [step.name for step in GUARD_ORDER] + [step.name for step in GATE_ORDER]
+    chain = ["request", *steps, "runtime"]
     for here, there in itertools.pairwise(chain):
         yield f"    {here} --> {there}"
     yield "```"

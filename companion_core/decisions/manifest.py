@@ -133,7 +133,7 @@ def verify_manifest(
             return refuse(Reason.MANIFEST_ROLLED_BACK)
         if manifest.version == last_seen.version and not same:
             return refuse(Reason.MANIFEST_ROLLED_BACK)
-    if not math.isfinite(now) or manifest.issued > now + CLOCK_SKEW_SECONDS:
+    if not is_finite(now) or manifest.issued > now + CLOCK_SKEW_SECONDS:
         return refuse(Reason.MANIFEST_NOT_YET_VALID)
     if manifest.expires <= now:
         return refuse(Reason.MANIFEST_EXPIRED)

@@ -128,6 +128,11 @@ def test_metadata_holds_known_fields_only() -> None:
     assert " " not in stored
 
 
+def test_a_number_that_json_has_not_is_never_stored() -> None:
+    with pytest.raises(ValueError):
+        SessionMeta(expires_at=math.nan).to_json()
+
+
 @pytest.mark.parametrize("expires_in", [None, 10**400, 1e308, True, 1.5, 0, -1, "60"])
 def test_a_lifetime_is_a_whole_usable_number(expires_in: object) -> None:
     meta = build_session_meta({"expires_in": expires_in}, now=0)
