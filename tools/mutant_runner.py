@@ -45,7 +45,7 @@ def path_of(module: str) -> Path:
 
 
 class Runner:
-    """Judges faults, `jobs` at a time, and learns which test finds the faults of which place."""
+    """Judges faults and learns which test finds those of a place, and which file those of a kind."""
 
     def __init__(self) -> None:
         self._finders: dict[str, str] = {}
@@ -61,7 +61,9 @@ class Runner:
 
     def start(self, module: str, tree: ast.Module, mutant: Mutant) -> None:
         """Begin to judge one fault of `module`, whose tree is `tree`."""
-        stages = self._stages(module, self._finders.get(_place(module, mutant)))
+        place, kind = _place_and_kind(module, mutant)
+        likeliest = [self._finders[key] for key in (place, kind) if key in self._finders]
+        stages = self._stages(module, likeliest)
         pid, reader = _fork(lambda: _judge(module, tree, mutant, stages))
         self._running[pid] = reader, module, mutant
 
@@ -71,25 +73,27 @@ class Runner:
         reader, module, mutant = self._running.pop(pid)
         status, finder = _answer(pid, reader, code)
         if finder:
-            self._finders[_place(module, mutant)] = finder
+            place, kind = _place_and_kind(module, mutant)
+            self._finders[place], self._finders[kind] = finder, finder.partition("::")[0]
         return module, mutant, status
 
-    def _stages(self, module: str, finder: str | None) -> list[list[str]]:
-        """Return the tests that load a module: the last finder, its own, then all others."""
+    def _stages(self, module: str, likeliest: list[str]) -> list[list[str]]:
+        """Return the tests that load a module: what found the like, its own, then all others."""
         name = module.rpartition(".")[2]
         loading = [path for path, loads in self._loads.items() if module in loads]
         own = [str(path) for path in loading if name in path.stem]
         near = [str(path) for path in loading if name in path.read_text("utf-8")]
         rest = [str(path) for path in loading]
-        stages = [[finder] if finder else [], own, near, rest]
+        stages = [*([test] for test in likeliest), own, near, rest]
         return [
             [path for path in stage if not any(path in before for before in stages[:number])]
             for number, stage in enumerate(stages)
         ]
 
 
-def _place(module: str, mutant: Mutant) -> str:
-    return f"{module}.{mutant.name.partition(':')[0]}"
+def _place_and_kind(module: str, mutant: Mutant) -> tuple[str, str]:
+    place, _, change = mutant.name.partition(": ")
+    return f"{module}.{place}", change.partition(" #")[0]
 
 
 # --- in the parent --------------------------------------------------------------------------
