@@ -45,7 +45,7 @@ def path_of(module: str) -> Path:
 
 
 class Runner:
-    """Judges faults and learns which test finds those of a place, and which file those of a kind."""
+    """Judges faults; learns which test finds those of a place, and which file those of a kind."""
 
     def __init__(self) -> None:
         self._finders: dict[str, str] = {}
@@ -74,7 +74,8 @@ class Runner:
         status, finder = _answer(pid, reader, code)
         if finder:
             place, kind = _place_and_kind(module, mutant)
-            self._finders[place], self._finders[kind] = finder, finder.partition("::")[0]
+            self._finders[place] = finder
+            self._finders[kind] = str(ROOT / finder.partition("::")[0])
         return module, mutant, status
 
     def _stages(self, module: str, likeliest: list[str]) -> list[list[str]]:
