@@ -354,6 +354,8 @@ def test_stop_during_a_start_interrupts_it(machine) -> None:
         with pytest.raises(CompanionError) as caught:
             await task
         assert caught.value.reason is Reason.INTERRUPTED
+        assert machine.supervisor.state is State.STOPPED
+        assert machine.supervisor.runtime_pid is None
 
     asyncio.run(life())
 

@@ -15,7 +15,12 @@ from companion_core.authority.custody import (
     generate_loopback_token,
 )
 from companion_core.authority.keychain import GuardedKeychain
-from companion_core.decisions.custody import Account, SessionMeta
+from companion_core.decisions.custody import Account, SessionMeta, build_session_meta
+from companion_core.decisions.oauth import (
+    TokenResponse,
+    check_granted_scope,
+    validate_token_response,
+)
 from companion_core.decisions.oauth.token import RefreshDecision
 from companion_core.errors import CompanionError, Reason, UsageError
 from companion_core.providers import KeychainUnavailable
@@ -72,6 +77,25 @@ def test_a_session_comes_back_as_it_was() -> None:
         "read",
         "https://issuer",
     )
+
+
+def test_the_scope_that_was_granted_is_kept_and_a_wider_one_refused() -> None:
+    asked = ["vault:read", "vault:write"]
+    answer = {"access_token": "a", "token_type": "Bearer", "expires_in": 60, "scope": "vault:read"}
+    granted = validate_token_response(answer)
+    assert isinstance(granted, TokenResponse)
+    assert check_granted_scope(granted.scope, asked).ok
+    meta = build_session_meta(answer, now=0)
+    assert isinstance(meta, SessionMeta)
+    custody = SessionCustody(keychain())
+    custody.store_session(access_token=granted.access_token, meta=meta)
+    session = custody.load_session()
+    assert session is not None
+    assert session.scope == "vault:read"
+
+    wider = validate_token_response(answer | {"scope": "vault:read vault:delete"})
+    assert isinstance(wider, TokenResponse)
+    assert check_granted_scope(wider.scope, asked).reason is Reason.SCOPE_EXCEEDED
 
 
 def test_the_tokens_are_not_in_the_repr() -> None:
