@@ -6,6 +6,7 @@ python tools/write_docs.py --check    change nothing; exit 1 when one of them is
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import itertools
 import json
@@ -120,6 +121,26 @@ def _named(reasons: Sequence[str]) -> str:
     return ", ".join(f"`{reason}`" for reason in reasons)
 
 
+def rules() -> Iterator[str]:
+    """Yield the lines of docs/rules.md."""
+    yield "# The rules"
+    yield ""
+    yield NOTE
+    yield ""
+    yield "Every decision is a pure function of `companion_core/decisions/`, and every module there"
+    yield "begins with its rules. This page collects them; consent stands beside the lanes."
+    yield ""
+    folder = ROOT / "companion_core" / "decisions"
+    rows = []
+    for path in sorted(folder.rglob("*.py")):
+        text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        intent, _, rule = text.partition(": ")
+        if intent in {"Rules", "Rules for this file"}:
+            rule = " ".join(rule.split())
+            rows.append((f"`{path.relative_to(folder).as_posix()}`", rule[0].upper() + rule[1:]))
+    yield from _table(("module", "rules"), rows)
+
+
 def configuration() -> Iterator[str]:
     """Yield the lines of docs/configuration.md."""
     yield "# Configuration"
@@ -198,6 +219,7 @@ PAGES: dict[str, Callable[[], Iterator[str]]] = {
     "docs/lifecycle.md": lifecycle,
     "docs/configuration.md": configuration,
     "docs/guard.md": guard,
+    "docs/rules.md": rules,
     "docs/scenarios.md": scenarios,
 }
 

@@ -173,6 +173,12 @@ def test_every_module_of_rules_is_held() -> None:
     assert set(MODULES) - held == types_only
 
 
+@pytest.mark.parametrize("module", sorted(set(MODULES) - {"oauth"}))
+def test_every_module_begins_with_its_rules(module: str) -> None:
+    first = inspect.getdoc(MODULES[module]) or ""
+    assert first.startswith(("Rules: ", "Rules for this file: ", "Rules for this folder.")), first
+
+
 # --- one part at a time -------------------------------------------------------------------
 
 MALFORMED = (
