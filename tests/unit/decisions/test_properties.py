@@ -90,20 +90,19 @@ JUNK = st.recursive(
     max_leaves=6,
 )
 # Values of the right type with anything in their fields.
-LOOKALIKES = st.one_of(
+LOOKALIKES = st.sampled_from(
     [
-        st.builds(kind, **{field.name: JUNK for field in dataclasses.fields(kind)})
-        for kind in (
-            admission.AdmissionSnapshot,
-            availability.AvailabilityFacts,
-            custody.SessionMeta,
-            lanes.LaneCapabilities,
-            lanes.LanePreferences,
-            providers.ResourceLimits,
-            providers.ResourceObservation,
-            providers.SpawnPlan,
-        )
+        admission.AdmissionSnapshot,
+        availability.AvailabilityFacts,
+        custody.SessionMeta,
+        lanes.LaneCapabilities,
+        lanes.LanePreferences,
+        providers.ResourceLimits,
+        providers.ResourceObservation,
+        providers.SpawnPlan,
     ]
+).flatmap(
+    lambda kind: st.builds(kind, **{field.name: SCALARS for field in dataclasses.fields(kind)})
 )
 ANYTHING = JUNK | LOOKALIKES
 OF_TYPE: Mapping[Any, st.SearchStrategy[Any]] = {
