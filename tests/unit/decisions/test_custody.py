@@ -41,7 +41,8 @@ META = SessionMeta(
 )
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
 )
 FIELDS = st.dictionaries(
     st.sampled_from([*asdict(META), "expires_in", "refresh_token", "access_token"]), JSON
