@@ -172,9 +172,9 @@ def main() -> None:
     """Load the model, then listen; serve until the process is ended."""
     model_path, socket_path, settings = sys.argv[1:]
     model = Model(Path(model_path).parent, json.loads(settings))
-    os.umask(0o177)
+    usual = os.umask(0o177)
     server = UnixServer(socket_path, type("Bound", (Handler,), {"model": model}))
-    os.umask(0o077)  # MLX makes folders of its own while it answers
+    os.umask(usual)  # MLX makes folders of its own while it answers
     print(READY_LINE, flush=True)
     server.serve_forever()
 
