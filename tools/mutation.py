@@ -74,7 +74,9 @@ def run_mutmut(modules: Sequence[str], jobs: int) -> Iterator[Fault]:
     shutil.rmtree(WORK, ignore_errors=True)
     only = [f"{PACKAGE}.{module}.*" for module in modules]
     command = [sys.executable, "-m", "mutmut", "run", "--max-children", str(jobs), *only]
-    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    # What it says of its progress is for a terminal alone.
+    sink = None if sys.stdout.isatty() else subprocess.DEVNULL
+    subprocess.run(command, cwd=ROOT, check=True, stdout=sink)
     return _read_mutmut(modules)
 
 
@@ -142,11 +144,13 @@ def run_tables(modules: Sequence[str], jobs: int) -> Iterator[Fault]:
     trees = {module: ast.parse(path_of(module).read_text("utf-8")) for module in _modules()}
     patterns = pattern_names(trees.values())
     runner = Runner()
-    for module in modules:
-        for mutant in mutants_of(trees[module], patterns):
-            if len(runner) >= jobs:
-                yield _fault(*runner.finish())
-            runner.start(module, trees[module], mutant)
+    planned = [(module, each) for module in modules for each in mutants_of(trees[module], patterns)]
+    for number, (module, mutant) in enumerate(planned, 1):
+        if sys.stdout.isatty():
+            print(f"\r{number}/{len(planned)} in tables", end="", flush=True)
+        if len(runner) >= jobs:
+            yield _fault(*runner.finish())
+        runner.start(module, trees[module], mutant)
     while len(runner):
         yield _fault(*runner.finish())
 
