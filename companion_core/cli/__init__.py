@@ -128,13 +128,13 @@ class _Commands(click.Group):
 @click.option(
     "--config",
     "config_file",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=click.Path(path_type=Path, dir_okay=False, readable=False),
     envvar="COMPANION_CONFIG",
     help="Configuration file.",
 )
 @click.option(
     "--state-dir",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=click.Path(path_type=Path, file_okay=False, readable=False),
     envvar="COMPANION_STATE_DIR",
     help="Where models, logs and the control socket live.",
 )

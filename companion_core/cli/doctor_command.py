@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from companion_core.cli import Settings, echo_result, is_terminal
-from companion_core.cli.foreground import harden_process, stop_signals_interrupt
 
 if TYPE_CHECKING:
     from companion_core.doctor import PluginSurvey, Situation, Status
@@ -38,7 +37,11 @@ def command(ctx: click.Context, *, repair: bool, bundle: Path | None, as_json: b
     environment lacks something. Nothing is changed without --repair, which closes the modes of
     the companion's own files and removes what a dead companion left.
     """
-    from companion_core.doctor import examine, write_bundle  # noqa: PLC0415 - not for --help
+    from companion_core.cli.foreground import (  # noqa: PLC0415 - not for --help
+        harden_process,
+        stop_signals_interrupt,
+    )
+    from companion_core.doctor import examine, write_bundle  # noqa: PLC0415 - as above
     from companion_core.doctor.bundle import create_bundle_file  # noqa: PLC0415 - as above
     from companion_core.doctor.report import LINE_WIDTH  # noqa: PLC0415 - as above
 

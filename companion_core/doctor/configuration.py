@@ -99,7 +99,7 @@ def _value(situation: Situation, section: str, key: dataclasses.Field[Any]) -> F
         finding = broken(Reason.BACKEND_OPEN, detail, fix=f"set {name} = false in the file")
     shown = _SHOWN.get(name, _plain)(value)
     if value is None:
-        shown = key.metadata["varies"] or "none"
+        shown = _UNSET.get(name) or key.metadata["varies"] or "none"
     source = "file" if name in situation.written else "default"
     return dataclasses.replace(finding, value=shown, source=source)
 
@@ -121,6 +121,9 @@ _SHOWN: Final[Mapping[str, Callable[[Any], str]]] = {
     "runtime.binary_sha256": lambda _digest: "recorded",
     "runtime.options": _shown_options,
 }
+
+
+_UNSET: Final[Mapping[str, str]] = {"runtime.binary_sha256": "none recorded"}
 
 
 def checks() -> tuple[Check, ...]:

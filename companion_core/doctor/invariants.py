@@ -70,7 +70,9 @@ INVARIANTS: Final = (
     Invariant("I-16", "an empty set never means yes", ("trust-store",)),
     Invariant("I-17", "inference paths, loopback only, no CORS", ("gateway-sockets", "guard")),
     Invariant(
-        "I-18", "state is the person's alone", ("state-folder", "clock", "process", "trust-store")
+        "I-18",
+        "state is the person's alone",
+        ("state-access", "state-folder", "clock", "process", "trust-store"),
     ),
 )
 

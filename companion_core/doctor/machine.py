@@ -20,6 +20,7 @@ from companion_core.decisions.verdict import Verdict
 from companion_core.doctor.checks import Check, Situation
 from companion_core.doctor.configuration import require_config
 from companion_core.doctor.rows import Finding, Row, Section, broken, fine, skipped
+from companion_core.doctor.state import ACCESS
 from companion_core.errors import Reason
 from companion_core.providers import ProbeFailed, ResourceLimits
 from companion_core.runtime.free_memory import available_memory
@@ -246,7 +247,7 @@ def checks() -> tuple[Check, ...]:
         check(id="platform", title="system", run=check_platform),
         check(id="packages", title="packages", run=check_packages),
         check(id="extra.uvloop", title="uvloop", run=fast),
-        check(id="clock", title="clock", run=check_clock),
+        check(id="clock", title="clock", run=check_clock, needs=(ACCESS,)),
         check(id="temporary", title="temporary folder", run=check_temporary),
         check(id="memory", title="memory", run=check_memory),
         check(id="cgroup", title="control groups", run=check_cgroup),

@@ -15,6 +15,7 @@ from companion_core.decisions.manifest import Manifest
 from companion_core.doctor.checks import Check, Situation
 from companion_core.doctor.configuration import require_config
 from companion_core.doctor.rows import Finding, Section, broken, fine, skipped
+from companion_core.doctor.state import ACCESS
 from companion_core.errors import CompanionError, Reason
 from companion_core.runtime.model_proof import Prover
 from companion_core.tls_context import build_tls_context
@@ -105,5 +106,11 @@ def checks() -> tuple[Check, ...]:
             needs=("configuration",),
             seconds=MANIFEST_SECONDS,
         ),
-        check(id="models", title="stored models", run=check_models, seconds=MODELS_SECONDS),
+        check(
+            id="models",
+            title="stored models",
+            run=check_models,
+            needs=(ACCESS,),
+            seconds=MODELS_SECONDS,
+        ),
     )

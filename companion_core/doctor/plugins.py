@@ -15,6 +15,7 @@ from companion_core.doctor.rows import (
     Finding,
     Row,
     Section,
+    Status,
     broken,
     fine,
     skipped,
@@ -115,6 +116,9 @@ def check_binary(situation: Situation) -> Finding:
     section = situation.config.runtime if situation.config is not None else None
     binary = section.binary if section is not None else None
     if section is None or binary is None or binary == EMBEDDED:
+        runtime = situation.rows["runtime"]
+        if runtime.status is not Status.OK:
+            return skipped(runtime.reason, "needs runtime")
         offered = {path for path, _, _ in _answer(situation, "runtime")["binaries"]}
         if EMBEDDED not in offered:
             return broken(Reason.RUNTIME_NOT_FOUND, "set runtime.binary")
@@ -161,7 +165,7 @@ def checks() -> tuple[Check, ...]:
             id="binary",
             title="runtime's program",
             run=check_binary,
-            needs=("plugins", "runtime"),
+            needs=(),
             seconds=BINARY_SECONDS,
         ),
     )

@@ -10,7 +10,16 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from companion_core import __version__
-from companion_core.doctor import configuration, invariants, machine, model, plugins, running, state
+from companion_core.doctor import (
+    configuration,
+    invariants,
+    leftovers,
+    machine,
+    model,
+    plugins,
+    running,
+    state,
+)
 from companion_core.doctor.checks import Check, Situation, run_checks
 from companion_core.doctor.rows import Judgement, Row, Section, Status, judge
 from companion_core.errors import REASONS
@@ -21,6 +30,7 @@ __all__ = ["CHECKS", "Report", "examine"]
 CHECKS: Final[tuple[Check, ...]] = (
     *configuration.checks(),
     *state.checks(),
+    *leftovers.checks(),
     *machine.checks(),
     *plugins.checks(),
     *model.checks(),
@@ -109,14 +119,17 @@ def _lines_of(group: Sequence[Row], style: Style, indent: int, width: int) -> It
     source = f"({finding.source})" if finding.source else ""
     said = ": ".join(filter(None, [reason, finding.detail]))
     text = " ".join(filter(None, [finding.value, source, said]))
-    first, *more = textwrap.wrap(text, max(width - indent, _NARROWEST)) or [""]
+    first, *more = _wrap(text, width - indent) or [""]
     status = style(f"{row.status.value:{_STATUS_WIDTH}}", row.status)
     yield f"  {status}{_name(group):{indent - _STATUS_WIDTH - 2}}{first}".rstrip()
     if row.status is Status.FAIL:
-        advice = textwrap.wrap(row.advice, max(width - indent, _NARROWEST))
-        more += [f"-> {finding.fix}"] if finding.fix else advice
+        more += [f"-> {finding.fix}"] if finding.fix else _wrap(f"-> {row.advice}", width - indent)
     for line in more:
         yield " " * indent + line
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, max(width, _NARROWEST), break_on_hyphens=False)
 
 
 def examine(
