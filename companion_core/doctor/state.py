@@ -80,6 +80,9 @@ def check_folder(situation: Situation) -> Finding:
     root = root.resolve(strict=True)
     refuse_shared(root)
     entries = list(_entries(InstancePaths(root, situation.paths.instance)))
+    sockets = situation.paths.run_folder_path()
+    if os.path.lexists(sockets) and not sockets.is_relative_to(situation.paths.root):
+        entries.append(_entry(sockets))
     for entry in entries:
         if why := entry.foreign:
             raise Refused(Reason.STATE_PATH_UNSAFE, f"{entry.path} {why}")
