@@ -30,8 +30,11 @@ _NAMED_SECRET = re.compile(
     r"\s*[=:]\s*)(?:\"[^\"]*\"?|'[^']*'?|\S+)",
     re.IGNORECASE,
 )
-# Digests, keys, tokens: no word and no path segment of ours is as long as that.
-_LONG_RUN = re.compile(r"[A-Za-z0-9_+=-]{32,}")
+# Digests, keys, tokens: no word and no path segment of ours is as long or written so.
+_LONG_RUN = re.compile(
+    r"[A-Za-z0-9_+=-]{32,}|[A-Za-z0-9+/]{24,}={1,2}|\bed25519:\S+"
+    r"|\b(?:sk|pk|gh[a-z]|github_pat|hf|xox[a-z])[-_][A-Za-z0-9_-]{6,}"
+)
 _PEOPLE_FOLDERS = re.compile(r"(/home/|/Users/|[A-Za-z]:\\Users\\)[^/\\\s:\"']+")
 # What a runtime writes about a request may be the request.
 _QUOTED = re.compile(r"\"[^\"]*\"?|`[^`]*`?|(?<!\w)'[^']*'?")
@@ -41,7 +44,9 @@ _TALK = re.compile(
     re.IGNORECASE,
 )
 # How programs begin what they say of themselves: a name and a colon, a time, a level.
-_OWN_LINE = re.compile(r"\s*(?:\[[^\]]*\]|\d[\d:.T/-]*Z?|[A-Za-z_][\w.()-]*\s*:|[\w.]+\s+\w+:)")
+_OWN_LINE = re.compile(
+    r"\[[^\]]*\]|\d[\d:.T/-]{3,}Z?\s|[A-Za-z_][\w.()-]*\s*:|time=|(?:srv|slot|que|cmn)\s+\w+\s*:"
+)
 
 
 def shown_url(url: str) -> str:
