@@ -251,7 +251,10 @@ def test_a_gateway_that_lets_a_stranger_in_is_told(tmp_path, fault):
     ],
 )
 def test_a_companion_whose_files_or_memory_others_could_read_is_told(tmp_path, umask, name, status):
-    code = f"import os, resource; os.umask({umask}); resource.setrlimit(resource.RLIMIT_CORE, (0, 0)) # {name}"
+    code = (
+        f"import os, resource; os.umask({umask}); "
+        f"resource.setrlimit(resource.RLIMIT_CORE, (0, 0)) # {name}"
+    )
     with process(code) as companion:
         found = running.check_process(situation_of(tmp_path, pid=companion.pid))
     assert found.status is status, found.detail
