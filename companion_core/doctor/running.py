@@ -42,6 +42,21 @@ def check_available(situation: Situation) -> Finding:
     return broken(Reason(status["reason"]), f"lifecycle {status['lifecycle']}")
 
 
+def check_runtime(situation: Situation) -> Finding:
+    """Say whether there is a runtime to look at."""
+    runtime = _status(situation)["runtime"]
+    if runtime is None:
+        return skipped(Reason.NOT_READY, "no runtime yet, or no more")
+    about = f"{runtime['name']}, pid {runtime['pid']}, {runtime['channel']} socket"
+    return fine(f"{about}, isolation: {runtime['isolation']}")
+
+
+def check_gateway(situation: Situation) -> Finding:
+    """Say whether there is a gateway to ask."""
+    gateway = _status(situation)["gateway"]
+    return skipped(Reason.NOT_READY, "no gateway yet") if gateway is None else fine(gateway["url"])
+
+
 def check_verified(situation: Situation) -> Finding:
     """Require that what is served was verified (I-01)."""
     model = _status(situation)["model"]
@@ -53,8 +68,6 @@ def check_verified(situation: Situation) -> Finding:
 def check_admission(situation: Situation) -> Finding:
     """Require that the queue is within its bounds (I-11)."""
     seen = _status(situation)["admission"]
-    if seen is None:
-        return skipped(Reason.NOT_READY, "no gateway yet")
     within = 0 <= seen["in_flight"] <= seen["max_in_flight"]
     within = within and 0 <= seen["queued"] <= seen["queue_bound"]
     about = f"{seen['in_flight']} of {seen['max_in_flight']} run, "
@@ -76,7 +89,7 @@ def check_resources(situation: Situation) -> Finding:
 
 def check_environment(situation: Situation) -> Finding:
     """Read the names in the runtime's environment: only planned and declared ones (I-06)."""
-    pid = _runtime(situation)["pid"]
+    pid = _status(situation)["runtime"]["pid"]
     answer = _answer(situation)
     declared = frozenset(answer.get("env_names", ()))
     below = frozenset(answer.get("child_env_names", ()))
@@ -111,7 +124,7 @@ def _answer(situation: Situation) -> Mapping[str, Any]:
 
 def check_runtime_sockets(situation: Situation) -> Finding:
     """Read on which sockets the runtime's tree listens (I-07)."""
-    runtime = _runtime(situation)
+    runtime = _status(situation)["runtime"]
     pid, channel = runtime["pid"], runtime["channel"]
     found = listeners((pid, *descendants(pid)))
     if channel == "unix":
@@ -239,32 +252,29 @@ def _status(situation: Situation) -> Mapping[str, Any]:
     return situation.status
 
 
-def _runtime(situation: Situation) -> Mapping[str, Any]:
-    runtime: Mapping[str, Any] | None = _status(situation)["runtime"]
-    if runtime is None:
-        raise CompanionError(Reason.NOT_READY)
-    return runtime
-
-
 def _port(situation: Situation) -> int:
-    gateway = _status(situation)["gateway"]
-    if gateway is None:
-        raise CompanionError(Reason.LISTENER_NOT_BOUND)
-    return urllib.parse.urlsplit(gateway["url"]).port or 0
+    return urllib.parse.urlsplit(_status(situation)["gateway"]["url"]).port or 0
 
 
 def checks() -> tuple[Check, ...]:
     """Return the checks of this file."""
-    check = partial(Check, section=Section.COMPANION, needs=("companion",))
+    check = partial(Check, section=Section.COMPANION)
+    with_companion = partial(check, needs=("companion",))
+    with_runtime = partial(check, needs=("running-runtime",))
+    with_gateway = partial(check, needs=("gateway",))
     return (
-        check(id="available", title="available", run=check_available),
-        check(id="verified", title="verified model", run=check_verified),
-        check(id="admission", title="queue", run=check_admission),
-        check(id="resources", title="resources", run=check_resources),
-        check(id="runtime-environment", title="runtime's environment", run=check_environment),
-        check(id="runtime-sockets", title="runtime's sockets", run=check_runtime_sockets),
-        check(id="gateway-sockets", title="gateway's sockets", run=check_gateway_sockets),
-        check(id="guard", title="gateway's guard", run=check_guard),
-        check(id="process", title="companion's process", run=check_process),
-        check(id="logs", title="logs", run=check_logs),
+        with_companion(id="available", title="available", run=check_available),
+        with_companion(id="verified", title="verified model", run=check_verified),
+        with_companion(id="running-runtime", title="runtime", run=check_runtime),
+        with_companion(id="gateway", title="gateway", run=check_gateway),
+        with_gateway(id="admission", title="queue", run=check_admission),
+        with_runtime(id="resources", title="resources", run=check_resources),
+        with_runtime(
+            id="runtime-environment", title="runtime's environment", run=check_environment
+        ),
+        with_runtime(id="runtime-sockets", title="runtime's sockets", run=check_runtime_sockets),
+        with_gateway(id="gateway-sockets", title="gateway's sockets", run=check_gateway_sockets),
+        with_gateway(id="guard", title="gateway's guard", run=check_guard),
+        with_companion(id="process", title="companion's process", run=check_process),
+        with_companion(id="logs", title="logs", run=check_logs),
     )

@@ -75,8 +75,8 @@ def test_all_is_well_before_and_beside_a_running_companion(world):
     code, rows, _ = examine(world, "--repair")
     assert not_by_plugins(rows) == {}
     running = [
-        "companion", "available", "verified", "admission", "resources", "runtime-environment",
-        "runtime-sockets", "gateway-sockets", "guard", "process", "logs", "models", "processes",
+        "companion", "available", "verified", "running-runtime", "gateway", "admission",
+        "resources", "runtime-environment", "runtime-sockets", "gateway-sockets", "guard", "process", "logs", "models", "processes",
     ]  # fmt: skip
     assert {id_: rows[id_]["status"] for id_ in running} == dict.fromkeys(running, "ok")
     assert port in rows["gateway-sockets"]["detail"]

@@ -35,8 +35,8 @@ STABLE = {
     "state-access", "state-folder", "state-file", "processes", "downloads", "trust-store", "room",
     "plugins", "sides", "keychain", "runtime", "binary",
     "manifest", "models",
-    "companion", "available", "verified", "admission", "resources", "runtime-environment",
-    "runtime-sockets", "gateway-sockets", "guard", "process", "logs",
+    "companion", "available", "verified", "running-runtime", "gateway", "admission", "resources",
+    "runtime-environment", "runtime-sockets", "gateway-sockets", "guard", "process", "logs",
     *(f"I-{number:02}" for number in range(1, 19)),
     *(f"config.{name}.{key.name}" for name, s in SECTIONS.items() for key in dataclasses.fields(s)),
 }  # fmt: skip

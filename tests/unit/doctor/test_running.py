@@ -32,7 +32,7 @@ STATUS: dict[str, Any] = {
     "lifecycle": "ready",
     "pid": os.getpid(),
     "gateway": {"url": "http://127.0.0.1:1/v1"},
-    "runtime": {"name": "lamp", "pid": os.getpid(), "channel": "unix"},
+    "runtime": {"name": "lamp", "pid": os.getpid(), "channel": "unix", "isolation": "none"},
     "model": {"id": "tiny", "verified": True},
     "admission": {"in_flight": 0, "max_in_flight": 2, "queued": 0, "queue_bound": 16},
     "resources": {"ram_bytes": 10, "vram_bytes": 0, "cpu_percent": 0.1},
@@ -71,8 +71,11 @@ def test_a_companion_that_only_starts_breaks_no_check(tmp_path):
     situation.rows["companion"] = make_row("companion", fine())
     rows = {row.id: row for row in run_checks(running.checks(), situation)}
     assert rows["available"].reason is Reason.NOT_VERIFIED
-    for name in ("runtime-environment", "runtime-sockets", "gateway-sockets", "guard"):
-        assert rows[name].reason in {Reason.NOT_READY, Reason.LISTENER_NOT_BOUND}
+    for name in (
+        "running-runtime", "gateway", "admission", "resources", "runtime-environment",
+        "runtime-sockets", "gateway-sockets", "guard",
+    ):  # fmt: skip
+        assert (rows[name].status, rows[name].reason) == (Status.SKIP, Reason.NOT_READY)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +86,10 @@ def test_a_companion_that_only_starts_breaks_no_check(tmp_path):
         (running.check_verified, {}, "ok"),
         (running.check_verified, {"model": {"id": "tiny", "verified": False}}, "not_verified"),
         (running.check_admission, {}, "ok"),
-        (running.check_admission, {"admission": None}, "not_ready"),
+        (running.check_runtime, {}, "ok"),
+        (running.check_runtime, {"runtime": None}, "not_ready"),
+        (running.check_gateway, {}, "ok"),
+        (running.check_gateway, {"gateway": None}, "not_ready"),
         (
             running.check_admission,
             {"admission": {**STATUS["admission"], "queued": 17}},
