@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -76,7 +77,8 @@ def test_all_is_well_before_and_beside_a_running_companion(world):
     assert not_by_plugins(rows) == {}
     running = [
         "companion", "available", "verified", "running-runtime", "gateway", "admission",
-        "resources", "runtime-environment", "runtime-sockets", "gateway-sockets", "guard", "process", "logs", "models", "processes",
+        "resources", "runtime-environment", "runtime-sockets", "gateway-sockets", "guard",
+        "process", "logs", "models", "processes",
     ]  # fmt: skip
     assert {id_: rows[id_]["status"] for id_ in running} == dict.fromkeys(running, "ok")
     assert port in rows["gateway-sockets"]["detail"]
@@ -243,3 +245,42 @@ def trust_as_it_is(world, site: Path) -> None:
     paths.prepare()
     [found] = find_plugins([str(site)])
     TrustStore(paths.plugin_store).trust(record_of(found))
+
+
+@pytest.fixture
+def with_keyring(tmp_path: Path, require_real):
+    """Run the doctor on a private bus, whose keyring is unlocked with a password or missing."""
+    tools = ("gnome-keyring-daemon", "dbus-run-session")
+    require_real("gnome-keyring", all(map(shutil.which, tools)))
+    folders = [tmp_path / name for name in ("home", "run", "state")]
+    for folder in folders:
+        folder.mkdir(mode=0o700)
+    home, runtime, state = map(str, folders)
+
+    def run(password: str | None) -> tuple[int, dict[str, dict]]:
+        unlock = f"printf {password} | gnome-keyring-daemon --unlock --components=secrets >&2 && "
+        doctor = f"'{sys.executable}' -m companion_core --state-dir {state} doctor --json"
+        done = subprocess.run(
+            ["dbus-run-session", "--", "sh", "-c", ("" if password is None else unlock) + doctor],
+            env={"HOME": home, "XDG_RUNTIME_DIR": runtime, "PATH": "/usr/bin:/bin"},
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_SECONDS,
+            check=False,
+        )
+        rows = json.loads(done.stdout)["rows"]
+        return done.returncode, {row["id"]: row for row in rows}
+
+    return run
+
+
+def test_a_real_keychain_is_told_as_absent_proved_or_told_as_locked(with_keyring):
+    code, rows = with_keyring(None)
+    assert (rows["keychain"]["reason"], code) == ("keychain_absent", 4)
+    _, rows = with_keyring("password")
+    assert rows["plugin.linux"]["status"] == "ok", rows["plugin.linux"]
+    assert rows["keychain"]["status"] == rows["I-13"]["status"] == "ok"
+    assert "written, read and deleted" in rows["keychain"]["detail"]
+    code, rows = with_keyring("another")
+    assert (rows["keychain"]["reason"], code) == ("keychain_locked", 4)
+    assert (rows["I-13"]["status"], rows["I-13"]["detail"]) == ("skip", "needs keychain")
