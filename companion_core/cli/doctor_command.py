@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from companion_core.cli import Settings, echo_result, is_terminal
+from companion_core.cli import Settings, echo_result, is_terminal, refuse
+from companion_core.errors import error_for
 
 if TYPE_CHECKING:
     from companion_core.doctor import PluginSurvey, Situation, Status
@@ -41,34 +43,25 @@ def command(ctx: click.Context, *, repair: bool, bundle: Path | None, as_json: b
         harden_process,
         stop_signals_interrupt,
     )
-    from companion_core.doctor import examine, write_bundle  # noqa: PLC0415 - as above
-    from companion_core.doctor.bundle import create_bundle_file  # noqa: PLC0415 - as above
+    from companion_core.doctor import examine, new_bundle, write_bundle  # noqa: PLC0415 - as above
     from companion_core.doctor.report import LINE_WIDTH  # noqa: PLC0415 - as above
 
     settings: Settings = ctx.obj
     harden_process()
     situation = _situation(ctx, settings, repair=repair)
     progress = _Progress(quiet=settings.quiet or as_json)
-    with stop_signals_interrupt():
-        descriptor = None if bundle is None else create_bundle_file(bundle)
-        try:
-            report = examine(situation, on_check=progress)
-        except BaseException:
-            if bundle is not None and descriptor is not None:
-                os.close(descriptor)
-                bundle.unlink()
-            raise
-        finally:
-            progress.clear()
-        if bundle is not None and descriptor is not None:
-            write_bundle(descriptor, bundle, report, situation)
+    with stop_signals_interrupt(), contextlib.ExitStack() as stack:
+        file = None if bundle is None else stack.enter_context(new_bundle(bundle))
+        stack.callback(progress.clear)
+        report = examine(situation, on_check=progress)
+        if file is not None:
+            write_bundle(file, report, situation)
     style = _style if _wants_colour() else _plain
     width = shutil.get_terminal_size().columns if is_terminal(sys.stdout) else LINE_WIDTH
     text = "\n".join(report.lines(style, width=width))
     echo_result(report.document(), text, as_json=as_json)
     if report.judgement.exit_code:
-        reason = report.judgement.reason.value
-        click.echo(f"companion: {reason}: {report.advice}", err=True)
+        refuse(error_for(report.judgement.reason))
     return report.judgement.exit_code
 
 

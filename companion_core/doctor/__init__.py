@@ -1,6 +1,6 @@
 """What is here, whether each invariant holds, and what to do where not: `companion doctor`."""
 
-from companion_core.doctor.bundle import write_bundle
+from companion_core.doctor.bundle import new_bundle, write_bundle
 from companion_core.doctor.checks import PluginSurvey, Situation
 from companion_core.doctor.report import Report, examine
 from companion_core.doctor.rows import Row, Section, Status
@@ -13,5 +13,6 @@ __all__ = [
     "Situation",
     "Status",
     "examine",
+    "new_bundle",
     "write_bundle",
 ]

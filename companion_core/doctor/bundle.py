@@ -15,7 +15,7 @@ import tarfile
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from companion_core import __version__
 from companion_core.control import ask
@@ -30,7 +30,7 @@ from companion_core.errors import (
     UsageError,
 )
 
-__all__ = ["create_bundle_file", "write_bundle"]
+__all__ = ["new_bundle", "write_bundle"]
 
 LOG_LINES: Final = 200
 _TAIL_BYTES: Final = 256 * 1024
@@ -55,8 +55,9 @@ it: it is plain text.
 """
 
 
-def create_bundle_file(path: Path) -> int:
-    """Create the archive's file for its owner alone, and return its descriptor.
+@contextlib.contextmanager
+def new_bundle(path: Path) -> Iterator[BinaryIO]:
+    """Create the archive's file, for its owner alone; whatever ends the context early removes it.
 
     Raises:
         UsageError: `usage` when something has that name already.
@@ -64,41 +65,37 @@ def create_bundle_file(path: Path) -> int:
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
     try:
-        return os.open(path, flags | getattr(os, "O_BINARY", 0), 0o600)
+        descriptor = os.open(path, flags | getattr(os, "O_BINARY", 0), 0o600)
     except FileExistsError as error:
         raise UsageError(Reason.USAGE, f"{path} exists already; name another file") from error
     except OSError as error:
         raise EnvironmentUnavailable(Reason.DISK_UNAVAILABLE, str(path)) from error
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise EnvironmentUnavailable(Reason.DISK_UNAVAILABLE, str(path)) from error
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
-def write_bundle(descriptor: int, path: Path, report: Report, situation: Situation) -> None:
-    """Write the archive; on failure nothing of it stays.
+def write_bundle(file: BinaryIO, report: Report, situation: Situation) -> None:
+    """Write the archive.
 
     Args:
-        descriptor: from `create_bundle_file`; it is closed.
-        path: its name.
+        file: from `new_bundle`.
         report: what was found.
         situation: what it was found in.
-
-    Raises:
-        EnvironmentUnavailable: `disk_unavailable`.
     """
     redactor = _redactor(situation)
-    try:
-        with (
-            os.fdopen(descriptor, "wb") as file,
-            tarfile.open(fileobj=file, mode="w:gz") as archive,
-        ):
-            for name, text in _files(report, situation, redactor):
-                data = text.encode("utf-8", "replace")
-                entry = tarfile.TarInfo(f"companion-doctor/{name}")
-                entry.size, entry.mode = len(data), 0o600
-                archive.addfile(entry, io.BytesIO(data))
-    except BaseException as error:
-        path.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise EnvironmentUnavailable(Reason.DISK_UNAVAILABLE, str(path)) from error
-        raise
+    with tarfile.open(fileobj=file, mode="w:gz") as archive:
+        for name, text in _files(report, situation, redactor):
+            data = text.encode("utf-8", "replace")
+            entry = tarfile.TarInfo(f"companion-doctor/{name}")
+            entry.size, entry.mode = len(data), 0o600
+            archive.addfile(entry, io.BytesIO(data))
 
 
 def _redactor(situation: Situation) -> Redactor:

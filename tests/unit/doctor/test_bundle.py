@@ -13,7 +13,7 @@ import pytest
 from doctor_parts import PUBLIC_KEY, make_situation, make_survey, plugin
 
 from companion_core.doctor import bundle, examine
-from companion_core.doctor.bundle import create_bundle_file, write_bundle
+from companion_core.doctor.bundle import new_bundle, write_bundle
 from companion_core.errors import CompanionError, Reason
 
 pytestmark = pytest.mark.security
@@ -80,7 +80,8 @@ def situation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 def pack(path: Path, situation) -> dict[str, str]:
     report = examine(situation)
     situation.running = object()
-    write_bundle(create_bundle_file(path), path, report, situation)
+    with new_bundle(path) as archived:
+        write_bundle(archived, report, situation)
     with tarfile.open(path) as archive:
         files = {}
         for entry in archive:
@@ -134,16 +135,16 @@ def test_nothing_is_written_over(tmp_path, kind):
         path.write_text("mine")
     else:
         path.symlink_to(letter if kind == "link" else tmp_path / "nothing")
-    with pytest.raises(CompanionError) as caught:
-        create_bundle_file(path)
+    with pytest.raises(CompanionError) as caught, new_bundle(path):
+        pass
     assert caught.value.reason is Reason.USAGE
     assert letter.read_text() == "mine"
     assert not (tmp_path / "nothing").exists()
 
 
 def test_a_folder_that_is_not_there_is_the_disks_fault(tmp_path):
-    with pytest.raises(CompanionError) as caught:
-        create_bundle_file(tmp_path / "none" / "bundle.tar.gz")
+    with pytest.raises(CompanionError) as caught, new_bundle(tmp_path / "none" / "bundle.tar.gz"):
+        pass
     assert caught.value.reason is Reason.DISK_UNAVAILABLE
 
 
@@ -158,6 +159,6 @@ def test_half_an_archive_does_not_stay(tmp_path, situation, monkeypatch, error, 
     path = tmp_path / "bundle.tar.gz"
     report = examine(situation)
     monkeypatch.setattr(bundle, "_versions", fail)
-    with pytest.raises(raised):
-        write_bundle(create_bundle_file(path), path, report, situation)
+    with pytest.raises(raised), new_bundle(path) as file:
+        write_bundle(file, report, situation)
     assert not path.exists()
