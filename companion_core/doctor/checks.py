@@ -83,8 +83,8 @@ class Check:
     Attributes:
         run: returns the finding of the check's own row, or rows in its place.
         needs: ids of rows without which there is nothing to look at.
-        seconds: the deadline; None for one that starts processes, whose parts each have a
-            deadline, and which Ctrl-C has to reach so that no process stays.
+        seconds: the deadline; None for one that starts processes: each of these has its own,
+            and Ctrl-C has to reach the check, so that none of them stays.
     """
 
     id: str

@@ -107,8 +107,7 @@ def _said(probes: int, shown: list[str], not_shown: list[str]) -> str:
     if shown:
         said.append(f"seen: {', '.join(shown)}")
     if probes:
-        times = "once" if probes == 1 else f"{probes} times"
-        said.append(f"the rule was asked {times} and answered as it must")
+        said.append(f"the rule answered {probes} of {probes} questions rightly")
     if not_shown:
         said.append(f"not looked at: {', '.join(not_shown)}")
     return "; ".join(said)

@@ -1,12 +1,13 @@
 """What the running companion and its runtime really are: read back from outside (I-06 to I-18).
 
-Harmless questions only: its status, two requests that the gateway has to refuse, and what the
+Harmless questions only: its status, three requests that the gateway has to refuse, and what the
 system shows of its processes and sockets.
 """
 
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import sys
 import urllib.parse
@@ -89,10 +90,12 @@ def check_resources(situation: Situation) -> Finding:
 
 def check_environment(situation: Situation) -> Finding:
     """Read the names in the runtime's environment: only planned and declared ones (I-06)."""
-    pid = _status(situation)["runtime"]["pid"]
-    answer = _answer(situation)
-    declared = frozenset(answer.get("env_names", ()))
-    below = frozenset(answer.get("child_env_names", ()))
+    pid, name = _status(situation)["runtime"]["pid"], _status(situation)["runtime"]["name"]
+    answers = situation.plugins.answers if situation.plugins is not None else None
+    if answers is None or answers["runtime"]["plugin"] != name:
+        return skipped(Reason.PROVIDER_MISSING, f"{name} could not be asked what it declares")
+    declared = frozenset(answers["runtime"]["env_names"])
+    below = frozenset(answers["runtime"]["child_env_names"])
     try:
         own = environment_names(pid)
         others = [environment_names(child) for child in descendants(pid)]
@@ -114,12 +117,6 @@ def _base_names(seen: frozenset[str]) -> frozenset[str]:
     return frozenset(
         base_environment(sys.platform, private_dir="/", inherited=dict.fromkeys(seen, ""))
     )
-
-
-def _answer(situation: Situation) -> Mapping[str, Any]:
-    """Return what the runtime's plugin declared; nothing where it could not be asked."""
-    answers = situation.plugins.answers if situation.plugins is not None else None
-    return {} if answers is None else answers["runtime"]
 
 
 def check_runtime_sockets(situation: Situation) -> Finding:
@@ -186,7 +183,10 @@ def check_guard(situation: Situation) -> Finding:
     """Send what a stranger might send, and see it refused without a CORS header (I-10, I-17)."""
     port = _port(situation)
     for who, headers, expected in _STRANGERS:
-        reason, cors = _request(situation, port, headers)
+        try:
+            reason, cors = _request(situation, port, headers)
+        except (OSError, http.client.HTTPException):
+            return broken(Reason.LISTENER_NOT_BOUND, f"{who} got no answer")
         if reason is not expected or cors:
             said = "with a CORS header" if cors else f"with {reason}"
             return broken(Reason.INTERNAL_FAULT, f"{who} was answered {said}")
@@ -219,7 +219,8 @@ def check_process(situation: Situation) -> Finding:
     detail = f"umask {umask[0]}, core dumps of at most {core[0]} bytes"
     if umask[0] == "0077" and core[0] == "0":
         return fine(detail)
-    if b"companion" in Path(f"/proc/{pid}/cmdline").read_bytes():
+    command = Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace").split("\0")
+    if any(Path(part).name in {"companion", "companion_core"} for part in command):
         return broken(Reason.INTERNAL_FAULT, detail)
     return skipped(Reason.NOT_APPLICABLE, f"{detail}: the program that embeds it says so")
 

@@ -7,10 +7,11 @@ that also stands elsewhere is touched.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -27,6 +28,8 @@ ACCESS: Final = "state-access"
 REPAIR: Final = "companion doctor --repair"
 ROOM_BYTES: Final = 64 * 1024 * 1024
 _SHOWN: Final = 5
+# Stored models, what is being received, and logs; the other files have one name each.
+_MADE: Final = re.compile(r"[0-9a-f]{64}|\.[0-9a-f]{64}\.[0-9a-f]{16}\.part|[a-z]+\.log(\.1)?")
 _OTHERS: Final = 0o077
 _OWNER: Final = 0o700
 
@@ -35,6 +38,7 @@ _OWNER: Final = 0o700
 class _Entry:
     path: Path
     status: os.stat_result
+    ours: bool = True
 
     @property
     def folder(self) -> bool:
@@ -51,7 +55,10 @@ class _Entry:
 
     @property
     def open(self) -> bool:
-        return os.name == "posix" and bool(stat.S_IMODE(self.status.st_mode) & _OTHERS)
+        """Others may look at it, and a companion made it."""
+        return (
+            self.ours and os.name == "posix" and bool(stat.S_IMODE(self.status.st_mode) & _OTHERS)
+        )
 
 
 def check_access(situation: Situation) -> Finding:
@@ -124,7 +131,9 @@ def _below(path: Path, depth: int) -> Iterator[_Entry]:
     yield entry
     if entry.folder and depth:
         for name in sorted(path.iterdir()):
-            yield from _below(name, depth - 1)
+            for below in _below(name, depth - 1):
+                known = below.folder or _MADE.fullmatch(below.path.name) is not None
+                yield replace(below, ours=known)
 
 
 def _entry(path: Path) -> _Entry:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from doctor_parts import make_config, make_row, make_situation, make_survey
+from doctor_parts import ANSWERS, make_config, make_row, make_situation, make_survey
 
 from companion_core.doctor import running
 from companion_core.doctor.checks import run_checks
@@ -111,7 +111,7 @@ def test_what_its_status_says_is_judged(tmp_path, check, changes, reason):
 
 
 @contextlib.contextmanager
-def process(code: str, **env: str) -> Iterator[subprocess.Popen[bytes]]:
+def process(code: str, *arguments: str, **env: str) -> Iterator[subprocess.Popen[bytes]]:
     """A made-up runtime, once it has printed a line."""
     base = {"PATH": "/usr/bin:/bin", "HOME": "/x", "TMPDIR": "/x", "LANG": "C.UTF-8"}
     with subprocess.Popen(
@@ -120,6 +120,7 @@ def process(code: str, **env: str) -> Iterator[subprocess.Popen[bytes]]:
             "-IS",
             "-c",
             f"{code}\nprint(1, flush=True)\nimport time\ntime.sleep(3600)",
+            *arguments,
         ],
         env=base | env,
         stdout=subprocess.PIPE,
@@ -150,6 +151,15 @@ def test_a_name_that_was_not_planned_is_told(tmp_path, env, extra):
     assert (found.status is Status.FAIL) == bool(extra), found.detail
     assert extra in found.detail
     assert not extra or found.reason is Reason.RUNTIME_ENVIRONMENT
+
+
+@pytest.mark.parametrize("changes", [{"plugin": "other"}, None])
+def test_without_what_its_plugin_declares_the_names_are_not_judged(tmp_path, changes):
+    situation = situation_of(tmp_path)
+    answers = None if changes is None else {"runtime": {**ANSWERS["runtime"], **changes}}
+    situation.plugins = make_survey(answers=answers)
+    found = running.check_environment(situation)
+    assert (found.status, found.reason) == (Status.SKIP, Reason.PROVIDER_MISSING)
 
 
 @LINUX
@@ -247,21 +257,26 @@ def test_a_gateway_that_lets_a_stranger_in_is_told(tmp_path, fault):
     assert (found.status is Status.OK) == (not fault), found.detail
 
 
+def test_a_gateway_that_does_not_answer_is_told(tmp_path):
+    found = running.check_guard(situation_of(tmp_path))  # nobody listens on port 1
+    assert (found.status, found.reason) == (Status.FAIL, Reason.LISTENER_NOT_BOUND)
+
+
 @LINUX
 @pytest.mark.parametrize(
     ("umask", "name", "status"),
     [
-        (0o077, "companion", Status.OK),
-        (0o022, "companion", Status.FAIL),
-        (0o022, "a-product", Status.SKIP),
+        (0o077, "/usr/bin/companion", Status.OK),
+        (0o022, "/usr/bin/companion", Status.FAIL),
+        (0o022, "companion_core", Status.FAIL),
+        (0o022, "/opt/companion-product/main", Status.SKIP),
     ],
 )
 def test_a_companion_whose_files_or_memory_others_could_read_is_told(tmp_path, umask, name, status):
     code = (
-        f"import os, resource; os.umask({umask}); "
-        f"resource.setrlimit(resource.RLIMIT_CORE, (0, 0)) # {name}"
+        f"import os, resource; os.umask({umask}); resource.setrlimit(resource.RLIMIT_CORE, (0, 0))"
     )
-    with process(code) as companion:
+    with process(code, name) as companion:
         found = running.check_process(situation_of(tmp_path, pid=companion.pid))
     assert found.status is status, found.detail
 

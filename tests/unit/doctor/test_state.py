@@ -183,3 +183,12 @@ def test_room_is_asked_for_what_is_still_to_be_fetched(tmp_path, place, monkeypa
     assert state.check_room(situation).status is Status.OK
     monkeypatch.setattr(os, "access", lambda *_: False)
     assert state.check_room(situation).reason is Reason.DISK_UNAVAILABLE
+
+
+def test_a_file_that_no_companion_made_is_left_as_it_is(tmp_path, place):
+    notes = [place / "models" / "notes.txt", place / "instances" / ".DS_Store"]
+    for path in notes:
+        path.write_text("mine")
+        path.chmod(0o644)
+    assert look(tmp_path, repair=True)["state-folder"].status is Status.OK
+    assert {stat.S_IMODE(path.stat().st_mode) for path in notes} == {0o644}
