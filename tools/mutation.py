@@ -238,12 +238,13 @@ def _tables(record: Mapping[str, Row], explained: Mapping[str, tuple[str, bool]]
         yield f"| {' | '.join(cells)} |"
     survivors = {title for row in record.values() for title in row["survivors"]}
     for heading, equivalent in (("Equivalent", True), ("Not told apart", False)):
-        yield from ("", f"### {heading}", "")
-        reasons = dict.fromkeys(why for why, kind in explained.values() if kind is equivalent)
-        for why in reasons:
-            titles = [t for t, row in explained.items() if row == (why, equivalent)]
-            if not survivors.isdisjoint(titles):
-                yield from (why, "", *(f"* ``{t}``" for t in titles if t in survivors), "")
+        kinds = {t: why for t, (why, kind) in explained.items() if kind is equivalent}
+        if not survivors.isdisjoint(kinds):
+            yield from ("", f"### {heading}", "")
+        for why in dict.fromkeys(kinds.values()):
+            titles = [title for title in kinds if kinds[title] == why and title in survivors]
+            if titles:
+                yield from (why, "", *(f"* ``{title}``" for title in titles), "")
 
 
 def _complaints(record: Mapping[str, Row], explained: Iterable[str]) -> Iterator[str]:

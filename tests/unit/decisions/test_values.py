@@ -51,7 +51,15 @@ VALUES = sorted(
 # Values of many fields of one type are made by name alone; the others are short.
 BY_POSITION = {
     *("AuthorizationCode", "Endpoint", "GateStep", "GuardStep", "HttpsUrl", "LastSeen"),
-    *("Listener", "Manifest", "ManifestFile", "ManifestModel", "ModelSpec", "RateBudgets"),
+    *(
+        "Listener",
+        "LoopbackChannel",
+        "Manifest",
+        "ManifestFile",
+        "ManifestModel",
+        "ModelSpec",
+        "RateBudgets",
+    ),
     *("RedirectUri", "ServerError", "SourceUrl", "Transition", "Verdict"),
 }
 
