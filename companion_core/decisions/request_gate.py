@@ -6,7 +6,9 @@ part of the context that is missing refuses (I-16). It asks nobody and changes n
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Final
 
 from companion_core.decisions.admission import evaluate_admission
@@ -44,7 +46,11 @@ GATE_ORDER: Final[tuple[GateStep, ...]] = (
         ),
     ),
 )
-_ORDER = tuple(step.name for step in GATE_ORDER)
+# Which of `gate_request`'s arguments comes first, second and third.
+_ARGUMENTS = ("lifecycle", "admission", "resources")
+_in_order: Callable[[tuple[Verdict, ...]], tuple[Verdict, ...]] = itemgetter(
+    *(_ARGUMENTS.index(step.name) for step in GATE_ORDER)
+)
 
 _NOT_READY = refuse(Reason.NOT_READY)
 _MISSING = refuse(Reason.MALFORMED_REQUEST_PARAMS)
@@ -52,12 +58,12 @@ _MISSING = refuse(Reason.MALFORMED_REQUEST_PARAMS)
 
 def gate_request(lifecycle: Verdict, admission: Verdict, resources: Verdict) -> Verdict:
     """Return the first refusal in the order of `GATE_ORDER`, or OK."""
-    verdicts = {"lifecycle": lifecycle, "admission": admission, "resources": resources}
-    for name in _ORDER:
-        verdict = verdicts[name]
-        if not verdict.ok:
-            return verdict
-    return OK
+    first, second, third = _in_order((lifecycle, admission, resources))
+    if not first.ok:
+        return first
+    if not second.ok:
+        return second
+    return third
 
 
 def evaluate_runtime_request(
