@@ -295,6 +295,7 @@ class Serving:
                 "pid": backend.pid,
                 "channel": backend.channel_name,
                 "isolation": backend.tier.value,
+                "ceilings": "hard" if backend.hard_ceilings else "observed",
             },
             "admission": {
                 "in_flight": admission.in_flight,

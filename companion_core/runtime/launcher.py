@@ -41,6 +41,7 @@ class KeptProcess:
         identity: what proves the runtime's process, once it has started.
         exited: set at once when the runtime has ended, its tree perhaps not yet.
         exit_code: of the runtime, negative for a signal; None while unknown.
+        for_memory: the kernel ended it at its ceiling (I-12).
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class KeptProcess:
         self.identity: ProcessIdentity | None = None
         self.exited = asyncio.Event()
         self.exit_code: int | None = None
+        self.for_memory = False
         self.output = output
         self._egress = egress
         self._keeper = keeper
@@ -66,7 +68,7 @@ class KeptProcess:
         """Hand the start over and return the runtime's identity once it is executed.
 
         Args:
-            start: `argv`, `env`, `descriptors` and `policy`, as the keeper takes them.
+            start: `argv`, `env`, `descriptors`, `policy` and `group`, as the keeper takes them.
             programs: how many programs the command leads through to the runtime.
 
         Raises:
@@ -172,7 +174,8 @@ class KeptProcess:
             case {"failed": int(number)}:
                 detail = errno.errorcode.get(number, "")
                 self._started.set_exception(EnvironmentUnavailable(Reason.SPAWN_FAILED, detail))
-            case {"exited": int(code)}:
+            case {"exited": int(code), "for_memory": bool(for_memory)}:
+                self.for_memory = for_memory
                 # What stands between tells a signal as shells do.
                 signalled = self._programs > 0 and code > _SIGNALLED
                 self.exit_code = _SIGNALLED - code if signalled else code

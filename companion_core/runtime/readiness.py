@@ -102,7 +102,10 @@ async def until_serving(
 
 
 async def unless_exited(kept: KeptProcess, work: Coroutine[Any, Any, T]) -> T:
-    """Return what `work` returns; raise `runtime_exited` as soon as the runtime ends."""
+    """Return what `work` returns; raise `runtime_exited` as soon as the runtime ends.
+
+    One that the kernel ended at its ceiling is `ram_over_limit`.
+    """
     working = asyncio.ensure_future(work)
     exited = asyncio.ensure_future(kept.exited.wait())
     try:
@@ -115,7 +118,9 @@ async def unless_exited(kept: KeptProcess, work: Coroutine[Any, Any, T]) -> T:
         return working.result()
     if not working.cancelled():
         working.exception()  # taken: it followed from the end
-    raise EnvironmentUnavailable(Reason.RUNTIME_EXITED)
+    raise EnvironmentUnavailable(
+        Reason.RAM_OVER_LIMIT if kept.for_memory else Reason.RUNTIME_EXITED
+    )
 
 
 async def _until_listening(egress: Egress, watched: Watched, plan: SpawnPlan) -> None:

@@ -34,6 +34,8 @@ from companion_core.providers import (
 )
 from companion_core.runtime.binary import ProvedBinary, prove_binary
 from companion_core.runtime.isolation import (
+    ControlGroup,
+    NoControlGroup,
     broker_command,
     confine,
     open_broker,
@@ -98,7 +100,11 @@ class StartSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartedBackend:
-    """A runtime that listens where it should; `key` is sent to it as Bearer, if there is one."""
+    """A runtime that listens where it should; `key` is sent to it as Bearer, if there is one.
+
+    Attributes:
+        hard_ceilings: the system holds it below its ceilings; else they are observed (I-12).
+    """
 
     channel: BackendChannel
     key: str | None = field(repr=False)
@@ -108,6 +114,7 @@ class StartedBackend:
     pid: int
     channel_name: Literal["unix", "tcp", "namespace"]
     tier: Tier
+    hard_ceilings: bool
 
 
 @dataclass(slots=True, kw_only=True)
@@ -116,6 +123,7 @@ class Run:
 
     Attributes:
         broker: the line into the runtime's own network namespace.
+        group: what holds it below its ceilings, where that can be had.
         watched: the runtime's process and what it was to be like.
         ended: its end has been asked for or told, so that the end is no news any more.
     """
@@ -123,6 +131,7 @@ class Run:
     spec: StartSpec
     folder: Path | None = None
     broker: BrokeredChannel | None = None
+    group: ControlGroup | None = None
     output: RuntimeOutput | None = None
     kept: KeptProcess | None = None
     watched: Watched | None = None
@@ -170,6 +179,8 @@ async def bring_up(
     reach = reach_of(plan, binary, channel, write=(run.folder, spec.data_dir), models=models)
     argv = with_fresh_bytecode(plan.argv, run.folder) if binary.embedded else plan.argv
     own_network = _has_own_network(tier, channel)
+    with contextlib.suppress(NoControlGroup):  # `probe_ceilings` says why
+        run.group = ControlGroup.make(spec.limits)
     run.output = RuntimeOutput(spec.log_path, ready_text=plan.ready_text, secret=key)
     with contextlib.ExitStack() as handed_on:
         descriptors = list(models)
@@ -194,6 +205,7 @@ async def bring_up(
         "env": dict(confined.env),
         "descriptors": descriptors,
         "policy": confined.policy,
+        "group": str(run.group.path) if run.group is not None else None,
     }
     try:
         async with asyncio.timeout(plan.start_deadline_seconds):
@@ -214,17 +226,20 @@ async def bring_up(
         pid=identity.pid,
         channel_name=_channel_name(run.watched.way),
         tier=tier,
+        hard_ceilings=run.group is not None and run.group.holds(identity.pid),
     )
 
 
 async def take_down(run: Run, *, terminate_after: float, kill_after: float) -> None:
-    """End all that `run` has made: the tree, its keeper, its log's descriptor, its folder."""
+    """End all that `run` has made: the tree, its keeper, its group, its log, its folder."""
     if run.kept is not None:
         await run.kept.stop(terminate_after=terminate_after, kill_after=kill_after)
     elif run.output is not None:
         run.output.close()
     if run.broker is not None:
         run.broker.close()
+    if run.group is not None:
+        run.group.close()
     if run.folder is not None:
         remove_start_folder(run.folder)
     forget(run.spec.record_path)

@@ -199,8 +199,8 @@ class Supervisor:
         if not run.ended:
             ready = self.state is not State.STARTING
             code = kept.exit_code
-            ending = Ending(reason=Reason.RUNTIME_EXITED, exit_code=code, ready=ready)
-            self._tell_exit(ending)
+            reason = Reason.RAM_OVER_LIMIT if kept.for_memory else Reason.RUNTIME_EXITED
+            self._tell_exit(Ending(reason=reason, exit_code=code, ready=ready))
         if self._run is run:
             await finish(self._take_down(run, 0, KILL_AFTER_SECONDS))
 

@@ -9,10 +9,10 @@ from typing import Final
 
 from companion_core.decisions.isolation import TIERS, Tier
 from companion_core.egress import Egress, EgressRefused
-from companion_core.runtime.isolation import bubblewrap, locks, sandbox_exec
+from companion_core.runtime.isolation import bubblewrap, control_group, locks, sandbox_exec
 from companion_core.runtime.isolation.reach import Reach
 
-__all__ = ["TierState", "probe_isolation"]
+__all__ = ["CeilingState", "TierState", "probe_ceilings", "probe_isolation"]
 
 _PROBE_SECONDS: Final = 5.0
 _ENVIRONMENT: Final = {"LANG": "C.UTF-8"}
@@ -25,6 +25,31 @@ class TierState:
     tier: Tier
     works: bool
     detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class CeilingState:
+    """Whether the system itself holds the ceilings (I-12); `detail` is for a person.
+
+    Attributes:
+        hard: False: they are observed, and a runtime above them is ended.
+    """
+
+    hard: bool
+    detail: str
+
+
+def probe_ceilings(platform: str = sys.platform) -> CeilingState:
+    """Return whether a runtime would get hard ceilings here. Changes nothing."""
+    if platform == "win32":
+        return CeilingState(hard=True, detail="a job object; not tried on this system yet")
+    if platform != "linux":
+        return CeilingState(hard=False, detail="this system has none for a whole process tree")
+    try:
+        control_group.find_delegated_group()
+    except control_group.NoControlGroup as error:
+        return CeilingState(hard=False, detail=str(error))
+    return CeilingState(hard=True, detail="a control group of the runtime's own")
 
 
 def probe_isolation(egress: Egress, platform: str = sys.platform) -> tuple[TierState, ...]:
