@@ -173,6 +173,8 @@ def check_plan(plan: object, facts: PlanFacts) -> SpawnPlan | Verdict:
     copies = _texts(plan.model_copies)
     if copies is None or not all(_inside(path, facts.data_dir) for path in copies):
         return refused
+    if plan.store is not None and not _inside(plan.store, facts.data_dir):
+        return refused
     read_paths = _texts(plan.read_paths)
     if read_paths is None or not all(_may_read(path, facts.data_dir) for path in read_paths):
         return refused
@@ -200,6 +202,7 @@ def check_plan(plan: object, facts: PlanFacts) -> SpawnPlan | Verdict:
         prepare=prepare,
         model_link=model_link,
         model_copies=copies,
+        store=plan.store,
         ready_text=ready_text,
         start_deadline_seconds=seconds,
         routes=routes,
@@ -329,6 +332,8 @@ def _request(value: object) -> BackendRequest | None:
         return None
     if value.expect_last_line is not None and _text(value.expect_last_line) is None:
         return None
+    if type(value.unless_stored) is not bool:
+        return None
     statuses = value.expect_status
     if type(statuses) is not tuple or not 0 < len(statuses) <= _MAX_ITEMS:
         return None
@@ -341,4 +346,5 @@ def _request(value: object) -> BackendRequest | None:
         send_model=value.send_model,
         expect_status=statuses,
         expect_last_line=value.expect_last_line,
+        unless_stored=value.unless_stored,
     )

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Literal
@@ -32,6 +32,7 @@ from companion_core.providers import (
     TcpChannel,
     UnixChannel,
 )
+from companion_core.runtime.backend_store import BackendStore
 from companion_core.runtime.binary import ProvedBinary, prove_binary
 from companion_core.runtime.isolation import (
     ControlGroup,
@@ -49,11 +50,9 @@ from companion_core.runtime.readiness import Watched, unless_exited, until_servi
 from companion_core.runtime.reclaim import forget, record
 from companion_core.runtime.staging import VerifiedModel
 from companion_core.runtime.start_folder import (
-    check_copy,
     choose_channel,
     model_files,
     new_start_folder,
-    place_model,
     remove_start_folder,
 )
 from companion_core.state_files import private_folder
@@ -96,6 +95,11 @@ class StartSpec:
     options: Mapping[str, str | int | float | bool]
     tier: Tier
     allow_open_backend: bool = False
+
+    @property
+    def store_record(self) -> Path:
+        """Where is written down what the backend stored; out of its own reach."""
+        return self.record_path.with_name("backend-store.json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,8 +170,10 @@ async def bring_up(
     plan = await _plan(
         spec, run.folder, binary, channel, base_names=frozenset(base), help_text=help_text
     )
-    if plan.model_link is not None:
-        await asyncio.to_thread(place_model, spec.model.files[0], Path(plan.model_link))
+    store = BackendStore(
+        plan, spec.model, record=spec.store_record, binary_sha256=spec.binary_sha256
+    )
+    plan = replace(plan, prepare=await asyncio.to_thread(store.prove))
     env, key = base | dict(plan.env), None
     if plan.backend_key_env is not None:
         key = env[plan.backend_key_env] = make_key()
@@ -215,8 +221,7 @@ async def bring_up(
             await unless_exited(run.kept, serving)
     except TimeoutError as error:
         raise EnvironmentUnavailable(Reason.START_TIMEOUT, str(spec.log_path)) from error
-    for path in plan.model_copies:
-        await asyncio.to_thread(check_copy, Path(path), spec.model)
+    await asyncio.to_thread(store.settle)
     return StartedBackend(
         channel=run.watched.way,
         key=key,
