@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from companion_core.egress import Egress, ProcessIdentity
 from companion_core.errors import EnvironmentUnavailable, Reason, error_for
 from companion_core.paths import InstancePaths
+from companion_core.portable import CLOSE_ON_EXEC, NO_FOLLOW, user_id
 from companion_core.state_files import read_private, try_lock
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class InstanceLock:
         Raises:
             EnvironmentUnavailable: `already_running`, `disk_unavailable`.
         """
-        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+        flags = os.O_RDWR | os.O_CREAT | NO_FOLLOW | CLOSE_ON_EXEC
         try:
             descriptor = os.open(self._path, flags, 0o600)
             try:
@@ -74,7 +75,7 @@ class InstanceLock:
 
 def _is_held(path: Path) -> bool:
     try:
-        descriptor = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+        descriptor = os.open(path, os.O_RDWR | NO_FOLLOW)
     except OSError:
         return False
     try:
@@ -128,7 +129,7 @@ def ask(running: RunningInstance, egress: Egress, op: str, **arguments: Any) -> 
             egress.connect_control(running.control_socket) as client,
             client.makefile("rb") as file,
         ):
-            if peer_of(client) not in {(running.identity.pid, os.geteuid()), (0, os.geteuid())}:
+            if peer_of(client) not in {(running.identity.pid, user_id()), (0, user_id())}:
                 raise EnvironmentUnavailable(Reason.CONTROL_UNAVAILABLE)
             client.sendall(line)
             raw = file.readline(MAX_LINE)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Mapping
@@ -21,6 +20,7 @@ from companion_core.control import MAX_LINE, peer_of
 from companion_core.egress import ProcessIdentity
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason
 from companion_core.paths import InstancePaths
+from companion_core.portable import user_id
 from companion_core.state_files import write_private
 
 __all__ = ["ControlServer"]
@@ -105,7 +105,7 @@ class ControlServer:
     async def _serve(self, connection: socket.socket) -> None:
         # A peer that leaves or is silent, and one that is not the person, gets no answer.
         with connection, contextlib.suppress(OSError, TimeoutError):
-            if peer_of(connection)[1] != os.geteuid():
+            if peer_of(connection)[1] != user_id():
                 return
             connection.settimeout(0)
             async with asyncio.timeout(READ_DEADLINE_SECONDS):

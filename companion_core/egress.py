@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # a command that only asks the running companion loads none o
 
 
 __all__ = [
+    "KILL",
     "Egress",
     "EgressRefused",
     "LiveEgress",
@@ -44,6 +45,9 @@ P = TypeVar("P", bound="asyncio.BaseProtocol")
 Stream = int | IO[bytes] | None
 
 CONTROL_TIMEOUT_SECONDS = 10.0
+# What no process can put off; on Windows every signal but two ends it so.
+KILL: int = getattr(signal, "SIGKILL", signal.SIGTERM)
+_CREATE_SUSPENDED = 0x4  # of CreateProcess; `subprocess` has no name for it
 
 
 class EgressRefused(EnvironmentUnavailable):
@@ -80,10 +84,12 @@ class Egress(Protocol):
         stdout: Stream = None,
         stderr: Stream = None,
         pass_fds: Sequence[int] = (),
+        suspended: bool = False,
     ) -> subprocess.Popen[bytes]:
         """Start a program in its own session, without a shell; raise `OSError` on failure.
 
-        A stream that is not given is the null device.
+        A stream that is not given is the null device. `suspended` holds it before its first
+        instruction, which only Windows can.
         """
         ...
 
@@ -131,12 +137,17 @@ class LiveEgress:
         stdout: Stream = None,
         stderr: Stream = None,
         pass_fds: Sequence[int] = (),
+        suspended: bool = False,
     ) -> subprocess.Popen[bytes]:
         """See `Egress`."""
         import subprocess  # noqa: PLC0415 - loaded on first use
 
         null = subprocess.DEVNULL
-        new_group = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
+        flags = 0
+        if sys.platform == "win32":
+            # With streams given, Popen lets the program inherit those three handles alone.
+            flags = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW
+            flags |= _CREATE_SUSPENDED if suspended else 0
         return subprocess.Popen(
             list(argv),
             env=dict(env),
@@ -146,7 +157,7 @@ class LiveEgress:
             stderr=null if stderr is None else stderr,
             pass_fds=tuple(pass_fds),
             start_new_session=os.name == "posix",
-            creationflags=new_group,
+            creationflags=flags,
         )
 
     def replace_process(self, argv: Sequence[str], env: Mapping[str, str]) -> NoReturn:
@@ -180,6 +191,8 @@ class LiveEgress:
         return False
 
     def _send_signal_linux(self, identity: ProcessIdentity, number: int) -> bool:
+        if sys.platform != "linux":
+            return False
         # The descriptor pins the process before it is identified: no pid can be reused between.
         try:
             descriptor = os.pidfd_open(identity.pid)
@@ -225,6 +238,8 @@ class LiveEgress:
         """See `Egress`."""
         import socket  # noqa: PLC0415 - loaded on first use
 
+        if sys.platform == "win32":
+            raise ConnectionRefusedError  # nobody listens there yet
         client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         client.settimeout(CONTROL_TIMEOUT_SECONDS)
         try:

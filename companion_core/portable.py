@@ -1,4 +1,4 @@
-"""What not every system's `os` has: flags of open(2) that are 0 there, and reading at a place."""
+"""What not every system's `os` has: flags of open(2), which are 0 there, and a few calls."""
 
 from __future__ import annotations
 
@@ -6,13 +6,36 @@ import os
 import sys
 from typing import Final
 
-__all__ = ["BINARY", "CLOSE_ON_EXEC", "FOLDER", "NON_BLOCKING", "NO_FOLLOW", "read_at"]
+__all__ = [
+    "BINARY",
+    "CLOSE_ON_EXEC",
+    "FOLDER",
+    "NON_BLOCKING",
+    "NO_FOLLOW",
+    "group_id",
+    "read_at",
+    "user_id",
+]
 
 BINARY: Final[int] = getattr(os, "O_BINARY", 0)
 CLOSE_ON_EXEC: Final[int] = getattr(os, "O_CLOEXEC", 0)  # Windows: `os.open` inherits nothing
 FOLDER: Final[int] = getattr(os, "O_DIRECTORY", 0)
 NON_BLOCKING: Final[int] = getattr(os, "O_NONBLOCK", 0)
 NO_FOLLOW: Final[int] = getattr(os, "O_NOFOLLOW", 0)
+
+
+def user_id() -> int:
+    """Return whom this process acts as; 0 on Windows, where files tell no owner by number."""
+    if sys.platform == "win32":
+        return 0
+    return os.geteuid()
+
+
+def group_id() -> int:
+    """Return the group this process acts as; 0 on Windows."""
+    if sys.platform == "win32":
+        return 0
+    return os.getegid()
 
 
 def read_at(descriptor: int, count: int, at: int) -> bytes:

@@ -27,6 +27,9 @@ import time
 from types import ModuleType
 from typing import Any, NoReturn
 
+if sys.platform == "win32":
+    raise ImportError("a job holds the tree there")
+
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38

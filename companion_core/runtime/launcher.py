@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import errno
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -20,8 +19,11 @@ from pathlib import Path
 from typing import Final
 
 from companion_core.decisions.spawn_plan import parse_pid
-from companion_core.egress import Egress, ProcessIdentity
+from companion_core.egress import KILL, Egress, ProcessIdentity
 from companion_core.errors import EnvironmentUnavailable, Reason
+from companion_core.providers import ResourceLimits
+from companion_core.runtime.job_process import JobProcess
+from companion_core.runtime.kept import Kept
 from companion_core.runtime.output import RuntimeOutput
 from companion_core.runtime.readback import descendants, runtime_below
 
@@ -137,7 +139,7 @@ class KeptProcess:
         tree = [self._egress.identify(pid) for pid in self.tree()]
         for identity in (*tree, self.identity, self._keeper_identity):
             if identity is not None:
-                self._egress.send_signal(identity, signal.SIGKILL)
+                self._egress.send_signal(identity, KILL)
 
     async def _watch_reports(self) -> None:
         loop = asyncio.get_running_loop()
@@ -188,8 +190,9 @@ def launch(
     folder: Path,
     output: RuntimeOutput,
     descriptors: Sequence[int],
-) -> KeptProcess:
-    """Start a keeper that waits for its start; needs a running event loop.
+    limits: ResourceLimits,
+) -> Kept:
+    """Start a keeper that waits for its start, or make a job; needs a running event loop.
 
     Nothing is awaited between the process and the handle on it, so a cancelled caller
     always holds what it has to end.
@@ -198,13 +201,14 @@ def launch(
         egress: the doorway.
         folder: the working folder.
         output: takes the runtime's stdout and stderr.
-        descriptors: what the runtime inherits, under the same numbers.
+        descriptors: what the runtime inherits, under the same numbers; nothing on Windows.
+        limits: what a job holds it to.
 
     Raises:
-        EnvironmentUnavailable: `spawn_failed`, also on systems without a keeper.
+        EnvironmentUnavailable: `spawn_failed`, `isolation_unavailable`.
     """
-    if os.name != "posix":
-        raise EnvironmentUnavailable(Reason.SPAWN_FAILED, "not supported on this system yet")
+    if sys.platform == "win32":
+        return JobProcess(egress, folder=folder, output=output, limits=limits)
     line, far_end = socket.socketpair()
     try:
         line.settimeout(0)

@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import sys
+import threading
 from collections import deque
 from pathlib import Path
 from typing import Final
+
+from companion_core.portable import BINARY, CLOSE_ON_EXEC, NO_FOLLOW
 
 __all__ = ["RuntimeOutput"]
 
@@ -24,6 +28,12 @@ class RuntimeOutput:
     one begins, so two of `MAX_LOG_BYTES` are kept at most. A log that cannot be written
     costs the log, never the runtime.
 
+    Args:
+        path: of the log.
+        ready_text: literal text that announces "listening".
+        secret: the backend's key, which is kept out of the log.
+        by_thread: where the event loop cannot watch a pipe.
+
     Attributes:
         writer: the descriptor for the runtime's stdout and stderr; `start` closes it.
         ready: set once `ready_text` has been seen.
@@ -32,7 +42,12 @@ class RuntimeOutput:
     """
 
     def __init__(
-        self, path: Path, *, ready_text: str | None = None, secret: str | None = None
+        self,
+        path: Path,
+        *,
+        ready_text: str | None = None,
+        secret: str | None = None,
+        by_thread: bool = sys.platform == "win32",
     ) -> None:
         self.ready = asyncio.Event()
         self.ended = asyncio.Event()
@@ -44,22 +59,29 @@ class RuntimeOutput:
         self._written = 0
         self._log: int | None = None
         self._reader, self.writer = os.pipe()
-        os.set_blocking(self._reader, False)
         self._watched = False
+        self._by_thread = by_thread
         self._open_log()
 
     def start(self) -> None:
         """Begin to read; the runtime holds the only writing ends from now on."""
         os.close(self.writer)
-        asyncio.get_running_loop().add_reader(self._reader, self._read)
+        loop = asyncio.get_running_loop()
+        if self._by_thread or sys.platform == "win32":
+            reader = threading.Thread(target=self._read_on, args=(loop,), daemon=True)
+            reader.start()
+        else:
+            os.set_blocking(self._reader, False)
+            loop.add_reader(self._reader, self._read)
         self._watched = True
 
     def close(self) -> None:
         """Take what is left, then let go of everything; may be called again."""
-        if self._watched:
+        if not self._watched:
+            if self._reader >= 0:
+                os.close(self.writer)
+        elif not self._by_thread:
             self._read()
-        elif self._reader >= 0:
-            os.close(self.writer)
         self._stop_reading()
         if self._log is not None:
             os.close(self._log)
@@ -68,11 +90,12 @@ class RuntimeOutput:
     def _stop_reading(self) -> None:
         if self._reader < 0:
             return
-        if self._watched:
+        if not self._watched:
+            os.close(self._reader)
+        elif not self._by_thread:  # else its thread closes it, behind its last reading
             asyncio.get_running_loop().remove_reader(self._reader)
-            self._watched = False
-        os.close(self._reader)
-        self._reader = -1
+            os.close(self._reader)
+        self._watched, self._reader = False, -1
         self.ended.set()
 
     def _read(self) -> None:
@@ -82,6 +105,21 @@ class RuntimeOutput:
             return
         except OSError:
             data = b""
+        self._receive(data)
+
+    def _read_on(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Run in a thread: hand everything to the event loop, until nobody can write."""
+        reader, data = self._reader, b"-"
+        try:
+            while data:
+                data = os.read(reader, _READ_BYTES)
+                loop.call_soon_threadsafe(self._receive, data)
+        except (OSError, RuntimeError):  # the loop is closed: nobody listens any more
+            return
+        finally:
+            os.close(reader)
+
+    def _receive(self, data: bytes) -> None:
         *lines, self._pending = (self._pending + data).split(b"\n")
         if not data or len(self._pending) > MAX_LINE_BYTES:
             lines.append(self._pending)
@@ -103,10 +141,11 @@ class RuntimeOutput:
         self._write(text.encode() + b"\n")
 
     def _open_log(self) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | NO_FOLLOW | CLOSE_ON_EXEC | BINARY
         with contextlib.suppress(OSError):
             self._log = os.open(self._path, flags, 0o600)
-            os.fchmod(self._log, 0o600)
+            if sys.platform != "win32":
+                os.fchmod(self._log, 0o600)
         self._written = 0
 
     def _write(self, data: bytes) -> None:

@@ -20,7 +20,7 @@ from companion_core.egress import Egress
 from companion_core.errors import EnvironmentUnavailable, Reason, error_for
 from companion_core.providers import SpawnPlan, TcpChannel, UnixChannel
 from companion_core.runtime.backend_client import send_prepare
-from companion_core.runtime.launcher import KeptProcess
+from companion_core.runtime.kept import Kept
 from companion_core.runtime.readback import environment_names, listeners
 from companion_core.runtime.staging import ProvedFile
 
@@ -42,7 +42,7 @@ class Watched:
         way: how the companion reaches that.
     """
 
-    kept: KeptProcess
+    kept: Kept
     plugin: str
     channel: UnixChannel | TcpChannel
     way: BackendChannel
@@ -101,7 +101,7 @@ async def until_serving(
     watched.require(await asyncio.to_thread(read_back, watched))
 
 
-async def unless_exited(kept: KeptProcess, work: Coroutine[Any, Any, T]) -> T:
+async def unless_exited(kept: Kept, work: Coroutine[Any, Any, T]) -> T:
     """Return what `work` returns; raise `runtime_exited` as soon as the runtime ends.
 
     One that the kernel ended at its ceiling is `ram_over_limit`.

@@ -12,7 +12,6 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from companion_core.decisions.spawn_plan import parse_pid
-from companion_core.egress import Egress, ProcessIdentity
+from companion_core.egress import KILL, Egress, ProcessIdentity
 from companion_core.errors import EnvironmentUnavailable, Reason
 from companion_core.runtime.readback import descendants
 from companion_core.state_files import read_private, write_private
@@ -69,7 +68,7 @@ def reclaim(
         if identity is not None:
             tree.setdefault(pid, identity)
     for identity in tree.values():
-        egress.send_signal(identity, signal.SIGKILL)
+        egress.send_signal(identity, KILL)
     attempts = int(_GONE_SECONDS / _PAUSE_SECONDS)
     while any(_lives(egress, identity) for identity in tree.values()):
         attempts -= 1

@@ -67,17 +67,21 @@ def choose_channel(offered: frozenset[str], folder: Path) -> UnixChannel | TcpCh
 def model_files(model: VerifiedModel, folder: Path) -> tuple[ModelFile, ...]:
     """Return the model's files as the runtime opens them: by the descriptors that were hashed.
 
+    On Windows, which has no such paths, by their names: an open file cannot be replaced there.
     Several files keep their names, which runtimes derive from one another: links in `folder`
     that lead to the descriptors.
     """
     descriptors = "/proc/self/fd" if sys.platform == "linux" else "/dev/fd"
     files = []
     for file in model.files:
-        path = f"{descriptors}/{file.descriptor}"
+        path = f"{descriptors}/{file.descriptor}" if sys.platform != "win32" else file.path
         if len(model.files) > 1:
             link = folder / "model" / file.name
             link.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            link.symlink_to(path)
+            if sys.platform == "win32":
+                link.hardlink_to(path)
+            else:
+                link.symlink_to(path)
             path = str(link)
         files.append(ModelFile(name=file.name, path=path, sha256=file.sha256, size=file.size))
     return tuple(files)

@@ -43,7 +43,9 @@ from companion_core.runtime.isolation import (
     reach_of,
     with_fresh_bytecode,
 )
-from companion_core.runtime.launcher import KeptProcess, launch
+from companion_core.runtime.job_process import VENV_LAUNCHER_NAME
+from companion_core.runtime.kept import Kept
+from companion_core.runtime.launcher import launch
 from companion_core.runtime.output import RuntimeOutput
 from companion_core.runtime.program_help import read_help
 from companion_core.runtime.readiness import Watched, unless_exited, until_serving
@@ -60,6 +62,7 @@ from companion_core.state_files import private_folder
 __all__ = ["Run", "StartSpec", "StartedBackend", "bring_up", "take_down"]
 
 PLAN_SECONDS: Final = 5.0
+_NAMES_OF_LAUNCHERS: Final = frozenset({VENV_LAUNCHER_NAME} if sys.platform == "win32" else ())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +140,7 @@ class Run:
     broker: BrokeredChannel | None = None
     group: ControlGroup | None = None
     output: RuntimeOutput | None = None
-    kept: KeptProcess | None = None
+    kept: Kept | None = None
     watched: Watched | None = None
     ended: bool = False
 
@@ -196,14 +199,20 @@ async def bring_up(
             descriptors.append(far_end.fileno())
             argv = broker_command(far_end.fileno(), channel, argv)
         confined = confine(tier, argv, env, reach, folder=run.folder, helpers=int(own_network))
-        run.kept = launch(egress, folder=run.folder, output=run.output, descriptors=descriptors)
+        run.kept = launch(
+            egress,
+            folder=run.folder,
+            output=run.output,
+            descriptors=descriptors,
+            limits=spec.limits,
+        )
     run.watched = Watched(
         kept=run.kept,
         plugin=spec.plugin_name,
         channel=channel,
         way=run.broker or channel,
         planned_names=frozenset(confined.env),
-        child_names=spec.spawner.child_env_names,
+        child_names=spec.spawner.child_env_names | _NAMES_OF_LAUNCHERS,
         allow_open_backend=spec.allow_open_backend or own_network,
     )
     start = {
@@ -231,7 +240,8 @@ async def bring_up(
         pid=identity.pid,
         channel_name=_channel_name(run.watched.way),
         tier=tier,
-        hard_ceilings=run.group is not None and run.group.holds(identity.pid),
+        hard_ceilings=sys.platform == "win32"
+        or (run.group is not None and run.group.holds(identity.pid)),
     )
 
 
@@ -303,6 +313,7 @@ async def _plan(
         model_path=files[0].path,
         channel=channel,
         data_dir=str(spec.data_dir),
+        windows=sys.platform == "win32",
         allow_open_backend=spec.allow_open_backend or _has_own_network(spec.tier, channel),
     )
     plan = check_plan(proposed, facts)

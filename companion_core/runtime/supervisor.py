@@ -17,7 +17,7 @@ from companion_core.decisions.restart import Ending
 from companion_core.decisions.verdict import Verdict, refuse
 from companion_core.egress import Egress
 from companion_core.errors import CompanionError, Reason, error_for
-from companion_core.runtime.launcher import KeptProcess
+from companion_core.runtime.kept import Kept
 from companion_core.runtime.readiness import read_back
 from companion_core.runtime.starting import Run, StartedBackend, StartSpec, bring_up, take_down
 from companion_core.tasks import finish, outlast
@@ -173,7 +173,7 @@ class Supervisor:
             self._tell_exit(Ending(reason=reason, exit_code=None, ready=True))
 
     @property
-    def _kept(self) -> KeptProcess | None:
+    def _kept(self) -> Kept | None:
         return self._run.kept if self._run is not None else None
 
     async def _start(self, spec: StartSpec) -> StartedBackend:
@@ -194,7 +194,7 @@ class Supervisor:
             self._watch = asyncio.ensure_future(self._watch_exit(run, run.kept))
         return backend
 
-    async def _watch_exit(self, run: Run, kept: KeptProcess) -> None:
+    async def _watch_exit(self, run: Run, kept: Kept) -> None:
         await kept.exited.wait()
         if not run.ended:
             ready = self.state is not State.STARTING

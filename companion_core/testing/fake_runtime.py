@@ -4,8 +4,8 @@
 
 ADDRESS is a socket's path or HOST:PORT. It reads the model, announces `READY`, answers
 `GET /health` and echoes completions, streamed if asked. With its announcement it prints the key
-that it was given, which no log may show. BEHAVIOUR is any of: exit, hang
-(never ready), stubborn (ignores SIGTERM), offspring (a grandchild in its own session), leak
+that it was given, which no log may show. BEHAVIOUR is any of: exit, hang (never ready),
+stubborn (ignores SIGTERM), offspring (a grandchild in its own session; not on Windows), leak
 (a descendant with another environment), wide (listens on every address; on SIGUSR1 later),
 udp. It imports the standard library only and nothing of this package.
 """
@@ -44,7 +44,7 @@ def misbehave(behaviour: list[str]) -> None:
         time.sleep(_FOREVER_SECONDS)
     if "stubborn" in behaviour:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if "offspring" in behaviour:
+    if "offspring" in behaviour and sys.platform != "win32":
         if os.fork() == 0:
             os.setsid()
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -60,12 +60,13 @@ def misbehave(behaviour: list[str]) -> None:
         datagrams = socket.socket(type=socket.SOCK_DGRAM)
         datagrams.bind(("127.0.0.1", 0))
         _kept.append(datagrams)
-    signal.signal(signal.SIGUSR1, listen_wide)
+    if sys.platform != "win32":
+        signal.signal(signal.SIGUSR1, listen_wide)
 
 
 def listen(address: str) -> socket.socket:
     """Listen on a Unix socket or on loopback."""
-    if address.startswith("/"):
+    if address.startswith("/") and sys.platform != "win32":
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(address)
     else:

@@ -9,7 +9,13 @@ from typing import Final
 
 from companion_core.decisions.isolation import TIERS, Tier
 from companion_core.egress import Egress, EgressRefused
-from companion_core.runtime.isolation import bubblewrap, control_group, locks, sandbox_exec
+from companion_core.runtime.isolation import (
+    bubblewrap,
+    control_group,
+    job_object,
+    locks,
+    sandbox_exec,
+)
 from companion_core.runtime.isolation.reach import Reach
 
 __all__ = ["CeilingState", "TierState", "probe_ceilings", "probe_isolation"]
@@ -90,7 +96,8 @@ def _probe_sandbox_exec(egress: Egress) -> TierState:
 
 
 def _probe_job_object(_egress: Egress) -> TierState:
-    return TierState(Tier.JOB_OBJECT, works=False, detail="runtimes are not started here yet")
+    works = job_object.job_objects_work()
+    return TierState(Tier.JOB_OBJECT, works=works, detail="job object; not tried here yet")
 
 
 def _succeeds(egress: Egress, command: tuple[str, ...]) -> bool:

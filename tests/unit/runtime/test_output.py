@@ -14,6 +14,12 @@ pytestmark = [
 ]
 
 
+@pytest.fixture(params=[False, True], ids=["loop", "thread"], autouse=True)
+def by_thread(request, monkeypatch):
+    """As Windows reads it, too: there no event loop watches a pipe."""
+    monkeypatch.setitem(RuntimeOutput.__init__.__kwdefaults__, "by_thread", request.param)
+
+
 def run(path, *writes: bytes, **options) -> RuntimeOutput:
     async def life() -> RuntimeOutput:
         output = RuntimeOutput(path, **options)
