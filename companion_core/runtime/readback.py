@@ -184,11 +184,14 @@ def _environment_names_elsewhere(pid: int) -> frozenset[str] | None:
     import psutil  # noqa: PLC0415 - as above
 
     try:
-        return frozenset(psutil.Process(pid).environ())
+        names = frozenset(psutil.Process(pid).environ())
     except psutil.NoSuchProcess as error:
         raise ProcessLookupError from error
     except (psutil.AccessDenied, OSError):
         return None
+    if not names:  # it is ending, or another program takes its place just now
+        raise ProcessLookupError
+    return names
 
 
 def _listeners_elsewhere(pids: Iterable[int]) -> frozenset[Listener] | None:

@@ -11,7 +11,6 @@ import json
 import os
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
 import pytest
@@ -22,14 +21,10 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="control groups of Linux"),
 ]
 
-ROOT = Path(__file__).parents[2]
-ORDINARY_USER = 65534
-
 # A companion's runtime side: waits until it has been put into its group, then lives a life.
 LIFE = """
 import asyncio, json, os, signal, sys
 sys.stdin.readline()
-sys.path.insert(0, "tests/support")
 import runtime_parts as parts
 from companion_core.decisions.isolation import Tier
 from companion_core.runtime.isolation import control_group, probe_ceilings
@@ -76,7 +71,7 @@ with parts.machine() as machine:
 
 
 @pytest.fixture(params=["root", "ordinary"])
-def run_inside(request, tmp_path):
+def run_inside(request, tmp_path, require_real):
     """Run a life in a group of its own; skip where none can be made."""
     mounts = Path("/proc/self/mountinfo").read_text().splitlines()
     unified = [row.split()[4] for row in mounts if " - cgroup2 " in row and row.split()[3] == "/"]
@@ -87,30 +82,16 @@ def run_inside(request, tmp_path):
         group.mkdir()
     except OSError:
         pytest.skip("nobody hands out control groups here")
-    user = ORDINARY_USER if request.param == "ordinary" else 0
+    user = parts.ORDINARY_USER if request.param == "ordinary" else 0
     files = ("", "cgroup.procs", "cgroup.subtree_control", "cgroup.threads")
-    for file in (tmp_path, *(group / name for name in files)):
-        os.chown(file, user, user)
-    interpreter = sys.executable if user == 0 else "/usr/bin/python3"
-    environment = {
-        "PATH": "/usr/bin:/bin",
-        "HOME": str(tmp_path),
-        "TMPDIR": "/tmp",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), sysconfig.get_path("purelib")]),
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
+    for name in files:
+        os.chown(group / name, user, user)
 
     def run(how: str, tier: str, *behaviour: str) -> dict[str, object]:
-        life = subprocess.Popen(
-            [interpreter, "-c", LIFE, str(group), how, tier, *behaviour],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment,
-            cwd=ROOT,
-            user=user,
-            group=user,
-            extra_groups=[],
-        )
+        program = ["-c", LIFE, str(group), how, tier, *behaviour]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        life = parts.run_as(user, program, tmp_path, **pipes)
+        require_real("a Python that an ordinary user can run", life is not None)
         (group / "cgroup.procs").write_text(str(life.pid))
         output, _ = life.communicate(b"go\n", timeout=60)
         facts = json.loads(output)
