@@ -138,6 +138,8 @@ def _serve_for_parent(settings: Settings, config: Config, descriptor: int) -> in
 
 
 def _detach(settings: Settings, model_id: str | None) -> dict[str, Any]:
+    if sys.platform == "win32":
+        raise error_for(Reason.USAGE, "--detach is not for Windows: give it a window of its own")
     settings.paths.prepare()
     reading, writing = os.pipe()
     with (
