@@ -196,8 +196,10 @@ def _link(file: ProvedFile, link: Path) -> bool:
     source = f"/proc/self/fd/{file.descriptor}" if sys.platform == "linux" else file.path
     temporary = _beside(link)
     try:
-        # With a folder's descriptor, here unused, Python takes linkat(2), which follows.
-        os.link(source, temporary, src_dir_fd=file.descriptor, follow_symlinks=True)
+        if sys.platform == "win32":
+            os.link(source, temporary)
+        else:  # with a folder's descriptor, here unused, Python takes linkat(2), which follows
+            os.link(source, temporary, src_dir_fd=file.descriptor, follow_symlinks=True)
         if _is_same_inode(file, temporary):
             temporary.replace(link)
     except (OSError, NotImplementedError):

@@ -7,14 +7,19 @@ make it first: these tests run as root, and the companion in it as whom it was g
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import runtime_parts as parts
+
+from companion_core.errors import CompanionError, Reason
+from companion_core.runtime import starting
 
 pytestmark = [
     pytest.mark.integration,
@@ -139,3 +144,61 @@ def test_beside_another_program_the_ceilings_are_observed(run_inside) -> None:
     run, _ = run_inside
     facts = run("foreign", "none")
     assert (facts["hard"], facts["groups"], facts["left"]) == (False, [], [])
+
+
+class CountingGroup:
+    """A folder with what a real group tells of a runtime that was ended at its ceiling."""
+
+    def __init__(self, path: Path, kills: int) -> None:
+        self.path = path
+        path.mkdir()
+        for name in ("cgroup.procs", "cgroup.kill"):
+            (path / name).write_text("")
+        (path / "memory.events").write_text(f"low 0\nhigh 0\nmax 7\noom 3\noom_kill {kills}\n")
+
+    def holds(self, pid: int) -> bool:
+        return (self.path / "cgroup.procs").read_text() == "0"  # it entered by itself
+
+    def close(self) -> None:
+        for file in self.path.iterdir():
+            file.unlink()
+        self.path.rmdir()
+
+
+@pytest.fixture
+def counted(monkeypatch, tmp_path):
+    def use(kills: int) -> None:
+        group = CountingGroup(tmp_path / "group", kills)
+        monkeypatch.setattr(starting.ControlGroup, "make", lambda _limits: group)
+
+    return use
+
+
+@pytest.mark.parametrize(
+    ("kills", "reason"), [(0, Reason.RUNTIME_EXITED), (2, Reason.RAM_OVER_LIMIT)]
+)
+def test_one_that_the_kernel_ended_at_its_ceiling_is_told_apart(counted, kills, reason) -> None:
+    counted(kills)
+
+    async def life(machine) -> None:
+        backend = await machine.supervisor.start(machine.spec())
+        assert backend.hard_ceilings
+        os.kill(backend.pid, signal.SIGKILL)
+        await parts.until(lambda: machine.exits)
+        ending = machine.supervisor.last_ending
+        assert (ending.reason, ending.exit_code) == (reason, -signal.SIGKILL)
+        await machine.supervisor.stop()
+
+    with parts.machine() as machine:
+        asyncio.run(life(machine))
+        assert machine.leftovers() == []
+
+
+@pytest.mark.parametrize(
+    ("kills", "reason"), [(0, Reason.RUNTIME_EXITED), (1, Reason.RAM_OVER_LIMIT)]
+)
+def test_so_is_one_that_ended_before_it_was_ready(counted, kills, reason) -> None:
+    counted(kills)
+    with parts.machine() as machine, pytest.raises(CompanionError) as caught:
+        asyncio.run(machine.supervisor.start(machine.spec("exit")))
+    assert caught.value.reason is reason

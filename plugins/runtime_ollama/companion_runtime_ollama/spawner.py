@@ -104,14 +104,19 @@ class OllamaSpawner:
             model_copies=(link,),
             store=models,
             routes=_ROUTES,
-            read_paths=(_libraries(request.binary),),
+            read_paths=_libraries(request.binary),
             gpu=True,
         )
 
 
-def _libraries(binary: str) -> str:
-    """Return where Ollama looks for its libraries: `../lib/ollama` from its program."""
-    return posixpath.join(posixpath.dirname(posixpath.dirname(binary)), "lib", "ollama")
+def _libraries(binary: str) -> tuple[str, ...]:
+    """Return where Ollama looks for its libraries: `../lib/ollama` from its program.
+
+    On Windows nothing: they lie beside the program, and nothing hides them there.
+    """
+    if not posixpath.isabs(binary):
+        return ()
+    return (posixpath.join(posixpath.dirname(posixpath.dirname(binary)), "lib", "ollama"),)
 
 
 def _environment(request: SpawnRequest, address: str, models: str) -> dict[str, str]:

@@ -44,7 +44,9 @@ REQUEST = SpawnRequest(
 )
 
 
-def checked(request: SpawnRequest, *, allow_open_backend: bool = True) -> SpawnPlan | Verdict:
+def checked(
+    request: SpawnRequest, *, allow_open_backend: bool = True, windows: bool = False
+) -> SpawnPlan | Verdict:
     spawner = plugin.companion_spawn()
     facts = PlanFacts(
         binary=request.binary,
@@ -56,6 +58,7 @@ def checked(request: SpawnRequest, *, allow_open_backend: bool = True) -> SpawnP
         channel=request.channel,
         data_dir=request.data_dir,
         allow_open_backend=allow_open_backend,
+        windows=windows,
     )
     return check_plan(spawner.plan(request), facts)
 
@@ -79,6 +82,20 @@ def test_the_plan_passes_the_cores_rules_where_an_open_backend_was_accepted() ->
         "OLLAMA_NO_CLOUD": "1",
         "OLLAMA_NUM_PARALLEL": "2",
     }
+
+
+def test_on_windows_it_names_paths_as_they_are_there() -> None:
+    request = replace(
+        REQUEST,
+        binary="C:\\Ollama\\ollama.exe",
+        data_dir="C:\\Users\\me\\data",
+        private_dir="C:\\Users\\me\\run",
+        model_path="C:\\Users\\me\\models\\x",
+    )
+    plan = checked(request, windows=True)
+    assert isinstance(plan, SpawnPlan)
+    assert plan.read_paths == ()
+    assert plan.store == "C:\\Users\\me\\data/models"
 
 
 def test_it_is_refused_otherwise() -> None:
