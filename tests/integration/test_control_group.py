@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -160,9 +161,7 @@ class CountingGroup:
         return (self.path / "cgroup.procs").read_text() == "0"  # it entered by itself
 
     def close(self) -> None:
-        for file in self.path.iterdir():
-            file.unlink()
-        self.path.rmdir()
+        shutil.rmtree(self.path, ignore_errors=True)
 
 
 @pytest.fixture

@@ -161,20 +161,21 @@ def test_it_creates_the_model_once_and_again_when_anything_changed(machine, spec
 
 
 def test_from_another_file_system_it_is_sent_and_only_201_counts(machine, spec) -> None:
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as memory:
-        if Path(memory).stat().st_dev == MODEL.stat().st_dev:
-            pytest.skip("one file system only")
-        elsewhere = replace(spec, data_dir=Path(memory) / "data")
-        blobs = elsewhere.data_dir / "models" / "blobs"
+    elsewhere = Path("/dev/shm")
+    if not elsewhere.is_dir() or elsewhere.stat().st_dev == MODEL.stat().st_dev:
+        pytest.skip("one file system only")
+    with tempfile.TemporaryDirectory(dir=elsewhere) as memory:
+        in_memory = replace(spec, data_dir=Path(memory) / "data")
+        blobs = in_memory.data_dir / "models" / "blobs"
 
         async def life() -> None:
             made = [BLOB, "/api/create", "/api/generate"]
-            assert await start_and_stop(machine, elsewhere) == made
+            assert await start_and_stop(machine, in_memory) == made
             assert "| 201 |" in (machine.folder / "runtime.log").read_text()
-            assert await start_and_stop(machine, elsewhere) == made[2:]
+            assert await start_and_stop(machine, in_memory) == made[2:]
             (blob,) = blobs.glob(BLOB.rpartition("/")[2].replace(":", "-"))
             blob.write_bytes(b"left by somebody")
-            assert await start_and_stop(machine, elsewhere) == [made[0], made[2]]
+            assert await start_and_stop(machine, in_memory) == [made[0], made[2]]
             assert blob.read_bytes() == MODEL.read_bytes()
 
         asyncio.run(life())

@@ -44,6 +44,7 @@ class ControlGroup:
         self.path = delegated / "runtime"
         self._delegated = delegated
         self._own = delegated / "companion"
+        self._closed = False
 
     @classmethod
     def make(cls, limits: ResourceLimits, process: Path = _PROCESS) -> ControlGroup:
@@ -74,7 +75,13 @@ class ControlGroup:
             return False
 
     def close(self) -> None:
-        """End what is still in the group, remove both leaves, and move this process back."""
+        """End what is still in the group, remove both leaves, and move this process back.
+
+        Once only: a later group stands in the same place.
+        """
+        if self._closed:
+            return
+        self._closed = True
         with contextlib.suppress(OSError):
             _write(self.path / "cgroup.kill", "1")
         self._remove_leaf(self.path)

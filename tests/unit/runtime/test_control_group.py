@@ -140,9 +140,13 @@ def test_the_runtime_gets_its_ceilings_and_nothing_is_left_of_them(kernel) -> No
     assert not group.holds(471)
     group.close()
     assert before(kernel)
-    group.close()
-    assert before(kernel)
     assert not group.holds(4711)
+    later = ControlGroup.make(LIMITS)
+    kernel.write(later.path / "cgroup.procs", "4712")
+    group.close()  # once more, late: the later one is not touched
+    assert later.holds(4712)
+    later.close()
+    assert before(kernel)
 
 
 def test_all_of_the_machine_needs_no_ceiling(kernel) -> None:
