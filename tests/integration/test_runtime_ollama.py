@@ -57,7 +57,9 @@ def spec(machine, plugin, require_real):
     require_real("ollama (COMPANION_TEST_OLLAMA)", os.access(program, os.X_OK))
     with Path(program).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    model = parts.verified_model(MODEL)
+    # In the person's own store, as staging leaves it: only an owner may link a file.
+    shutil.copyfile(MODEL, machine.folder / "model.gguf")
+    model = parts.verified_model(machine.folder / "model.gguf")
     yield machine.spec(
         spawner=plugin.companion_spawn(),
         binary=program,
@@ -148,7 +150,7 @@ def test_it_creates_the_model_once_and_again_when_anything_changed(machine, spec
         blob.unlink()
         blob.write_bytes(b"left by somebody")
         assert await start_and_stop(machine, spec) == made[1:]
-        assert blob.samefile(MODEL) or blob.read_bytes() == MODEL.read_bytes()
+        assert blob.samefile(machine.folder / "model.gguf")
         # What was made of it: a manifest that names another model, a file that was added.
         (store / MANIFEST).write_text((store / MANIFEST).read_text().replace("a", "b"))
         assert await start_and_stop(machine, spec) == made
@@ -162,7 +164,7 @@ def test_it_creates_the_model_once_and_again_when_anything_changed(machine, spec
 
 def test_from_another_file_system_it_is_sent_and_only_201_counts(machine, spec) -> None:
     elsewhere = Path("/dev/shm")
-    if not elsewhere.is_dir() or elsewhere.stat().st_dev == MODEL.stat().st_dev:
+    if not elsewhere.is_dir() or elsewhere.stat().st_dev == machine.folder.stat().st_dev:
         pytest.skip("one file system only")
     with tempfile.TemporaryDirectory(dir=elsewhere) as memory:
         in_memory = replace(spec, data_dir=Path(memory) / "data")
