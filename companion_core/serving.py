@@ -295,7 +295,8 @@ class Serving:
                 "pid": backend.pid,
                 "channel": backend.channel_name,
                 "isolation": backend.tier.value,
-                "ceilings": "hard" if backend.hard_ceilings else "observed",
+                "ceilings": "hard" if backend.ceilings.hard else "observed",
+                "ceilings_detail": backend.ceilings.detail,
             },
             "admission": {
                 "in_flight": admission.in_flight,

@@ -35,10 +35,11 @@ from companion_core.providers import (
 from companion_core.runtime.backend_store import BackendStore
 from companion_core.runtime.binary import ProvedBinary, prove_binary
 from companion_core.runtime.isolation import (
+    CeilingState,
     ControlGroup,
-    NoControlGroup,
     broker_command,
     confine,
+    hold_ceilings,
     open_broker,
     reach_of,
     with_fresh_bytecode,
@@ -62,6 +63,7 @@ from companion_core.state_files import private_folder
 __all__ = ["Run", "StartSpec", "StartedBackend", "bring_up", "take_down"]
 
 PLAN_SECONDS: Final = 5.0
+NOT_ENTERED: Final = CeilingState(hard=False, detail="the runtime did not enter its control group")
 _NAMES_OF_LAUNCHERS: Final = frozenset({VENV_LAUNCHER_NAME} if sys.platform == "win32" else ())
 
 
@@ -110,7 +112,7 @@ class StartedBackend:
     """A runtime that listens where it should; `key` is sent to it as Bearer, if there is one.
 
     Attributes:
-        hard_ceilings: the system holds it below its ceilings; else they are observed (I-12).
+        ceilings: whether the system holds it below them, and if not, why (I-12).
     """
 
     channel: BackendChannel
@@ -121,7 +123,7 @@ class StartedBackend:
     pid: int
     channel_name: Literal["unix", "tcp", "namespace"]
     tier: Tier
-    hard_ceilings: bool
+    ceilings: CeilingState
 
 
 @dataclass(slots=True, kw_only=True)
@@ -131,6 +133,7 @@ class Run:
     Attributes:
         broker: the line into the runtime's own network namespace.
         group: what holds it below its ceilings, where that can be had.
+        ceilings: what holds it below them, as far as can be said before it has started.
         watched: the runtime's process and what it was to be like.
         ended: its end has been asked for or told, so that the end is no news any more.
     """
@@ -139,6 +142,7 @@ class Run:
     folder: Path | None = None
     broker: BrokeredChannel | None = None
     group: ControlGroup | None = None
+    ceilings: CeilingState | None = None
     output: RuntimeOutput | None = None
     kept: Kept | None = None
     watched: Watched | None = None
@@ -188,8 +192,7 @@ async def bring_up(
     reach = reach_of(plan, binary, channel, write=(run.folder, spec.data_dir), models=models)
     argv = with_fresh_bytecode(plan.argv, run.folder) if binary.embedded else plan.argv
     own_network = _has_own_network(tier, channel)
-    with contextlib.suppress(NoControlGroup):  # `probe_ceilings` says why
-        run.group = ControlGroup.make(spec.limits)
+    run.group, run.ceilings = hold_ceilings(spec.limits)
     run.output = RuntimeOutput(spec.log_path, ready_text=plan.ready_text, secret=key)
     with contextlib.ExitStack() as handed_on:
         descriptors = list(models)
@@ -240,8 +243,7 @@ async def bring_up(
         pid=identity.pid,
         channel_name=_channel_name(run.watched.way),
         tier=tier,
-        hard_ceilings=sys.platform == "win32"
-        or (run.group is not None and run.group.holds(identity.pid)),
+        ceilings=run.ceilings if _is_held(run, identity.pid) else NOT_ENTERED,
     )
 
 
@@ -258,6 +260,11 @@ async def take_down(run: Run, *, terminate_after: float, kill_after: float) -> N
     if run.folder is not None:
         remove_start_folder(run.folder)
     forget(run.spec.record_path)
+
+
+def _is_held(run: Run, pid: int) -> bool:
+    """Tell whether the runtime is where its ceilings are; the keeper's child enters by itself."""
+    return run.group is None or run.group.holds(pid)
 
 
 def _check_spec(spec: StartSpec) -> None:

@@ -20,7 +20,7 @@ import pytest
 import runtime_parts as parts
 
 from companion_core.errors import CompanionError, Reason
-from companion_core.runtime import starting
+from companion_core.runtime.isolation import ControlGroup
 
 pytestmark = [
     pytest.mark.integration,
@@ -55,8 +55,8 @@ async def life(machine):
     if how == "foreign":
         os.kill(other, signal.SIGKILL)
     tree = supervisor.tree()
-    facts |= {"hard": backend.hard_ceilings, "groups": groups()}
-    if backend.hard_ceilings:
+    facts |= {"hard": backend.ceilings.hard, "why": backend.ceilings.detail, "groups": groups()}
+    if backend.ceilings.hard:
         facts["inside"] = sorted(map(str, tree)) == sorted(members("runtime"))
         facts["me"] = str(os.getpid()) in members("companion")
         facts["runtime beside"] = not {str(backend.pid)} & set(members("companion"))
@@ -121,6 +121,7 @@ def test_the_whole_tree_is_in_its_group_and_both_leave_nothing(run_inside, how, 
     assert run(how, tier, "offspring") == {
         "probed": True,
         "hard": True,
+        "why": "a control group of the runtime's own",
         "groups": ["companion", "runtime"],
         "inside": True,
         "me": True,
@@ -145,6 +146,7 @@ def test_beside_another_program_the_ceilings_are_observed(run_inside) -> None:
     run, _ = run_inside
     facts = run("foreign", "none")
     assert (facts["hard"], facts["groups"], facts["left"]) == (False, [], [])
+    assert facts["why"] == "other programs run in the same control group"
 
 
 class CountingGroup:
@@ -158,7 +160,8 @@ class CountingGroup:
         (path / "memory.events").write_text(f"low 0\nhigh 0\nmax 7\noom 3\noom_kill {kills}\n")
 
     def holds(self, pid: int) -> bool:
-        return (self.path / "cgroup.procs").read_text() == "0"  # it entered by itself
+        procs = self.path / "cgroup.procs"
+        return procs.exists() and procs.read_text() == "0"  # it entered by itself
 
     def close(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
@@ -166,9 +169,10 @@ class CountingGroup:
 
 @pytest.fixture
 def counted(monkeypatch, tmp_path):
-    def use(kills: int) -> None:
+    def use(kills: int) -> CountingGroup:
         group = CountingGroup(tmp_path / "group", kills)
-        monkeypatch.setattr(starting.ControlGroup, "make", lambda _limits: group)
+        monkeypatch.setattr(ControlGroup, "make", lambda _limits: group)
+        return group
 
     return use
 
@@ -181,7 +185,7 @@ def test_one_that_the_kernel_ended_at_its_ceiling_is_told_apart(counted, kills, 
 
     async def life(machine) -> None:
         backend = await machine.supervisor.start(machine.spec())
-        assert backend.hard_ceilings
+        assert backend.ceilings.hard
         os.kill(backend.pid, signal.SIGKILL)
         await parts.until(lambda: machine.exits)
         ending = machine.supervisor.last_ending
@@ -191,6 +195,19 @@ def test_one_that_the_kernel_ended_at_its_ceiling_is_told_apart(counted, kills, 
     with parts.machine() as machine:
         asyncio.run(life(machine))
         assert machine.leftovers() == []
+
+
+def test_one_that_did_not_enter_its_group_is_observed(counted) -> None:
+    (counted(0).path / "cgroup.procs").unlink()
+
+    async def life(machine) -> None:
+        backend = await machine.supervisor.start(machine.spec())
+        assert not backend.ceilings.hard
+        assert backend.ceilings.detail == "the runtime did not enter its control group"
+        await machine.supervisor.stop()
+
+    with parts.machine() as machine:
+        asyncio.run(life(machine))
 
 
 @pytest.mark.parametrize(

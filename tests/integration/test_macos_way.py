@@ -68,7 +68,7 @@ def test_it_starts_is_read_back_and_leaves_nothing(machine, tier, channels) -> N
         backend = await machine.supervisor.start(machine.spec(spawner=spawner, tier=tier))
         assert os.getpgid(backend.pid) == backend.pid  # its tree is its process group
         assert (await machine.supervisor.check_runtime()).ok
-        assert not backend.hard_ceilings
+        assert not backend.ceilings.hard
         seen = Path(backend.channel.path).parent if channels == CHANNELS[0] else None
         tree = machine.supervisor.tree()
         assert backend.pid in tree

@@ -11,6 +11,7 @@ from companion_core.runtime.isolation.control_group import ControlGroup, NoContr
 from companion_core.runtime.isolation.probing import (
     CeilingState,
     TierState,
+    hold_ceilings,
     probe_ceilings,
     probe_isolation,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "TierState",
     "broker_command",
     "confine",
+    "hold_ceilings",
     "open_broker",
     "probe_ceilings",
     "probe_isolation",

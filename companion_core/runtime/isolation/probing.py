@@ -9,16 +9,21 @@ from typing import Final
 
 from companion_core.decisions.isolation import TIERS, Tier
 from companion_core.egress import Egress, EgressRefused
+from companion_core.providers import ResourceLimits
 from companion_core.runtime.isolation import (
     bubblewrap,
-    control_group,
     job_object,
     locks,
     sandbox_exec,
 )
+from companion_core.runtime.isolation.control_group import (
+    ControlGroup,
+    NoControlGroup,
+    find_delegated_group,
+)
 from companion_core.runtime.isolation.reach import Reach
 
-__all__ = ["CeilingState", "TierState", "probe_ceilings", "probe_isolation"]
+__all__ = ["CeilingState", "TierState", "hold_ceilings", "probe_ceilings", "probe_isolation"]
 
 _PROBE_SECONDS: Final = 5.0
 _ENVIRONMENT: Final = {"LANG": "C.UTF-8"}
@@ -45,6 +50,9 @@ class CeilingState:
     detail: str
 
 
+_IN_A_GROUP: Final = CeilingState(hard=True, detail="a control group of the runtime's own")
+
+
 def probe_ceilings(platform: str = sys.platform) -> CeilingState:
     """Return whether a runtime would get hard ceilings here. Changes nothing."""
     if platform == "win32":
@@ -52,10 +60,27 @@ def probe_ceilings(platform: str = sys.platform) -> CeilingState:
     if platform != "linux":
         return CeilingState(hard=False, detail="this system has none for a whole process tree")
     try:
-        control_group.find_delegated_group()
-    except control_group.NoControlGroup as error:
+        find_delegated_group()
+    except NoControlGroup as error:
         return CeilingState(hard=False, detail=str(error))
-    return CeilingState(hard=True, detail="a control group of the runtime's own")
+    return _IN_A_GROUP
+
+
+def hold_ceilings(
+    limits: ResourceLimits, platform: str = sys.platform
+) -> tuple[ControlGroup | None, CeilingState]:
+    """Make the group that holds a runtime below its ceilings, where there is to be one.
+
+    Returns:
+        the group, for its owner to close, and what is to be said of the ceilings.
+    """
+    if platform != "linux":
+        return None, probe_ceilings(platform)
+    try:
+        group = ControlGroup.make(limits)
+    except NoControlGroup as error:
+        return None, CeilingState(hard=False, detail=str(error))
+    return group, _IN_A_GROUP
 
 
 def probe_isolation(egress: Egress, platform: str = sys.platform) -> tuple[TierState, ...]:
