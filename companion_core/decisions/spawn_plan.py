@@ -301,7 +301,7 @@ def _normal(path: str, facts: PlanFacts) -> str | None:
     if not facts.windows:
         return path if posixpath.isabs(path) else None
     absolute = ntpath.splitdrive(path)[0] and ntpath.isabs(path)
-    return path.replace("\\", "/").lower() if absolute else None
+    return ntpath.normcase(path).replace("\\", "/") if absolute else None
 
 
 def _inside(path: object, facts: PlanFacts) -> bool:

@@ -719,6 +719,7 @@ def request(**changes: Any) -> dict[str, Any]:
         (request(unless_stored=True), request(unless_stored=1)),
         ({"store": "/data/x"}, {"store": "/data/./x"}),
         ({"store": None}, {"store": "/data"}),
+        ({"read_paths": ("/dataX",)}, {"read_paths": ("/data",)}),
         ({"backend_key_env": "KEY"}, {"backend_key_env": "ENV"}),
         ({"backend_key_env": "A"}, {"backend_key_env": "env"}),
         ({"model_link": "/data/x"}, {"model_link": "/data/./x"}),

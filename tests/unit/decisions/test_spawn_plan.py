@@ -147,6 +147,8 @@ class PlanInDisguise(SpawnPlan):
         {"model_link": "/data"},
         {"model_link": "blobs/x"},
         {"model_link": "/data//x"},
+        {"model_link": 1},
+        {"store": 1},
         {"model_copies": ("/etc/passwd",)},
         {"ready_text": ""},
         {"ready_text": 1},
