@@ -23,7 +23,7 @@ from companion_core.decisions.spawn_plan import parse_pid
 from companion_core.egress import Egress, ProcessIdentity
 from companion_core.errors import EnvironmentUnavailable, Reason
 from companion_core.runtime.output import RuntimeOutput
-from companion_core.runtime.readback import descendants, runtime_below
+from companion_core.runtime.process_tree import descendants, runtime_below
 
 __all__ = ["KeptProcess", "launch"]
 

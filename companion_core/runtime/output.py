@@ -27,6 +27,8 @@ class RuntimeOutput:
     Attributes:
         writer: the descriptor for the runtime's stdout and stderr; `start` closes it.
         ready: set once `ready_text` has been seen.
+        stirred: set by whatever is written, and by who else sees the runtime do something;
+            cleared by who waits for it.
         ended: set once everything has been read and nobody can write any more.
         last_lines: the newest lines, without the backend's key.
     """
@@ -35,6 +37,7 @@ class RuntimeOutput:
         self, path: Path, *, ready_text: str | None = None, secret: str | None = None
     ) -> None:
         self.ready = asyncio.Event()
+        self.stirred = asyncio.Event()
         self.ended = asyncio.Event()
         self.last_lines: deque[str] = deque(maxlen=LAST_LINES)
         self._path = path
@@ -82,6 +85,7 @@ class RuntimeOutput:
             return
         except OSError:
             data = b""
+        self.stirred.set()
         *lines, self._pending = (self._pending + data).split(b"\n")
         if not data or len(self._pending) > MAX_LINE_BYTES:
             lines.append(self._pending)

@@ -196,18 +196,58 @@ def machine():
         yield made
 
 
+def fake(machine, spawner):
+    return serving_parts.make_serving(
+        machine.folder,
+        spawner=spawner,
+        health=Says200(),
+        binary=str(machine.program),
+        binary_sha256=hashlib.sha256(machine.program.read_bytes()).hexdigest(),
+    )
+
+
+@pytest.mark.parametrize("announces", [True, False])
+def test_one_that_is_never_well_is_ended_at_its_plans_own_deadline(machine, announces) -> None:
+    """It listens and answers, and its health check is always answered "not yet"."""
+
+    def hurry(plan, _request):
+        text = plan.ready_text if announces else None
+        return replace(plan, start_deadline_seconds=0.7, ready_text=text)
+
+    async def life() -> None:
+        serving = fake(machine, parts.FakeSpawner(("never",), alter=hurry))
+        with pytest.raises(CompanionError) as caught:
+            async with serving_parts.serving_with(serving, machine.model):
+                pass
+        assert caught.value.reason is Reason.START_TIMEOUT
+        assert serving.status()["lifecycle"] == "stopped"
+
+    asyncio.run(life())
+    assert machine.leftovers() == []
+
+
+@pytest.mark.parametrize("announces", [True, False])
+def test_one_that_loads_behind_its_listener_is_waited_for(machine, announces) -> None:
+    # covers: spawn_supervision/health-retry
+    def quiet(plan, _request):
+        return plan if announces else replace(plan, ready_text=None)
+
+    async def life() -> None:
+        serving = fake(machine, parts.FakeSpawner(("busy",), alter=quiet))
+        async with serving_parts.serving_with(serving, machine.model):
+            assert serving.lifecycle().ok
+            assert serving.resources().ok  # observed meanwhile
+            assert (await serving_parts.chat(serving))[0] == 200
+
+    asyncio.run(life())
+
+
 def test_what_ends_by_itself_before_it_is_ready_is_not_tried_again(machine) -> None:
     """The second start ends with code 3: permanent, and said so."""
 
     async def life() -> None:
         spawner = parts.FakeSpawner()
-        serving = serving_parts.make_serving(
-            machine.folder,
-            spawner=spawner,
-            health=Says200(),
-            binary=str(machine.program),
-            binary_sha256=hashlib.sha256(machine.program.read_bytes()).hexdigest(),
-        )
+        serving = fake(machine, spawner)
         async with serving_parts.serving_with(serving, machine.model):
             spawner.behaviour = ("exit",)
             os.kill(serving.status()["runtime"]["pid"], signal.SIGKILL)
@@ -220,13 +260,7 @@ def test_what_ends_by_itself_before_it_is_ready_is_not_tried_again(machine) -> N
 
 def test_a_program_that_was_replaced_is_not_started_again(machine) -> None:
     async def life() -> None:
-        serving = serving_parts.make_serving(
-            machine.folder,
-            spawner=parts.FakeSpawner(),
-            health=Says200(),
-            binary=str(machine.program),
-            binary_sha256=hashlib.sha256(machine.program.read_bytes()).hexdigest(),
-        )
+        serving = fake(machine, parts.FakeSpawner())
         async with serving_parts.serving_with(serving, machine.model):
             machine.program.write_text(machine.program.read_text() + "\n# changed\n")
             os.kill(serving.status()["runtime"]["pid"], signal.SIGKILL)
