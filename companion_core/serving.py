@@ -18,13 +18,14 @@ from companion_core.decisions.resources import check_memory
 from companion_core.decisions.restart import Ending, Size
 from companion_core.decisions.verdict import OK, Verdict, refuse
 from companion_core.egress import Egress
-from companion_core.errors import EnvironmentUnavailable, Reason, error_for
+from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason, error_for
 from companion_core.gateway import Backend, Gateway, GatewaySettings, HealthProbe
 from companion_core.paths import InstancePaths
 from companion_core.providers import ProbeFailed
 from companion_core.runtime.attempts import Attempts
 from companion_core.runtime.free_memory import available_memory
 from companion_core.runtime.liveness import computes_a_token
+from companion_core.runtime.output import quote
 from companion_core.runtime.probe import free_vram
 from companion_core.runtime.resource_monitor import ResourceMonitor
 from companion_core.runtime.staging import VerifiedModel
@@ -37,6 +38,9 @@ __all__ = ["Serving"]
 LIVENESS_SECONDS: Final = 30.0
 # A start reads the runtime back before anything is sent to it: that counts for the first answer.
 FRESH_SECONDS: Final = 0.1
+_SAID_BY_RUNTIME: Final = frozenset(
+    {Reason.RUNTIME_EXITED, Reason.SPAWN_FAILED, Reason.START_TIMEOUT}
+)
 
 
 class Serving:
@@ -125,7 +129,8 @@ class Serving:
         """Start the runtime and return when it has answered a health check at the gateway.
 
         Raises:
-            CompanionError: nothing of the runtime is left.
+            CompanionError: nothing of the runtime is left; what it wrote last is in the detail
+                where that tells why.
         """
         await self._require_memory(model)
         self.exited.clear()
@@ -147,10 +152,13 @@ class Serving:
             await self._wait_for_health(backend.ready_by)
             await observing
             self._supervisor.report_health(ok=True)
-        except BaseException:
+        except BaseException as error:
             observing.cancel()
             await outlast(observing)
             await self.stop()
+            lines = self._supervisor.last_lines
+            if isinstance(error, CompanionError) and error.reason in _SAID_BY_RUNTIME and lines:
+                error.detail = "\n".join(filter(None, [error.detail, quote(lines)]))
             raise
 
     async def drain(self, seconds: float) -> None:

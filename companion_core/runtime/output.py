@@ -6,14 +6,17 @@ import asyncio
 import contextlib
 import os
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-__all__ = ["RuntimeOutput"]
+__all__ = ["RuntimeOutput", "quote"]
 
 MAX_LOG_BYTES: Final = 4 * 1024 * 1024
 MAX_LINE_BYTES: Final = 4096
 LAST_LINES: Final = 20
+QUOTED_LINES: Final = 10
+QUOTED_CHARACTERS: Final = 300
 _READ_BYTES: Final = 65536
 
 
@@ -126,3 +129,14 @@ class RuntimeOutput:
                 self._written += os.write(self._log, data)
         except OSError:  # a full disk
             return
+
+
+def quote(lines: Sequence[str]) -> str:
+    """Return the newest lines for a message to a person; nothing in it steers a terminal."""
+    shown = (
+        "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in line)
+        for line in lines[-QUOTED_LINES:]
+    )
+    return "\n".join(
+        ["the runtime's last lines:", *(f"  {line[:QUOTED_CHARACTERS]}" for line in shown)]
+    )

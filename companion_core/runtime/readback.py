@@ -19,9 +19,16 @@ from companion_core.runtime.socket_tables import listening_sockets
 
 __all__ = ["environment_names", "listeners"]
 
-# As the kernel names them: those that nobody reaches from outside, and those that are listed.
+# As the kernel names them: those that nobody reaches from outside, and where others are listed.
 _LOCAL_PROTOCOLS: Final = frozenset({b"UNIX", b"UNIX-STREAM", b"NETLINK", b"ALG"})
-_LISTED_PROTOCOLS: Final = frozenset({b"TCP", b"TCPv6", b"MPTCP", b"MPTCPv6", b"UDP", b"UDPv6"})
+_TABLES: Final = {
+    b"TCP": "tcp",
+    b"TCPv6": "tcp6",
+    b"MPTCP": "tcp",
+    b"MPTCPv6": "tcp6",
+    b"UDP": "udp",
+    b"UDPv6": "udp6",
+}
 _EXEC_SECONDS: Final = 0.5
 _PAUSE_SECONDS: Final = 0.001
 
@@ -68,7 +75,8 @@ def listeners(pids: Iterable[int]) -> frozenset[Listener] | None:
             if held is None:
                 return None
             if held:
-                found.update(at for inode, at in listening_sockets(pid) if inode in held)
+                tables = frozenset(held.values())
+                found.update(at for inode, at in listening_sockets(pid, tables) if inode in held)
         except (FileNotFoundError, ProcessLookupError):
             continue  # it ended meanwhile, and its sockets with it
         except OSError:
@@ -76,10 +84,13 @@ def listeners(pids: Iterable[int]) -> frozenset[Listener] | None:
     return frozenset(found)
 
 
-def _network_sockets(pid: int) -> set[int] | None:
-    """Return the inodes of what may listen to the network; None for one of an unknown kind."""
+def _network_sockets(pid: int) -> dict[int, str] | None:
+    """Return what may listen to the network, by inode, and the table that would list it.
+
+    None for a socket of an unknown kind.
+    """
     folder = f"/proc/{pid}/fd"
-    inodes: set[int] = set()
+    held: dict[int, str] = {}
     for name in os.listdir(folder):  # noqa: PTH208 - names are all it takes
         path = f"{folder}/{name}"
         try:
@@ -89,11 +100,11 @@ def _network_sockets(pid: int) -> set[int] | None:
             protocol = os.getxattr(path, "system.sockprotoname").rstrip(b"\0")
         except FileNotFoundError:
             continue  # closed meanwhile
-        if protocol in _LISTED_PROTOCOLS:
-            inodes.add(int(target[8:-1]))
+        if protocol in _TABLES:
+            held[int(target[8:-1])] = _TABLES[protocol]
         elif protocol not in _LOCAL_PROTOCOLS:
             return None
-    return inodes
+    return held
 
 
 def _environment_names_elsewhere(pid: int) -> frozenset[str] | None:

@@ -11,7 +11,7 @@ import ipaddress
 import socket
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -22,12 +22,12 @@ __all__ = ["listening_sockets"]
 
 _LISTEN: Final = 0x0A
 _UNCONNECTED: Final = 0x07  # of UDP: anyone may send to it
-_TABLES: Final = (
-    ("tcp", socket.AF_INET, socket.IPPROTO_TCP, _LISTEN),
-    ("tcp6", socket.AF_INET6, socket.IPPROTO_TCP, _LISTEN),
-    ("udp", socket.AF_INET, socket.IPPROTO_UDP, _UNCONNECTED),
-    ("udp6", socket.AF_INET6, socket.IPPROTO_UDP, _UNCONNECTED),
-)
+_TABLES: Final = {
+    "tcp": (socket.AF_INET, socket.IPPROTO_TCP, _LISTEN),
+    "tcp6": (socket.AF_INET6, socket.IPPROTO_TCP, _LISTEN),
+    "udp": (socket.AF_INET, socket.IPPROTO_UDP, _UNCONNECTED),
+    "udp6": (socket.AF_INET6, socket.IPPROTO_UDP, _UNCONNECTED),
+}
 _NETLINK_SOCK_DIAG: Final = 4
 _SOCK_DIAG_BY_FAMILY: Final = 20
 _REQUEST_DUMP: Final = 0x301  # NLM_F_REQUEST | NLM_F_DUMP
@@ -42,27 +42,31 @@ _ANSWER_SECONDS: Final = 1.0
 _ANSWER_BYTES: Final = 65536
 
 
-def listening_sockets(pid: int) -> Iterator[tuple[int, Listener]]:
-    """Yield inode and address of all that listens in the network namespace of a process.
+def listening_sockets(pid: int, tables: Iterable[str]) -> Iterator[tuple[int, Listener]]:
+    """Yield inode and address of what listens in the network namespace of a process.
+
+    Args:
+        pid: the process.
+        tables: which to look into, of tcp, tcp6, udp and udp6.
 
     Raises:
         FileNotFoundError, ProcessLookupError: there is no such process any more.
         OSError: it cannot be read.
     """
+    tables = tuple(tables)
     if Path(f"/proc/{pid}/ns/net").stat().st_ino == Path("/proc/self/ns/net").stat().st_ino:
         try:
-            yield from [found for table in _TABLES for found in _ask_kernel(*table)]
+            yield from [found for name in tables for found in _ask_kernel(name)]
         except (OSError, struct.error):
             pass  # a kernel without this interface, or a filter that denies it
         else:
             return
-    for name, _, _, state in _TABLES:
-        yield from _read_table(pid, name, state)
+    for name in tables:
+        yield from _read_table(pid, name)
 
 
-def _ask_kernel(
-    name: str, family: int, protocol: int, state: int
-) -> Iterator[tuple[int, Listener]]:
+def _ask_kernel(name: str) -> Iterator[tuple[int, Listener]]:
+    family, protocol, state = _TABLES[name]
     question = _QUESTION.pack(family, protocol, 1 << state)
     head = _HEADER.pack(_HEADER.size + len(question), _SOCK_DIAG_BY_FAMILY, _REQUEST_DUMP, 0, 0)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as kernel:
@@ -82,7 +86,8 @@ def _ask_kernel(
                 data = data[(length + 3) & ~3 :]
 
 
-def _read_table(pid: int, name: str, state: int) -> Iterator[tuple[int, Listener]]:
+def _read_table(pid: int, name: str) -> Iterator[tuple[int, Listener]]:
+    state = _TABLES[name][-1]
     try:
         rows = read_entry(f"/proc/{pid}/net/{name}").splitlines()[1:]
     except FileNotFoundError:

@@ -196,6 +196,7 @@ class Supervisor:
         if self._run is not None:  # the one before was told to end and has not ended yet
             await finish(self._take_down(self._run, 0, KILL_AFTER_SECONDS))
         run = self._run = Run(spec=spec)
+        self._last_lines = ()
         try:
             backend = await bring_up(
                 run,

@@ -6,9 +6,10 @@ ADDRESS is a socket's path or HOST:PORT. It reads the model, announces `READY`, 
 `GET /health` and echoes completions, streamed if asked. With its announcement it prints the key
 that it was given, which no log may show, and leaves the time of it (`READY_AT`). BEHAVIOUR is
 any of: exit, hang (never ready), slow (loads before it listens), busy (loads behind its
-listener and answers 503 meanwhile), never (503 for ever), stubborn (ignores SIGTERM), offspring (a grandchild in its
-own session), leak (a descendant with another environment), wide (listens on every address; on
-SIGUSR1 later), udp. It imports the standard library only and nothing of this package.
+listener and answers 503 meanwhile), never (503 for ever), stubborn (ignores SIGTERM), offspring
+(a grandchild in its own session), leak (a descendant with another environment), wide (listens
+on every address; on SIGUSR1 later), udp. It imports the standard library only and nothing of
+this package.
 """
 
 from __future__ import annotations

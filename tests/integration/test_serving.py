@@ -220,10 +220,42 @@ def test_one_that_is_never_well_is_ended_at_its_plans_own_deadline(machine, anno
             async with serving_parts.serving_with(serving, machine.model):
                 pass
         assert caught.value.reason is Reason.START_TIMEOUT
+        assert "started" in caught.value.detail
         assert serving.status()["lifecycle"] == "stopped"
 
     asyncio.run(life())
     assert machine.leftovers() == []
+
+
+def test_a_failed_start_says_what_the_runtime_said_last_without_its_key(machine) -> None:
+    def keyed(plan, _request):
+        return replace(plan, start_deadline_seconds=0.7)
+
+    async def life() -> None:
+        spawner = parts.FakeSpawner(("never",), alter=keyed, channels=frozenset({"tcp"}))
+        serving = fake(machine, spawner)
+        made = []
+        make_key = serving._supervisor._make_key
+        serving._supervisor._make_key = lambda: made.append(make_key()) or made[-1]
+        with pytest.raises(CompanionError) as caught:
+            async with serving_parts.serving_with(serving, machine.model):
+                pass
+        assert "[key]" in caught.value.detail  # the test runtime prints it on purpose
+        assert made[0] not in caught.value.detail
+        # The next failure has lines of its own, and none where nothing was started.
+        spawner.behaviour = ("exit",)
+        with pytest.raises(CompanionError) as caught:
+            await serving.start(machine.model)
+        assert caught.value.reason is Reason.RUNTIME_EXITED
+        assert "[key]" not in caught.value.detail
+        assert "started" in caught.value.detail
+        machine.program.unlink()
+        with pytest.raises(CompanionError) as caught:
+            await serving.start(machine.model)
+        assert caught.value.reason is Reason.RUNTIME_NOT_FOUND
+        assert "started" not in caught.value.detail
+
+    asyncio.run(life())
 
 
 @pytest.mark.parametrize("announces", [True, False])

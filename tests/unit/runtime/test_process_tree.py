@@ -21,7 +21,7 @@ GONE = 2**22 + 1
 FAMILY = """
 import os, subprocess, sys, threading
 sleeper = [sys.executable, "-IS", "-c", "import sys; sys.stdin.read()"]
-child = [sys.executable, "-IS", "-c", "import subprocess, sys; subprocess.run(" + repr(sleeper) + ")"]
+child = [sys.executable, "-IS", "-c", f"import subprocess; subprocess.run({sleeper!r})"]
 threading.Thread(target=subprocess.run, args=(child,), daemon=True).start()
 zombie = os.fork()
 if zombie == 0:
@@ -52,9 +52,7 @@ def family() -> Iterator[tuple[subprocess.Popen[str], int]]:
 
 @linux_only
 @pytest.mark.parametrize("kernel_lists", [True, False])
-def test_the_living_below_are_found_whoever_started_them(
-    family, kernel_lists, monkeypatch
-) -> None:
+def test_the_living_below_are_found_whoever_started_them(family, kernel_lists, monkeypatch) -> None:
     parent, zombie = family
     if not kernel_lists:
         real = os.path.exists
@@ -62,6 +60,7 @@ def test_the_living_below_are_found_whoever_started_them(
     found = descendants(parent.pid)
     assert [psutil.Process(pid).ppid() for pid in found] == [parent.pid, found[0]]
     assert zombie not in found
+
 
 @linux_only
 def test_without_its_root_the_session_tells(family) -> None:

@@ -16,6 +16,9 @@ pytestmark = [
 ]
 
 
+ALL = ("tcp", "tcp6", "udp", "udp6")
+
+
 @pytest.mark.parametrize(
     ("address", "text"),
     [("127.0.0.1", b"0100007F"), ("0.0.0.0", b"00000000"), ("192.168.1.2", b"0201A8C0")],
@@ -50,7 +53,7 @@ def test_the_kernel_and_its_tables_tell_the_same(monkeypatch) -> None:
         datagrams.bind(("127.0.0.1", 0))
         talking.connect(datagrams.getsockname())
         own = {os.fstat(each.fileno()).st_ino for each in (listening, datagrams, talking, client)}
-        asked = {found for found in listening_sockets(me) if found[0] in own}
+        asked = {found for found in listening_sockets(me, ALL) if found[0] in own}
         assert asked == {
             (os.fstat(listening.fileno()).st_ino, Listener("tcp", *listening.getsockname())),
             (os.fstat(datagrams.fileno()).st_ino, Listener("udp", *datagrams.getsockname())),
@@ -60,7 +63,7 @@ def test_the_kernel_and_its_tables_tell_the_same(monkeypatch) -> None:
             raise OSError
 
         monkeypatch.setattr(socket_tables, "_ask_kernel", silent)
-        assert {found for found in listening_sockets(me) if found[0] in own} == asked
+        assert {found for found in listening_sockets(me, ALL) if found[0] in own} == asked
 
 
 def test_a_dual_listener_is_the_widest_address() -> None:
@@ -68,13 +71,13 @@ def test_a_dual_listener_is_the_widest_address() -> None:
         pytest.skip("no IPv6 here")
     with socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True) as wide:
         inode = os.fstat(wide.fileno()).st_ino
-        found = [listener for at, listener in listening_sockets(os.getpid()) if at == inode]
+        found = [listener for at, listener in listening_sockets(os.getpid(), ALL) if at == inode]
         assert found == [Listener("tcp", "::", wide.getsockname()[1])]
 
 
 def test_a_process_that_is_gone_is_said_so() -> None:
     with pytest.raises((FileNotFoundError, ProcessLookupError)):
-        list(listening_sockets(2**22 + 1))
+        list(listening_sockets(2**22 + 1, ALL))
 
 
 def test_an_answer_that_is_none_leads_to_the_tables(monkeypatch) -> None:
@@ -82,4 +85,4 @@ def test_an_answer_that_is_none_leads_to_the_tables(monkeypatch) -> None:
     monkeypatch.setattr(socket_tables, "_SOCK_DIAG_BY_FAMILY", 21)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         at = Listener("tcp", *listening.getsockname())
-        assert at in {found for _, found in listening_sockets(os.getpid())}
+        assert at in {found for _, found in listening_sockets(os.getpid(), ALL)}
