@@ -279,3 +279,35 @@ def test_over_its_ceiling_it_is_drained_started_smaller_and_then_refused(
             assert not parts.alive(before)
 
     asyncio.run(life())
+
+
+@pytest.mark.timeout(400)
+def test_fifty_cycles_leave_no_process_descriptor_socket_or_file(name, model, tmp_path) -> None:
+    me = psutil.Process()
+
+    def files() -> set[Path]:
+        return {path.relative_to(tmp_path) for path in tmp_path.rglob("*")}
+
+    async def life() -> None:
+        serving = real_runtimes.make_real(name, tmp_path)
+        await serving.open()
+
+        async def cycle(count: int) -> set[int]:
+            seen: set[int] = set()
+            for _ in range(count):
+                await serving.start(model)
+                seen.update(serving._supervisor.tree())
+                await serving.stop()
+            return seen
+
+        await cycle(2)  # what is made once
+        before = me.num_fds(), len(me.net_connections("all")), files()
+        seen = await cycle(50)
+        assert len(seen) >= 50
+        assert not any(map(parts.alive, seen))
+        assert (me.num_fds(), len(me.net_connections("all")), files()) == before
+        await serving.gateway.close()
+
+    asyncio.run(life())
+    zombies = [child for child in me.children() if child.status() == psutil.STATUS_ZOMBIE]
+    assert zombies == []

@@ -188,6 +188,7 @@ def test_a_runtime_that_is_never_ready(machine, announces) -> None:
     assert refused_start(machine, spec).reason is Reason.START_TIMEOUT
 
 
+@pytest.mark.usefixtures("each_event_loop")
 def test_readiness_is_the_socket_where_nothing_is_announced(machine) -> None:
     # covers: spawn_supervision/health-retry
     async def life() -> None:
@@ -239,6 +240,7 @@ def test_a_foreign_listener_on_the_port_is_never_taken_for_the_runtime(machine) 
         assert received == b""
 
 
+@pytest.mark.usefixtures("each_event_loop")
 def test_prepare_is_sent_and_its_answers_are_required(machine) -> None:
     good = BackendRequest(
         method="POST", path="/create", json="{}", expect_last_line='{"status":"success"}'

@@ -120,6 +120,16 @@ def test_health_is_asked_through_the_gateway_with_the_token(llama, model) -> Non
     asyncio.run(life())
 
 
+@pytest.mark.usefixtures("each_event_loop")
+def test_one_that_computes_a_token_says_so(llama, model) -> None:
+    async def life() -> None:
+        serving = llama(timing=replace(serving_parts.QUICK, health_interval=3600))
+        async with serving_parts.serving_with(serving, model):
+            assert await serving.computes()
+
+    asyncio.run(life())
+
+
 def test_one_that_computes_no_more_is_noticed_though_it_says_it_is_well(llama, model) -> None:
     async def life() -> None:
         serving = llama()

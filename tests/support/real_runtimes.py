@@ -46,7 +46,7 @@ def missing(name: str) -> str | None:
     }:
         return "bubblewrap"
     if name == "Ollama":
-        return None if os.access(_ollama_program(), os.X_OK) else "ollama (COMPANION_TEST_OLLAMA)"
+        return None if os.access(ollama_program(), os.X_OK) else "ollama (COMPANION_TEST_OLLAMA)"
     parts = ("companion_runtime_llamacpp", "xllamacpp")
     return next((part for part in parts if importlib.util.find_spec(part) is None), None)
 
@@ -78,7 +78,7 @@ def _ollama() -> tuple[Any, Any, dict[str, Any]]:
         plugin = importlib.import_module("companion_runtime_ollama.plugin")
     finally:
         sys.path.remove(sources)
-    program = _ollama_program()
+    program = ollama_program()
     with Path(program).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return (
@@ -88,5 +88,5 @@ def _ollama() -> tuple[Any, Any, dict[str, Any]]:
     )
 
 
-def _ollama_program() -> str:
+def ollama_program() -> str:
     return os.environ.get("COMPANION_TEST_OLLAMA") or shutil.which("ollama") or ""
