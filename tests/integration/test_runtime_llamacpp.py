@@ -102,6 +102,7 @@ def test_it_starts_on_a_socket_serves_and_leaves_nothing(machine, spec) -> None:
         for path in ("/slots", "/metrics", "/"):
             status, _, _ = await asyncio.to_thread(ask, backend, "GET", path)
             assert status >= 400
+        assert parts.mode(backend.channel.path) == 0o600
         await machine.supervisor.stop()
 
     asyncio.run(life())
