@@ -1,14 +1,12 @@
 """The companion is killed with SIGKILL at each stage of its life, with each real runtime (I-08).
 
-Within two seconds nothing of it runs, and the next `up` serves; `docs/lifecycle.md` has the table.
+Within two seconds nothing of it runs, and the next `up` serves; `docs/endings.md` has the table.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import http.client
-import importlib.util
 import json
 import os
 import signal
@@ -16,12 +14,10 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-import real_runtimes
 from runtime_parts import alive, wait_until
 
 from companion_core.paths import InstancePaths
@@ -55,38 +51,6 @@ sys.argv[1:2] = []
 from companion_core.cli import main
 sys.exit(main(sys.argv[1:]))
 """
-
-
-@pytest.fixture(scope="session")
-def ollama_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The plugin as a person installs it, beside what the tests' environment has."""
-    site = tmp_path_factory.mktemp("ollama-site")
-    source = real_runtimes.ROOT / "plugins" / "runtime_ollama"
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", "install"]
-    options = ["--no-deps", "--no-index", "--no-build-isolation", "--target", str(site)]
-    subprocess.run([*command, *options, str(source)], check=True, timeout=100)
-    return site
-
-
-@pytest.fixture(params=real_runtimes.NAMES)
-def person(request, world, require_real, monkeypatch):
-    """A world whose companion is configured for one of the runtimes."""
-    require_real(
-        real_runtimes.missing(request.param) or "", not real_runtimes.missing(request.param)
-    )
-    world.publish()
-    if request.param == "Ollama":
-        for part in ("pip", "hatchling"):
-            require_real(part, importlib.util.find_spec(part) is not None)
-        monkeypatch.setenv("PYTHONPATH", str(request.getfixturevalue("ollama_site")))
-        program = real_runtimes.ollama_program()
-        with Path(program).open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        chosen = {"name": "ollama", "binary": program, "binary_sha256": digest}
-        world.configure(runtime={**chosen, "context_length": 256})
-    else:
-        world.configure(runtime={"name": "llamacpp", "binary": "embedded"})
-    return world
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Both real runtimes, hurt at every stage of their life; `docs/lifecycle.md` has the table."""
+"""Both real runtimes, hurt at every stage of their life; `docs/endings.md` has the table."""
 
 from __future__ import annotations
 
