@@ -8,8 +8,8 @@ that it was given, which no log may show, and leaves the time of it (`READY_AT`)
 any of: exit, hang (never ready), slow (loads before it listens), busy (loads behind its
 listener and answers 503 meanwhile), never (503 for ever), stubborn (ignores SIGTERM), offspring
 (a grandchild in its own session), leak (a descendant with another environment), wide (listens
-on every address; on SIGUSR1 later), udp. It imports the standard library only and nothing of
-this package.
+on every address; on SIGUSR1 later), udp. On SIGUSR2 it exits with 1. It imports the standard
+library only and nothing of this package.
 """
 
 from __future__ import annotations
@@ -70,6 +70,7 @@ def misbehave(behaviour: list[str]) -> None:
         datagrams.bind(("127.0.0.1", 0))
         _kept.append(datagrams)
     signal.signal(signal.SIGUSR1, listen_wide)
+    signal.signal(signal.SIGUSR2, lambda *_: sys.exit(1))
 
 
 def listen(address: str) -> socket.socket:

@@ -190,7 +190,6 @@ def test_a_runtime_that_is_never_ready(machine, announces) -> None:
 
 @pytest.mark.usefixtures("each_event_loop")
 def test_readiness_is_the_socket_where_nothing_is_announced(machine) -> None:
-    # covers: spawn_supervision/health-retry
     async def life() -> None:
         spawner = parts.FakeSpawner(alter=lambda plan, _: replace(plan, ready_text=None))
         await machine.supervisor.start(machine.spec(spawner=spawner))

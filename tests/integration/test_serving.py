@@ -300,6 +300,19 @@ def test_what_ends_by_itself_before_it_is_ready_is_not_tried_again(machine) -> N
     assert machine.processes() == []
 
 
+def test_one_that_exits_with_1_once_it_was_ready_is_started_again(machine) -> None:
+    async def life() -> None:
+        serving = fake(machine, parts.FakeSpawner())
+        async with serving_parts.serving_with(serving, machine.model):
+            before = serving.status()["runtime"]["pid"]
+            os.kill(before, signal.SIGUSR2)
+            await serving_parts.until(ready_again(serving, before))
+            assert serving.last_ending.exit_code == 1
+            assert (await serving_parts.chat(serving))[0] == 200
+
+    asyncio.run(life())
+
+
 def test_a_program_that_was_replaced_is_not_started_again(machine) -> None:
     async def life() -> None:
         serving = fake(machine, parts.FakeSpawner())
