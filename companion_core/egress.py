@@ -123,6 +123,10 @@ class Egress(Protocol):
         """Connect a protocol to the runtime's own listener; raise `OSError` on failure."""
         ...
 
+    async def reach_backend(self, channel: BackendChannel) -> None:
+        """Connect to the runtime's own listener and leave; raise `OSError` when nobody accepts."""
+        ...
+
 
 class LiveEgress:
     """The doorway, open."""
@@ -267,6 +271,28 @@ class LiveEgress:
             return (await loop.create_unix_connection(factory, channel.path))[1]
         return (await loop.create_connection(factory, channel.host, channel.port))[1]
 
+    async def reach_backend(self, channel: BackendChannel) -> None:
+        """See `Egress`."""
+        import asyncio  # noqa: PLC0415 - loaded on first use
+        import socket  # noqa: PLC0415 - as above
+
+        from companion_core.backend_channel import BrokeredChannel  # noqa: PLC0415 - as above
+        from companion_core.providers import UnixChannel  # noqa: PLC0415 - as above
+
+        if isinstance(channel, BrokeredChannel):
+            (await channel.connect()).close()
+            return
+        family: int = socket.AF_INET
+        address: str | tuple[str, int]
+        if isinstance(channel, UnixChannel):
+            family, address = socket.AF_UNIX, channel.path
+        else:
+            address = (channel.host, channel.port)
+        # Without a protocol on it: on one machine it is done at once, and nothing is waited for.
+        with socket.socket(family) as client:
+            client.settimeout(0)
+            await asyncio.get_running_loop().sock_connect(client, address)
+
 
 class RefusingEgress:
     """The doorway, shut: what a sandboxed process gets."""
@@ -315,6 +341,10 @@ class RefusingEgress:
         factory: Callable[[], P],  # noqa: ARG002 - as above
         channel: BackendChannel,  # noqa: ARG002 - as above
     ) -> P:
+        """Refuse."""
+        raise EgressRefused
+
+    async def reach_backend(self, channel: BackendChannel) -> None:  # noqa: ARG002 - as above
         """Refuse."""
         raise EgressRefused
 

@@ -25,7 +25,7 @@ from companion_core.providers import ResourceLimits
 from companion_core.runtime.job_process import JobProcess
 from companion_core.runtime.kept import Kept
 from companion_core.runtime.output import RuntimeOutput
-from companion_core.runtime.readback import descendants, runtime_below
+from companion_core.runtime.process_tree import descendants, runtime_below
 
 __all__ = ["KeptProcess", "launch"]
 

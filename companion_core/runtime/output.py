@@ -8,16 +8,19 @@ import os
 import sys
 import threading
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from companion_core.portable import BINARY, CLOSE_ON_EXEC, NO_FOLLOW
 
-__all__ = ["RuntimeOutput"]
+__all__ = ["RuntimeOutput", "quote"]
 
 MAX_LOG_BYTES: Final = 4 * 1024 * 1024
 MAX_LINE_BYTES: Final = 4096
 LAST_LINES: Final = 20
+QUOTED_LINES: Final = 10
+QUOTED_CHARACTERS: Final = 300
 _READ_BYTES: Final = 65536
 
 
@@ -37,6 +40,8 @@ class RuntimeOutput:
     Attributes:
         writer: the descriptor for the runtime's stdout and stderr; `start` closes it.
         ready: set once `ready_text` has been seen.
+        stirred: set by whatever is written, and by who else sees the runtime do something;
+            cleared by who waits for it.
         ended: set once everything has been read and nobody can write any more.
         last_lines: the newest lines, without the backend's key.
     """
@@ -50,6 +55,7 @@ class RuntimeOutput:
         by_thread: bool = sys.platform == "win32",
     ) -> None:
         self.ready = asyncio.Event()
+        self.stirred = asyncio.Event()
         self.ended = asyncio.Event()
         self.last_lines: deque[str] = deque(maxlen=LAST_LINES)
         self._path = path
@@ -120,6 +126,7 @@ class RuntimeOutput:
             os.close(reader)
 
     def _receive(self, data: bytes) -> None:
+        self.stirred.set()
         *lines, self._pending = (self._pending + data).split(b"\n")
         if not data or len(self._pending) > MAX_LINE_BYTES:
             lines.append(self._pending)
@@ -161,3 +168,14 @@ class RuntimeOutput:
                 self._written += os.write(self._log, data)
         except OSError:  # a full disk
             return
+
+
+def quote(lines: Sequence[str]) -> str:
+    """Return the newest lines for a message to a person; nothing in it steers a terminal."""
+    shown = (
+        "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in line)
+        for line in lines[-QUOTED_LINES:]
+    )
+    return "\n".join(
+        ["the runtime's last lines:", *(f"  {line[:QUOTED_CHARACTERS]}" for line in shown)]
+    )

@@ -21,7 +21,7 @@ from typing import Final
 from companion_core.decisions.spawn_plan import parse_pid
 from companion_core.egress import KILL, Egress, ProcessIdentity
 from companion_core.errors import EnvironmentUnavailable, Reason
-from companion_core.runtime.readback import descendants
+from companion_core.runtime.process_tree import descendants
 from companion_core.state_files import read_private, write_private
 
 __all__ = ["forget", "left_behind", "reclaim", "record"]

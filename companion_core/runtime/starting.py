@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -34,6 +35,7 @@ from companion_core.providers import (
 )
 from companion_core.runtime.backend_store import BackendStore
 from companion_core.runtime.binary import ProvedBinary, prove_binary
+from companion_core.runtime.folder_watch import FolderWatch
 from companion_core.runtime.isolation import (
     CeilingState,
     ControlGroup,
@@ -109,10 +111,12 @@ class StartSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartedBackend:
-    """A runtime that listens where it should; `key` is sent to it as Bearer, if there is one.
+    """A runtime that listens where it should.
 
     Attributes:
         ceilings: whether the system holds it below them, and if not, why (I-12).
+        key: sent to it as Bearer, if there is one.
+        ready_by: when its start is over, healthy or not, on the event loop's clock.
     """
 
     channel: BackendChannel
@@ -124,6 +128,7 @@ class StartedBackend:
     channel_name: Literal["unix", "tcp", "namespace"]
     tier: Tier
     ceilings: CeilingState
+    ready_by: float
 
 
 @dataclass(slots=True, kw_only=True)
@@ -135,6 +140,8 @@ class Run:
         group: what holds it below its ceilings, where that can be had.
         ceilings: what holds it below them, as far as can be said before it has started.
         watched: the runtime's process and what it was to be like.
+        read_back_at: when it was last found so, on the event loop's clock.
+        socket_watch: tells when the runtime, which announces nothing, makes its socket.
         ended: its end has been asked for or told, so that the end is no news any more.
     """
 
@@ -146,13 +153,22 @@ class Run:
     output: RuntimeOutput | None = None
     kept: Kept | None = None
     watched: Watched | None = None
+    read_back_at: float = -math.inf
+    socket_watch: FolderWatch | None = None
     ended: bool = False
 
 
 async def bring_up(
-    run: Run, *, egress: Egress, make_key: Callable[[], str], environment: Mapping[str, str]
+    run: Run,
+    *,
+    egress: Egress,
+    make_key: Callable[[], str],
+    environment: Mapping[str, str],
+    on_launch: Callable[[], None],
 ) -> StartedBackend:
     """Start `run.spec` and return when it listens, is what was planned, and is prepared.
+
+    `on_launch` is called as soon as the runtime's process is there.
 
     Raises:
         CompanionError: what has been made is in `run`, for `take_down`.
@@ -194,6 +210,8 @@ async def bring_up(
     own_network = _has_own_network(tier, channel)
     run.group, run.ceilings = hold_ceilings(spec.limits)
     run.output = RuntimeOutput(spec.log_path, ready_text=plan.ready_text, secret=key)
+    if plan.ready_text is None and isinstance(channel, UnixChannel):
+        run.socket_watch = FolderWatch(run.folder, run.output.stirred.set)
     with contextlib.ExitStack() as handed_on:
         descriptors = list(models)
         if own_network and isinstance(channel, TcpChannel):
@@ -225,12 +243,14 @@ async def bring_up(
         "policy": confined.policy,
         "group": str(run.group.path) if run.group is not None else None,
     }
+    ready_by = asyncio.get_running_loop().time() + plan.start_deadline_seconds
     try:
-        async with asyncio.timeout(plan.start_deadline_seconds):
+        async with asyncio.timeout_at(ready_by):
             identity = await run.kept.started(start, programs=confined.programs)
+            on_launch()
             record(spec.record_path, run.kept.identities(), run.folder)
             serving = until_serving(egress, run.watched, plan, key=key, model=spec.model.files[0])
-            await unless_exited(run.kept, serving)
+            run.read_back_at = await unless_exited(run.kept, serving)
     except TimeoutError as error:
         raise EnvironmentUnavailable(Reason.START_TIMEOUT, str(spec.log_path)) from error
     await asyncio.to_thread(store.settle)
@@ -244,6 +264,7 @@ async def bring_up(
         channel_name=_channel_name(run.watched.way),
         tier=tier,
         ceilings=run.ceilings if _is_held(run, identity.pid) else NOT_ENTERED,
+        ready_by=ready_by,
     )
 
 
@@ -257,6 +278,8 @@ async def take_down(run: Run, *, terminate_after: float, kill_after: float) -> N
         run.broker.close()
     if run.group is not None:
         run.group.close()
+    if run.socket_watch is not None:
+        await run.socket_watch.close()
     if run.folder is not None:
         remove_start_folder(run.folder)
     forget(run.spec.record_path)
