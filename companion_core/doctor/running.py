@@ -23,7 +23,8 @@ from companion_core.doctor.checks import Check, Situation
 from companion_core.doctor.rows import Finding, Section, broken, fine, skipped
 from companion_core.errors import CompanionError, Reason
 from companion_core.providers import TcpChannel, UnixChannel
-from companion_core.runtime.readback import descendants, environment_names, listeners
+from companion_core.runtime.process_tree import descendants
+from companion_core.runtime.readback import environment_names, listeners
 
 __all__ = ["checks"]
 
