@@ -277,17 +277,19 @@ class LiveEgress:
         import socket  # noqa: PLC0415 - as above
 
         from companion_core.backend_channel import BrokeredChannel  # noqa: PLC0415 - as above
-        from companion_core.providers import UnixChannel  # noqa: PLC0415 - as above
+        from companion_core.providers import TcpChannel  # noqa: PLC0415 - as above
 
         if isinstance(channel, BrokeredChannel):
             (await channel.connect()).close()
             return
         family: int = socket.AF_INET
         address: str | tuple[str, int]
-        if isinstance(channel, UnixChannel):
-            family, address = socket.AF_UNIX, channel.path
-        else:
+        if isinstance(channel, TcpChannel):
             address = (channel.host, channel.port)
+        elif sys.platform == "win32":
+            raise ConnectionRefusedError
+        else:
+            family, address = socket.AF_UNIX, channel.path
         # Without a protocol on it: on one machine it is done at once, and nothing is waited for.
         with socket.socket(family) as client:
             client.settimeout(0)

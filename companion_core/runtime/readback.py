@@ -89,6 +89,8 @@ def _network_sockets(pid: int) -> dict[int, str] | None:
 
     None for a socket of an unknown kind.
     """
+    if sys.platform != "linux":
+        return None
     folder = f"/proc/{pid}/fd"
     held: dict[int, str] = {}
     for name in os.listdir(folder):  # noqa: PTH208 - names are all it takes

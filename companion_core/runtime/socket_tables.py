@@ -66,6 +66,8 @@ def listening_sockets(pid: int, tables: Iterable[str]) -> Iterator[tuple[int, Li
 
 
 def _ask_kernel(name: str) -> Iterator[tuple[int, Listener]]:
+    if sys.platform != "linux":
+        raise OSError
     family, protocol, state = _TABLES[name]
     question = _QUESTION.pack(family, protocol, 1 << state)
     head = _HEADER.pack(_HEADER.size + len(question), _SOCK_DIAG_BY_FAMILY, _REQUEST_DUMP, 0, 0)
