@@ -89,7 +89,7 @@ class Supervisor:
         return asyncio.Event() if output is None else output.stirred
 
     def tree(self) -> tuple[int, ...]:
-        """Return the process ids of the runtime and all below it. Takes a few milliseconds."""
+        """Return the process ids of the runtime and all below it. Reads files of each."""
         return self._kept.tree() if self._kept is not None else ()
 
     async def start(self, spec: StartSpec) -> StartedBackend:

@@ -75,6 +75,7 @@ def kill_and_start_anew(world, running: subprocess.Popen[str]) -> None:
     running.send_signal(signal.SIGKILL)
     assert world.wait_until_alone(seconds=GONE_SECONDS) == []
     assert not any(alive(process.pid) for process in before)
+    assert world.companion("status").returncode == 5
     again = world.companion("up", "--detach")
     assert again.returncode == 0, again.stderr
     assert world.status()["available"] is True
@@ -82,6 +83,7 @@ def kill_and_start_anew(world, running: subprocess.Popen[str]) -> None:
     assert len(runs) == 1  # what the killed one left was removed
     assert world.companion("down").returncode == 0
     assert world.wait_until_alone() == []
+    assert not InstancePaths(world.state).runtime_record.exists()
 
 
 def test_while_it_fetches_the_manifest(person) -> None:
