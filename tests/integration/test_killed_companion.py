@@ -74,7 +74,8 @@ def kill_and_start_anew(world, running: subprocess.Popen[str]) -> None:
     assert running.pid in {process.pid for process in before}
     running.send_signal(signal.SIGKILL)
     assert world.wait_until_alone(seconds=GONE_SECONDS) == []
-    assert not any(alive(process.pid) for process in before)
+    # One whose memory is gone has no command line any more, and is not quite ended yet.
+    assert wait_until(lambda: not any(alive(process.pid) for process in before))
     assert world.companion("status").returncode == 5
     again = world.companion("up", "--detach")
     assert again.returncode == 0, again.stderr
