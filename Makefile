@@ -2,10 +2,10 @@
 #
 #   make demo       the main job once, on real parts
 #   make test       every test
-#   make check      linter, types, import rules, generated files
+#   make check      linter, types (of each system), import rules, generated files
 #   make mutation   faults planted in the decision core, and how many of them the tests find
 #   make fuzz       the gateway's parsers, a minute each; SECONDS_EACH=10 is shorter
-#   make bench      what the decisions of a request and a scan for plugins cost
+#   make bench      what a request's decisions, a scan for plugins and a runtime's start cost
 #   make docs       write the generated pages again
 #
 #   make test-llama-server   the stand-alone llama.cpp, built first; ten minutes
@@ -58,6 +58,8 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/win32 companion_core plugins
+	$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin companion_core plugins
 	$(BIN)/lint-imports
 	$(BIN)/python tools/write_first_party.py --check
 	$(BIN)/python tools/write_docs.py --check
@@ -73,6 +75,7 @@ mutation: $(VENV)/.mutation
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/decisions.py
 	$(BIN)/python benchmarks/plugins.py
+	$(BIN)/python benchmarks/readiness.py
 
 bench-gateway: $(VENV)/.dev
 	$(BIN)/python benchmarks/compare_gateway.py $(ARGS)

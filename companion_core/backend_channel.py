@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import sys
 from typing import TYPE_CHECKING, Final
 
 from companion_core.providers import TcpChannel, UnixChannel
@@ -71,6 +72,8 @@ class BrokeredChannel:
                 await readable
             finally:
                 loop.remove_reader(self._line)
+            if sys.platform == "win32":
+                raise ConnectionRefusedError  # no socket can be handed over there
             _, descriptors, _, _ = socket.recv_fds(self._line, 1, 1)
         if not descriptors:
             raise ConnectionRefusedError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
 __all__ = ["recency_now", "wall_now"]
@@ -11,7 +12,7 @@ _BOOTTIME = getattr(time, "CLOCK_BOOTTIME", None)
 
 def recency_now() -> float:
     """Return seconds on a clock that never steps and, where there is one, counts sleep."""
-    if _BOOTTIME is None:
+    if sys.platform == "win32" or _BOOTTIME is None:
         return time.monotonic()
     return time.clock_gettime(_BOOTTIME)
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from companion_core.control_link import own_user
 from companion_core.egress import Egress, ProcessIdentity
 from companion_core.errors import EnvironmentUnavailable, Reason, error_for
 from companion_core.paths import InstancePaths
+from companion_core.portable import CLOSE_ON_EXEC, NO_FOLLOW, user_id
 from companion_core.state_files import read_private, try_lock
 
 __all__ = [
@@ -47,7 +47,7 @@ class InstanceLock:
         Raises:
             EnvironmentUnavailable: `already_running`, `disk_unavailable`.
         """
-        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+        flags = os.O_RDWR | os.O_CREAT | NO_FOLLOW | CLOSE_ON_EXEC
         try:
             descriptor = os.open(self._path, flags, 0o600)
             try:
@@ -71,7 +71,7 @@ class InstanceLock:
 
 def _is_held(path: Path) -> bool:
     try:
-        descriptor = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+        descriptor = os.open(path, os.O_RDWR | NO_FOLLOW)
     except OSError:
         return False
     try:
@@ -122,7 +122,7 @@ def ask(running: RunningInstance, egress: Egress, op: str, **arguments: Any) -> 
     line = json.dumps({"op": op, **arguments}).encode() + b"\n"
     try:
         with contextlib.closing(egress.connect_control(running.control_socket)) as link:
-            if link.peer() not in {(running.identity.pid, own_user()), (0, own_user())}:
+            if link.peer() not in {(running.identity.pid, user_id()), (0, user_id())}:
                 raise EnvironmentUnavailable(Reason.CONTROL_UNAVAILABLE)
             answer = json.loads(link.ask(line, MAX_LINE))
     except (OSError, ValueError) as error:

@@ -5,14 +5,13 @@ Who is at the other end is the system's word, not the peer's: see `peer`.
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import socket
 
-__all__ = ["ControlLink", "SocketLink", "own_user", "peer_of"]
+__all__ = ["ControlLink", "SocketLink", "peer_of"]
 
 
 class ControlLink(Protocol):
@@ -47,11 +46,6 @@ class SocketLink:
     def close(self) -> None:
         """See `ControlLink`."""
         self._connection.close()
-
-
-def own_user() -> int:
-    """Return the person's user as `peer` has it: the effective uid; 0 where there is none."""
-    return os.geteuid() if os.name == "posix" else 0
 
 
 def peer_of(connection: socket.socket) -> tuple[int, int]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import socket
 import sys
 import threading
@@ -25,6 +24,7 @@ from companion_core.egress import ProcessIdentity
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason
 from companion_core.owner_pipe import OwnerPipes, PipeEnd, new_pipe_name
 from companion_core.paths import InstancePaths
+from companion_core.portable import user_id
 from companion_core.state_files import write_private
 
 __all__ = ["ControlServer", "PipeDoor"]
@@ -101,6 +101,8 @@ class SocketDoor:
         self._path = path
         self._answering: set[asyncio.Task[None]] = set()
         self._listener: socket.socket | None = None
+        if sys.platform == "win32":
+            raise OSError  # there it is `PipeDoor`
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             path.unlink(missing_ok=True)  # the lock is held: a socket there is a dead one
@@ -153,7 +155,7 @@ class SocketDoor:
     async def _serve(self, connection: socket.socket) -> None:
         # A peer that leaves or is silent, and one that is not the person, gets no answer.
         with connection, contextlib.suppress(OSError, TimeoutError):
-            if peer_of(connection)[1] != os.geteuid():
+            if peer_of(connection)[1] != user_id():
                 return
             connection.settimeout(0)
             async with asyncio.timeout(READ_DEADLINE_SECONDS):

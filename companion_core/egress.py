@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # a command that only asks the running companion loads none o
 
 
 __all__ = [
+    "KILL",
     "Egress",
     "EgressRefused",
     "LiveEgress",
@@ -44,6 +45,9 @@ P = TypeVar("P", bound="asyncio.BaseProtocol")
 Stream = int | IO[bytes] | None
 
 CONTROL_TIMEOUT_SECONDS = 10.0
+# What no process can put off; on Windows every signal but two ends it so.
+KILL: int = getattr(signal, "SIGKILL", signal.SIGTERM)
+_CREATE_SUSPENDED = 0x4  # of CreateProcess; `subprocess` has no name for it
 
 
 class EgressRefused(EnvironmentUnavailable):
@@ -80,10 +84,12 @@ class Egress(Protocol):
         stdout: Stream = None,
         stderr: Stream = None,
         pass_fds: Sequence[int] = (),
+        suspended: bool = False,
     ) -> subprocess.Popen[bytes]:
         """Start a program in its own session, without a shell; raise `OSError` on failure.
 
-        A stream that is not given is the null device.
+        A stream that is not given is the null device. `suspended` holds it before its first
+        instruction, which only Windows can.
         """
         ...
 
@@ -117,6 +123,10 @@ class Egress(Protocol):
         """Connect a protocol to the runtime's own listener; raise `OSError` on failure."""
         ...
 
+    async def reach_backend(self, channel: BackendChannel) -> None:
+        """Connect to the runtime's own listener and leave; raise `OSError` when nobody accepts."""
+        ...
+
 
 class LiveEgress:
     """The doorway, open."""
@@ -131,12 +141,17 @@ class LiveEgress:
         stdout: Stream = None,
         stderr: Stream = None,
         pass_fds: Sequence[int] = (),
+        suspended: bool = False,
     ) -> subprocess.Popen[bytes]:
         """See `Egress`."""
         import subprocess  # noqa: PLC0415 - loaded on first use
 
         null = subprocess.DEVNULL
-        new_group = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
+        flags = 0
+        if sys.platform == "win32":
+            # With streams given, Popen lets the program inherit those three handles alone.
+            flags = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW
+            flags |= _CREATE_SUSPENDED if suspended else 0
         return subprocess.Popen(
             list(argv),
             env=dict(env),
@@ -146,7 +161,7 @@ class LiveEgress:
             stderr=null if stderr is None else stderr,
             pass_fds=tuple(pass_fds),
             start_new_session=os.name == "posix",
-            creationflags=new_group,
+            creationflags=flags,
         )
 
     def replace_process(self, argv: Sequence[str], env: Mapping[str, str]) -> NoReturn:
@@ -180,6 +195,8 @@ class LiveEgress:
         return False
 
     def _send_signal_linux(self, identity: ProcessIdentity, number: int) -> bool:
+        if sys.platform != "linux":
+            return False
         # The descriptor pins the process before it is identified: no pid can be reused between.
         try:
             descriptor = os.pidfd_open(identity.pid)
@@ -254,6 +271,30 @@ class LiveEgress:
             return (await loop.create_unix_connection(factory, channel.path))[1]
         return (await loop.create_connection(factory, channel.host, channel.port))[1]
 
+    async def reach_backend(self, channel: BackendChannel) -> None:
+        """See `Egress`."""
+        import asyncio  # noqa: PLC0415 - loaded on first use
+        import socket  # noqa: PLC0415 - as above
+
+        from companion_core.backend_channel import BrokeredChannel  # noqa: PLC0415 - as above
+        from companion_core.providers import TcpChannel  # noqa: PLC0415 - as above
+
+        if isinstance(channel, BrokeredChannel):
+            (await channel.connect()).close()
+            return
+        family: int = socket.AF_INET
+        address: str | tuple[str, int]
+        if isinstance(channel, TcpChannel):
+            address = (channel.host, channel.port)
+        elif sys.platform == "win32":
+            raise ConnectionRefusedError
+        else:
+            family, address = socket.AF_UNIX, channel.path
+        # Without a protocol on it: on one machine it is done at once, and nothing is waited for.
+        with socket.socket(family) as client:
+            client.settimeout(0)
+            await asyncio.get_running_loop().sock_connect(client, address)
+
 
 class RefusingEgress:
     """The doorway, shut: what a sandboxed process gets."""
@@ -302,6 +343,10 @@ class RefusingEgress:
         factory: Callable[[], P],  # noqa: ARG002 - as above
         channel: BackendChannel,  # noqa: ARG002 - as above
     ) -> P:
+        """Refuse."""
+        raise EgressRefused
+
+    async def reach_backend(self, channel: BackendChannel) -> None:  # noqa: ARG002 - as above
         """Refuse."""
         raise EgressRefused
 

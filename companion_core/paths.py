@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from companion_core.errors import Reason, Refused, UsageError
+from companion_core.portable import user_id
 from companion_core.state_files import private_folder
 
 __all__ = [
@@ -180,7 +181,7 @@ class InstancePaths:
         candidates = [self.folder / "run"]
         if os.path.isabs(runtime_dir):  # noqa: PTH117 - an empty text is no path
             candidates.append(Path(runtime_dir) / f"companion-{name}")
-        user = os.getuid() if os.name == "posix" else 0
+        user = user_id()
         candidates += [
             Path(folder) / f"companion-{user}-{name}"
             for folder in (tempfile.gettempdir(), "/tmp")  # noqa: S108 - a folder of the person's own is made and proved there

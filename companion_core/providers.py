@@ -241,6 +241,9 @@ class BackendRequest:
         send_model: send the bytes of the verified model file as the body instead.
         expect_status: any other status fails the start.
         expect_last_line: literal text of the last line of a line-delimited answer.
+        unless_stored: left out where what it makes is there already and proved unchanged: the
+            model's bytes at `SpawnPlan.model_link` for `send_model`, else all that
+            `SpawnPlan.store` held when a start with these same requests had succeeded.
     """
 
     method: str
@@ -249,6 +252,7 @@ class BackendRequest:
     send_model: bool = False
     expect_status: tuple[int, ...] = (200,)
     expect_last_line: str | None = None
+    unless_stored: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -261,8 +265,11 @@ class SpawnPlan:
         env: added to the core's base environment; names must be in `Spawner.env_names`.
         backend_key_env: the core puts a fresh key under this name and sends it as Bearer.
         prepare: requests sent once the backend listens.
-        model_link: under data_dir, where the core puts a hard link (else a copy) of the file.
+        model_link: under data_dir, where the core puts a hard link of the file; else a copy, or
+            nothing where `prepare` sends the model with `unless_stored`.
         model_copies: files under data_dir that the backend makes of the model; hashed again.
+        store: folder under data_dir of what `prepare` makes; all that is not proved to be as it
+            was is removed before the start.
         ready_text: literal text on stdout or stderr that announces "listening".
         routes: what the runtime serves, within the core's allow-list.
         drop_fields: request fields that the gateway removes.
@@ -277,6 +284,7 @@ class SpawnPlan:
     prepare: tuple[BackendRequest, ...] = ()
     model_link: str | None = None
     model_copies: tuple[str, ...] = ()
+    store: str | None = None
     ready_text: str | None = None
     start_deadline_seconds: float = 120
     routes: tuple[Route, ...] = OPENAI_ROUTES

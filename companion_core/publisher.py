@@ -30,6 +30,7 @@ from companion_core.decisions.source import HttpsUrl, parse_https_url
 from companion_core.decisions.strict_json import parse_json
 from companion_core.decisions.verdict import Verdict
 from companion_core.errors import EnvironmentUnavailable, Reason, UsageError, error_for
+from companion_core.portable import NO_FOLLOW
 from companion_core.state_files import write_private
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def init_draft(folder: Path, key_file: Path) -> str:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
             raise UsageError(Reason.USAGE, f"{folder} is not empty")
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_FOLLOW
         with os.fdopen(os.open(key_file, flags, 0o600), "wb") as file:
             file.write(pem)
             file.flush()

@@ -18,25 +18,29 @@ from companion_core.decisions.resources import check_memory
 from companion_core.decisions.restart import Ending, Size
 from companion_core.decisions.verdict import OK, Verdict, refuse
 from companion_core.egress import Egress
-from companion_core.errors import EnvironmentUnavailable, Reason, error_for
+from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason, error_for
 from companion_core.gateway import Backend, Gateway, GatewaySettings, HealthProbe
 from companion_core.paths import InstancePaths
 from companion_core.providers import ProbeFailed
+from companion_core.runtime.attempts import Attempts
 from companion_core.runtime.free_memory import available_memory
 from companion_core.runtime.liveness import computes_a_token
+from companion_core.runtime.output import quote
 from companion_core.runtime.probe import free_vram
 from companion_core.runtime.resource_monitor import ResourceMonitor
 from companion_core.runtime.staging import VerifiedModel
 from companion_core.runtime.supervisor import StartedBackend, StartSpec, Supervisor
+from companion_core.tasks import outlast
 from companion_core.upkeep import Timing, Upkeep
 
 __all__ = ["Serving"]
 
-# A model of many gigabytes is read from a slow disk; a runtime that ends is seen at once.
-HEALTH_START_SECONDS: Final = 300.0
 LIVENESS_SECONDS: Final = 30.0
-FIRST_HEALTH_PAUSE_SECONDS: Final = 0.005
-LONGEST_HEALTH_PAUSE_SECONDS: Final = 0.25
+# A start reads the runtime back before anything is sent to it: that counts for the first answer.
+FRESH_SECONDS: Final = 0.1
+_SAID_BY_RUNTIME: Final = frozenset(
+    {Reason.RUNTIME_EXITED, Reason.SPAWN_FAILED, Reason.START_TIMEOUT}
+)
 
 
 class Serving:
@@ -125,15 +129,16 @@ class Serving:
         """Start the runtime and return when it has answered a health check at the gateway.
 
         Raises:
-            CompanionError: nothing of the runtime is left.
+            CompanionError: nothing of the runtime is left; what it wrote last is in the detail
+                where that tells why.
         """
         await self._require_memory(model)
         self.exited.clear()
         self._model = model
         self._supervisor.on_exit = self._on_exit
-        backend = await self._supervisor.start(self._spec(model))
+        observing = asyncio.ensure_future(self._observe())
         try:
-            self._backend = backend
+            self._backend = backend = await self._supervisor.start(self._spec(model))
             self.gateway.attach(
                 Backend(
                     channel=backend.channel,
@@ -144,11 +149,16 @@ class Serving:
                     drop_fields=backend.drop_fields,
                 )
             )
-            # Both are needed before anything is served, and each has its own wait.
-            await asyncio.gather(self._wait_for_health(), self._monitor.start())
+            await self._wait_for_health(backend.ready_by)
+            await observing
             self._supervisor.report_health(ok=True)
-        except BaseException:
+        except BaseException as error:
+            observing.cancel()
+            await outlast(observing)
             await self.stop()
+            lines = self._supervisor.last_lines
+            if isinstance(error, CompanionError) and error.reason in _SAID_BY_RUNTIME and lines:
+                error.detail = "\n".join(filter(None, [error.detail, quote(lines)]))
             raise
 
     async def drain(self, seconds: float) -> None:
@@ -196,26 +206,35 @@ class Serving:
         self.gateway.detach()
         self.exited.set()
 
-    async def _wait_for_health(self) -> None:
-        """Ask until the runtime is healthy; a model that loads answers "not yet"."""
-        pause = FIRST_HEALTH_PAUSE_SECONDS
-        deadline = recency_now() + HEALTH_START_SECONDS
-        while not (await self.probe()).ok:
-            if self.exited.is_set():
-                raise EnvironmentUnavailable(Reason.RUNTIME_EXITED)
-            if recency_now() > deadline:
-                self._supervisor.report_health(ok=False)
-                raise EnvironmentUnavailable(Reason.START_TIMEOUT)
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, LONGEST_HEALTH_PAUSE_SECONDS)
+    async def _observe(self) -> None:
+        """Begin while the model loads: the first share of the processor takes its time."""
+        await self._supervisor.launched.wait()
+        await self._monitor.start()
 
-    async def probe(self) -> Verdict:
-        """Ask through the gateway, and look again at what the runtime really holds open."""
+    async def _wait_for_health(self, ready_by: float) -> None:
+        """Ask until the runtime is healthy; a model that loads answers "not yet"."""
+        attempts = Attempts(self._supervisor.stirred)
+        try:
+            async with asyncio.timeout_at(ready_by):
+                while not (await self.probe(max_age=FRESH_SECONDS)).ok:
+                    if self.exited.is_set():
+                        raise EnvironmentUnavailable(Reason.RUNTIME_EXITED)
+                    await attempts.pause()
+        except TimeoutError as error:
+            self._supervisor.report_health(ok=False)
+            raise EnvironmentUnavailable(Reason.START_TIMEOUT) from error
+
+    async def probe(self, *, max_age: float = 0) -> Verdict:
+        """Ask through the gateway, and look again at what the runtime really holds open.
+
+        Args:
+            max_age: seconds; a look as recent as that counts.
+        """
         if self._health is None:
             return refuse(Reason.LISTENER_NOT_BOUND)
         verdict = await self._health.probe()
         if verdict.ok:
-            verdict = await self._supervisor.check_runtime()
+            verdict = await self._supervisor.check_runtime(max_age=max_age)
         self._last_health_ok = recency_now() if verdict.ok else None
         return verdict
 
@@ -295,6 +314,8 @@ class Serving:
                 "pid": backend.pid,
                 "channel": backend.channel_name,
                 "isolation": backend.tier.value,
+                "ceilings": "hard" if backend.ceilings.hard else "observed",
+                "ceilings_detail": backend.ceilings.detail,
             },
             "admission": {
                 "in_flight": admission.in_flight,

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from companion_core.errors import EnvironmentUnavailable, Reason, Refused
+from companion_core.portable import CLOSE_ON_EXEC, FOLDER, NO_FOLLOW, group_id, user_id
 
 __all__ = [
     "check_owned",
@@ -34,7 +35,7 @@ def open_to_others(status: os.stat_result) -> bool:
     """Tell whether someone besides the owner, root and the person's own group may write."""
     if status.st_mode & stat.S_IWOTH:
         return True
-    return bool(status.st_mode & stat.S_IWGRP) and status.st_gid not in {0, os.getegid()}
+    return bool(status.st_mode & stat.S_IWGRP) and status.st_gid not in {0, group_id()}
 
 
 def check_owned(path: Path) -> None:
@@ -48,7 +49,7 @@ def check_owned(path: Path) -> None:
     """
     if os.name != "posix":
         return  # an owner-only ACL is inherited from the profile folder there
-    mine = {0, os.geteuid()}
+    mine = {0, user_id()}
     try:
         for component, status in _walk(path.absolute()):
             if status.st_uid not in mine:
@@ -107,7 +108,7 @@ def private_folder(path: Path) -> Path:
         if not stat.S_ISDIR(status.st_mode):
             raise _unsafe(path, "is no folder")
         if os.name == "posix":
-            if status.st_uid != os.geteuid():
+            if status.st_uid != user_id():
                 raise _unsafe(path, "belongs to someone else")
             if open_to_others(status):
                 raise _unsafe(path, "is shared with others")
@@ -122,7 +123,7 @@ def fsync_folder(path: Path) -> None:
     """Make a rename in `path` durable, where the system lets a folder be synced."""
     if os.name != "posix":
         return
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    descriptor = os.open(path, os.O_RDONLY | FOLDER | CLOSE_ON_EXEC)
     try:
         os.fsync(descriptor)
     finally:
@@ -141,7 +142,7 @@ def write_private(path: Path, data: bytes, *, durable: bool = True) -> None:
         EnvironmentUnavailable: `disk_unavailable`; the old content is still there.
     """
     temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_FOLLOW
     try:
         with os.fdopen(os.open(temporary, flags, 0o600), "wb") as file:
             file.write(data)
@@ -169,7 +170,7 @@ def read_private(path: Path, limit: int) -> bytes | None:
         Refused: `state_path_unsafe`.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+        descriptor = os.open(path, os.O_RDONLY | NO_FOLLOW)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -177,7 +178,7 @@ def read_private(path: Path, limit: int) -> bytes | None:
     with os.fdopen(descriptor, "rb") as file:
         status = os.fstat(file.fileno())
         foreign = os.name == "posix" and (
-            status.st_uid not in {0, os.geteuid()} or open_to_others(status)
+            status.st_uid not in {0, user_id()} or open_to_others(status)
         )
         if foreign or not stat.S_ISREG(status.st_mode):
             raise Refused(Reason.STATE_PATH_UNSAFE)

@@ -76,6 +76,8 @@ class Upkeep:
         while self.gave_up is None:
             ending = await self._watch()
             await self._kept.stop()
+            if ending is not None and ending.reason is Reason.RAM_OVER_LIMIT:
+                ending = None  # the kernel ended it at its ceiling: as large, it would end so again
             if ending is None:
                 await self._start_smaller()
             while ending is not None and self.gave_up is None:

@@ -9,7 +9,7 @@ import click
 
 from companion_core.cli import Settings, echo_result
 from companion_core.control import RunningInstance, ask, find_running, wait_until_gone
-from companion_core.egress import Egress
+from companion_core.egress import KILL, Egress
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason
 
 # A drain lets running answers finish (30 s); then the runtime is terminated, or killed (10 s),
@@ -45,6 +45,6 @@ def stop(running: RunningInstance, egress: Egress, *, now: bool) -> None:
         egress.send_signal(running.identity, signal.SIGTERM)
     if wait_until_gone(running, egress, STOP_DEADLINE_SECONDS):
         return
-    egress.send_signal(running.identity, getattr(signal, "SIGKILL", signal.SIGTERM))
+    egress.send_signal(running.identity, KILL)
     if not wait_until_gone(running, egress, KILL_DEADLINE_SECONDS):
         raise EnvironmentUnavailable(Reason.CONTROL_UNAVAILABLE)

@@ -63,6 +63,10 @@ def as_text(status: dict[str, Any]) -> str:
         lines.append(f"gateway    {gateway['url']}")
     if runtime := status["runtime"]:
         lines.append(f"runtime    {runtime['name']}, pid {runtime['pid']}, {runtime['channel']}")
+        lines.append(
+            f"confined   {runtime['isolation']}; ceilings {runtime['ceilings']}: "
+            f"{runtime['ceilings_detail']}"
+        )
     if model := status["model"]:
         lines.append(f"model      {model['id']}{', verified' if model['verified'] else ''}")
     if admission := status["admission"]:

@@ -26,6 +26,7 @@ from companion_core.cli.status_command import as_text
 from companion_core.companion import Companion, Step
 from companion_core.config import Config, load_config, with_model
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason, error_for
+from companion_core.portable import NO_FOLLOW
 
 MAX_LOG_BYTES: Final = 4 * 1024 * 1024
 # -P: nothing is imported from the working folder, which is the instance's.
@@ -137,6 +138,8 @@ def _serve_for_parent(settings: Settings, config: Config, descriptor: int) -> in
 
 
 def _detach(settings: Settings, model_id: str | None) -> dict[str, Any]:
+    if sys.platform == "win32":
+        raise error_for(Reason.USAGE, "--detach is not for Windows: give it a window of its own")
     settings.paths.prepare()
     reading, writing = os.pipe()
     with (
@@ -191,7 +194,7 @@ def _follow(pipe: IO[str], printer: StepPrinter) -> dict[str, Any]:
 
 def _open_log(settings: Settings) -> IO[bytes]:
     path = settings.paths.logs / "companion.log"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | NO_FOLLOW
     try:
         file = os.fdopen(os.open(path, flags, 0o600), "ab", buffering=0)
         if os.fstat(file.fileno()).st_size > MAX_LOG_BYTES:

@@ -6,6 +6,7 @@ exact types: nothing of the plugin's own survives, and nothing that it asks for 
 
 from __future__ import annotations
 
+import ntpath
 import posixpath
 import re
 from collections.abc import Mapping
@@ -78,6 +79,7 @@ class PlanFacts:
         model_path: what the verified model is opened by.
         routes: what the gateway would serve at most.
         allow_open_backend: the person accepted a backend without socket and key (I-07).
+        windows: paths are as that system has them; a plan may separate with "/" there too.
     """
 
     binary: str
@@ -90,6 +92,7 @@ class PlanFacts:
     data_dir: str
     routes: tuple[Route, ...] = OPENAI_ROUTES
     allow_open_backend: bool = False
+    windows: bool = False
 
 
 def parse_pid(value: object) -> int | Verdict:
@@ -168,13 +171,15 @@ def check_plan(plan: object, facts: PlanFacts) -> SpawnPlan | Verdict:
     if model_link is None:
         if not _names_model(argv, env, facts.model_path):
             return refused
-    elif not _inside(model_link, facts.data_dir):
+    elif not _inside(model_link, facts):
         return refused
     copies = _texts(plan.model_copies)
-    if copies is None or not all(_inside(path, facts.data_dir) for path in copies):
+    if copies is None or not all(_inside(path, facts) for path in copies):
+        return refused
+    if plan.store is not None and not _inside(plan.store, facts):
         return refused
     read_paths = _texts(plan.read_paths)
-    if read_paths is None or not all(_may_read(path, facts.data_dir) for path in read_paths):
+    if read_paths is None or not all(_may_read(path, facts) for path in read_paths):
         return refused
     prepare = _prepare(plan.prepare)
     routes = _routes(plan.routes, facts.routes)
@@ -200,6 +205,7 @@ def check_plan(plan: object, facts: PlanFacts) -> SpawnPlan | Verdict:
         prepare=prepare,
         model_link=model_link,
         model_copies=copies,
+        store=plan.store,
         ready_text=ready_text,
         start_deadline_seconds=seconds,
         routes=routes,
@@ -236,7 +242,7 @@ def _texts(value: object, *, least: int = 0, most: int = _MAX_ITEMS) -> tuple[st
 
 
 def _program_is_proved(argv: tuple[str, ...], facts: PlanFacts) -> bool:
-    if argv[0] != facts.binary or not posixpath.isabs(facts.binary):
+    if argv[0] != facts.binary or _normal(facts.binary, facts) is None:
         return False
     if not facts.embedded:
         return True
@@ -290,15 +296,28 @@ def _names_channel(
     )
 
 
-def _inside(path: object, folder: str) -> bool:
-    text = _text(path)
-    return bool(text) and text == posixpath.normpath(str(text)) and text.startswith(folder + "/")
+def _normal(path: str, facts: PlanFacts) -> str | None:
+    """Return an absolute path in the form that paths are compared in; None for any other."""
+    if not facts.windows:
+        return path if posixpath.isabs(path) else None
+    absolute = ntpath.splitdrive(path)[0] and ntpath.isabs(path)
+    return ntpath.normcase(path).replace("\\", "/") if absolute else None
 
 
-def _may_read(path: str, data_dir: str) -> bool:
+def _inside(path: object, facts: PlanFacts) -> bool:
+    text, folder = _text(path), _normal(facts.data_dir, facts)
+    normal = None if text is None else _normal(text, facts)
+    if normal is None or folder is None:
+        return False
+    return normal == posixpath.normpath(normal) and normal.startswith(folder + "/")
+
+
+def _may_read(path: str, facts: PlanFacts) -> bool:
     """Tell whether isolation may leave it readable: no folder that the person's state is in."""
-    absolute = posixpath.isabs(path) and path == posixpath.normpath(path)
-    return absolute and not f"{data_dir}/".startswith(f"{path.rstrip('/')}/")
+    normal, folder = _normal(path, facts), _normal(facts.data_dir, facts)
+    if normal is None or folder is None or normal != posixpath.normpath(normal):
+        return False
+    return not f"{folder}/".startswith(f"{normal.rstrip('/')}/")
 
 
 def _routes(value: object, allowed: tuple[Route, ...]) -> tuple[Route, ...] | None:
@@ -329,6 +348,8 @@ def _request(value: object) -> BackendRequest | None:
         return None
     if value.expect_last_line is not None and _text(value.expect_last_line) is None:
         return None
+    if type(value.unless_stored) is not bool:
+        return None
     statuses = value.expect_status
     if type(statuses) is not tuple or not 0 < len(statuses) <= _MAX_ITEMS:
         return None
@@ -341,4 +362,5 @@ def _request(value: object) -> BackendRequest | None:
         send_model=value.send_model,
         expect_status=statuses,
         expect_last_line=value.expect_last_line,
+        unless_stored=value.unless_stored,
     )

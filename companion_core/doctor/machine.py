@@ -9,7 +9,6 @@ import sys
 import tempfile
 from functools import partial
 from importlib import metadata
-from pathlib import Path
 from typing import Final
 
 from companion_core.authority.manifest_fetch import ManifestMemory
@@ -24,7 +23,7 @@ from companion_core.doctor.state import ACCESS
 from companion_core.errors import Reason
 from companion_core.providers import ProbeFailed, ResourceLimits
 from companion_core.runtime.free_memory import available_memory
-from companion_core.runtime.isolation import probe_isolation
+from companion_core.runtime.isolation import probe_ceilings, probe_isolation
 from companion_core.runtime.probe import free_vram, has_driver
 from companion_core.tls_context import build_tls_context
 
@@ -42,7 +41,7 @@ _PACKAGES: Final = (
 )
 _PROXIES: Final = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY")
 _SYSTEMS: Final = {"linux": "Linux", "darwin": "macOS", "win32": "Windows"}
-_CGROUP: Final = Path("/sys/fs/cgroup")
+_DELEGATED: Final = "systemd-run --user --scope -p Delegate=yes -- companion up"
 
 
 def check_python(_situation: Situation) -> Finding:
@@ -58,8 +57,8 @@ def check_platform(_situation: Situation, name: str = sys.platform) -> Finding:
     if name not in _SYSTEMS:
         return broken(Reason.CONTROL_UNAVAILABLE, f"{name} is not supported")
     about = f"{_SYSTEMS[name]} {platform.release()}, {platform.machine()}"
-    if name == "win32":
-        return broken(Reason.CONTROL_UNAVAILABLE, f"{about}: companion up does not start here yet")
+    if name != "linux":
+        return fine(f"{about}; what is written for it has not been run by its makers yet")
     return fine(about)
 
 
@@ -119,15 +118,13 @@ def check_memory(situation: Situation) -> Finding:
     return fine(f"{detail}; the runtime may use {ceiling / 1e9:.1f} GB")
 
 
-def check_cgroup(_situation: Situation, folder: Path = _CGROUP) -> Finding:
-    """Say whether the system holds groups of processes to ceilings itself (I-12)."""
-    controllers = folder / "cgroup.controllers"
-    if not controllers.is_file():
-        return skipped(Reason.NOT_APPLICABLE, "no cgroup v2: ceilings are observed, not enforced")
-    limit = folder / "memory.max"
-    own = limit.read_text().strip() if limit.is_file() else "max"
-    about = "no ceiling of its own" if own == "max" else f"{int(own) / 1e9:.1f} GB at most"
-    return fine(f"cgroup v2 ({controllers.read_text().strip()}); {about}")
+def check_ceilings(_situation: Situation, name: str = sys.platform) -> Finding:
+    """Say whether the system would hold a runtime started from here to its ceilings (I-12)."""
+    state = probe_ceilings(name)
+    if state.hard:
+        return fine(f"held by the system: {state.detail}")
+    fix = _DELEGATED if name == "linux" else ""
+    return skipped(Reason.NOT_APPLICABLE, f"observed, not enforced: {state.detail}", fix=fix)
 
 
 def check_gpu(_situation: Situation) -> Finding:
@@ -250,7 +247,7 @@ def checks() -> tuple[Check, ...]:
         check(id="clock", title="clock", run=check_clock, needs=(ACCESS,)),
         check(id="temporary", title="temporary folder", run=check_temporary),
         check(id="memory", title="memory", run=check_memory),
-        check(id="cgroup", title="control groups", run=check_cgroup),
+        check(id="ceilings", title="ceilings", run=check_ceilings),
         check(id="gpu", title="NVIDIA driver", run=check_gpu),
         check(id="loopback-v4", title="loopback, IPv4", run=four),
         check(id="loopback-v6", title="loopback, IPv6", run=six),

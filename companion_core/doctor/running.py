@@ -23,7 +23,8 @@ from companion_core.doctor.checks import Check, Situation
 from companion_core.doctor.rows import Finding, Section, broken, fine, skipped
 from companion_core.errors import CompanionError, Reason
 from companion_core.providers import TcpChannel, UnixChannel
-from companion_core.runtime.readback import descendants, environment_names, listeners
+from companion_core.runtime.process_tree import descendants
+from companion_core.runtime.readback import environment_names, listeners
 
 __all__ = ["checks"]
 
@@ -82,6 +83,7 @@ def check_resources(situation: Situation) -> Finding:
     if seen is None:
         return broken(Reason.PROBE_FAILED, "nothing was observed, so nothing is admitted")
     about = f"{seen['ram_bytes'] / 1e6:.0f} MB memory, {seen['cpu_percent']:.1f} % of the machine"
+    about += f"; ceilings are {_status(situation)['runtime']['ceilings']}"
     limits = situation.config.limits if situation.config is not None else None
     if limits and limits.max_ram_bytes and seen["ram_bytes"] > limits.max_ram_bytes:
         return broken(Reason.RAM_OVER_LIMIT, about)

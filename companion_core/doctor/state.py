@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import stat
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,6 +21,7 @@ from companion_core.doctor.checks import Check, Situation
 from companion_core.doctor.rows import Finding, Section, broken, fine, repaired
 from companion_core.errors import CompanionError, Reason, Refused
 from companion_core.paths import InstancePaths, refuse_shared
+from companion_core.portable import FOLDER, NO_FOLLOW, NON_BLOCKING, user_id
 from companion_core.state_files import check_owned
 
 __all__ = ["ACCESS", "REPAIR", "checks", "is_ours", "room"]
@@ -49,7 +51,7 @@ class _Entry:
         """Why it is not ours to touch; "" where it is."""
         if not self.folder and not stat.S_ISREG(self.status.st_mode):
             return "is no file or folder"
-        if os.name == "posix" and self.status.st_uid not in {0, os.geteuid()}:
+        if os.name == "posix" and self.status.st_uid not in {0, user_id()}:
             return "belongs to someone else"
         return ""
 
@@ -142,15 +144,17 @@ def _entry(path: Path) -> _Entry:
 
 def _close(entry: _Entry) -> bool:
     """Take others' rights away from exactly what was looked at; False when that cannot be."""
-    kind = os.O_DIRECTORY if entry.folder else 0
+    if sys.platform == "win32":
+        return False  # nothing is open there: access lists are inherited from the profile
+    kind = FOLDER if entry.folder else 0
     try:
-        descriptor = os.open(entry.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | kind)
+        descriptor = os.open(entry.path, os.O_RDONLY | NO_FOLLOW | NON_BLOCKING | kind)
     except OSError:
         return False
     try:
         now = os.fstat(descriptor)
         same = (now.st_dev, now.st_ino) == (entry.status.st_dev, entry.status.st_ino)
-        ours = now.st_uid == os.geteuid() and (entry.folder or now.st_nlink == 1)
+        ours = now.st_uid == user_id() and (entry.folder or now.st_nlink == 1)
         if same and ours:
             os.fchmod(descriptor, stat.S_IMODE(now.st_mode) & ~_OTHERS)
     except OSError:
@@ -166,7 +170,7 @@ def is_ours(path: Path) -> bool:
     status = path.lstat()
     kinds = {stat.S_IFREG, stat.S_IFSOCK, stat.S_IFDIR}
     return stat.S_IFMT(status.st_mode) in kinds and (
-        os.name != "posix" or status.st_uid == os.geteuid()
+        os.name != "posix" or status.st_uid == user_id()
     )
 
 

@@ -7,6 +7,7 @@ raises, returns that is no bool, or takes too long over, is a failure.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -15,7 +16,10 @@ from companion_core.decisions.guard import HEALTH_PATH
 from companion_core.decisions.verdict import OK, Verdict, refuse
 from companion_core.egress import Egress
 from companion_core.errors import Reason
-from companion_core.providers import HealthChecker, HealthResponse
+from companion_core.gateway.chunked import ChunkFramer
+from companion_core.gateway.response_head import ResponseHead
+from companion_core.gateway.upstream import BackendConnection, BackendPool
+from companion_core.providers import HealthChecker, HealthResponse, TcpChannel
 
 __all__ = ["HealthProbe"]
 
@@ -48,7 +52,8 @@ class HealthProbe:
     async def probe(self) -> Verdict:
         """Ask once; OK or `health_failed`, never an exception."""
         try:
-            status, body = await call_with_deadline_async(self._ask, seconds=self._answer_deadline)
+            async with asyncio.timeout(self._answer_deadline):
+                status, body = await self._ask()
             response = HealthResponse(status=status, body=body, served_model=self._served_model())
             judged = await call_with_deadline_async(
                 self._checker.judge, response, seconds=self._judge_deadline
@@ -61,13 +66,57 @@ class HealthProbe:
             return _FAILED
         return OK if judged is True else _FAILED
 
-    def _ask(self) -> tuple[int, bytes]:
-        connection = self._egress.connect_loopback(self._port, timeout=self._answer_deadline)
+    async def _ask(self) -> tuple[int, bytes]:
+        # As any client would, but on the gateway's own event loop: no thread has to take turns.
+        listener = TcpChannel(host="127.0.0.1", port=self._port)
+        pool = BackendPool(listener, self._egress, time.monotonic)
+        request = (
+            f"GET {HEALTH_PATH} HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\n"
+            f"Authorization: Bearer {self._token}\r\nConnection: close\r\n\r\n"
+        )
+        answer = _Answer()
         try:
-            connection.request(
-                "GET", HEALTH_PATH, headers={"Authorization": f"Bearer {self._token}"}
-            )
-            answer = connection.getresponse()
-            return answer.status, answer.read(MAX_HEALTH_BYTES)
+            pool.send(answer, request.encode("ascii"), time.monotonic())
+            await answer.complete
         finally:
-            connection.close()
+            pool.close()
+        return answer.status, bytes(answer.body)
+
+
+class _Answer:
+    """Collects one answer; see `Sink`."""
+
+    def __init__(self) -> None:
+        self.complete: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.status = 0
+        self.body = bytearray()
+        self._framer: ChunkFramer | None = None
+        self._connection: BackendConnection | None = None
+
+    def upstream_bound(self, connection: BackendConnection) -> bool:
+        self._connection = connection
+        return not self.complete.done()
+
+    def response_started(self, head: ResponseHead, body: bytes) -> None:
+        self.status = head.status
+        if head.chunked:
+            self._framer = ChunkFramer(collect=True)
+            self.body = self._framer.payload
+        self.response_data(body)
+
+    def response_data(self, data: bytes) -> None:
+        if self._framer is not None:
+            self._framer.feed(data)
+        else:
+            self.body += data
+        if len(self.body) > MAX_HEALTH_BYTES and self._connection is not None:
+            self._connection.abort()
+            self.response_failed()
+
+    def response_ended(self, now: float) -> None:  # noqa: ARG002 - of the protocol
+        if not self.complete.done():
+            self.complete.set_result(None)
+
+    def response_failed(self) -> None:
+        if not self.complete.done():
+            self.complete.set_exception(ConnectionError())

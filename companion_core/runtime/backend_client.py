@@ -6,12 +6,12 @@ HTTP/1.0 on purpose: the answer ends with the connection, so there is no framing
 from __future__ import annotations
 
 import asyncio
-import os
 from typing import Final, cast
 
 from companion_core.backend_channel import BackendChannel
 from companion_core.egress import Egress
 from companion_core.errors import EnvironmentUnavailable, Reason
+from companion_core.portable import read_at
 from companion_core.providers import BackendRequest
 from companion_core.runtime.staging import ProvedFile
 
@@ -119,7 +119,7 @@ async def send_prepare(
 async def _send_file(answer: _Answer, model: ProvedFile) -> None:
     at = 0
     while at < model.size and not answer.done.done():
-        chunk = os.pread(model.descriptor, min(_CHUNK_BYTES, model.size - at), at)
+        chunk = read_at(model.descriptor, min(_CHUNK_BYTES, model.size - at), at)
         if not chunk:
             return  # cut short: the backend gets less than announced and says so
         await answer.write(chunk)

@@ -17,6 +17,7 @@ from typing import Final
 from companion_core.decisions.evidence import Evidence
 from companion_core.decisions.integrity import digests_equal
 from companion_core.errors import EnvironmentUnavailable, Reason, Refused
+from companion_core.portable import BINARY, CLOSE_ON_EXEC, NON_BLOCKING
 from companion_core.state_files import check_owned, open_to_others
 
 __all__ = ["EMBEDDED", "ProvedBinary", "check_unreplaceable", "prove_binary"]
@@ -81,7 +82,7 @@ def check_unreplaceable(path: Path) -> None:
 
 def _require_program(resolved: Path, sha256: str | None, binary: str) -> None:
     try:
-        descriptor = os.open(resolved, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(resolved, os.O_RDONLY | NON_BLOCKING | CLOSE_ON_EXEC | BINARY)
     except OSError as error:
         raise Refused(Reason.RUNTIME_UNSAFE, binary) from error
     try:

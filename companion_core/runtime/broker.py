@@ -16,6 +16,9 @@ import socket
 import sys
 from typing import NoReturn
 
+if sys.platform != "linux":
+    raise ImportError("network namespaces are Linux's")
+
 _CONNECT_SECONDS = 2.0
 _HANDED, _REFUSED = b"k", b"e"
 _SIGNALLED = 128

@@ -56,7 +56,7 @@ class FileLeases:
         for descriptor in tuple(self._held):
             release(descriptor)
         _OPEN.discard(self)
-        if self._loop is not None and not _OPEN:
+        if self._loop is not None and not _OPEN and sys.platform == "linux":
             self._loop.remove_signal_handler(signal.SIGIO)
         self._loop = None
 

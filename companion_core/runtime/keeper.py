@@ -27,6 +27,9 @@ import time
 from types import ModuleType
 from typing import Any, NoReturn
 
+if sys.platform == "win32":
+    raise ImportError("a job holds the tree there")
+
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
@@ -51,9 +54,9 @@ def _receive_start(line: int) -> dict[str, Any]:
     return start
 
 
-def _report(line: int, name: str, value: int) -> None:
+def _report(line: int, **facts: int) -> None:
     with contextlib.suppress(OSError):  # nobody left to tell
-        os.write(line, json.dumps({name: value}).encode() + b"\n")
+        os.write(line, json.dumps(facts).encode() + b"\n")
 
 
 def _become_runtime(start: dict[str, Any], keeper: int, failure: int) -> NoReturn:
@@ -70,6 +73,7 @@ def _become_runtime(start: dict[str, Any], keeper: int, failure: int) -> NoRetur
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != keeper:
             os._exit(1)
+        _write_group(start, "cgroup.procs", b"0")
         if start["policy"] is not None:
             _load_locks().lock(start["policy"])
         os.execve(start["argv"][0], start["argv"], start["env"])  # noqa: S606 - a checked plan
@@ -88,6 +92,24 @@ def _load_locks() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def _write_group(start: dict[str, Any], name: str, value: bytes) -> None:
+    """Write to the runtime's control group, if it has one; the companion looks whether it holds."""
+    if start["group"] is not None:
+        with contextlib.suppress(OSError):
+            file = os.open(f"{start['group']}/{name}", os.O_WRONLY)
+            os.write(file, value)
+            os.close(file)
+
+
+def _killed_for_memory(start: dict[str, Any]) -> bool:
+    """Tell whether the kernel ended something of the group at its ceiling of memory."""
+    if start["group"] is None:
+        return False
+    with contextlib.suppress(OSError), open(f"{start['group']}/memory.events") as events:  # noqa: PTH123 - pathlib is not loaded
+        return any(row.startswith("oom_kill ") and row != "oom_kill 0\n" for row in events)
+    return False
 
 
 def _start_runtime(start: dict[str, Any]) -> tuple[int, int]:
@@ -128,8 +150,9 @@ def _own_children() -> list[int]:
     return children
 
 
-def _end_tree(runtime: int) -> None:
-    """Kill and reap until nothing is left below this process."""
+def _end_tree(runtime: int, start: dict[str, Any]) -> None:
+    """Kill and reap until nothing is left below this process, nor in the runtime's group."""
+    _write_group(start, "cgroup.kill", b"1")
     while True:
         if _LINUX:
             for pid in _own_children():
@@ -139,8 +162,11 @@ def _end_tree(runtime: int) -> None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(runtime, signal.SIGKILL)
         if not _reap(runtime)[1]:
-            return
+            break
         time.sleep(_PAUSE_SECONDS)
+    if start["group"] is not None:
+        with contextlib.suppress(OSError):  # not yet empty: the companion removes it
+            os.rmdir(start["group"])  # noqa: PTH106 - pathlib is not loaded
 
 
 def main() -> NoReturn:
@@ -156,11 +182,12 @@ def main() -> NoReturn:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a dump would hold prompts and the key
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
-    runtime, error = _start_runtime(_receive_start(line))
+    start = _receive_start(line)
+    runtime, error = _start_runtime(start)
     if not runtime:
-        _report(line, "failed", error)
+        _report(line, failed=error)
         os._exit(0)
-    _report(line, "started", runtime)
+    _report(line, started=runtime)
 
     while True:
         readable, _, _ = select.select([line, wake], [], [])
@@ -168,11 +195,11 @@ def main() -> NoReturn:
             os.read(wake, 512)
             code, _ = _reap(runtime)
             if code is not None:
-                _report(line, "exited", code)
+                _report(line, exited=code, for_memory=_killed_for_memory(start))
                 break
         if line in readable and not os.read(line, 512):
             break
-    _end_tree(runtime)
+    _end_tree(runtime, start)
     os._exit(0)
 
 

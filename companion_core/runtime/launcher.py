@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import errno
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -20,10 +19,13 @@ from pathlib import Path
 from typing import Final
 
 from companion_core.decisions.spawn_plan import parse_pid
-from companion_core.egress import Egress, ProcessIdentity
+from companion_core.egress import KILL, Egress, ProcessIdentity
 from companion_core.errors import EnvironmentUnavailable, Reason
+from companion_core.providers import ResourceLimits
+from companion_core.runtime.job_process import JobProcess
+from companion_core.runtime.kept import Kept
 from companion_core.runtime.output import RuntimeOutput
-from companion_core.runtime.readback import descendants, runtime_below
+from companion_core.runtime.process_tree import descendants, runtime_below
 
 __all__ = ["KeptProcess", "launch"]
 
@@ -41,6 +43,7 @@ class KeptProcess:
         identity: what proves the runtime's process, once it has started.
         exited: set at once when the runtime has ended, its tree perhaps not yet.
         exit_code: of the runtime, negative for a signal; None while unknown.
+        for_memory: the kernel ended it at its ceiling (I-12).
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class KeptProcess:
         self.identity: ProcessIdentity | None = None
         self.exited = asyncio.Event()
         self.exit_code: int | None = None
+        self.for_memory = False
         self.output = output
         self._egress = egress
         self._keeper = keeper
@@ -66,7 +70,7 @@ class KeptProcess:
         """Hand the start over and return the runtime's identity once it is executed.
 
         Args:
-            start: `argv`, `env`, `descriptors` and `policy`, as the keeper takes them.
+            start: `argv`, `env`, `descriptors`, `policy` and `group`, as the keeper takes them.
             programs: how many programs the command leads through to the runtime.
 
         Raises:
@@ -135,7 +139,7 @@ class KeptProcess:
         tree = [self._egress.identify(pid) for pid in self.tree()]
         for identity in (*tree, self.identity, self._keeper_identity):
             if identity is not None:
-                self._egress.send_signal(identity, signal.SIGKILL)
+                self._egress.send_signal(identity, KILL)
 
     async def _watch_reports(self) -> None:
         loop = asyncio.get_running_loop()
@@ -172,7 +176,8 @@ class KeptProcess:
             case {"failed": int(number)}:
                 detail = errno.errorcode.get(number, "")
                 self._started.set_exception(EnvironmentUnavailable(Reason.SPAWN_FAILED, detail))
-            case {"exited": int(code)}:
+            case {"exited": int(code), "for_memory": bool(for_memory)}:
+                self.for_memory = for_memory
                 # What stands between tells a signal as shells do.
                 signalled = self._programs > 0 and code > _SIGNALLED
                 self.exit_code = _SIGNALLED - code if signalled else code
@@ -185,8 +190,9 @@ def launch(
     folder: Path,
     output: RuntimeOutput,
     descriptors: Sequence[int],
-) -> KeptProcess:
-    """Start a keeper that waits for its start; needs a running event loop.
+    limits: ResourceLimits,
+) -> Kept:
+    """Start a keeper that waits for its start, or make a job; needs a running event loop.
 
     Nothing is awaited between the process and the handle on it, so a cancelled caller
     always holds what it has to end.
@@ -195,13 +201,14 @@ def launch(
         egress: the doorway.
         folder: the working folder.
         output: takes the runtime's stdout and stderr.
-        descriptors: what the runtime inherits, under the same numbers.
+        descriptors: what the runtime inherits, under the same numbers; nothing on Windows.
+        limits: what a job holds it to.
 
     Raises:
-        EnvironmentUnavailable: `spawn_failed`, also on systems without a keeper.
+        EnvironmentUnavailable: `spawn_failed`, `isolation_unavailable`.
     """
-    if os.name != "posix":
-        raise EnvironmentUnavailable(Reason.SPAWN_FAILED, "not supported on this system yet")
+    if sys.platform == "win32":
+        return JobProcess(egress, folder=folder, output=output, limits=limits)
     line, far_end = socket.socketpair()
     try:
         line.settimeout(0)

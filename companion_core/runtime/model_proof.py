@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,8 +17,10 @@ from pathlib import Path
 from companion_core.decisions.integrity import IntegrityAccumulator, ModelSpec
 from companion_core.decisions.verdict import Verdict
 from companion_core.errors import CompanionError, Reason, Refused, error_for
+from companion_core.portable import BINARY, CLOSE_ON_EXEC, NO_FOLLOW, user_id
 from companion_core.runtime.byte_pump import BLOCK_BYTES
 from companion_core.runtime.file_lease import release
+from companion_core.runtime.windows_file import open_for_reading_alone
 from companion_core.state_files import open_to_others
 
 __all__ = ["Hold", "Identity", "Proof", "Prover", "identify"]
@@ -27,12 +30,7 @@ Hold = Callable[[int, Callable[[float], object]], bool]
 # Device, inode, size and modification time.
 Identity = tuple[int, int, int, int]
 
-_READ = (
-    os.O_RDONLY
-    | getattr(os, "O_NOFOLLOW", 0)
-    | getattr(os, "O_CLOEXEC", 0)
-    | getattr(os, "O_BINARY", 0)
-)
+_READ = os.O_RDONLY | NO_FOLLOW | CLOSE_ON_EXEC | BINARY
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +64,7 @@ class Prover:
             OSError: the disk.
         """
         try:
-            descriptor = os.open(path, _READ)
+            descriptor = _open(path)
         except OSError as error:
             raise Refused(Reason.STATE_PATH_UNSAFE) from error
         try:
@@ -90,7 +88,7 @@ class Prover:
 
     def _judge(self, descriptor: int) -> Reason:
         before = os.fstat(descriptor)
-        foreign = os.name == "posix" and (before.st_uid != os.geteuid() or open_to_others(before))
+        foreign = os.name == "posix" and (before.st_uid != user_id() or open_to_others(before))
         if foreign or not stat.S_ISREG(before.st_mode):
             return Reason.STATE_PATH_UNSAFE
         if before.st_size != self.spec.size:
@@ -111,6 +109,10 @@ class Prover:
                     break
             file.seek(0)
         return accumulator.finalize()
+
+
+def _open(path: Path) -> int:
+    return open_for_reading_alone(path) if sys.platform == "win32" else os.open(path, _READ)
 
 
 def identify(status: os.stat_result) -> Identity:

@@ -5,15 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import sys
+import threading
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-__all__ = ["RuntimeOutput"]
+from companion_core.portable import BINARY, CLOSE_ON_EXEC, NO_FOLLOW
+
+__all__ = ["RuntimeOutput", "quote"]
 
 MAX_LOG_BYTES: Final = 4 * 1024 * 1024
 MAX_LINE_BYTES: Final = 4096
 LAST_LINES: Final = 20
+QUOTED_LINES: Final = 10
+QUOTED_CHARACTERS: Final = 300
 _READ_BYTES: Final = 65536
 
 
@@ -24,17 +31,31 @@ class RuntimeOutput:
     one begins, so two of `MAX_LOG_BYTES` are kept at most. A log that cannot be written
     costs the log, never the runtime.
 
+    Args:
+        path: of the log.
+        ready_text: literal text that announces "listening".
+        secret: the backend's key, which is kept out of the log.
+        by_thread: where the event loop cannot watch a pipe.
+
     Attributes:
         writer: the descriptor for the runtime's stdout and stderr; `start` closes it.
         ready: set once `ready_text` has been seen.
+        stirred: set by whatever is written, and by who else sees the runtime do something;
+            cleared by who waits for it.
         ended: set once everything has been read and nobody can write any more.
         last_lines: the newest lines, without the backend's key.
     """
 
     def __init__(
-        self, path: Path, *, ready_text: str | None = None, secret: str | None = None
+        self,
+        path: Path,
+        *,
+        ready_text: str | None = None,
+        secret: str | None = None,
+        by_thread: bool = sys.platform == "win32",
     ) -> None:
         self.ready = asyncio.Event()
+        self.stirred = asyncio.Event()
         self.ended = asyncio.Event()
         self.last_lines: deque[str] = deque(maxlen=LAST_LINES)
         self._path = path
@@ -44,22 +65,29 @@ class RuntimeOutput:
         self._written = 0
         self._log: int | None = None
         self._reader, self.writer = os.pipe()
-        os.set_blocking(self._reader, False)
         self._watched = False
+        self._by_thread = by_thread
         self._open_log()
 
     def start(self) -> None:
         """Begin to read; the runtime holds the only writing ends from now on."""
         os.close(self.writer)
-        asyncio.get_running_loop().add_reader(self._reader, self._read)
+        loop = asyncio.get_running_loop()
+        if self._by_thread or sys.platform == "win32":
+            reader = threading.Thread(target=self._read_on, args=(loop,), daemon=True)
+            reader.start()
+        else:
+            os.set_blocking(self._reader, False)
+            loop.add_reader(self._reader, self._read)
         self._watched = True
 
     def close(self) -> None:
         """Take what is left, then let go of everything; may be called again."""
-        if self._watched:
+        if not self._watched:
+            if self._reader >= 0:
+                os.close(self.writer)
+        elif not self._by_thread:
             self._read()
-        elif self._reader >= 0:
-            os.close(self.writer)
         self._stop_reading()
         if self._log is not None:
             os.close(self._log)
@@ -68,11 +96,12 @@ class RuntimeOutput:
     def _stop_reading(self) -> None:
         if self._reader < 0:
             return
-        if self._watched:
+        if not self._watched:
+            os.close(self._reader)
+        elif not self._by_thread:  # else its thread closes it, behind its last reading
             asyncio.get_running_loop().remove_reader(self._reader)
-            self._watched = False
-        os.close(self._reader)
-        self._reader = -1
+            os.close(self._reader)
+        self._watched, self._reader = False, -1
         self.ended.set()
 
     def _read(self) -> None:
@@ -82,6 +111,22 @@ class RuntimeOutput:
             return
         except OSError:
             data = b""
+        self._receive(data)
+
+    def _read_on(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Run in a thread: hand everything to the event loop, until nobody can write."""
+        reader, data = self._reader, b"-"
+        try:
+            while data:
+                data = os.read(reader, _READ_BYTES)
+                loop.call_soon_threadsafe(self._receive, data)
+        except (OSError, RuntimeError):  # the loop is closed: nobody listens any more
+            return
+        finally:
+            os.close(reader)
+
+    def _receive(self, data: bytes) -> None:
+        self.stirred.set()
         *lines, self._pending = (self._pending + data).split(b"\n")
         if not data or len(self._pending) > MAX_LINE_BYTES:
             lines.append(self._pending)
@@ -103,10 +148,11 @@ class RuntimeOutput:
         self._write(text.encode() + b"\n")
 
     def _open_log(self) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | NO_FOLLOW | CLOSE_ON_EXEC | BINARY
         with contextlib.suppress(OSError):
             self._log = os.open(self._path, flags, 0o600)
-            os.fchmod(self._log, 0o600)
+            if sys.platform != "win32":
+                os.fchmod(self._log, 0o600)
         self._written = 0
 
     def _write(self, data: bytes) -> None:
@@ -122,3 +168,14 @@ class RuntimeOutput:
                 self._written += os.write(self._log, data)
         except OSError:  # a full disk
             return
+
+
+def quote(lines: Sequence[str]) -> str:
+    """Return the newest lines for a message to a person; nothing in it steers a terminal."""
+    shown = (
+        "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in line)
+        for line in lines[-QUOTED_LINES:]
+    )
+    return "\n".join(
+        ["the runtime's last lines:", *(f"  {line[:QUOTED_CHARACTERS]}" for line in shown)]
+    )

@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import Final
 
 from companion_core.hookspecs import hookimpl
+from companion_core.portable import CLOSE_ON_EXEC, read_at
 from companion_core.providers import ProbeFailed, ProbeTarget, ResourceObservation
 
 __all__ = ["ProcessProbe", "companion_probe", "free_vram", "has_driver"]
@@ -110,9 +111,9 @@ class _StatFiles:
 
     def read(self, pid: int) -> bytes:
         if pid not in self._open:
-            self._open[pid] = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+            self._open[pid] = os.open(f"/proc/{pid}/stat", os.O_RDONLY | CLOSE_ON_EXEC)
         try:
-            return os.pread(self._open[pid], _STAT_BYTES, 0)
+            return read_at(self._open[pid], _STAT_BYTES, 0)
         except OSError:
             os.close(self._open.pop(pid))
             raise
@@ -146,6 +147,8 @@ def _read_linux(pid: int, files: _StatFiles) -> _Reading | None:
         return None
     except (OSError, IndexError) as error:
         raise ProbeFailed from error
+    if sys.platform == "win32":
+        return None
     ticks, page = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
     return _Reading(
         start=int(fields[19]) / ticks,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +24,9 @@ from companion_core.decisions.verdict import Verdict, refuse
 from companion_core.egress import Egress
 from companion_core.errors import EnvironmentUnavailable, Reason, error_for
 from companion_core.providers import SpawnPlan, TcpChannel, UnixChannel
+from companion_core.runtime.attempts import Attempts
 from companion_core.runtime.backend_client import send_prepare
-from companion_core.runtime.launcher import KeptProcess
+from companion_core.runtime.kept import Kept
 from companion_core.runtime.readback import environment_names, listeners
 from companion_core.runtime.staging import ProvedFile
 
@@ -33,8 +35,6 @@ __all__ = ["Watched", "read_back", "unless_exited", "until_serving"]
 T = TypeVar("T")
 
 _READ_BACK_SECONDS: Final = 1.0
-_FIRST_PAUSE_SECONDS: Final = 0.001
-_LONGEST_PAUSE_SECONDS: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +46,7 @@ class Watched:
         way: how the companion reaches that.
     """
 
-    kept: KeptProcess
+    kept: Kept
     plugin: str
     channel: UnixChannel | TcpChannel
     way: BackendChannel
@@ -90,73 +90,89 @@ def read_back(watched: Watched) -> Verdict:
 
 async def until_serving(
     egress: Egress, watched: Watched, plan: SpawnPlan, *, key: str | None, model: ProvedFile
-) -> None:
+) -> float:
     """Return when the runtime listens as planned and every request of the plan was answered.
+
+    Returns:
+        When it was last read back, on the event loop's clock.
 
     Raises:
         PluginFault: `runtime_environment`, `runtime_listens_wide`.
         EnvironmentUnavailable: `spawn_failed` for a request that was answered otherwise.
     """
-    await _until_listening(egress, watched, plan)
-    if not plan.prepare:
-        return
+    looked_at = await _until_listening(egress, watched, plan)
     for request in plan.prepare:
         await send_prepare(egress, watched.way, request, key=key, model=model)
-    watched.require(await asyncio.to_thread(read_back, watched))
+    if plan.prepare:
+        looked_at = asyncio.get_running_loop().time()
+        watched.require(await asyncio.to_thread(read_back, watched))
+    return looked_at
 
 
-async def unless_exited(kept: KeptProcess, work: Coroutine[Any, Any, T]) -> T:
-    """Return what `work` returns; raise `runtime_exited` as soon as the runtime ends."""
-    working = asyncio.ensure_future(work)
+async def unless_exited(kept: Kept, work: Coroutine[Any, Any, T]) -> T:
+    """Return what `work` returns; raise `runtime_exited` as soon as the runtime ends.
+
+    One that the kernel ended at its ceiling is `ram_over_limit`.
+    """
+    caller, working = asyncio.current_task(), asyncio.ensure_future(work)
     exited = asyncio.ensure_future(kept.exited.wait())
+    exited.add_done_callback(lambda _: working.cancel())
     try:
-        await asyncio.wait({working, exited}, return_when=asyncio.FIRST_COMPLETED)
+        result = await working
+    except BaseException as error:
+        # What failed followed from the end; only the caller's own cancellation comes before it.
+        if kept.exited.is_set() and not (caller is not None and caller.cancelling()):
+            raise _exited(kept) from error
+        raise
     finally:
-        for task in (working, exited):
-            task.cancel()
-        await asyncio.wait({working, exited})
-    if not kept.exited.is_set():
-        return working.result()
-    if not working.cancelled():
-        working.exception()  # taken: it followed from the end
-    raise EnvironmentUnavailable(Reason.RUNTIME_EXITED)
+        exited.cancel()
+    if kept.exited.is_set():
+        raise _exited(kept)
+    return result
 
 
-async def _until_listening(egress: Egress, watched: Watched, plan: SpawnPlan) -> None:
-    loop, kept = asyncio.get_running_loop(), watched.kept
-    ready = kept.output.ready
-    pause, next_look = _FIRST_PAUSE_SECONDS, loop.time()
+def _exited(kept: Kept) -> EnvironmentUnavailable:
+    reason = Reason.RAM_OVER_LIMIT if kept.for_memory else Reason.RUNTIME_EXITED
+    return EnvironmentUnavailable(reason)
+
+
+async def _until_listening(egress: Egress, watched: Watched, plan: SpawnPlan) -> float:
+    """Return when it was last looked at, on the event loop's clock."""
+    if plan.ready_text is not None:
+        await _until_announced(watched)
+    now = asyncio.get_running_loop().time
+    attempts, looked_at = Attempts(watched.kept.output.stirred), -math.inf
     while True:
-        announced = plan.ready_text is None or ready.is_set()
-        accepts = announced and await _accepts(egress, watched.way)
-        if accepts or loop.time() >= next_look:
-            next_look = loop.time() + _READ_BACK_SECONDS
-            verdict = await asyncio.to_thread(read_back, watched)
-            if verdict.ok and accepts:
-                return
-            if verdict.reason is Reason.NOT_RUNNING:
-                await kept.exited.wait()
-            if verdict.reason is not Reason.HEALTH_FAILED:  # that one: not its own socket yet
-                watched.require(verdict)
-        if announced:
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
-        else:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_READ_BACK_SECONDS):
-                    await ready.wait()
+        accepts = await _accepts(egress, watched.way)
+        if accepts or now() - looked_at >= _READ_BACK_SECONDS:
+            looked_at = now()
+            if await _is_as_planned(watched) and accepts:
+                return looked_at
+        await attempts.pause()
 
 
-class _Greeting(asyncio.Protocol):
-    """Connects and leaves: it only shows that somebody accepts."""
+async def _until_announced(watched: Watched) -> None:
+    ready = watched.kept.output.ready
+    while not ready.is_set():
+        await _is_as_planned(watched)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_READ_BACK_SECONDS):
+                await ready.wait()
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport.close()
+
+async def _is_as_planned(watched: Watched) -> bool:
+    """Read back and tell whether it holds its socket; end the start for anything unplanned."""
+    verdict = await asyncio.to_thread(read_back, watched)
+    if verdict.reason is Reason.NOT_RUNNING:
+        await watched.kept.exited.wait()
+    if verdict.reason is not Reason.HEALTH_FAILED:  # that one: not its own socket yet
+        watched.require(verdict)
+    return verdict.ok
 
 
 async def _accepts(egress: Egress, channel: BackendChannel) -> bool:
     try:
-        await egress.connect_backend(_Greeting, channel)
+        await egress.reach_backend(channel)
     except OSError:
         return False
     if isinstance(channel, UnixChannel):

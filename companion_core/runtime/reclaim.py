@@ -12,7 +12,6 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -20,9 +19,9 @@ from pathlib import Path
 from typing import Final
 
 from companion_core.decisions.spawn_plan import parse_pid
-from companion_core.egress import Egress, ProcessIdentity
+from companion_core.egress import KILL, Egress, ProcessIdentity
 from companion_core.errors import EnvironmentUnavailable, Reason
-from companion_core.runtime.readback import descendants
+from companion_core.runtime.process_tree import descendants
 from companion_core.state_files import read_private, write_private
 
 __all__ = ["forget", "left_behind", "reclaim", "record"]
@@ -62,7 +61,7 @@ def reclaim(
     """
     tree = left_behind(path, egress)
     for identity in tree:
-        egress.send_signal(identity, signal.SIGKILL)
+        egress.send_signal(identity, KILL)
     attempts = int(_GONE_SECONDS / _PAUSE_SECONDS)
     while any(_lives(egress, identity) for identity in tree):
         attempts -= 1

@@ -22,7 +22,7 @@ from companion_core.providers import (
 
 __all__ = ["ResourceMonitor"]
 
-INTERVAL_SECONDS: Final = 0.4  # with the observation itself within half a second
+INTERVAL_SECONDS: Final = 0.4  # from one question to the next; the answer within half a second
 STALE_SECONDS: Final = 2.0
 OBSERVE_SECONDS: Final = 1.5
 _MAX_BYTES: Final = 2**53
@@ -93,7 +93,7 @@ class ResourceMonitor:
 
     async def _run(self) -> None:
         while True:
-            await asyncio.sleep(INTERVAL_SECONDS)
+            await asyncio.sleep(max(0.0, self._observed_at + INTERVAL_SECONDS - self._clock()))
             await self._observe()
 
     async def _observe(self) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from companion_core.errors import (
     error_for,
 )
 from companion_core.folder_lock import lock_folder
+from companion_core.portable import BINARY, CLOSE_ON_EXEC, NO_FOLLOW
 from companion_core.runtime.byte_pump import Pace
 from companion_core.runtime.file_lease import is_held, release
 from companion_core.runtime.model_proof import Hold, Identity, Proof, Prover, identify
@@ -38,14 +40,7 @@ Progress = Callable[[int, int], None]
 
 
 _TEMPORARY_SUFFIX = ".part"
-_CREATE = (
-    os.O_WRONLY
-    | os.O_CREAT
-    | os.O_EXCL
-    | getattr(os, "O_NOFOLLOW", 0)
-    | getattr(os, "O_CLOEXEC", 0)
-    | getattr(os, "O_BINARY", 0)
-)
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_FOLLOW | CLOSE_ON_EXEC | BINARY
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,10 +225,10 @@ class ModelStore:
         try:
             try:
                 receive(writer, spec, urls, transfer)
-                if os.name == "posix":
-                    os.fchmod(writer, 0o400)
-                else:  # only a writer can sync there
+                if sys.platform == "win32":  # only a writer can sync there
                     os.fsync(writer)
+                else:
+                    os.fchmod(writer, 0o400)
             finally:
                 os.close(writer)  # no file is held against writers while there is one
             proof = prover.prove(temporary, sync=os.name == "posix")

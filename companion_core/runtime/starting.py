@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Literal
@@ -32,26 +33,31 @@ from companion_core.providers import (
     TcpChannel,
     UnixChannel,
 )
+from companion_core.runtime.backend_store import BackendStore
 from companion_core.runtime.binary import ProvedBinary, prove_binary
+from companion_core.runtime.folder_watch import FolderWatch
 from companion_core.runtime.isolation import (
+    CeilingState,
+    ControlGroup,
     broker_command,
     confine,
+    hold_ceilings,
     open_broker,
     reach_of,
     with_fresh_bytecode,
 )
-from companion_core.runtime.launcher import KeptProcess, launch
+from companion_core.runtime.job_process import VENV_LAUNCHER_NAME
+from companion_core.runtime.kept import Kept
+from companion_core.runtime.launcher import launch
 from companion_core.runtime.output import RuntimeOutput
 from companion_core.runtime.program_help import read_help
 from companion_core.runtime.readiness import Watched, unless_exited, until_serving
 from companion_core.runtime.reclaim import forget, record
 from companion_core.runtime.staging import VerifiedModel
 from companion_core.runtime.start_folder import (
-    check_copy,
     choose_channel,
     model_files,
     new_start_folder,
-    place_model,
     remove_start_folder,
 )
 from companion_core.state_files import private_folder
@@ -59,6 +65,8 @@ from companion_core.state_files import private_folder
 __all__ = ["Run", "StartSpec", "StartedBackend", "bring_up", "take_down"]
 
 PLAN_SECONDS: Final = 5.0
+NOT_ENTERED: Final = CeilingState(hard=False, detail="the runtime did not enter its control group")
+_NAMES_OF_LAUNCHERS: Final = frozenset({VENV_LAUNCHER_NAME} if sys.platform == "win32" else ())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,10 +103,21 @@ class StartSpec:
     tier: Tier
     allow_open_backend: bool = False
 
+    @property
+    def store_record(self) -> Path:
+        """Where is written down what the backend stored; out of its own reach."""
+        return self.record_path.with_name("backend-store.json")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartedBackend:
-    """A runtime that listens where it should; `key` is sent to it as Bearer, if there is one."""
+    """A runtime that listens where it should.
+
+    Attributes:
+        ceilings: whether the system holds it below them, and if not, why (I-12).
+        key: sent to it as Bearer, if there is one.
+        ready_by: when its start is over, healthy or not, on the event loop's clock.
+    """
 
     channel: BackendChannel
     key: str | None = field(repr=False)
@@ -108,6 +127,8 @@ class StartedBackend:
     pid: int
     channel_name: Literal["unix", "tcp", "namespace"]
     tier: Tier
+    ceilings: CeilingState
+    ready_by: float
 
 
 @dataclass(slots=True, kw_only=True)
@@ -116,23 +137,38 @@ class Run:
 
     Attributes:
         broker: the line into the runtime's own network namespace.
+        group: what holds it below its ceilings, where that can be had.
+        ceilings: what holds it below them, as far as can be said before it has started.
         watched: the runtime's process and what it was to be like.
+        read_back_at: when it was last found so, on the event loop's clock.
+        socket_watch: tells when the runtime, which announces nothing, makes its socket.
         ended: its end has been asked for or told, so that the end is no news any more.
     """
 
     spec: StartSpec
     folder: Path | None = None
     broker: BrokeredChannel | None = None
+    group: ControlGroup | None = None
+    ceilings: CeilingState | None = None
     output: RuntimeOutput | None = None
-    kept: KeptProcess | None = None
+    kept: Kept | None = None
     watched: Watched | None = None
+    read_back_at: float = -math.inf
+    socket_watch: FolderWatch | None = None
     ended: bool = False
 
 
 async def bring_up(
-    run: Run, *, egress: Egress, make_key: Callable[[], str], environment: Mapping[str, str]
+    run: Run,
+    *,
+    egress: Egress,
+    make_key: Callable[[], str],
+    environment: Mapping[str, str],
+    on_launch: Callable[[], None],
 ) -> StartedBackend:
     """Start `run.spec` and return when it listens, is what was planned, and is prepared.
+
+    `on_launch` is called as soon as the runtime's process is there.
 
     Raises:
         CompanionError: what has been made is in `run`, for `take_down`.
@@ -157,8 +193,10 @@ async def bring_up(
     plan = await _plan(
         spec, run.folder, binary, channel, base_names=frozenset(base), help_text=help_text
     )
-    if plan.model_link is not None:
-        await asyncio.to_thread(place_model, spec.model.files[0], Path(plan.model_link))
+    store = BackendStore(
+        plan, spec.model, record=spec.store_record, binary_sha256=spec.binary_sha256
+    )
+    plan = replace(plan, prepare=await asyncio.to_thread(store.prove))
     env, key = base | dict(plan.env), None
     if plan.backend_key_env is not None:
         key = env[plan.backend_key_env] = make_key()
@@ -170,7 +208,10 @@ async def bring_up(
     reach = reach_of(plan, binary, channel, write=(run.folder, spec.data_dir), models=models)
     argv = with_fresh_bytecode(plan.argv, run.folder) if binary.embedded else plan.argv
     own_network = _has_own_network(tier, channel)
+    run.group, run.ceilings = hold_ceilings(spec.limits)
     run.output = RuntimeOutput(spec.log_path, ready_text=plan.ready_text, secret=key)
+    if plan.ready_text is None and isinstance(channel, UnixChannel):
+        run.socket_watch = FolderWatch(run.folder, run.output.stirred.set)
     with contextlib.ExitStack() as handed_on:
         descriptors = list(models)
         if own_network and isinstance(channel, TcpChannel):
@@ -179,14 +220,20 @@ async def bring_up(
             descriptors.append(far_end.fileno())
             argv = broker_command(far_end.fileno(), channel, argv)
         confined = confine(tier, argv, env, reach, folder=run.folder, helpers=int(own_network))
-        run.kept = launch(egress, folder=run.folder, output=run.output, descriptors=descriptors)
+        run.kept = launch(
+            egress,
+            folder=run.folder,
+            output=run.output,
+            descriptors=descriptors,
+            limits=spec.limits,
+        )
     run.watched = Watched(
         kept=run.kept,
         plugin=spec.plugin_name,
         channel=channel,
         way=run.broker or channel,
         planned_names=frozenset(confined.env),
-        child_names=spec.spawner.child_env_names,
+        child_names=spec.spawner.child_env_names | _NAMES_OF_LAUNCHERS,
         allow_open_backend=spec.allow_open_backend or own_network,
     )
     start = {
@@ -194,17 +241,19 @@ async def bring_up(
         "env": dict(confined.env),
         "descriptors": descriptors,
         "policy": confined.policy,
+        "group": str(run.group.path) if run.group is not None else None,
     }
+    ready_by = asyncio.get_running_loop().time() + plan.start_deadline_seconds
     try:
-        async with asyncio.timeout(plan.start_deadline_seconds):
+        async with asyncio.timeout_at(ready_by):
             identity = await run.kept.started(start, programs=confined.programs)
+            on_launch()
             record(spec.record_path, run.kept.identities(), run.folder)
             serving = until_serving(egress, run.watched, plan, key=key, model=spec.model.files[0])
-            await unless_exited(run.kept, serving)
+            run.read_back_at = await unless_exited(run.kept, serving)
     except TimeoutError as error:
         raise EnvironmentUnavailable(Reason.START_TIMEOUT, str(spec.log_path)) from error
-    for path in plan.model_copies:
-        await asyncio.to_thread(check_copy, Path(path), spec.model)
+    await asyncio.to_thread(store.settle)
     return StartedBackend(
         channel=run.watched.way,
         key=key,
@@ -214,20 +263,31 @@ async def bring_up(
         pid=identity.pid,
         channel_name=_channel_name(run.watched.way),
         tier=tier,
+        ceilings=run.ceilings if _is_held(run, identity.pid) else NOT_ENTERED,
+        ready_by=ready_by,
     )
 
 
 async def take_down(run: Run, *, terminate_after: float, kill_after: float) -> None:
-    """End all that `run` has made: the tree, its keeper, its log's descriptor, its folder."""
+    """End all that `run` has made: the tree, its keeper, its group, its log, its folder."""
     if run.kept is not None:
         await run.kept.stop(terminate_after=terminate_after, kill_after=kill_after)
     elif run.output is not None:
         run.output.close()
     if run.broker is not None:
         run.broker.close()
+    if run.group is not None:
+        run.group.close()
+    if run.socket_watch is not None:
+        await run.socket_watch.close()
     if run.folder is not None:
         remove_start_folder(run.folder)
     forget(run.spec.record_path)
+
+
+def _is_held(run: Run, pid: int) -> bool:
+    """Tell whether the runtime is where its ceilings are; the keeper's child enters by itself."""
+    return run.group is None or run.group.holds(pid)
 
 
 def _check_spec(spec: StartSpec) -> None:
@@ -283,6 +343,7 @@ async def _plan(
         model_path=files[0].path,
         channel=channel,
         data_dir=str(spec.data_dir),
+        windows=sys.platform == "win32",
         allow_open_backend=spec.allow_open_backend or _has_own_network(spec.tier, channel),
     )
     plan = check_plan(proposed, facts)

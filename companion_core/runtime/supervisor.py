@@ -14,10 +14,10 @@ from typing import Final
 
 from companion_core.decisions.lifecycle import Event, State, transition
 from companion_core.decisions.restart import Ending
-from companion_core.decisions.verdict import Verdict, refuse
+from companion_core.decisions.verdict import OK, Verdict, refuse
 from companion_core.egress import Egress
 from companion_core.errors import CompanionError, Reason, error_for
-from companion_core.runtime.launcher import KeptProcess
+from companion_core.runtime.kept import Kept
 from companion_core.runtime.readiness import read_back
 from companion_core.runtime.starting import Run, StartedBackend, StartSpec, bring_up, take_down
 from companion_core.tasks import finish, outlast
@@ -39,6 +39,7 @@ class Supervisor:
 
     Attributes:
         state: where the runtime is in its life.
+        launched: set while there is a process to be observed, ready or not.
         ready_since: on `clock`, when it became ready; None while it is not.
         last_ending: how the newest run ended; None while none has.
         on_exit: called at once, without arguments, when the runtime ended by itself or was
@@ -54,6 +55,7 @@ class Supervisor:
         environment: Mapping[str, str] = os.environ,
     ) -> None:
         self.state = State.STOPPED
+        self.launched = asyncio.Event()
         self.ready_since: float | None = None
         self.last_ending: Ending | None = None
         self.on_exit: Callable[[], None] | None = None
@@ -80,8 +82,14 @@ class Supervisor:
             return tuple(self._run.output.last_lines)
         return self._last_lines
 
+    @property
+    def stirred(self) -> asyncio.Event:
+        """Set whenever the current runtime does something; never while there is none."""
+        output = self._run.output if self._run is not None else None
+        return asyncio.Event() if output is None else output.stirred
+
     def tree(self) -> tuple[int, ...]:
-        """Return the process ids of the runtime and all below it. Takes a few milliseconds."""
+        """Return the process ids of the runtime and all below it. Reads files of each."""
         return self._kept.tree() if self._kept is not None else ()
 
     async def start(self, spec: StartSpec) -> StartedBackend:
@@ -151,8 +159,11 @@ class Supervisor:
         if self._watch is not None:
             await outlast(self._watch)
 
-    async def check_runtime(self) -> Verdict:
+    async def check_runtime(self, *, max_age: float = 0) -> Verdict:
         """Read the runtime's environment and sockets back; end it when they are not as planned.
+
+        Args:
+            max_age: seconds; when it was found as planned so recently, that counts.
 
         Returns:
             `not_running` while there is nothing to read; its end is told by `on_exit`.
@@ -160,8 +171,13 @@ class Supervisor:
         run = self._run
         if run is None or run.watched is None:
             return refuse(Reason.NOT_RUNNING)
+        now = asyncio.get_running_loop().time()
+        if not run.ended and now - run.read_back_at < max_age:
+            return OK
         verdict = await asyncio.to_thread(read_back, run.watched)
-        if not verdict.ok and verdict.reason is not Reason.NOT_RUNNING and not run.ended:
+        if verdict.ok:
+            run.read_back_at = now
+        elif verdict.reason is not Reason.NOT_RUNNING and not run.ended:
             self._end(run)
             self._tell_exit(Ending(reason=verdict.reason, exit_code=None, ready=True))
         return verdict
@@ -173,16 +189,21 @@ class Supervisor:
             self._tell_exit(Ending(reason=reason, exit_code=None, ready=True))
 
     @property
-    def _kept(self) -> KeptProcess | None:
+    def _kept(self) -> Kept | None:
         return self._run.kept if self._run is not None else None
 
     async def _start(self, spec: StartSpec) -> StartedBackend:
         if self._run is not None:  # the one before was told to end and has not ended yet
             await finish(self._take_down(self._run, 0, KILL_AFTER_SECONDS))
         run = self._run = Run(spec=spec)
+        self._last_lines = ()
         try:
             backend = await bring_up(
-                run, egress=self._egress, make_key=self._make_key, environment=self._environment
+                run,
+                egress=self._egress,
+                make_key=self._make_key,
+                environment=self._environment,
+                on_launch=self.launched.set,
             )
         except BaseException as error:
             if isinstance(error, CompanionError):
@@ -194,13 +215,13 @@ class Supervisor:
             self._watch = asyncio.ensure_future(self._watch_exit(run, run.kept))
         return backend
 
-    async def _watch_exit(self, run: Run, kept: KeptProcess) -> None:
+    async def _watch_exit(self, run: Run, kept: Kept) -> None:
         await kept.exited.wait()
         if not run.ended:
             ready = self.state is not State.STARTING
             code = kept.exit_code
-            ending = Ending(reason=Reason.RUNTIME_EXITED, exit_code=code, ready=ready)
-            self._tell_exit(ending)
+            reason = Reason.RAM_OVER_LIMIT if kept.for_memory else Reason.RUNTIME_EXITED
+            self._tell_exit(Ending(reason=reason, exit_code=code, ready=ready))
         if self._run is run:
             await finish(self._take_down(run, 0, KILL_AFTER_SECONDS))
 
@@ -219,6 +240,8 @@ class Supervisor:
 
     async def _take_down(self, run: Run, terminate_after: float, kill_after: float) -> None:
         run.ended = True
+        if self._run is run:
+            self.launched.clear()
         await take_down(run, terminate_after=terminate_after, kill_after=kill_after)
         if self._run is run:
             self._last_lines, self._run = self.last_lines, None

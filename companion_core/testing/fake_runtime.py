@@ -4,10 +4,12 @@
 
 ADDRESS is a socket's path or HOST:PORT. It reads the model, announces `READY`, answers
 `GET /health` and echoes completions, streamed if asked. With its announcement it prints the key
-that it was given, which no log may show. BEHAVIOUR is any of: exit, hang
-(never ready), stubborn (ignores SIGTERM), offspring (a grandchild in its own session), leak
-(a descendant with another environment), wide (listens on every address; on SIGUSR1 later),
-udp. It imports the standard library only and nothing of this package.
+that it was given, which no log may show, and leaves the time of it (`READY_AT`). BEHAVIOUR is
+any of: exit, hang (never ready), slow (loads before it listens), busy (loads behind its
+listener and answers 503 meanwhile), never (503 for ever), stubborn (ignores SIGTERM), offspring
+(a grandchild in its own session; not on Windows), leak (a descendant with another
+environment), wide (listens on every address; on SIGUSR1 later), udp. On SIGUSR2 it exits with
+1. It imports the standard library only and nothing of this package.
 """
 
 from __future__ import annotations
@@ -18,13 +20,18 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 READY = "fake runtime: ready"
 KEY_ENV = "FAKE_RUNTIME_KEY"
+# A file in its working folder: when it was ready, in seconds of CLOCK_MONOTONIC.
+READY_AT = "ready-at"
 
 _FOREVER_SECONDS = 3600
+_NOT_YET = b"HTTP/1.0 503 loading\r\n\r\n"
+_LOADING_SECONDS = 0.25
 _kept: list[socket.socket] = []
 
 
@@ -42,9 +49,11 @@ def misbehave(behaviour: list[str]) -> None:
         sys.exit(3)
     if "hang" in behaviour:
         time.sleep(_FOREVER_SECONDS)
+    if "slow" in behaviour:
+        time.sleep(_LOADING_SECONDS)
     if "stubborn" in behaviour:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if "offspring" in behaviour:
+    if "offspring" in behaviour and sys.platform != "win32":
         if os.fork() == 0:
             os.setsid()
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -60,12 +69,14 @@ def misbehave(behaviour: list[str]) -> None:
         datagrams = socket.socket(type=socket.SOCK_DGRAM)
         datagrams.bind(("127.0.0.1", 0))
         _kept.append(datagrams)
-    signal.signal(signal.SIGUSR1, listen_wide)
+    if sys.platform != "win32":
+        signal.signal(signal.SIGUSR1, listen_wide)
+        signal.signal(signal.SIGUSR2, lambda *_: sys.exit(1))
 
 
 def listen(address: str) -> socket.socket:
     """Listen on a Unix socket or on loopback."""
-    if address.startswith("/"):
+    if address.startswith("/") and sys.platform != "win32":
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(address)
     else:
@@ -93,7 +104,7 @@ def read_request(client: socket.socket) -> tuple[bytes, bytes]:
 
 
 def answer(head: bytes, body: bytes) -> bytes:
-    """Return the whole answer to a request."""
+    """Return the whole answer of a runtime that is ready."""
     method, path = head.split(b" ")[:2]
     if path == b"/refuse":
         return b"HTTP/1.0 500 no\r\n\r\n"
@@ -129,20 +140,34 @@ def _document(document: dict[str, object]) -> bytes:
     )
 
 
+def announce(ready_at: float) -> None:
+    """Say that it is ready, once it is."""
+    if (loading := ready_at - time.monotonic()) > 0:
+        time.sleep(loading)
+    print(READY, os.environ.get(KEY_ENV, ""), flush=True)  # noqa: T201 - what a program says
+    Path(READY_AT).write_text(repr(ready_at), encoding="ascii")
+
+
 def main() -> None:
     """Serve until the process is ended."""
     model, address, *behaviour = sys.argv[1:]
     Path("model.seen").write_bytes(Path(model).read_bytes())
-    print("started", flush=True)  # noqa: T201 - what a program says
+    print("started", flush=True)  # noqa: T201 - as above
     misbehave(behaviour)
     listener = listen(address)
-    print(READY, os.environ.get(KEY_ENV, ""), flush=True)  # noqa: T201 - as above
+    ready_at = time.monotonic()
+    if "busy" in behaviour:
+        ready_at += _LOADING_SECONDS
+        threading.Thread(target=announce, args=(ready_at,), daemon=True).start()
+    else:
+        announce(ready_at)
     while True:
         client, _ = listener.accept()
         with client:
             head, body = read_request(client)
             if head:
-                client.sendall(answer(head, body))
+                ready = time.monotonic() >= ready_at and "never" not in behaviour
+                client.sendall(answer(head, body) if ready else _NOT_YET)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import hashlib
 import importlib.util
 import io
 import json
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import real_runtimes
 
 from companion_core import publisher
 from companion_core.config import parse_config
@@ -160,3 +162,35 @@ def world(require_real):
                 with contextlib.suppress(psutil.Error):
                     process.kill()
             shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def ollama_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The plugin as a person installs it, beside what the tests' environment has."""
+    site = tmp_path_factory.mktemp("ollama-site")
+    source = real_runtimes.ROOT / "plugins" / "runtime_ollama"
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", "install"]
+    options = ["--no-deps", "--no-index", "--no-build-isolation", "--target", str(site)]
+    subprocess.run([*command, *options, str(source)], check=True, timeout=100)
+    return site
+
+
+@pytest.fixture(params=real_runtimes.NAMES)
+def person(request, world, require_real, monkeypatch):
+    """A world whose companion is configured for one of the runtimes."""
+    require_real(
+        real_runtimes.missing(request.param) or "", not real_runtimes.missing(request.param)
+    )
+    world.publish()
+    if request.param == "Ollama":
+        for part in ("pip", "hatchling"):
+            require_real(part, importlib.util.find_spec(part) is not None)
+        monkeypatch.setenv("PYTHONPATH", str(request.getfixturevalue("ollama_site")))
+        program = real_runtimes.ollama_program()
+        with Path(program).open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        chosen = {"name": "ollama", "binary": program, "binary_sha256": digest}
+        world.configure(runtime={**chosen, "context_length": 256})
+    else:
+        world.configure(runtime={"name": "llamacpp", "binary": "embedded"})
+    return world

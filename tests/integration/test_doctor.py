@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from runtime_parts import alive, wait_until
 
 pytestmark = [
     pytest.mark.e2e,
@@ -222,7 +223,7 @@ def test_a_hanging_plugin_costs_its_own_row_and_ctrl_c_leaves_nothing(world, ins
                 doctor.kill()
     assert doctor.returncode == 130, err
     assert err.splitlines()[-1].startswith("companion: interrupted: ")
-    assert not [each for each in children if each.is_running()]
+    assert wait_until(lambda: not any(alive(each.pid) for each in children))
 
     code, rows, _ = examine(world, env=environment)
     assert code == 3

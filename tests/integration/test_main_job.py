@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -13,7 +12,6 @@ import openai
 import pytest
 
 from companion_core.companion import Companion
-from companion_core.paths import InstancePaths
 
 pytestmark = pytest.mark.integration
 
@@ -174,19 +172,6 @@ def test_available_is_true_only_while_completions_succeed(world):
     assert completion.returncode == 0, completion.stderr
 
 
-def test_a_killed_companion_takes_its_runtime_along(world):
-    world.publish()
-    world.configure()
-    assert world.companion("up", "--detach").returncode == 0
-    status = world.status()
-    companion = next(p for p in world.processes() if p.pid == status["pid"])
-    companion.kill()
-    assert world.wait_until_alone(seconds=2) == []
-    assert world.companion("status").returncode == 5
-    assert world.companion("down").returncode == 0
-    assert world.companion("up", "--detach").returncode == 0
-
-
 def test_foreground_announces_and_ctrl_c_drains(world):
     world.publish()
     world.configure()
@@ -199,23 +184,6 @@ def test_foreground_announces_and_ctrl_c_drains(world):
     assert up.returncode == 130
     assert "companion: interrupted: " in err.splitlines()[-1]
     assert world.wait_until_alone() == []
-
-
-def test_a_killed_companion_leaves_nothing_that_the_next_one_does_not_clear(world) -> None:
-    world.publish()
-    world.configure()
-    assert world.companion("up", "--detach").returncode == 0
-    status = world.status()
-    os.kill(status["pid"], signal.SIGKILL)
-    assert world.wait_until_alone() == []
-    assert world.companion("up", "--detach").returncode == 0
-    again = world.status()
-    assert again["available"]
-    assert again["runtime"]["pid"] != status["runtime"]["pid"]
-    run = InstancePaths(world.state).run_folder()
-    assert len([entry for entry in run.iterdir() if entry.is_dir()]) == 1
-    assert world.companion("down").returncode == 0
-    assert not InstancePaths(world.state).runtime_record.exists()
 
 
 def test_the_examples_run_as_they_are(world):

@@ -10,10 +10,12 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import psutil
 import pytest
+from runtime_parts import alive
 
 from companion_core.companion import Companion
 from companion_core.decisions.integrity import parse_model_spec
@@ -212,3 +214,27 @@ def test_the_whole_companion_stops_serving_before_the_writer_gets_in(world) -> N
 
     asyncio.run(life())
     assert world.wait_until_alone() == []
+
+
+def test_a_writer_waits_until_the_real_runtime_has_ended(person) -> None:
+    """By every name of the inode: Ollama has the verified file in its own store too."""
+    lease_break = int(Path("/proc/sys/fs/lease-break-time").read_text())
+    assert person.companion("up", "--detach").returncode == 0
+    status = person.status()
+    runtime = psutil.Process(status["runtime"]["pid"])
+    tree = [runtime, *runtime.children(recursive=True)]
+    stored = person.stored_models()[0]
+    names = [stored, *(f for f in person.state.rglob("sha256-*") if f.samefile(stored))]
+    assert len(names) == (2 if "ollama" in status["plugins"]["spawn"] else 1)
+    began = time.monotonic()
+    stored.chmod(0o600)
+    with writer(names[-1]) as attacker:
+        assert attacker.stdout.readline() == "in\n"
+    assert time.monotonic() - began < lease_break  # let in by us, not by the kernel
+    assert not any(map(alive, (process.pid for process in tree)))
+    after = person.status()
+    assert (after["available"], after["reason"]) == (False, "not_verified")
+    assert after["runtime"] is None
+    # What is stored now is not what was signed for: the next start fetches it anew.
+    assert person.companion("down").returncode == 0
+    assert person.companion("up", "--detach").returncode == 0

@@ -11,8 +11,10 @@ import http.client
 import importlib.util
 import json
 import os
+import re
 import shutil
 import signal
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +27,7 @@ from companion_core.decisions.isolation import Tier
 from companion_core.egress import LiveEgress
 from companion_core.errors import CompanionError, Reason
 from companion_core.providers import HealthResponse
+from companion_core.runtime import backend_store
 from companion_core.runtime.isolation import probe_isolation
 from companion_core.runtime.readback import listeners
 
@@ -54,7 +57,9 @@ def spec(machine, plugin, require_real):
     require_real("ollama (COMPANION_TEST_OLLAMA)", os.access(program, os.X_OK))
     with Path(program).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    model = parts.verified_model(MODEL)
+    # In the person's own store, as staging leaves it: only an owner may link a file.
+    shutil.copyfile(MODEL, machine.folder / "model.gguf")
+    model = parts.verified_model(machine.folder / "model.gguf")
     yield machine.spec(
         spawner=plugin.companion_spawn(),
         binary=program,
@@ -117,18 +122,82 @@ def test_it_serves_the_verified_model_and_takes_its_runner_along(machine, plugin
     assert machine.leftovers() == []
 
 
-def test_a_blob_that_was_changed_between_starts_is_put_right(machine, spec) -> None:
+def asked_for(machine) -> list[str]:
+    """The requests that Ollama itself logged, without those that only look."""
+    logged = (machine.folder / "runtime.log").read_text()
+    return re.findall(r'POST +"([^"]+)"', logged)
+
+
+BLOB = f"/api/blobs/sha256:{hashlib.sha256(MODEL.read_bytes()).hexdigest()}"
+MANIFEST = "manifests/registry.ollama.ai/companion/model/latest"
+
+
+async def start_and_stop(machine, spec) -> list[str]:
+    await machine.supervisor.start(spec)
+    await machine.supervisor.stop()
+    return asked_for(machine)
+
+
+def test_it_creates_the_model_once_and_again_when_anything_changed(machine, spec) -> None:
+    store = machine.folder / "data" / "models"
+    blob = store / "blobs" / BLOB.rpartition("/")[2].replace(":", "-")
+
     async def life() -> None:
-        for _ in range(2):
-            await machine.supervisor.start(spec)
-            await machine.supervisor.stop()
-            digest = hashlib.sha256(MODEL.read_bytes()).hexdigest()
-            blob = machine.folder / "data" / "models" / "blobs" / f"sha256-{digest}"
-            assert hashlib.sha256(blob.read_bytes()).hexdigest() == digest
-            blob.unlink()
-            blob.write_bytes(b"left by somebody")
+        made = ["/api/create", "/api/generate"]
+        assert await start_and_stop(machine, spec) == made
+        assert await start_and_stop(machine, spec) == made[1:]
+        # The model's file: put right from the proved one, the rest is as it was.
+        blob.unlink()
+        blob.write_bytes(b"left by somebody")
+        assert await start_and_stop(machine, spec) == made[1:]
+        assert blob.samefile(machine.folder / "model.gguf")
+        # What was made of it: a manifest that names another model, a file that was added.
+        (store / MANIFEST).write_text((store / MANIFEST).read_text().replace("a", "b"))
+        assert await start_and_stop(machine, spec) == made
+        (store / "blobs" / ("sha256-" + "ab" * 32)).write_text("a template of somebody's")
+        assert await start_and_stop(machine, spec) == made
+        assert not (store / "blobs" / ("sha256-" + "ab" * 32)).exists()
+        assert await start_and_stop(machine, replace(spec, threads=2)) == made
 
     asyncio.run(life())
+
+
+def test_from_another_file_system_it_is_sent_and_only_201_counts(machine, spec) -> None:
+    elsewhere = Path("/dev/shm")
+    if not elsewhere.is_dir() or elsewhere.stat().st_dev == machine.folder.stat().st_dev:
+        pytest.skip("one file system only")
+    with tempfile.TemporaryDirectory(dir=elsewhere) as memory:
+        in_memory = replace(spec, data_dir=Path(memory) / "data")
+        blobs = in_memory.data_dir / "models" / "blobs"
+
+        async def life() -> None:
+            made = [BLOB, "/api/create", "/api/generate"]
+            assert await start_and_stop(machine, in_memory) == made
+            assert "| 201 |" in (machine.folder / "runtime.log").read_text()
+            assert await start_and_stop(machine, in_memory) == made[2:]
+            (blob,) = blobs.glob(BLOB.rpartition("/")[2].replace(":", "-"))
+            blob.write_bytes(b"left by somebody")
+            assert await start_and_stop(machine, in_memory) == [made[0], made[2]]
+            assert blob.read_bytes() == MODEL.read_bytes()
+
+        asyncio.run(life())
+
+
+def test_a_blob_that_it_says_to_have_already_is_not_believed(machine, spec, monkeypatch) -> None:
+    """It answers 200 by the name alone; that is no 201, so nothing is started from it."""
+    monkeypatch.setattr(backend_store, "_link", lambda *_: False)
+
+    def leave_it(store, link) -> bool:
+        link.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        link.write_bytes(b"left by somebody")
+        return False
+
+    monkeypatch.setattr(backend_store.BackendStore, "_place", leave_it)
+    with pytest.raises(CompanionError) as caught:
+        asyncio.run(machine.supervisor.start(spec))
+    assert caught.value.reason is Reason.SPAWN_FAILED
+    assert asked_for(machine) == [BLOB]
+    assert machine.leftovers() == []
 
 
 def test_its_death_is_noticed_and_leaves_no_runner(machine, spec) -> None:

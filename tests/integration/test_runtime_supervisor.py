@@ -19,6 +19,7 @@ from companion_core.decisions.verdict import OK
 from companion_core.egress import EgressRefused, RefusingEgress
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason
 from companion_core.providers import BackendRequest, TcpChannel, UnixChannel
+from companion_core.runtime.readback import listeners
 from companion_core.runtime.supervisor import Supervisor
 from companion_core.testing.fake_runtime import READY
 
@@ -188,8 +189,8 @@ def test_a_runtime_that_is_never_ready(machine, announces) -> None:
     assert refused_start(machine, spec).reason is Reason.START_TIMEOUT
 
 
+@pytest.mark.usefixtures("each_event_loop")
 def test_readiness_is_the_socket_where_nothing_is_announced(machine) -> None:
-    # covers: spawn_supervision/health-retry
     async def life() -> None:
         spawner = parts.FakeSpawner(alter=lambda plan, _: replace(plan, ready_text=None))
         await machine.supervisor.start(machine.spec(spawner=spawner))
@@ -197,6 +198,22 @@ def test_readiness_is_the_socket_where_nothing_is_announced(machine) -> None:
 
     asyncio.run(life())
     assert machine.leftovers() == []
+
+
+def test_a_look_is_spared_only_while_the_last_one_is_recent(machine) -> None:
+    """The runtime listens wide from a signal on; what was found before still counts for an hour."""
+
+    async def life() -> None:
+        supervisor = machine.supervisor
+        backend = await supervisor.start(machine.spec())
+        os.kill(backend.pid, signal.SIGUSR1)
+        await parts.until(lambda: listeners(supervisor.tree()))
+        assert await supervisor.check_runtime(max_age=3600) == OK
+        assert (await supervisor.check_runtime()).reason is Reason.RUNTIME_LISTENS_WIDE
+        assert not (await supervisor.check_runtime(max_age=3600)).ok
+        await supervisor.stop()
+
+    asyncio.run(life())
 
 
 def test_a_foreign_listener_on_the_port_is_never_taken_for_the_runtime(machine) -> None:
@@ -223,6 +240,7 @@ def test_a_foreign_listener_on_the_port_is_never_taken_for_the_runtime(machine) 
         assert received == b""
 
 
+@pytest.mark.usefixtures("each_event_loop")
 def test_prepare_is_sent_and_its_answers_are_required(machine) -> None:
     good = BackendRequest(
         method="POST", path="/create", json="{}", expect_last_line='{"status":"success"}'

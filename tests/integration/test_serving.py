@@ -30,7 +30,8 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(params=[Tier.NONE, Tier.BUBBLEWRAP, Tier.LANDLOCK])
+# In bubblewrap, as both real runtimes run by default: `test_runtime_crashes.py`.
+@pytest.fixture(params=[Tier.NONE, Tier.LANDLOCK])
 def tier(request, require_real):
     working = {state.tier for state in probe_isolation(LiveEgress()) if state.works}
     require_real(request.param.value, request.param in working | {Tier.NONE})
@@ -120,6 +121,16 @@ def test_health_is_asked_through_the_gateway_with_the_token(llama, model) -> Non
     asyncio.run(life())
 
 
+@pytest.mark.usefixtures("each_event_loop")
+def test_one_that_computes_a_token_says_so(llama, model) -> None:
+    async def life() -> None:
+        serving = llama(timing=replace(serving_parts.QUICK, health_interval=3600))
+        async with serving_parts.serving_with(serving, model):
+            assert await serving.computes()
+
+    asyncio.run(life())
+
+
 def test_one_that_computes_no_more_is_noticed_though_it_says_it_is_well(llama, model) -> None:
     async def life() -> None:
         serving = llama()
@@ -196,18 +207,90 @@ def machine():
         yield made
 
 
+def fake(machine, spawner):
+    return serving_parts.make_serving(
+        machine.folder,
+        spawner=spawner,
+        health=Says200(),
+        binary=str(machine.program),
+        binary_sha256=hashlib.sha256(machine.program.read_bytes()).hexdigest(),
+    )
+
+
+@pytest.mark.parametrize("announces", [True, False])
+def test_one_that_is_never_well_is_ended_at_its_plans_own_deadline(machine, announces) -> None:
+    """It listens and answers, and its health check is always answered "not yet"."""
+
+    def hurry(plan, _request):
+        text = plan.ready_text if announces else None
+        return replace(plan, start_deadline_seconds=0.7, ready_text=text)
+
+    async def life() -> None:
+        serving = fake(machine, parts.FakeSpawner(("never",), alter=hurry))
+        with pytest.raises(CompanionError) as caught:
+            async with serving_parts.serving_with(serving, machine.model):
+                pass
+        assert caught.value.reason is Reason.START_TIMEOUT
+        assert "started" in caught.value.detail
+        assert serving.status()["lifecycle"] == "stopped"
+
+    asyncio.run(life())
+    assert machine.leftovers() == []
+
+
+def test_a_failed_start_says_what_the_runtime_said_last_without_its_key(machine) -> None:
+    def keyed(plan, _request):
+        return replace(plan, start_deadline_seconds=0.7)
+
+    async def life() -> None:
+        spawner = parts.FakeSpawner(("never",), alter=keyed, channels=frozenset({"tcp"}))
+        serving = fake(machine, spawner)
+        made = []
+        make_key = serving._supervisor._make_key
+        serving._supervisor._make_key = lambda: made.append(make_key()) or made[-1]
+        with pytest.raises(CompanionError) as caught:
+            async with serving_parts.serving_with(serving, machine.model):
+                pass
+        assert "[key]" in caught.value.detail  # the test runtime prints it on purpose
+        assert made[0] not in caught.value.detail
+        # The next failure has lines of its own, and none where nothing was started.
+        spawner.behaviour = ("exit",)
+        with pytest.raises(CompanionError) as caught:
+            await serving.start(machine.model)
+        assert caught.value.reason is Reason.RUNTIME_EXITED
+        assert "[key]" not in caught.value.detail
+        assert "started" in caught.value.detail
+        machine.program.unlink()
+        with pytest.raises(CompanionError) as caught:
+            await serving.start(machine.model)
+        assert caught.value.reason is Reason.RUNTIME_NOT_FOUND
+        assert "started" not in caught.value.detail
+
+    asyncio.run(life())
+
+
+@pytest.mark.parametrize("announces", [True, False])
+def test_one_that_loads_behind_its_listener_is_waited_for(machine, announces) -> None:
+    # covers: spawn_supervision/health-retry
+    def quiet(plan, _request):
+        return plan if announces else replace(plan, ready_text=None)
+
+    async def life() -> None:
+        serving = fake(machine, parts.FakeSpawner(("busy",), alter=quiet))
+        async with serving_parts.serving_with(serving, machine.model):
+            assert serving.lifecycle().ok
+            assert serving.resources().ok  # observed meanwhile
+            assert (await serving_parts.chat(serving))[0] == 200
+
+    asyncio.run(life())
+
+
 def test_what_ends_by_itself_before_it_is_ready_is_not_tried_again(machine) -> None:
     """The second start ends with code 3: permanent, and said so."""
 
     async def life() -> None:
         spawner = parts.FakeSpawner()
-        serving = serving_parts.make_serving(
-            machine.folder,
-            spawner=spawner,
-            health=Says200(),
-            binary=str(machine.program),
-            binary_sha256=hashlib.sha256(machine.program.read_bytes()).hexdigest(),
-        )
+        serving = fake(machine, spawner)
         async with serving_parts.serving_with(serving, machine.model):
             spawner.behaviour = ("exit",)
             os.kill(serving.status()["runtime"]["pid"], signal.SIGKILL)
@@ -218,15 +301,22 @@ def test_what_ends_by_itself_before_it_is_ready_is_not_tried_again(machine) -> N
     assert machine.processes() == []
 
 
+def test_one_that_exits_with_1_once_it_was_ready_is_started_again(machine) -> None:
+    async def life() -> None:
+        serving = fake(machine, parts.FakeSpawner())
+        async with serving_parts.serving_with(serving, machine.model):
+            before = serving.status()["runtime"]["pid"]
+            os.kill(before, signal.SIGUSR2)
+            await serving_parts.until(ready_again(serving, before))
+            assert serving.last_ending.exit_code == 1
+            assert (await serving_parts.chat(serving))[0] == 200
+
+    asyncio.run(life())
+
+
 def test_a_program_that_was_replaced_is_not_started_again(machine) -> None:
     async def life() -> None:
-        serving = serving_parts.make_serving(
-            machine.folder,
-            spawner=parts.FakeSpawner(),
-            health=Says200(),
-            binary=str(machine.program),
-            binary_sha256=hashlib.sha256(machine.program.read_bytes()).hexdigest(),
-        )
+        serving = fake(machine, parts.FakeSpawner())
         async with serving_parts.serving_with(serving, machine.model):
             machine.program.write_text(machine.program.read_text() + "\n# changed\n")
             os.kill(serving.status()["runtime"]["pid"], signal.SIGKILL)

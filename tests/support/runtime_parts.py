@@ -6,6 +6,9 @@ import asyncio
 import hashlib
 import os
 import signal
+import subprocess
+import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +27,8 @@ from companion_core.runtime.staging import ProvedFile, VerifiedModel
 from companion_core.runtime.supervisor import StartSpec, Supervisor
 from companion_core.testing import FakeSpawner, write_fake_runtime
 
+ROOT = Path(__file__).parents[2]
+ORDINARY_USER = 65534
 LIMITS = ResourceLimits(max_ram_bytes=2**40, max_vram_bytes=None, max_cpu_percent=100)
 
 
@@ -176,3 +181,29 @@ def wait_until(condition: Callable[[], object], seconds: float = 10.0) -> bool:
             return False
         time.sleep(0.01)
     return True
+
+
+def run_as(user: int, arguments: list[str], folder: Path, **options: Any) -> Any:
+    """Start Python with the package and its tests in reach, as root or as an ordinary user.
+
+    `folder` is that user's own, and the home; None where no Python can be had for that user.
+    """
+    os.chown(folder, user, user)
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support")])
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "HOME": str(folder),
+        "PYTHONPATH": os.pathsep.join([path, sysconfig.get_path("purelib")]),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    identity = {"user": user, "group": user, "extra_groups": []} if os.geteuid() == 0 else {}
+    for interpreter in (sys.executable, "/usr/bin/python3"):  # the first may be root's alone
+        shared = {"env": environment, "cwd": ROOT, **identity}
+        usable = "import sys, psutil; sys.exit(sys.version_info < (3, 11))"
+        try:
+            tried = subprocess.run([interpreter, "-c", usable], check=False, **shared)
+        except OSError:
+            continue
+        if tried.returncode == 0:
+            return subprocess.Popen([interpreter, *arguments], **shared, **options)
+    return None

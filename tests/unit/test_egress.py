@@ -1,6 +1,7 @@
 import asyncio
 import os
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 
 from companion_core.egress import EgressRefused, LiveEgress, ProcessIdentity, RefusingEgress
 from companion_core.errors import Reason
-from companion_core.providers import UnixChannel
+from companion_core.providers import TcpChannel, UnixChannel
 
 pytestmark = pytest.mark.security
 
@@ -74,6 +75,24 @@ def test_a_proxy_is_used_for_the_network_and_never_for_loopback(monkeypatch):
     assert egress.connect_loopback(80, timeout=1).host == "127.0.0.1"
 
 
+def test_a_backend_is_reached_where_it_listens_and_nowhere_else(tmp_path):
+    path = str(tmp_path / "b.sock")
+    with socket.socket(socket.AF_UNIX) as bound, socket.create_server(("127.0.0.1", 0)) as tcp:
+        bound.bind(path)
+        host, port = tcp.getsockname()
+        unix, loopback = UnixChannel(path=path), TcpChannel(host=host, port=port)
+        for channel, listener in ((unix, bound), (loopback, tcp)):
+            if channel is unix:
+                with pytest.raises(ConnectionRefusedError):
+                    asyncio.run(LiveEgress().reach_backend(channel))
+                bound.listen()
+            asyncio.run(LiveEgress().reach_backend(channel))
+            with listener.accept()[0] as client:
+                assert client.recv(1) == b""
+    with pytest.raises(ConnectionRefusedError):
+        asyncio.run(LiveEgress().reach_backend(loopback))
+
+
 def test_the_shut_doorway_refuses_everything():
     egress = RefusingEgress()
     me = ProcessIdentity(os.getpid(), 0, "")
@@ -87,6 +106,7 @@ def test_the_shut_doorway_refuses_everything():
         lambda: egress.connect_loopback(1, timeout=1),
         lambda: egress.connect_control(Path("/x")),
         lambda: asyncio.run(egress.connect_backend(asyncio.Protocol, UnixChannel(path="/x"))),
+        lambda: asyncio.run(egress.reach_backend(UnixChannel(path="/x"))),
     ]
     for call in calls:
         with pytest.raises(EgressRefused) as caught:

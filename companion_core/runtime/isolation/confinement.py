@@ -80,6 +80,8 @@ def confine(
 
 def open_broker(listener: TcpChannel) -> tuple[BrokeredChannel, socket.socket]:
     """Return the companion's way to a listener in another network, and the broker's end of it."""
+    if sys.platform == "win32":
+        raise EnvironmentUnavailable(Reason.ISOLATION_UNAVAILABLE)
     line, far_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     return BrokeredChannel(line, listener), far_end
 

@@ -31,6 +31,7 @@ _REFER, _TRUNCATE, _IOCTL_DEV = 1 << 13, 1 << 14, 1 << 15
 _BIND_TCP, _CONNECT_TCP = 1 << 0, 1 << 1
 _SCOPE_ABSTRACT_UNIX, _SCOPE_SIGNAL = 1 << 0, 1 << 1
 _FIRST_ACCESS = (1 << 13) - 1
+_PATH_ALONE: Final[int] = getattr(os, "O_PATH", 0) | getattr(os, "O_CLOEXEC", 0)
 # Versions of the interface from which on each kind of access can be handled.
 _REFER_SINCE, _TRUNCATE_SINCE, _NETWORK_SINCE, _IOCTL_SINCE, _SCOPE_SINCE = 2, 3, 4, 5, 6
 
@@ -185,7 +186,7 @@ def _allow(ruleset: int, paths: Iterable[str], access: int, every: int) -> None:
     of_files = _EXECUTE | _WRITE_FILE | _READ_FILE | _IOCTL_DEV | (_TRUNCATE & every)
     for path in paths:
         with contextlib.suppress(FileNotFoundError):
-            descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+            descriptor = os.open(path, _PATH_ALONE)
             try:
                 folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
                 rule = _PathRule(access if folder else access & of_files, descriptor)

@@ -9,10 +9,21 @@ from typing import Final
 
 from companion_core.decisions.isolation import TIERS, Tier
 from companion_core.egress import Egress, EgressRefused
-from companion_core.runtime.isolation import bubblewrap, locks, sandbox_exec
+from companion_core.providers import ResourceLimits
+from companion_core.runtime.isolation import (
+    bubblewrap,
+    job_object,
+    locks,
+    sandbox_exec,
+)
+from companion_core.runtime.isolation.control_group import (
+    ControlGroup,
+    NoControlGroup,
+    find_delegated_group,
+)
 from companion_core.runtime.isolation.reach import Reach
 
-__all__ = ["TierState", "probe_isolation"]
+__all__ = ["CeilingState", "TierState", "hold_ceilings", "probe_ceilings", "probe_isolation"]
 
 _PROBE_SECONDS: Final = 5.0
 _ENVIRONMENT: Final = {"LANG": "C.UTF-8"}
@@ -25,6 +36,51 @@ class TierState:
     tier: Tier
     works: bool
     detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class CeilingState:
+    """Whether the system itself holds the ceilings (I-12); `detail` is for a person.
+
+    Attributes:
+        hard: False: they are observed, and a runtime above them is ended.
+    """
+
+    hard: bool
+    detail: str
+
+
+_IN_A_GROUP: Final = CeilingState(hard=True, detail="a control group of the runtime's own")
+
+
+def probe_ceilings(platform: str = sys.platform) -> CeilingState:
+    """Return whether a runtime would get hard ceilings here. Changes nothing."""
+    if platform == "win32":
+        return CeilingState(hard=True, detail="a job object; not tried on this system yet")
+    if platform != "linux":
+        return CeilingState(hard=False, detail="this system has none for a whole process tree")
+    try:
+        find_delegated_group()
+    except NoControlGroup as error:
+        return CeilingState(hard=False, detail=str(error))
+    return _IN_A_GROUP
+
+
+def hold_ceilings(
+    limits: ResourceLimits, platform: str = sys.platform
+) -> tuple[ControlGroup | None, CeilingState]:
+    """Make the group that holds a runtime below its ceilings, where there is to be one.
+
+    Returns:
+        the group, for its owner to close, and what is to be said of the ceilings.
+    """
+    if platform != "linux":
+        return None, probe_ceilings(platform)
+    try:
+        group = ControlGroup.make(limits)
+    except NoControlGroup as error:
+        return None, CeilingState(hard=False, detail=str(error))
+    return group, _IN_A_GROUP
 
 
 def probe_isolation(egress: Egress, platform: str = sys.platform) -> tuple[TierState, ...]:
@@ -65,7 +121,8 @@ def _probe_sandbox_exec(egress: Egress) -> TierState:
 
 
 def _probe_job_object(_egress: Egress) -> TierState:
-    return TierState(Tier.JOB_OBJECT, works=False, detail="runtimes are not started here yet")
+    works = job_object.job_objects_work()
+    return TierState(Tier.JOB_OBJECT, works=works, detail="job object; not tried here yet")
 
 
 def _succeeds(egress: Egress, command: tuple[str, ...]) -> bool:

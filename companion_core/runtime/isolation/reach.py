@@ -24,6 +24,7 @@ _SYSTEM: Final = (
     "/libx32",
     "/etc/alternatives",
     "/etc/ld.so.cache",
+    "/opt/homebrew",  # programs and libraries of macOS, as /usr/local holds them elsewhere
     "/sys/devices/system",  # how many cores there are, and which
 )
 _GPU: Final = ("/sys", "/etc/OpenCL", "/etc/vulkan", "/opt/rocm")

@@ -6,7 +6,8 @@ one listener. The program has been marked deprecated for years and is still what
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from companion_core.runtime.isolation.reach import Reach
@@ -24,6 +25,7 @@ _START: Final = """(version 1)
 (allow file-read* (subpath "/System") (subpath "/Library/Apple") (subpath "/private/var/db/dyld")
   (literal "/") (literal "/dev/null") (literal "/dev/zero") (literal "/dev/random")
   (literal "/dev/urandom") (subpath "/dev/fd"))
+(allow file-map-executable (subpath "/System") (subpath "/Library/Apple"))
 (allow file-write-data (literal "/dev/null") (literal "/dev/zero"))
 """
 _METAL: Final = """(allow iokit-open)
@@ -34,8 +36,11 @@ _METAL: Final = """(allow iokit-open)
 def profile(reach: Reach, *, metal: bool = True) -> str:
     """Return the profile that allows exactly `reach`."""
     lines = [_START, _METAL if metal else ""]
-    lines += [f"(allow file-read* (subpath {_quoted(path)}))\n" for path in reach.read]
-    for path in reach.write:
+    lines += [
+        f"(allow file-read* file-map-executable (subpath {_quoted(path)}))\n"
+        for path in _as_resolved(reach.read)
+    ]
+    for path in _as_resolved(reach.write):
         lines.append(f"(allow file-read* file-write* (subpath {_quoted(path)}))\n")
         if reach.port is None:
             lines.append(f"(allow network-bind (subpath {_quoted(path)}))\n")
@@ -49,6 +54,11 @@ def profile(reach: Reach, *, metal: bool = True) -> str:
 def wrap(argv: Sequence[str], reach: Reach) -> tuple[str, ...]:
     """Return the command that runs `argv` under the profile; it executes it in its place."""
     return (PROGRAM, "-p", profile(reach), *argv)
+
+
+def _as_resolved(paths: Sequence[str]) -> Iterator[str]:
+    """Yield each path as it is and as the kernel resolves it: /tmp and /var are links there."""
+    yield from dict.fromkeys(name for path in paths for name in (path, os.path.realpath(path)))
 
 
 def _quoted(path: str) -> str:

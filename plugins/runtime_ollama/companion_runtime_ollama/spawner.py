@@ -20,7 +20,7 @@ from companion_core.providers import (
 
 __all__ = ["SERVED_MODEL", "OllamaSpawner"]
 
-# One name for whatever model is verified: each start creates it anew from the linked file.
+# One name for whatever model is verified: created from its file, anew when that changed.
 SERVED_MODEL: Final = "companion/model:latest"
 _PROGRAM: Final = "ollama"
 _ROUTES: Final = tuple(
@@ -78,11 +78,20 @@ class OllamaSpawner:
             served_model=SERVED_MODEL,
             env=_environment(request, f"{channel.host}:{channel.port}", models),
             prepare=(
+                # 201: received, hashed and stored. 200 would mean that it has one of that name.
+                BackendRequest(
+                    method="POST",
+                    path=f"/api/blobs/sha256:{digest}",
+                    send_model=True,
+                    expect_status=(201,),
+                    unless_stored=True,
+                ),
                 BackendRequest(
                     method="POST",
                     path="/api/create",
                     json=_create(request, digest),
                     expect_last_line='{"status":"success"}',
+                    unless_stored=True,
                 ),
                 # An empty prompt loads the model, and keeps it: health asks for nothing less.
                 BackendRequest(
@@ -93,15 +102,21 @@ class OllamaSpawner:
             ),
             model_link=link,
             model_copies=(link,),
+            store=models,
             routes=_ROUTES,
-            read_paths=(_libraries(request.binary),),
+            read_paths=_libraries(request.binary),
             gpu=True,
         )
 
 
-def _libraries(binary: str) -> str:
-    """Return where Ollama looks for its libraries: `../lib/ollama` from its program."""
-    return posixpath.join(posixpath.dirname(posixpath.dirname(binary)), "lib", "ollama")
+def _libraries(binary: str) -> tuple[str, ...]:
+    """Return where Ollama looks for its libraries: `../lib/ollama` from its program.
+
+    On Windows nothing: they lie beside the program, and nothing hides them there.
+    """
+    if not posixpath.isabs(binary):
+        return ()
+    return (posixpath.join(posixpath.dirname(posixpath.dirname(binary)), "lib", "ollama"),)
 
 
 def _environment(request: SpawnRequest, address: str, models: str) -> dict[str, str]:

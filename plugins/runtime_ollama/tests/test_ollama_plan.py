@@ -44,7 +44,9 @@ REQUEST = SpawnRequest(
 )
 
 
-def checked(request: SpawnRequest, *, allow_open_backend: bool = True) -> SpawnPlan | Verdict:
+def checked(
+    request: SpawnRequest, *, allow_open_backend: bool = True, windows: bool = False
+) -> SpawnPlan | Verdict:
     spawner = plugin.companion_spawn()
     facts = PlanFacts(
         binary=request.binary,
@@ -56,6 +58,7 @@ def checked(request: SpawnRequest, *, allow_open_backend: bool = True) -> SpawnP
         channel=request.channel,
         data_dir=request.data_dir,
         allow_open_backend=allow_open_backend,
+        windows=windows,
     )
     return check_plan(spawner.plan(request), facts)
 
@@ -67,6 +70,7 @@ def test_the_plan_passes_the_cores_rules_where_an_open_backend_was_accepted() ->
     assert plan.served_model == SERVED
     assert plan.model_link == f"/data/models/blobs/sha256-{DIGEST}"
     assert plan.model_copies == (plan.model_link,)
+    assert plan.store == "/data/models"
     assert plan.read_paths == ("/lib/ollama",)
     assert plan.env == {
         "OLLAMA_CONTEXT_LENGTH": "512",
@@ -80,13 +84,31 @@ def test_the_plan_passes_the_cores_rules_where_an_open_backend_was_accepted() ->
     }
 
 
+def test_on_windows_it_names_paths_as_they_are_there() -> None:
+    request = replace(
+        REQUEST,
+        binary="C:\\Ollama\\ollama.exe",
+        data_dir="C:\\Users\\me\\data",
+        private_dir="C:\\Users\\me\\run",
+        model_path="C:\\Users\\me\\models\\x",
+    )
+    plan = checked(request, windows=True)
+    assert isinstance(plan, SpawnPlan)
+    assert plan.read_paths == ()
+    assert plan.store == "C:\\Users\\me\\data/models"
+
+
 def test_it_is_refused_otherwise() -> None:
     refusal = Verdict(ok=False, reason=Reason.BACKEND_OPEN)
     assert checked(REQUEST, allow_open_backend=False) == refusal
 
 
-def test_the_model_is_created_from_the_linked_file_and_loaded() -> None:
-    create, load = plugin.companion_spawn().plan(REQUEST).prepare
+def test_the_model_is_sent_where_it_cannot_be_linked_created_and_loaded() -> None:
+    send, create, load = plugin.companion_spawn().plan(REQUEST).prepare
+    assert (send.method, send.path) == ("POST", f"/api/blobs/sha256:{DIGEST}")
+    # 200 means that it has a file of that name, whatever is in it.
+    assert (send.send_model, send.expect_status) == (True, (201,))
+    assert (send.unless_stored, create.unless_stored, load.unless_stored) == (True, True, False)
     assert (create.method, create.path) == ("POST", "/api/create")
     assert json.loads(create.json)["files"] == {"model.gguf": f"sha256:{DIGEST}"}
     assert create.expect_last_line == '{"status":"success"}'
@@ -98,7 +120,7 @@ def test_the_model_is_created_from_the_linked_file_and_loaded() -> None:
     ("template", "passed"), [("{{ .Prompt }}", True), ("{% for m in messages %}", False)]
 )
 def test_only_a_template_that_ollama_reads_is_passed_on(template, passed) -> None:
-    create = plugin.companion_spawn().plan(replace(REQUEST, chat_template=template)).prepare[0]
+    create = plugin.companion_spawn().plan(replace(REQUEST, chat_template=template)).prepare[1]
     assert json.loads(create.json).get("template") == (template if passed else None)
 
 

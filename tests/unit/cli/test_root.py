@@ -159,7 +159,10 @@ def test_the_text_of_a_status_has_every_fact_of_the_document():
         "available": True, "reason": "ok", "lifecycle": "ready", "pid": 4711,
         "started_at": "2026-01-01T00:00:00Z",
         "gateway": {"url": "http://127.0.0.1:40123/v1"},
-        "runtime": {"name": "llamacpp", "pid": 4712, "channel": "unix"},
+        "runtime": {
+            "name": "llamacpp", "pid": 4712, "channel": "unix",
+            "isolation": "bubblewrap", "ceilings": "observed", "ceilings_detail": "no group",
+        },
         "model": {"id": "tiny", "verified": True},
         "admission": {"in_flight": 1, "max_in_flight": 2, "queued": 3, "queue_bound": 16},
         "resources": {"ram_bytes": 123_000_000, "vram_bytes": 456_000_000, "cpu_percent": 1.5},
@@ -169,7 +172,8 @@ def test_the_text_of_a_status_has_every_fact_of_the_document():
     text = as_text(status)
     for fact in (
         "available", "ready", "4711", "2026-01-01T00:00:00Z", "http://127.0.0.1:40123/v1",
-        "llamacpp, pid 4712, unix", "tiny, verified", "1 of 2", "3 of 16", "123 MB", "456 MB",
+        "llamacpp, pid 4712, unix", "bubblewrap; ceilings observed: no group",
+        "tiny, verified", "1 of 2", "3 of 16", "123 MB", "456 MB",
         "1.5 %", "1.2 s", "keychain linux", "probe process",
     ):  # fmt: skip
         assert fact in text

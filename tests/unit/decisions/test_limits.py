@@ -242,6 +242,10 @@ def request(**changes: Any) -> dict[str, Any]:
         (request(method="HEAD"), request(method="PATCH")),
         (request(method="PUT"), request(method="put")),
         (request(send_model=True), request(send_model=1)),
+        (request(unless_stored=True), request(unless_stored=1)),
+        ({"store": "/data/x"}, {"store": "/data/./x"}),
+        ({"store": None}, {"store": "/data"}),
+        ({"read_paths": ("/dataX",)}, {"read_paths": ("/data",)}),
         ({"backend_key_env": "KEY"}, {"backend_key_env": "ENV"}),
         ({"backend_key_env": "A"}, {"backend_key_env": "env"}),
         ({"model_link": "/data/x"}, {"model_link": "/data/./x"}),
@@ -265,8 +269,11 @@ def test_all_that_a_plan_says_is_in_the_rebuilt_one() -> None:
     prepare = (
         BackendRequest(method="POST", path="/a", json="{}", expect_status=(200, 404)),
         BackendRequest(method="PUT", path="/b", send_model=True, expect_last_line="done"),
+        BackendRequest(method="POST", path="/c", json="{}", unless_stored=True),
     )
-    plan = replace(PLAN, prepare=prepare, model_link="/data/l", model_copies=("/data/c",))
+    plan = replace(
+        PLAN, prepare=prepare, model_link="/data/l", model_copies=("/data/c",), store="/data/s"
+    )
     rebuilt = check_plan(plan, FACTS)
     assert isinstance(rebuilt, SpawnPlan)
     assert rebuilt == plan

@@ -154,6 +154,8 @@ class PlanInDisguise(SpawnPlan):
         {"model_link": "/data"},
         {"model_link": "blobs/x"},
         {"model_link": "/data//x"},
+        {"model_link": 1},
+        {"store": 1},
         {"model_copies": ("/etc/passwd",)},
         {"ready_text": ""},
         {"ready_text": 1},
@@ -336,3 +338,47 @@ def test_what_is_no_pid(value: object) -> None:
 
 def test_a_pid() -> None:
     assert parse_pid(4194304) == 4194304
+
+
+WINDOWS = replace(
+    FACTS, binary="C:\\Apps\\server.exe", data_dir="C:\\Users\\me\\data", windows=True
+)
+WINDOWS_PLAN = replace(PLAN, argv=(WINDOWS.binary, *PLAN.argv[1:]))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model_link": "C:\\Users\\me\\data\\blobs\\x", "store": "C:\\Users\\me\\data/blobs"},
+        {"model_copies": ("c:/users/ME/data/blobs/x",), "read_paths": ("D:\\Libraries",)},
+    ],
+)
+def test_paths_of_windows_are_taken_as_it_has_them(change) -> None:
+    assert isinstance(check_plan(replace(WINDOWS_PLAN, **change), WINDOWS), SpawnPlan)
+    assert isinstance(check_plan(replace(WINDOWS_PLAN, **change), FACTS), Verdict)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model_link": "C:\\Users\\me\\data\\..\\x"},
+        {"model_link": "C:\\Users\\me\\database\\x"},
+        {"model_link": "C:\\Users\\me\\data"},
+        {"model_link": "D:\\Users\\me\\data\\x"},
+        {"model_link": "C:data\\x"},
+        {"model_link": "\\Users\\me\\data\\x"},
+        {"store": "C:\\Users\\me\\data\\\\x"},
+        {"model_copies": ("/data/x",)},
+        {"read_paths": ("c:\\users",)},
+        {"read_paths": ("C:/",)},
+        {"read_paths": ("libraries",)},
+    ],
+)
+def test_paths_of_windows_that_lead_elsewhere(change) -> None:
+    assert refused(replace(WINDOWS_PLAN, **change), WINDOWS) is Reason.PLAN_REFUSED
+
+
+@pytest.mark.parametrize("binary", ["server.exe", "C:server.exe", "\\server.exe", "/opt/server"])
+def test_a_program_of_windows_has_its_drive(binary) -> None:
+    plan = replace(WINDOWS_PLAN, argv=(binary, *PLAN.argv[1:]))
+    assert refused(plan, replace(WINDOWS, binary=binary)) is Reason.PLAN_REFUSED

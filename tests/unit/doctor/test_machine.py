@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import sys
-from pathlib import Path
 
 import pytest
 from doctor_parts import make_config, make_situation
@@ -17,7 +16,7 @@ from companion_core.doctor.rows import Status
 from companion_core.egress import RefusingEgress
 from companion_core.errors import Reason
 from companion_core.providers import ProbeFailed
-from companion_core.runtime.isolation import TierState
+from companion_core.runtime.isolation import CeilingState, TierState
 
 pytestmark = pytest.mark.unit
 
@@ -44,7 +43,7 @@ def test_an_old_python_is_refused(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("system", "status"),
-    [("linux", Status.OK), ("darwin", Status.OK), ("win32", Status.FAIL), ("sunos5", Status.FAIL)],
+    [("linux", Status.OK), ("darwin", Status.OK), ("win32", Status.OK), ("sunos5", Status.FAIL)],
 )
 def test_a_system_on_which_nothing_starts_is_said(tmp_path, system, status):
     assert machine.check_platform(make_situation(tmp_path), system).status is status
@@ -79,13 +78,18 @@ def test_memory_is_compared_with_the_ceiling(tmp_path):
     assert "5.0 GB" in machine.check_memory(situation).detail
 
 
-def test_groups_of_processes(tmp_path):
+@pytest.mark.parametrize("platform", ["linux", "darwin"])
+def test_ceilings_are_held_or_it_is_said_why_not(tmp_path, monkeypatch, platform):
     situation = make_situation(tmp_path)
-    assert machine.check_cgroup(situation, tmp_path).status is Status.SKIP
-    (tmp_path / "cgroup.controllers").write_text("cpu memory\n")
-    assert "cpu memory" in machine.check_cgroup(situation, tmp_path).detail
-    (tmp_path / "memory.max").write_text("2000000000\n")
-    assert "2.0 GB" in machine.check_cgroup(situation, tmp_path).detail
+    held = CeilingState(hard=True, detail="a group")
+    monkeypatch.setattr(machine, "probe_ceilings", lambda _name: held)
+    assert machine.check_ceilings(situation).status is Status.OK
+    observed = CeilingState(hard=False, detail="other programs run here")
+    monkeypatch.setattr(machine, "probe_ceilings", lambda _name: observed)
+    found = machine.check_ceilings(situation, platform)
+    assert found.status is Status.SKIP
+    assert found.detail == "observed, not enforced: other programs run here"
+    assert ("Delegate=yes" in found.fix) == (platform == "linux")
 
 
 def test_an_accelerator_is_asked_where_there_is_a_driver(tmp_path, monkeypatch):
@@ -195,7 +199,3 @@ def test_a_shut_doorway_shows_no_tier_and_breaks_nothing(tmp_path):
     situation = make_situation(tmp_path, egress=RefusingEgress())
     rows = run_checks(machine.checks()[-1:], situation)
     assert all(row.reason is not Reason.INTERNAL_FAULT for row in rows)
-
-
-def test_the_folder_of_groups_is_the_systems(tmp_path):
-    assert Path("/sys/fs/cgroup") == machine._CGROUP

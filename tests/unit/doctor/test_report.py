@@ -30,7 +30,7 @@ pytestmark = pytest.mark.unit
 STABLE = {
     "configuration", "option.config-file", "option.state-dir", "option.instance",
     "option.plugins-allowed",
-    "python", "platform", "packages", "extra.uvloop", "clock", "temporary", "memory", "cgroup",
+    "python", "platform", "packages", "extra.uvloop", "clock", "temporary", "memory", "ceilings",
     "gpu", "loopback-v4", "loopback-v6", "port", "proxies", "certificates", "isolation.chosen",
     "state-access", "state-folder", "state-file", "processes", "downloads", "trust-store", "room",
     "plugins", "sides", "keychain", "runtime", "binary",

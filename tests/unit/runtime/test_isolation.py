@@ -69,7 +69,8 @@ def test_bubblewrap_binds_from_the_outside_in() -> None:
 def test_the_profile_of_macos_denies_by_default_and_quotes_what_it_allows() -> None:
     profile = sandbox_exec.profile(REACH)
     assert profile.startswith("(version 1)\n(deny default)\n")
-    assert '(allow file-read* (subpath "/usr"))' in profile
+    assert '(allow file-read* file-map-executable (subpath "/usr"))' in profile
+    assert '(allow file-read* file-write* (subpath "/data"))' in profile
     assert '(subpath "/o\\"dd\\\\path")' in profile
     assert '(allow network-bind (subpath "/run/me"))' in profile
     assert "localhost" not in profile
@@ -78,6 +79,16 @@ def test_the_profile_of_macos_denies_by_default_and_quotes_what_it_allows() -> N
     assert 'network-inbound (local tcp "localhost:4711")' in sandbox_exec.profile(tcp)
     assert "iokit" not in sandbox_exec.profile(tcp, metal=False)
     assert sandbox_exec.wrap(("/it",), tcp)[::3] == ("/usr/bin/sandbox-exec", "/it")
+
+
+def test_the_profile_names_what_links_lead_to(tmp_path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    reach = Reach(read=(), write=(str(tmp_path / "link"),), devices=(), models=(), port=None)
+    profile = sandbox_exec.profile(reach)
+    for name in ("link", "real"):
+        assert f'(allow file-read* file-write* (subpath "{tmp_path / name}"))' in profile
+        assert f'(allow network-bind (subpath "{tmp_path / name}"))' in profile
 
 
 def test_each_tier_makes_its_own_command(monkeypatch, tmp_path) -> None:

@@ -6,12 +6,18 @@ import os
 import pytest
 
 from companion_core.runtime import output as output_module
-from companion_core.runtime.output import LAST_LINES, RuntimeOutput
+from companion_core.runtime.output import LAST_LINES, RuntimeOutput, quote
 
 pytestmark = [
     pytest.mark.unit,
     pytest.mark.skipif(os.name != "posix", reason="reads a pipe in the event loop"),
 ]
+
+
+@pytest.fixture(params=[False, True], ids=["loop", "thread"], autouse=True)
+def by_thread(request, monkeypatch):
+    """As Windows reads it, too: there no event loop watches a pipe."""
+    monkeypatch.setitem(RuntimeOutput.__init__.__kwdefaults__, "by_thread", request.param)
 
 
 def run(path, *writes: bytes, **options) -> RuntimeOutput:
@@ -90,3 +96,14 @@ def test_an_output_that_was_never_started_closes_both_ends(tmp_path) -> None:
     output.close()
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(writer)
+
+
+def test_what_is_quoted_is_short_and_steers_no_terminal() -> None:
+    lines = ["dropped", *(f"line {number}" for number in range(8)), "\x1b[2J\u202egone", "x" * 999]
+    quoted = quote(lines).splitlines()
+    assert quoted[:2] == ["the runtime's last lines:", "  line 0"]
+    assert quoted[-2:] == [
+        "  \N{REPLACEMENT CHARACTER}[2J\N{REPLACEMENT CHARACTER}gone",
+        "  " + "x" * 300,
+    ]
+    assert len(quoted) == 11

@@ -2,40 +2,19 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import sys
 
 import pytest
 
 from companion_core.decisions.runtime_readback import Listener
 from companion_core.runtime import readback
-from companion_core.runtime.readback import descendants, environment_names, listeners
+from companion_core.runtime.readback import environment_names, listeners
 
 pytestmark = pytest.mark.unit
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
-
-@linux_only
-@pytest.mark.parametrize(
-    ("address", "text"),
-    [("127.0.0.1", b"0100007F"), ("0.0.0.0", b"00000000"), ("192.168.1.2", b"0201A8C0")],
-)
-@pytest.mark.skipif(sys.byteorder != "little", reason="as such a machine prints it")
-def test_ipv4_addresses_as_the_kernel_prints_them(address, text) -> None:
-    assert readback._address(text) == address
-
-
-@pytest.mark.skipif(sys.byteorder != "little", reason="as such a machine prints it")
-@pytest.mark.parametrize(
-    ("address", "text"),
-    [
-        ("::1", b"00000000000000000000000001000000"),
-        ("::", b"0" * 32),
-        ("127.0.0.1", b"0000000000000000FFFF00000100007F"),
-        ("0.0.0.0", b"0000000000000000FFFF000000000000"),
-    ],
-)
-def test_ipv6_addresses_as_the_kernel_prints_them(address, text) -> None:
-    assert readback._address(text) == address
+GONE = 2**22 + 1
 
 
 def test_listening_sockets_of_a_process_are_found_and_others_are_not() -> None:
@@ -64,12 +43,45 @@ def test_listening_sockets_of_a_process_are_found_and_others_are_not() -> None:
             assert listeners([me]) == seen
 
 
+@linux_only
+def test_a_listener_of_several_paths_is_one_of_tcp() -> None:
+    me, before = os.getpid(), listeners([os.getpid()])
+    try:
+        multipath = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)  # IPPROTO_MPTCP
+    except OSError:
+        pytest.skip("no multipath TCP here")
+    with multipath:
+        multipath.bind(("127.0.0.1", 0))
+        multipath.listen()
+        seen = listeners([me])
+        assert seen is not None
+        assert seen - (before or set()) == {Listener("tcp", *multipath.getsockname())}
+
+
+@linux_only
+def test_sockets_that_nobody_reaches_from_outside_do_not_count_and_unknown_ones_do(
+    monkeypatch,
+) -> None:
+    me = os.getpid()
+    before = listeners([me])
+    with (
+        socket.socket(socket.AF_UNIX) as local,
+        socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0),
+    ):
+        assert listeners([me]) == before
+        real, mine = os.getxattr, str(local.fileno())
+
+        def odd(path: str, name: str) -> bytes:
+            return b"SCTP\0" if path.endswith(f"/{mine}") else real(path, name)
+
+        monkeypatch.setattr(os, "getxattr", odd)
+        assert listeners([me]) is None
+
+
 def test_a_process_that_is_gone_has_nothing() -> None:
-    gone = 2**22 + 1
-    assert listeners([gone]) == frozenset()
-    assert descendants(gone) == ()
+    assert listeners([GONE]) == frozenset()
     with pytest.raises(ProcessLookupError):
-        environment_names(gone)
+        environment_names(GONE)
 
 
 @linux_only
@@ -79,20 +91,46 @@ def test_what_cannot_be_read_is_none(monkeypatch) -> None:
 
     monkeypatch.setattr(os, "listdir", forbidden)
     assert listeners([os.getpid()]) is None
-    monkeypatch.setattr(readback.Path, "read_bytes", forbidden)
+    monkeypatch.setattr(readback, "read_entry", forbidden)
     assert environment_names(os.getpid()) is None
 
 
 @linux_only
+def test_a_process_that_is_being_executed_is_waited_for(monkeypatch) -> None:
+    """Its entry is there, its environment is not yet."""
+    answers = [b"", b"", b"PATH=/bin\0SMUGGLED=1\0"]
+    monkeypatch.setattr(readback, "read_entry", lambda _path: answers.pop(0))
+    monkeypatch.setattr(readback, "environment_is_set", lambda _pid: False)
+    assert environment_names(os.getpid()) == {"PATH", "SMUGGLED"}
+    assert answers == []
+
+
+@linux_only
+def test_an_environment_that_never_shows_is_none_while_its_process_lives(monkeypatch) -> None:
+    monkeypatch.setattr(readback, "_EXEC_SECONDS", 0.01)
+    monkeypatch.setattr(readback, "read_entry", lambda _path: b"")
+    monkeypatch.setattr(readback, "environment_is_set", lambda _pid: False)
+    assert environment_names(os.getpid()) is None
+    with pytest.raises(ProcessLookupError):
+        environment_names(GONE)
+
+
+@linux_only
+def test_an_empty_environment_has_no_names() -> None:
+    with subprocess.Popen(["/bin/sleep", "60"], env={}) as process:
+        assert environment_names(process.pid) == frozenset()
+        process.kill()
+
+
+@linux_only
 def test_without_proc_the_same_is_read_through_psutil() -> None:
-    me, gone = os.getpid(), 2**22 + 1
+    me = os.getpid()
     assert readback._environment_names_elsewhere(me) == environment_names(me)
     with socket.socket() as listening, socket.socket(type=socket.SOCK_DGRAM) as datagrams:
         listening.bind(("127.0.0.1", 0))
         listening.listen()
         datagrams.bind(("127.0.0.1", 0))
         assert readback._listeners_elsewhere([me]) == listeners([me])
-    assert readback._listeners_elsewhere([gone]) == frozenset()
-    assert readback._descendants_elsewhere(gone) == ()
+    assert readback._listeners_elsewhere([GONE]) == frozenset()
     with pytest.raises(ProcessLookupError):
-        readback._environment_names_elsewhere(gone)
+        readback._environment_names_elsewhere(GONE)

@@ -9,11 +9,9 @@ import runtime_parts as parts
 from companion_core.errors import CompanionError, Reason
 from companion_core.providers import TcpChannel, UnixChannel
 from companion_core.runtime.start_folder import (
-    check_copy,
     choose_channel,
     model_files,
     new_start_folder,
-    place_model,
     remove_start_folder,
 )
 
@@ -77,53 +75,3 @@ def test_the_model_is_named_by_the_descriptor_that_was_hashed(tmp_path, model) -
     assert file.path.rpartition("/")[2] == str(model.files[0].descriptor)
     assert Path(file.path).read_bytes() == b"weights"
     assert (file.name, file.size) == ("tiny.gguf", 7)
-
-
-def test_placing_links_the_hashed_inode(tmp_path, model) -> None:
-    place = tmp_path / "data" / "blobs" / "x"
-    place_model(model.files[0], place)
-    place_model(model.files[0], place)
-    assert place.samefile(tmp_path / "tiny.gguf")
-    check_copy(place, model)
-
-
-def test_placing_replaces_whatever_is_there(tmp_path, model) -> None:
-    victim = tmp_path / "victim"
-    victim.write_text("keep")
-    place = tmp_path / "data" / "x"
-    place.parent.mkdir(mode=0o700)
-    place.symlink_to(victim)
-    place_model(model.files[0], place)
-    assert place.samefile(tmp_path / "tiny.gguf")
-    assert victim.read_text() == "keep"
-
-
-def test_where_no_link_can_be_had_the_copy_is_hashed(tmp_path, model, monkeypatch) -> None:
-    def no_links(*_args, **_options):
-        raise OSError
-
-    monkeypatch.setattr(os, "link", no_links)
-    place = tmp_path / "data" / "x"
-    place_model(model.files[0], place)
-    assert place.read_bytes() == b"weights"
-    assert not place.samefile(tmp_path / "tiny.gguf")
-    check_copy(place, model)
-    place.unlink()
-
-    (tmp_path / "tiny.gguf").write_bytes(b"changed")
-    assert reason_of(place_model, model.files[0], place) is Reason.DIGEST_MISMATCH
-    assert list(place.parent.iterdir()) == []
-
-
-@pytest.mark.parametrize("kind", ["missing", "other", "link", "folder", "pipe"])
-def test_a_copy_that_is_not_the_model(tmp_path, model, kind) -> None:
-    path = tmp_path / "copy"
-    if kind == "other":
-        path.write_bytes(b"weightz")
-    elif kind == "link":
-        path.symlink_to(tmp_path / "tiny.gguf")
-    elif kind == "folder":
-        path.mkdir()
-    elif kind == "pipe":
-        os.mkfifo(path)
-    assert reason_of(check_copy, path, model) is Reason.DIGEST_MISMATCH

@@ -1,0 +1,46 @@
+"""Pace what is tried until a runtime is ready: when it stirs, else by the time it was silent.
+
+A runtime that becomes ready writes a line or makes its socket. Both wake the next attempt at
+once; one that does so in silence is found late by a small share of that silence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Final
+
+__all__ = ["Attempts"]
+
+SHARE: Final = 0.05
+SHORTEST_SECONDS: Final = 0.001
+LONGEST_SECONDS: Final = 0.1
+
+
+class Attempts:
+    """One series of attempts; needs a running event loop.
+
+    Args:
+        stirred: set whenever the runtime does something; cleared here.
+    """
+
+    def __init__(self, stirred: asyncio.Event) -> None:
+        self._stirred = stirred
+        self._now = asyncio.get_running_loop().time
+        self._silent_since = self._now()
+
+    async def pause(self) -> None:
+        """Return when the next attempt is due."""
+        if self._stirred.is_set():  # meanwhile; whoever writes on and on is not asked as often
+            await asyncio.sleep(SHORTEST_SECONDS)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(longest_pause(self._now() - self._silent_since)):
+                await self._stirred.wait()
+        if self._stirred.is_set():
+            self._stirred.clear()
+            self._silent_since = self._now()
+
+
+def longest_pause(silence: float) -> float:
+    """Return for how many seconds a runtime is left alone that has been silent for `silence`."""
+    return min(max(SHARE * silence, SHORTEST_SECONDS), LONGEST_SECONDS)

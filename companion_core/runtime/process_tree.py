@@ -1,0 +1,150 @@
+"""The processes below a runtime's keeper, and which of them is the runtime (I-08).
+
+Read-only look-ups: on Linux in `/proc`, elsewhere through psutil.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
+
+__all__ = ["descendants", "environment_is_set", "lives", "read_entry", "runtime_below"]
+
+_ZOMBIE_STATES: Final = frozenset({b"Z", b"X"})
+# Fields of proc_pid_stat(5), counted from the state.
+_PARENT, _SESSION, _THREADS, _ENV_END = 1, 3, 17, 48
+# A child that ends while the kernel lists its siblings can hide one of them (proc(5)).
+_LOOKS: Final = 2
+
+
+def descendants(root: int) -> tuple[int, ...]:
+    """Return the living processes below `root` or, its keeper gone, still in its session."""
+    if sys.platform != "linux":
+        return _descendants_elsewhere(root)
+    found = _below([root])
+    if not lives(root):  # its children are now another's, and were perhaps when they were listed
+        found |= _below(pid for pid, _, session in _living() if session == root)
+    return tuple(pid for pid in found if pid != root and lives(pid))
+
+
+def runtime_below(started: int, programs: int) -> int | None:
+    """Return the process that `programs` programs, one below the other, lead down to.
+
+    A program may fork before it executes the next one: only a new command line counts.
+
+    Args:
+        started: the process of the first one.
+        programs: how many to pass; the last of them is the runtime.
+
+    Returns:
+        None while it is not there yet.
+    """
+    children = _lister()
+    pid, line = started, _command_line(started)
+    while programs:
+        below = next(iter(children(pid)), None)
+        seen = b"" if below is None else _command_line(below)
+        if below is None or not seen:
+            return None
+        if seen != line:
+            programs -= 1
+        pid, line = below, seen
+    return pid
+
+
+def lives(pid: int) -> bool:
+    """Tell whether there is such a process, and it has not ended."""
+    return _stat(str(pid)) is not None
+
+
+def environment_is_set(pid: int) -> bool:
+    """Tell whether a process that shows no environment has an empty one, not none yet.
+
+    Linux sets where it ends at the end of execve(2).
+    """
+    fields = _stat(str(pid))
+    return fields is not None and int(fields[_ENV_END]) != 0
+
+
+def read_entry(path: str) -> bytes:
+    """Return the content of a file in `/proc`; half the time that `Path.read_bytes` takes.
+
+    Raises:
+        FileNotFoundError, ProcessLookupError: there is no such process any more.
+        OSError: it cannot be read.
+    """
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - as above
+        return file.readall()
+
+
+def _below(roots: Iterable[int]) -> dict[int, None]:
+    """Return `roots` and all below them, those nearest to a root first."""
+    roots, found = tuple(roots), dict[int, None]()
+    for _ in range(_LOOKS):
+        children, seen = _lister(), dict.fromkeys(roots)
+        waiting = list(seen)
+        for pid in waiting:
+            new = [child for child in children(pid) if child not in seen]
+            seen.update(dict.fromkeys(new))
+            waiting += new
+        found |= seen
+    return found
+
+
+def _lister() -> Callable[[int], list[int]]:
+    """Return what lists a process's children: the kernel or, where it does not, everybody."""
+    if os.path.exists("/proc/thread-self/children"):  # noqa: PTH110 - one look-up per tree
+        return _children
+    table: dict[int, list[int]] = {}
+    for pid, parent, _ in _living():
+        table.setdefault(parent, []).append(pid)
+    return lambda pid: table.get(pid, [])
+
+
+def _children(pid: int) -> list[int]:
+    folder, found = f"/proc/{pid}/task", list[int]()
+    try:
+        for thread in os.listdir(folder):  # noqa: PTH208 - names are all it takes
+            try:
+                found += map(int, read_entry(f"{folder}/{thread}/children").split())
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # the thread has ended
+    except (FileNotFoundError, ProcessLookupError):
+        pass  # the process has ended
+    return found
+
+
+def _living() -> Iterator[tuple[int, int, int]]:
+    """Yield process, parent and session of everything that lives."""
+    for entry in os.listdir("/proc"):  # noqa: PTH208 - as above
+        if entry.isdigit() and (fields := _stat(entry)) is not None:
+            yield int(entry), int(fields[_PARENT]), int(fields[_SESSION])
+
+
+def _stat(pid: str) -> list[bytes] | None:
+    """Return the fields from the state on; None where no such process lives."""
+    try:
+        fields = read_entry(f"/proc/{pid}/stat").rsplit(b")", 1)[1].split()
+    except (OSError, IndexError):
+        return None
+    # A first thread that ended looks like a zombie while others of the process go on.
+    ended = fields[0] in _ZOMBIE_STATES and int(fields[_THREADS]) <= 1
+    return None if ended else fields
+
+
+def _command_line(pid: int) -> bytes:
+    try:
+        return read_entry(f"/proc/{pid}/cmdline")
+    except OSError:
+        return b""
+
+
+def _descendants_elsewhere(root: int) -> tuple[int, ...]:
+    import psutil  # noqa: PLC0415 - needed only where /proc is not
+
+    try:
+        return tuple(child.pid for child in psutil.Process(root).children(recursive=True))
+    except psutil.NoSuchProcess:
+        return ()

@@ -1,0 +1,116 @@
+"""What listens in a network namespace of Linux, and which socket it is (I-07).
+
+Of our own namespace the kernel is asked for listening sockets alone (sock_diag(7)): the
+tables in `/proc` walk every connection of the machine, which takes milliseconds. Of another
+namespace, and where the kernel does not answer, there are only the tables.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import struct
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+from companion_core.decisions.runtime_readback import Listener
+from companion_core.runtime.process_tree import read_entry
+
+__all__ = ["listening_sockets"]
+
+_LISTEN: Final = 0x0A
+_UNCONNECTED: Final = 0x07  # of UDP: anyone may send to it
+_TABLES: Final = {
+    "tcp": (socket.AF_INET, socket.IPPROTO_TCP, _LISTEN),
+    "tcp6": (socket.AF_INET6, socket.IPPROTO_TCP, _LISTEN),
+    "udp": (socket.AF_INET, socket.IPPROTO_UDP, _UNCONNECTED),
+    "udp6": (socket.AF_INET6, socket.IPPROTO_UDP, _UNCONNECTED),
+}
+_NETLINK_SOCK_DIAG: Final = 4
+_SOCK_DIAG_BY_FAMILY: Final = 20
+_REQUEST_DUMP: Final = 0x301  # NLM_F_REQUEST | NLM_F_DUMP
+_DUMP_INTERRUPTED: Final = 0x10
+_NLMSG_DONE: Final = 3
+# struct nlmsghdr; struct inet_diag_req_v2 up to its states, behind it the socket's identity.
+_HEADER: Final = struct.Struct("=IHHII")
+_QUESTION: Final = struct.Struct("=BBxxI48x")
+# struct inet_diag_msg: the family, the port and address of the socket's own end, the inode.
+_ANSWER: Final = struct.Struct("=B3x2s2x16s44xI")
+_ANSWER_SECONDS: Final = 1.0
+_ANSWER_BYTES: Final = 65536
+
+
+def listening_sockets(pid: int, tables: Iterable[str]) -> Iterator[tuple[int, Listener]]:
+    """Yield inode and address of what listens in the network namespace of a process.
+
+    Args:
+        pid: the process.
+        tables: which to look into, of tcp, tcp6, udp and udp6.
+
+    Raises:
+        FileNotFoundError, ProcessLookupError: there is no such process any more.
+        OSError: it cannot be read.
+    """
+    tables = tuple(tables)
+    if Path(f"/proc/{pid}/ns/net").stat().st_ino == Path("/proc/self/ns/net").stat().st_ino:
+        try:
+            yield from [found for name in tables for found in _ask_kernel(name)]
+        except (OSError, struct.error):
+            pass  # a kernel without this interface, or a filter that denies it
+        else:
+            return
+    for name in tables:
+        yield from _read_table(pid, name)
+
+
+def _ask_kernel(name: str) -> Iterator[tuple[int, Listener]]:
+    if sys.platform != "linux":
+        raise OSError
+    family, protocol, state = _TABLES[name]
+    question = _QUESTION.pack(family, protocol, 1 << state)
+    head = _HEADER.pack(_HEADER.size + len(question), _SOCK_DIAG_BY_FAMILY, _REQUEST_DUMP, 0, 0)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as kernel:
+        kernel.settimeout(_ANSWER_SECONDS)
+        kernel.send(head + question)
+        while True:
+            data = kernel.recv(_ANSWER_BYTES)
+            while data:
+                length, kind, flags, _, _ = _HEADER.unpack_from(data)
+                if kind == _NLMSG_DONE:
+                    return
+                if kind != _SOCK_DIAG_BY_FAMILY or flags & _DUMP_INTERRUPTED:
+                    raise OSError
+                found, port, packed, inode = _ANSWER.unpack_from(data, _HEADER.size)
+                address = packed[:4] if found == socket.AF_INET else packed
+                yield inode, Listener(name[:3], _text(address), int.from_bytes(port, "big"))
+                data = data[(length + 3) & ~3 :]
+
+
+def _read_table(pid: int, name: str) -> Iterator[tuple[int, Listener]]:
+    state = _TABLES[name][-1]
+    try:
+        rows = read_entry(f"/proc/{pid}/net/{name}").splitlines()[1:]
+    except FileNotFoundError:
+        if not Path(f"/proc/{pid}").exists():
+            raise
+        return  # a system without IPv6
+    for row in rows:
+        fields = row.split()
+        if int(fields[3], 16) == state:
+            address, _, port = fields[1].partition(b":")
+            yield int(fields[9]), Listener(name[:3], _address(address), int(port, 16))
+
+
+def _address(text: bytes) -> str:
+    """Return the address that the kernel prints as words in the machine's byte order."""
+    words = (text[at : at + 8] for at in range(0, len(text), 8))
+    return _text(b"".join(int(word, 16).to_bytes(4, sys.byteorder) for word in words))
+
+
+def _text(packed: bytes) -> str:
+    address = ipaddress.ip_address(packed)
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(address)

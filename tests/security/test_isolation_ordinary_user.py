@@ -1,0 +1,40 @@
+"""What a tier promises holds for an ordinary user as it does for root.
+
+Root may do what an ordinary user may not, and an ordinary user's namespaces are other than
+root's: both are seen. Where the tests run as an ordinary user they are that themselves.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+import runtime_parts as parts
+
+pytestmark = [
+    pytest.mark.security,
+    pytest.mark.skipif(sys.platform != "linux", reason="the tiers of Linux"),
+]
+
+FILES = ["tests/security/test_isolation.py", "tests/integration/test_runtime_isolation.py"]
+
+
+def test_the_tiers_hold_for_an_ordinary_user() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("the tests of the tiers run as an ordinary user already")
+    with tempfile.TemporaryDirectory() as folder:
+        program = ["-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", *FILES]
+        child = parts.run_as(
+            parts.ORDINARY_USER, program, Path(folder), stdout=subprocess.PIPE, text=True
+        )
+        if child is None:
+            pytest.skip("an ordinary user can run no Python here")
+        output, _ = child.communicate(timeout=110)
+    assert child.returncode == 0, output
+    assert " passed" in output
+    if "a real part is missing" in output:
+        pytest.skip("a tier is not to be had for an ordinary user here")

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import psutil
+import pytest
+from runtime_parts import wait_until
+
+from companion_core.runtime import process_tree
+from companion_core.runtime.process_tree import descendants, environment_is_set, lives
+
+pytestmark = pytest.mark.unit
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+GONE = 2**22 + 1
+
+# A parent, a child started by another thread, its grandchild, and a zombie; ends with its input.
+FAMILY = """
+import os, subprocess, sys, threading
+sleeper = [sys.executable, "-IS", "-c", "import sys; sys.stdin.read()"]
+child = [sys.executable, "-IS", "-c", f"import subprocess; subprocess.run({sleeper!r})"]
+threading.Thread(target=subprocess.run, args=(child,), daemon=True).start()
+zombie = os.fork()
+if zombie == 0:
+    os._exit(0)
+print(zombie, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def family() -> Iterator[tuple[subprocess.Popen[str], int]]:
+    with subprocess.Popen(
+        [sys.executable, "-IS", "-c", FAMILY],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as parent:
+        assert parent.stdout is not None
+        zombie = int(parent.stdout.readline())
+        assert wait_until(lambda: not lives(zombie) and len(descendants(parent.pid)) == 2)
+        yield parent, zombie
+        below = descendants(parent.pid)
+        parent.kill()
+        for pid in below:
+            psutil.Process(pid).kill()
+
+
+@linux_only
+@pytest.mark.parametrize("kernel_lists", [True, False])
+def test_the_living_below_are_found_whoever_started_them(family, kernel_lists, monkeypatch) -> None:
+    parent, zombie = family
+    if not kernel_lists:
+        real = os.path.exists
+        monkeypatch.setattr(os.path, "exists", lambda path: "children" not in path and real(path))
+    found = descendants(parent.pid)
+    assert [psutil.Process(pid).ppid() for pid in found] == [parent.pid, found[0]]
+    assert zombie not in found
+
+
+@linux_only
+def test_without_its_root_the_session_tells(family) -> None:
+    parent, _ = family
+    found = descendants(parent.pid)
+    parent.kill()
+    parent.wait()
+    assert set(descendants(parent.pid)) == set(found)
+
+
+@linux_only
+def test_a_process_whose_first_thread_has_ended_lives() -> None:
+    code = (
+        "import ctypes, sys, threading\n"
+        "threading.Thread(target=lambda: (print('up', flush=True), sys.stdin.read())).start()\n"
+        "ctypes.CDLL(None).syscall(60, 0)\n"  # exit(2) of this thread alone
+    )
+    if os.uname().machine != "x86_64":
+        code = code.replace("60", "93")
+    with subprocess.Popen(
+        [sys.executable, "-IS", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE)
+        assert lives(process.pid)
+        process.kill()
+
+
+@linux_only
+def test_an_empty_environment_is_told_from_none_yet() -> None:
+    with subprocess.Popen(["/bin/sleep", "60"], env={}) as process:
+        assert environment_is_set(process.pid)
+        process.kill()
+    assert not environment_is_set(process.pid)
+
+
+def test_a_process_that_is_gone_has_nobody_below() -> None:
+    assert descendants(GONE) == ()
+    assert process_tree._descendants_elsewhere(GONE) == ()
+
+
+@linux_only
+def test_without_proc_the_same_is_found_through_psutil(family) -> None:
+    parent, zombie = family
+    found = set(process_tree._descendants_elsewhere(parent.pid))
+    assert found - {zombie} == set(descendants(parent.pid))
