@@ -69,11 +69,12 @@ def test_a_fault_of_ours_gives_the_place_back() -> None:
     async def main() -> None:
         async with parts.open_door(max_in_flight=1) as door:
             asyncio.get_running_loop().set_exception_handler(lambda _loop, _context: None)
-            heads = door.gateway._request_heads
-            door.gateway._request_heads = {}
+            assert door.gateway.requests is not None
+            heads = door.gateway.requests._heads
+            door.gateway.requests._heads = {}
             with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
                 await door.ask(door.post())
-            door.gateway._request_heads = heads
+            door.gateway.requests._heads = heads
             assert (await door.ask(door.post())).status == 200
             assert door.gateway.snapshot().in_flight == 0
 

@@ -113,7 +113,7 @@ def check_body(raw: bytes) -> None:
     if isinstance(fields, Verdict):
         return
     expected = dict(json.loads(raw))
-    written = encode_body(fields, served_model="served", drop_fields=frozenset())
+    written = encode_body(fields, "served", frozenset())
     if not isinstance(written, Verdict):
         assert json.loads(written) == expected | {"model": "served"}
 
