@@ -5,7 +5,7 @@
 Every target stands before the same backend and compares token and Host. Quote ratios of one
 run: times depend on the machine and on who else uses it. The main measure is the processor
 time that the target's own processes spend per request or event, from Linux's schedstat.
-nginx and uvloop are measured where they are installed.
+nginx, and uvloop with httptools, are measured where they are installed.
 """
 
 from __future__ import annotations
@@ -33,6 +33,15 @@ from companion_core.cli.foreground import run_event_loop
 HERE = Path(__file__).parent
 TOKEN = "benchmark"  # noqa: S105 - compared with itself
 WAITING = 500
+STANDARD = "gateway, standard library"
+FAST = "gateway, uvloop and httptools"
+
+JSON = "CPU per JSON request, µs"
+PACED = "CPU per paced event, µs"
+BACK_TO_BACK = "CPU per event back to back, µs"
+EVENTS = "thousand events a second"
+ONE_CLIENT = "median of one client, µs"
+MEMORY = "PSS after load, MiB"
 # The targets run on the last one, their backend and their clients on the first.
 PROCESSORS = sorted(os.sched_getaffinity(0))
 
@@ -114,7 +123,9 @@ def free_port() -> int:
 
 def gateway(port: int, backend: str, loop: str, *more: str) -> list[str]:
     """Return the command of the gateway on one of the loops."""
-    options = ["--port", str(port), "--backend", backend, "--token", TOKEN, "--loop", loop, *more]
+    second = "on" if loop == "uvloop" else "off"
+    options = ["--port", str(port), "--backend", backend, "--token", TOKEN, "--loop", loop]
+    options += ["--second-parser", second, *more]
     return [sys.executable, str(HERE / "serve_gateway.py"), *options]
 
 
@@ -127,10 +138,11 @@ def commands(folder: Path, backend: str) -> Iterator[tuple[str, list[str], int]]
         text = NGINX.format(folder=folder, port=port, token=TOKEN, backend=backend, user=user)
         file.write_text(text, encoding="utf-8")
         yield "nginx", ["nginx", "-p", str(folder), "-c", str(file)], port
-    for loop in ("asyncio", "uvloop"):
-        if loop == "asyncio" or importlib.util.find_spec("uvloop"):
-            port = free_port()
-            yield f"gateway, {loop}", gateway(port, backend, loop), port
+    port = free_port()
+    yield STANDARD, gateway(port, backend, "asyncio"), port
+    if importlib.util.find_spec("uvloop") and importlib.util.find_spec("httptools"):
+        port = free_port()
+        yield FAST, gateway(port, backend, "uvloop"), port
 
 
 def measure(target: Target, load: Load, units: int) -> tuple[float, Load]:
@@ -192,10 +204,11 @@ def main() -> None:
                     measured = defaultdict(list)
                 run_round(target, measured, options.scale)
         for target in targets:
-            rows[target.name]["PSS after load, MiB"].append(target.pss_kib() / 1024)
+            rows[target.name][MEMORY].append(target.pss_kib() / 1024)
         waiting = memory_per_waiting(address)
-    print_table({name: {k: statistics.median(v) for k, v in r.items()} for name, r in rows.items()})
-    print(f"\nA request that waits in the queue: {waiting:.1f} KiB.")
+    medians = {name: {k: statistics.median(v) for k, v in r.items()} for name, r in rows.items()}
+    print_table(medians)
+    print_bounds(medians, waiting)
 
 
 def run_round(target: Target, measured: dict[str, list[float]], scale: float) -> None:
@@ -203,15 +216,40 @@ def run_round(target: Target, measured: dict[str, list[float]], scale: float) ->
     count = max(64, int(4000 * scale) // 16 * 16)
     events = max(20, int(100 * scale))
     cpu, _ = measure(target, Load(target.port, TOKEN, 16, count), count)
-    measured["CPU per JSON request, µs"].append(cpu)
+    measured[JSON].append(cpu)
     cpu, _ = measure(target, Load(target.port, TOKEN, 16, 16, events, 10_000), 16 * events)
-    measured["CPU per paced event, µs"].append(cpu)
+    measured[PACED].append(cpu)
     load = Load(target.port, TOKEN, 8, 80, 200)
     cpu, load = measure(target, load, 80 * 200)
-    measured["CPU per event back to back, µs"].append(cpu)
-    measured["thousand events a second"].append(80 * 200 / load.elapsed / 1000)
+    measured[BACK_TO_BACK].append(cpu)
+    measured[EVENTS].append(80 * 200 / load.elapsed / 1000)
     _, load = measure(target, Load(target.port, TOKEN, 1, count // 4), count)
-    measured["median of one client, µs"].append(load.median_microseconds)
+    measured[ONE_CLIENT].append(load.median_microseconds)
+
+
+def print_bounds(rows: dict[str, dict[str, float]], waiting: float) -> None:
+    """Print what we ask of ourselves beside what was measured; empty where nginx is missing."""
+    nginx, both = rows.get("nginx", {}), [name for name in (FAST, STANDARD) if name in rows]
+
+    def times(column: str, names: list[str]) -> str:
+        compared = [rows[name][column] / nginx[column] for name in names if nginx]
+        return ", ".join(f"{ratio:.2f}" for ratio in compared)
+
+    added = [rows[name][ONE_CLIENT] - nginx[ONE_CLIENT] for name in both if nginx]
+    table = (
+        ("", "must", "aim", ", ".join(both)),
+        ("---",) * 4,
+        ("CPU per JSON request, times nginx's, uvloop", "≤ 1.8", "1.5", times(JSON, both[:-1])),
+        ("the same, standard library", "≤ 2.4", "2.0", times(JSON, [STANDARD])),
+        ("CPU per paced event, times nginx's", "≤ 1.6", "1.3", times(PACED, both)),
+        ("events back to back, times nginx's", "≥ 0.9", "1.0", times(EVENTS, both)),
+        ("added median, one client, µs", "≤ 25", "10", ", ".join(f"{us:.0f}" for us in added)),
+        ("memory after load, MiB", "≤ 30", "20", ", ".join(f"{rows[n][MEMORY]:.1f}" for n in both)),
+        ("memory per waiting request, KiB", "≤ 20", "8", f"{waiting:.1f}"),
+    )
+    print()
+    for row in table:
+        print("| " + " | ".join(row) + " |")
 
 
 def print_table(rows: dict[str, dict[str, float]]) -> None:
