@@ -9,7 +9,7 @@ from typing import Any
 import gateway_parts as parts
 import pytest
 
-from companion_core.gateway import Backend
+from companion_core.gateway import Backend, upstream
 from companion_core.providers import TcpChannel
 
 pytestmark = pytest.mark.integration
@@ -60,6 +60,23 @@ def test_a_connection_made_too_late_is_not_used() -> None:
             connect.set()
             assert (await asked).code == "upstream_failed"
             assert door.backend.requests == []
+            assert door.gateway.snapshot().in_flight == 0
+
+    asyncio.run(main())
+
+
+def test_a_backend_that_does_not_accept_has_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upstream, "CONNECT_SECONDS", 0.1)
+
+    class Silent:
+        async def connect_backend(self, _factory: Any, _channel: TcpChannel) -> Any:
+            await asyncio.Event().wait()
+
+    async def main() -> None:
+        async with parts.open_door(max_in_flight=1) as door:
+            assert door.gateway.pool is not None
+            door.gateway.pool._egress = Silent()
+            assert (await door.ask(door.post())).code == "upstream_failed"
             assert door.gateway.snapshot().in_flight == 0
 
     asyncio.run(main())
