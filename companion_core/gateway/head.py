@@ -15,7 +15,15 @@ from companion_core.decisions.verdict import Verdict, refuse
 from companion_core.errors import Reason
 from companion_core.gateway.body import is_json
 
-__all__ = ["MAX_FIELDS", "MAX_HEAD_BYTES", "UNKNOWN", "RequestHead", "is_hopeless", "parse_head"]
+__all__ = [
+    "MAX_FIELDS",
+    "MAX_HEAD_BYTES",
+    "UNKNOWN",
+    "RequestHead",
+    "field_name",
+    "is_hopeless",
+    "parse_head",
+]
 
 MAX_HEAD_BYTES: Final = 16 * 1024
 MAX_FIELDS: Final = 100
@@ -113,7 +121,7 @@ class RequestHead:
 
 
 @lru_cache(maxsize=512)
-def _field_name(name: str) -> str | Verdict:
+def field_name(name: str) -> str | Verdict:
     """Return the lower-case name if the gateway reads it, "" if not, or the refusal."""
     if len(name) > MAX_NAME_BYTES:
         return _TOO_LARGE
@@ -167,7 +175,7 @@ def parse_head(raw: bytes) -> RequestHead | Verdict:
     del lines[0]
     for line in lines:
         name, colon, value = line.partition(":")
-        key = _field_name(name)
+        key = field_name(name)
         if not colon or key in headers:
             return _MALFORMED
         if key:

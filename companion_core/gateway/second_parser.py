@@ -7,13 +7,14 @@ only refuse more: what the two do not read as the same request is nobody's reque
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import ModuleType
 from typing import Final
 
 from companion_core.decisions.verdict import Verdict, refuse
 from companion_core.errors import Reason
-from companion_core.gateway.head import RequestHead, parse_head
+from companion_core.gateway.head import RequestHead, field_name, parse_head
 
-__all__ = ["head_parser", "second_parser_installed"]
+__all__ = ["head_parser"]
 
 # Others are refused by the guard, and llhttp does not know every method that has a name.
 _METHODS: Final = frozenset({"GET", "POST"})
@@ -21,69 +22,66 @@ _MALFORMED = refuse(Reason.MALFORMED_REQUEST)
 
 
 class _Reading:
-    """What llhttp calls back with."""
+    """What llhttp calls back with; of the fields, those that the gateway reads."""
 
-    __slots__ = ("complete", "fields", "target")
+    __slots__ = ("complete", "fields", "repeated", "target")
 
     def __init__(self) -> None:
         self.target = b""
-        self.fields: list[tuple[bytes, bytes]] = []
+        self.fields: dict[str, str] = {}
+        self.repeated = False
         self.complete = False
 
     def on_url(self, part: bytes) -> None:
         self.target += part
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.fields.append((name, value))
+        key = field_name(name.decode("ascii"))
+        if isinstance(key, str) and key:
+            self.repeated = self.repeated or key in self.fields
+            self.fields[key] = value.decode("ascii").strip(" \t")
 
     def on_headers_complete(self) -> None:
         self.complete = True
 
 
-def second_parser_installed() -> bool:
-    """Tell whether `companion-core[second-parser]` is there."""
+def _llhttp() -> ModuleType | None:
     try:
-        import httptools  # noqa: F401, PLC0415 - optional
+        import httptools  # noqa: PLC0415 - optional
     except ImportError:
-        return False
-    return True
+        return None
+    return httptools
 
 
 def head_parser(*, second: bool) -> Callable[[bytes], RequestHead | Verdict]:
     """Return `parse_head`, with the second opinion where it is wanted and installed."""
-    if not (second and second_parser_installed()):
+    llhttp = _llhttp() if second else None
+    if llhttp is None:
         return parse_head
 
     def parse_twice(raw: bytes) -> RequestHead | Verdict:
         head = parse_head(raw)
-        if isinstance(head, Verdict) or head.method not in _METHODS or _reads_alike(raw, head):
+        if isinstance(head, Verdict) or head.method not in _METHODS:
             return head
-        return _MALFORMED
+        return head if _reads_alike(llhttp, raw, head) else _MALFORMED
 
     return parse_twice
 
 
-def _reads_alike(raw: bytes, head: RequestHead) -> bool:
-    import httptools  # noqa: PLC0415 - optional
-
+def _reads_alike(llhttp: ModuleType, raw: bytes, head: RequestHead) -> bool:
     reading = _Reading()
-    parser = httptools.HttpRequestParser(reading)
+    parser = llhttp.HttpRequestParser(reading)
     try:
         parser.feed_data(raw + b"\r\n\r\n")
-    except httptools.HttpParserUpgrade:
+    except llhttp.HttpParserUpgrade:
         pass  # it stops behind such a head, which the gateway serves as if it asked for nothing
-    except httptools.HttpParserError:
+    except llhttp.HttpParserError:
         return False
-    read = {}
-    for name, value in reading.fields:
-        key = name.decode("ascii").lower()
-        if key in read and key in head.headers:
-            return False
-        read[key] = value.decode("ascii").strip(" \t")
-    return (
+    return bool(
         reading.complete
-        and parser.get_method().decode("ascii") == head.method
+        and not reading.repeated
+        and reading.fields == head.headers
+        and reading.target.partition(b"?")[0] == head.path.encode("ascii")
+        and parser.get_method() == head.method.encode("ascii")
         and parser.get_http_version() == "1.1"
-        and reading.target.decode("ascii").partition("?")[0] == head.path
-        and head.headers.items() <= read.items()
     )
