@@ -9,6 +9,7 @@
 #   make docs       write the generated pages again
 #
 #   make test-llama-server   the stand-alone llama.cpp, built first; ten minutes
+#   make test-mlx            the MLX example on the real library, installed first
 #   make bench-gateway       the gateway beside nginx, in one run
 #
 # PYTHON chooses the interpreter: make test PYTHON=python3.13
@@ -25,7 +26,7 @@ KEYCHAIN := $(if $(filter Darwin,$(shell uname -s)),macos,$(if $(filter Linux,$(
 PLUGINS := plugins/runtime_llamacpp plugins/keychain_$(KEYCHAIN)
 PLUGIN_FILES := $(shell find plugins -name '*.py' -o -name 'pyproject.toml' 2>/dev/null)
 
-.PHONY: demo test test-llama-server check mutation fuzz bench bench-gateway docs lock clean
+.PHONY: demo test test-llama-server test-mlx check mutation fuzz bench bench-gateway docs lock clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/companion demo
@@ -39,6 +40,19 @@ test-llama-server: $(VENV)/.dev
 	PYTHON=$(BIN)/python tools/build-llama-server $(LLAMA_SERVER)
 	COMPANION_TEST_LLAMA_SERVER=$(CURDIR)/$(LLAMA_SERVER)/bin/llama-server \
 		$(BIN)/python -m pytest tests/integration/test_llama_server.py $(ARGS)
+
+MLX := $(VENV)/mlx
+
+test-mlx: $(VENV)/.dev constraints/mlx.txt
+	$(PYTHON) -m venv --clear $(MLX)
+	$(MLX)/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes \
+		-r constraints/run.txt
+	$(MLX)/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes \
+		-r constraints/mlx.txt
+	$(MLX)/bin/python -m pip --disable-pip-version-check --quiet install --no-deps \
+		--no-build-isolation . ./examples/companion-runtime-mlx
+	COMPANION_TEST_MLX=$(CURDIR)/$(MLX)/bin/python \
+		$(BIN)/python -m pytest tests/integration/test_mlx.py $(ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -78,6 +92,9 @@ lock:
 	$(PYTHON) -m uv pip compile -q --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-header --no-annotate -c constraints/dev.txt \
 		-o constraints/mutation.txt constraints/mutation.in
+	$(PYTHON) -m uv pip compile -q --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-header --no-annotate -c constraints/dev.txt \
+		-o constraints/mlx.txt constraints/mlx.in
 
 clean:
 	rm -rf $(VENV)

@@ -5,21 +5,19 @@ One JSON line asks, one JSON line answers; `control_server` is the other end.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from companion_core.control_link import own_user
 from companion_core.egress import Egress, ProcessIdentity
 from companion_core.errors import EnvironmentUnavailable, Reason, error_for
 from companion_core.paths import InstancePaths
 from companion_core.state_files import read_private, try_lock
-
-if TYPE_CHECKING:
-    import socket
 
 __all__ = [
     "MAX_LINE",
@@ -27,7 +25,6 @@ __all__ = [
     "RunningInstance",
     "ask",
     "find_running",
-    "peer_of",
     "wait_until_gone",
 ]
 
@@ -124,15 +121,10 @@ def ask(running: RunningInstance, egress: Egress, op: str, **arguments: Any) -> 
     """
     line = json.dumps({"op": op, **arguments}).encode() + b"\n"
     try:
-        with (
-            egress.connect_control(running.control_socket) as client,
-            client.makefile("rb") as file,
-        ):
-            if peer_of(client) not in {(running.identity.pid, os.geteuid()), (0, os.geteuid())}:
+        with contextlib.closing(egress.connect_control(running.control_socket)) as link:
+            if link.peer() not in {(running.identity.pid, own_user()), (0, own_user())}:
                 raise EnvironmentUnavailable(Reason.CONTROL_UNAVAILABLE)
-            client.sendall(line)
-            raw = file.readline(MAX_LINE)
-        answer = json.loads(raw)
+            answer = json.loads(link.ask(line, MAX_LINE))
     except (OSError, ValueError) as error:
         raise EnvironmentUnavailable(Reason.CONTROL_UNAVAILABLE) from error
     if not isinstance(answer, dict):
@@ -172,20 +164,3 @@ def wait_until_gone(running: RunningInstance, egress: Egress, seconds: float) ->
 def _is_alive(running: RunningInstance, egress: Egress) -> bool:
     seen = egress.identify(running.identity.pid)
     return seen is not None and seen.start_time == running.identity.start_time
-
-
-def peer_of(connection: socket.socket) -> tuple[int, int]:
-    """Return pid and uid at the other end; 0 and -1 for what the system does not tell."""
-    import socket  # noqa: PLC0415 - who asks has it loaded
-    import struct  # noqa: PLC0415 - as above
-
-    if sys.platform == "linux":
-        size = struct.calcsize("3i")
-        pid, uid, _ = struct.unpack(
-            "3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
-        )
-        return pid, uid
-    # LOCAL_PEERCRED of macOS and the BSDs: struct xucred {version, uid, ngroups, groups[16]}.
-    raw = connection.getsockopt(0, 0x001, struct.calcsize("IIh16I"))
-    uid = struct.unpack_from("II", raw)[1] if len(raw) >= struct.calcsize("II") else -1
-    return 0, uid

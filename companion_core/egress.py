@@ -25,11 +25,11 @@ from companion_core.errors import EnvironmentUnavailable, Reason
 if TYPE_CHECKING:  # a command that only asks the running companion loads none of these
     import asyncio
     import http.client
-    import socket
     import ssl
     import subprocess
 
     from companion_core.backend_channel import BackendChannel
+    from companion_core.control_link import ControlLink
 
 
 __all__ = [
@@ -109,8 +109,8 @@ class Egress(Protocol):
         """Return a connection to 127.0.0.1, never through a proxy (I-17)."""
         ...
 
-    def connect_control(self, path: Path) -> socket.socket:
-        """Return a connected control socket; raise `OSError` when nobody listens."""
+    def connect_control(self, path: Path) -> ControlLink:
+        """Return a connection to a control socket; raise `OSError` when nobody listens."""
         ...
 
     async def connect_backend(self, factory: Callable[[], P], channel: BackendChannel) -> P:
@@ -221,9 +221,15 @@ class LiveEgress:
 
         return http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
 
-    def connect_control(self, path: Path) -> socket.socket:
+    def connect_control(self, path: Path) -> ControlLink:
         """See `Egress`."""
-        import socket  # noqa: PLC0415 - loaded on first use
+        if sys.platform == "win32":
+            from companion_core.owner_pipe import OwnerPipes  # noqa: PLC0415 - as above
+
+            return OwnerPipes.of_this_system().connect(str(path), CONTROL_TIMEOUT_SECONDS)
+        import socket  # noqa: PLC0415 - as above
+
+        from companion_core.control_link import SocketLink  # noqa: PLC0415 - as above
 
         client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         client.settimeout(CONTROL_TIMEOUT_SECONDS)
@@ -232,7 +238,7 @@ class LiveEgress:
         except OSError:
             client.close()
             raise
-        return client
+        return SocketLink(client)
 
     async def connect_backend(self, factory: Callable[[], P], channel: BackendChannel) -> P:
         """See `Egress`."""
@@ -287,7 +293,7 @@ class RefusingEgress:
         """Refuse."""
         raise EgressRefused
 
-    def connect_control(self, path: Path) -> socket.socket:  # noqa: ARG002 - as above
+    def connect_control(self, path: Path) -> ControlLink:  # noqa: ARG002 - as above
         """Refuse."""
         raise EgressRefused
 

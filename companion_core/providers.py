@@ -202,6 +202,8 @@ class SpawnRequest:
     Attributes:
         binary: proved by the core; the running interpreter when `embedded`.
         model_path: the first verified file; may be `/proc/self/fd/N`. Pass it on verbatim.
+        model_files: all of them; several lie under their own names in one folder, which holds
+            nothing else.
         chat_template: from the signed manifest; None means the model's own.
         channel: the core's choice of where the backend listens.
         private_dir: 0700, of this start only; the child's working folder and HOME.

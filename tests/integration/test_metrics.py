@@ -1,5 +1,6 @@
 """`companion metrics` on a running companion: Prometheus text, and nothing of what was said."""
 
+import json
 import re
 import sys
 
@@ -46,3 +47,10 @@ def test_counts_and_latencies_by_path_and_reason(world):
     token = world.companion("token").stdout.strip()
     for secret in (token, "pass phrase", "another", "tiny", str(world.state)):
         assert secret not in text
+
+    document = json.loads(world.companion("metrics", "--json").stdout)
+    samples = {(s["name"], *sorted(s["labels"].values())): s["value"] for s in document["samples"]}
+    assert document["ok"] is True
+    assert samples["companion_request_seconds_count", "/v1/chat/completions", "ok"] == 1
+    assert samples[("companion_queued",)] == 0
+    assert len(samples) == sum(not line.startswith("#") for line in text.splitlines())

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import os
 import signal
 import sys
 from dataclasses import replace
-from pathlib import Path
-from types import ModuleType
 
 import psutil
 import pytest
+import runtime_parts as parts
 
 from companion_core.backend_channel import BrokeredChannel
 from companion_core.decisions.isolation import Tier
@@ -28,19 +26,6 @@ pytestmark = [
 ]
 
 
-def _load_parts() -> ModuleType:
-    # Test folders are not packages: shared parts are found by their file.
-    path = Path(__file__).parents[1] / "support" / "runtime_parts.py"
-    spec = importlib.util.spec_from_file_location("runtime_parts", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(spec.name, module)
-    spec.loader.exec_module(module)
-    return module
-
-
-parts = _load_parts()
 TCP = frozenset({"tcp"})
 
 

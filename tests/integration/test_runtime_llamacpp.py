@@ -12,9 +12,9 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+import runtime_parts as parts
 
 from companion_core.decisions.isolation import Tier
 from companion_core.egress import LiveEgress
@@ -26,21 +26,6 @@ MODEL = Path(__file__).parents[2] / "companion_core" / "demo" / "model" / "compa
 MODULE = "companion_runtime_llamacpp.embedded"
 
 pytestmark = pytest.mark.integration
-
-
-def _load_parts() -> ModuleType:
-    # Test folders are not packages: shared parts are found by their file.
-    path = Path(__file__).parents[1] / "support" / "runtime_parts.py"
-    spec = importlib.util.spec_from_file_location("runtime_parts", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(spec.name, module)
-    spec.loader.exec_module(module)
-    return module
-
-
-parts = _load_parts()
 
 
 def installed(name: str) -> bool:
@@ -117,6 +102,7 @@ def test_it_starts_on_a_socket_serves_and_leaves_nothing(machine, spec) -> None:
         for path in ("/slots", "/metrics", "/"):
             status, _, _ = await asyncio.to_thread(ask, backend, "GET", path)
             assert status >= 400
+        assert parts.mode(backend.channel.path) == 0o600
         await machine.supervisor.stop()
 
     asyncio.run(life())

@@ -13,13 +13,13 @@ import json
 import os
 import shutil
 import signal
-import sys
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import psutil
 import pytest
+import runtime_parts as parts
+import serving_parts
 
 from companion_core.decisions.isolation import Tier
 from companion_core.egress import LiveEgress
@@ -31,22 +31,6 @@ from companion_core.runtime.readback import listeners
 MODEL = Path(__file__).parents[2] / "companion_core" / "demo" / "model" / "companion-tiny.gguf"
 
 pytestmark = pytest.mark.integration
-
-
-def _load_parts(name: str) -> ModuleType:
-    # Test folders are not packages: shared parts are found by their file.
-    path = Path(__file__).parents[1] / "support" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(spec.name, module)
-    spec.loader.exec_module(module)
-    return module
-
-
-parts = _load_parts("runtime_parts")
-serving_parts = _load_parts("serving_parts")
 
 
 @pytest.fixture

@@ -10,9 +10,10 @@ import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+import runtime_parts as parts
+import serving_parts
 
 from companion_core.decisions.isolation import Tier
 from companion_core.decisions.lifecycle import State
@@ -27,22 +28,6 @@ pytestmark = [
     pytest.mark.integration,
     pytest.mark.skipif(sys.platform != "linux", reason="signals and /proc"),
 ]
-
-
-def _load_parts(name: str) -> ModuleType:
-    # Test folders are not packages: shared parts are found by their file.
-    path = Path(__file__).parents[1] / "support" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(spec.name, module)
-    spec.loader.exec_module(module)
-    return module
-
-
-parts = _load_parts("runtime_parts")
-serving_parts = _load_parts("serving_parts")
 
 
 @pytest.fixture(params=[Tier.NONE, Tier.BUBBLEWRAP, Tier.LANDLOCK])

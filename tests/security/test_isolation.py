@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import importlib.util
 import json
 import os
 import socket
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+import runtime_parts as parts
 
 from companion_core.decisions.isolation import PROMISES, Promise, Tier
 from companion_core.egress import LiveEgress
@@ -27,20 +26,6 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="the tiers of Linux"),
 ]
 
-
-def _load_parts() -> ModuleType:
-    # Test folders are not packages: shared parts are found by their file.
-    path = Path(__file__).parents[1] / "support" / "runtime_parts.py"
-    spec = importlib.util.spec_from_file_location("runtime_parts", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(spec.name, module)
-    spec.loader.exec_module(module)
-    return module
-
-
-parts = _load_parts()
 
 # Runs in the runtime before it serves. Each attack ends in an error or has succeeded.
 ATTACKS = """

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.util
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from types import ModuleType
 
 import psutil
 import pytest
+import runtime_parts as parts
 
 from companion_core.decisions.isolation import Tier
 from companion_core.egress import LiveEgress
@@ -26,20 +25,6 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="counts through /proc"),
 ]
 
-
-def _load_parts() -> ModuleType:
-    # Test folders are not packages: shared parts are found by their file.
-    path = Path(__file__).parents[1] / "support" / "runtime_parts.py"
-    spec = importlib.util.spec_from_file_location("runtime_parts", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(spec.name, module)
-    spec.loader.exec_module(module)
-    return module
-
-
-parts = _load_parts()
 
 PARTS_FILE = Path(parts.__file__)
 

@@ -59,7 +59,6 @@ class MlxSpawner:
         settings = {
             "alias": request.model_id,
             "chat_template": request.chat_template,
-            "files": {file.name: file.path for file in request.model_files},
             "max_tokens": _max_tokens(request),
         }
         return SpawnPlan(

@@ -2,8 +2,8 @@
 
     python -I -m companion_runtime_mlx.server MODEL SOCKET SETTINGS
 
-MODEL is the first file of the model, SOCKET the path to listen on, SETTINGS a JSON object with
-the names and paths of all files. It imports mlx_lm and the standard library only.
+MODEL is one file of the model, whose folder holds exactly the verified ones; SOCKET the path to
+listen on; SETTINGS a JSON object. It imports mlx_lm and the standard library only.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from typing import Any
 
 READY_LINE = "companion-runtime-mlx: listening"
 MAX_BODY_BYTES = 32 * 1024 * 1024
-_FOLDER = "model"
 
 
 class Malformed(Exception):
@@ -40,7 +39,7 @@ class Piece:
 class Model:
     """One loaded model; it makes one answer at a time."""
 
-    def __init__(self, settings: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         self.alias: str = settings["alias"]
         self._most_tokens: int = settings["max_tokens"]
         self._busy = threading.Lock()
@@ -48,7 +47,6 @@ class Model:
         self._samplers: Any = importlib.import_module("mlx_lm.sample_utils")
         template = settings["chat_template"]
         tokenizer_config = {} if template is None else {"chat_template": template}
-        folder = _place_files(settings["files"])
         self._model, self._tokenizer = self._mlx.load(
             str(folder), tokenizer_config=tokenizer_config
         )
@@ -83,17 +81,6 @@ class Model:
                 self._model, self._tokenizer, prompt, max_tokens=tokens, sampler=sampler
             ):
                 yield Piece(made.text, made.finish_reason)
-
-
-def _place_files(files: Mapping[str, str]) -> Path:
-    """Link exactly the verified files into the folder of this start, which MLX wants to see."""
-    folder = Path(_FOLDER)
-    folder.mkdir()
-    for name, path in files.items():
-        if Path(name).name != name:
-            raise SystemExit("a model's file has a name without folders")
-        (folder / name).symlink_to(path)
-    return folder
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -183,11 +170,11 @@ class UnixServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 
 def main() -> None:
     """Load the model, then listen; serve until the process is ended."""
-    _, socket_path, settings = sys.argv[1:]
-    os.umask(0o077)  # the model's folder comes first
-    model = Model(json.loads(settings))
-    os.umask(0o177)
+    model_path, socket_path, settings = sys.argv[1:]
+    model = Model(Path(model_path).parent, json.loads(settings))
+    usual = os.umask(0o177)
     server = UnixServer(socket_path, type("Bound", (Handler,), {"model": model}))
+    os.umask(usual)  # MLX makes folders of its own while it answers
     print(READY_LINE, flush=True)
     server.serve_forever()
 

@@ -59,20 +59,19 @@ def running() -> Iterator[Path]:
         (folder / "mlx_lm").mkdir()
         (folder / "mlx_lm" / "__init__.py").write_text(LIBRARY)
         (folder / "mlx_lm" / "sample_utils.py").write_text(SAMPLERS)
+        (folder / "model").mkdir()
         for file in ("config.json", "model.safetensors"):
-            (folder / file).write_text("{}")
+            (folder / "model" / file).write_text("{}")
         settings = {
             "alias": "tiny",
             "chat_template": "T",
-            "files": {f: str(folder / f) for f in ("config.json", "model.safetensors")},
             "max_tokens": 9,
         }
         root = str(Path(plugin.__file__).parents[1])
-        argv = [sys.executable, "-m", plugin.SERVER, str(folder / "config.json")]
-        (folder / "private").mkdir()
+        argv = [sys.executable, "-m", plugin.SERVER, str(folder / "model" / "config.json")]
         with subprocess.Popen(
             [*argv, str(folder / "s"), json.dumps(settings)],
-            cwd=folder / "private",
+            cwd=folder,
             env={**os.environ, "PYTHONPATH": os.pathsep.join([name, root])},
             stdout=subprocess.PIPE,
             text=True,
@@ -110,14 +109,13 @@ def test_both_providers_conform() -> None:
     check_health_checker(plugin.companion_health(), healthy)
 
 
-def test_the_plan_carries_every_file_and_the_template() -> None:
+def test_the_plan_carries_the_path_and_the_template() -> None:
     request = spawn_request(embedded=True, channel=UNIX, chat_template="T")
     argv = plugin.companion_spawn().plan(request).argv
     assert argv[1:6] == ("-I", "-m", plugin.SERVER, request.model_path, UNIX.path)
     assert json.loads(argv[6]) == {
         "alias": "tiny",
         "chat_template": "T",
-        "files": {"tiny.gguf": request.model_path},
         "max_tokens": 2048,
     }
     assert plugin.READY_LINE == server.READY_LINE
@@ -173,11 +171,3 @@ def test_what_is_malformed_is_refused(running: Path, body: object) -> None:
 def test_other_paths_are_not_there(running: Path) -> None:
     assert ask(running, "GET", "/v1/models")[0] == 404
     assert ask(running, "POST", "/v1/embeddings", question())[0] == 404
-
-
-def test_a_name_that_leads_elsewhere_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit):
-        server._place_files({"../config.json": "/etc/passwd"})

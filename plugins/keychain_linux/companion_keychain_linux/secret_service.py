@@ -8,23 +8,18 @@ functions that use them.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from typing import TYPE_CHECKING
 
 from companion_core.errors import Reason
+from companion_core.keyring_backend import KeyringBackend, contained, pinned_backend, service_of
 from companion_core.providers import KeychainStatus, KeychainUnavailable
 
 if TYPE_CHECKING:
-    from keyring.backend import KeyringBackend
     from secretstorage import Collection, Item
 
 __all__ = ["SecretServiceKeychain"]
-
-T = TypeVar("T")
-
-_BACKEND: Final = ("keyring.backends.SecretService", "Keyring")
 
 
 class SecretServiceKeychain:
@@ -36,22 +31,22 @@ class SecretServiceKeychain:
     def status(self) -> KeychainStatus:
         """See `Keychain`: whether the default collection exists and is unlocked."""
         try:
-            _contained(_look)
+            contained(_look, _reason_for)
         except KeychainUnavailable as refused:
             return KeychainStatus(ok=False, reason=refused.reason, session_bound=True)
         return KeychainStatus(ok=True, reason=Reason.OK, session_bound=True)
 
     def get(self, account: str) -> str | None:
         """See `Keychain`."""
-        return _contained(lambda: _get(account))
+        return contained(lambda: _get(account), _reason_for)
 
     def set(self, account: str, secret: str) -> None:
         """See `Keychain`."""
-        _contained(lambda: _set(account, secret))
+        contained(lambda: _set(account, secret), _reason_for)
 
     def delete(self, account: str) -> None:
         """See `Keychain`."""
-        _contained(lambda: _delete(account))
+        contained(lambda: _delete(account), _reason_for)
 
 
 def _look() -> None:
@@ -63,24 +58,19 @@ def _get(account: str) -> str | None:
     with _store() as (backend, collection):
         if _find(collection, account) is None:
             return None
-        return backend.get_password(_service(account), account)
+        return backend.get_password(service_of(account), account)
 
 
 def _set(account: str, secret: str) -> None:
     with _store() as (backend, collection):
         _find(collection, account)
-        backend.set_password(_service(account), account, secret)
+        backend.set_password(service_of(account), account, secret)
 
 
 def _delete(account: str) -> None:
     with _store() as (backend, collection):
         if _find(collection, account) is not None:
-            backend.delete_password(_service(account), account)
-
-
-def _service(account: str) -> str:
-    # One service per account: no account can be mistaken for another by a partial match.
-    return f"companion_core/{account}"
+            backend.delete_password(service_of(account), account)
 
 
 @contextmanager
@@ -105,7 +95,7 @@ def _find(collection: Collection, account: str) -> Item | None:
     Any program of the person may store an item with these attributes, and more; keyring
     takes the first. With several nobody can say which is ours.
     """
-    attributes = {"service": _service(account), "username": account}
+    attributes = {"service": service_of(account), "username": account}
     items = list(collection.search_items(attributes))
     if not items:
         return None
@@ -120,36 +110,12 @@ def _backend() -> KeyringBackend:
     """Return the pinned backend; refuse one that something else has configured or replaced."""
     from keyring.backends.SecretService import Keyring  # noqa: PLC0415 - heavy
 
-    if any(name == "PYTHON_KEYRING_BACKEND" or "KEYRING_PROPERTY_" in name for name in os.environ):
+    if hasattr(Keyring, "preferred_collection"):
         raise KeychainUnavailable(Reason.KEYCHAIN_UNTRUSTED)
-    make: Callable[[], Any] = Keyring  # keyring's backends carry no annotations
-    backend = make()
-    exact = (type(backend).__module__, type(backend).__qualname__) == _BACKEND
-    if not exact or vars(backend) or hasattr(backend, "preferred_collection"):
-        raise KeychainUnavailable(Reason.KEYCHAIN_UNTRUSTED)
-    if not Keyring.viable:
-        raise KeychainUnavailable(Reason.KEYCHAIN_ABSENT)
-    return cast("KeyringBackend", backend)
-
-
-def _contained(operation: Callable[[], T]) -> T:
-    """Return what `operation` returns; every foreign exception becomes `KeychainUnavailable`.
-
-    It is raised outside the handler: a foreign exception may hold the secret, so it must not
-    be the context either.
-    """
-    try:
-        return operation()
-    except KeychainUnavailable as refused:
-        reason = refused.reason
-    except Exception as error:  # noqa: BLE001 - D-Bus, keyring and codec errors share no base
-        reason = _reason_for(error)
-    raise KeychainUnavailable(reason)
+    return pinned_backend(Keyring, "keyring.backends.SecretService", "Keyring")
 
 
 def _reason_for(error: Exception) -> Reason:
-    if isinstance(error, ImportError):
-        return Reason.KEYCHAIN_UNTRUSTED  # the distribution's own dependencies are not there
     from keyring.errors import KeyringLocked  # noqa: PLC0415 - heavy
     from secretstorage import exceptions as secret_service  # noqa: PLC0415 - heavy
 

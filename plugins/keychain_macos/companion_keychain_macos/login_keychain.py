@@ -7,21 +7,19 @@ report `device_only` false, because an ordinary interpreter has no entitlement f
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from typing import Final
 
 from companion_core.errors import Reason
+from companion_core.keyring_backend import (
+    KeyringBackend,
+    contained,
+    delete_if_there,
+    pinned_backend,
+    service_of,
+)
 from companion_core.providers import KeychainStatus, KeychainUnavailable
 
-if TYPE_CHECKING:
-    from keyring.backend import KeyringBackend
-
 __all__ = ["LoginKeychain"]
-
-T = TypeVar("T")
-
-_BACKEND: Final = ("keyring.backends.macOS", "Keyring")
 
 # OSStatus values of Security.framework (SecBase.h); every other one is `keychain_refused`.
 _STATUS_REASONS: Final = {
@@ -44,7 +42,7 @@ class LoginKeychain:
         Whether the keychain is locked shows at the first operation: to look could prompt.
         """
         try:
-            _contained(_backend)
+            contained(_backend, _reason_for)
         except KeychainUnavailable as refused:
             return KeychainStatus(
                 ok=False, reason=refused.reason, device_only=False, session_bound=True
@@ -53,63 +51,28 @@ class LoginKeychain:
 
     def get(self, account: str) -> str | None:
         """See `Keychain`."""
-        return _contained(lambda: _backend().get_password(_service(account), account))
+        return contained(lambda: _backend().get_password(service_of(account), account), _reason_for)
 
     def set(self, account: str, secret: str) -> None:
         """See `Keychain`."""
-        _contained(lambda: _backend().set_password(_service(account), account, secret))
+        contained(
+            lambda: _backend().set_password(service_of(account), account, secret), _reason_for
+        )
 
     def delete(self, account: str) -> None:
         """See `Keychain`."""
-        _contained(lambda: _delete(account))
-
-
-def _delete(account: str) -> None:
-    backend = _backend()
-    # keyring raises the same error for an absent item and for a refused deletion.
-    if backend.get_password(_service(account), account) is not None:
-        backend.delete_password(_service(account), account)
-
-
-def _service(account: str) -> str:
-    # One service per account, as on the other systems.
-    return f"companion_core/{account}"
+        contained(lambda: delete_if_there(_backend(), account), _reason_for)
 
 
 def _backend() -> KeyringBackend:
     """Return the pinned backend; refuse one that something else has configured or replaced."""
     from keyring.backends.macOS import Keyring  # noqa: PLC0415 - heavy
 
-    if any(
-        name in {"PYTHON_KEYRING_BACKEND", "KEYCHAIN_PATH"} or "KEYRING_PROPERTY_" in name
-        for name in os.environ
-    ):
+    # keyring reads KEYCHAIN_PATH when it is imported: it may be gone from the environment.
+    if Keyring.keychain is not None:
         raise KeychainUnavailable(Reason.KEYCHAIN_UNTRUSTED)
-    make: Callable[[], Any] = Keyring  # keyring's backends carry no annotations
-    backend = make()
-    exact = (type(backend).__module__, type(backend).__qualname__) == _BACKEND
-    if not exact or vars(backend) or backend.keychain is not None:
-        raise KeychainUnavailable(Reason.KEYCHAIN_UNTRUSTED)
-    if not Keyring.viable:
-        raise KeychainUnavailable(Reason.KEYCHAIN_ABSENT)
-    return cast("KeyringBackend", backend)
-
-
-def _contained(operation: Callable[[], T]) -> T:
-    """Return what `operation` returns; every foreign exception becomes `KeychainUnavailable`.
-
-    It is raised outside the handler: a foreign exception may hold the secret, so it must not
-    be the context either.
-    """
-    try:
-        return operation()
-    except KeychainUnavailable as refused:
-        reason = refused.reason
-    except ImportError:
-        reason = Reason.KEYCHAIN_UNTRUSTED  # the distribution's own dependencies are not there
-    except Exception as error:  # noqa: BLE001 - keyring, Security and codec errors share no base
-        reason = _reason_for(error)
-    raise KeychainUnavailable(reason)
+    redirected_by = frozenset({"KEYCHAIN_PATH"})
+    return pinned_backend(Keyring, "keyring.backends.macOS", "Keyring", redirected_by=redirected_by)
 
 
 def _reason_for(error: Exception) -> Reason:

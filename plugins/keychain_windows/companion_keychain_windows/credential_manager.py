@@ -7,24 +7,23 @@ time; no old secret stays behind. keyring is imported in the functions that use 
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from typing import Any, Final
 
 from companion_core.errors import Reason
+from companion_core.keyring_backend import (
+    KeyringBackend,
+    contained,
+    delete_if_there,
+    pinned_backend,
+    service_of,
+)
 from companion_core.providers import KeychainStatus, KeychainUnavailable
 
-if TYPE_CHECKING:
-    from keyring.backend import KeyringBackend
-
 __all__ = ["MAX_UTF16_UNITS", "CredentialManager"]
-
-T = TypeVar("T")
 
 MAX_UTF16_UNITS: Final = 1280
 """The longest secret: CRED_MAX_CREDENTIAL_BLOB_SIZE is 2560 bytes, two per UTF-16 unit."""
 
-_BACKEND: Final = ("keyring.backends.Windows", "WinVaultKeyring")
 _CRED_PERSIST_LOCAL_MACHINE: Final = 2
 _ERROR_NO_SUCH_LOGON_SESSION: Final = 1312
 
@@ -46,68 +45,40 @@ class CredentialManager:
 
     def get(self, account: str) -> str | None:
         """See `Keychain`."""
-        return _contained(lambda: _backend().get_password(_service(account), account))
+        return contained(lambda: _backend().get_password(service_of(account), account), _reason_for)
 
     def set(self, account: str, secret: str) -> None:
         """See `Keychain`."""
-        _contained(lambda: _set(account, secret))
+        contained(lambda: _set(account, secret), _reason_for)
 
     def delete(self, account: str) -> None:
         """See `Keychain`."""
-        _contained(lambda: _delete(account))
+        contained(lambda: delete_if_there(_backend(), account), _reason_for)
 
 
 def _set(account: str, secret: str) -> None:
     if len(secret.encode("utf-16-le")) > 2 * MAX_UTF16_UNITS:
         raise KeychainUnavailable(Reason.KEYCHAIN_REFUSED)
     # keyring moves the secret it replaces to a second credential; so there is none to replace.
-    _delete(account)
-    _backend().set_password(_service(account), account, secret)
-
-
-def _delete(account: str) -> None:
     backend = _backend()
-    if backend.get_password(_service(account), account) is not None:
-        backend.delete_password(_service(account), account)
-
-
-def _service(account: str) -> str:
-    # One service per account: keyring shuffles credentials when two accounts share one.
-    return f"companion_core/{account}"
+    delete_if_there(backend, account)
+    backend.set_password(service_of(account), account, secret)
 
 
 def _backend() -> KeyringBackend:
     """Return the pinned backend; refuse one that something else has configured or replaced."""
     from keyring.backends.Windows import WinVaultKeyring  # noqa: PLC0415 - heavy
 
-    if any(name == "PYTHON_KEYRING_BACKEND" or "KEYRING_PROPERTY_" in name for name in os.environ):
-        raise KeychainUnavailable(Reason.KEYCHAIN_UNTRUSTED)
-    make: Callable[[], Any] = WinVaultKeyring  # keyring's backends carry no annotations
-    backend = make()
-    if (type(backend).__module__, type(backend).__qualname__) != _BACKEND or vars(backend):
-        raise KeychainUnavailable(Reason.KEYCHAIN_UNTRUSTED)
-    if not WinVaultKeyring.viable:
-        raise KeychainUnavailable(Reason.KEYCHAIN_ABSENT)
+    module = "keyring.backends.Windows"
+    backend: Any = pinned_backend(WinVaultKeyring, module, "WinVaultKeyring")
     # The default roams with the person's profile; `with_properties` would be ignored.
     backend.persist = "local machine"
     if backend.persist != _CRED_PERSIST_LOCAL_MACHINE:
         raise KeychainUnavailable(Reason.KEYCHAIN_UNTRUSTED)
-    return cast("KeyringBackend", backend)
+    pinned: KeyringBackend = backend
+    return pinned
 
 
-def _contained(operation: Callable[[], T]) -> T:
-    """Return what `operation` returns; every foreign exception becomes `KeychainUnavailable`.
-
-    It is raised outside the handler: a foreign exception may hold the secret, so it must not
-    be the context either.
-    """
-    try:
-        return operation()
-    except KeychainUnavailable as refused:
-        reason = refused.reason
-    except ImportError:
-        reason = Reason.KEYCHAIN_UNTRUSTED  # the distribution's own dependencies are not there
-    except Exception as error:  # noqa: BLE001 - pywintypes and codec errors share no base
-        absent = getattr(error, "winerror", None) == _ERROR_NO_SUCH_LOGON_SESSION
-        reason = Reason.KEYCHAIN_ABSENT if absent else Reason.KEYCHAIN_REFUSED
-    raise KeychainUnavailable(reason)
+def _reason_for(error: Exception) -> Reason:
+    absent = getattr(error, "winerror", None) == _ERROR_NO_SUCH_LOGON_SESSION
+    return Reason.KEYCHAIN_ABSENT if absent else Reason.KEYCHAIN_REFUSED

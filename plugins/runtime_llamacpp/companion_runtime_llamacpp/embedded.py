@@ -14,6 +14,7 @@ import json
 import os
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 __all__ = ["build_parameters", "main"]
@@ -70,11 +71,13 @@ def build_parameters(model: str, address: str, settings: dict[str, Any], key: st
 def main() -> None:
     """Serve until the process is ended."""
     model, address, settings = sys.argv[1:]
-    os.umask(0o177)  # the socket is the person's alone
+    os.umask(0o077)  # no stricter: a GPU's driver makes folders for what it compiles
     parameters = build_parameters(
         model, address, json.loads(settings), os.environ.get("LLAMA_API_KEY")
     )
     server = xllamacpp.Server(parameters)  # returns when the model is loaded and it listens
+    if os.path.isabs(address):  # noqa: PTH117 - as above
+        Path(address).chmod(0o600)
     sys.stdout.write(READY_LINE + "\n")
     sys.stdout.flush()
     threading.Event().wait()

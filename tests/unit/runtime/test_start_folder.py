@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-import importlib.util
 import os
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+import runtime_parts as parts
 
 from companion_core.errors import CompanionError, Reason
 from companion_core.providers import TcpChannel, UnixChannel
@@ -23,21 +21,6 @@ pytestmark = [
     pytest.mark.unit,
     pytest.mark.skipif(os.name != "posix", reason="descriptors as paths are POSIX"),
 ]
-
-
-def _load_parts() -> ModuleType:
-    # Test folders are not packages: shared parts are found by their file.
-    path = Path(__file__).parents[2] / "support" / "runtime_parts.py"
-    spec = importlib.util.spec_from_file_location("runtime_parts", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(spec.name, module)
-    spec.loader.exec_module(module)
-    return module
-
-
-parts = _load_parts()
 
 
 @pytest.fixture
