@@ -113,21 +113,22 @@ class Exchange:
         self._refuse(reason)
 
     def _run(self, request: bytes, now: float) -> None:
+        """Send a request whose place is taken; first of all, because somebody waits for it."""
         gateway, pool = self._gateway, self._gateway.pool
-        self._request = b""
-        self._made_by = None
         self._holds_place = True
-        self._running_since = now
         self._waits_for = _FIRST_BYTE
-        self._client.wait_for_backend(now + gateway.settings.first_byte_seconds)
         if pool is None:
             asyncio.get_running_loop().call_soon(self.response_failed)
-            return
-        self._upstream = connection = pool.take_idle(now)
-        if connection is None:
-            pool.connect(self, request)
         else:
-            connection.send(self, request)
+            self._upstream = connection = pool.take_idle(now)
+            if connection is None:
+                pool.connect(self, request)
+            else:
+                connection.send(self, request)
+        self._request = b""
+        self._made_by = None
+        self._running_since = now
+        self._client.wait_for_backend(now + gateway.settings.first_byte_seconds)
 
     def _refuse(self, reason: Reason) -> None:
         """Refuse after waiting; the client's next request may already lie in its buffer."""
