@@ -9,7 +9,7 @@ from pathlib import Path
 
 import openai
 import pytest
-from gateway_parts import eventually
+from gateway_parts import eventually, soon
 
 from companion_core.companion import Companion
 
@@ -82,7 +82,7 @@ def test_openai_for_python(served):
                         break
                 await eventually(lambda: gateway.snapshot().in_flight == 0)
             asked = asyncio.create_task(create(**LONG))
-            await eventually(lambda: gateway.snapshot().in_flight == 1)
+            await soon(lambda: gateway.snapshot().in_flight == 1)
             asked.cancel()
             await eventually(lambda: gateway.snapshot().in_flight == 0)
 
@@ -101,14 +101,26 @@ def test_curl(served, require_real):
     require_real("curl", shutil.which("curl") is not None)
 
     async def use(companion):
+        curl = (
+            *("curl", "--silent", "--show-error", "--fail-with-body", "--max-time", "60"),
+            *("--header", f"Authorization: Bearer {companion.token}"),
+            *("--header", "Content-Type: application/json"),
+        )
+
         async def ask(path: str, body: object, *options: str) -> str:
-            return await output_of(
-                *("curl", "--silent", "--show-error", "--fail-with-body", "--max-time", "60"),
-                *("--header", f"Authorization: Bearer {companion.token}"),
-                *("--header", "Content-Type: application/json"),
-                *("--data-binary", "@-", *options, f"{companion.base_url}{path}"),
-                given=json.dumps(body),
+            data = ("--data-binary", "@-", *options, f"{companion.base_url}{path}")
+            return await output_of(*curl, *data, given=json.dumps(body))
+
+        async def leave(body: object) -> None:
+            gateway = companion._serving.gateway
+            url = f"{companion.base_url}/chat/completions"
+            process = await asyncio.create_subprocess_exec(
+                *(*curl, "--data-binary", json.dumps(body), url), stdout=asyncio.subprocess.DEVNULL
             )
+            await soon(lambda: gateway.snapshot().in_flight == 1)
+            process.kill()
+            await process.wait()
+            await eventually(lambda: gateway.snapshot().in_flight == 0)
 
         whole = json.loads(await ask("/chat/completions", ASK))
         text = whole["choices"][0]["message"]["content"]
@@ -118,6 +130,9 @@ def test_curl(served, require_real):
         assert events[-1] == "[DONE]"
         pieces = [json.loads(event)["choices"] for event in events[:-1]]
         assert "".join(p[0]["delta"].get("content") or "" for p in pieces if p) == text
+        endless = ASK | {"max_tokens": 100_000, "ignore_eos": True}
+        await leave(endless)
+        await leave(endless | {"stream": True})
         # A body of this size makes curl ask first: Expect: 100-continue.
         long = ASK | {"user": "x" * 1_500_000}
         asked = await ask("/chat/completions", long, "--expect100-timeout", "30")
