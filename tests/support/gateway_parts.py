@@ -220,7 +220,7 @@ async def eventually(condition: Callable[[], bool]) -> None:
 async def soon(condition: Callable[[], bool]) -> None:
     """Look in every pass of the event loop: misses nothing that lasts for one of its moments."""
     async with asyncio.timeout(30):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - as above
             await asyncio.sleep(0)
 
 
