@@ -111,7 +111,8 @@ class BackendConnection(asyncio.Protocol):
         """See `asyncio.Protocol`."""
         sink = self._sink
         if sink is None:
-            self.abort()  # nobody asked
+            self._pool.closed(self)  # nobody asked; no request may follow on it
+            self.abort()
         elif self._head is None:
             self._read_head(sink, self._buffer + data if self._buffer else data)
         else:
@@ -249,7 +250,7 @@ class BackendPool:
         self._open.add(connection)
 
     def closed(self, connection: BackendConnection) -> None:
-        """Forget a connection."""
+        """Forget a connection; harmless when it is forgotten already."""
         self._open.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)

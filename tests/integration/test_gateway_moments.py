@@ -65,6 +65,22 @@ def test_a_connection_made_too_late_is_not_used() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.usefixtures("each_event_loop")
+def test_a_connection_on_which_nobody_asked_is_not_used_again() -> None:
+    async def main() -> None:
+        async with parts.open_door() as door:
+            assert (await door.ask(door.post())).status == 200
+            pool = door.gateway.pool
+            assert pool is not None
+            (idle,) = pool._idle
+            idle.data_received(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            assert pool.take_idle(door.gateway.now()) is None  # in the same moment
+            assert (await door.ask(door.post())).status == 200
+            assert door.backend.connections == 2
+
+    asyncio.run(main())
+
+
 def test_a_backend_that_does_not_accept_has_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upstream, "CONNECT_SECONDS", 0.1)
 
