@@ -174,6 +174,9 @@ class Reason(enum.StrEnum):
     CONFIGURATION_INVALID = "configuration_invalid"
     CONTROL_UNAVAILABLE = "control_unavailable"
     EGRESS_REFUSED = "egress_refused"
+    STALE_STATE = "stale_state"
+    CHECK_TIMEOUT = "check_timeout"
+    NOT_APPLICABLE = "not_applicable"
     INTERRUPTED = "interrupted"
     INTERNAL_FAULT = "internal_fault"
 

@@ -13,7 +13,13 @@ from typing import Final
 from companion_core.errors import Reason, Refused, UsageError
 from companion_core.state_files import private_folder
 
-__all__ = ["DEFAULT_INSTANCE", "InstancePaths", "default_config_file", "default_state_dir"]
+__all__ = [
+    "DEFAULT_INSTANCE",
+    "InstancePaths",
+    "default_config_file",
+    "default_state_dir",
+    "refuse_shared",
+]
 
 DEFAULT_INSTANCE: Final = "default"
 _INSTANCE = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}\Z")
@@ -52,7 +58,12 @@ def _platform_folder(function: str, option: str) -> Path:
     raise UsageError(Reason.USAGE, f"there is no home folder; use {option}")
 
 
-def _refuse_shared(root: Path) -> None:
+def refuse_shared(root: Path) -> None:
+    """Refuse a folder that is open to others and holds something else than a companion's state.
+
+    Raises:
+        Refused: `state_path_unsafe`.
+    """
     try:
         shared = os.name == "posix" and stat.S_IMODE(root.stat().st_mode) & 0o077
         foreign = shared and any(root.iterdir()) and not (root / "instances").is_dir()
@@ -142,12 +153,25 @@ class InstancePaths:
             Refused: `state_path_unsafe`.
             EnvironmentUnavailable: `disk_unavailable`.
         """
-        _refuse_shared(self.root)
+        refuse_shared(self.root)
         for folder in (self.root, self.root / "instances", self.folder, self.models, self.logs):
             private_folder(folder)
 
     def run_folder(self) -> Path:
-        """Return a private folder whose path is short enough to hold Unix sockets."""
+        """Make the folder of Unix sockets private, and return it.
+
+        Raises:
+            Refused: `state_path_unsafe`.
+            EnvironmentUnavailable: `disk_unavailable`.
+        """
+        return private_folder(self.run_folder_path())
+
+    def run_folder_path(self) -> Path:
+        """Return where the folder of Unix sockets is: a path that is short enough for them.
+
+        Raises:
+            UsageError: `configuration_invalid` where there is none.
+        """
         import hashlib  # noqa: PLC0415 - a companion asks for this, commands do not
         import tempfile  # noqa: PLC0415 - as above
 
@@ -163,5 +187,5 @@ class InstancePaths:
         ]
         for candidate in candidates:
             if len(os.fsencode(candidate.absolute())) + _LONGEST_RUN_NAME <= MAX_SOCKET_PATH:
-                return private_folder(candidate.absolute())
+                return candidate.absolute()
         raise UsageError(Reason.CONFIGURATION_INVALID, "the temporary folder's path is too long")

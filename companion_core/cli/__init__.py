@@ -57,6 +57,7 @@ COMMANDS: Final[dict[str, _Entry]] = {
     "metrics": _Entry("Daily", "Print the gateway's counts and latencies as Prometheus text."),
     "exec": _Entry("Daily", "Run a program with this session's address and key."),
     "token": _Entry("Daily", "Print the session token."),
+    "doctor": _Entry("Set-up", "Say what is here, what is wrong, and what to do about it."),
     "plugins": _Entry("Authors", "List, trust and check plugins; start a new one."),
     "manifest": _Entry("Authors", "Make, sign and verify a manifest of models."),
 }
@@ -127,13 +128,13 @@ class _Commands(click.Group):
 @click.option(
     "--config",
     "config_file",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=click.Path(path_type=Path, dir_okay=False, readable=False),
     envvar="COMPANION_CONFIG",
     help="Configuration file.",
 )
 @click.option(
     "--state-dir",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=click.Path(path_type=Path, file_okay=False, readable=False),
     envvar="COMPANION_STATE_DIR",
     help="Where models, logs and the control socket live.",
 )

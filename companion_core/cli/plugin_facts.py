@@ -40,6 +40,7 @@ class Shelf:
         book: its content.
         store_reason: why it could not be read, else `ok`.
         plugins: each plugin as found, and its state.
+        answers: what the selected providers said, after `documents` was told to ask them.
     """
 
     def __init__(self, settings: Settings, *, strict: bool = True) -> None:
@@ -53,6 +54,7 @@ class Shelf:
         self.store = TrustStore(settings.paths.plugin_store)
         self.store_reason = Reason.OK
         self.book = TrustBook()
+        self.answers: Document | None = None
         try:
             self.book = self.store.read()
         except CompanionError as error:
@@ -104,28 +106,34 @@ class Shelf:
             keychain=keychain,
         )
 
-    def documents(self) -> list[Document]:
-        """Return what is known of each plugin; the core's own come last."""
-        rows, core = self._outcomes()
+    def documents(self, *, ask: str | None = None) -> list[Document]:
+        """Return what is known of each plugin; the core's own come last.
+
+        Args:
+            ask: the instance for which `answers` are wanted.
+        """
+        rows, core = self._outcomes(ask)
         return [
             *(self._document(found, state, rows.get(state.name)) for found, state in self.plugins),
             *(_core_document(row) for row in core),
         ]
 
-    def _outcomes(self) -> tuple[dict[str, Document], list[Document]]:
+    def _outcomes(self, ask: str | None) -> tuple[dict[str, Document], list[Document]]:
         """Return how far each trusted plugin came in a child, and the rows of the core's own.
 
         When together they give no report, each is tried alone: then it is known whose fault
-        it is.
+        it is, and the providers are chosen from those that are sound.
         """
         names = [state.name for _, state in self.plugins if state.state is State.TRUSTED]
         trial = self.trial()
-        report = trial.run(names)
+        report = trial.run(names, ask=ask)
         if report is not None:
             rows = {name: row_of(report, name) for name in names}
         else:
             rows = {name: row_of(trial.run([name]), name) for name in names}
-            report = trial.run([]) or {"plugins": []}
+            sound = [name for name, row in rows.items() if row["reason"] == Reason.OK.value]
+            report = trial.run(sound, ask=ask) or trial.run([]) or {"plugins": []}
+        self.answers = report.get("answers")
         return rows, [row for row in report["plugins"] if row["core"]]
 
     def _document(self, found: FoundPlugin, state: PluginState, row: Document | None) -> Document:

@@ -21,6 +21,7 @@ __all__ = ["CHECK_SECONDS", "LOAD_SECONDS", "Trial", "row_of"]
 LOAD_SECONDS: Final = 30.0
 CHECK_SECONDS: Final = 180.0
 _MAX_REPORT_BYTES: Final = 4 * 1024 * 1024
+_BINARY_FACTS: Final = 3  # path, label, version
 _MODULE: Final = "companion_core.testing.trial"
 
 
@@ -39,13 +40,19 @@ class Trial:
     keychain: str | None = None
 
     def run(
-        self, names: Sequence[str], *, check: str | None = None, seconds: float = LOAD_SECONDS
+        self,
+        names: Sequence[str],
+        *,
+        check: str | None = None,
+        ask: str | None = None,
+        seconds: float = LOAD_SECONDS,
     ) -> dict[str, Any] | None:
         """Return the report on the plugins of these names, None when the child gave none.
 
         Args:
             names: only they are imported.
             check: the one to run the conformance kit on.
+            ask: the instance for which the selected providers are asked what they find.
             seconds: after which the child is killed.
         """
         request = {
@@ -54,6 +61,7 @@ class Trial:
             "runtime": self.runtime,
             "keychain": self.keychain,
             "check": check,
+            "ask": ask,
         }
         # Files, not pipes: what a plugin leaves running cannot keep them from ending.
         with tempfile.TemporaryFile() as question, tempfile.TemporaryFile() as answer:
@@ -82,10 +90,11 @@ def _parse(raw: bytes, names: Sequence[str], *, check: bool) -> dict[str, Any] |
         report = json.loads(raw)
         rows = report["plugins"]
         whole = all(_is_row(row) for row in rows) and {row["name"] for row in rows} >= set(names)
-        checked = report["checked"]
+        checked, answers = report["checked"], report.get("answers")
+        whole = whole and (answers is None or _are_answers(answers))
         if check and any(row["name"] in names and row["reason"] == "ok" for row in rows):
             whole = whole and _is_result(checked)
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
     return report if whole else None
 
@@ -105,6 +114,23 @@ def _is_row(row: dict[str, Any]) -> bool:
 def _is_result(result: dict[str, Any]) -> bool:
     texts = [*result["passed"], result["failure"]]
     return all(type(text) is str and text.isprintable() for text in texts)
+
+
+def _are_answers(answers: dict[str, Any]) -> bool:
+    """Tell whether the answers of `testing.provider_answers` have the form it gives them."""
+    keychain, runtime = answers["keychain"], answers["runtime"]
+    texts = [answer[key] for answer in (keychain, runtime) for key in ("plugin", "detail")]
+    for key in ("channels", "formats", "env_names", "child_env_names", "option_names"):
+        texts += [*runtime[key]]
+    texts += [text for binary in runtime["binaries"] for text in binary]
+    return (
+        all(type(text) is str and text.isprintable() for text in texts)
+        and all(len(binary) == _BINARY_FACTS for binary in runtime["binaries"])
+        and all(answer["reason"] in set(Reason) for answer in (keychain, runtime))
+        and keychain["device_only"] in {None, True, False}
+        and type(keychain["session_bound"]) is bool
+        and type(keychain["proved"]) is bool
+    )
 
 
 def row_of(report: Mapping[str, Any] | None, name: str) -> dict[str, Any]:

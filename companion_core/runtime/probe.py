@@ -21,7 +21,7 @@ from typing import Final
 from companion_core.hookspecs import hookimpl
 from companion_core.providers import ProbeFailed, ProbeTarget, ResourceObservation
 
-__all__ = ["ProcessProbe", "companion_probe", "free_vram"]
+__all__ = ["ProcessProbe", "companion_probe", "free_vram", "has_driver"]
 
 # Two readings of the processor time closer together than this say nothing.
 MIN_INTERVAL_SECONDS: Final = 0.05
@@ -172,6 +172,13 @@ def _read_elsewhere(pid: int) -> _Reading | None:
         raise ProbeFailed from error
 
 
+def has_driver() -> bool:
+    """Tell whether there is an NVIDIA driver to ask; on Windows only asking shows it."""
+    if sys.platform == "darwin":
+        return False  # memory is shared there and counts as RAM
+    return sys.platform != "linux" or _NVIDIA_DEVICE.exists()
+
+
 def free_vram() -> int:
     """Return bytes that the accelerators have free; 0 where there is none to ask."""
     return _ask_driver(_sum_free)
@@ -183,10 +190,8 @@ def _read_vram(pids: tuple[int, ...]) -> int:
 
 
 def _ask_driver(question: Callable[[ModuleType], int]) -> int:
-    if sys.platform == "linux" and not _NVIDIA_DEVICE.exists():
+    if not has_driver():
         return 0
-    if sys.platform == "darwin":
-        return 0  # memory is shared there and counts as RAM
     pynvml = importlib.import_module("pynvml")  # 46 ms, needed only beside a driver
     try:
         pynvml.nvmlInit()

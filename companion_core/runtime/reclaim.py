@@ -25,7 +25,7 @@ from companion_core.errors import EnvironmentUnavailable, Reason
 from companion_core.runtime.readback import descendants
 from companion_core.state_files import read_private, write_private
 
-__all__ = ["forget", "reclaim", "record"]
+__all__ = ["forget", "left_behind", "reclaim", "record"]
 
 _LIMIT_BYTES: Final = 64 * 1024
 _GONE_SECONDS: Final = 5.0
@@ -60,18 +60,11 @@ def reclaim(
         EnvironmentUnavailable: `stale_runtime`, one of them does not end.
         Refused: `state_path_unsafe`.
     """
-    recorded, folder = _recorded(path)
-    stale = [each for each in recorded if egress.identify(each.pid) == each]
-    below = {pid for each in stale for pid in descendants(each.pid)} | _marked(folder)
-    tree = {each.pid: each for each in stale}
-    for pid in below:
-        identity = egress.identify(pid)
-        if identity is not None:
-            tree.setdefault(pid, identity)
-    for identity in tree.values():
+    tree = left_behind(path, egress)
+    for identity in tree:
         egress.send_signal(identity, signal.SIGKILL)
     attempts = int(_GONE_SECONDS / _PAUSE_SECONDS)
-    while any(_lives(egress, identity) for identity in tree.values()):
+    while any(_lives(egress, identity) for identity in tree):
         attempts -= 1
         if attempts < 0:
             raise EnvironmentUnavailable(Reason.STALE_RUNTIME)
@@ -81,6 +74,23 @@ def reclaim(
         if left.is_dir() and not left.is_symlink():
             shutil.rmtree(left, ignore_errors=True)
     return len(tree)
+
+
+def left_behind(path: Path, egress: Egress) -> tuple[ProcessIdentity, ...]:
+    """Return the processes of the recorded start that live, each proved; changes nothing.
+
+    Raises:
+        Refused: `state_path_unsafe`.
+    """
+    recorded, folder = _recorded(path)
+    stale = [each for each in recorded if egress.identify(each.pid) == each]
+    below = {pid for each in stale for pid in descendants(each.pid)} | _marked(folder)
+    tree = {each.pid: each for each in stale}
+    for pid in below:
+        identity = egress.identify(pid)
+        if identity is not None:
+            tree.setdefault(pid, identity)
+    return tuple(tree.values())
 
 
 def _lives(egress: Egress, identity: ProcessIdentity) -> bool:

@@ -3,9 +3,10 @@
     python -P -m companion_core.testing.trial < REQUEST > REPORT
 
 REQUEST is a JSON object: the trust `records` to go by, the `names` that may load, the
-configured `runtime` and `keychain`, and `check`, a plugin to run the conformance kit on, or
-null. REPORT says how far each plugin came. It is not a sandbox: the plugin has the person's
-rights here too, and could forge its own report.
+configured `runtime` and `keychain`; `check`, a plugin to run the conformance kit on, or null;
+and `ask`, the instance for which the selected providers are asked what they find here, or null.
+REPORT says how far each plugin came. It is not a sandbox: the plugin has the person's rights
+here too, and could forge its own report.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from companion_core.errors import CompanionError
 from companion_core.plugin_host import LoadedPlugins, PluginState
 from companion_core.plugin_host.rules import TrustRecord
 from companion_core.testing.plugin_kit import check_plugin
+from companion_core.testing.provider_answers import ask_providers
 from companion_core.tls_context import build_tls_context
 
 __all__ = ["report_on"]
@@ -37,9 +39,14 @@ def report_on(request: Mapping[str, Any]) -> dict[str, Any]:
     report: dict[str, Any] = {
         "plugins": [_row(plugin, selected) for plugin in loaded.plugins],
         "checked": None,
+        "answers": None,
     }
     if request["check"] is not None:
         report["checked"] = _check(loaded, request["check"])
+    if request.get("ask") is not None:
+        report["answers"] = ask_providers(
+            loaded, request["ask"], runtime=request["runtime"], keychain=request["keychain"]
+        )
     return report
 
 

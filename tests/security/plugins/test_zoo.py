@@ -172,7 +172,7 @@ def test_a_deadly_animal_ends_its_child_and_no_more(trial: Trial, animal: Animal
 
 
 def test_with_every_plugin_broken_the_commands_still_answer(zoo: Zoo):
-    kept = {"hard-exit", "self-killer", "raiser", "shapeshifter"}
+    kept = {"hard-exit", "self-killer", "raiser", "shapeshifter", "quitter", "hook-quitter"}
     store = TrustStore(zoo.state / "plugins.json")
     for name in sorted(kept):
         store.trust(zoo.records[name])
@@ -187,6 +187,20 @@ def test_with_every_plugin_broken_the_commands_still_answer(zoo: Zoo):
         assert rows[name]["reason"] == expected.reason
         assert rows[name]["fix"]
     assert rows["https"]["hooks"] == ["companion_download"]
+    examined = zoo.companion("doctor", "--json")
+    assert examined.returncode == 3, examined.stderr
+    assert examined.stderr.splitlines()[-1].startswith("companion: plugin_")
+    looked_at = {row["id"]: row for row in json.loads(examined.stdout)["rows"]}
+    for name in kept:
+        expected = next(animal for animal in ANIMALS if animal.name == name)
+        row = looked_at[f"plugin.{name}"]
+        assert (row["status"], row["reason"]) == ("fail", expected.reason)
+        assert row["detail"].startswith(f"zoo-{name} 1.0")
+        assert row["advice"]
+        assert row["fix"]
+    assert looked_at["plugin.https.companion-core"]["status"] == "ok"
+    assert {f"I-{number:02}" for number in range(1, 19)} <= set(looked_at)
+    assert zoo_animals.SECRET not in examined.stdout + examined.stderr
     assert zoo.companion("status").returncode == 5
     told = zoo.companion("plugins", "info", "twin").stdout
     assert "zoo-twin-a 1.0" in told

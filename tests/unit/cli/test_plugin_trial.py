@@ -26,8 +26,33 @@ ROW = {
 }
 
 
-def parse(*, check: bool = False, checked: Any = None, **changes: Any) -> dict[str, Any] | None:
-    report = {"plugins": [{**ROW, **changes}], "checked": checked}
+ANSWERS = {
+    "keychain": {
+        "plugin": "vault",
+        "reason": "ok",
+        "detail": "",
+        "device_only": None,
+        "session_bound": False,
+        "proved": True,
+    },
+    "runtime": {
+        "plugin": "lamp",
+        "reason": "ok",
+        "detail": "",
+        "binaries": [["embedded", "lamp", ""]],
+        "channels": ["unix"],
+        "formats": ["gguf"],
+        "env_names": [],
+        "child_env_names": [],
+        "option_names": [],
+    },
+}
+
+
+def parse(
+    *, check: bool = False, checked: Any = None, answers: Any = None, **changes: Any
+) -> dict[str, Any] | None:
+    report = {"plugins": [{**ROW, **changes}], "checked": checked, "answers": answers}
     return _parse(json.dumps(report).encode(), ["lamp"], check=check)
 
 
@@ -58,6 +83,34 @@ def test_a_whole_report_is_taken():
 )
 def test_anything_else_is_no_report(changes: dict[str, Any]):
     assert parse(**changes) is None
+
+
+def test_answers_are_taken_whole():
+    report = parse(answers=ANSWERS)
+    assert report is not None
+    assert report["answers"] == ANSWERS
+
+
+@pytest.mark.parametrize(
+    ("side", "changes"),
+    [
+        ("keychain", {"reason": "fine"}),
+        ("keychain", {"plugin": "\x1b[2J"}),
+        ("keychain", {"detail": 7}),
+        ("keychain", {"device_only": "yes"}),
+        ("keychain", {"session_bound": 1}),
+        ("keychain", {"proved": None}),
+        ("runtime", {"binaries": [["embedded"]]}),
+        ("runtime", {"binaries": [["a", "b", "\n"]]}),
+        ("runtime", {"binaries": 7}),
+        ("runtime", {"env_names": [7]}),
+        ("runtime", {"formats": None}),
+    ],
+)
+def test_other_answers_are_no_report(side: str, changes: dict[str, Any]):
+    assert parse(answers={**ANSWERS, side: {**ANSWERS[side], **changes}}) is None
+    assert parse(answers={"keychain": ANSWERS["keychain"]}) is None
+    assert parse(answers=[]) is None
 
 
 @pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"7", b'{"plugins": 7}', b"[" * 100_000])

@@ -1,0 +1,124 @@
+"""`companion doctor`: every invariant, the configuration and the machine, and what to do."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from companion_core.cli import Settings, echo_result, is_terminal, refuse
+from companion_core.errors import error_for
+
+if TYPE_CHECKING:
+    from companion_core.doctor import PluginSurvey, Situation, Status
+    from companion_core.doctor.checks import Check
+
+_OPTIONS: Final = ("config_file", "state_dir", "instance")
+_COLOURS: Final = {"ok": "green", "fail": "red", "repaired": "yellow", "skip": "bright_black"}
+_LINE_WIDTH: Final = 40
+
+
+@click.command("doctor")
+@click.option("--repair", is_flag=True, help="Put right what is harmless to put right.")
+@click.option(
+    "--bundle",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write a support request's archive, without secrets, to this new file.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+@click.pass_context
+def command(ctx: click.Context, *, repair: bool, bundle: Path | None, as_json: bool) -> int:
+    """Say what is here, whether each invariant holds, and what to do where not.
+
+    Exits with 0 when all is well or was repaired, 3 when a rule is broken, 4 when the
+    environment lacks something. Nothing is changed without --repair, which closes the modes of
+    the companion's own files and removes what a dead companion left.
+    """
+    from companion_core.cli.foreground import (  # noqa: PLC0415 - not for --help
+        harden_process,
+        stop_signals_interrupt,
+    )
+    from companion_core.doctor import examine, new_bundle, write_bundle  # noqa: PLC0415 - as above
+    from companion_core.doctor.report import LINE_WIDTH  # noqa: PLC0415 - as above
+
+    settings: Settings = ctx.obj
+    harden_process()
+    situation = _situation(ctx, settings, repair=repair)
+    progress = _Progress(quiet=settings.quiet or as_json)
+    with stop_signals_interrupt(), contextlib.ExitStack() as stack:
+        file = None if bundle is None else stack.enter_context(new_bundle(bundle))
+        stack.callback(progress.clear)
+        report = examine(situation, on_check=progress)
+        if file is not None:
+            write_bundle(file, report, situation)
+    style = _style if _wants_colour() else _plain
+    width = shutil.get_terminal_size().columns if is_terminal(sys.stdout) else LINE_WIDTH
+    text = "\n".join(report.lines(style, width=width))
+    echo_result(report.document(), text, as_json=as_json)
+    if report.judgement.exit_code:
+        refuse(error_for(report.judgement.reason))
+    return report.judgement.exit_code
+
+
+def _situation(ctx: click.Context, settings: Settings, *, repair: bool) -> Situation:
+    from companion_core.doctor import Situation  # noqa: PLC0415 - not for --help
+
+    root = ctx.find_root()
+    sources = {name: root.get_parameter_source(name) for name in _OPTIONS}
+    return Situation(
+        paths=settings.paths,
+        config_file=lambda: settings.config,
+        origins={
+            name: {"COMMANDLINE": "option", "ENVIRONMENT": "environment"}.get(
+                source.name if source is not None else "", "default"
+            )
+            for name, source in sources.items()
+        },
+        environ=os.environ,
+        egress=settings.egress,
+        survey=lambda: _survey(settings),
+        repair=repair,
+    )
+
+
+def _survey(settings: Settings) -> PluginSurvey:
+    from companion_core.cli.plugin_facts import Shelf  # noqa: PLC0415 - not for --help
+    from companion_core.doctor import PluginSurvey  # noqa: PLC0415 - as above
+
+    shelf = Shelf(settings, strict=False)
+    documents = shelf.documents(ask=settings.paths.instance)
+    return PluginSurvey(documents=documents, store_reason=shelf.store_reason, answers=shelf.answers)
+
+
+def _wants_colour() -> bool:
+    return is_terminal(sys.stdout) and not os.environ.get("NO_COLOR")
+
+
+def _plain(text: str, _status: Status) -> str:
+    return text
+
+
+def _style(text: str, status: Status) -> str:
+    return click.style(text, fg=_COLOURS[status.value], bold=status.value == "fail")
+
+
+class _Progress:
+    """Says on a terminal which check is running."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._draws = is_terminal(sys.stderr) and not quiet and "CI" not in os.environ
+
+    def __call__(self, check: Check) -> None:
+        """Show the check that begins."""
+        if self._draws:
+            click.echo(f"\r{f'looking at: {check.title}':{_LINE_WIDTH}}", err=True, nl=False)
+
+    def clear(self) -> None:
+        """Take the line away."""
+        if self._draws:
+            click.echo("\r" + " " * _LINE_WIDTH + "\r", err=True, nl=False)

@@ -1,0 +1,18 @@
+"""What is here, whether each invariant holds, and what to do where not: `companion doctor`."""
+
+from companion_core.doctor.bundle import new_bundle, write_bundle
+from companion_core.doctor.checks import PluginSurvey, Situation
+from companion_core.doctor.report import Report, examine
+from companion_core.doctor.rows import Row, Section, Status
+
+__all__ = [
+    "PluginSurvey",
+    "Report",
+    "Row",
+    "Section",
+    "Situation",
+    "Status",
+    "examine",
+    "new_bundle",
+    "write_bundle",
+]

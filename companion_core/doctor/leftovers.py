@@ -1,0 +1,168 @@
+"""What a companion that was killed left: its state file, its runtime, a download cut off.
+
+With `repair`, what is proved to be a dead companion's is removed, while its lock is held. No
+link is followed, and nothing that somebody else made is touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import threading
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from companion_core.control import InstanceLock, ask, find_running
+from companion_core.doctor.checks import Check, Situation
+from companion_core.doctor.rows import Finding, Section, broken, fine, repaired, skipped
+from companion_core.doctor.state import ACCESS, REPAIR, is_ours
+from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason
+from companion_core.folder_lock import lock_folder
+from companion_core.paths import InstancePaths
+from companion_core.runtime.reclaim import left_behind, reclaim
+from companion_core.state_files import check_owned
+
+__all__ = ["checks"]
+
+# As `runtime.staging` names what it is receiving.
+_PARTIAL: Final = re.compile(r"\.[0-9a-f]{64}\.[0-9a-f]{16}\.part")
+
+
+def check_companion(situation: Situation) -> Finding:
+    """Find the running companion: by process, start time, lock and control socket (I-08)."""
+    situation.running = find_running(situation.paths, situation.egress)
+    if situation.running is None:
+        return skipped(Reason.NOT_RUNNING, "nothing runs")
+    situation.status = ask(situation.running, situation.egress, "status")
+    return fine(f"pid {situation.running.identity.pid} answers on its control socket")
+
+
+def _in_use(situation: Situation) -> bool:
+    """Tell whether a companion runs, starts or stops in this instance's folder."""
+    if situation.running is not None:
+        return True
+    if not situation.paths.lock_file.exists():
+        return False
+    try:
+        with _holding(situation.paths):
+            return False
+    except EnvironmentUnavailable:
+        return True
+
+
+@contextlib.contextmanager
+def _holding(paths: InstancePaths) -> Iterator[None]:
+    """Hold the instance's lock: then no companion runs, and none starts meanwhile."""
+    lock = InstanceLock(paths.lock_file)
+    if paths.folder.is_dir():  # else no companion was ever here
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def check_state_file(situation: Situation) -> Finding:
+    """Look for what leads commands to a companion that is dead."""
+    paths = situation.paths
+    if _in_use(situation):
+        return fine("they are the running companion's")
+    socket = paths.run_folder_path() / "control.sock"
+    left = [path for path in (paths.state_file, socket) if os.path.lexists(path)]
+    if not left:
+        return fine("none of a companion that ended")
+    names = ", ".join(path.name for path in left)
+    if not situation.repair:
+        return broken(Reason.STALE_STATE, names, fix=REPAIR)
+    with _holding(paths):
+        for path in left:
+            check_owned(path.parent)
+            if not is_ours(path):
+                return broken(Reason.STATE_PATH_UNSAFE, f"{path} is not a companion's")
+            path.unlink()
+    return repaired(Reason.STALE_STATE, f"removed: {names}")
+
+
+def check_processes(situation: Situation) -> Finding:
+    """Look for a runtime that outlived its companion, each process proved (I-08)."""
+    paths = situation.paths
+    lives = left_behind(paths.runtime_record, situation.egress)
+    if _in_use(situation):
+        return _judge_running(situation, {each.pid for each in lives})
+    folders = _start_folders(paths)
+    if not lives and not folders and not os.path.lexists(paths.runtime_record):
+        return fine("none of a runtime that outlived its companion")
+    reason = Reason.STALE_RUNTIME if lives else Reason.STALE_STATE
+    what = f"{len(lives)} processes, {len(folders)} folders of an earlier start"
+    if not situation.repair:
+        return broken(reason, what, fix=REPAIR)
+    with _holding(paths):
+        reclaim(paths.runtime_record, paths.run_folder(), situation.egress)
+    with contextlib.suppress(OSError):
+        paths.run_folder_path().rmdir()
+    return repaired(reason, f"ended and removed: {what}")
+
+
+def _judge_running(situation: Situation, proved: set[int]) -> Finding:
+    """Require that the running runtime is written down, so that it could be ended later."""
+    runtime = situation.status["runtime"] if situation.status is not None else None
+    if runtime is not None and runtime["pid"] not in proved:
+        return broken(Reason.STALE_RUNTIME, "the running runtime is not recorded")
+    return fine(f"{len(proved)} processes, recorded and proved: the running companion's")
+
+
+def _start_folders(paths: InstancePaths) -> list[Path]:
+    folder = paths.run_folder_path()
+    try:
+        return [path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()]
+    except FileNotFoundError:
+        return []
+
+
+def check_downloads(situation: Situation) -> Finding:
+    """Look for what a killed download left; the next one starts anew in any case (I-04)."""
+    folder = situation.paths.models
+    if not folder.is_dir():
+        return fine("no download was begun")
+    at_once = threading.Event()
+    at_once.set()
+    try:
+        with lock_folder(folder, at_once):
+            return _judge_downloads(folder, repair=situation.repair)
+    except CompanionError as error:
+        if error.reason is not Reason.INTERRUPTED:
+            raise
+        return fine("a download is going on")
+
+
+def _judge_downloads(folder: Path, *, repair: bool) -> Finding:
+    named = [path for path in folder.iterdir() if _PARTIAL.fullmatch(path.name)]
+    left = [path for path in named if is_ours(path) and not path.is_dir()]
+    if not left:
+        return fine("no download was cut off")
+    what = f"{len(left)} cut off, {sum(path.lstat().st_size for path in left) / 1e6:.1f} MB"
+    if not repair:
+        return broken(Reason.STALE_STATE, what, fix=REPAIR)
+    for path in left:
+        path.unlink(missing_ok=True)
+    return repaired(Reason.STALE_STATE, f"removed: {what}")
+
+
+def checks() -> tuple[Check, ...]:
+    """Return the checks of this file."""
+    check = partial(Check, section=Section.STATE, needs=(ACCESS,))
+    return (
+        Check(
+            id="companion",
+            title="running companion",
+            section=Section.COMPANION,
+            run=check_companion,
+            needs=(ACCESS,),
+        ),
+        check(id="state-file", title="state file and socket", run=check_state_file),
+        check(id="processes", title="processes left behind", run=check_processes),
+        check(id="downloads", title="downloads cut off", run=check_downloads),
+    )

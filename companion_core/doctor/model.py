@@ -1,0 +1,116 @@
+"""The manifest and the stored models: looked at, and nothing of them written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from companion_core.authority.manifest_fetch import ManifestMemory, fetch_manifest
+from companion_core.clock import wall_now
+from companion_core.decisions.integrity import ModelSpec, parse_model_spec
+from companion_core.decisions.manifest import Manifest
+from companion_core.doctor.checks import Check, Situation
+from companion_core.doctor.configuration import require_config
+from companion_core.doctor.rows import Finding, Section, broken, fine, skipped
+from companion_core.doctor.state import ACCESS
+from companion_core.errors import CompanionError, Reason
+from companion_core.runtime.model_proof import Prover
+from companion_core.tls_context import build_tls_context
+
+__all__ = ["checks"]
+
+MANIFEST_SECONDS: Final = 30.0
+MODELS_SECONDS: Final = 300.0
+_DAY: Final = 86400
+_STORED = re.compile(r"[0-9a-f]{64}")
+
+
+class _Glance(ManifestMemory):
+    """Knows what was seen before, and remembers nothing new."""
+
+    def record(self, trusted_keys: Sequence[str], manifest: Manifest, wall_now: float) -> None:
+        """Write nothing: looking at a manifest is not accepting it."""
+
+
+def check_manifest(situation: Situation) -> Finding:
+    """Fetch the manifest from where it is configured, and judge it as a start would (I-02)."""
+    config = require_config(situation)
+    now = wall_now()
+    manifest = fetch_manifest(
+        config.manifest.url,
+        egress=situation.egress,
+        context=build_tls_context(config.network.extra_ca_file),
+        trusted_keys=config.manifest.trusted_keys,
+        memory=_Glance(situation.paths.manifest_memory),
+        wall_now=now,
+        cancelled=situation.cancelled,
+    )
+    situation.manifest = manifest
+    days = (manifest.expires - now) / _DAY
+    about = f"version {manifest.version}, signed by a trusted key, {days:.1f} days left"
+    if not any(model.id == config.model.id for model in manifest.models):
+        return broken(Reason.MODEL_NOT_IN_MANIFEST, f"{about}; it has no {config.model.id}")
+    return fine(f"{about}, {len(manifest.models)} models")
+
+
+def check_models(situation: Situation) -> Finding:
+    """Hash every stored file again: its name is the SHA-256 that was signed for (I-01)."""
+    stored = _stored(situation.paths.models)
+    if not stored:
+        return skipped(Reason.NOT_VERIFIED, "no model is stored yet", fix="companion up")
+    wrong: list[Reason] = []
+    for path in stored:
+        spec = parse_model_spec(path.name, path.lstat().st_size)
+        if not isinstance(spec, ModelSpec):
+            wrong.append(spec.reason)
+            continue
+        prover = Prover(spec, situation.cancelled, lambda _descriptor, _pause: False)
+        try:
+            prover.prove(path).discard()
+        except CompanionError as error:
+            wrong.append(error.reason)
+    about = f"{len(stored)} files, {sum(path.lstat().st_size for path in stored) / 1e6:.1f} MB"
+    if wrong:
+        detail = f"{len(wrong)} of {about} are not what was signed for; a start fetches them again"
+        return broken(wrong[0], detail, fix="companion up")
+    return fine(f"{about}, each the SHA-256 it was signed with{_configured(situation)}")
+
+
+def _stored(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if _STORED.fullmatch(path.name))
+
+
+def _configured(situation: Situation) -> str:
+    """Say whether the configured model is among them, as far as the manifest is known."""
+    if situation.config is None or situation.manifest is None:
+        return ""
+    wanted = situation.config.model.id
+    files = [f for model in situation.manifest.models if model.id == wanted for f in model.files]
+    missing = [f for f in files if not (situation.paths.models / f.sha256).exists()]
+    return f"; {wanted} is {'not all there' if missing else 'among them'}"
+
+
+def checks() -> tuple[Check, ...]:
+    """Return the checks of this file."""
+    check = partial(Check, section=Section.MODEL)
+    return (
+        check(
+            id="manifest",
+            title="manifest",
+            run=check_manifest,
+            needs=("configuration",),
+            seconds=MANIFEST_SECONDS,
+        ),
+        check(
+            id="models",
+            title="stored models",
+            run=check_models,
+            needs=(ACCESS,),
+            seconds=MODELS_SECONDS,
+        ),
+    )

@@ -1,0 +1,105 @@
+"""Rules for this file: what of a text may leave the machine in a support request (I-15).
+
+Pure. Secrets that are known are replaced wherever they stand; what only looks like one is
+replaced too, so that the doubt is on the safe side.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+__all__ = ["Redactor", "shown_url"]
+
+_GONE: Final = "[redacted]"
+_SHORTEST_SECRET: Final = 6
+_LONGEST_LINE: Final = 300
+
+# user:password@ and ?query of anything that is written like an address.
+_URL = re.compile(
+    r"\b([a-z][a-z0-9+.-]*://)(?:[^\s/@\"'<>]*@)?([^\s?#\"'<>]*)[^\s\"'<>]*", re.IGNORECASE
+)
+_AUTHORIZATION = re.compile(
+    r"\b(authorization|proxy-authorization|cookie|set-cookie)\b.*", re.IGNORECASE
+)
+_BEARER = re.compile(r"\b(bearer|basic)\s+\S+", re.IGNORECASE)
+_NAMED_SECRET = re.compile(
+    r"([\"']?[\w.-]*(?:password|passwd|secret|token|credential|api[_-]?key|_key)[\w.-]*[\"']?"
+    r"\s*[=:]\s*)(?:\"[^\"]*\"?|'[^']*'?|\S+)",
+    re.IGNORECASE,
+)
+# Digests, keys, tokens: no word and no path segment of ours is as long or written so.
+_LONG_RUN = re.compile(
+    r"[A-Za-z0-9_+=-]{32,}|[A-Za-z0-9+/]{24,}={1,2}|\bed25519:\S+"
+    r"|\b(?:sk|pk|gh[a-z]|github_pat|hf|xox[a-z])[-_][A-Za-z0-9_-]{6,}"
+)
+_PEOPLE_FOLDERS = re.compile(r"(/home/|/Users/|[A-Za-z]:\\Users\\)[^/\\\s:\"']+")
+# What a runtime writes about a request may be the request.
+_QUOTED = re.compile(r"\"[^\"]*\"?|`[^`]*`?|(?<!\w)'[^']*'?")
+_TALK = re.compile(
+    r"\b(prompts?|contents?|messages?|inputs?|texts?|chat|user|assistant|system|completion|query"
+    r"|response|output)\b\s*[=:>].*",
+    re.IGNORECASE,
+)
+# How programs begin what they say of themselves: a name and a colon, a time, a level.
+_OWN_LINE = re.compile(
+    r"\[[^\]]*\]|\d[\d:.T/-]{3,}Z?\s|[A-Za-z_][\w.()-]*\s*:|time=|(?:srv|slot|que|cmn)\s+\w+\s*:"
+)
+
+
+def shown_url(url: str) -> str:
+    """Return an address without what may be a secret in it: credentials, query, fragment."""
+    return _URL.sub(lambda match: match[1] + match[2], url)
+
+
+@dataclass(frozen=True, slots=True)
+class Redactor:
+    """Takes secrets and personal places out of texts.
+
+    Attributes:
+        secrets: known ones; each is replaced wherever it stands.
+        places: folders and what they are called instead, the longest first.
+    """
+
+    secrets: tuple[str, ...] = ()
+    places: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def of(cls, *, secrets: Iterable[str], places: Iterable[tuple[str, str]]) -> Redactor:
+        """Return a redactor; what is too short to tell from ordinary words is left out."""
+        known = sorted((s for s in secrets if len(s) >= _SHORTEST_SECRET), key=len, reverse=True)
+        named = sorted((p for p in places if len(p[0]) > 1), key=lambda p: len(p[0]), reverse=True)
+        return cls(tuple(known), tuple(named))
+
+    def text(self, text: str) -> str:
+        """Return `text` without secrets, digests, credentials and the person's folders."""
+        for secret in self.secrets:
+            text = text.replace(secret, _GONE)
+        for folder, name in self.places:
+            text = text.replace(folder, name)
+        text = _PEOPLE_FOLDERS.sub(lambda match: match[1] + "[person]", text)
+        text = _AUTHORIZATION.sub(lambda match: f"{match[1]}: {_GONE}", text)
+        text = _BEARER.sub(lambda match: f"{match[1]} {_GONE}", text)
+        text = _URL.sub(lambda match: match[1] + match[2], text)
+        text = _NAMED_SECRET.sub(lambda match: match[1] + _GONE, text)
+        return _LONG_RUN.sub(_GONE, text)
+
+    def log_line(self, line: str) -> str | None:
+        """Return a line of a log, cut to what a program says of itself; None for any other."""
+        if _OWN_LINE.match(line) is None:
+            return None
+        line = _QUOTED.sub('"…"', line)
+        line = _TALK.sub(lambda match: f"{match[1]}: {_GONE}", line)
+        return self.text(line)[:_LONGEST_LINE]
+
+    def document(self, value: Any) -> Any:
+        """Return a JSON value with every text in it redacted; keys are the program's own."""
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, dict):
+            return {key: self.document(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.document(item) for item in value]
+        return value

@@ -1,0 +1,144 @@
+"""The report: every check in its order, the JSON document, and the lines a person reads."""
+
+from __future__ import annotations
+
+import itertools
+import textwrap
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from companion_core import __version__
+from companion_core.doctor import (
+    configuration,
+    invariants,
+    leftovers,
+    machine,
+    model,
+    plugins,
+    running,
+    state,
+)
+from companion_core.doctor.checks import Check, Situation, run_checks
+from companion_core.doctor.rows import Judgement, Row, Section, Status, judge
+from companion_core.errors import REASONS
+
+__all__ = ["CHECKS", "Report", "examine"]
+
+# Each check comes behind what it needs; a row's place in the report is its section's.
+CHECKS: Final[tuple[Check, ...]] = (
+    *configuration.checks(),
+    *state.checks(),
+    *leftovers.checks(),
+    *machine.checks(),
+    *plugins.checks(),
+    *model.checks(),
+    state.room(),
+    *running.checks(),
+    *invariants.checks(),
+)
+
+LINE_WIDTH: Final = 100
+_STATUS_WIDTH: Final = 9
+_NARROWEST: Final = 30
+
+Style = Callable[[str, Status], str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What was found.
+
+    Attributes:
+        rows: in the order of the sections.
+        judgement: what they mean together.
+    """
+
+    rows: Sequence[Row]
+    judgement: Judgement
+
+    @property
+    def advice(self) -> str:
+        """What to do about the worst of it; "" where nothing is."""
+        return "" if self.judgement.exit_code == 0 else REASONS[self.judgement.reason].advice
+
+    def document(self) -> dict[str, Any]:
+        """Return what `companion doctor --json` prints."""
+        counted = Counter(row.status for row in self.rows)
+        return {
+            "ok": self.judgement.exit_code == 0,
+            "reason": self.judgement.reason.value,
+            "advice": self.advice,
+            "version": __version__,
+            "counts": {status.value: counted[status] for status in Status},
+            "rows": [row.document() for row in self.rows],
+        }
+
+    def lines(
+        self, style: Style = lambda text, _status: text, *, width: int = LINE_WIDTH
+    ) -> Iterator[str]:
+        """Yield the same facts for a person, section by section.
+
+        Args:
+            style: paints a status, where colours are wanted.
+            width: of a line.
+        """
+        for section, rows in itertools.groupby(self.rows, key=lambda row: row.section):
+            yield section.value
+            groups = list(_grouped(list(rows)))
+            indent = _STATUS_WIDTH + max(len(_name(group)) for group in groups) + 4
+            for group in groups:
+                yield from _lines_of(group, style, indent, width)
+            yield ""
+        counted = Counter(row.status for row in self.rows)
+        yield ", ".join(f"{counted[status]} {status}" for status in Status if counted[status])
+
+
+def _grouped(rows: Sequence[Row]) -> Iterator[list[Row]]:
+    """Yield rows that were skipped for one and the same lack together, each other one alone."""
+
+    def alike(row: Row) -> tuple[object, ...]:
+        lacking = row.status is Status.SKIP and row.finding.detail.startswith("needs ")
+        return (row.reason, row.finding.detail) if lacking else (row.id,)
+
+    for _, group in itertools.groupby(rows, key=alike):
+        yield list(group)
+
+
+def _name(group: Sequence[Row]) -> str:
+    row = group[0]
+    if len(group) > 1:
+        return f"{len(group)} checks"
+    return row.title if row.section is not Section.RULES else f"{row.id} {row.title}"
+
+
+def _lines_of(group: Sequence[Row], style: Style, indent: int, width: int) -> Iterator[str]:
+    row, finding = group[0], group[0].finding
+    reason = "" if row.status is Status.OK else row.reason.value
+    source = f"({finding.source})" if finding.source else ""
+    said = ": ".join(filter(None, [reason, finding.detail]))
+    text = " ".join(filter(None, [finding.value, source, said]))
+    first, *more = _wrap(text, width - indent) or [""]
+    status = style(f"{row.status.value:{_STATUS_WIDTH}}", row.status)
+    yield f"  {status}{_name(group):{indent - _STATUS_WIDTH - 2}}{first}".rstrip()
+    if row.status is Status.FAIL:
+        more += [f"-> {finding.fix}"] if finding.fix else _wrap(f"-> {row.advice}", width - indent)
+    for line in more:
+        yield " " * indent + line
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, max(width, _NARROWEST), break_on_hyphens=False)
+
+
+def examine(
+    situation: Situation, *, on_check: Callable[[Check], object] = lambda _check: None
+) -> Report:
+    """Run every check.
+
+    Raises:
+        KeyboardInterrupt: nothing that was started is left running.
+    """
+    rows = run_checks(CHECKS, situation, on_check=on_check)
+    return Report(rows=rows, judgement=judge(rows))

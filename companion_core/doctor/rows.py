@@ -1,0 +1,172 @@
+"""Rules for this file: what a row of the doctor says, and what all rows together mean.
+
+Pure; imports only the reasons. A row that is neither fine nor explained cannot be made, and
+a reason that the table below does not list counts as a broken rule.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any, Final
+
+from companion_core.errors import REASONS, Culprit, Reason
+
+__all__ = [
+    "BROKEN",
+    "LACKING",
+    "Finding",
+    "Judgement",
+    "Row",
+    "Section",
+    "Status",
+    "broken",
+    "fine",
+    "is_broken",
+    "judge",
+    "repaired",
+    "skipped",
+]
+
+
+class Status(enum.StrEnum):
+    """What a check came to; `skip` also where something that it needs failed."""
+
+    OK = "ok"
+    FAIL = "fail"
+    REPAIRED = "repaired"
+    SKIP = "skip"
+
+
+class Section(enum.StrEnum):
+    """Where a row stands; the order is that of the report."""
+
+    CONFIGURATION = "configuration"
+    MACHINE = "machine"
+    STATE = "state"
+    PLUGINS = "plugins"
+    MODEL = "model"
+    COMPANION = "companion"
+    RULES = "rules"
+
+
+# The exit codes of `companion doctor`: a rule is broken, or the environment lacks something.
+BROKEN: Final = 3
+LACKING: Final = 4
+
+# Whose turn it is decides the exit code; a culprit that is not listed means a broken rule.
+_EXIT_CODES: Final[Mapping[Culprit, int]] = MappingProxyType(
+    {Culprit.ENVIRONMENT: LACKING, Culprit.CALLER: LACKING, Culprit.NOT_RUNNING: LACKING}
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What a check found; made by `fine`, `broken`, `repaired` and `skipped`.
+
+    Attributes:
+        detail: for a person. It may name files, plugins and addresses that the person
+            configured, never a secret, a digest or a prompt (I-15).
+        fix: the one command that ends it; "" where there is none.
+        value: of a configuration key, as text.
+        source: where that comes from: default, file, environment or option.
+    """
+
+    status: Status
+    reason: Reason = Reason.OK
+    detail: str = ""
+    fix: str = ""
+    value: str | None = None
+    source: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One line of the report; `id` is stable and unique."""
+
+    id: str
+    title: str
+    section: Section
+    finding: Finding
+
+    @property
+    def status(self) -> Status:
+        """What the check came to."""
+        return self.finding.status
+
+    @property
+    def reason(self) -> Reason:
+        """Why it is not ok; `Reason.OK` where it is."""
+        return self.finding.reason
+
+    @property
+    def advice(self) -> str:
+        """What to do, from the closed list; "" where nothing is."""
+        if self.status in {Status.OK, Status.REPAIRED}:
+            return ""
+        return REASONS[self.reason].advice
+
+    def document(self) -> dict[str, Any]:
+        """Return the row of the JSON report; every row has every key."""
+        return {
+            "id": self.id,
+            "title": self.title,
+            "section": self.section.value,
+            "status": self.status.value,
+            "reason": self.reason.value,
+            "advice": self.advice,
+            "fix": self.finding.fix,
+            "detail": self.finding.detail,
+            "value": self.finding.value,
+            "source": self.finding.source,
+        }
+
+
+def fine(detail: str = "") -> Finding:
+    """Return what is as it should be."""
+    return Finding(status=Status.OK, detail=detail)
+
+
+def broken(reason: Reason, detail: str = "", *, fix: str = "") -> Finding:
+    """Return what is not; "fine" is no reason, and counts as the program's own fault."""
+    reason = Reason.INTERNAL_FAULT if REASONS[reason].culprit is Culprit.NOBODY else reason
+    return Finding(status=Status.FAIL, reason=reason, detail=detail, fix=fix)
+
+
+def repaired(reason: Reason, detail: str) -> Finding:
+    """Return what was broken for `reason` and is not any more."""
+    return replace(broken(reason, detail), status=Status.REPAIRED)
+
+
+def skipped(reason: Reason, detail: str, *, fix: str = "") -> Finding:
+    """Return what could not be, or need not be, looked at."""
+    return Finding(status=Status.SKIP, reason=reason, detail=detail, fix=fix)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """What the rows mean together: the exit code, and the reason that stands for them."""
+
+    exit_code: int
+    reason: Reason
+
+
+def is_broken(reason: Reason) -> bool:
+    """Tell whether a failure for this reason is a broken rule, not a lack of the environment."""
+    return _exit_code(reason) == BROKEN
+
+
+def judge(rows: Iterable[Row]) -> Judgement:
+    """Return the worst of the rows: a broken rule before a lack, the first of each kind."""
+    failed = [row.reason for row in rows if row.status is Status.FAIL]
+    for exit_code in (BROKEN, LACKING):
+        for reason in failed:
+            if _exit_code(reason) == exit_code:
+                return Judgement(exit_code=exit_code, reason=reason)
+    return Judgement(exit_code=0, reason=Reason.OK)
+
+
+def _exit_code(reason: Reason) -> int:
+    return _EXIT_CODES.get(REASONS[reason].culprit, BROKEN)

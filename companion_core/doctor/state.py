@@ -1,0 +1,221 @@
+"""What a companion keeps on disk: whose it is, who may look at it, and the room for it.
+
+With `repair`, modes are closed. No link is followed, and nothing that somebody else made or
+that also stands elsewhere is touched.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from companion_core.doctor.checks import Check, Situation
+from companion_core.doctor.rows import Finding, Section, broken, fine, repaired
+from companion_core.errors import CompanionError, Reason, Refused
+from companion_core.paths import InstancePaths, refuse_shared
+from companion_core.state_files import check_owned
+
+__all__ = ["ACCESS", "REPAIR", "checks", "is_ours", "room"]
+
+ACCESS: Final = "state-access"
+REPAIR: Final = "companion doctor --repair"
+ROOM_BYTES: Final = 64 * 1024 * 1024
+_SHOWN: Final = 5
+# Stored models, what is being received, and logs; the other files have one name each.
+_MADE: Final = re.compile(r"[0-9a-f]{64}|\.[0-9a-f]{64}\.[0-9a-f]{16}\.part|[a-z]+\.log(\.1)?")
+_OTHERS: Final = 0o077
+_OWNER: Final = 0o700
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    path: Path
+    status: os.stat_result
+    ours: bool = True
+
+    @property
+    def folder(self) -> bool:
+        return stat.S_ISDIR(self.status.st_mode)
+
+    @property
+    def foreign(self) -> str:
+        """Why it is not ours to touch; "" where it is."""
+        if not self.folder and not stat.S_ISREG(self.status.st_mode):
+            return "is no file or folder"
+        if os.name == "posix" and self.status.st_uid not in {0, os.geteuid()}:
+            return "belongs to someone else"
+        return ""
+
+    @property
+    def open(self) -> bool:
+        """Others may look at it, and a companion made it."""
+        return (
+            self.ours and os.name == "posix" and bool(stat.S_IMODE(self.status.st_mode) & _OTHERS)
+        )
+
+
+def check_access(situation: Situation) -> Finding:
+    """Require that the person can use the state folder at all."""
+    root = situation.paths.root
+    check_owned(root.parent)
+    if not root.exists():
+        return fine("made at the first start")
+    root = root.resolve(strict=True)  # a link of the person's own is fine
+    check_owned(root.parent)
+    usable = root.stat().st_mode & _OWNER == _OWNER
+    if usable and os.access(root, os.R_OK | os.W_OK | os.X_OK):
+        return fine("can be read and written")
+    if not situation.repair or not is_ours(root):
+        fix = REPAIR if is_ours(root) else ""
+        return broken(Reason.STATE_PATH_UNSAFE, f"{root} cannot be read and written", fix=fix)
+    root.chmod(_OWNER)
+    return repaired(Reason.STATE_PATH_UNSAFE, f"opened to you: {root}")
+
+
+def check_folder(situation: Situation) -> Finding:
+    """Require that every folder and file of the companion is the person's alone (I-18)."""
+    root = situation.paths.root
+    if not root.exists():
+        return fine(f"{root}: made at the first start, for you alone")
+    root = root.resolve(strict=True)
+    refuse_shared(root)
+    entries = list(_entries(InstancePaths(root, situation.paths.instance)))
+    sockets = situation.paths.run_folder_path()
+    if os.path.lexists(sockets) and not sockets.is_relative_to(situation.paths.root):
+        entries.append(_entry(sockets))
+    for entry in entries:
+        if why := entry.foreign:
+            raise Refused(Reason.STATE_PATH_UNSAFE, f"{entry.path} {why}")
+    wrong = [entry for entry in entries if entry.open]
+    if not wrong:
+        check_owned(root)
+        return fine(f"{root}: {len(entries)} files and folders, yours alone")
+    names = ", ".join(str(entry.path) for entry in wrong[:_SHOWN])
+    names += f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
+    if situation.repair:
+        left = [entry for entry in wrong if not _close(entry)]
+        if not left:
+            check_owned(root)
+            return repaired(Reason.STATE_PATH_UNSAFE, f"closed to others: {names}")
+        names = ", ".join(str(entry.path) for entry in left[:_SHOWN])
+        return broken(Reason.STATE_PATH_UNSAFE, f"open to others, and not ours alone: {names}")
+    return broken(Reason.STATE_PATH_UNSAFE, f"open to others: {names}", fix=REPAIR)
+
+
+def _entries(paths: InstancePaths) -> Iterator[_Entry]:
+    """Yield what a companion makes in its state folder, and nothing that a runtime makes."""
+    yield _entry(paths.root)
+    tops = [(paths.root / "instances", 1), (paths.models, 1), (paths.plugin_store, 0)]
+    for top, depth in tops:
+        if os.path.lexists(top):
+            yield from _below(top, depth)
+    instances = paths.root / "instances"
+    for instance in instances.iterdir() if instances.is_dir() else ():
+        for name in ("logs", "data", "run"):
+            if os.path.lexists(instance / name):
+                yield from _below(instance / name, 1 if name == "logs" else 0)
+        for name in ("state.json", "runtime.json", "manifest-memory.json", "lock"):
+            if os.path.lexists(instance / name):
+                yield _entry(instance / name)
+
+
+def _below(path: Path, depth: int) -> Iterator[_Entry]:
+    entry = _entry(path)
+    yield entry
+    if entry.folder and depth:
+        for name in sorted(path.iterdir()):
+            for below in _below(name, depth - 1):
+                known = below.folder or _MADE.fullmatch(below.path.name) is not None
+                yield replace(below, ours=known)
+
+
+def _entry(path: Path) -> _Entry:
+    return _Entry(path, path.lstat())
+
+
+def _close(entry: _Entry) -> bool:
+    """Take others' rights away from exactly what was looked at; False when that cannot be."""
+    kind = os.O_DIRECTORY if entry.folder else 0
+    try:
+        descriptor = os.open(entry.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | kind)
+    except OSError:
+        return False
+    try:
+        now = os.fstat(descriptor)
+        same = (now.st_dev, now.st_ino) == (entry.status.st_dev, entry.status.st_ino)
+        ours = now.st_uid == os.geteuid() and (entry.folder or now.st_nlink == 1)
+        if same and ours:
+            os.fchmod(descriptor, stat.S_IMODE(now.st_mode) & ~_OTHERS)
+    except OSError:
+        return False
+    else:
+        return same and ours
+    finally:
+        os.close(descriptor)
+
+
+def is_ours(path: Path) -> bool:
+    """Tell whether it is a file, folder or socket of the person's, and no link."""
+    status = path.lstat()
+    kinds = {stat.S_IFREG, stat.S_IFSOCK, stat.S_IFDIR}
+    return stat.S_IFMT(status.st_mode) in kinds and (
+        os.name != "posix" or status.st_uid == os.geteuid()
+    )
+
+
+def check_room(situation: Situation) -> Finding:
+    """Require room to write, and for what of the configured model is not stored yet."""
+    folder = situation.paths.root
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return broken(Reason.DISK_UNAVAILABLE, f"{folder} cannot be written to")
+    free, missing = shutil.disk_usage(folder).free, _missing_bytes(situation)
+    detail = f"{free / 1e9:.1f} GB are free"
+    if missing:
+        detail += f", {missing / 1e6:.1f} MB are still to be fetched"
+    return fine(detail) if free >= missing + ROOM_BYTES else broken(Reason.DISK_UNAVAILABLE, detail)
+
+
+def _missing_bytes(situation: Situation) -> int:
+    config, manifest = situation.config, situation.manifest
+    if config is None or manifest is None:
+        return 0
+    files = [
+        file for model in manifest.models if model.id == config.model.id for file in model.files
+    ]
+    models = situation.paths.models
+    return sum(file.size for file in files if not (models / file.sha256).exists())
+
+
+def check_trust_store(situation: Situation) -> Finding:
+    """Require that the file of trusted plugins can be read."""
+    from companion_core.plugin_host import TrustStore  # noqa: PLC0415 - this check alone
+
+    try:
+        book = TrustStore(situation.paths.plugin_store).read()
+    except CompanionError as error:
+        return broken(error.reason, str(situation.paths.plugin_store))
+    return fine(f"{len(book.trusted)} plugins trusted beside the first-party ones")
+
+
+def checks() -> tuple[Check, ...]:
+    """Return the checks of this file; room is asked for once the manifest is known."""
+    check = partial(Check, section=Section.STATE, needs=(ACCESS,))
+    return (
+        check(id=ACCESS, title="access", run=check_access, needs=()),
+        check(id="state-folder", title="state folder", run=check_folder),
+        check(id="trust-store", title="trusted plugins", run=check_trust_store),
+    )
+
+
+def room() -> Check:
+    """Return the check that needs to know what is still to be fetched."""
+    return Check(id="room", title="disk", section=Section.STATE, run=check_room)

@@ -1,0 +1,201 @@
+"""What the machine has, with doubles for what this one lacks."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+from doctor_parts import make_config, make_situation
+
+from companion_core.decisions.isolation import Tier
+from companion_core.doctor import machine
+from companion_core.doctor.checks import run_checks
+from companion_core.doctor.rows import Status
+from companion_core.egress import RefusingEgress
+from companion_core.errors import Reason
+from companion_core.providers import ProbeFailed
+from companion_core.runtime.isolation import TierState
+
+pytestmark = pytest.mark.unit
+
+
+def test_every_check_gives_a_row_on_this_machine(tmp_path):
+    rows = {row.id: row for row in run_checks(machine.checks(), make_situation(tmp_path))}
+    assert {
+        "python",
+        "platform",
+        "packages",
+        "extra.uvloop",
+        "loopback-v4",
+        "isolation.chosen",
+    } <= set(rows)
+    for name in ("python", "packages", "loopback-v4", "temporary", "certificates", "proxies"):
+        assert rows[name].status is Status.OK, name
+    assert all(row.reason is not Reason.INTERNAL_FAULT for row in rows.values())
+
+
+def test_an_old_python_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "OLDEST_PYTHON", (99, 0))
+    assert machine.check_python(make_situation(tmp_path)).status is Status.FAIL
+
+
+@pytest.mark.parametrize(
+    ("system", "status"),
+    [("linux", Status.OK), ("darwin", Status.OK), ("win32", Status.FAIL), ("sunos5", Status.FAIL)],
+)
+def test_a_system_on_which_nothing_starts_is_said(tmp_path, system, status):
+    assert machine.check_platform(make_situation(tmp_path), system).status is status
+
+
+def test_a_package_that_is_missing_is_named_with_its_command(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "_PACKAGES", (("no-such-package", "no_such_package"),))
+    found = machine.check_packages(make_situation(tmp_path))
+    assert (found.status, found.fix) == (Status.FAIL, "pip install no-such-package")
+
+
+def test_what_is_optional_is_never_a_failure(tmp_path):
+    found = machine.check_extra(make_situation(tmp_path), module="no_such_package", extra="fast")
+    assert (found.status, found.reason) == (Status.SKIP, Reason.NOT_APPLICABLE)
+    assert "companion-core[fast]" in found.fix
+
+
+@pytest.mark.parametrize(("behind", "status"), [(0, Status.OK), (3600, Status.FAIL)])
+def test_a_clock_that_was_set_back_is_told(tmp_path, monkeypatch, behind, status):
+    situation = make_situation(tmp_path)
+    situation.paths.prepare()
+    situation.paths.manifest_memory.write_text(json.dumps({"latest_time": 10**9, "seen": {}}))
+    situation.paths.manifest_memory.chmod(0o600)
+    monkeypatch.setattr(machine, "wall_now", lambda: 10.0**9 - behind)
+    assert machine.check_clock(situation).status is status
+
+
+def test_memory_is_compared_with_the_ceiling(tmp_path):
+    situation = make_situation(tmp_path)
+    assert machine.check_memory(situation).status is Status.OK
+    situation.config = make_config(limits={"max_ram_bytes": 5_000_000_000})
+    assert "5.0 GB" in machine.check_memory(situation).detail
+
+
+def test_groups_of_processes(tmp_path):
+    situation = make_situation(tmp_path)
+    assert machine.check_cgroup(situation, tmp_path).status is Status.SKIP
+    (tmp_path / "cgroup.controllers").write_text("cpu memory\n")
+    assert "cpu memory" in machine.check_cgroup(situation, tmp_path).detail
+    (tmp_path / "memory.max").write_text("2000000000\n")
+    assert "2.0 GB" in machine.check_cgroup(situation, tmp_path).detail
+
+
+def test_an_accelerator_is_asked_where_there_is_a_driver(tmp_path, monkeypatch):
+    situation = make_situation(tmp_path)
+
+    def fail() -> int:
+        raise ProbeFailed
+
+    monkeypatch.setattr(machine, "has_driver", lambda: False)
+    assert machine.check_gpu(situation).reason is Reason.NOT_APPLICABLE
+    monkeypatch.setattr(machine, "has_driver", lambda: True)
+    monkeypatch.setattr(machine, "free_vram", lambda: 8 * 10**9)
+    assert "8.0 GB" in machine.check_gpu(situation).detail
+    monkeypatch.setattr(machine, "free_vram", fail)
+    assert machine.check_gpu(situation).reason is Reason.PROBE_FAILED
+
+
+@pytest.mark.parametrize(
+    ("family", "status"), [(socket.AF_INET, Status.FAIL), (socket.AF_INET6, Status.SKIP)]
+)
+def test_without_ipv6_the_gateway_does_with_ipv4_but_not_the_other_way(tmp_path, family, status):
+    found = machine.check_loopback(make_situation(tmp_path), family=family, host="192.0.2.1")
+    assert found.status is status
+
+
+def test_a_port_that_is_taken_is_told_unless_it_is_ours(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        situation = make_situation(tmp_path)
+        situation.config = make_config(gateway={"port": port})
+        found = machine.check_port(situation)
+        assert (found.status, found.reason) == (Status.FAIL, Reason.LISTENER_NOT_BOUND)
+        situation.status = {"gateway": {"url": f"http://127.0.0.1:{port}/v1"}}
+        assert machine.check_port(situation).status is Status.OK
+    situation.status = None
+    assert machine.check_port(situation).status is Status.OK
+
+
+def test_proxies_are_named_and_never_shown(tmp_path):
+    environ = {"https_proxy": "http://person:planted-secret@proxy.example", "NO_PROXY": "x"}
+    found = machine.check_proxies(make_situation(tmp_path, environ=environ))
+    assert found.detail.startswith("HTTPS_PROXY, NO_PROXY")
+    assert "planted-secret" not in found.detail
+    assert "example" not in found.detail
+
+
+def test_an_authority_that_cannot_be_read_is_told(tmp_path):
+    situation = make_situation(tmp_path)
+    situation.config = make_config(network={"extra_ca_file": str(tmp_path / "none.pem")})
+    [row] = [
+        row for row in run_checks(machine.checks()[-2:-1], situation) if row.id == "certificates"
+    ]
+    assert row.reason is Reason.CONFIGURATION_INVALID
+
+
+TIERS = {
+    "bubblewrap": TierState(Tier.BUBBLEWRAP, works=True, detail="no network"),
+    "landlock": TierState(Tier.LANDLOCK, works=True, detail="Landlock version 7"),
+    "none": TierState(Tier.BUBBLEWRAP, works=False, detail="bubblewrap is not installed"),
+    "forbidden": TierState(Tier.BUBBLEWRAP, works=False, detail="no user namespaces"),
+}
+
+
+def isolation(tmp_path, monkeypatch, *tiers, policy="best"):
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(machine, "probe_isolation", lambda _: tuple(TIERS[tier] for tier in tiers))
+    situation = make_situation(tmp_path)
+    situation.config = make_config(runtime={"isolation": policy})
+    return {row.id.removeprefix("isolation."): row for row in machine.check_isolation(situation)}
+
+
+def test_each_tier_is_told_with_what_it_promises(tmp_path, monkeypatch):
+    rows = isolation(tmp_path, monkeypatch, "bubblewrap", "landlock")
+    assert "signals no process" in rows["bubblewrap"].finding.detail
+    assert "signals no process" not in rows["landlock"].finding.detail
+    assert "reaches no network" in rows["landlock"].finding.detail
+    assert rows["chosen"].finding.detail.startswith("bubblewrap")
+
+
+def test_a_tier_that_is_missing_is_told_with_its_command(tmp_path, monkeypatch):
+    rows = isolation(tmp_path, monkeypatch, "none", "landlock")
+    assert (rows["bubblewrap"].status, rows["bubblewrap"].finding.fix) == (
+        Status.SKIP,
+        "apt-get install bubblewrap",
+    )
+    assert rows["chosen"].finding.detail.startswith("landlock")
+    assert isolation(tmp_path, monkeypatch, "forbidden")["bubblewrap"].finding.fix == ""
+
+
+def test_less_than_the_required_tier_fails(tmp_path, monkeypatch):
+    rows = isolation(tmp_path, monkeypatch, "none", "landlock", policy="required")
+    assert (rows["chosen"].status, rows["chosen"].reason) == (
+        Status.FAIL,
+        Reason.ISOLATION_UNAVAILABLE,
+    )
+
+
+def test_no_tier_at_all_is_said(tmp_path, monkeypatch):
+    chosen = isolation(tmp_path, monkeypatch, "none")["chosen"]
+    assert (chosen.status, chosen.reason) == (Status.SKIP, Reason.ISOLATION_UNAVAILABLE)
+    assert "nothing confines" in chosen.finding.detail
+
+
+def test_a_shut_doorway_shows_no_tier_and_breaks_nothing(tmp_path):
+    situation = make_situation(tmp_path, egress=RefusingEgress())
+    rows = run_checks(machine.checks()[-1:], situation)
+    assert all(row.reason is not Reason.INTERNAL_FAULT for row in rows)
+
+
+def test_the_folder_of_groups_is_the_systems(tmp_path):
+    assert Path("/sys/fs/cgroup") == machine._CGROUP

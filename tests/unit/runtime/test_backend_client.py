@@ -1,0 +1,63 @@
+"""A prepared request reaches the backend, on the standard event loop and on uvloop."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from companion_core.egress import LiveEgress
+from companion_core.errors import CompanionError, Reason
+from companion_core.providers import BackendRequest, TcpChannel
+from companion_core.runtime.backend_client import send_prepare
+
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("each_event_loop")]
+
+
+@contextmanager
+def backend(answer: bytes) -> Iterator[tuple[TcpChannel, list[bytes]]]:
+    """Answer one request, and say what it was."""
+    seen: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.settimeout(30)
+                while not seen or not seen[0].endswith(b"{}"):
+                    seen[:] = [b"".join(seen) + connection.recv(4096)]
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield TcpChannel(host="127.0.0.1", port=listener.getsockname()[1]), seen
+        thread.join()
+
+
+def send(channel: TcpChannel) -> None:
+    async def life() -> None:
+        async with asyncio.timeout(30):
+            request = BackendRequest(method="POST", path="/api/create", json="{}")
+            await send_prepare(LiveEgress(), channel, request, key="the-key")
+
+    asyncio.run(life())
+
+
+def test_it_is_sent_with_its_key_and_body() -> None:
+    with backend(b"HTTP/1.0 200 OK\r\n\r\ndone") as (channel, seen):
+        send(channel)
+    assert seen[0].startswith(b"POST /api/create HTTP/1.0\r\n")
+    assert b"Authorization: Bearer the-key\r\n" in seen[0]
+
+
+def test_another_answer_is_a_refusal() -> None:
+    with (
+        backend(b"HTTP/1.0 500 No\r\n\r\n") as (channel, _),
+        pytest.raises(CompanionError) as caught,
+    ):
+        send(channel)
+    assert caught.value.reason is Reason.SPAWN_FAILED
