@@ -7,7 +7,6 @@ the queue and the backend's connection call back.
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Final
 
 from companion_core.decisions.verdict import OK, Verdict
@@ -16,7 +15,7 @@ from companion_core.gateway.backend_requests import BackendRequests
 from companion_core.gateway.body import parse_body
 from companion_core.gateway.response_head import ResponseHead
 from companion_core.gateway.responses import relayed_head
-from companion_core.gateway.upstream import BackendConnection
+from companion_core.gateway.upstream import BackendConnection, BackendPool
 
 if TYPE_CHECKING:
     from companion_core.gateway.client import ClientConnection
@@ -65,16 +64,19 @@ class Exchange:
             self._client.refuse(fields.reason)
             return
         verdict = gateway.gate(gateway.queue.arrival())
-        requests = gateway.requests
-        if requests is None or not (verdict.ok or verdict.reason is Reason.AT_CAPACITY):
-            self._client.refuse(verdict.reason if not verdict.ok else Reason.NOT_READY)
+        requests, pool = gateway.requests, gateway.pool
+        if not (verdict.ok or verdict.reason is Reason.AT_CAPACITY):
+            self._client.refuse(verdict.reason)
+            return
+        if requests is None or pool is None:
+            self._client.refuse(Reason.NOT_READY)
             return
         request = requests.inference(path, fields)
         if isinstance(request, Verdict):
             self._client.refuse(request.reason)
         elif verdict.ok:
             gateway.queue.take()
-            self._run(request, now)
+            self._run(pool, request, now)
         else:
             self._request = request
             self._made_by = requests
@@ -98,37 +100,33 @@ class Exchange:
         now = gateway.now()
         self._holds_place = True
         self._running_since = now
-        verdict = gateway.gate(OK)
+        verdict, pool = gateway.gate(OK), gateway.pool
         if self._waits_for != _A_PLACE:
             self._release_place(now)  # the client left in the same moment
         elif not verdict.ok:
             self.refuse_waiting(verdict.reason)
-        elif gateway.requests is not self._made_by:
+        elif pool is None or gateway.requests is not self._made_by:
             self.refuse_waiting(Reason.NOT_READY)
         else:
-            self._run(self._request, now)
+            self._run(pool, self._request, now)
 
     def refuse_waiting(self, reason: Reason) -> None:
         """See `Waiter`."""
         self._refuse(reason)
 
-    def _run(self, request: bytes, now: float) -> None:
+    def _run(self, pool: BackendPool, request: bytes, now: float) -> None:
         """Send a request whose place is taken; first of all, because somebody waits for it."""
-        gateway, pool = self._gateway, self._gateway.pool
         self._holds_place = True
         self._waits_for = _FIRST_BYTE
-        if pool is None:
-            asyncio.get_running_loop().call_soon(self.response_failed)
+        self._upstream = connection = pool.take_idle(now)
+        if connection is None:
+            pool.connect(self, request)
         else:
-            self._upstream = connection = pool.take_idle(now)
-            if connection is None:
-                pool.connect(self, request)
-            else:
-                connection.send(self, request)
+            connection.send(self, request)
         self._request = b""
         self._made_by = None
         self._running_since = now
-        self._client.wait_for_backend(now + gateway.settings.first_byte_seconds)
+        self._client.wait_for_backend(now + self._gateway.settings.first_byte_seconds)
 
     def _refuse(self, reason: Reason) -> None:
         """Refuse after waiting; the client's next request may already lie in its buffer."""
