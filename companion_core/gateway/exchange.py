@@ -92,7 +92,7 @@ class Exchange:
             return
         self._waits_for = _FIRST_BYTE
         self._client.wait_for_backend(now + gateway.settings.health_seconds)
-        gateway.pool.connect(self, gateway.requests.health_check)
+        gateway.pool.open_and_send(self, gateway.requests.health_check)
 
     def place_is_free(self) -> None:
         """See `Waiter`: lifecycle and resources count anew, and so does the backend."""
@@ -120,7 +120,7 @@ class Exchange:
         self._waits_for = _FIRST_BYTE
         self._upstream = connection = pool.take_idle(now)
         if connection is None:
-            pool.connect(self, request)
+            pool.open_and_send(self, request)
         else:
             connection.send(self, request)
         self._request = b""

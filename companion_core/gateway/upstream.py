@@ -214,7 +214,7 @@ class BackendPool:
             connection.abort()
         return None
 
-    def connect(self, sink: Sink, request: bytes) -> None:
+    def open_and_send(self, sink: Sink, request: bytes) -> None:
         """Send a whole request on a connection of its own; `sink` learns what becomes of it."""
         task = asyncio.get_running_loop().create_task(self._connect(sink, request))
         self._connecting.add(task)
