@@ -5,7 +5,7 @@
 Every target stands before the same backend and compares token and Host. Quote ratios of one
 run: times depend on the machine and on who else uses it. The main measure is the processor
 time that the target's own processes spend per request or event, from Linux's schedstat.
-nginx and uvloop are measured where they are installed.
+nginx, and uvloop with httptools, are measured where they are installed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +33,17 @@ from companion_core.cli.foreground import run_event_loop
 HERE = Path(__file__).parent
 TOKEN = "benchmark"  # noqa: S105 - compared with itself
 WAITING = 500
+STANDARD = "gateway, standard library"
+FAST = "gateway, uvloop and httptools"
+
+JSON = "CPU per JSON request, µs"
+PACED = "CPU per paced event, µs"
+BACK_TO_BACK = "CPU per event back to back, µs"
+EVENTS = "thousand events a second"
+ONE_CLIENT = "median of one client, µs"
+MEMORY = "PSS after load, MiB"
+
+Row = Mapping[str, Sequence[float]]  # column to what each round measured
 # The targets run on the last one, their backend and their clients on the first.
 PROCESSORS = sorted(os.sched_getaffinity(0))
 
@@ -114,7 +125,9 @@ def free_port() -> int:
 
 def gateway(port: int, backend: str, loop: str, *more: str) -> list[str]:
     """Return the command of the gateway on one of the loops."""
-    options = ["--port", str(port), "--backend", backend, "--token", TOKEN, "--loop", loop, *more]
+    second = "on" if loop == "uvloop" else "off"
+    options = ["--port", str(port), "--backend", backend, "--token", TOKEN, "--loop", loop]
+    options += ["--second-parser", second, *more]
     return [sys.executable, str(HERE / "serve_gateway.py"), *options]
 
 
@@ -127,10 +140,11 @@ def commands(folder: Path, backend: str) -> Iterator[tuple[str, list[str], int]]
         text = NGINX.format(folder=folder, port=port, token=TOKEN, backend=backend, user=user)
         file.write_text(text, encoding="utf-8")
         yield "nginx", ["nginx", "-p", str(folder), "-c", str(file)], port
-    for loop in ("asyncio", "uvloop"):
-        if loop == "asyncio" or importlib.util.find_spec("uvloop"):
-            port = free_port()
-            yield f"gateway, {loop}", gateway(port, backend, loop), port
+    port = free_port()
+    yield STANDARD, gateway(port, backend, "asyncio"), port
+    if importlib.util.find_spec("uvloop") and importlib.util.find_spec("httptools"):
+        port = free_port()
+        yield FAST, gateway(port, backend, "uvloop"), port
 
 
 def measure(target: Target, load: Load, units: int) -> tuple[float, Load]:
@@ -192,10 +206,10 @@ def main() -> None:
                     measured = defaultdict(list)
                 run_round(target, measured, options.scale)
         for target in targets:
-            rows[target.name]["PSS after load, MiB"].append(target.pss_kib() / 1024)
+            rows[target.name][MEMORY].append(target.pss_kib() / 1024)
         waiting = memory_per_waiting(address)
-    print_table({name: {k: statistics.median(v) for k, v in r.items()} for name, r in rows.items()})
-    print(f"\nA request that waits in the queue: {waiting:.1f} KiB.")
+    print_table(rows)
+    print_bounds(rows, waiting)
 
 
 def run_round(target: Target, measured: dict[str, list[float]], scale: float) -> None:
@@ -203,28 +217,66 @@ def run_round(target: Target, measured: dict[str, list[float]], scale: float) ->
     count = max(64, int(4000 * scale) // 16 * 16)
     events = max(20, int(100 * scale))
     cpu, _ = measure(target, Load(target.port, TOKEN, 16, count), count)
-    measured["CPU per JSON request, µs"].append(cpu)
+    measured[JSON].append(cpu)
     cpu, _ = measure(target, Load(target.port, TOKEN, 16, 16, events, 10_000), 16 * events)
-    measured["CPU per paced event, µs"].append(cpu)
+    measured[PACED].append(cpu)
     load = Load(target.port, TOKEN, 8, 80, 200)
     cpu, load = measure(target, load, 80 * 200)
-    measured["CPU per event back to back, µs"].append(cpu)
-    measured["thousand events a second"].append(80 * 200 / load.elapsed / 1000)
+    measured[BACK_TO_BACK].append(cpu)
+    measured[EVENTS].append(80 * 200 / load.elapsed / 1000)
     _, load = measure(target, Load(target.port, TOKEN, 1, count // 4), count)
-    measured["median of one client, µs"].append(load.median_microseconds)
+    measured[ONE_CLIENT].append(load.median_microseconds)
 
 
-def print_table(rows: dict[str, dict[str, float]]) -> None:
-    """Print medians, and how many times nginx's they are."""
+def times(row: Row, nginx: Row, column: str) -> str:
+    """Return how many times nginx's it is: the median of the rounds, each compared in itself."""
+    rounds = zip(row[column], nginx.get(column, ()), strict=False)
+    ratios = [one / other for one, other in rounds]
+    return f"{statistics.median(ratios):.2f}" if ratios else ""
+
+
+def added(row: Row, nginx: Row, column: str) -> str:
+    """Return how much more than nginx's it is, in the same way."""
+    rounds = zip(row[column], nginx.get(column, ()), strict=False)
+    differences = [one - other for one, other in rounds]
+    return f"{statistics.median(differences):.0f}" if differences else ""
+
+
+def median(row: Row, _nginx: Row, column: str) -> str:
+    """Return the median of all rounds."""
+    return f"{statistics.median(row[column]):.1f}"
+
+
+# What we ask of ourselves: what, must, aim, how it is compared, in which column, of whom.
+BOUNDS = (
+    ("CPU per JSON request, times nginx's", "≤ 1.8", "1.5", times, JSON, (FAST,)),
+    ("the same", "≤ 2.4", "2.0", times, JSON, (STANDARD,)),
+    ("CPU per paced event, times nginx's", "≤ 1.6", "1.3", times, PACED, (FAST, STANDARD)),
+    ("events back to back, times nginx's", "≥ 0.9", "1.0", times, EVENTS, (FAST, STANDARD)),
+    ("added median, one client, µs", "≤ 25", "10", added, ONE_CLIENT, (FAST, STANDARD)),
+    ("memory after load, MiB", "≤ 30", "20", median, MEMORY, (FAST, STANDARD)),
+)
+
+
+def print_bounds(rows: Mapping[str, Row], waiting: float) -> None:
+    """Print what we ask of ourselves beside what was measured; empty where nginx is missing."""
+    print(f"\n| | must | aim | {FAST} | {STANDARD} |\n|---|---|---|---|---|")
+    nginx = rows.get("nginx", {})
+    for name, must, aim, compare, column, targets in BOUNDS:
+        measured = [
+            compare(rows[target], nginx, column) if target in targets and target in rows else ""
+            for target in (FAST, STANDARD)
+        ]
+        print(f"| {name} | {must} | {aim} | {measured[0]} | {measured[1]} |")
+    print(f"| memory per waiting request, KiB | ≤ 20 | 8 | | {waiting:.1f} |")
+
+
+def print_table(rows: Mapping[str, Row]) -> None:
+    """Print the medians of all rounds."""
     columns = list(next(iter(rows.values())))
     print("| target | " + " | ".join(columns) + " |\n|" + "---|" * (len(columns) + 1))
-    base = rows.get("nginx")
     for name, row in rows.items():
-        cells = [
-            f"{row[c]:.1f}" + (f" ({row[c] / base[c]:.2f} x)" if base and name != "nginx" else "")
-            for c in columns
-        ]
-        print(f"| {name} | " + " | ".join(cells) + " |")
+        print(f"| {name} | " + " | ".join(median(row, {}, column) for column in columns) + " |")
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ def main() -> None:
 
     def rewrite() -> object:
         assert isinstance(fields, dict)  # noqa: S101 - narrows the type of a constant sample
-        return encode_body(fields, served_model="s", drop_fields=frozenset({"cache"}))
+        return encode_body(fields, "s", frozenset({"cache"}))
 
     rows: tuple[tuple[str, Callable[[], object]], ...] = (
         ("parse a head of 10 fields", lambda: parse_head(HEAD)),

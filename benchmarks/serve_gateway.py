@@ -1,7 +1,8 @@
 """Serve the real gateway before any backend, with every limit raised out of the way.
 
     python benchmarks/serve_gateway.py --port P --backend unix:/path|host:port --token T
-        [--model m] [--loop auto|asyncio|uvloop] [--in-flight N] [--queue N]
+        [--model m] [--loop auto|asyncio|uvloop] [--second-parser auto|on|off]
+        [--in-flight N] [--queue N]
 
 The classes, the guard, admission and the deadlines are the companion's own. One rule is
 relaxed because benchmark clients bring their own token: a short one is accepted.
@@ -55,6 +56,7 @@ async def serve(options: argparse.Namespace) -> None:
         max_in_flight=options.in_flight,
         queue_bound=options.queue,
         max_connections=65536,
+        second_parser=options.second_parser != "off",
     )
     gateway = Gateway(settings, AlwaysServing(), egress=LiveEgress())
     await gateway.start()
@@ -85,14 +87,24 @@ def main() -> None:
     parser.add_argument("--token", required=True)
     parser.add_argument("--model", default="m")
     parser.add_argument("--loop", choices=("auto", "asyncio", "uvloop"), default="auto")
+    parser.add_argument(
+        "--second-parser",
+        choices=("auto", "on", "off"),
+        default="auto",
+        help="let httptools read each new head too; auto: where it is installed",
+    )
     parser.add_argument("--in-flight", type=int, default=4096)
     parser.add_argument("--queue", type=int, default=4096)
     options = parser.parse_args()
+    for name, wanted in (
+        ("uvloop", options.loop == "uvloop"),
+        ("httptools", options.second_parser == "on"),
+    ):
+        if wanted:
+            importlib.import_module(name)  # say so where it is missing
     if options.loop == "asyncio":
         asyncio.run(serve(options))
         return
-    if options.loop == "uvloop":
-        importlib.import_module("uvloop")  # say so where it is missing
     run_event_loop(serve(options))
 
 

@@ -168,6 +168,7 @@ class GatewayConfig:
     max_in_flight: int = _key(_is_int(1, 1024), "1 to 1024", 2)
     queue_bound: int = _key(_is_int(1, 100_000), "1 to 100000", 16)
     queue_deadline_seconds: float = _key(_is_number(0.1, 3600), "0.1 to 3600 seconds", 30.0)
+    second_parser: bool = _key(_is_bool, "true or false: llhttp too, if installed", default=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -82,6 +82,7 @@ class Serving:
                 max_in_flight=section.max_in_flight,
                 queue_bound=section.queue_bound,
                 queue_deadline_seconds=section.queue_deadline_seconds,
+                second_parser=section.second_parser,
             ),
             self,
             egress=egress,

@@ -13,9 +13,9 @@ from companion_core.decisions.guard import HEALTH_PATH, verify_request
 from companion_core.decisions.verdict import Verdict
 from companion_core.errors import Reason
 from companion_core.gateway.exchange import Exchange
-from companion_core.gateway.head import MAX_HEAD_BYTES, RequestHead, is_hopeless, parse_head
+from companion_core.gateway.head import MAX_HEAD_BYTES, UNKNOWN, RequestHead, is_hopeless
 from companion_core.gateway.request_body import RequestBody
-from companion_core.gateway.responses import CONTINUE, error_response, without_body
+from companion_core.gateway.responses import CONTINUE
 
 if TYPE_CHECKING:
     from companion_core.gateway.gateway import Gateway
@@ -35,11 +35,15 @@ _BUSY: Final = 2  # the exchange has the request
 _LINGER: Final = 3  # answered and half closed; what still arrives is thrown away
 _CLOSED: Final = 4
 
-_UNKNOWN: Final = -1
-
 
 class ClientConnection(asyncio.Protocol):
-    """One client; `deadline` is when the gateway's sweep calls `deadline_passed`."""
+    """One client.
+
+    Attributes:
+        deadline: when the gateway's sweep calls `deadline_passed`.
+        keep_alive: the connection goes on after this answer.
+        writing_paused: its answer is not being read.
+    """
 
     __slots__ = (
         "_body",
@@ -48,14 +52,15 @@ class ClientConnection(asyncio.Protocol):
         "_gateway",
         "_head",
         "_head_began",
-        "_keep_alive",
+        "_idle_seconds",
         "_raw_head",
         "_started",
         "_state",
+        "_trusted",
         "_unread",
         "deadline",
+        "keep_alive",
         "transport",
-        "trusted",
         "writing_paused",
     )
     transport: asyncio.Transport
@@ -70,9 +75,10 @@ class ClientConnection(asyncio.Protocol):
         self._head: RequestHead | None = None
         self._body: RequestBody | None = None
         self._started = 0.0
-        self._keep_alive = False
-        self._unread = _UNKNOWN  # bytes of the current request's body that are still to come
-        self.trusted = False  # it has shown the token, so it may idle for longer
+        self.keep_alive = False
+        self._unread = UNKNOWN  # bytes of the current request's body that are still to come
+        self._trusted = False  # it has not shown the token
+        self._idle_seconds = gateway.settings.head_seconds
         self.writing_paused = False
         self.deadline = 0.0
 
@@ -89,7 +95,7 @@ class ClientConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """See `asyncio.Protocol`; a client that leaves frees its place and stops the backend."""
         self._state = _CLOSED
-        self._gateway.connection_closed(self)
+        self._gateway.connections.discard(self)
         self._exchange.client_left()
 
     def eof_received(self) -> None:
@@ -104,7 +110,7 @@ class ClientConnection(asyncio.Protocol):
             self.transport.abort()
             return
         self._head = None
-        self._write_refusal(Reason.CONNECTION_LIMIT, close=True)
+        self.transport.write(self._gateway.refusal(Reason.CONNECTION_LIMIT, None, close=True))
         self._count(Reason.CONNECTION_LIMIT, self._gateway.now())
         self._close()
 
@@ -120,7 +126,7 @@ class ClientConnection(asyncio.Protocol):
         if self._exchange.resume():
             self.deadline = self._gateway.now() + self._gateway.settings.between_bytes_seconds
         elif self._state == _HEAD:
-            self._await_request(self._gateway.now())
+            self.deadline = self._gateway.now() + self._idle_seconds
             self.serve_buffer()
 
     def data_received(self, data: bytes) -> None:
@@ -145,7 +151,7 @@ class ClientConnection(asyncio.Protocol):
             self._head = None
             self.refuse(Reason.REQUEST_TIMEOUT)
         elif state == _BUSY and not self.writing_paused:
-            self._unread = _UNKNOWN  # a connection that is still being made must not be used
+            self._unread = UNKNOWN  # a connection that is still being made must not be used
             self._exchange.deadline_passed()
         else:
             self.transport.abort()
@@ -155,31 +161,32 @@ class ClientConnection(asyncio.Protocol):
     def serve_buffer(self) -> None:
         """Serve what the buffer holds, until it is empty or something has to be waited for."""
         while self._buffer and self._state == _HEAD and not self.writing_paused:
-            if not self._read_head():
+            buffer = self._buffer
+            end = buffer.find(b"\r\n\r\n")
+            if end < 0:
+                self._wait_for_head(buffer)
                 return
+            self._started = now = self._gateway.now()
+            self._buffer = buffer[end + 4 :]
+            raw, head = buffer[:end], self._head
+            if head is None or raw != self._raw_head:  # a client that repeats itself is common
+                head = self._read_head(raw)
+                if head is None:
+                    return
+            self.keep_alive = head.keep_alive
+            self._unread = head.body_bytes
+            self._guard(head, now)
 
-    def _read_head(self) -> bool:
-        buffer = self._buffer
-        end = buffer.find(b"\r\n\r\n")
-        if end < 0:
-            self._wait_for_head(buffer)
-            return False
-        self._started = now = self._gateway.now()
-        self._buffer = buffer[end + 4 :]
-        raw = buffer[:end]
-        head = self._head
-        if head is None or raw != self._raw_head:  # a client that repeats itself is common
-            parsed = parse_head(raw)
-            if isinstance(parsed, Verdict):
-                self._head = None
-                self.refuse(parsed.reason)
-                return False
-            self._head = head = parsed
-            self._raw_head = raw
-        self._keep_alive = head.keep_alive
-        self._unread = _UNKNOWN if head.chunked else head.content_length or 0
-        self._guard(head, now)
-        return True
+    def _read_head(self, raw: bytes) -> RequestHead | None:
+        """Parse a head and remember it; None when it was refused."""
+        parsed = self._gateway.parse_head(raw)
+        if isinstance(parsed, Verdict):
+            self._head = None
+            self.refuse(parsed.reason)
+            return None
+        self._head = parsed
+        self._raw_head = raw
+        return parsed
 
     def _wait_for_head(self, partial: bytes) -> None:
         if len(partial) > MAX_HEAD_BYTES:
@@ -201,38 +208,32 @@ class ClientConnection(asyncio.Protocol):
         if not verdict.ok:
             self.refuse(verdict.reason)
             return
-        if not self.trusted:
-            self.trusted = True
-            gateway.connection_trusted(self)
-        if head.expectation is not None and head.expectation != "100-continue":
-            self.refuse(Reason.EXPECTATION_FAILED)
-        elif head.method != "GET":
-            self._expect_body(head, now)
-        elif self._unread:
-            self._unread = _UNKNOWN
-            self.refuse(Reason.MALFORMED_REQUEST)
-        elif head.path == HEALTH_PATH:
+        if not self._trusted:
+            self._trusted = True
+            self._idle_seconds = gateway.settings.idle_seconds
+            gateway.connections.trust(self)
+        length, buffer = head.content_length, self._buffer
+        if head.objection is not None:
+            self.refuse(head.objection)
+        elif head.method == "GET":
+            self._answer_get(head, now)
+        elif length is None:
+            self._await_body(head, now)
+        elif length > gateway.settings.max_body_bytes:
+            self.refuse(Reason.BODY_TOO_LARGE)
+        elif len(buffer) < length:
+            self._await_body(head, now)
+        else:
+            self._buffer = buffer[length:]
+            self._unread = 0
+            self._exchange.begin(head.path, buffer[:length], now)
+
+    def _answer_get(self, head: RequestHead, now: float) -> None:
+        if head.path == HEALTH_PATH:
             self._exchange.begin_health_check(now)
         else:
-            self.transport.write(gateway.models_response(close=not head.keep_alive))
+            self.transport.write(self._gateway.models_response(close=not head.keep_alive))
             self._answered(Reason.OK, now)
-
-    def _expect_body(self, head: RequestHead, now: float) -> None:
-        settings, length = self._gateway.settings, head.content_length
-        if not head.plain_json:
-            self.refuse(Reason.UNSUPPORTED_MEDIA_TYPE)
-        elif head.chunked:
-            self._await_body(head, now)
-        elif length is None:
-            self.refuse(Reason.LENGTH_REQUIRED)
-        elif length > settings.max_body_bytes:
-            self.refuse(Reason.BODY_TOO_LARGE)
-        elif len(self._buffer) < length:
-            self._await_body(head, now)
-        else:
-            raw, self._buffer = self._buffer[:length], self._buffer[length:]
-            self._unread = 0
-            self._exchange.begin(head.path, raw, now)
 
     def _await_body(self, head: RequestHead, now: float) -> None:
         settings = self._gateway.settings
@@ -240,7 +241,7 @@ class ClientConnection(asyncio.Protocol):
         self._body = RequestBody(head.content_length, settings.max_body_bytes)
         self.deadline = now + settings.body_seconds
         data, self._buffer = self._buffer, b""
-        if head.expectation is not None and not data:
+        if head.expects and not data:
             self.transport.write(CONTINUE)
         self._read_body(data)
 
@@ -267,16 +268,11 @@ class ClientConnection(asyncio.Protocol):
         self._state = _BUSY
         self.deadline = deadline
 
-    def answer_begins(self, *, must_close: bool) -> bool:
-        """Say whether the connection ends after this answer."""
-        if must_close:
-            self._keep_alive = False
-        return not self._keep_alive
-
     def answer_ended(self, now: float) -> None:
         """The backend's answer has been passed on in full."""
         self._answered(Reason.OK, now)
-        self.serve_buffer()
+        if self._buffer:
+            self.serve_buffer()
 
     def break_off(self, reason: Reason) -> None:
         """End the connection in the middle of an answer: the client sees that it is incomplete."""
@@ -288,8 +284,8 @@ class ClientConnection(asyncio.Protocol):
         if 0 < self._unread <= len(self._buffer) and not self._may_hold_back():
             self._buffer = self._buffer[self._unread :]
             self._unread = 0
-        close = not self._keep_alive or self._unread != 0
-        self._write_refusal(reason, close=close)
+        close = not self.keep_alive or self._unread != 0
+        self.transport.write(self._gateway.refusal(reason, self._head, close=close))
         if not close:
             self._answered(reason, self._gateway.now())
         else:
@@ -298,18 +294,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _may_hold_back(self) -> bool:
         # With an expectation the next bytes may be the body or the next request.
-        return self._head is None or self._head.expectation is not None
-
-    def _write_refusal(self, reason: Reason, *, close: bool) -> None:
-        head = self._head
-        response = error_response(
-            reason,
-            close=close,
-            retry_after=self._gateway.retry_after(reason, "" if head is None else head.token),
-        )
-        if head is not None and head.method == "HEAD":
-            response = without_body(response)
-        self.transport.write(response)
+        return self._head is None or self._head.expects
 
     def _linger(self) -> None:
         """Half close, so that the client can read the answer before the connection is gone.
@@ -325,20 +310,16 @@ class ClientConnection(asyncio.Protocol):
 
     def _answered(self, reason: Reason, now: float) -> None:
         self._count(reason, now)
-        self._unread = _UNKNOWN
-        if self._keep_alive:
-            self._await_request(now)
-        else:
+        self._unread = UNKNOWN
+        if not self.keep_alive:
             self._close()
-
-    def _await_request(self, now: float) -> None:
-        settings = self._gateway.settings
+            return
         self._state = _HEAD
         self._head_began = False
         if len(self._raw_head) > MAX_REMEMBERED_HEAD:
             self._raw_head = b""
             self._head = None
-        self.deadline = now + (settings.idle_seconds if self.trusted else settings.head_seconds)
+        self.deadline = now + self._idle_seconds
 
     def _close(self) -> None:
         """Close after what has been written; a client that does not read it is cut off."""
@@ -347,7 +328,5 @@ class ClientConnection(asyncio.Protocol):
         self.transport.close()
 
     def _count(self, reason: Reason, now: float) -> None:
-        gateway, path = self._gateway, "" if self._head is None else self._head.path
-        # Only paths that are served are told apart.
-        label = path if path in gateway.policy.routes else "other"
-        gateway.metrics.observe(label, reason, now - self._started)
+        path = "" if self._head is None else self._head.path
+        self._gateway.metrics.observe(path, reason, now - self._started)

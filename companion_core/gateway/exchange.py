@@ -7,16 +7,15 @@ the queue and the backend's connection call back.
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Final
 
 from companion_core.decisions.verdict import OK, Verdict
 from companion_core.errors import Reason
-from companion_core.gateway.body import encode_body, parse_body
+from companion_core.gateway.backend_requests import BackendRequests
+from companion_core.gateway.body import parse_body
 from companion_core.gateway.response_head import ResponseHead
 from companion_core.gateway.responses import relayed_head
-from companion_core.gateway.settings import Backend
-from companion_core.gateway.upstream import BackendConnection
+from companion_core.gateway.upstream import BackendConnection, BackendPool
 
 if TYPE_CHECKING:
     from companion_core.gateway.client import ClientConnection
@@ -35,12 +34,11 @@ class Exchange:
     """The `Waiter` and the `Sink` of one client."""
 
     __slots__ = (
-        "_backend",
-        "_body",
         "_client",
         "_gateway",
         "_holds_place",
-        "_path",
+        "_made_by",
+        "_request",
         "_running_since",
         "_upstream",
         "_waits_for",
@@ -50,9 +48,8 @@ class Exchange:
         self._gateway = gateway
         self._client = client
         self._waits_for = _NOTHING
-        self._path = ""
-        self._body = b""
-        self._backend: Backend | None = None  # whom the waiting body was written for
+        self._request = b""  # while it waits for a place
+        self._made_by: BackendRequests | None = None  # it is for that backend alone
         self._upstream: BackendConnection | None = None
         self._holds_place = False
         self._running_since = 0.0
@@ -67,36 +64,35 @@ class Exchange:
             self._client.refuse(fields.reason)
             return
         verdict = gateway.gate(gateway.queue.arrival())
-        backend = gateway.backend
-        if backend is None or not (verdict.ok or verdict.reason is Reason.AT_CAPACITY):
-            self._client.refuse(verdict.reason if not verdict.ok else Reason.NOT_READY)
+        requests, pool = gateway.requests, gateway.pool
+        if not (verdict.ok or verdict.reason is Reason.AT_CAPACITY):
+            self._client.refuse(verdict.reason)
             return
-        body = encode_body(
-            fields, served_model=backend.served_model, drop_fields=gateway.drop_fields
-        )
-        if isinstance(body, Verdict):
-            self._client.refuse(body.reason)
+        if requests is None or pool is None:
+            self._client.refuse(Reason.NOT_READY)
             return
-        self._path = path
-        if verdict.ok:
+        request = requests.inference(path, fields)
+        if isinstance(request, Verdict):
+            self._client.refuse(request.reason)
+        elif verdict.ok:
             gateway.queue.take()
-            self._run(body, now)
+            self._run(pool, request, now)
         else:
-            self._body = body
-            self._backend = backend
+            self._request = request
+            self._made_by = requests
             self._waits_for = _A_PLACE
             self._client.wait_for_backend(float("inf"))  # the queue keeps its own deadline
             gateway.queue.wait(self, now)
 
     def begin_health_check(self, now: float) -> None:
-        """Relay a health check; it needs no place."""
+        """Relay a health check; it needs no place, and a connection of its own proves more."""
         gateway = self._gateway
-        if gateway.backend is None:
+        if gateway.requests is None or gateway.pool is None:
             self._client.refuse(Reason.NOT_READY)
             return
         self._waits_for = _FIRST_BYTE
         self._client.wait_for_backend(now + gateway.settings.health_seconds)
-        self._send(gateway.health_request, now, fresh=True)
+        gateway.pool.open_and_send(self, gateway.requests.health_check)
 
     def place_is_free(self) -> None:
         """See `Waiter`: lifecycle and resources count anew, and so does the backend."""
@@ -104,36 +100,33 @@ class Exchange:
         now = gateway.now()
         self._holds_place = True
         self._running_since = now
-        verdict = gateway.gate(OK)
+        verdict, pool = gateway.gate(OK), gateway.pool
         if self._waits_for != _A_PLACE:
             self._release_place(now)  # the client left in the same moment
         elif not verdict.ok:
             self.refuse_waiting(verdict.reason)
-        elif gateway.backend is not self._backend:
+        elif pool is None or gateway.requests is not self._made_by:
             self.refuse_waiting(Reason.NOT_READY)
         else:
-            self._run(self._body, now)
+            self._run(pool, self._request, now)
 
     def refuse_waiting(self, reason: Reason) -> None:
         """See `Waiter`."""
         self._refuse(reason)
 
-    def _run(self, body: bytes, now: float) -> None:
-        gateway = self._gateway
-        self._body = b""
-        self._backend = None
+    def _run(self, pool: BackendPool, request: bytes, now: float) -> None:
+        """Send a request whose place is taken; first of all, because somebody waits for it."""
         self._holds_place = True
-        self._running_since = now
         self._waits_for = _FIRST_BYTE
-        self._client.wait_for_backend(now + gateway.settings.first_byte_seconds)
-        self._send(gateway.inference_request(self._path, body), now, fresh=False)
-
-    def _send(self, request: bytes, now: float, *, fresh: bool) -> None:
-        pool = self._gateway.pool
-        if pool is None:
-            asyncio.get_running_loop().call_soon(self.response_failed)
+        self._upstream = connection = pool.take_idle(now)
+        if connection is None:
+            pool.open_and_send(self, request)
         else:
-            pool.send(self, request, now, fresh=fresh)
+            connection.send(self, request)
+        self._request = b""
+        self._made_by = None
+        self._running_since = now
+        self._client.wait_for_backend(now + self._gateway.settings.first_byte_seconds)
 
     def _refuse(self, reason: Reason) -> None:
         """Refuse after waiting; the client's next request may already lie in its buffer."""
@@ -144,8 +137,8 @@ class Exchange:
 
     def _end(self) -> None:
         self._waits_for = _NOTHING
-        self._body = b""
-        self._backend = None
+        self._request = b""
+        self._made_by = None
         self._upstream = None
 
     def _release_place(self, now: float) -> None:
@@ -193,29 +186,32 @@ class Exchange:
 
     def response_started(self, head: ResponseHead, body: bytes) -> None:
         """See `Sink`."""
+        client = self._client
         self._waits_for = _MORE
-        close = self._client.answer_begins(
-            # The end of the connection is the end of such an answer.
-            must_close=head.content_length is None and not head.chunked
-        )
-        self.response_data(relayed_head(head, close=close) + body)
+        if head.content_length is None and not head.chunked:
+            client.keep_alive = False  # the end of the connection is the end of such an answer
+        client.transport.write(relayed_head(head, close=not client.keep_alive) + body)
+        if not client.writing_paused:
+            client.deadline = self._gateway.more_deadline
 
     def response_data(self, data: bytes) -> None:
         """See `Sink`."""
         client = self._client
         client.transport.write(data)
         if not client.writing_paused:
-            gateway = self._gateway
-            client.deadline = gateway.last_sweep + gateway.settings.between_bytes_seconds
+            client.deadline = self._gateway.more_deadline
 
     def response_ended(self, now: float) -> None:
         """See `Sink`."""
-        if self._client.writing_paused and self._upstream is not None:
-            self._upstream.transport.resume_reading()
+        client, upstream = self._client, self._upstream
         self._waits_for = _NOTHING
         self._upstream = None
-        self._release_place(now)
-        self._client.answer_ended(now)
+        if client.writing_paused and upstream is not None:
+            upstream.transport.resume_reading()
+        if self._holds_place:
+            self._holds_place = False
+            self._gateway.release_place(now - self._running_since)
+        client.answer_ended(now)
 
     def response_failed(self) -> None:
         """See `Sink`."""

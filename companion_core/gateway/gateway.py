@@ -26,11 +26,15 @@ from companion_core.decisions.request_gate import gate_request
 from companion_core.decisions.verdict import Verdict, refuse
 from companion_core.egress import Egress
 from companion_core.errors import EnvironmentUnavailable, Reason, UsageError
+from companion_core.gateway.backend_requests import BackendRequests, served_routes
 from companion_core.gateway.client import ClientConnection
+from companion_core.gateway.connections import ConnectionTable
+from companion_core.gateway.head import RequestHead
 from companion_core.gateway.listener import bind_loopback
 from companion_core.gateway.metrics import RequestMetrics
 from companion_core.gateway.queue import AdmissionQueue
-from companion_core.gateway.responses import json_response
+from companion_core.gateway.responses import error_response, json_response, without_body
+from companion_core.gateway.second_parser import head_parser
 from companion_core.gateway.settings import Backend, GatewaySettings, ServingConditions
 from companion_core.gateway.upstream import BackendPool
 from companion_core.providers import OPENAI_ROUTES
@@ -47,11 +51,13 @@ NOT_READY_RETRY_SECONDS: Final = 5
 
 _NOT_READY = refuse(Reason.NOT_READY)
 _OWN_ROUTES: Final = {MODELS_PATH: "GET", HEALTH_PATH: "GET"}
-_INFERENCE_ROUTES: Final = frozenset((route.path, route.method) for route in OPENAI_ROUTES)
 
 
 class Gateway:
     """The front door of one companion.
+
+    Attributes:
+        more_deadline: for the next part of an answer that goes on now; as coarse as the sweep.
 
     Raises:
         UsageError: `secret_invalid` for a token that is too short or no visible ASCII;
@@ -69,10 +75,10 @@ class Gateway:
         self.settings = settings
         self.now = clock
         self.backend: Backend | None = None
-        self.drop_fields: frozenset[str] = frozenset()
-        self.connections: set[ClientConnection] = set()
-        self.last_sweep = clock()
-        self.health_request = b""
+        self.requests: BackendRequests | None = None
+        self.connections = ConnectionTable(settings.max_connections)
+        self.more_deadline = clock() + settings.between_bytes_seconds
+        self.parse_head = head_parser(second=settings.second_parser)
         self.port = 0
         self._conditions = conditions
         self._egress = egress
@@ -81,10 +87,7 @@ class Gateway:
         self._hosts: tuple[str, ...] = ()
         self._sweep: asyncio.TimerHandle | None = None
         self._drained: asyncio.Event | None = None
-        self._all_closed = asyncio.Event()
-        self._strangers: dict[ClientConnection, None] = {}  # never showed the token; oldest first
-        self.metrics = RequestMetrics()
-        self._request_heads: dict[str, bytes] = {}
+        self.metrics = RequestMetrics({**served_routes(OPENAI_ROUTES), **_OWN_ROUTES})
         models = {
             "object": "list",
             "data": [
@@ -150,10 +153,7 @@ class Gateway:
             server.close()
         self._servers.clear()
         self.detach()
-        for connection in list(self.connections):
-            connection.transport.abort()
-        if self.connections:
-            await self._all_closed.wait()
+        await self.connections.abort_all()
         if self._sweep is not None:
             self._sweep.cancel()
             self._sweep = None
@@ -164,31 +164,15 @@ class Gateway:
         """Send requests to `backend` from now on."""
         self.detach()
         self._drained = None
-        authorization = "" if backend.key is None else f"Authorization: Bearer {backend.key}\r\n"
-        common = f"Host: localhost\r\n{authorization}"
-        self.health_request = (
-            f"GET {backend.health_path} HTTP/1.1\r\n{common}Connection: close\r\n\r\n".encode(
-                "ascii"
-            )
-        )
-        self._request_heads = {
-            route.path: (
-                f"{route.method} {route.path} HTTP/1.1\r\n{common}"
-                "Accept: application/json, text/event-stream\r\n"
-                "Content-Type: application/json\r\n"
-                "Content-Length: "
-            ).encode("ascii")
-            for route in backend.routes
-            if (route.path, route.method) in _INFERENCE_ROUTES
-        }
+        self.requests = BackendRequests(backend)
         self.pool = BackendPool(backend.channel, self._egress, self.now)
         self.backend = backend
-        self.drop_fields = frozenset(name.casefold() for name in backend.drop_fields)
         self._set_policy()
 
     def detach(self) -> None:
         """Send no more requests; what waits is refused and what runs is broken off."""
         self.backend = None
+        self.requests = None
         self._refuse_waiting()
         if self.pool is not None:
             self.pool.close()
@@ -208,10 +192,6 @@ class Gateway:
             return False
         return True
 
-    def inference_request(self, path: str, body: bytes) -> bytes:
-        """Return the request for the backend, built from nothing of the client's but the body."""
-        return b"%b%d\r\n\r\n%b" % (self._request_heads[path], len(body), body)
-
     # --- what each request asks ------------------------------------------------------------
 
     def gate(self, admission: Verdict) -> Verdict:
@@ -224,7 +204,16 @@ class Gateway:
         """Return the answer to `GET /v1/models`."""
         return self._models[close]
 
-    def retry_after(self, reason: Reason, token: str) -> int:
+    def refusal(self, reason: Reason, head: RequestHead | None, *, close: bool) -> bytes:
+        """Return the answer to a refused request; `head` is None where none was understood."""
+        response = error_response(
+            reason,
+            close=close,
+            retry_after=self._retry_after(reason, "" if head is None else head.token),
+        )
+        return without_body(response) if head is not None and head.method == "HEAD" else response
+
+    def _retry_after(self, reason: Reason, token: str) -> int:
         """Return in how many seconds whoever showed `token` may send its request again."""
         if reason is Reason.RATE_LIMITED:
             owner = tokens_equal(token, self.settings.token)
@@ -245,37 +234,13 @@ class Gateway:
     # --- the connections -------------------------------------------------------------------
 
     def connection_opened(self, connection: ClientConnection) -> bool:
-        """Note a connection; False when there are too many.
-
-        A new one takes the place of the oldest that never showed the token: whoever holds
-        connections open cannot keep the owner out.
-        """
-        connections = self.connections
-        if len(connections) >= self.settings.max_connections and self._strangers:
-            oldest = next(iter(self._strangers))
-            self.connection_closed(oldest)
-            oldest.turn_away()
-        full = len(connections) >= self.settings.max_connections
-        connections.add(connection)
-        self._strangers[connection] = None
-        self._all_closed.clear()
+        """Note a connection; False when there are too many."""
         if self._sweep is None:
             self._schedule_sweep()
-        return not full
-
-    def connection_trusted(self, connection: ClientConnection) -> None:
-        """Note that a connection has shown the token."""
-        self._strangers.pop(connection, None)
-
-    def connection_closed(self, connection: ClientConnection) -> None:
-        """Forget a connection."""
-        self.connections.discard(connection)
-        self._strangers.pop(connection, None)
-        if not self.connections:
-            self._all_closed.set()
+        return self.connections.add(connection)
 
     def _schedule_sweep(self) -> None:
-        self.last_sweep = self.now()
+        self.more_deadline = self.now() + self.settings.between_bytes_seconds
         self._sweep = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep_deadlines)
 
     def _sweep_deadlines(self) -> None:
@@ -297,14 +262,9 @@ class Gateway:
 
     def _set_policy(self) -> None:
         routes = OPENAI_ROUTES if self.backend is None else self.backend.routes
-        served = {
-            route.path: route.method
-            for route in routes
-            if (route.path, route.method) in _INFERENCE_ROUTES
-        }
         self.policy = guard_policy(
             hosts=self._hosts,
-            routes={**served, **_OWN_ROUTES},
+            routes={**served_routes(routes), **_OWN_ROUTES},
             token=self.settings.token,
             minimum_token_length=self.settings.minimum_token_length,
         )

@@ -15,7 +15,15 @@ from companion_core.decisions.verdict import Verdict, refuse
 from companion_core.errors import Reason
 from companion_core.gateway.body import is_json
 
-__all__ = ["MAX_FIELDS", "MAX_HEAD_BYTES", "RequestHead", "is_hopeless", "parse_head"]
+__all__ = [
+    "MAX_FIELDS",
+    "MAX_HEAD_BYTES",
+    "UNKNOWN",
+    "RequestHead",
+    "field_name",
+    "is_hopeless",
+    "parse_head",
+]
 
 MAX_HEAD_BYTES: Final = 16 * 1024
 MAX_FIELDS: Final = 100
@@ -44,6 +52,8 @@ _READ_FIELDS: Final = frozenset(
     }
 )
 
+UNKNOWN: Final = -1
+_CONTINUE: Final = "100-continue"  # RFC 9110 section 10.1.1: the only expectation there is
 _MALFORMED = refuse(Reason.MALFORMED_REQUEST)
 _TOO_LARGE = refuse(Reason.HEAD_TOO_LARGE)
 
@@ -57,21 +67,23 @@ class RequestHead:
         headers: the fields that the gateway reads, under lower-case names.
         content_length: in bytes; None when the request states none.
         chunked: the body comes in chunks.
+        body_bytes: how many follow the head; UNKNOWN for chunks, and for a GET with a body.
         keep_alive: the client does not ask to close.
         token: of the Authorization field, or "".
-        expectation: of the Expect field, in lower case; None when there is none.
-        plain_json: the body is JSON in UTF-8, without a content coding.
+        expects: the client may hold its body back until it is asked for it.
+        objection: what is wrong with it beside what the guard looks at; None for nothing.
     """
 
     __slots__ = (
+        "body_bytes",
         "chunked",
         "content_length",
-        "expectation",
+        "expects",
         "headers",
         "keep_alive",
         "method",
+        "objection",
         "path",
-        "plain_json",
         "token",
     )
 
@@ -91,13 +103,25 @@ class RequestHead:
         self.chunked = chunked
         self.keep_alive = keep_alive
         self.token = bearer_token(headers.get("authorization"))
-        expectation = headers.get("expect")
-        self.expectation = None if expectation is None else expectation.lower()
-        self.plain_json = is_json(headers.get("content-type")) and "content-encoding" not in headers
+        self.expects = "expect" in headers
+        self.body_bytes = (
+            UNKNOWN if chunked or (content_length and method == "GET") else content_length or 0
+        )
+        self.objection = self._objection()
+
+    def _objection(self) -> Reason | None:
+        headers = self.headers
+        if headers.get("expect", _CONTINUE).lower() != _CONTINUE:
+            return Reason.EXPECTATION_FAILED
+        if self.method == "GET":
+            return Reason.MALFORMED_REQUEST if self.body_bytes else None
+        if not is_json(headers.get("content-type")) or "content-encoding" in headers:
+            return Reason.UNSUPPORTED_MEDIA_TYPE
+        return Reason.LENGTH_REQUIRED if not self.chunked and self.content_length is None else None
 
 
 @lru_cache(maxsize=512)
-def _field_name(name: str) -> str | Verdict:
+def field_name(name: str) -> str | Verdict:
     """Return the lower-case name if the gateway reads it, "" if not, or the refusal."""
     if len(name) > MAX_NAME_BYTES:
         return _TOO_LARGE
@@ -151,7 +175,7 @@ def parse_head(raw: bytes) -> RequestHead | Verdict:
     del lines[0]
     for line in lines:
         name, colon, value = line.partition(":")
-        key = _field_name(name)
+        key = field_name(name)
         if not colon or key in headers:
             return _MALFORMED
         if key:

@@ -7,6 +7,7 @@ no number says anything about a request but how long its answer took (I-15).
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Iterable
 from itertools import accumulate
 from typing import Final
 
@@ -23,17 +24,20 @@ _LABELS: Final = (*(format(bound, "g") for bound in BUCKETS), "+Inf")
 class RequestMetrics:
     """Counts answers and their seconds, from the end of a head to the end of its answer."""
 
-    __slots__ = ("_rows",)
+    __slots__ = ("_paths", "_rows")
 
-    def __init__(self) -> None:
+    def __init__(self, paths: Iterable[str]) -> None:
+        """Tell `paths` apart; every other one is counted as `other`."""
+        self._paths = frozenset(paths)
         self._rows: dict[tuple[str, Reason], list[float]] = {}
 
     def observe(self, path: str, reason: Reason, seconds: float) -> None:
         """Count one answer."""
         row = self._rows.get((path, reason))
         if row is None:
+            label = path if path in self._paths else "other"
             # One count per bucket, then the sum.
-            row = self._rows[path, reason] = [0] * (len(_LABELS) + 1)
+            row = self._rows.setdefault((label, reason), [0] * (len(_LABELS) + 1))
         row[bisect_left(BUCKETS, seconds)] += 1
         row[-1] += seconds
 

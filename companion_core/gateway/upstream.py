@@ -32,7 +32,7 @@ class Sink(Protocol):
     """Who receives an answer; called back in this order, from the event loop."""
 
     def upstream_bound(self, connection: BackendConnection) -> bool:
-        """Take the connection; False when the client has gone meanwhile."""
+        """Take a connection that was made; False when the client has gone meanwhile."""
         ...
 
     def response_started(self, head: ResponseHead, body: bytes) -> None:
@@ -111,9 +111,10 @@ class BackendConnection(asyncio.Protocol):
         """See `asyncio.Protocol`."""
         sink = self._sink
         if sink is None:
-            self.abort()  # nobody asked
+            self._pool.closed(self)  # nobody asked; no request may follow on it
+            self.abort()
         elif self._head is None:
-            self._read_head(self._buffer + data if self._buffer else data)
+            self._read_head(sink, self._buffer + data if self._buffer else data)
         else:
             taken = self._follow(data)
             if taken == len(data):
@@ -123,7 +124,7 @@ class BackendConnection(asyncio.Protocol):
             if self._ended:
                 self._finish(surplus=taken < len(data))
 
-    def _read_head(self, buffer: bytes) -> None:
+    def _read_head(self, sink: Sink, buffer: bytes) -> None:
         status, head, end = 0, None, 0
         while status < _FIRST_FINAL_STATUS:  # interim answers come first (RFC 9110 section 15.2)
             start, end = end, buffer.find(b"\r\n\r\n", end)
@@ -136,19 +137,23 @@ class BackendConnection(asyncio.Protocol):
                 return
             status = head.status
             end += 4
-        if head is None or self._sink is None:
+        if head is None:
             return
         self._head = head
         self._buffer = b""
+        body, length = buffer[end:], head.content_length
+        if length == len(body):  # as short answers come
+            sink.response_started(head, body)
+            self._finish(surplus=False)
+            return
         self._framer = ChunkFramer() if head.chunked else None
-        self._remaining = head.content_length or 0
-        self._ended = head.content_length == 0
-        rest = buffer[end:]
-        taken = self._follow(rest)
+        self._remaining = length or 0
+        self._ended = length == 0
+        taken = self._follow(body)
         if taken >= 0:
-            self._sink.response_started(head, rest if taken == len(rest) else rest[:taken])
+            sink.response_started(head, body if taken == len(body) else body[:taken])
         if self._ended:
-            self._finish(surplus=taken < len(rest))
+            self._finish(surplus=taken < len(body))
 
     def _follow(self, data: bytes) -> int:
         """Return how many bytes of `data` belong to this answer; -1 when it is malformed."""
@@ -200,21 +205,17 @@ class BackendPool:
         self._connecting: set[asyncio.Task[None]] = set()
         self._closed = False
 
-    def send(self, sink: Sink, request: bytes, now: float, *, fresh: bool = False) -> None:
-        """Send a whole request; `sink` learns what becomes of it.
-
-        Args:
-            sink: receives the connection, then the answer.
-            request: its head and body.
-            now: on the pool's clock.
-            fresh: on a connection of its own, which proves that the backend still accepts.
-        """
-        while self._idle and not fresh:
+    def take_idle(self, now: float) -> BackendConnection | None:
+        """Return a connection that was used a moment ago; None where there is none."""
+        while self._idle:
             connection = self._idle.pop()
             if now - connection.idle_since < IDLE_SECONDS:
-                self._hand_over(connection, sink, request)
-                return
+                return connection
             connection.abort()
+        return None
+
+    def open_and_send(self, sink: Sink, request: bytes) -> None:
+        """Send a whole request on a connection of its own; `sink` learns what becomes of it."""
         task = asyncio.get_running_loop().create_task(self._connect(sink, request))
         self._connecting.add(task)
         task.add_done_callback(self._connecting.discard)
@@ -231,11 +232,7 @@ class BackendPool:
         if self._closed:
             connection.abort()  # the backend was replaced meanwhile
             sink.response_failed()
-        else:
-            self._hand_over(connection, sink, request)
-
-    def _hand_over(self, connection: BackendConnection, sink: Sink, request: bytes) -> None:
-        if sink.upstream_bound(connection):
+        elif sink.upstream_bound(connection):
             connection.send(sink, request)
         else:
             self.keep(connection, self.now())
@@ -253,7 +250,7 @@ class BackendPool:
         self._open.add(connection)
 
     def closed(self, connection: BackendConnection) -> None:
-        """Forget a connection."""
+        """Forget a connection; harmless when it is forgotten already."""
         self._open.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)

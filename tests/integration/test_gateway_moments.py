@@ -9,7 +9,7 @@ from typing import Any
 import gateway_parts as parts
 import pytest
 
-from companion_core.gateway import Backend
+from companion_core.gateway import Backend, upstream
 from companion_core.providers import TcpChannel
 
 pytestmark = pytest.mark.integration
@@ -65,15 +65,49 @@ def test_a_connection_made_too_late_is_not_used() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.usefixtures("each_event_loop")
+def test_a_connection_on_which_nobody_asked_is_not_used_again() -> None:
+    async def main() -> None:
+        async with parts.open_door() as door:
+            assert (await door.ask(door.post())).status == 200
+            pool = door.gateway.pool
+            assert pool is not None
+            (idle,) = pool._idle
+            idle.data_received(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            assert pool.take_idle(door.gateway.now()) is None  # in the same moment
+            assert (await door.ask(door.post())).status == 200
+            assert door.backend.connections == 2
+
+    asyncio.run(main())
+
+
+def test_a_backend_that_does_not_accept_has_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upstream, "CONNECT_SECONDS", 0.1)
+
+    class Silent:
+        async def connect_backend(self, _factory: Any, _channel: TcpChannel) -> Any:
+            await asyncio.Event().wait()
+
+    async def main() -> None:
+        async with parts.open_door(max_in_flight=1) as door:
+            assert door.gateway.pool is not None
+            door.gateway.pool._egress = Silent()
+            assert (await door.ask(door.post())).code == "upstream_failed"
+            assert door.gateway.snapshot().in_flight == 0
+
+    asyncio.run(main())
+
+
 def test_a_fault_of_ours_gives_the_place_back() -> None:
     async def main() -> None:
         async with parts.open_door(max_in_flight=1) as door:
             asyncio.get_running_loop().set_exception_handler(lambda _loop, _context: None)
-            heads = door.gateway._request_heads
-            door.gateway._request_heads = {}
+            assert door.gateway.requests is not None
+            heads = door.gateway.requests._heads
+            door.gateway.requests._heads = {}
             with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
                 await door.ask(door.post())
-            door.gateway._request_heads = heads
+            door.gateway.requests._heads = heads
             assert (await door.ask(door.post())).status == 200
             assert door.gateway.snapshot().in_flight == 0
 

@@ -325,6 +325,8 @@ def test_models_and_metrics() -> None:
             assert door.backend.requests == []
             await door.ask(door.post({"model": "secret prompt"}))
             await door.ask(door.get("/secret/path"))
+            for path in ("/metrics", "/v1/metrics", "/-/metrics"):  # served to no network
+                assert (await door.ask(door.get(path))).status == 404
             text = door.gateway.metrics_text()
             for path, reason in (
                 ("/v1/models", "ok"),
@@ -332,8 +334,9 @@ def test_models_and_metrics() -> None:
                 ("other", "path_not_allowed"),
             ):
                 labels = f'path="{path}",reason="{reason}"'
-                assert f"companion_request_seconds_count{{{labels}}} 1" in text
-                assert f'companion_request_seconds_bucket{{{labels},le="+Inf"}} 1' in text
+                number = 4 if path == "other" else 1
+                assert f"companion_request_seconds_count{{{labels}}} {number}\n" in text
+                assert f'companion_request_seconds_bucket{{{labels},le="+Inf"}} {number}\n' in text
             assert "secret" not in text
 
     asyncio.run(main())

@@ -41,10 +41,13 @@ async def send_raw(port: int, raw: bytes) -> list[int]:
     return [int(code) for code in re.findall(rb"HTTP/1\.[01] ([2-5]\d\d)", received)]
 
 
-def test_corpus_has_no_hole() -> None:
+@pytest.mark.parametrize("second_parser", [False, True])
+def test_corpus_has_no_hole(second_parser: bool) -> None:
     async def replay() -> None:
         problems = []
-        async with parts.open_door(requests_per_minute=10_000, strangers_per_minute=10_000) as door:
+        async with parts.open_door(
+            requests_per_minute=10_000, strangers_per_minute=10_000, second_parser=second_parser
+        ) as door:
             for case in CORPUS:
                 raw = case["raw_request_template"].replace("{port}", str(door.gateway.port))
                 before = len(door.backend.requests)

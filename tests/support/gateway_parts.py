@@ -217,6 +217,13 @@ async def eventually(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
+async def soon(condition: Callable[[], bool]) -> None:
+    """Look in every pass of the event loop: misses nothing that lasts for one of its moments."""
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0)
+
+
 def refuse_ram() -> Verdict:
     return refuse(Reason.RAM_OVER_LIMIT)
 

@@ -15,6 +15,7 @@ from companion_core.gateway.body import encode_body, parse_body
 from companion_core.gateway.chunked import ChunkError, ChunkFramer
 from companion_core.gateway.head import RequestHead, is_hopeless, parse_head
 from companion_core.gateway.response_head import parse_response_head
+from companion_core.gateway.second_parser import head_parser
 
 MODEL = "m"
 
@@ -48,6 +49,13 @@ class Llhttp:
         self.complete = True
 
 
+def same_head(one: RequestHead | Verdict, other: RequestHead) -> bool:
+    """Compare every attribute."""
+    return isinstance(one, RequestHead) and all(
+        getattr(one, name) == getattr(other, name) for name in RequestHead.__slots__
+    )
+
+
 def check_head(raw: bytes) -> RequestHead | None:
     """Parse a head with both; return ours, if it is one."""
     is_hopeless(raw)
@@ -56,6 +64,7 @@ def check_head(raw: bytes) -> RequestHead | None:
         return None
     for end in range(0, len(raw), 7):
         assert not is_hopeless(raw[:end]), "given up on a head that became one"
+    assert same_head(head_parser(second=True)(raw), head), "the second parser differs"
     if head.method not in {"GET", "POST"}:
         return head  # the guard refuses it; llhttp does not know every token
     other = Llhttp()
@@ -113,7 +122,7 @@ def check_body(raw: bytes) -> None:
     if isinstance(fields, Verdict):
         return
     expected = dict(json.loads(raw))
-    written = encode_body(fields, served_model="served", drop_fields=frozenset())
+    written = encode_body(fields, "served", frozenset())
     if not isinstance(written, Verdict):
         assert json.loads(written) == expected | {"model": "served"}
 

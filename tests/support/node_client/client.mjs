@@ -16,6 +16,15 @@ for await (const piece of await client.chat.completions.create({ ...request, str
   streamed += piece.choices[0]?.delta?.content ?? "";
 }
 
+const embeddings = await client.embeddings.create({ model: "tiny", input: ["one", "two"] });
+const models = await client.models.list();
+const refused = await client.chat.completions
+  .create({ ...request, model: "another" })
+  .then(() => null, (error) => ({ status: error.status, code: error.code }));
+const bare = await fetch(`${client.baseURL}/models`, {
+  headers: { authorization: `Bearer ${client.apiKey}` },
+});
+
 // Leaves after the first piece of an answer that would go on for long.
 const long = await client.chat.completions.create({
   ...request,
@@ -27,15 +36,6 @@ for await (const piece of long) {
   long.controller.abort();
   break;
 }
-
-const embeddings = await client.embeddings.create({ model: "tiny", input: ["one", "two"] });
-const models = await client.models.list();
-const refused = await client.chat.completions
-  .create({ ...request, model: "another" })
-  .then(() => null, (error) => ({ status: error.status, code: error.code }));
-const bare = await fetch(`${client.baseURL}/models`, {
-  headers: { authorization: `Bearer ${client.apiKey}` },
-});
 
 console.log(
   JSON.stringify({

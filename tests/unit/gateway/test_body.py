@@ -28,7 +28,7 @@ def test_only_the_model_changes_and_the_dropped_fields_go(fields: dict[str, obje
     body = {"cache_file": "/etc/passwd", **fields, "model": "m"}
     parsed = parse_body(json.dumps(body).encode(), "m")
     assert isinstance(parsed, dict)
-    written = encode_body(parsed, served_model="served", drop_fields={"cache_file"})
+    written = encode_body(parsed, "served", {"cache_file"})
     assert isinstance(written, bytes)
     body.pop("cache_file")
     assert json.loads(written) == body | {"model": "served"}
@@ -77,7 +77,7 @@ def test_refuses_another_model(raw: bytes) -> None:
 def test_a_number_without_a_json_form_is_refused_when_written() -> None:
     parsed = parse_body(b'{"model":"m","a":1e999}', "m")
     assert isinstance(parsed, dict)
-    refusal = encode_body(parsed, served_model="s", drop_fields=frozenset())
+    refusal = encode_body(parsed, "s", frozenset())
     assert isinstance(refusal, Verdict)
     assert refusal.reason is Reason.MALFORMED_BODY
 

@@ -23,7 +23,7 @@ OBSERVED = st.tuples(
 def test_buckets_are_cumulative_and_agree_with_count_and_sum(
     observed: list[tuple[str, Reason, float]],
 ) -> None:
-    metrics = RequestMetrics()
+    metrics = RequestMetrics(["/v1/models"])
     for one in observed:
         metrics.observe(*one)
     text = metrics.text(create_admission(2, 16), connections=3)
@@ -40,3 +40,13 @@ def test_buckets_are_cumulative_and_agree_with_count_and_sum(
         assert float(total[1]) == pytest.approx(sum(seconds), abs=1e-5)
     assert "companion_max_in_flight 2\n" in text
     assert "companion_connections 3\n" in text
+
+
+def test_paths_that_are_not_listed_share_a_label() -> None:
+    metrics = RequestMetrics(["/v1/models"])
+    for path in ("/v1/models", "/secret", "", "other", "/secret"):
+        metrics.observe(path, Reason.OK, 0.1)
+    text = metrics.text(create_admission(2, 16), connections=0)
+    assert "secret" not in text
+    assert 'companion_request_seconds_count{path="/v1/models",reason="ok"} 1\n' in text
+    assert 'companion_request_seconds_count{path="other",reason="ok"} 4\n' in text
