@@ -76,7 +76,7 @@ class HealthProbe:
         )
         answer = _Answer()
         try:
-            pool.send(answer, request.encode("ascii"), time.monotonic())
+            pool.open_and_send(answer, request.encode("ascii"))
             await answer.complete
         finally:
             pool.close()
