@@ -93,7 +93,7 @@ def test_a_process_whose_first_thread_has_ended_lives() -> None:
 @linux_only
 def test_an_empty_environment_is_told_from_none_yet() -> None:
     with subprocess.Popen(["/bin/sleep", "60"], env={}) as process:
-        assert environment_is_set(process.pid)
+        assert wait_until(lambda: environment_is_set(process.pid))  # execve(2) may go on still
         process.kill()
     assert not environment_is_set(process.pid)
 
