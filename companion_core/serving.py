@@ -13,7 +13,7 @@ from companion_core.assembly import RuntimeProviders
 from companion_core.clock import recency_now
 from companion_core.config import Config
 from companion_core.decisions.availability import AvailabilityFacts
-from companion_core.decisions.lifecycle import State
+from companion_core.decisions.lifecycle import State, can_serve_inference
 from companion_core.decisions.resources import check_memory
 from companion_core.decisions.restart import Ending, Size
 from companion_core.decisions.verdict import OK, Verdict, refuse
@@ -99,7 +99,7 @@ class Serving:
 
     def lifecycle(self) -> Verdict:
         """Only `ready` serves (I-09)."""
-        return OK if self._supervisor.state is State.READY else refuse(Reason.NOT_READY)
+        return OK if can_serve_inference(self._supervisor.state) else refuse(Reason.NOT_READY)
 
     def resources(self) -> Verdict:
         """The newest observation against the limits (I-12)."""

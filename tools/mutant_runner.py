@@ -17,7 +17,9 @@ import os
 import resource
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
@@ -33,7 +35,7 @@ TESTS = (ROOT / "tests" / "unit" / "decisions", ROOT / "tests" / "vectors")
 SURVIVED, KILLED, TIMEOUT, NO_PROGRAM = "survived", "killed", "timeout", "no program"
 
 _OURS = tuple(ROOT / folder for folder in ("companion_core", "tests", "tools"))
-_SECONDS = 60  # of CPU for one fault; all of the tests need a quarter
+_SECONDS = 120  # of CPU for one fault; all of the tests need a quarter
 _BYTES = 8 * 2**30
 _ANSWER = 1024  # characters: it must fit into the pipe, which is read after the end
 _NOTICED = frozenset({1, 2, 3})  # pytest: a test failed, a file could not be loaded, a fault
@@ -45,24 +47,23 @@ def path_of(module: str) -> Path:
 
 
 class Runner:
-    """Judges faults, `jobs` at a time, and learns which test finds the faults of which place."""
+    """Judges faults; learns which test finds those of a place, and which file those of a kind."""
 
     def __init__(self) -> None:
         self._finders: dict[str, str] = {}
         self._running: dict[int, tuple[int, str, Mutant]] = {}
         _warm_up()
-        paths = sorted(path for folder in TESTS for path in folder.rglob("test_*.py"))
-        self._loads = {path: _modules_of(path) for path in paths}
-        if _answer(*_fork(lambda: _first_failure([paths])))[0] != SURVIVED:
-            raise SystemExit("the tests do not pass without a fault")
+        paths = [path for folder in TESTS for path in folder.rglob("test_*.py")]
+        tried = sorted((_try_without_fault(path) for path in paths), key=lambda each: each.seconds)
+        self._files = [each for each in tried if each.modules]
 
     def __len__(self) -> int:
         return len(self._running)
 
     def start(self, module: str, tree: ast.Module, mutant: Mutant) -> None:
         """Begin to judge one fault of `module`, whose tree is `tree`."""
-        stages = self._stages(module, self._finders.get(_place(module, mutant)))
-        pid, reader = _fork(lambda: _judge(module, tree, mutant, stages))
+        tests = self._tests_for(module, mutant)
+        pid, reader = _fork(lambda: _judge(module, tree, mutant, tests))
         self._running[pid] = reader, module, mutant
 
     def finish(self) -> tuple[str, Mutant, str]:
@@ -71,25 +72,23 @@ class Runner:
         reader, module, mutant = self._running.pop(pid)
         status, finder = _answer(pid, reader, code)
         if finder:
-            self._finders[_place(module, mutant)] = finder
+            place, kind = _place_and_kind(module, mutant)
+            self._finders[place] = finder
+            self._finders[kind] = str(ROOT / finder.partition("::")[0])
         return module, mutant, status
 
-    def _stages(self, module: str, finder: str | None) -> list[list[str]]:
-        """Return the tests that load a module: the last finder, its own, then all others."""
-        name = module.rpartition(".")[2]
-        loading = [path for path, loads in self._loads.items() if module in loads]
-        own = [str(path) for path in loading if name in path.stem]
-        near = [str(path) for path in loading if name in path.read_text("utf-8")]
-        rest = [str(path) for path in loading]
-        stages = [[finder] if finder else [], own, near, rest]
-        return [
-            [path for path in stage if not any(path in before for before in stages[:number])]
-            for number, stage in enumerate(stages)
-        ]
+    def _tests_for(self, module: str, mutant: Mutant) -> list[str]:
+        """Return what is run, in this order: what found the like, its own tests, the quickest."""
+        keys = _place_and_kind(module, mutant)
+        likeliest = [self._finders[key] for key in keys if key in self._finders]
+        loading = [file.path for file in self._files if module in file.modules]
+        own = [path for path in loading if module.rpartition(".")[2] in path.stem]
+        return list(dict.fromkeys([*likeliest, *map(str, own), *map(str, loading)]))
 
 
-def _place(module: str, mutant: Mutant) -> str:
-    return f"{module}.{mutant.name.partition(':')[0]}"
+def _place_and_kind(module: str, mutant: Mutant) -> tuple[str, str]:
+    place, _, change = mutant.name.partition(": ")
+    return f"{module}.{place}", change.partition(" #")[0]
 
 
 # --- in the parent --------------------------------------------------------------------------
@@ -114,15 +113,26 @@ def _warm_up() -> None:
     gc.freeze()  # else each child's pytest looks through all of this again
 
 
-def _modules_of(path: Path) -> frozenset[str]:
-    """Return the modules of the decision core that a test file loads."""
+@dataclass(frozen=True, slots=True)
+class _TestFile:
+    """A file of tests, the modules of the decision core that it loads, and what it takes."""
 
-    def load() -> str:
-        _pytest(["--collect-only", str(path)])
+    path: Path
+    modules: frozenset[str]
+    seconds: float
+
+
+def _try_without_fault(path: Path) -> _TestFile:
+    def run() -> str:
+        passed = _pytest(["-x", str(path)]) == 0
         prefix = f"{PACKAGE}."
-        return " ".join(name.removeprefix(prefix) for name in sys.modules if prefix in name)
+        loaded = " ".join(name.removeprefix(prefix) for name in sys.modules if prefix in name)
+        return f"{time.process_time() if passed else 0}\n{loaded}"
 
-    return frozenset(_answer(*_fork(load))[0].split())
+    seconds, loaded = _answer(*_fork(run))
+    if not float(seconds):
+        raise SystemExit(f"{path.name} does not pass without a fault")
+    return _TestFile(path, frozenset(loaded.split()), float(seconds))
 
 
 def _fork(work: Callable[[], str]) -> tuple[int, int]:
@@ -188,21 +198,21 @@ class _Finder:
             self.name = report.nodeid
 
 
-def _judge(module: str, tree: ast.Module, mutant: Mutant, stages: list[list[str]]) -> str:
+def _judge(module: str, tree: ast.Module, mutant: Mutant, tests: list[str]) -> str:
     mutant.apply(tree)
     name = f"{PACKAGE}.{module}"
     sys.meta_path.insert(0, _Import(name, path_of(module), tree))
     importlib.import_module(name)  # a fault that is no program ends here, without an answer
     try:
-        return _first_failure(stages)
+        return _first_failure(tests)
     except BaseException:  # noqa: BLE001 - a fault that ends the run has been found
         return KILLED
 
 
-def _first_failure(stages: Sequence[Sequence[str | Path]]) -> str:
-    for stage in stages:
+def _first_failure(tests: Sequence[str]) -> str:
+    for test in tests:  # one by one: a run begins by loading all that it is given
         finder = _Finder()
-        if stage and _pytest(["-x", "--tb=no", *map(str, stage)], finder) in _NOTICED:
+        if _pytest(["-x", "--tb=no", test], finder) in _NOTICED:
             return f"{KILLED}\n{finder.name}"[:_ANSWER]
     return SURVIVED
 

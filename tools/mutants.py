@@ -174,6 +174,8 @@ def _of_data(node: ast.AST, place: str, patterns: frozenset[str]) -> Iterator[_C
         elif isinstance(part, ast.Tuple | ast.List | ast.Set) and _is_table(part):
             for element in part.elts:
                 yield element, f"without {_short(element)}", None
+                if isinstance(element, ast.Constant) and isinstance(element.value, str):
+                    skipped.add(id(element))  # another text in its place is as good as none
         elif isinstance(part, ast.comprehension):
             for condition in part.ifs:
                 yield condition, f"without `if {_short(condition)}`", None

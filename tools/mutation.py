@@ -1,16 +1,20 @@
 """Plant faults in the decision core and count those that its tests find.
 
-python tools/mutation.py                  everything; writes the tables of docs/mutation.md
-python tools/mutation.py oauth.token ...  these modules only; writes nothing
+python tools/mutation.py                  every module
+python tools/mutation.py oauth.token ...  these modules; the others keep what is recorded
+python tools/mutation.py --report         none; judge what is recorded
 
 Two tools take turns: mutmut changes the functions, tools/mutants.py what mutmut leaves alone. A
-fault is found when a test fails, or when it would run on without an end. Exit 1: a survivor that
-tools/mutation.toml does not explain, a line there that no longer survives, or too low a score.
+fault is found when a test fails, or when it would run on without an end. The result is recorded
+in docs/mutation.json and written into docs/mutation.md. Exit 1: a survivor that
+tools/mutation.toml does not explain, a line there that no longer survives, a module without a
+result, or too low a score.
 """
 
 from __future__ import annotations
 
 import ast
+import datetime as dt
 import difflib
 import json
 import os
@@ -19,9 +23,10 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mutant_runner import (
     KILLED,
@@ -69,7 +74,9 @@ def run_mutmut(modules: Sequence[str], jobs: int) -> Iterator[Fault]:
     shutil.rmtree(WORK, ignore_errors=True)
     only = [f"{PACKAGE}.{module}.*" for module in modules]
     command = [sys.executable, "-m", "mutmut", "run", "--max-children", str(jobs), *only]
-    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    # What it says of its progress is for a terminal alone.
+    sink = None if sys.stdout.isatty() else subprocess.DEVNULL
+    subprocess.run(command, cwd=ROOT, check=True, stdout=sink)
     return _read_mutmut(modules)
 
 
@@ -137,11 +144,13 @@ def run_tables(modules: Sequence[str], jobs: int) -> Iterator[Fault]:
     trees = {module: ast.parse(path_of(module).read_text("utf-8")) for module in _modules()}
     patterns = pattern_names(trees.values())
     runner = Runner()
-    for module in modules:
-        for mutant in mutants_of(trees[module], patterns):
-            if len(runner) >= jobs:
-                yield _fault(*runner.finish())
-            runner.start(module, trees[module], mutant)
+    planned = [(module, each) for module in modules for each in mutants_of(trees[module], patterns)]
+    for number, (module, mutant) in enumerate(planned, 1):
+        if sys.stdout.isatty():
+            print(f"\r{number}/{len(planned)} in tables", end="", flush=True)
+        if len(runner) >= jobs:
+            yield _fault(*runner.finish())
+        runner.start(module, trees[module], mutant)
     while len(runner):
         yield _fault(*runner.finish())
 
@@ -150,13 +159,46 @@ def _fault(module: str, mutant: Mutant, status: str) -> Fault:
     return Fault(module, mutant.name, status, by_mutmut=False)
 
 
-# --- the report -----------------------------------------------------------------------------
+# --- the record -----------------------------------------------------------------------------
+
+RECORD = ROOT / "docs" / "mutation.json"
+Row = dict[str, Any]  # of one module: when, how many faults of each tool, which survived
 
 
 def _modules() -> list[str]:
     paths = sorted((ROOT / FOLDER).rglob("*.py"))
     parts = (path.relative_to(ROOT / FOLDER).with_suffix("").parts for path in paths)
     return [".".join(part) for part in parts if part[-1] != "__init__"]
+
+
+def read_record() -> dict[str, Row]:
+    """Return the rows of the modules that there are."""
+    rows = json.loads(RECORD.read_text("utf-8")) if RECORD.exists() else {}
+    return {module: rows[module] for module in _modules() if module in rows}
+
+
+def add_to_record(modules: Sequence[str], faults: Sequence[Fault]) -> None:
+    """Replace the rows of `modules` by what became of their faults."""
+    today = dt.datetime.now(dt.UTC).date().isoformat()
+    record = read_record()
+    for module in modules:
+        counted = [f for f in faults if f.module == module and f.status != NO_PROGRAM]
+        record[module] = {
+            "judged": today,
+            "functions": _made_and_found(f for f in counted if f.by_mutmut),
+            "tables": _made_and_found(f for f in counted if not f.by_mutmut),
+            "survivors": sorted(f.title for f in counted if f.status == SURVIVED),
+        }
+    text = json.dumps(dict(sorted(record.items())), indent=1)
+    RECORD.write_text(f"{text}\n", encoding="utf-8")
+
+
+def _made_and_found(faults: Iterable[Fault]) -> list[int]:
+    survived = [fault.status == SURVIVED for fault in faults]
+    return [len(survived), survived.count(False)]
+
+
+# --- the report -----------------------------------------------------------------------------
 
 
 def _explained() -> dict[str, tuple[str, bool]]:
@@ -170,72 +212,88 @@ def _explained() -> dict[str, tuple[str, bool]]:
     }
 
 
-def _score(faults: Sequence[Fault]) -> float:
-    counted = [fault for fault in faults if fault.status != NO_PROGRAM]
-    survived = sum(fault.status == SURVIVED for fault in counted)
-    return 100.0 * (len(counted) - survived) / len(counted) if counted else 100.0
+def _percent(made: int, found: int) -> float:
+    return 100.0 * found / made if made else 100.0
 
 
-def _tables(faults: Sequence[Fault], explained: Mapping[str, tuple[str, bool]]) -> Iterator[str]:
-    yield "| module | functions | found | tables | found | score | less equivalents |"
-    yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
-    for module in [*sorted({fault.module for fault in faults}), "all"]:
-        counted = [
-            fault
-            for fault in faults
-            if module in {fault.module, "all"} and fault.status != NO_PROGRAM
-        ]
-        cells = [f"`{module}`" if module != "all" else "**all**"]
-        for by_mutmut in (True, False):
-            part = [fault for fault in counted if fault.by_mutmut is by_mutmut]
-            survived = sum(fault.status == SURVIVED for fault in part)
-            cells += [str(len(part)), str(len(part) - survived)]
-        able = [
-            fault
-            for fault in counted
-            if fault.status != SURVIVED or not explained.get(fault.title, ("", False))[1]
-        ]
-        cells += [f"{_score(counted):.1f} %", f"{_score(able):.1f} %"]
+def _tables(record: Mapping[str, Row], explained: Mapping[str, tuple[str, bool]]) -> Iterator[str]:
+    yield "| module | judged | functions | found | tables | found | score | less equivalents |"
+    yield "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |"
+    for module in (*record, None):
+        rows = list(record.values()) if module is None else [record[module]]
+        functions, tables = (
+            [sum(row[tool][place] for row in rows) for place in (0, 1)]
+            for tool in ("functions", "tables")
+        )
+        made, found = functions[0] + tables[0], functions[1] + tables[1]
+        same = sum(explained.get(t, ("", False))[1] for row in rows for t in row["survivors"])
+        counts = (*functions, *tables)
+        scores = (_percent(made, found), _percent(made - same, found))
+        cells = (
+            "**all**" if module is None else f"`{module}`",
+            "" if module is None else rows[0]["judged"],
+            *map(str, counts),
+            *(f"{score:.1f} %" for score in scores),
+        )
         yield f"| {' | '.join(cells)} |"
-    survivors = {fault.title for fault in faults if fault.status == SURVIVED}
+    survivors = {title for row in record.values() for title in row["survivors"]}
     for heading, equivalent in (("Equivalent", True), ("Not told apart", False)):
-        reasons = {
-            why: [t for t, row in explained.items() if row == (why, equivalent) and t in survivors]
-            for why, kind in explained.values()
-            if kind is equivalent
-        }
-        yield from ("", f"### {heading}", "")
-        for why, titles in reasons.items():
+        kinds = {t: why for t, (why, kind) in explained.items() if kind is equivalent}
+        if not survivors.isdisjoint(kinds):
+            yield from ("", f"### {heading}", "")
+        for why in dict.fromkeys(kinds.values()):
+            titles = [title for title in kinds if kinds[title] == why and title in survivors]
             if titles:
-                yield from (f"{why}", "", *(f"* ``{title}``" for title in titles), "")
+                yield from (why, "", *(f"* ``{title}``" for title in titles), "")
+
+
+def _complaints(record: Mapping[str, Row], explained: Iterable[str]) -> Iterator[str]:
+    for module in _modules():
+        if module not in record:
+            yield f"never judged: {module}"
+    survivors = {title for row in record.values() for title in row["survivors"]}
+    for title in sorted(survivors.difference(explained)):
+        yield f"unexplained survivor: {title}"
+    for title in sorted(set(explained) - survivors):
+        yield f"explained, but no survivor: {title}"
+    made, found = (
+        sum(row[tool][place] for row in record.values() for tool in ("functions", "tables"))
+        for place in (0, 1)
+    )
+    print(f"{found} of {made} faults found: {_percent(made, found):.1f} %")
+    if _percent(made, found) < LEAST_SCORE:
+        yield f"fewer than {LEAST_SCORE} % of the faults are found"
+
+
+def report() -> int:
+    """Write the page from the record; return 1 when something is wrong with it."""
+    record, explained = read_record(), _explained()
+    before, _, rest = PAGE.read_text("utf-8").partition(BEGIN)
+    after = rest.partition(END)[2]
+    text = "\n".join([f"{before}{BEGIN}", "", *_tables(record, explained), f"{END}{after}"])
+    PAGE.write_text(text, encoding="utf-8")
+    complaints = list(_complaints(record, explained))
+    print("\n".join(complaints))
+    return int(bool(complaints))
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run both tools, report, and judge the score and the list of survivors."""
-    modules = list(arguments) or _modules()
-    jobs = int(os.environ.get("MUTATION_JOBS") or os.cpu_count() or 1)
+    """Run both tools on the modules, record what became of the faults, and report."""
     os.chdir(ROOT)
+    if list(arguments) == ["--report"]:
+        return report()
+    modules = list(arguments) or _modules()
+    if unknown := set(modules) - set(_modules()):
+        print(f"no such module: {', '.join(sorted(unknown))}")
+        return 2
+    jobs = int(os.environ.get("MUTATION_JOBS") or os.cpu_count() or 1)
     began = time.monotonic()
     faults = [*run_mutmut(modules, jobs), *run_tables(modules, jobs)]
-    explained = _explained()
-    lines = list(_tables(faults, explained))
-    print("\n".join(lines))
     for status in (KILLED, TIMEOUT, SURVIVED, NO_PROGRAM):
         print(f"{status}: {sum(fault.status == status for fault in faults)}")
     print(f"{time.monotonic() - began:.0f} s on {jobs} processes")
-
-    survivors = {fault.title for fault in faults if fault.status == SURVIVED}
-    known = {title for title in explained if any(title.startswith(f"{m}.") for m in modules)}
-    for title in sorted(survivors - known):
-        print(f"unexplained survivor: {title}")
-    for title in sorted(known - survivors):
-        print(f"explained, but no survivor: {title}")
-    if not arguments:
-        before, _, rest = PAGE.read_text("utf-8").partition(BEGIN)
-        after = rest.partition(END)[2]
-        text = "\n".join([f"{before}{BEGIN}", "", *lines, f"{END}{after}"])
-        PAGE.write_text(text, encoding="utf-8")
-    return int(survivors != known or _score(faults) < LEAST_SCORE)
+    add_to_record(modules, faults)
+    return report()
 
 
 if __name__ == "__main__":

@@ -1,139 +1,43 @@
-"""Custody of the sign-in session and of the loopback token.
+"""Custody of the sign-in session and of the loopback token; the rules: decisions/custody.py.
 
-Rules: a session loads whole or not at all; everything is checked before anything is
-written; clearing tries every account whatever fails. The loopback token has nothing to do
-with the session: it is new at each start and gone at shutdown.
+A session loads whole or not at all; everything is checked before anything is written;
+clearing tries every account whatever fails. The loopback token has nothing to do with the
+session: it is new at each start and gone at shutdown.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import secrets
 import threading
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Final, TypeGuard
+from dataclasses import dataclass, field
+from typing import Final
 
-from companion_core.authority.keychain import (
+from companion_core.authority.keychain import GuardedKeychain, require_secret
+from companion_core.decisions.custody import (
+    CLEARING_ORDER,
     Account,
-    GuardedKeychain,
-    is_storable,
-    require_secret,
+    SessionMeta,
+    decide_session,
+    is_loopback_token,
+    is_token,
+    parse_stored_meta,
 )
-from companion_core.decisions.numbers import is_finite
-from companion_core.decisions.oauth.token import (
-    REFRESH_SKEW_MS,
-    RefreshDecision,
-    decide_token_refresh,
-)
-from companion_core.errors import CompanionError, PluginFault, Reason, Refused, error_for
+from companion_core.decisions.oauth.token import RefreshDecision
+from companion_core.errors import CompanionError, PluginFault, Reason, error_for
 
 __all__ = [
     "KEEP",
     "LoopbackToken",
     "Session",
     "SessionCustody",
-    "SessionMeta",
-    "build_session_meta",
     "generate_loopback_token",
-    "parse_session_meta",
 ]
 
-MIN_LOOPBACK_CHARACTERS: Final = 32
 LOOPBACK_BYTES: Final = 32  # 256 bits, 43 characters of base64url
-_MILLISECONDS: Final = 1000
 
 KEEP: Final = object()
 """For `store_session`: the refresh token stays as it is."""
-
-
-# --- the session's metadata ---------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionMeta:
-    """What is kept beside the tokens; no secret, and no field but these.
-
-    Times are milliseconds since the epoch.
-    """
-
-    expires_at: float
-    refresh_expires_at: float | None = None
-    scope: str | None = None
-    token_type: str = "Bearer"  # noqa: S105 - RFC 6750's name, not a secret
-    issuer: str | None = None
-    stored_at: float | None = None
-
-    def to_json(self) -> str:
-        """Return the form that is stored; `parse_session_meta` of its JSON is the inverse."""
-        return json.dumps(asdict(self), separators=(",", ":"), allow_nan=False)
-
-
-def parse_session_meta(value: object) -> SessionMeta:
-    """Return the known fields of `value`; an optional field of another type counts as absent.
-
-    Raises:
-        Refused: `malformed_input` without a finite `expires_at`.
-    """
-    if not isinstance(value, Mapping):
-        raise Refused(Reason.MALFORMED_INPUT)
-    expires_at = _finite(value.get("expires_at"))
-    if expires_at is None:
-        raise Refused(Reason.MALFORMED_INPUT)
-    return SessionMeta(
-        expires_at=expires_at,
-        refresh_expires_at=_finite(value.get("refresh_expires_at")),
-        scope=_text(value.get("scope")),
-        token_type=_text(value.get("token_type"), "Bearer"),
-        issuer=_text(value.get("issuer")),
-        stored_at=_finite(value.get("stored_at")),
-    )
-
-
-def build_session_meta(
-    token_response: object,
-    *,
-    now: object,
-    refresh_ttl_ms: object = None,
-    issuer: object = None,
-) -> SessionMeta:
-    """Return the metadata of a token response (RFC 6749 section 5.1).
-
-    Args:
-        token_response: with `expires_in` in whole seconds.
-        now: milliseconds since the epoch.
-        refresh_ttl_ms: how long a refresh token lives; no ceiling unless positive.
-        issuer: who issued the tokens.
-
-    Raises:
-        Refused: `malformed_input` when `now` or `expires_in` is no usable number.
-    """
-    if not isinstance(token_response, Mapping):
-        raise Refused(Reason.MALFORMED_INPUT)
-    start = _finite(now)
-    lifetime = _finite(token_response.get("expires_in"))
-    if start is None or lifetime is None or lifetime <= 0 or lifetime != int(lifetime):
-        raise Refused(Reason.MALFORMED_INPUT)
-    ttl = _finite(refresh_ttl_ms)
-    refreshable = ttl is not None and ttl > 0 and bool(_text(token_response.get("refresh_token")))
-    return parse_session_meta(
-        {
-            **token_response,
-            "expires_at": start + lifetime * _MILLISECONDS,
-            "refresh_expires_at": start + ttl if ttl is not None and refreshable else None,
-            "issuer": issuer,
-            "stored_at": start,
-        }
-    )
-
-
-def _finite(value: object) -> float | None:
-    return value if is_finite(value) else None
-
-
-def _text(value: object, default: Any = None) -> Any:
-    return value if isinstance(value, str) else default
 
 
 # --- the session --------------------------------------------------------------------------
@@ -216,28 +120,20 @@ class SessionCustody:
             )
 
     def decide(self, now: float) -> RefreshDecision:
-        """Return what to do with the session at `now`, in milliseconds since the epoch.
-
-        A clock that stands before the time of storing says nothing about a token's age: the
-        access token is then not used as it is.
-        """
-        session = self.load_session()
-        if session is None:
-            return RefreshDecision.REAUTH
-        stored_at = session.stored_at
-        clock_went_back = stored_at is not None and now + REFRESH_SKEW_MS < stored_at
-        return decide_token_refresh(
-            expires_at=now if clock_went_back else session.expires_at,
-            now=now,
-            refresh_expires_at=session.refresh_expires_at,
-            has_refresh_token=session.refresh_token is not None,
+        """Return what to do with the session at `now`, in milliseconds since the epoch."""
+        with self._lock:
+            meta = self._load_meta()
+            has_access_token = self._load_token(Account.ACCESS_TOKEN) is not None
+            has_refresh_token = self._load_token(Account.REFRESH_TOKEN) is not None
+        return decide_session(
+            meta if has_access_token else None, has_refresh_token=has_refresh_token, now=now
         )
 
     def clear_session(self) -> None:
         """Remove the session; every account is tried, then the first failure is raised."""
         failures: list[CompanionError] = []
         with self._lock:
-            for account in (Account.REFRESH_TOKEN, Account.ACCESS_TOKEN, Account.SESSION_META):
+            for account in CLEARING_ORDER:
                 try:
                     self._keychain.delete(account)
                 except CompanionError as error:
@@ -246,17 +142,11 @@ class SessionCustody:
             raise failures[0]
 
     def _load_meta(self) -> SessionMeta | None:
-        stored = _load(self._keychain, Account.SESSION_META)
-        if stored is None:
-            return None
-        try:
-            return parse_session_meta(json.loads(stored))
-        except (ValueError, RecursionError, Refused):
-            return None
+        return parse_stored_meta(_load(self._keychain, Account.SESSION_META))
 
     def _load_token(self, account: Account) -> str | None:
         stored = _load(self._keychain, account)
-        return stored if _is_token(stored) else None
+        return stored if is_token(stored) else None
 
 
 def _load(keychain: GuardedKeychain, account: Account) -> str | None:
@@ -269,13 +159,8 @@ def _load(keychain: GuardedKeychain, account: Account) -> str | None:
         raise
 
 
-def _is_token(value: object) -> TypeGuard[str]:
-    """Tell whether `value` is visible ASCII: it goes into a header (RFC 6750 section 2.1)."""
-    return is_storable(value) and all("!" <= character <= "~" for character in value)
-
-
 def _require_token(value: object) -> str:
-    if not _is_token(value):
+    if not is_token(value):
         raise error_for(Reason.SECRET_INVALID)
     return value
 
@@ -304,17 +189,14 @@ class LoopbackToken:
             UsageError: `secret_invalid` when it is short, no visible ASCII, or the token that
                 is stored already: a rotation to the same value would be none.
         """
-        new = _require_token(token)
-        if len(new) < MIN_LOOPBACK_CHARACTERS:
+        if not is_loopback_token(token) or self.load() == token:
             raise error_for(Reason.SECRET_INVALID)
-        if self.load() == new:
-            raise error_for(Reason.SECRET_INVALID)
-        self._keychain.set(Account.LOOPBACK_TOKEN, new)
+        self._keychain.set(Account.LOOPBACK_TOKEN, token)
 
     def load(self) -> str | None:
         """Return the stored token, or None when there is none or it is corrupt."""
         stored = _load(self._keychain, Account.LOOPBACK_TOKEN)
-        return stored if _is_token(stored) else None
+        return stored if is_token(stored) else None
 
     def clear(self) -> None:
         """Remove the token."""

@@ -7,14 +7,14 @@ before a canary went through the provider unchanged. No exception carries a secr
 
 from __future__ import annotations
 
-import enum
 import secrets
 import threading
 from concurrent.futures import Future, wait
 from dataclasses import replace
-from typing import Any, Final, TypeGuard, cast
+from typing import Any, Final, cast
 
 from companion_core.deadline import start_call
+from companion_core.decisions.custody import Account, is_storable
 from companion_core.errors import (
     CompanionError,
     EnvironmentUnavailable,
@@ -24,25 +24,15 @@ from companion_core.errors import (
 )
 from companion_core.providers import (
     KEYCHAIN_REASONS,
-    MAX_SECRET_BYTES,
     Keychain,
     KeychainStatus,
     KeychainUnavailable,
 )
 
-__all__ = ["Account", "GuardedKeychain", "is_storable", "require_account", "require_secret"]
+__all__ = ["GuardedKeychain", "require_account", "require_secret"]
 
 DEADLINE_SECONDS: Final = 5.0
 _CANARY: Final = "canary"
-
-
-class Account(enum.StrEnum):
-    """The four accounts of an instance; there is no fifth."""
-
-    ACCESS_TOKEN = "access_token"  # noqa: S105 - an account, not a secret
-    REFRESH_TOKEN = "refresh_token"  # noqa: S105 - as above
-    SESSION_META = "session_meta"
-    LOOPBACK_TOKEN = "loopback_token"  # noqa: S105 - as above
 
 
 def require_account(value: object) -> Account:
@@ -54,16 +44,6 @@ def require_account(value: object) -> Account:
     if isinstance(value, str) and value in set(Account):
         return Account(value)
     raise CompanionError(Reason.ACCOUNT_UNKNOWN)
-
-
-def is_storable(value: object) -> TypeGuard[str]:
-    """Tell whether `value` is a plain `str` of 1 to `MAX_SECRET_BYTES` bytes of UTF-8."""
-    if type(value) is not str or not 0 < len(value) <= MAX_SECRET_BYTES:
-        return False
-    try:
-        return len(value.encode()) <= MAX_SECRET_BYTES
-    except UnicodeEncodeError:  # a lone surrogate; the exception itself holds the value
-        return False
 
 
 def require_secret(value: object) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any, Final
 
 from companion_core.decisions.evidence import Evidence
 from companion_core.decisions.integrity import MAX_SIZE, parse_model_spec
+from companion_core.decisions.numbers import is_finite
 from companion_core.decisions.signatures import (
     any_trusted,
     parse_public_key,
@@ -133,7 +133,7 @@ def verify_manifest(
             return refuse(Reason.MANIFEST_ROLLED_BACK)
         if manifest.version == last_seen.version and not same:
             return refuse(Reason.MANIFEST_ROLLED_BACK)
-    if not math.isfinite(now) or manifest.issued > now + CLOCK_SKEW_SECONDS:
+    if not is_finite(now) or manifest.issued > now + CLOCK_SKEW_SECONDS:
         return refuse(Reason.MANIFEST_NOT_YET_VALID)
     if manifest.expires <= now:
         return refuse(Reason.MANIFEST_EXPIRED)

@@ -10,11 +10,12 @@ import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from companion_core.decisions.evidence import Evidence
 from companion_core.decisions.verdict import OK, Verdict, refuse
 from companion_core.errors import Reason
 from companion_core.providers import TcpChannel, UnixChannel
 
-__all__ = ["Listener", "check_environment", "check_listeners"]
+__all__ = ["Listener", "LoopbackChannel", "check_environment", "check_listeners"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,16 @@ class Listener:
     protocol: str
     address: str
     port: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoopbackChannel(Verdict, Evidence):
+    """Proof that a runtime's tree listened on its channel and nowhere wider.
+
+    The approval that `check_listeners` alone gives.
+    """
+
+    channel: UnixChannel | TcpChannel
 
 
 def check_environment(
@@ -60,17 +71,21 @@ def check_listeners(
     has one); beyond loopback never does.
 
     Returns:
-        `runtime_listens_wide`, or `health_failed` where the channel is not the tree's own.
+        a `LoopbackChannel`; else `runtime_listens_wide`, or `health_failed` where the channel
+        is not the tree's own.
     """
+    proof = LoopbackChannel(ok=True, reason=Reason.OK, channel=channel)
     if listeners is None:
         return refuse(Reason.RUNTIME_LISTENS_WIDE)
     if isinstance(channel, UnixChannel):
-        return refuse(Reason.RUNTIME_LISTENS_WIDE) if listeners else OK
+        return refuse(Reason.RUNTIME_LISTENS_WIDE) if listeners else proof
+    if not _is_loopback(channel.host):
+        return refuse(Reason.RUNTIME_LISTENS_WIDE)
     own = Listener("tcp", channel.host, channel.port)
     for listener in listeners - {own}:
         if not allow_open_backend or not _is_loopback(listener.address):
             return refuse(Reason.RUNTIME_LISTENS_WIDE)
-    return OK if own in listeners else refuse(Reason.HEALTH_FAILED)
+    return proof if own in listeners else refuse(Reason.HEALTH_FAILED)
 
 
 def _is_loopback(address: str) -> bool:

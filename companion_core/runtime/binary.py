@@ -7,7 +7,6 @@ to are proved: every component owned by the person or root, none replaceable by 
 from __future__ import annotations
 
 import hashlib
-import hmac
 import os
 import stat
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from companion_core.decisions.evidence import Evidence
+from companion_core.decisions.integrity import digests_equal
 from companion_core.errors import EnvironmentUnavailable, Reason, Refused
 from companion_core.state_files import check_owned, open_to_others
 
@@ -94,5 +94,5 @@ def _require_program(resolved: Path, sha256: str | None, binary: str) -> None:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     finally:
         os.close(descriptor)
-    if not hmac.compare_digest(digest, sha256):
+    if not digests_equal(digest, sha256):
         raise Refused(Reason.RUNTIME_CHANGED, binary)

@@ -14,7 +14,11 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from companion_core.backend_channel import BackendChannel
-from companion_core.decisions.runtime_readback import check_environment, check_listeners
+from companion_core.decisions.runtime_readback import (
+    LoopbackChannel,
+    check_environment,
+    check_listeners,
+)
 from companion_core.decisions.verdict import Verdict, refuse
 from companion_core.egress import Egress
 from companion_core.errors import EnvironmentUnavailable, Reason, error_for
@@ -51,8 +55,8 @@ class Watched:
     allow_open_backend: bool
 
     def require(self, verdict: Verdict) -> None:
-        """Raise what a refusal stands for."""
-        if not verdict.ok:
+        """Go on with a proved channel alone; raise what anything else stands for."""
+        if not isinstance(verdict, LoopbackChannel):
             raise error_for(verdict.reason, plugin=self.plugin)
 
 
@@ -60,8 +64,8 @@ def read_back(watched: Watched) -> Verdict:
     """Judge what really runs. Blocking, some milliseconds.
 
     Returns:
-        `not_running` where the runtime itself is gone, else what the rules of
-        `decisions.runtime_readback` say.
+        a `LoopbackChannel`; else `not_running` where the runtime itself is gone, or the
+        refusal of the rules in `decisions.runtime_readback`.
     """
     identity = watched.kept.identity
     names: dict[int, frozenset[str] | None] = {}

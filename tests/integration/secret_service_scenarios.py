@@ -18,9 +18,10 @@ import pytest
 import secretstorage
 from companion_keychain_linux.plugin import companion_keychain
 
-from companion_core.authority.custody import LoopbackToken, SessionCustody, SessionMeta
+from companion_core.authority.custody import LoopbackToken, SessionCustody
 from companion_core.authority.custody import generate_loopback_token as new_token
-from companion_core.authority.keychain import Account, GuardedKeychain
+from companion_core.authority.keychain import GuardedKeychain
+from companion_core.decisions.custody import Account, SessionMeta
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason
 from companion_core.providers import KeychainStatus, KeychainUnavailable
 from companion_core.testing import check_keychain

@@ -14,6 +14,7 @@ import pytest
 import runtime_parts as parts
 
 from companion_core.decisions.lifecycle import State
+from companion_core.decisions.runtime_readback import LoopbackChannel
 from companion_core.decisions.verdict import OK
 from companion_core.egress import EgressRefused, RefusingEgress
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason
@@ -54,7 +55,7 @@ def test_a_runtime_is_started_serves_and_leaves_nothing(machine) -> None:
         assert parts.mode(backend.channel.path) == 0o600
         assert parts.mode(Path(backend.channel.path).parent) == 0o700
         assert supervisor.tree() == (backend.pid,)
-        assert await supervisor.check_runtime() == OK
+        assert isinstance(await supervisor.check_runtime(), LoopbackChannel)
         assert supervisor.state is State.STARTING
         supervisor.report_health(ok=True)
         assert supervisor.state is State.READY
@@ -134,7 +135,7 @@ def test_over_tcp_the_backend_gets_a_fresh_key_that_no_log_shows(machine) -> Non
             assert backend.key not in repr(backend)
             command = psutil.Process(backend.pid).cmdline()
             assert not any(backend.key in part for part in command)
-            assert await machine.supervisor.check_runtime() == OK
+            assert (await machine.supervisor.check_runtime()).reason is OK.reason
             await machine.supervisor.stop()
             # The test runtime prints its key on purpose.
             assert f"{READY} [key]" in machine.supervisor.last_lines
@@ -337,6 +338,8 @@ def test_stop_during_a_start_interrupts_it(machine) -> None:
         with pytest.raises(CompanionError) as caught:
             await task
         assert caught.value.reason is Reason.INTERRUPTED
+        assert machine.supervisor.state is State.STOPPED
+        assert machine.supervisor.runtime_pid is None
 
     asyncio.run(life())
 

@@ -13,7 +13,8 @@ import pytest
 
 import companion_core.authority
 from companion_core.authority.custody import LoopbackToken, SessionCustody
-from companion_core.authority.keychain import Account, GuardedKeychain
+from companion_core.authority.keychain import GuardedKeychain
+from companion_core.decisions.custody import Account
 from companion_core.errors import CompanionError, Reason
 from companion_core.providers import Keychain
 from companion_core.testing import FakeKeychain

@@ -38,8 +38,9 @@ from companion_core.decisions import (
     source,
     spawn_plan,
 )
+from companion_core.decisions import custody as decisions_custody
 from companion_core.decisions.verdict import OK, Verdict
-from companion_core.errors import CompanionError, Reason
+from companion_core.errors import CompanionError, Reason, error_for
 from companion_core.gateway.head import parse_head
 from companion_core.gateway.responses import WIRE_STATUS
 from companion_core.providers import ResourceLimits, ResourceObservation
@@ -704,13 +705,13 @@ def _require_known_keychain_account(args: dict[str, Any]) -> Any:
 @translates("token_custody", "build_session_meta")
 def _build_session_meta(args: dict[str, Any]) -> Any:
     context = args["ctx"]
-    meta = custody.build_session_meta(
+    meta = decisions_custody.build_session_meta(
         args["token_response"],
         now=context.get("now"),
         refresh_ttl_ms=context.get("refresh_ttl_ms"),
         issuer=context.get("issuer"),
     )
-    return dataclasses.asdict(meta)
+    return {"raises": True} if isinstance(meta, Verdict) else dataclasses.asdict(meta)
 
 
 @translates("token_custody", "create_token_custody")
@@ -749,7 +750,7 @@ def _store_text(item: Any) -> str:
 
 
 def _store_value(account: str, text: str) -> Any:
-    if account != keychain.Account.SESSION_META:
+    if account != decisions_custody.Account.SESSION_META:
         return text
     try:
         return {"$": "json", "value": json.loads(text)}
@@ -763,10 +764,13 @@ def _custody_operation(
     match op:
         case "store_session" | "update_access_token":
             unnamed = None if op == "store_session" else custody.KEEP
+            meta = decisions_custody.parse_session_meta(args.get("meta"))
+            if isinstance(meta, Verdict):
+                raise error_for(meta.reason)
             return session.store_session(
                 access_token=args.get("access_token"),
                 refresh_token=args.get("refresh_token", unnamed),
-                meta=custody.parse_session_meta(args.get("meta")),
+                meta=meta,
             )
         case "load_session":
             loaded = session.load_session()
@@ -800,14 +804,16 @@ def _custody_sequence(args: dict[str, Any]) -> Any:
         results.append(result)
     kept = {
         account.value: _store_value(account, text)
-        for account in keychain.Account
+        for account in decisions_custody.Account
         if (text := store.get(f"companion/vectors/{account}")) is not None
     }
     meta = kept.get("session_meta")
     return {
         "results": results,
         "final_store": kept,
-        "final_store_must_not_have": [a.value for a in keychain.Account if a.value not in kept],
+        "final_store_must_not_have": [
+            a.value for a in decisions_custody.Account if a.value not in kept
+        ],
         "final_store_session_meta_keys_within": (
             list(meta["value"])
             if isinstance(meta, dict) and isinstance(meta["value"], dict)

@@ -163,15 +163,15 @@ def server_error(reason: Reason, error: object) -> ServerError:
 
 
 def validate_authorization_response(
-    params: object, *, expected_state: object, expected_issuer: object = None
+    params: object, *, expected_state: object, expected_issuer: object
 ) -> AuthorizationCode | Verdict:
     """Return the code, or why the answer is refused (RFC 6749 4.1.2, RFC 9207 2.4).
 
     Args:
         params: the query of the redirect, as `parse_redirect_query` returns it.
         expected_state: of this attempt; the caller forgets it once used, so that it is used once.
-        expected_issuer: the server's issuer; where it is known, the answer must carry it,
-            error answers included.
+        expected_issuer: the server's issuer, which the answer must carry, error answers
+            included. There is no default: None, that it is not known, has to be said.
     """
     if not isinstance(params, Mapping):
         return refuse(Reason.MALFORMED_INPUT)

@@ -7,14 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from companion_core.authority.keychain import (
-    Account,
-    GuardedKeychain,
-    is_storable,
-    require_account,
-    require_secret,
-)
+from companion_core.authority.keychain import GuardedKeychain, require_account, require_secret
 from companion_core.authority.memory_keychain import MemoryKeychain
+from companion_core.decisions.custody import Account, is_storable
 from companion_core.errors import (
     CompanionError,
     EnvironmentUnavailable,

@@ -375,6 +375,6 @@ def test_userinfo_is_seen_as_such(authority: str, reason: str) -> None:
 
 def test_a_code_is_any_printable_text() -> None:
     answer = {"state": "s", "code": "a b"}
-    judged = validate_authorization_response(answer, expected_state="s")
+    judged = validate_authorization_response(answer, expected_state="s", expected_issuer=None)
     assert isinstance(judged, AuthorizationCode)
     assert judged.code == "a b"

@@ -260,6 +260,8 @@ def test_how_long_until_free() -> None:
     window = RateWindow(60.0, 2, [10.0, 20.0])
     assert window.seconds_until_free(30.0) == 40.0
     assert RateWindow(60.0, 2, [10.0]).seconds_until_free(30.0) == 0.0
+    # Restored, or recorded by a clock that stepped back.
+    assert RateWindow(60.0, 2, [20.0, 10.0]).seconds_until_free(30.0) == 40.0
 
 
 @pytest.mark.parametrize("stamps", [None, 5, "x", {}, [math.nan], [True], ["1"], [None]])

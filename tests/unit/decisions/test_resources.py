@@ -44,6 +44,8 @@ def test_within_the_ceilings() -> None:
         (12_000, 90_000, 90_000, Reason.OK),
         (12_001, 90_000, 90_000, Reason.RAM_OVER_LIMIT),  # VRAM counts up to its ceiling
         (-1, 1, 1, Reason.MALFORMED_OBSERVATION),
+        (1, -1, 1, Reason.MALFORMED_OBSERVATION),
+        (1, 1, -1, Reason.MALFORMED_OBSERVATION),
         (1, None, 1, Reason.MALFORMED_OBSERVATION),
         (1, 1, math.nan, Reason.MALFORMED_OBSERVATION),
         (True, 1, 1, Reason.MALFORMED_OBSERVATION),
@@ -52,6 +54,7 @@ def test_within_the_ceilings() -> None:
 def test_a_model_must_fit_before_it_is_loaded(needed, free_ram, free_vram, reason) -> None:
     assert check_memory(needed, free_ram, free_vram, LIMITS).reason is reason
     assert check_memory(1, 1, 1, None).reason is Reason.MALFORMED_LIMITS
+    assert check_memory(1, 1, 1, _with(LIMITS, max_ram_bytes=0)).reason is Reason.MALFORMED_LIMITS
 
 
 def test_without_a_vram_ceiling_all_that_is_free_counts() -> None:

@@ -101,3 +101,11 @@ def test_a_runtime_shrinks_step_by_step_to_an_end() -> None:
         steps.append((size.parallel, size.context_length))
     assert steps == [(4, None), (2, None), (1, None), (1, 4096), (1, 2048), (1, 1024), (1, 512)]
     assert smaller(Size(parallel=1, context_length=100)) is None
+
+
+def test_a_smaller_size_is_whole_and_keeps_its_context_until_one_is_left() -> None:
+    assert smaller(Size(parallel=5, context_length=2049)) == Size(parallel=2, context_length=2049)
+    halved = smaller(Size(parallel=1, context_length=2049))
+    assert halved == Size(parallel=1, context_length=1024)
+    assert type(halved.context_length) is int
+    assert type(smaller(Size(parallel=5, context_length=None)).parallel) is int

@@ -4,9 +4,11 @@ import pytest
 
 from companion_core.decisions.runtime_readback import (
     Listener,
+    LoopbackChannel,
     check_environment,
     check_listeners,
 )
+from companion_core.decisions.verdict import refuse
 from companion_core.errors import Reason
 from companion_core.providers import TcpChannel, UnixChannel
 
@@ -70,3 +72,19 @@ def test_the_tree_listens_on_its_channel_alone(listeners, channel, open_backend,
     verdict = check_listeners(seen, channel, allow_open_backend=open_backend)
     assert verdict.reason is reason
     assert verdict.ok is (reason is Reason.OK)
+    assert isinstance(verdict, LoopbackChannel) is verdict.ok
+    if isinstance(verdict, LoopbackChannel):
+        assert verdict.channel is channel
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.2", "localhost", ""])
+def test_a_channel_beyond_loopback_is_none(host: str) -> None:
+    own = frozenset({Listener("tcp", host, 4711)})
+    channel = TcpChannel(host=host, port=4711)
+    verdict = check_listeners(own, channel, allow_open_backend=True)
+    assert verdict is refuse(Reason.RUNTIME_LISTENS_WIDE)
+
+
+def test_only_the_rule_makes_the_proof() -> None:
+    with pytest.raises(TypeError):
+        LoopbackChannel(ok=True, reason=Reason.OK, channel=UNIX)

@@ -77,6 +77,13 @@ def test_a_sound_plan_is_rebuilt_equal_and_anew() -> None:
     assert rebuilt.prepare[0] is not plan.prepare[0]
 
 
+def test_a_folder_whose_name_only_begins_like_the_persons_may_be_read() -> None:
+    paths = ("/data2", "/dataX", "/dat")
+    rebuilt = check_plan(replace(PLAN, read_paths=paths), FACTS)
+    assert isinstance(rebuilt, SpawnPlan)
+    assert rebuilt.read_paths == paths
+
+
 def test_later_changes_of_the_plugin_do_not_reach_the_rebuilt_plan() -> None:
     env = {"SERVER_MODE": "fast"}
     rebuilt = check_plan(replace(PLAN, env=MappingProxyType(env)), FACTS)

@@ -50,9 +50,17 @@ VALUES = sorted(
 )
 # Values of many fields of one type are made by name alone; the others are short.
 BY_POSITION = {
-    *("AuthorizationCode", "Endpoint", "GuardStep", "HttpsUrl", "LastSeen", "Listener"),
-    *("Manifest", "ManifestFile", "ManifestModel", "ModelSpec", "RateBudgets", "RedirectUri"),
-    *("ServerError", "SourceUrl", "Transition", "Verdict"),
+    *("AuthorizationCode", "Endpoint", "GateStep", "GuardStep", "HttpsUrl", "LastSeen"),
+    *(
+        "Listener",
+        "LoopbackChannel",
+        "Manifest",
+        "ManifestFile",
+        "ManifestModel",
+        "ModelSpec",
+        "RateBudgets",
+    ),
+    *("RedirectUri", "ServerError", "SourceUrl", "Transition", "Verdict"),
 }
 
 

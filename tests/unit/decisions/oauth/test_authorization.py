@@ -168,6 +168,11 @@ def test_a_right_answer_gives_the_code_and_hides_it() -> None:
     assert "c-1" not in repr(result)
 
 
+def test_whether_the_issuer_is_known_has_to_be_said() -> None:
+    with pytest.raises(TypeError):
+        validate_authorization_response(ANSWER, expected_state="s-1")  # type: ignore[call-arg]
+
+
 @pytest.mark.parametrize("issuer", [None, "", 5, []])
 @pytest.mark.parametrize("iss", [{}, {"iss": ISSUER}])
 def test_without_a_known_issuer_any_or_none_is_fine(issuer: object, iss: dict[str, str]) -> None:
