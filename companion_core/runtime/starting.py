@@ -13,28 +13,20 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Final, Literal
 
 from companion_core.backend_channel import BackendChannel, BrokeredChannel
 from companion_core.decisions.isolation import Tier
-from companion_core.decisions.spawn_plan import PlanFacts, base_environment, check_plan
-from companion_core.decisions.verdict import Verdict
+from companion_core.decisions.spawn_plan import base_environment
 from companion_core.egress import Egress
-from companion_core.errors import EnvironmentUnavailable, Reason, Refused, error_for
-from companion_core.plugin_host.calls import call_provider
+from companion_core.errors import EnvironmentUnavailable, Reason
 from companion_core.providers import (
-    CannotPlan,
-    ResourceLimits,
     Route,
-    Spawner,
-    SpawnPlan,
-    SpawnRequest,
     TcpChannel,
     UnixChannel,
 )
 from companion_core.runtime.backend_store import BackendStore
-from companion_core.runtime.binary import ProvedBinary, prove_binary
+from companion_core.runtime.binary import prove_binary
 from companion_core.runtime.folder_watch import FolderWatch
 from companion_core.runtime.isolation import (
     CeilingState,
@@ -53,60 +45,24 @@ from companion_core.runtime.output import RuntimeOutput
 from companion_core.runtime.program_help import read_help
 from companion_core.runtime.readiness import Watched, unless_exited, until_serving
 from companion_core.runtime.reclaim import forget, record
-from companion_core.runtime.staging import VerifiedModel
 from companion_core.runtime.start_folder import (
     choose_channel,
-    model_files,
     new_start_folder,
     remove_start_folder,
 )
+from companion_core.runtime.start_plan import (
+    StartSpec,
+    ask_for_plan,
+    check_spec,
+    has_own_network,
+    tier_for,
+)
 from companion_core.state_files import private_folder
 
-__all__ = ["Run", "StartSpec", "StartedBackend", "bring_up", "take_down"]
+__all__ = ["Run", "StartedBackend", "bring_up", "take_down"]
 
-PLAN_SECONDS: Final = 5.0
 NOT_ENTERED: Final = CeilingState(hard=False, detail="the runtime did not enter its control group")
 _NAMES_OF_LAUNCHERS: Final = frozenset({VENV_LAUNCHER_NAME} if sys.platform == "win32" else ())
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StartSpec:
-    """What to start.
-
-    Attributes:
-        plugin_modules: modules inside the plugin's own hashed files.
-        binary: an absolute path, or "embedded".
-        binary_sha256: as recorded at set-up; only "embedded" needs none.
-        data_dir: kept between starts.
-        record_path: where the running processes are written down, for `reclaim`.
-        run_dir: where the folder of this start is made; short, for the socket's sake.
-        parallel: requests that the gateway has in flight at most.
-        tier: how the runtime is confined, of those that work here.
-        allow_open_backend: the person accepted a backend without socket and key (I-07).
-    """
-
-    spawner: Spawner
-    plugin_name: str
-    plugin_modules: frozenset[str]
-    binary: str
-    binary_sha256: str | None
-    model: VerifiedModel
-    data_dir: Path
-    run_dir: Path
-    log_path: Path
-    record_path: Path
-    limits: ResourceLimits
-    parallel: int
-    threads: int
-    context_length: int | None
-    options: Mapping[str, str | int | float | bool]
-    tier: Tier
-    allow_open_backend: bool = False
-
-    @property
-    def store_record(self) -> Path:
-        """Where is written down what the backend stored; out of its own reach."""
-        return self.record_path.with_name("backend-store.json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,13 +130,13 @@ async def bring_up(
         CompanionError: what has been made is in `run`, for `take_down`.
     """
     spec = run.spec
-    _check_spec(spec)
+    check_spec(spec)
     binary = await asyncio.to_thread(prove_binary, spec.binary, spec.binary_sha256)
     private_folder(spec.data_dir)
     run.folder = new_start_folder(spec.run_dir)
     channel = choose_channel(spec.spawner.channels, run.folder)
     base = base_environment(sys.platform, private_dir=str(run.folder), inherited=environment)
-    tier = _tier_for(spec, channel)
+    tier = tier_for(spec, channel)
     help_text = await asyncio.to_thread(
         read_help,
         egress,
@@ -190,7 +146,7 @@ async def bring_up(
         tier=spec.tier,
         folder=run.folder,
     )
-    plan = await _plan(
+    plan = await ask_for_plan(
         spec, run.folder, binary, channel, base_names=frozenset(base), help_text=help_text
     )
     store = BackendStore(
@@ -207,7 +163,7 @@ async def bring_up(
     models = [] if by_link else [file.descriptor for file in spec.model.files]
     reach = reach_of(plan, binary, channel, write=(run.folder, spec.data_dir), models=models)
     argv = with_fresh_bytecode(plan.argv, run.folder) if binary.embedded else plan.argv
-    own_network = _has_own_network(tier, channel)
+    own_network = has_own_network(tier, channel)
     run.group, run.ceilings = hold_ceilings(spec.limits)
     run.output = RuntimeOutput(spec.log_path, ready_text=plan.ready_text, secret=key)
     if plan.ready_text is None and isinstance(channel, UnixChannel):
@@ -288,78 +244,6 @@ async def take_down(run: Run, *, terminate_after: float, kill_after: float) -> N
 def _is_held(run: Run, pid: int) -> bool:
     """Tell whether the runtime is where its ceilings are; the keeper's child enters by itself."""
     return run.group is None or run.group.holds(pid)
-
-
-def _check_spec(spec: StartSpec) -> None:
-    if type(spec.model) is not VerifiedModel:  # evidence, whatever the types said (I-01)
-        raise Refused(Reason.NOT_VERIFIED)
-    if spec.model.format not in spec.spawner.formats:
-        raise error_for(Reason.MODEL_FORMAT_UNSUPPORTED, plugin=spec.plugin_name)
-    unknown = sorted(set(spec.options) - spec.spawner.option_names)
-    if unknown:
-        raise error_for(Reason.UNKNOWN_OPTION, ", ".join(unknown))
-
-
-async def _plan(
-    spec: StartSpec,
-    folder: Path,
-    binary: ProvedBinary,
-    channel: UnixChannel | TcpChannel,
-    *,
-    base_names: frozenset[str],
-    help_text: str,
-) -> SpawnPlan:
-    """Ask the plugin, and return its plan rebuilt from what is allowed in it."""
-    files = model_files(spec.model, folder)
-    request = SpawnRequest(
-        binary=binary.path,
-        embedded=binary.embedded,
-        model_id=spec.model.model_id,
-        model_path=files[0].path,
-        chat_template=spec.model.chat_template,
-        model_files=files,
-        channel=channel,
-        private_dir=str(folder),
-        data_dir=str(spec.data_dir),
-        limits=spec.limits,
-        parallel=spec.parallel,
-        threads=spec.threads,
-        context_length=spec.context_length,
-        options=MappingProxyType(dict(spec.options)),
-        help_text=help_text,
-    )
-    try:
-        proposed = await call_provider(
-            spec.plugin_name, spec.spawner.plan, request, seconds=PLAN_SECONDS
-        )
-    except CannotPlan as error:
-        raise error_for(error.reason, plugin=spec.plugin_name) from error
-    facts = PlanFacts(
-        binary=binary.path,
-        embedded=binary.embedded,
-        embedded_modules=spec.plugin_modules,
-        env_names=spec.spawner.env_names,
-        base_names=base_names,
-        model_path=files[0].path,
-        channel=channel,
-        data_dir=str(spec.data_dir),
-        windows=sys.platform == "win32",
-        allow_open_backend=spec.allow_open_backend or _has_own_network(spec.tier, channel),
-    )
-    plan = check_plan(proposed, facts)
-    if isinstance(plan, Verdict):
-        raise error_for(plan.reason, plugin=spec.plugin_name)
-    return plan
-
-
-def _tier_for(spec: StartSpec, channel: UnixChannel | TcpChannel) -> Tier:
-    """Return the tier of this start: Landlock cannot hold a runtime of several listeners."""
-    several = isinstance(channel, TcpChannel) and spec.allow_open_backend
-    return Tier.NONE if several and spec.tier is Tier.LANDLOCK else spec.tier
-
-
-def _has_own_network(tier: Tier, channel: UnixChannel | TcpChannel) -> bool:
-    return tier is Tier.BUBBLEWRAP and isinstance(channel, TcpChannel)
 
 
 def _channel_name(way: BackendChannel) -> Literal["unix", "tcp", "namespace"]:

@@ -19,7 +19,8 @@ from companion_core.egress import Egress
 from companion_core.errors import CompanionError, Reason, error_for
 from companion_core.runtime.kept import Kept
 from companion_core.runtime.readiness import read_back
-from companion_core.runtime.starting import Run, StartedBackend, StartSpec, bring_up, take_down
+from companion_core.runtime.start_plan import StartSpec
+from companion_core.runtime.starting import Run, StartedBackend, bring_up, take_down
 from companion_core.tasks import finish, outlast
 
 __all__ = ["StartSpec", "StartedBackend", "Supervisor"]
