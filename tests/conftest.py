@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Coroutine, Iterator, Mapping
@@ -12,6 +13,13 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _hang_ups_arrive() -> None:
+    """Let children have them, also where the tests themselves run under nohup."""
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-from companion_core.decisions.verdict import Verdict
+from companion_core.decisions.verdict import Verdict, refuse
+from companion_core.errors import Reason
 from companion_core.gateway.body import encode_body
 from companion_core.gateway.settings import Backend
 from companion_core.providers import OPENAI_ROUTES, Route
@@ -58,13 +59,19 @@ class BackendRequests:
         }
 
     def inference(self, path: str, fields: dict[str, Any]) -> bytes | Verdict:
-        """Return the whole request for a served path; `malformed_body` as `encode_body` does.
+        """Return the whole request; `malformed_body` as `encode_body` does.
+
+        `path_not_allowed` for a path that this backend does not serve: the head may have passed
+        while another one was there.
 
         Args:
             path: of the request.
             fields: of its body, from `parse_body`; changed in place.
         """
+        head = self._heads.get(path)
+        if head is None:
+            return refuse(Reason.PATH_NOT_ALLOWED)
         body = encode_body(fields, self._served_model, self._drop_fields)
         if isinstance(body, Verdict):
             return body
-        return b"%b%d\r\n\r\n%b" % (self._heads[path], len(body), body)
+        return b"%b%d\r\n\r\n%b" % (head, len(body), body)

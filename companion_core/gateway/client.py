@@ -113,6 +113,7 @@ class ClientConnection(asyncio.Protocol):
         self.transport.write(self._gateway.refusal(Reason.CONNECTION_LIMIT, None, close=True))
         self._count(Reason.CONNECTION_LIMIT, self._gateway.now())
         self._close()
+        self.deadline = self._gateway.now() + LINGER_SECONDS
 
     def pause_writing(self) -> None:
         """See `asyncio.Protocol`: a slow reader slows its backend, and nobody else."""

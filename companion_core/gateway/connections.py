@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from itertools import chain
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,22 +14,24 @@ __all__ = ["ConnectionTable"]
 
 
 class ConnectionTable:
-    """Every open connection; iterate it to see them."""
+    """Every open connection; iterate it to see them, those that were turned away too."""
 
-    __slots__ = ("_all", "_all_closed", "_limit", "_strangers")
+    __slots__ = ("_all_closed", "_counted", "_leaving", "_limit", "_strangers")
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._all: set[ClientConnection] = set()
+        self._counted: set[ClientConnection] = set()
+        # They have lost their place, and their last bytes may wait for a peer that never reads.
+        self._leaving: set[ClientConnection] = set()
         self._strangers: dict[ClientConnection, None] = {}  # never showed the token; oldest first
         self._all_closed = asyncio.Event()
         self._all_closed.set()
 
     def __len__(self) -> int:
-        return len(self._all)
+        return len(self._counted) + len(self._leaving)
 
     def __iter__(self) -> Iterator[ClientConnection]:
-        return iter(self._all)
+        return chain(self._counted, self._leaving)
 
     def add(self, connection: ClientConnection) -> bool:
         """Note a connection; False when there are too many.
@@ -36,12 +39,14 @@ class ConnectionTable:
         A new one takes the place of the oldest that never showed the token: whoever holds
         connections open cannot keep the owner out.
         """
-        if len(self._all) >= self._limit and self._strangers:
+        if len(self._counted) >= self._limit and self._strangers:
             oldest = next(iter(self._strangers))
-            self.discard(oldest)
+            del self._strangers[oldest]
+            self._counted.discard(oldest)
+            self._leaving.add(oldest)
             oldest.turn_away()
-        full = len(self._all) >= self._limit
-        self._all.add(connection)
+        full = len(self._counted) >= self._limit
+        self._counted.add(connection)
         self._strangers[connection] = None
         self._all_closed.clear()
         return not full
@@ -52,13 +57,14 @@ class ConnectionTable:
 
     def discard(self, connection: ClientConnection) -> None:
         """Forget a connection; harmless when it is forgotten already."""
-        self._all.discard(connection)
+        self._counted.discard(connection)
+        self._leaving.discard(connection)
         self._strangers.pop(connection, None)
-        if not self._all:
+        if not self:
             self._all_closed.set()
 
     async def abort_all(self) -> None:
         """End every connection, unanswered requests included, and wait until they are gone."""
-        for connection in list(self._all):
+        for connection in list(self):
             connection.transport.abort()
         await self._all_closed.wait()

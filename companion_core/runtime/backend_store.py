@@ -40,15 +40,23 @@ class BackendStore:
     Args:
         plan: a checked one.
         model: what is to run.
+        data_dir: the runtime's own folder, in which the store lies; made by the core.
         record: where is written down what the store held; not under the plan's data folder.
         binary_sha256: of the program that made it; another one may store otherwise.
     """
 
     def __init__(
-        self, plan: SpawnPlan, model: VerifiedModel, *, record: Path, binary_sha256: str | None
+        self,
+        plan: SpawnPlan,
+        model: VerifiedModel,
+        *,
+        data_dir: Path,
+        record: Path,
+        binary_sha256: str | None,
     ) -> None:
         self._plan = plan
         self._model = model
+        self._data_dir = data_dir
         self._record = record
         self._link = None if plan.model_link is None else Path(plan.model_link)
         self._folder = None if plan.store is None else Path(plan.store)
@@ -62,6 +70,7 @@ class BackendStore:
             EnvironmentUnavailable: `disk_unavailable`.
         """
         try:
+            self._remove_ways_out()
             kept = self._is_kept()
             if not kept:
                 self._clear()
@@ -87,6 +96,18 @@ class BackendStore:
         if self._folder is not None:
             content = {"maker": self._maker, "files": self._survey()}
             write_private(self._record, json.dumps(content).encode(), durable=False)
+
+    def _remove_ways_out(self) -> None:
+        """Remove a link in the place of a folder: what it leads to is not the store's.
+
+        Else a backend could have the person's own files cleared away, or the model put there.
+        """
+        for end in (self._folder, None if self._link is None else self._link.parent):
+            at = self._data_dir
+            for name in () if end is None else end.relative_to(at).parts:
+                at /= name
+                if _leads_elsewhere(at):
+                    at.unlink()
 
     def _place(self, link: Path) -> bool:
         """Return whether the model's bytes are there: by a link, as a copy, or from before."""
@@ -151,6 +172,15 @@ class BackendStore:
                     return None
                 found[str(path.relative_to(folder))] = digest
         return found
+
+
+def _leads_elsewhere(path: Path) -> bool:
+    """Tell whether a path is a link or, on Windows, a junction."""
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return False
+    return stat.S_ISLNK(status.st_mode) or getattr(status, "st_reparse_tag", 0) != 0
 
 
 def _texts_of(plan: SpawnPlan) -> list[str | None]:

@@ -60,7 +60,7 @@ class RuntimeOutput:
         self.last_lines: deque[str] = deque(maxlen=LAST_LINES)
         self._path = path
         self._ready_text = ready_text
-        self._secret = secret
+        self._secret = b"" if secret is None else secret.encode()
         self._pending = b""
         self._written = 0
         self._log: int | None = None
@@ -128,24 +128,30 @@ class RuntimeOutput:
     def _receive(self, data: bytes) -> None:
         self.stirred.set()
         *lines, self._pending = (self._pending + data).split(b"\n")
-        if not data or len(self._pending) > MAX_LINE_BYTES:
+        if not data:
             lines.append(self._pending)
             self._pending = b""
+        elif len(self._pending) > MAX_LINE_BYTES:
+            whole = self._redacted(self._pending)
+            cut = len(whole) - len(self._secret)  # the key may just be coming
+            lines.append(whole[:cut])
+            self._pending = whole[cut:]
         for line in lines:
             self._take(line)
         if not data:
             self._stop_reading()
 
     def _take(self, line: bytes) -> None:
-        text = line[:MAX_LINE_BYTES].decode("utf-8", "replace").rstrip("\r")
+        text = self._redacted(line)[:MAX_LINE_BYTES].decode("utf-8", "replace").rstrip("\r")
         if not text:
             return
         if self._ready_text is not None and self._ready_text in text:
             self.ready.set()
-        if self._secret is not None:
-            text = text.replace(self._secret, "[key]")
         self.last_lines.append(text)
         self._write(text.encode() + b"\n")
+
+    def _redacted(self, line: bytes) -> bytes:
+        return line.replace(self._secret, b"[key]") if self._secret else line
 
     def _open_log(self) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | NO_FOLLOW | CLOSE_ON_EXEC | BINARY

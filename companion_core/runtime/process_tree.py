@@ -10,11 +10,18 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
-__all__ = ["descendants", "environment_is_set", "lives", "read_entry", "runtime_below"]
+__all__ = [
+    "descendants",
+    "environment_is_set",
+    "has_memory",
+    "lives",
+    "read_entry",
+    "runtime_below",
+]
 
 _ZOMBIE_STATES: Final = frozenset({b"Z", b"X"})
 # Fields of proc_pid_stat(5), counted from the state.
-_PARENT, _SESSION, _THREADS, _ENV_END = 1, 3, 17, 48
+_PARENT, _SESSION, _THREADS, _MEMORY, _ENV_END = 1, 3, 17, 20, 48
 # A child that ends while the kernel lists its siblings can hide one of them (proc(5)).
 _LOOKS: Final = 2
 
@@ -66,6 +73,22 @@ def environment_is_set(pid: int) -> bool:
     """
     fields = _stat(str(pid))
     return fields is not None and int(fields[_ENV_END]) != 0
+
+
+def has_memory(pid: int) -> bool:
+    """Tell whether a process has not begun to end: it gives its memory back first of all.
+
+    From then on nobody but root may look into it. A first thread that ended has none either
+    while others of the process go on, so each is asked. What cannot be said counts as yes.
+    """
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")  # noqa: PTH208 - names are all it takes
+        found = [_stat(f"{pid}/task/{thread}") for thread in threads]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    except OSError:
+        return True
+    return any(fields is not None and int(fields[_MEMORY]) for fields in found)
 
 
 def read_entry(path: str) -> bytes:

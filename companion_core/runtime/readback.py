@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from companion_core.decisions.runtime_readback import Listener
-from companion_core.runtime.process_tree import environment_is_set, lives, read_entry
+from companion_core.runtime.process_tree import environment_is_set, has_memory, read_entry
 from companion_core.runtime.socket_tables import listening_sockets
 
 __all__ = ["environment_names", "listeners"]
@@ -36,8 +36,9 @@ _PAUSE_SECONDS: Final = 0.001
 def environment_names(pid: int) -> frozenset[str] | None:
     """Return the names in a process's environment; None when they cannot be read.
 
-    A process that is just being executed has none for a moment; it is waited for, half a
-    second at most. Blocking.
+    A process that is just being executed has none for a moment, and one that is ending lets
+    nobody look while it gives its memory back: both are waited for, half a second at most.
+    Blocking.
 
     Raises:
         ProcessLookupError: there is no such process any more.
@@ -47,21 +48,32 @@ def environment_names(pid: int) -> frozenset[str] | None:
     deadline = time.monotonic() + _EXEC_SECONDS
     while True:
         try:
-            block = read_entry(f"/proc/{pid}/environ")
+            block = _environment(pid)
         except FileNotFoundError as error:
             raise ProcessLookupError from error
         except ProcessLookupError:
             raise
+        except PermissionError:
+            block = None  # another person's, or it is ending
         except OSError:
             return None
-        if block or environment_is_set(pid):
+        if block is not None:
             entries = (entry for entry in block.split(b"\0") if entry)
             return frozenset(os.fsdecode(entry.partition(b"=")[0]) for entry in entries)
-        if not lives(pid):
+        if not has_memory(pid):
             raise ProcessLookupError
         if time.monotonic() > deadline:
             return None
         time.sleep(_PAUSE_SECONDS)
+
+
+def _environment(pid: int) -> bytes | None:
+    """Return the block of a process's environment; None while it has none yet."""
+    path = f"/proc/{pid}/environ"
+    block = read_entry(path)
+    if not block and environment_is_set(pid):
+        return read_entry(path)  # it was set behind the first look, or it is empty
+    return block or None
 
 
 def listeners(pids: Iterable[int]) -> frozenset[Listener] | None:
@@ -79,6 +91,9 @@ def listeners(pids: Iterable[int]) -> frozenset[Listener] | None:
                 found.update(at for inode, at in listening_sockets(pid, tables) if inode in held)
         except (FileNotFoundError, ProcessLookupError):
             continue  # it ended meanwhile, and its sockets with it
+        except PermissionError:
+            if has_memory(pid):
+                return None
         except OSError:
             return None
     return frozenset(found)

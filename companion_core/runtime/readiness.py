@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import stat
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,9 +173,12 @@ async def _is_as_planned(watched: Watched) -> bool:
 
 async def _accepts(egress: Egress, channel: BackendChannel) -> bool:
     try:
+        if isinstance(channel, UnixChannel):
+            path = Path(channel.path)
+            if not stat.S_ISSOCK(path.lstat().st_mode):  # noqa: ASYNC240 - one inode in memory
+                return False  # a link leads to another program's
+            path.chmod(0o600)  # noqa: ASYNC240 - as above
         await egress.reach_backend(channel)
     except OSError:
         return False
-    if isinstance(channel, UnixChannel):
-        Path(channel.path).chmod(0o600)  # noqa: ASYNC240 - one inode in memory
     return True

@@ -78,9 +78,13 @@ def _ask_kernel(name: str) -> Iterator[tuple[int, Listener]]:
             data = kernel.recv(_ANSWER_BYTES)
             while data:
                 length, kind, flags, _, _ = _HEADER.unpack_from(data)
+                if flags & _DUMP_INTERRUPTED:
+                    raise OSError
                 if kind == _NLMSG_DONE:
+                    if any(data[_HEADER.size : length]):  # an error's number: it has not answered
+                        raise OSError
                     return
-                if kind != _SOCK_DIAG_BY_FAMILY or flags & _DUMP_INTERRUPTED:
+                if kind != _SOCK_DIAG_BY_FAMILY:
                     raise OSError
                 found, port, packed, inode = _ANSWER.unpack_from(data, _HEADER.size)
                 address = packed[:4] if found == socket.AF_INET else packed

@@ -150,7 +150,11 @@ async def bring_up(
         spec, run.folder, binary, channel, base_names=frozenset(base), help_text=help_text
     )
     store = BackendStore(
-        plan, spec.model, record=spec.store_record, binary_sha256=spec.binary_sha256
+        plan,
+        spec.model,
+        data_dir=spec.data_dir,
+        record=spec.store_record,
+        binary_sha256=spec.binary_sha256,
     )
     plan = replace(plan, prepare=await asyncio.to_thread(store.prove))
     env, key = base | dict(plan.env), None

@@ -20,7 +20,7 @@ import runtime_parts as parts
 from companion_core.egress import LiveEgress
 from companion_core.errors import CompanionError, Reason
 from companion_core.providers import ModelFile
-from companion_core.runtime import starting
+from companion_core.runtime import start_plan, starting
 from companion_core.runtime.isolation import job_object
 from companion_core.runtime.job_process import JobProcess
 from companion_core.runtime.output import RuntimeOutput
@@ -149,7 +149,7 @@ def by_name(monkeypatch):
             for file in model.files
         )
 
-    monkeypatch.setattr(starting, "model_files", model_files)
+    monkeypatch.setattr(start_plan, "model_files", model_files)
 
 
 def test_it_runs_inside_its_job_and_ends_with_it(machine, kernel) -> None:

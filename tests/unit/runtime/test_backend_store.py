@@ -52,7 +52,13 @@ class Backend:
         )
 
     def store(self, *, binary: str = "ab") -> BackendStore:
-        return BackendStore(self.plan, self.model, record=self.record, binary_sha256=binary)
+        return BackendStore(
+            self.plan,
+            self.model,
+            data_dir=self.folder.parent,
+            record=self.record,
+            binary_sha256=binary,
+        )
 
     def start(self, **how) -> tuple[BackendRequest, ...]:
         store = self.store(**how)
@@ -251,3 +257,16 @@ def test_an_ordinary_undumpable_process_links_too() -> None:
             pytest.skip("an ordinary user can run no Python here")
         output, _ = child.communicate(timeout=60)
     assert output.decode().split() == [str(user), "[True]", "True"]
+
+
+@pytest.mark.parametrize("place", ["models", "models/blobs"])
+def test_what_a_link_in_place_of_a_folder_leads_to_is_left_alone(backend, tmp_path, place) -> None:
+    mine = tmp_path / "Documents"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("ten years")
+    at = tmp_path / "data" / place
+    at.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
+    at.symlink_to(mine)
+    assert backend.start() == (CREATE, LOAD)
+    assert [path.name for path in mine.iterdir()] == ["thesis.txt"]
+    assert not at.is_symlink()

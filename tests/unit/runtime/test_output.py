@@ -107,3 +107,12 @@ def test_what_is_quoted_is_short_and_steers_no_terminal() -> None:
         "  " + "x" * 300,
     ]
     assert len(quoted) == 11
+
+
+def test_the_key_is_in_no_line_wherever_one_is_cut(tmp_path) -> None:
+    longest = output_module.MAX_LINE_BYTES
+    for before in range(longest - 12, longest + 3):
+        text = b"x" * before + b"s3cr3t" + b"y" * 20
+        run(tmp_path / "log", text[: longest + 1], text[longest + 1 :] + b"\n", secret="s3cr3t")
+        log = (tmp_path / "log").read_bytes()
+        assert b"s3cr3"[:3] not in log, before

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from companion_core.decisions.runtime_readback import Listener
-from companion_core.runtime import readback
+from companion_core.runtime import process_tree, readback
 from companion_core.runtime.readback import environment_names, listeners
 
 pytestmark = pytest.mark.unit
@@ -134,3 +134,36 @@ def test_without_proc_the_same_is_read_through_psutil() -> None:
     assert readback._listeners_elsewhere([GONE]) == frozenset()
     with pytest.raises(ProcessLookupError):
         readback._environment_names_elsewhere(GONE)
+
+
+@linux_only
+def test_an_environment_that_is_set_behind_the_look_is_read_again(monkeypatch) -> None:
+    answers = [b"", b"SMUGGLED=1\0"]
+    monkeypatch.setattr(readback, "read_entry", lambda _path: answers.pop(0))
+    monkeypatch.setattr(readback, "environment_is_set", lambda _pid: True)
+    assert environment_names(os.getpid()) == {"SMUGGLED"}
+
+
+@linux_only
+def test_one_that_gives_its_memory_back_has_ended_and_one_that_hides_has_not(monkeypatch) -> None:
+    def forbidden(*_args):
+        raise PermissionError
+
+    monkeypatch.setattr(readback, "_EXEC_SECONDS", 0.01)
+    monkeypatch.setattr(readback, "read_entry", forbidden)
+    monkeypatch.setattr(readback, "_network_sockets", forbidden)
+    assert environment_names(os.getpid()) is None
+    assert listeners([os.getpid()]) is None
+    monkeypatch.setattr(readback, "has_memory", lambda _pid: False)
+    with pytest.raises(ProcessLookupError):
+        environment_names(os.getpid())
+    assert listeners([os.getpid()]) == frozenset()
+
+
+@linux_only
+def test_what_has_ended_has_no_memory() -> None:
+    assert process_tree.has_memory(os.getpid())
+    assert not process_tree.has_memory(GONE)
+    with subprocess.Popen(["/bin/true"]) as process:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert not process_tree.has_memory(process.pid)

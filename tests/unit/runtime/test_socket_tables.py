@@ -86,3 +86,13 @@ def test_an_answer_that_is_none_leads_to_the_tables(monkeypatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         at = Listener("tcp", *listening.getsockname())
         assert at in {found for _, found in listening_sockets(os.getpid(), ALL)}
+
+
+def test_a_kernel_without_the_protocol_s_part_leads_to_the_tables(monkeypatch) -> None:
+    """Such a dump ends at once, and its end carries the error."""
+    sctp = 132  # nothing here has loaded it
+    family, _, state = socket_tables._TABLES["tcp"]
+    monkeypatch.setitem(socket_tables._TABLES, "tcp", (family, sctp, state))
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        at = Listener("tcp", *listening.getsockname())
+        assert at in {found for _, found in listening_sockets(os.getpid(), ["tcp"])}
