@@ -219,7 +219,9 @@ class Serving:
             async with asyncio.timeout_at(ready_by):
                 while not (await self.probe(max_age=FRESH_SECONDS)).ok:
                     if self.exited.is_set():
-                        raise EnvironmentUnavailable(Reason.RUNTIME_EXITED)
+                        ending = self._supervisor.last_ending
+                        reason = Reason.RUNTIME_EXITED if ending is None else ending.reason
+                        raise error_for(reason, plugin=self._providers.chosen.spawn.plugin)
                     await attempts.pause()
         except TimeoutError as error:
             self._supervisor.report_health(ok=False)

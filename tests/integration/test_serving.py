@@ -285,6 +285,30 @@ def test_one_that_loads_behind_its_listener_is_waited_for(machine, announces) ->
     asyncio.run(life())
 
 
+def test_one_that_listens_wider_while_it_loads_is_ended_and_said_so(machine) -> None:
+    def quiet(plan, _request):
+        return replace(plan, ready_text=None)
+
+    async def life() -> None:
+        serving = fake(machine, parts.FakeSpawner(("busy",), alter=quiet))
+        supervisor = serving._supervisor
+        start = supervisor.start
+
+        async def start_and_widen(spec):
+            backend = await start(spec)
+            os.kill(backend.pid, signal.SIGUSR1)  # before its first good answer
+            return backend
+
+        supervisor.start = start_and_widen
+        with pytest.raises(CompanionError) as caught:
+            async with serving_parts.serving_with(serving, machine.model):
+                pass
+        assert caught.value.reason is Reason.RUNTIME_LISTENS_WIDE
+
+    asyncio.run(life())
+    assert machine.leftovers() == []
+
+
 def test_what_ends_by_itself_before_it_is_ready_is_not_tried_again(machine) -> None:
     """The second start ends with code 3: permanent, and said so."""
 
