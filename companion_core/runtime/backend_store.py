@@ -15,11 +15,12 @@ import secrets
 import shutil
 import stat
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from companion_core.errors import EnvironmentUnavailable, Reason, Refused
+from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason, Refused
 from companion_core.portable import BINARY, NO_FOLLOW, NON_BLOCKING, read_at
 from companion_core.providers import BackendRequest, SpawnPlan
 from companion_core.runtime.staging import ProvedFile, VerifiedModel
@@ -32,10 +33,13 @@ _CHUNK_BYTES: Final = 1024 * 1024
 _MOST_FILES: Final = 256
 _MOST_BYTES: Final = 64 * 1024 * 1024
 _RECORD_BYTES: Final = 256 * 1024
+_NEVER: Final = threading.Event()
 
 
 class BackendStore:
     """The store of one plan. Blocking throughout: files are hashed.
+
+    Each method takes an event that is set when it should end early, with `interrupted`.
 
     Args:
         plan: a checked one.
@@ -57,18 +61,20 @@ class BackendStore:
         self._plan = plan
         self._model = model
         self._data_dir = data_dir
+        self._cancelled = _NEVER
         self._record = record
         self._link = None if plan.model_link is None else Path(plan.model_link)
         self._folder = None if plan.store is None else Path(plan.store)
         self._maker = _digest_of_text([binary_sha256, model.files[0].sha256, *_texts_of(plan)])
 
-    def prove(self) -> tuple[BackendRequest, ...]:
+    def prove(self, cancelled: threading.Event = _NEVER) -> tuple[BackendRequest, ...]:
         """Put the model in its place, remove what is not proved, and return what to send.
 
         Raises:
             Refused: `digest_mismatch`, `state_path_unsafe`.
             EnvironmentUnavailable: `disk_unavailable`.
         """
+        self._cancelled = cancelled
         try:
             self._remove_ways_out()
             kept = self._is_kept()
@@ -83,13 +89,14 @@ class BackendStore:
             if not (request.unless_stored and (placed if request.send_model else kept))
         )
 
-    def settle(self) -> None:
+    def settle(self, cancelled: threading.Event = _NEVER) -> None:
         """Require that the backend's copies are the model, and write down what it stored.
 
         Raises:
             Refused: `digest_mismatch`, also when there is no such file.
             EnvironmentUnavailable: `disk_unavailable`.
         """
+        self._cancelled = cancelled
         for copy in self._plan.model_copies:
             if not self._is_model(Path(copy)):
                 raise Refused(Reason.DIGEST_MISMATCH)
@@ -115,18 +122,18 @@ class BackendStore:
         file = self._model.files[0]
         if _is_same_inode(file, link) or _link(file, link):
             return True
-        if _digest(link) == file.sha256:
+        if self._digest(link) == file.sha256:
             return True
         link.unlink(missing_ok=True)
         if any(each.send_model and each.unless_stored for each in self._plan.prepare):
             return False
-        _copy(file, link)
+        self._copy(file, link)
         return True
 
     def _is_model(self, path: Path) -> bool:
         if any(_is_same_inode(file, path) for file in self._model.files):
             return True
-        return _digest(path) in {file.sha256 for file in self._model.files}
+        return self._digest(path) in {file.sha256 for file in self._model.files}
 
     def _is_kept(self) -> bool:
         """Tell whether the store is as it was when a start with these requests had succeeded."""
@@ -167,11 +174,47 @@ class BackendStore:
                 size += status.st_size
                 if len(found) >= _MOST_FILES or size > _MOST_BYTES:
                     return None
-                digest = _digest(path)
+                digest = self._digest(path)
                 if digest is None:  # a link, a pipe: no backend needs one here
                     return None
                 found[str(path.relative_to(folder))] = digest
         return found
+
+    def _digest(self, path: Path) -> str | None:
+        """Return the digest of an ordinary file, None for anything else."""
+        flags = os.O_RDONLY | NO_FOLLOW | NON_BLOCKING | BINARY
+        digest = hashlib.sha256()
+        try:
+            with open(os.open(path, flags), "rb") as file:  # noqa: PTH123 - follows no link
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    return None
+                while chunk := file.read(_CHUNK_BYTES):
+                    self._require_wanted()
+                    digest.update(chunk)
+        except OSError:  # there is none, or a disk that fails
+            return None
+        return digest.hexdigest()
+
+    def _copy(self, file: ProvedFile, link: Path) -> None:
+        temporary = _beside(link)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_FOLLOW | BINARY
+        digest, at = hashlib.sha256(), 0
+        try:
+            with open(os.open(temporary, flags, 0o600), "wb") as copy:  # noqa: PTH123 - made exclusively
+                while chunk := read_at(file.descriptor, _CHUNK_BYTES, at):
+                    self._require_wanted()
+                    digest.update(chunk)
+                    copy.write(chunk)
+                    at += len(chunk)
+            if digest.hexdigest() != file.sha256:
+                raise Refused(Reason.DIGEST_MISMATCH)
+            temporary.replace(link)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _require_wanted(self) -> None:
+        if self._cancelled.is_set():
+            raise CompanionError(Reason.INTERRUPTED)
 
 
 def _leads_elsewhere(path: Path) -> bool:
@@ -209,18 +252,6 @@ def _is_same_inode(file: ProvedFile, path: Path) -> bool:
     return (there.st_dev, there.st_ino) == (hashed.st_dev, hashed.st_ino)
 
 
-def _digest(path: Path) -> str | None:
-    """Return the digest of an ordinary file, None for anything else."""
-    flags = os.O_RDONLY | NO_FOLLOW | NON_BLOCKING | BINARY
-    try:
-        with open(os.open(path, flags), "rb") as file:  # noqa: PTH123 - follows no link
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                return None
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:  # there is none, or a disk that fails
-        return None
-
-
 def _link(file: ProvedFile, link: Path) -> bool:
     """Replace `link` by a hard link of the hashed inode; False on another file system."""
     source = f"/proc/self/fd/{file.descriptor}" if sys.platform == "linux" else file.path
@@ -237,23 +268,6 @@ def _link(file: ProvedFile, link: Path) -> bool:
     finally:
         temporary.unlink(missing_ok=True)
     return _is_same_inode(file, link)
-
-
-def _copy(file: ProvedFile, link: Path) -> None:
-    temporary = _beside(link)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_FOLLOW | BINARY
-    digest, at = hashlib.sha256(), 0
-    try:
-        with open(os.open(temporary, flags, 0o600), "wb") as copy:  # noqa: PTH123 - made exclusively
-            while chunk := read_at(file.descriptor, _CHUNK_BYTES, at):
-                digest.update(chunk)
-                copy.write(chunk)
-                at += len(chunk)
-        if digest.hexdigest() != file.sha256:
-            raise Refused(Reason.DIGEST_MISMATCH)
-        temporary.replace(link)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _beside(link: Path) -> Path:

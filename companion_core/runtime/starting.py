@@ -58,6 +58,7 @@ from companion_core.runtime.start_plan import (
     tier_for,
 )
 from companion_core.state_files import private_folder
+from companion_core.tasks import run_in_worker
 
 __all__ = ["Run", "StartedBackend", "bring_up", "take_down"]
 
@@ -156,7 +157,7 @@ async def bring_up(
         record=spec.store_record,
         binary_sha256=spec.binary_sha256,
     )
-    plan = replace(plan, prepare=await asyncio.to_thread(store.prove))
+    plan = replace(plan, prepare=await run_in_worker(store.prove))
     env, key = base | dict(plan.env), None
     if plan.backend_key_env is not None:
         key = env[plan.backend_key_env] = make_key()
@@ -213,7 +214,7 @@ async def bring_up(
             run.read_back_at = await unless_exited(run.kept, serving)
     except TimeoutError as error:
         raise EnvironmentUnavailable(Reason.START_TIMEOUT, str(spec.log_path)) from error
-    await asyncio.to_thread(store.settle)
+    await run_in_worker(store.settle)
     return StartedBackend(
         channel=run.watched.way,
         key=key,

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -270,3 +271,11 @@ def test_what_a_link_in_place_of_a_folder_leads_to_is_left_alone(backend, tmp_pa
     assert backend.start() == (CREATE, LOAD)
     assert [path.name for path in mine.iterdir()] == ["thesis.txt"]
     assert not at.is_symlink()
+
+
+def test_a_start_that_is_given_up_stops_hashing_and_leaves_nothing(backend, no_links) -> None:
+    backend.plan = replace(backend.plan, prepare=(LOAD,), store=None)
+    cancelled = threading.Event()
+    cancelled.set()
+    assert reason_of(backend.store().prove, cancelled) is Reason.INTERRUPTED
+    assert list(backend.link.parent.iterdir()) == []
