@@ -15,7 +15,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from companion_core.errors import EnvironmentUnavailable, Reason, Refused
-from companion_core.portable import CLOSE_ON_EXEC, FOLDER, NO_FOLLOW, group_id, user_id
+from companion_core.portable import (
+    BINARY,
+    CLOSE_ON_EXEC,
+    FOLDER,
+    NO_FOLLOW,
+    NON_BLOCKING,
+    group_id,
+    user_id,
+)
 
 __all__ = [
     "check_owned",
@@ -23,6 +31,7 @@ __all__ = [
     "open_to_others",
     "private_folder",
     "read_private",
+    "refuse_link",
     "try_lock",
     "write_private",
 ]
@@ -90,6 +99,16 @@ def _walk(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
 
 def _unsafe(path: Path, why: str) -> Refused:
     return Refused(Reason.STATE_PATH_UNSAFE, f"{path} {why}")
+
+
+def refuse_link(path: Path) -> None:
+    """Refuse a link in place of a folder that is emptied or closed: it may lead to anything.
+
+    Raises:
+        Refused: `state_path_unsafe`.
+    """
+    if path.is_symlink():
+        raise _unsafe(path, "is a link")
 
 
 def private_folder(path: Path) -> Path:
@@ -170,7 +189,7 @@ def read_private(path: Path, limit: int) -> bytes | None:
         Refused: `state_path_unsafe`.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | NO_FOLLOW)
+        descriptor = os.open(path, os.O_RDONLY | NO_FOLLOW | NON_BLOCKING | BINARY)
     except FileNotFoundError:
         return None
     except OSError as error:
