@@ -13,6 +13,7 @@ import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from companion_core.errors import EnvironmentUnavailable, Reason, Refused
 from companion_core.portable import (
@@ -28,6 +29,7 @@ from companion_core.portable import (
 __all__ = [
     "check_owned",
     "fsync_folder",
+    "open_ordinary",
     "open_to_others",
     "private_folder",
     "read_private",
@@ -178,6 +180,20 @@ def write_private(path: Path, data: bytes, *, durable: bool = True) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def open_ordinary(path: Path, flags: int = 0) -> BinaryIO:
+    """Open an ordinary file to read; a pipe that nobody writes to is refused, not waited for.
+
+    Raises:
+        OSError: it cannot be opened, or is no ordinary file.
+    """
+    flags |= os.O_RDONLY | NON_BLOCKING | BINARY | CLOSE_ON_EXEC
+    descriptor = os.open(path, flags)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "no ordinary file")
+    return os.fdopen(descriptor, "rb")
+
+
 def read_private(path: Path, limit: int) -> bytes | None:
     """Return the content of a file that only its owner can change; None when there is none.
 
@@ -189,17 +205,17 @@ def read_private(path: Path, limit: int) -> bytes | None:
         Refused: `state_path_unsafe`.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | NO_FOLLOW | NON_BLOCKING | BINARY)
+        opened = open_ordinary(path, NO_FOLLOW)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise Refused(Reason.STATE_PATH_UNSAFE) from error
-    with os.fdopen(descriptor, "rb") as file:
+    with opened as file:
         status = os.fstat(file.fileno())
         foreign = os.name == "posix" and (
             status.st_uid not in {0, user_id()} or open_to_others(status)
         )
-        if foreign or not stat.S_ISREG(status.st_mode):
+        if foreign:
             raise Refused(Reason.STATE_PATH_UNSAFE)
         data = file.read(limit + 1)
     if len(data) > limit:
