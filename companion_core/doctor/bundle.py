@@ -50,7 +50,7 @@ _INVENTORY: Final = (
 _NOTE: Final = """What `companion doctor --bundle` gathered for a support request.
 
 Secrets, digests, credentials in addresses and the person's folders were taken out, and of the
-logs only lines in which a program speaks of itself were kept. Look through it before you send
+logs only lines that begin as a known program's were kept. Look through it before you send
 it: it is plain text.
 """
 

@@ -43,9 +43,12 @@ _TALK = re.compile(
     r"|response|output)\b\s*[=:>].*",
     re.IGNORECASE,
 )
-# How programs begin what they say of themselves: a name and a colon, a time, a level.
+# How the programs that we know begin what they say of themselves; a prompt has lines of any kind.
 _OWN_LINE = re.compile(
-    r"\[[^\]]*\]|\d[\d:.T/-]{3,}Z?\s|[A-Za-z_][\w.()-]*\s*:|time=|(?:srv|slot|que|cmn)\s+\w+\s*:"
+    r"companion: "
+    r"|(?:\d+(?:\.\d+)+ [DIWE] )?"  # of llama.cpp: time and level, then who speaks
+    r"(?:(?:srv|slot|que|cmn)\s+[\w()]+\s*:|(?:main|llama_\w+|load_\w+|print_info|ggml_\w+)\s*:)"
+    r"|time=\d\S* level=[A-Z]+ "  # of programs in Go
 )
 
 
