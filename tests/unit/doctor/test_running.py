@@ -20,8 +20,8 @@ from doctor_parts import ANSWERS, make_config, make_row, make_situation, make_su
 
 from companion_core.doctor import running
 from companion_core.doctor.checks import run_checks
-from companion_core.doctor.rows import BROKEN, Status, fine, judge, skipped
 from companion_core.doctor.invariants import INVARIANTS, judge_invariant
+from companion_core.doctor.rows import BROKEN, Status, fine, judge, skipped
 from companion_core.errors import CompanionError, Reason
 
 pytestmark = pytest.mark.integration
