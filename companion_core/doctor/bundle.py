@@ -130,7 +130,7 @@ def _files(report: Report, situation: Situation, redactor: Redactor) -> Iterator
     yield "configuration.json", _json(redactor.document(_configuration(report)))
     for path in _logs(situation.paths.logs):
         with contextlib.suppress(OSError):
-            lines = [redactor.log_line(line) for line in _tail(path)]
+            lines = [redactor.log_line(line, path.name) for line in _tail(path)]
             kept = [line for line in lines if line is not None]
             yield f"logs/{path.name}", "".join(f"{line}\n" for line in kept)
 

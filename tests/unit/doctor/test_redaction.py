@@ -93,6 +93,7 @@ def test_a_document_is_redacted_to_its_leaves(value):
         "    indented words of a story",
         "Patient: John Smith, HIV positive",
         "[INST] my diagnosis [/INST]",
+        "companion: my diagnosis",
         "2026-01-01 my diagnosis",
         "1.2.3 I am ill",
         "http: my diagnosis",
@@ -126,7 +127,6 @@ def test_what_a_program_says_of_a_request_is_cut(line):
 @pytest.mark.parametrize(
     "line",
     [
-        "companion: keychain_locked: Unlock it.",
         "0.00.007.959 I srv          init: loading model",
         "srv  update_slots: all slots are idle",
         "srv    operator(): cleaning up before exit",
@@ -143,6 +143,12 @@ def test_what_a_program_says_of_a_request_is_cut(line):
 )
 def test_what_a_program_says_of_itself_stays(line):
     assert REDACTOR.log_line(line) == line
+
+
+def test_of_the_companions_log_what_the_companion_says_stays():
+    line = "companion: keychain_locked: Unlock it."
+    assert REDACTOR.log_line(line, "companion.log") == line
+    assert REDACTOR.log_line("main: words", "companion.log") is None
 
 
 @pytest.mark.parametrize(
