@@ -21,7 +21,7 @@ from typing import Any, Final
 from companion_core.decisions.signatures import parse_public_key
 from companion_core.decisions.source import HttpsUrl, parse_https_url
 from companion_core.errors import Reason, UsageError
-from companion_core.state_files import open_to_others
+from companion_core.state_files import open_ordinary, open_to_others
 
 __all__ = [
     "Config",
@@ -34,6 +34,7 @@ __all__ = [
     "RuntimeConfig",
     "load_config",
     "parse_config",
+    "read_document",
     "with_model",
 ]
 
@@ -232,8 +233,18 @@ def load_config(path: Path) -> Config:
     Raises:
         UsageError: `configuration_invalid`; the detail names file, line and nearest key.
     """
+    document, text = read_document(path)
+    return parse_config(document, source=str(path), text=text)
+
+
+def read_document(path: Path) -> tuple[dict[str, Any], str]:
+    """Read a configuration file, and return its sections unchecked and its source.
+
+    Raises:
+        UsageError: `configuration_invalid`.
+    """
     try:
-        with path.open("rb") as file:
+        with open_ordinary(path) as file:
             if os.name == "posix" and open_to_others(os.fstat(file.fileno())):
                 raise _invalid(f"{path}: others can change it, and with it what is trusted")
             raw = file.read(MAX_CONFIG_BYTES + 1)
@@ -245,14 +256,13 @@ def load_config(path: Path) -> Config:
         raise _invalid(f"{path}: larger than {MAX_CONFIG_BYTES} bytes")
     try:
         text = raw.decode("utf-8")
-        document = tomllib.loads(text)
+        return tomllib.loads(text), text
     except UnicodeDecodeError as error:
         raise _invalid(f"{path}: not UTF-8 text") from error
     except tomllib.TOMLDecodeError as error:
         raise _invalid(f"{path}: {error}") from error
     except RecursionError as error:
         raise _invalid(f"{path}: nested too deeply") from error
-    return parse_config(document, source=str(path), text=text)
 
 
 def parse_config(

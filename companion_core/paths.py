@@ -12,7 +12,7 @@ from typing import Final
 
 from companion_core.errors import Reason, Refused, UsageError
 from companion_core.portable import user_id
-from companion_core.state_files import private_folder
+from companion_core.state_files import private_folder, refuse_link
 
 __all__ = [
     "DEFAULT_INSTANCE",
@@ -165,7 +165,9 @@ class InstancePaths:
             Refused: `state_path_unsafe`.
             EnvironmentUnavailable: `disk_unavailable`.
         """
-        return private_folder(self.run_folder_path())
+        path = self.run_folder_path()
+        refuse_link(path)
+        return private_folder(path)
 
     def run_folder_path(self) -> Path:
         """Return where the folder of Unix sockets is: a path that is short enough for them.

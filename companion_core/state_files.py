@@ -13,16 +13,27 @@ import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from companion_core.errors import EnvironmentUnavailable, Reason, Refused
-from companion_core.portable import CLOSE_ON_EXEC, FOLDER, NO_FOLLOW, group_id, user_id
+from companion_core.portable import (
+    BINARY,
+    CLOSE_ON_EXEC,
+    FOLDER,
+    NO_FOLLOW,
+    NON_BLOCKING,
+    group_id,
+    user_id,
+)
 
 __all__ = [
     "check_owned",
     "fsync_folder",
+    "open_ordinary",
     "open_to_others",
     "private_folder",
     "read_private",
+    "refuse_link",
     "try_lock",
     "write_private",
 ]
@@ -92,6 +103,16 @@ def _unsafe(path: Path, why: str) -> Refused:
     return Refused(Reason.STATE_PATH_UNSAFE, f"{path} {why}")
 
 
+def refuse_link(path: Path) -> None:
+    """Refuse a link in place of a folder that is emptied or closed: it may lead to anything.
+
+    Raises:
+        Refused: `state_path_unsafe`.
+    """
+    if path.is_symlink():
+        raise _unsafe(path, "is a link")
+
+
 def private_folder(path: Path) -> Path:
     """Make `path` and its missing parents 0700 and return it.
 
@@ -159,6 +180,20 @@ def write_private(path: Path, data: bytes, *, durable: bool = True) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def open_ordinary(path: Path, flags: int = 0) -> BinaryIO:
+    """Open an ordinary file to read; a pipe that nobody writes to is refused, not waited for.
+
+    Raises:
+        OSError: it cannot be opened, or is no ordinary file.
+    """
+    flags |= os.O_RDONLY | NON_BLOCKING | BINARY | CLOSE_ON_EXEC
+    descriptor = os.open(path, flags)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "no ordinary file")
+    return os.fdopen(descriptor, "rb")
+
+
 def read_private(path: Path, limit: int) -> bytes | None:
     """Return the content of a file that only its owner can change; None when there is none.
 
@@ -170,17 +205,17 @@ def read_private(path: Path, limit: int) -> bytes | None:
         Refused: `state_path_unsafe`.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | NO_FOLLOW)
+        opened = open_ordinary(path, NO_FOLLOW)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise Refused(Reason.STATE_PATH_UNSAFE) from error
-    with os.fdopen(descriptor, "rb") as file:
+    with opened as file:
         status = os.fstat(file.fileno())
         foreign = os.name == "posix" and (
             status.st_uid not in {0, user_id()} or open_to_others(status)
         )
-        if foreign or not stat.S_ISREG(status.st_mode):
+        if foreign:
             raise Refused(Reason.STATE_PATH_UNSAFE)
         data = file.read(limit + 1)
     if len(data) > limit:

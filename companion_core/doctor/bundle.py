@@ -34,7 +34,15 @@ __all__ = ["new_bundle", "write_bundle"]
 
 LOG_LINES: Final = 200
 _TAIL_BYTES: Final = 256 * 1024
-_DISTRIBUTIONS: Final = ("pluggy", "click", "cryptography", "psutil", "nvidia-ml-py", "uvloop")
+_DISTRIBUTIONS: Final = (
+    "pluggy",
+    "click",
+    "cryptography",
+    "psutil",
+    "nvidia-ml-py",
+    "uvloop",
+    "httptools",
+)
 _INVENTORY: Final = (
     "name",
     "side",
@@ -50,7 +58,7 @@ _INVENTORY: Final = (
 _NOTE: Final = """What `companion doctor --bundle` gathered for a support request.
 
 Secrets, digests, credentials in addresses and the person's folders were taken out, and of the
-logs only lines in which a program speaks of itself were kept. Look through it before you send
+logs only lines that begin as a known program's were kept. Look through it before you send
 it: it is plain text.
 """
 
@@ -120,13 +128,20 @@ def _files(report: Report, situation: Situation, redactor: Redactor) -> Iterator
     yield "versions.json", _json(_versions())
     yield "plugins.json", _json(redactor.document(_inventory(situation)))
     yield "configuration.json", _json(redactor.document(_configuration(report)))
-    logs = situation.paths.logs
-    with contextlib.suppress(OSError):
-        for path in sorted(logs.iterdir()):
-            if path.is_file() and not path.is_symlink():
-                lines = [redactor.log_line(line) for line in _tail(path)]
-                kept = [line for line in lines if line is not None]
-                yield f"logs/{path.name}", "".join(f"{line}\n" for line in kept)
+    for path in _logs(situation.paths.logs):
+        with contextlib.suppress(OSError):
+            lines = [redactor.log_line(line, path.name) for line in _tail(path)]
+            kept = [line for line in lines if line is not None]
+            yield f"logs/{path.name}", "".join(f"{line}\n" for line in kept)
+
+
+def _logs(folder: Path) -> list[Path]:
+    try:
+        return [
+            path for path in sorted(folder.iterdir()) if path.is_file() and not path.is_symlink()
+        ]
+    except OSError:
+        return []
 
 
 def _json(document: Any) -> str:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import tomllib
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, Final
 
-from companion_core.config import SECTIONS, Config, load_config
+from companion_core.config import SECTIONS, Config, parse_config, read_document
 from companion_core.doctor.checks import Check, Situation
 from companion_core.doctor.redaction import shown_url
 from companion_core.doctor.rows import (
@@ -32,14 +30,12 @@ _MAX_NARROW: Final = 200
 def check_file(situation: Situation) -> Finding:
     """Read the configuration; what it says is for the rows behind."""
     path = situation.config_file()
-    situation.config = load_config(path)
-    situation.written = _written_keys(path)
+    document, text = read_document(path)
+    situation.config = parse_config(document, source=str(path), text=text)
+    situation.written = frozenset(
+        f"{section}.{key}" for section, table in document.items() for key in table
+    )
     return fine(str(path))
-
-
-def _written_keys(path: Path) -> frozenset[str]:
-    document = tomllib.loads(path.read_text(encoding="utf-8"))
-    return frozenset(f"{section}.{key}" for section, table in document.items() for key in table)
 
 
 def check_options(situation: Situation) -> list[Row]:

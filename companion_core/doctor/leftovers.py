@@ -22,8 +22,8 @@ from companion_core.doctor.state import ACCESS, REPAIR, is_ours
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason
 from companion_core.folder_lock import lock_folder
 from companion_core.paths import InstancePaths
-from companion_core.runtime.reclaim import left_behind, reclaim
-from companion_core.state_files import check_owned
+from companion_core.runtime.reclaim import left_behind, reclaim, start_folders
+from companion_core.state_files import check_owned, refuse_link
 
 __all__ = ["checks"]
 
@@ -49,7 +49,9 @@ def _in_use(situation: Situation) -> bool:
     try:
         with _holding(situation.paths):
             return False
-    except EnvironmentUnavailable:
+    except EnvironmentUnavailable as error:
+        if error.reason is not Reason.ALREADY_RUNNING:
+            raise
         return True
 
 
@@ -70,7 +72,9 @@ def check_state_file(situation: Situation) -> Finding:
     paths = situation.paths
     if _in_use(situation):
         return fine("they are the running companion's")
-    socket = paths.run_folder_path() / "control.sock"
+    run_folder = paths.run_folder_path()
+    refuse_link(run_folder)
+    socket = run_folder / "control.sock"
     left = [path for path in (paths.state_file, socket) if os.path.lexists(path)]
     if not left:
         return fine("none of a companion that ended")
@@ -92,7 +96,7 @@ def check_processes(situation: Situation) -> Finding:
     lives = left_behind(paths.runtime_record, situation.egress)
     if _in_use(situation):
         return _judge_running(situation, {each.pid for each in lives})
-    folders = _start_folders(paths)
+    folders = start_folders(paths.run_folder_path())
     if not lives and not folders and not os.path.lexists(paths.runtime_record):
         return fine("none of a runtime that outlived its companion")
     reason = Reason.STALE_RUNTIME if lives else Reason.STALE_STATE
@@ -112,14 +116,6 @@ def _judge_running(situation: Situation, proved: set[int]) -> Finding:
     if runtime is not None and runtime["pid"] not in proved:
         return broken(Reason.STALE_RUNTIME, "the running runtime is not recorded")
     return fine(f"{len(proved)} processes, recorded and proved: the running companion's")
-
-
-def _start_folders(paths: InstancePaths) -> list[Path]:
-    folder = paths.run_folder_path()
-    try:
-        return [path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()]
-    except FileNotFoundError:
-        return []
 
 
 def check_downloads(situation: Situation) -> Finding:

@@ -237,6 +237,7 @@ def checks() -> tuple[Check, ...]:
     """Return the checks of this file."""
     check = partial(Check, section=Section.MACHINE)
     fast = partial(check_extra, module="uvloop", extra="fast")
+    second = partial(check_extra, module="httptools", extra="second-parser")
     four = partial(check_loopback, family=socket.AF_INET, host="127.0.0.1")
     six = partial(check_loopback, family=socket.AF_INET6, host="::1")
     return (
@@ -244,6 +245,7 @@ def checks() -> tuple[Check, ...]:
         check(id="platform", title="system", run=check_platform),
         check(id="packages", title="packages", run=check_packages),
         check(id="extra.uvloop", title="uvloop", run=fast),
+        check(id="extra.httptools", title="httptools", run=second),
         check(id="clock", title="clock", run=check_clock, needs=(ACCESS,)),
         check(id="temporary", title="temporary folder", run=check_temporary),
         check(id="memory", title="memory", run=check_memory),

@@ -57,7 +57,7 @@ def check_manifest(situation: Situation) -> Finding:
 
 
 def check_models(situation: Situation) -> Finding:
-    """Hash every stored file again: its name is the SHA-256 that was signed for (I-01)."""
+    """Hash every stored file again: its name is its SHA-256 (I-01)."""
     stored = _stored(situation.paths.models)
     if not stored:
         return skipped(Reason.NOT_VERIFIED, "no model is stored yet", fix="companion up")
@@ -74,9 +74,9 @@ def check_models(situation: Situation) -> Finding:
             wrong.append(error.reason)
     about = f"{len(stored)} files, {sum(path.lstat().st_size for path in stored) / 1e6:.1f} MB"
     if wrong:
-        detail = f"{len(wrong)} of {about} are not what was signed for; a start fetches them again"
+        detail = f"{len(wrong)} of {about} are not what their names say; a start fetches them again"
         return broken(wrong[0], detail, fix="companion up")
-    return fine(f"{about}, each the SHA-256 it was signed with{_configured(situation)}")
+    return fine(f"{about}, each is what its name says{_configured(situation)}")
 
 
 def _stored(folder: Path) -> list[Path]:

@@ -43,10 +43,13 @@ _TALK = re.compile(
     r"|response|output)\b\s*[=:>].*",
     re.IGNORECASE,
 )
-# How programs begin what they say of themselves: a name and a colon, a time, a level.
-_OWN_LINE = re.compile(
-    r"\[[^\]]*\]|\d[\d:.T/-]{3,}Z?\s|[A-Za-z_][\w.()-]*\s*:|time=|(?:srv|slot|que|cmn)\s+\w+\s*:"
+# How the programs that we know begin what they say of themselves; a prompt has lines of any kind.
+_RUNTIME_LINE = re.compile(
+    r"(?:\d+(?:\.\d+)+ [DIWE] )?"  # of llama.cpp: time and level, then who speaks
+    r"(?:(?:srv|slot|que|cmn)\s+[\w()]+\s*:|(?:main|llama_\w+|load_\w+|print_info|ggml_\w+)\s*:)"
+    r"|time=\d\S* level=[A-Z]+ "  # of programs in Go
 )
+_COMPANION_LINE = re.compile(r"companion: ")
 
 
 def shown_url(url: str) -> str:
@@ -86,9 +89,10 @@ class Redactor:
         text = _NAMED_SECRET.sub(lambda match: match[1] + _GONE, text)
         return _LONG_RUN.sub(_GONE, text)
 
-    def log_line(self, line: str) -> str | None:
+    def log_line(self, line: str, log: str = "runtime.log") -> str | None:
         """Return a line of a log, cut to what a program says of itself; None for any other."""
-        if _OWN_LINE.match(line) is None:
+        begins = _COMPANION_LINE if log.startswith("companion.log") else _RUNTIME_LINE
+        if begins.match(line) is None:
             return None
         line = _QUOTED.sub('"…"', line)
         line = _TALK.sub(lambda match: f"{match[1]}: {_GONE}", line)

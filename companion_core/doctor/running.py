@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import ipaddress
 import json
 import sys
 import urllib.parse
@@ -168,16 +169,24 @@ def check_gateway_sockets(situation: Situation) -> Finding:
         for each in connections
         if each.status == psutil.CONN_LISTEN and each.laddr and each.laddr.port == port
     }
-    if not held or not held <= _LOOPBACK:
-        return broken(Reason.LISTENER_NOT_BOUND, f"port {port} on {', '.join(sorted(held))}")
-    return fine(f"port {port} on {', '.join(sorted(held))}")
+    if not held:
+        return broken(Reason.LISTENER_NOT_BOUND, f"nothing listens on port {port}")
+    where = f"port {port} on {', '.join(sorted(held))}"
+    if not all(ipaddress.ip_address(address).is_loopback for address in held):
+        return broken(Reason.INTERNAL_FAULT, f"{where}: beyond loopback")
+    return fine(where)
 
 
-# What a stranger might send, and what the gateway has to say to it.
-_STRANGERS: Final[tuple[tuple[str, Mapping[str, str], Reason], ...]] = (
-    ("a foreign Host", {"Host": "attacker.example"}, Reason.HOST_NOT_ALLOWED),
-    ("a web page", {"Origin": "https://attacker.example"}, Reason.CROSS_SITE_FORBIDDEN),
-    ("no token", {}, Reason.MISSING_TOKEN),
+# What a stranger might send, and what the gateway has to say to it; whoever has no token is
+# told so until strangers have asked too often.
+_STRANGERS: Final[tuple[tuple[str, Mapping[str, str], frozenset[Reason]], ...]] = (
+    ("a foreign Host", {"Host": "attacker.example"}, frozenset({Reason.HOST_NOT_ALLOWED})),
+    (
+        "a web page",
+        {"Origin": "https://attacker.example"},
+        frozenset({Reason.CROSS_SITE_FORBIDDEN}),
+    ),
+    ("no token", {}, frozenset({Reason.MISSING_TOKEN, Reason.RATE_LIMITED})),
 )
 
 
@@ -189,7 +198,7 @@ def check_guard(situation: Situation) -> Finding:
             reason, cors = _request(situation, port, headers)
         except (OSError, http.client.HTTPException):
             return broken(Reason.LISTENER_NOT_BOUND, f"{who} got no answer")
-        if reason is not expected or cors:
+        if reason not in expected or cors:
             said = "with a CORS header" if cors else f"with {reason}"
             return broken(Reason.INTERNAL_FAULT, f"{who} was answered {said}")
     return fine(f"refused: {', '.join(who for who, _, _ in _STRANGERS)}; no CORS header")
@@ -247,7 +256,7 @@ def check_logs(situation: Situation) -> Finding:
             file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
             if token in file.read(_TAIL_BYTES):
                 return broken(Reason.INTERNAL_FAULT, f"{path.name} holds the session's token")
-    return fine(f"the session's token is in none of {len(logs)} logs")
+    return fine(f"the session's token is not in the last MiB of any of {len(logs)} logs")
 
 
 def _status(situation: Situation) -> Mapping[str, Any]:

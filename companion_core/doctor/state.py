@@ -32,6 +32,7 @@ ROOM_BYTES: Final = 64 * 1024 * 1024
 _SHOWN: Final = 5
 # Stored models, what is being received, and logs; the other files have one name each.
 _MADE: Final = re.compile(r"[0-9a-f]{64}|\.[0-9a-f]{64}\.[0-9a-f]{16}\.part|[a-z]+\.log(\.1)?")
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _OTHERS: Final = 0o077
 _OWNER: Final = 0o700
 
@@ -74,10 +75,11 @@ def check_access(situation: Situation) -> Finding:
     usable = root.stat().st_mode & _OWNER == _OWNER
     if usable and os.access(root, os.R_OK | os.W_OK | os.X_OK):
         return fine("can be read and written")
+    refuse_shared(root)
     if not situation.repair or not is_ours(root):
         fix = REPAIR if is_ours(root) else ""
         return broken(Reason.STATE_PATH_UNSAFE, f"{root} cannot be read and written", fix=fix)
-    root.chmod(_OWNER)
+    root.chmod(stat.S_IMODE(root.stat().st_mode) | _OWNER)  # `check_folder` closes it to others
     return repaired(Reason.STATE_PATH_UNSAFE, f"opened to you: {root}")
 
 
@@ -94,21 +96,27 @@ def check_folder(situation: Situation) -> Finding:
         entries.append(_entry(sockets))
     for entry in entries:
         if why := entry.foreign:
-            raise Refused(Reason.STATE_PATH_UNSAFE, f"{entry.path} {why}")
+            raise Refused(Reason.STATE_PATH_UNSAFE, f"{_shown(entry.path)} {why}")
     wrong = [entry for entry in entries if entry.open]
     if not wrong:
         check_owned(root)
         return fine(f"{root}: {len(entries)} files and folders, yours alone")
-    names = ", ".join(str(entry.path) for entry in wrong[:_SHOWN])
+    names = ", ".join(_shown(entry.path) for entry in wrong[:_SHOWN])
     names += f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
     if situation.repair:
         left = [entry for entry in wrong if not _close(entry)]
         if not left:
             check_owned(root)
             return repaired(Reason.STATE_PATH_UNSAFE, f"closed to others: {names}")
-        names = ", ".join(str(entry.path) for entry in left[:_SHOWN])
+        names = ", ".join(_shown(entry.path) for entry in left[:_SHOWN])
         return broken(Reason.STATE_PATH_UNSAFE, f"open to others, and not ours alone: {names}")
     return broken(Reason.STATE_PATH_UNSAFE, f"open to others: {names}", fix=REPAIR)
+
+
+def _shown(path: Path) -> str:
+    """Return the path with the beginning of the digest that a stored file is named after."""
+    name = _DIGEST.sub(lambda match: f"{match[0][:8]}…", path.name)
+    return str(path.with_name(name)) if name else str(path)
 
 
 def _entries(paths: InstancePaths) -> Iterator[_Entry]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -22,13 +23,14 @@ from companion_core.decisions.spawn_plan import parse_pid
 from companion_core.egress import KILL, Egress, ProcessIdentity
 from companion_core.errors import EnvironmentUnavailable, Reason
 from companion_core.runtime.process_tree import descendants
-from companion_core.state_files import read_private, write_private
+from companion_core.state_files import read_private, refuse_link, write_private
 
-__all__ = ["forget", "left_behind", "reclaim", "record"]
+__all__ = ["forget", "left_behind", "reclaim", "record", "start_folders"]
 
 _LIMIT_BYTES: Final = 64 * 1024
 _GONE_SECONDS: Final = 5.0
 _PAUSE_SECONDS: Final = 0.01
+_START_FOLDER: Final = re.compile(r"[0-9a-f]{8}")  # as `start_folder.new_start_folder` names it
 _BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -59,6 +61,7 @@ def reclaim(
         EnvironmentUnavailable: `stale_runtime`, one of them does not end.
         Refused: `state_path_unsafe`.
     """
+    refuse_link(run_dir)
     tree = left_behind(path, egress)
     for identity in tree:
         egress.send_signal(identity, KILL)
@@ -69,10 +72,25 @@ def reclaim(
             raise EnvironmentUnavailable(Reason.STALE_RUNTIME)
         sleep(_PAUSE_SECONDS)
     forget(path)
-    for left in run_dir.iterdir():
-        if left.is_dir() and not left.is_symlink():
-            shutil.rmtree(left, ignore_errors=True)
+    for left in start_folders(run_dir):
+        shutil.rmtree(left, ignore_errors=True)
     return len(tree)
+
+
+def start_folders(run_dir: Path) -> list[Path]:
+    """Return the private folders of earlier starts; what is named otherwise is not ours.
+
+    Raises:
+        Refused: `state_path_unsafe`, a link stands in place of `run_dir`.
+    """
+    refuse_link(run_dir)
+    if not run_dir.is_dir():
+        return []
+    return [
+        path
+        for path in run_dir.iterdir()
+        if _START_FOLDER.fullmatch(path.name) and path.is_dir() and not path.is_symlink()
+    ]
 
 
 def left_behind(path: Path, egress: Egress) -> tuple[ProcessIdentity, ...]:

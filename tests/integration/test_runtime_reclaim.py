@@ -124,3 +124,28 @@ def test_what_does_not_end_is_said(stale, place) -> None:
         reclaim(path, folder, Deaf(), sleep=lambda _seconds: None)
     assert caught.value.reason is Reason.STALE_RUNTIME
     assert path.exists()
+
+
+def test_only_what_is_named_like_a_start_is_removed(place) -> None:
+    path, folder = place
+    for name in ("letters", "0badcafe.old", "0BADCAFE", "0badcaf"):
+        (folder / name).mkdir()
+    outside = path.parent / "outside"
+    (outside / "letter").mkdir(parents=True)
+    (folder / "cafe0bad").symlink_to(outside)
+    assert reclaim(path, folder, EGRESS) == 0
+    left = {entry.name for entry in folder.iterdir()}
+    assert left == {"control.sock", "letters", "0badcafe.old", "0BADCAFE", "0badcaf", "cafe0bad"}
+    assert (outside / "letter").is_dir()
+
+
+def test_a_link_in_place_of_the_run_folder_is_refused(stale, place) -> None:
+    path, folder = place
+    record(path, [identity(stale)], folder / "0badcafe")
+    folder.rename(path.parent / "mine")
+    folder.symlink_to(path.parent / "mine")
+    with pytest.raises(CompanionError) as caught:
+        reclaim(path, folder, EGRESS)
+    assert caught.value.reason is Reason.STATE_PATH_UNSAFE
+    assert (folder / "0badcafe").is_dir()
+    assert stale.poll() is None

@@ -147,6 +147,13 @@ def test_a_file_that_others_can_change_is_not_believed(tmp_path):
     assert "others" in caught.value.detail
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no such pipes")
+def test_a_pipe_is_no_configuration_and_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "c.toml", 0o600)
+    with pytest.raises(UsageError, match="configuration_invalid"):
+        load_config(tmp_path / "c.toml")
+
+
 def test_another_model_of_the_manifest_can_be_named_and_is_checked(tmp_path):
     config = parse_config(tomllib.loads(THREE_LINES))
     assert with_model(config, "other").model.id == "other"

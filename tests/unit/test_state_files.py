@@ -137,3 +137,12 @@ def test_reading_refuses_what_others_could_have_written(tmp_path):
     link.symlink_to(path)
     with pytest.raises(Refused):
         read_private(link, 5)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no such pipes")
+def test_a_pipe_or_a_folder_in_a_files_place_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    (tmp_path / "folder").mkdir(mode=0o700)
+    for name in ("pipe", "folder"):
+        with pytest.raises(Refused):
+            read_private(tmp_path / name, 5)

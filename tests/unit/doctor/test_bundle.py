@@ -27,6 +27,7 @@ PLANTED = [
     "planted-password",
     "planted-prompt",
     "planted words of a story",
+    "planted diagnosis",
     "planted-session-token",
     "planted-detail",
     DIGEST,
@@ -49,6 +50,8 @@ srv  init: Authorization: Bearer planted-bearer
 main: password=planted-password
 srv  update: prompt = "planted-prompt"
 planted words of a story
+Patient: planted diagnosis
+[INST] planted diagnosis [/INST]
 http: token planted-session-token was used
 llama_model_loader: n_ctx = 512
 """
@@ -115,6 +118,20 @@ def test_what_helps_is_in_it(tmp_path, situation):
     assert report["reason"] in set(Reason)
     assert {"I-01", "I-18", "plugin.lamp"} <= {row["id"] for row in report["rows"]}
     assert "python" in json.loads(files["versions.json"])
+
+
+def test_a_log_that_cannot_be_read_takes_no_other_with_it(tmp_path, situation, monkeypatch):
+    (situation.paths.logs / "companion.log").write_text("companion: ok\n")
+    read = bundle._tail
+
+    def fail_once(path: Path) -> list[str]:
+        if path.name == "companion.log":
+            raise PermissionError
+        return read(path)
+
+    monkeypatch.setattr(bundle, "_tail", fail_once)
+    files = pack(tmp_path / "bundle.tar.gz", situation)
+    assert [name for name in files if name.startswith("logs/")] == ["logs/runtime.log"]
 
 
 def test_only_its_owner_can_read_it(tmp_path, situation):

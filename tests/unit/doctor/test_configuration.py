@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 
 import pytest
 from doctor_parts import PUBLIC_KEY, make_situation
@@ -119,3 +120,9 @@ def test_a_person_without_a_home_is_told_and_the_rest_goes_on(tmp_path):
     assert rows["configuration"].reason is Reason.USAGE
     assert rows["option.config-file"].status is Status.SKIP
     assert rows["option.instance"].status is Status.OK
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no such pipes")
+def test_a_pipe_in_the_files_place_is_a_row(tmp_path):
+    os.mkfifo(tmp_path / "companion.toml", 0o600)
+    assert look(tmp_path, None)["configuration"].reason is Reason.CONFIGURATION_INVALID

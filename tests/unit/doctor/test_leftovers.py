@@ -19,7 +19,7 @@ from companion_core.doctor import leftovers, state
 from companion_core.doctor.checks import run_checks
 from companion_core.doctor.rows import Status
 from companion_core.egress import LiveEgress
-from companion_core.errors import Reason
+from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason
 from companion_core.folder_lock import lock_folder
 from companion_core.runtime.reclaim import record
 
@@ -96,6 +96,31 @@ def test_a_link_in_place_of_the_state_file_is_left_alone(tmp_path, paths):
     assert rows["state-file"].reason is Reason.STATE_PATH_UNSAFE
     assert paths.state_file.is_symlink()
     assert letter.read_text() == "mine"
+
+
+def test_a_link_in_place_of_the_run_folder_is_told_and_what_it_leads_to_left_alone(tmp_path, paths):
+    letters = tmp_path / "letters"
+    (letters / "0badcafe").mkdir(parents=True)
+    (letters / "control.sock").touch()
+    letters.chmod(0o755)
+    paths.run_folder_path().symlink_to(letters)
+    rows = look(tmp_path, repair=True)
+    for name in ("state-folder", "state-file", "processes"):
+        assert rows[name].reason is Reason.STATE_PATH_UNSAFE, name
+    assert {path.name for path in letters.iterdir()} == {"0badcafe", "control.sock"}
+    assert letters.stat().st_mode & 0o777 == 0o755
+    with pytest.raises(CompanionError):
+        paths.run_folder()
+
+
+def test_a_lock_that_cannot_be_taken_does_not_mean_that_one_runs(tmp_path, paths, monkeypatch):
+    def fail(_lock: object) -> None:
+        raise EnvironmentUnavailable(Reason.DISK_UNAVAILABLE)
+
+    write_state(paths, 2**22 + 1, 1)
+    monkeypatch.setattr(InstanceLock, "acquire", fail)
+    row = look(tmp_path)["state-file"]
+    assert (row.status, row.reason) == (Status.FAIL, Reason.DISK_UNAVAILABLE)
 
 
 def test_what_a_companion_holds_that_starts_now_is_left_alone(tmp_path, paths):

@@ -28,6 +28,7 @@ def test_every_check_gives_a_row_on_this_machine(tmp_path):
         "platform",
         "packages",
         "extra.uvloop",
+        "extra.httptools",
         "loopback-v4",
         "isolation.chosen",
     } <= set(rows)

@@ -112,7 +112,7 @@ def test_every_stored_file_is_hashed_again(tmp_path, author):
     store(tmp_path)
     row = look(tmp_path, author)["models"]
     assert row.status is Status.OK
-    assert "tiny is among them" in row.finding.detail
+    assert "each is what its name says; tiny is among them" in row.finding.detail
 
 
 @pytest.mark.data_integrity

@@ -91,6 +91,16 @@ def test_a_document_is_redacted_to_its_leaves(value):
         "my diagnosis: bad news",
         "",
         "    indented words of a story",
+        "Patient: John Smith, HIV positive",
+        "[INST] my diagnosis [/INST]",
+        "companion: my diagnosis",
+        "2026-01-01 my diagnosis",
+        "1.2.3 I am ill",
+        "http: my diagnosis",
+        "time=after the operation",
+        "time= level= my diagnosis",
+        "domain: my diagnosis",
+        "mainly: my diagnosis",
     ],
 )
 def test_a_line_that_no_program_begins_so_is_left_out(line):
@@ -106,7 +116,7 @@ def test_a_line_that_no_program_begins_so_is_left_out(line):
         "srv: user: my diagnosis",
         "srv: got 'my diagnosis' to answer",
         "srv: input=my diagnosis",
-        "[info] content: my diagnosis",
+        "main: content: my diagnosis",
     ],
 )
 def test_what_a_program_says_of_a_request_is_cut(line):
@@ -117,16 +127,28 @@ def test_what_a_program_says_of_a_request_is_cut(line):
 @pytest.mark.parametrize(
     "line",
     [
-        "companion: keychain_locked: Unlock it.",
         "0.00.007.959 I srv          init: loading model",
-        "2026-01-01T00:00:00Z error: out of memory",
-        "[warn] no GPU",
         "srv  update_slots: all slots are idle",
+        "srv    operator(): cleaning up before exit",
+        "slot print_timing: id  0 | task 0 | 12.5 tokens per second",
+        "que    start_loop: waiting",
+        "cmn  common_init: fitting",
+        "main: server is listening",
+        "llama_model_loader: n_ctx = 512",
+        "load_tensors: offloaded 2/2 layers",
+        "print_info: file format = GGUF V3",
+        "ggml_cuda_init: found 1 device",
         "time=2026-01-01T00:00:00Z level=INFO source=sched.go:1",
     ],
 )
 def test_what_a_program_says_of_itself_stays(line):
     assert REDACTOR.log_line(line) == line
+
+
+def test_of_the_companions_log_what_the_companion_says_stays():
+    line = "companion: keychain_locked: Unlock it."
+    assert REDACTOR.log_line(line, "companion.log") == line
+    assert REDACTOR.log_line("main: words", "companion.log") is None
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,8 @@ from doctor_parts import ANSWERS, make_config, make_row, make_situation, make_su
 
 from companion_core.doctor import running
 from companion_core.doctor.checks import run_checks
-from companion_core.doctor.rows import Status, fine, skipped
+from companion_core.doctor.invariants import INVARIANTS, judge_invariant
+from companion_core.doctor.rows import BROKEN, Status, fine, judge, skipped
 from companion_core.errors import CompanionError, Reason
 
 pytestmark = pytest.mark.integration
@@ -211,14 +212,31 @@ def test_a_runtime_that_listens_wider_is_told(tmp_path, code, channel, ok):
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="sockets are shown to root alone")
-@pytest.mark.parametrize(("address", "status"), [("127.0.0.1", Status.OK), ("", Status.FAIL)])
-def test_a_gateway_beyond_loopback_is_told(tmp_path, address, status):
+@pytest.mark.parametrize(
+    ("address", "status"),
+    [
+        ("127.0.0.1", Status.OK),
+        pytest.param("127.0.0.2", Status.OK, marks=LINUX),
+        ("", Status.FAIL),
+    ],
+)
+def test_a_gateway_beyond_loopback_breaks_i_17(tmp_path, address, status):
     with socket.socket() as listener:
         listener.bind((address, 0))
         listener.listen()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
         found = running.check_gateway_sockets(situation_of(tmp_path, gateway={"url": url}))
     assert found.status is status, found.detail
+    row = make_row("gateway-sockets", found)
+    rule = next(each for each in INVARIANTS if each.id == "I-17")
+    assert judge_invariant(rule, {row.id: row}).status is status
+    assert judge([row]).exit_code == (0 if status is Status.OK else BROKEN)
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="sockets are shown to root alone")
+def test_a_port_that_nobody_holds_is_a_lack(tmp_path):
+    found = running.check_gateway_sockets(situation_of(tmp_path))  # nobody listens on port 1
+    assert (found.status, found.reason) == (Status.FAIL, Reason.LISTENER_NOT_BOUND)
 
 
 class Gateway(http.server.BaseHTTPRequestHandler):
@@ -234,6 +252,8 @@ class Gateway(http.server.BaseHTTPRequestHandler):
             code = "cross_site_forbidden"
         elif self.fault == "open":
             code = "ok"
+        elif self.fault == "spent":
+            code = "rate_limited"
         body = json.dumps({"error": {"code": code}}).encode()
         if self.fault == "garbage":
             body = b"<html>"
@@ -248,7 +268,7 @@ class Gateway(http.server.BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-@pytest.mark.parametrize("fault", ["", "host", "open", "cors", "garbage"])
+@pytest.mark.parametrize("fault", ["", "spent", "host", "open", "cors", "garbage"])
 def test_a_gateway_that_lets_a_stranger_in_is_told(tmp_path, fault):
     handler = type("Faulty", (Gateway,), {"fault": fault})
     with http.server.HTTPServer(("127.0.0.1", 0), handler) as server:
@@ -260,7 +280,7 @@ def test_a_gateway_that_lets_a_stranger_in_is_told(tmp_path, fault):
         finally:
             server.shutdown()
             thread.join()
-    assert (found.status is Status.OK) == (not fault), found.detail
+    assert (found.status is Status.OK) == (fault in {"", "spent"}), found.detail
 
 
 def test_a_gateway_that_does_not_answer_is_told(tmp_path):
@@ -295,7 +315,9 @@ def test_a_token_in_a_log_is_told_and_never_shown(tmp_path, monkeypatch):
     log: Path = situation.paths.logs / "runtime.log"
     log.write_text("nothing to see")
     monkeypatch.setattr(running, "ask", lambda *_: {"token": "planted-token"})
-    assert running.check_logs(situation).status is Status.OK
+    found = running.check_logs(situation)
+    assert found.status is Status.OK
+    assert "last MiB" in found.detail
     log.write_text("x" * 3_000_000 + "planted-token\n")
     found = running.check_logs(situation)
     assert found.status is Status.FAIL

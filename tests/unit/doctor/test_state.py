@@ -141,6 +141,34 @@ def test_a_folder_that_the_person_locked_is_one_row_and_can_be_opened(tmp_path, 
     assert stat.S_IMODE(place.stat().st_mode) == 0o700
 
 
+def test_a_folder_that_no_companion_made_is_not_opened_to_its_owner_either(tmp_path):
+    home = tmp_path / "state"
+    home.mkdir()
+    (home / "letter.txt").write_text("mine")
+    home.chmod(0o555)
+    row = look(tmp_path, repair=True)["state-access"]
+    assert (row.status, row.reason) == (Status.FAIL, Reason.STATE_PATH_UNSAFE)
+    assert stat.S_IMODE(home.stat().st_mode) == 0o555
+
+
+def test_opening_the_folder_adds_its_owners_rights_and_takes_nobodys(tmp_path, place):
+    place.chmod(0o050)
+    found = state.check_access(make_situation(tmp_path, repair=True))
+    assert found.status is Status.REPAIRED
+    assert stat.S_IMODE(place.stat().st_mode) == 0o750
+
+
+def test_a_stored_models_digest_is_not_shown_whole(tmp_path, place):
+    (place / "models" / MODEL).chmod(0o444)
+    for repair in (False, True):
+        detail = look(tmp_path, repair=repair)["state-folder"].finding.detail
+        assert f"{MODEL[:8]}…" in detail
+        assert MODEL[:9] not in detail
+    (place / "models" / MODEL).unlink()
+    (place / "models" / MODEL).symlink_to(tmp_path)
+    assert MODEL[:9] not in look(tmp_path)["state-folder"].finding.detail
+
+
 def test_what_the_runtime_keeps_is_not_looked_into(tmp_path, place):
     kept = place / "instances" / "default" / "data" / "lamp"
     kept.mkdir(parents=True, mode=0o700)
