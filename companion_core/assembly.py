@@ -35,7 +35,13 @@ from companion_core.runtime import probe
 from companion_core.runtime.https_download import HttpsDownloader, HttpsDownloadPlugin
 from companion_core.runtime.isolation import probe_isolation
 
-__all__ = ["AuthorityProviders", "RuntimeProviders", "assemble", "load_every_plugin"]
+__all__ = [
+    "AuthorityProviders",
+    "RuntimeProviders",
+    "assemble",
+    "default_ram_ceiling",
+    "load_every_plugin",
+]
 
 LOCATE_SECONDS: Final = 10.0
 
@@ -138,13 +144,14 @@ def _choose_tier(config: Config, egress: Egress) -> Tier:
 def _fill_limits(config: Config) -> ResourceLimits:
     limits = config.limits
     return ResourceLimits(
-        max_ram_bytes=limits.max_ram_bytes or _three_quarters_of_memory(),
+        max_ram_bytes=limits.max_ram_bytes or default_ram_ceiling(),
         max_vram_bytes=limits.max_vram_bytes,
         max_cpu_percent=limits.max_cpu_percent,
     )
 
 
-def _three_quarters_of_memory() -> int:
+def default_ram_ceiling() -> int:
+    """Return the ceiling of memory where none is configured: three quarters of the machine's."""
     import psutil  # noqa: PLC0415 - needed only where no limit is configured
 
     return int(psutil.virtual_memory().total) * 3 // 4

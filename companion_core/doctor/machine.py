@@ -11,9 +11,11 @@ from functools import partial
 from importlib import metadata
 from typing import Final
 
+from companion_core.assembly import default_ram_ceiling
 from companion_core.authority.manifest_fetch import ManifestMemory
 from companion_core.clock import wall_now
 from companion_core.decisions.isolation import PROMISES, TIERS, Tier, choose_tier
+from companion_core.decisions.manifest import CLOCK_SKEW_SECONDS
 from companion_core.decisions.resources import check_limits
 from companion_core.decisions.verdict import Verdict
 from companion_core.doctor.checks import Check, Situation
@@ -30,7 +32,6 @@ from companion_core.tls_context import build_tls_context
 __all__ = ["checks"]
 
 OLDEST_PYTHON: Final = (3, 11)
-CLOCK_SKEW_SECONDS: Final = 300.0
 _PACKAGES: Final = (
     ("pluggy", "pluggy"),
     ("click", "click"),
@@ -105,7 +106,7 @@ def check_memory(situation: Situation) -> Finding:
     limits = situation.config.limits if situation.config is not None else None
     if limits is None:
         return fine(detail)
-    ceiling = limits.max_ram_bytes or total * 3 // 4
+    ceiling = limits.max_ram_bytes or default_ram_ceiling()
     verdict = check_limits(
         ResourceLimits(
             max_ram_bytes=ceiling,

@@ -130,10 +130,6 @@ class KeptProcess:
             self._kill_all()
             await self._watch
 
-    async def gone(self) -> None:
-        """Wait until the tree and the keeper are gone and everything is closed."""
-        await asyncio.shield(self._watch)
-
     def _kill_all(self) -> None:
         """Kill a tree whose keeper does not: stopped by someone, or dead before its time."""
         tree = [self._egress.identify(pid) for pid in self.tree()]
