@@ -104,7 +104,7 @@ def test_a_fault_of_ours_gives_the_place_back() -> None:
             asyncio.get_running_loop().set_exception_handler(lambda _loop, _context: None)
             assert door.gateway.requests is not None
             heads = door.gateway.requests._heads
-            door.gateway.requests._heads = {}
+            door.gateway.requests._heads = None  # type: ignore[assignment]
             with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
                 await door.ask(door.post())
             door.gateway.requests._heads = heads
