@@ -1,17 +1,20 @@
 """Call something that may hang, and stop waiting for it in time.
 
 A blocked call (a keychain prompt, a plugin's loop) cannot be cancelled from outside, so it
-runs in a daemon thread that nobody joins: the program can still end.
+runs in a daemon thread that nobody joins: the program can still end. A thread whose call came
+back takes the next one, for as long as there are some: to wake it costs half of making it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
-from typing import Any, Final, TypeVar
+from queue import Empty, SimpleQueue
+from typing import Any, Final, TypeAlias, TypeVar
 
 from companion_core.errors import CompanionError, Reason
 
@@ -20,23 +23,54 @@ __all__ = ["call_with_deadline", "call_with_deadline_async", "start_call"]
 T = TypeVar("T")
 
 _POLL_SECONDS: Final = 0.05
+_IDLE_SECONDS: Final = 2.0
+
+_Call: TypeAlias = tuple[Future[Any], Callable[..., Any], tuple[Any, ...]]
+_idle: Final[list[SimpleQueue[_Call]]] = []  # where threads wait that have nothing to do
 
 
 def start_call(function: Callable[..., T], *args: Any) -> Future[T]:
-    """Start `function(*args)` in a thread of its own and return its future."""
+    """Start `function(*args)` in a thread that does nothing else and return its future."""
     future: Future[T] = Future()
     future.set_running_or_notify_cancel()  # a waiter that gave up must not fail the worker's end
-
-    def work() -> None:
-        try:
-            result = function(*args)
-        except BaseException as error:  # noqa: BLE001 - handed to the caller, SystemExit included
-            future.set_exception(error)
-        else:
-            future.set_result(result)
-
-    threading.Thread(target=work, name="companion-deadline", daemon=True).start()
+    try:
+        calls = _idle.pop()
+    except IndexError:
+        calls = SimpleQueue()
+        name = "companion-deadline"
+        threading.Thread(target=_work, args=(calls,), name=name, daemon=True).start()
+    calls.put((future, function, args))
     return future
+
+
+def _work(calls: SimpleQueue[_Call]) -> None:
+    while True:
+        try:
+            _carry_out(calls, *calls.get(timeout=_IDLE_SECONDS))
+        except Empty:
+            try:
+                _idle.remove(calls)
+            except ValueError:
+                continue  # somebody has just taken it, and its call is on the way
+            return
+
+
+def _carry_out(
+    calls: SimpleQueue[_Call],
+    future: Future[Any],
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+) -> None:
+    """Make one call; what it was about is forgotten with this frame."""
+    try:
+        # What it sets for its own context is not there for the next one.
+        result = contextvars.Context().run(function, *args)
+    except BaseException as error:  # noqa: BLE001 - handed to the caller, SystemExit included
+        _idle.append(calls)
+        future.set_exception(error)
+    else:
+        _idle.append(calls)
+        future.set_result(result)
 
 
 def call_with_deadline(

@@ -25,11 +25,13 @@ from companion_core.errors import EnvironmentUnavailable, Reason
 if TYPE_CHECKING:  # a command that only asks the running companion loads none of these
     import asyncio
     import http.client
+    import socket
     import ssl
     import subprocess
 
     from companion_core.backend_channel import BackendChannel
     from companion_core.control_link import ControlLink
+    from companion_core.providers import TcpChannel
 
 
 __all__ = [
@@ -269,7 +271,7 @@ class LiveEgress:
             return (await loop.create_connection(factory, sock=await channel.connect()))[1]
         if isinstance(channel, UnixChannel):
             return (await loop.create_unix_connection(factory, channel.path))[1]
-        return (await loop.create_connection(factory, channel.host, channel.port))[1]
+        return (await loop.create_connection(factory, sock=await _connect_loopback(channel)))[1]
 
     async def reach_backend(self, channel: BackendChannel) -> None:
         """See `Egress`."""
@@ -281,19 +283,14 @@ class LiveEgress:
 
         if isinstance(channel, BrokeredChannel):
             (await channel.connect()).close()
-            return
-        family: int = socket.AF_INET
-        address: str | tuple[str, int]
-        if isinstance(channel, TcpChannel):
-            address = (channel.host, channel.port)
+        elif isinstance(channel, TcpChannel):
+            (await _connect_loopback(channel)).close()
         elif sys.platform == "win32":
             raise ConnectionRefusedError
         else:
-            family, address = socket.AF_UNIX, channel.path
-        # Without a protocol on it: on one machine it is done at once, and nothing is waited for.
-        with socket.socket(family) as client:
-            client.settimeout(0)
-            await asyncio.get_running_loop().sock_connect(client, address)
+            with socket.socket(socket.AF_UNIX) as client:
+                client.settimeout(0)
+                await asyncio.get_running_loop().sock_connect(client, channel.path)
 
 
 class RefusingEgress:
@@ -349,6 +346,23 @@ class RefusingEgress:
     async def reach_backend(self, channel: BackendChannel) -> None:  # noqa: ARG002 - as above
         """Refuse."""
         raise EgressRefused
+
+
+async def _connect_loopback(channel: TcpChannel) -> socket.socket:
+    """Connect within this machine: nearly always done at once, so nothing is waited for first."""
+    import asyncio  # noqa: PLC0415 - loaded on first use
+    import socket  # noqa: PLC0415 - as above
+
+    client, address = socket.socket(), (channel.host, channel.port)
+    try:
+        client.settimeout(0)
+        # The first call begins it, and the second one says how it went; Windows takes no second.
+        if sys.platform == "win32" or (client.connect_ex(address) and client.connect_ex(address)):
+            await asyncio.get_running_loop().sock_connect(client, address)
+    except BaseException:
+        client.close()
+        raise
+    return client
 
 
 def _identify_linux(pid: int) -> ProcessIdentity | None:

@@ -36,8 +36,9 @@ from companion_core.upkeep import Timing, Upkeep
 __all__ = ["Serving"]
 
 LIVENESS_SECONDS: Final = 30.0
-# A start reads the runtime back before anything is sent to it: that counts for the first answer.
-FRESH_SECONDS: Final = 0.1
+# A start reads the runtime back before anything is sent to it, and from time to time while it
+# loads: that counts for the first answer.
+FRESH_SECONDS: Final = 0.5
 _SAID_BY_RUNTIME: Final = frozenset(
     {Reason.RUNTIME_EXITED, Reason.SPAWN_FAILED, Reason.START_TIMEOUT}
 )
@@ -88,8 +89,13 @@ class Serving:
             egress=egress,
             clock=recency_now,
         )
-        self._token = token
-        self._health: HealthProbe | None = None
+        self._health = HealthProbe(
+            port=lambda: self.gateway.port,
+            token=token,
+            checker=providers.chosen.health.provider,
+            served_model=lambda: self._backend.served_model if self._backend else "",
+            egress=egress,
+        )
         self._backend: StartedBackend | None = None
         self._last_health_ok: float | None = None
         self._model: VerifiedModel | None = None
@@ -118,13 +124,6 @@ class Serving:
             EnvironmentUnavailable: `listener_not_bound`.
         """
         await self.gateway.start()
-        self._health = HealthProbe(
-            port=self.gateway.port,
-            token=self._token,
-            checker=self._providers.chosen.health.provider,
-            served_model=lambda: self._backend.served_model if self._backend else "",
-            egress=self._egress,
-        )
 
     async def start(self, model: VerifiedModel) -> None:
         """Start the runtime and return when it has answered a health check at the gateway.
@@ -174,6 +173,7 @@ class Serving:
         self._last_health_ok = None
         self._supervisor.on_exit = None
         self.gateway.detach()
+        self._health.close()
         self._backend = None
         await self._monitor.stop()
         await self._supervisor.stop()
@@ -210,6 +210,7 @@ class Serving:
     async def _observe(self) -> None:
         """Begin while the model loads: the first share of the processor takes its time."""
         await self._supervisor.launched.wait()
+        self._health.connect_ahead()
         await self._monitor.start()
 
     async def _wait_for_health(self, ready_by: float) -> None:
@@ -222,6 +223,9 @@ class Serving:
                         ending = self._supervisor.last_ending
                         reason = Reason.RUNTIME_EXITED if ending is None else ending.reason
                         raise error_for(reason, plugin=self._providers.chosen.spawn.plugin)
+                    # What the answer that says yes needs is made ready meanwhile.
+                    self._health.connect_ahead()
+                    await self._supervisor.check_runtime(max_age=FRESH_SECONDS / 2)
                     await attempts.pause()
         except TimeoutError as error:
             self._supervisor.report_health(ok=False)
@@ -233,7 +237,7 @@ class Serving:
         Args:
             max_age: seconds; a look as recent as that counts.
         """
-        if self._health is None:
+        if not self.gateway.bound:
             return refuse(Reason.LISTENER_NOT_BOUND)
         verdict = await self._health.probe()
         if verdict.ok:

@@ -162,7 +162,7 @@ class Gateway:
 
     def attach(self, backend: Backend) -> None:
         """Send requests to `backend` from now on."""
-        self.detach()
+        self._let_go()
         self._drained = None
         self.requests = BackendRequests(backend)
         self.pool = BackendPool(backend.channel, self._egress, self.now)
@@ -171,13 +171,16 @@ class Gateway:
 
     def detach(self) -> None:
         """Send no more requests; what waits is refused and what runs is broken off."""
+        self._let_go()
+        self._set_policy()
+
+    def _let_go(self) -> None:
         self.backend = None
         self.requests = None
         self._refuse_waiting()
         if self.pool is not None:
             self.pool.close()
             self.pool = None
-        self._set_policy()
 
     async def drain(self, seconds: float) -> bool:
         """Refuse new work and wait for what runs; say whether all of it ended in time."""

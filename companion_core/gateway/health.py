@@ -7,6 +7,7 @@ raises, returns that is no bool, or takes too long over, is a failure.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from typing import Final
@@ -28,12 +29,12 @@ _FAILED = refuse(Reason.HEALTH_FAILED)
 
 
 class HealthProbe:
-    """Probes the gateway at `port`; the answers tell whether the runtime serves its model."""
+    """Probes the gateway at `port()`; the answers tell whether the runtime serves its model."""
 
     def __init__(
         self,
         *,
-        port: int,
+        port: Callable[[], int],
         token: str,
         checker: HealthChecker,
         served_model: Callable[[], str],
@@ -48,6 +49,19 @@ class HealthProbe:
         self._egress = egress
         self._judge_deadline = judge_deadline
         self._answer_deadline = answer_deadline
+        self._ahead: BackendPool | None = None
+
+    def connect_ahead(self) -> None:
+        """Make the next probe's connection now; if it is cut meanwhile, that one makes its own."""
+        if self._ahead is None:
+            self._ahead = self._new_pool()
+            self._ahead.open_ahead()
+
+    def close(self) -> None:
+        """Let go of a connection that was made ahead."""
+        if self._ahead is not None:
+            self._ahead.close()
+            self._ahead = None
 
     async def probe(self) -> Verdict:
         """Ask once; OK or `health_failed`, never an exception."""
@@ -67,20 +81,27 @@ class HealthProbe:
         return OK if judged is True else _FAILED
 
     async def _ask(self) -> tuple[int, bytes]:
-        # As any client would, but on the gateway's own event loop: no thread has to take turns.
-        listener = TcpChannel(host="127.0.0.1", port=self._port)
-        pool = BackendPool(listener, self._egress, time.monotonic)
+        pool, self._ahead = self._ahead or self._new_pool(), None
         request = (
-            f"GET {HEALTH_PATH} HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\n"
+            f"GET {HEALTH_PATH} HTTP/1.1\r\nHost: 127.0.0.1:{self._port()}\r\n"
             f"Authorization: Bearer {self._token}\r\nConnection: close\r\n\r\n"
         )
         answer = _Answer()
         try:
-            pool.open_and_send(answer, request.encode("ascii"))
+            connection = pool.take_idle(time.monotonic())
+            if connection is not None and answer.upstream_bound(connection):
+                connection.send(answer, request.encode("ascii"))
+            else:
+                pool.open_and_send(answer, request.encode("ascii"))
             await answer.complete
         finally:
             pool.close()
         return answer.status, bytes(answer.body)
+
+    def _new_pool(self) -> BackendPool:
+        # As any client would, but on the gateway's own event loop: no thread has to take turns.
+        listener = TcpChannel(host="127.0.0.1", port=self._port())
+        return BackendPool(listener, self._egress, time.monotonic, idle_seconds=math.inf)
 
 
 class _Answer:

@@ -7,8 +7,8 @@ have begun. A connection is used again only after an answer that ended exactly w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Final, Protocol, cast
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, Protocol, cast
 
 from companion_core.backend_channel import BackendChannel
 from companion_core.egress import Egress
@@ -192,12 +192,29 @@ class BackendConnection(asyncio.Protocol):
 
 
 class BackendPool:
-    """Connections to one backend; made when needed, kept for a moment."""
+    """Connections to one listener; made when needed, kept for `idle_seconds`."""
 
-    __slots__ = ("_channel", "_closed", "_connecting", "_egress", "_idle", "_open", "now")
+    __slots__ = (
+        "_channel",
+        "_closed",
+        "_connecting",
+        "_egress",
+        "_idle",
+        "_idle_seconds",
+        "_open",
+        "now",
+    )
 
-    def __init__(self, channel: BackendChannel, egress: Egress, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        channel: BackendChannel,
+        egress: Egress,
+        clock: Callable[[], float],
+        *,
+        idle_seconds: float = IDLE_SECONDS,
+    ) -> None:
         self.now = clock
+        self._idle_seconds = idle_seconds
         self._channel = channel
         self._egress = egress
         self._idle: list[BackendConnection] = []
@@ -209,33 +226,50 @@ class BackendPool:
         """Return a connection that was used a moment ago; None where there is none."""
         while self._idle:
             connection = self._idle.pop()
-            if now - connection.idle_since < IDLE_SECONDS:
+            if now - connection.idle_since < self._idle_seconds:
                 return connection
             connection.abort()
         return None
 
     def open_and_send(self, sink: Sink, request: bytes) -> None:
         """Send a whole request on a connection of its own; `sink` learns what becomes of it."""
-        task = asyncio.get_running_loop().create_task(self._connect(sink, request))
+        self._start(self._connect(sink, request))
+
+    def open_ahead(self) -> None:
+        """Make a connection that the next request will find idle."""
+        self._start(self._open_idle())
+
+    def _start(self, connecting: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(connecting)
         self._connecting.add(task)
         task.add_done_callback(self._connecting.discard)
 
     async def _connect(self, sink: Sink, request: bytes) -> None:
+        connection = await self._open_one()
+        if connection is None:
+            sink.response_failed()
+        elif sink.upstream_bound(connection):
+            connection.send(sink, request)
+        else:
+            self.keep(connection, self.now())
+
+    async def _open_idle(self) -> None:
+        connection = await self._open_one()
+        if connection is not None:
+            self.keep(connection, self.now())
+
+    async def _open_one(self) -> BackendConnection | None:
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 connection = await self._egress.connect_backend(
                     lambda: BackendConnection(self), self._channel
                 )
         except (OSError, CompanionError):
-            sink.response_failed()
-            return
+            return None
         if self._closed:
             connection.abort()  # the backend was replaced meanwhile
-            sink.response_failed()
-        elif sink.upstream_bound(connection):
-            connection.send(sink, request)
-        else:
-            self.keep(connection, self.now())
+            return None
+        return connection
 
     def keep(self, connection: BackendConnection, now: float) -> None:
         """Keep an idle connection for the next request."""
@@ -257,7 +291,7 @@ class BackendPool:
 
     def close_idle(self, now: float) -> None:
         """Close what has been idle for too long."""
-        horizon = now - IDLE_SECONDS
+        horizon = now - self._idle_seconds
         for connection in [idle for idle in self._idle if idle.idle_since <= horizon]:
             connection.abort()
 

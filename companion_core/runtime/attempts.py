@@ -1,7 +1,8 @@
 """Pace what is tried until a runtime is ready: when it stirs, else by the time it was silent.
 
 A runtime that becomes ready writes a line or makes its socket. Both wake the next attempt at
-once; one that does so in silence is found late by a small share of that silence.
+once; one that does so in silence is found late by a small share of that silence. Whoever
+writes on and on takes no more of the processor than a share either.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Final
 __all__ = ["Attempts"]
 
 SHARE: Final = 0.05
+BUSY_SHARE: Final = 0.1
+BUSY_SECONDS: Final = 0.05
 SHORTEST_SECONDS: Final = 0.001
 LONGEST_SECONDS: Final = 0.1
 
@@ -27,18 +30,27 @@ class Attempts:
     def __init__(self, stirred: asyncio.Event) -> None:
         self._stirred = stirred
         self._now = asyncio.get_running_loop().time
-        self._silent_since = self._now()
+        self._began = self._silent_since = self._resumed = self._now()
+        self._busy = 0.0
 
     async def pause(self) -> None:
         """Return when the next attempt is due."""
-        if self._stirred.is_set():  # meanwhile; whoever writes on and on is not asked as often
-            await asyncio.sleep(SHORTEST_SECONDS)
+        now = self._now()
+        self._busy += now - self._resumed
+        if self._stirred.is_set():  # meanwhile
+            await asyncio.sleep(pause_after(self._busy, of=now - self._began))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(longest_pause(self._now() - self._silent_since)):
                 await self._stirred.wait()
         if self._stirred.is_set():
             self._stirred.clear()
             self._silent_since = self._now()
+        self._resumed = self._now()
+
+
+def pause_after(busy: float, *, of: float) -> float:
+    """Return how long to wait when attempts have taken `busy` seconds of the last `of`."""
+    return min(max((busy - BUSY_SECONDS) / BUSY_SHARE - of, 0.0), LONGEST_SECONDS)
 
 
 def longest_pause(silence: float) -> float:

@@ -67,6 +67,11 @@ class BackendStore:
         self._folder = None if plan.store is None else Path(plan.store)
         self._maker = _digest_of_text([binary_sha256, model.files[0].sha256, *_texts_of(plan)])
 
+    @property
+    def is_written(self) -> bool:
+        """Whether the plan has the backend store anything, so that there is something to settle."""
+        return bool(self._plan.model_copies) or self._folder is not None
+
     def prove(self, cancelled: threading.Event = _NEVER) -> tuple[BackendRequest, ...]:
         """Put the model in its place, remove what is not proved, and return what to send.
 

@@ -126,8 +126,9 @@ class RuntimeOutput:
             os.close(reader)
 
     def _receive(self, data: bytes) -> None:
-        self.stirred.set()
         *lines, self._pending = (self._pending + data).split(b"\n")
+        if lines or not data:  # a line may come in pieces
+            self.stirred.set()
         if not data:
             lines.append(self._pending)
             self._pending = b""

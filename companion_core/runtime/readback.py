@@ -33,14 +33,14 @@ _EXEC_SECONDS: Final = 0.5
 _PAUSE_SECONDS: Final = 0.001
 
 
-def environment_names(pid: int) -> frozenset[str] | None:
+def environment_names(pid: int, *, wait: bool = True) -> frozenset[str] | None:
     """Return the names in a process's environment; None when they cannot be read.
 
     A process that is just being executed has none for a moment, and one that is ending lets
     nobody look while it gives its memory back: both are waited for, half a second at most.
-    Blocking.
 
     Raises:
+        BlockingIOError: it would have to be waited for, and `wait` is false.
         ProcessLookupError: there is no such process any more.
     """
     if sys.platform != "linux":
@@ -62,6 +62,8 @@ def environment_names(pid: int) -> frozenset[str] | None:
             return frozenset(os.fsdecode(entry.partition(b"=")[0]) for entry in entries)
         if not has_memory(pid):
             raise ProcessLookupError
+        if not wait:
+            raise BlockingIOError
         if time.monotonic() > deadline:
             return None
         time.sleep(_PAUSE_SECONDS)
@@ -87,8 +89,7 @@ def listeners(pids: Iterable[int]) -> frozenset[Listener] | None:
             if held is None:
                 return None
             if held:
-                tables = frozenset(held.values())
-                found.update(at for inode, at in listening_sockets(pid, tables) if inode in held)
+                found.update(listening_sockets(pid, frozenset(held.values()), held))
         except (FileNotFoundError, ProcessLookupError):
             continue  # it ended meanwhile, and its sockets with it
         except PermissionError:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import os
 import stat
 from collections.abc import Coroutine
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from companion_core.backend_channel import BackendChannel
@@ -61,19 +61,23 @@ class Watched:
             raise error_for(verdict.reason, plugin=self.plugin)
 
 
-def read_back(watched: Watched) -> Verdict:
-    """Judge what really runs. Blocking, some milliseconds.
+def read_back(watched: Watched, *, wait: bool = True) -> Verdict:
+    """Judge what really runs. Takes about half a millisecond, and half a second if it has to wait.
 
     Returns:
         a `LoopbackChannel`; else `not_running` where the runtime itself is gone, or the
         refusal of the rules in `decisions.runtime_readback`.
+
+    Raises:
+        BlockingIOError: a process that comes or goes would have to be waited for, and `wait`
+            is false.
     """
     identity = watched.kept.identity
     names: dict[int, frozenset[str] | None] = {}
     tree = watched.kept.tree()
     for pid in tree:
         with contextlib.suppress(ProcessLookupError):
-            names[pid] = environment_names(pid)
+            names[pid] = environment_names(pid, wait=wait)
     if identity is None or identity.pid not in names:
         return refuse(Reason.NOT_RUNNING)
     verdict = check_environment(
@@ -106,7 +110,7 @@ async def until_serving(
         await send_prepare(egress, watched.way, request, key=key, model=model)
     if plan.prepare:
         looked_at = asyncio.get_running_loop().time()
-        watched.require(await asyncio.to_thread(read_back, watched))
+        watched.require(await _read_back(watched))
     return looked_at
 
 
@@ -139,12 +143,15 @@ def _exited(kept: Kept) -> EnvironmentUnavailable:
 
 async def _until_listening(egress: Egress, watched: Watched, plan: SpawnPlan) -> float:
     """Return when it was last looked at, on the event loop's clock."""
-    if plan.ready_text is not None:
+    # One that announces itself is believed that far: its first request tells, and what it
+    # listens on is read back in any case.
+    announced = plan.ready_text is not None
+    if announced:
         await _until_announced(watched)
     now = asyncio.get_running_loop().time
     attempts, looked_at = Attempts(watched.kept.output.stirred), -math.inf
     while True:
-        accepts = await _accepts(egress, watched.way)
+        accepts = _is_in_place(watched.way) and (announced or await _accepts(egress, watched.way))
         if accepts or now() - looked_at >= _READ_BACK_SECONDS:
             looked_at = now()
             if await _is_as_planned(watched) and accepts:
@@ -163,7 +170,7 @@ async def _until_announced(watched: Watched) -> None:
 
 async def _is_as_planned(watched: Watched) -> bool:
     """Read back and tell whether it holds its socket; end the start for anything unplanned."""
-    verdict = await asyncio.to_thread(read_back, watched)
+    verdict = await _read_back(watched)
     if verdict.reason is Reason.NOT_RUNNING:
         await watched.kept.exited.wait()
     if verdict.reason is not Reason.HEALTH_FAILED:  # that one: not its own socket yet
@@ -171,13 +178,29 @@ async def _is_as_planned(watched: Watched) -> bool:
     return verdict.ok
 
 
+async def _read_back(watched: Watched) -> Verdict:
+    """Read back without a thread where it can be: what starts waits for it, and nobody else."""
+    try:
+        return read_back(watched, wait=False)
+    except BlockingIOError:
+        return await asyncio.to_thread(read_back, watched)
+
+
+def _is_in_place(channel: BackendChannel) -> bool:
+    """Tell whether there may be a listener, and make a Unix socket the person's alone."""
+    if not isinstance(channel, UnixChannel):
+        return True
+    try:
+        if not stat.S_ISSOCK(os.lstat(channel.path).st_mode):
+            return False  # a link leads to another program's
+        os.chmod(channel.path, 0o600)  # noqa: PTH101 - in half the time
+    except OSError:
+        return False
+    return True
+
+
 async def _accepts(egress: Egress, channel: BackendChannel) -> bool:
     try:
-        if isinstance(channel, UnixChannel):
-            path = Path(channel.path)
-            if not stat.S_ISSOCK(path.lstat().st_mode):  # noqa: ASYNC240 - one inode in memory
-                return False  # a link leads to another program's
-            path.chmod(0o600)  # noqa: ASYNC240 - as above
         await egress.reach_backend(channel)
     except OSError:
         return False

@@ -8,10 +8,11 @@ namespace, and where the kernel does not answer, there are only the tables.
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
 import struct
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -38,41 +39,44 @@ _HEADER: Final = struct.Struct("=IHHII")
 _QUESTION: Final = struct.Struct("=BBxxI48x")
 # struct inet_diag_msg: the family, the port and address of the socket's own end, the inode.
 _ANSWER: Final = struct.Struct("=B3x2s2x16s44xI")
-_ANSWER_SECONDS: Final = 1.0
 _ANSWER_BYTES: Final = 65536
 
 
-def listening_sockets(pid: int, tables: Iterable[str]) -> Iterator[tuple[int, Listener]]:
-    """Yield inode and address of what listens in the network namespace of a process.
+def listening_sockets(
+    pid: int, tables: Iterable[str], inodes: Container[int]
+) -> Iterator[Listener]:
+    """Yield those of some sockets that listen, in the network namespace of a process.
 
     Args:
         pid: the process.
         tables: which to look into, of tcp, tcp6, udp and udp6.
+        inodes: of the sockets.
 
     Raises:
         FileNotFoundError, ProcessLookupError: there is no such process any more.
         OSError: it cannot be read.
     """
     tables = tuple(tables)
-    if Path(f"/proc/{pid}/ns/net").stat().st_ino == Path("/proc/self/ns/net").stat().st_ino:
+    theirs, ours = os.stat(f"/proc/{pid}/ns/net"), os.stat("/proc/self/ns/net")  # noqa: PTH116 - in half the time
+    if theirs.st_ino == ours.st_ino:
         try:
-            yield from [found for name in tables for found in _ask_kernel(name)]
+            yield from [found for name in tables for found in _ask_kernel(name, inodes)]
         except (OSError, struct.error):
             pass  # a kernel without this interface, or a filter that denies it
         else:
             return
     for name in tables:
-        yield from _read_table(pid, name)
+        yield from _read_table(pid, name, inodes)
 
 
-def _ask_kernel(name: str) -> Iterator[tuple[int, Listener]]:
+def _ask_kernel(name: str, inodes: Container[int]) -> Iterator[Listener]:
     if sys.platform != "linux":
         raise OSError
     family, protocol, state = _TABLES[name]
     question = _QUESTION.pack(family, protocol, 1 << state)
     head = _HEADER.pack(_HEADER.size + len(question), _SOCK_DIAG_BY_FAMILY, _REQUEST_DUMP, 0, 0)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as kernel:
-        kernel.settimeout(_ANSWER_SECONDS)
+        kernel.settimeout(0)  # it answers before it returns from the question
         kernel.send(head + question)
         while True:
             data = kernel.recv(_ANSWER_BYTES)
@@ -87,12 +91,13 @@ def _ask_kernel(name: str) -> Iterator[tuple[int, Listener]]:
                 if kind != _SOCK_DIAG_BY_FAMILY:
                     raise OSError
                 found, port, packed, inode = _ANSWER.unpack_from(data, _HEADER.size)
-                address = packed[:4] if found == socket.AF_INET else packed
-                yield inode, Listener(name[:3], _text(address), int.from_bytes(port, "big"))
+                if inode in inodes:
+                    address = packed[:4] if found == socket.AF_INET else packed
+                    yield Listener(name[:3], _text(address), int.from_bytes(port, "big"))
                 data = data[(length + 3) & ~3 :]
 
 
-def _read_table(pid: int, name: str) -> Iterator[tuple[int, Listener]]:
+def _read_table(pid: int, name: str, inodes: Container[int]) -> Iterator[Listener]:
     state = _TABLES[name][-1]
     try:
         rows = read_entry(f"/proc/{pid}/net/{name}").splitlines()[1:]
@@ -102,9 +107,9 @@ def _read_table(pid: int, name: str) -> Iterator[tuple[int, Listener]]:
         return  # a system without IPv6
     for row in rows:
         fields = row.split()
-        if int(fields[3], 16) == state:
+        if int(fields[3], 16) == state and int(fields[9]) in inodes:
             address, _, port = fields[1].partition(b":")
-            yield int(fields[9]), Listener(name[:3], _address(address), int(port, 16))
+            yield Listener(name[:3], _address(address), int(port, 16))
 
 
 def _address(text: bytes) -> str:

@@ -214,7 +214,8 @@ async def bring_up(
             run.read_back_at = await unless_exited(run.kept, serving)
     except TimeoutError as error:
         raise EnvironmentUnavailable(Reason.START_TIMEOUT, str(spec.log_path)) from error
-    await run_in_worker(store.settle)
+    if store.is_written:
+        await run_in_worker(store.settle)
     return StartedBackend(
         channel=run.watched.way,
         key=key,

@@ -3,13 +3,13 @@
     python -IS fake_runtime.py MODEL ADDRESS [BEHAVIOUR ...]
 
 ADDRESS is a socket's path or HOST:PORT. It reads the model, announces `READY`, answers
-`GET /health` and echoes completions, streamed if asked. With its announcement it prints the key
-that it was given, which no log may show, and leaves the time of it (`READY_AT`). BEHAVIOUR is
-any of: exit, hang (never ready), slow (loads before it listens), busy (loads behind its
-listener and answers 503 meanwhile), never (503 for ever), stubborn (ignores SIGTERM), offspring
-(a grandchild in its own session; not on Windows), leak (a descendant with another
-environment), wide (listens on every address; on SIGUSR1 later), udp. On SIGUSR2 it exits with
-1. It imports the standard library only and nothing of this package.
+`GET /health` and echoes completions, streamed if asked. Its announcement also says when it was
+ready, in seconds of the monotonic clock, and the key that it was given, which no log may show.
+BEHAVIOUR is any of: exit, hang (never ready), slow (loads before it listens), busy (loads
+behind its listener and answers 503 meanwhile), never (503 for ever), stubborn (ignores
+SIGTERM), offspring (a grandchild in its own session; not on Windows), leak (a descendant with
+another environment), wide (listens on every address; on SIGUSR1 later), udp. On SIGUSR2 it
+exits with 1. It imports the standard library only and nothing of this package.
 """
 
 from __future__ import annotations
@@ -26,8 +26,6 @@ from pathlib import Path
 
 READY = "fake runtime: ready"
 KEY_ENV = "FAKE_RUNTIME_KEY"
-# A file in its working folder: when it was ready, in seconds of CLOCK_MONOTONIC.
-READY_AT = "ready-at"
 
 _FOREVER_SECONDS = 3600
 _NOT_YET = b"HTTP/1.0 503 loading\r\n\r\n"
@@ -135,17 +133,16 @@ def complete(question: dict[str, object]) -> bytes:
 
 
 def _document(document: dict[str, object]) -> bytes:
-    return (
-        b"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n" + json.dumps(document).encode()
-    )
+    body = json.dumps(document).encode()
+    head = f"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    return head.encode() + b"\r\n\r\n" + body
 
 
 def announce(ready_at: float) -> None:
     """Say that it is ready, once it is."""
     if (loading := ready_at - time.monotonic()) > 0:
         time.sleep(loading)
-    print(READY, os.environ.get(KEY_ENV, ""), flush=True)  # noqa: T201 - what a program says
-    Path(READY_AT).write_text(repr(ready_at), encoding="ascii")
+    print(READY, ready_at, os.environ.get(KEY_ENV, ""), flush=True)  # noqa: T201 - what a program says
 
 
 def main() -> None:

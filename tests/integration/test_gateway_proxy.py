@@ -368,7 +368,7 @@ def test_health_goes_through_the_front_door() -> None:
 
             def probe_with(judge: Any, token: str = parts.TOKEN) -> HealthProbe:
                 return HealthProbe(
-                    port=door.gateway.port,
+                    port=lambda: door.gateway.port,
                     token=token,
                     checker=Checker(judge),
                     served_model=lambda: "served",
@@ -386,6 +386,46 @@ def test_health_goes_through_the_front_door() -> None:
 
             door.gateway.detach()
             assert (await probe_with(remember).probe()).reason is Reason.HEALTH_FAILED
+
+    asyncio.run(main())
+
+
+def test_a_probe_takes_the_connection_made_ahead_or_if_that_was_cut_its_own() -> None:
+    async def main() -> None:
+        async with parts.open_door() as door:
+            opened: list[Any] = []
+            connections, real = door.gateway.connections, door.gateway.connection_opened
+            door.gateway.connection_opened = lambda one: opened.append(one) or real(one)  # type: ignore[method-assign]
+            probe = HealthProbe(
+                port=lambda: door.gateway.port,
+                token=parts.TOKEN,
+                checker=Checker(lambda response: response.status == 200),
+                served_model=lambda: "served",
+                egress=LiveEgress(),
+            )
+
+            async def ahead() -> Any:
+                probe.connect_ahead()
+                probe.connect_ahead()
+                while not connections:  # noqa: ASYNC110 - tells nobody
+                    await asyncio.sleep(0.001)
+                return next(iter(connections))
+
+            made = await ahead()
+            assert await probe.probe() == OK
+            assert opened == [made]
+
+            (await ahead()).transport.abort()
+            await asyncio.sleep(0.05)
+            assert await probe.probe() == OK
+            assert len(opened) == 3
+
+            await ahead()
+            probe.close()
+            while connections:  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0.001)
+            assert await probe.probe() == OK
+            assert len(opened) == 5
 
     asyncio.run(main())
 

@@ -1,10 +1,15 @@
 import asyncio
+import contextvars
+import gc
 import threading
 import time
+import weakref
+from concurrent.futures import Future
 
 import pytest
 
-from companion_core.deadline import call_with_deadline, call_with_deadline_async
+from companion_core import deadline
+from companion_core.deadline import call_with_deadline, call_with_deadline_async, start_call
 from companion_core.errors import CompanionError, Reason
 
 pytestmark = pytest.mark.unit
@@ -45,8 +50,65 @@ def test_a_call_that_hangs_is_left_behind_in_a_daemon_thread():
     assert hanging
     assert all(thread.daemon for thread in hanging)
     release.set()
-    for thread in hanging:
-        thread.join(5)
+
+
+@pytest.fixture
+def workers(monkeypatch):
+    """None from before; those that get idle end in a moment."""
+    idle = []
+    monkeypatch.setattr(deadline, "_idle", idle)
+    monkeypatch.setattr(deadline, "_IDLE_SECONDS", 0.05)
+    return idle
+
+
+def test_one_call_after_the_other_has_the_same_thread_and_two_at_once_have_two(workers):
+    first = call_with_deadline(threading.get_ident, seconds=5)
+    assert call_with_deadline(threading.get_ident, seconds=5) == first
+    release = threading.Event()
+    waiting = start_call(lambda: (release.wait(30), threading.get_ident())[1])
+    assert call_with_deadline(threading.get_ident, seconds=5) != first
+    release.set()
+    assert waiting.result(timeout=5) == first
+    assert len(workers) == 2
+
+
+def test_a_thread_that_has_nothing_to_do_ends(workers):
+    thread = call_with_deadline(threading.current_thread, seconds=5)
+    thread.join(10)
+    assert not thread.is_alive()
+    assert workers == []
+
+
+def test_a_call_that_comes_while_its_thread_gives_up_waiting_is_carried_out(workers):
+    calls = deadline.SimpleQueue()
+    thread = threading.Thread(target=deadline._work, args=(calls,), daemon=True)
+    thread.start()  # taken already: it is not among the idle ones
+    time.sleep(0.2)
+    future = Future()
+    calls.put((future, int, ("3",)))
+    assert future.result(timeout=5) == 3
+    thread.join(10)
+    assert workers == []
+
+
+def test_a_thread_keeps_nothing_of_a_call_that_is_over(monkeypatch):
+    monkeypatch.setattr(deadline, "_idle", [])
+
+    class Secret:
+        pass
+
+    def fail(_secret):
+        context.set("changed")
+        raise KeyError
+
+    secret, context = Secret(), contextvars.ContextVar("context", default="fresh")
+    gone = weakref.ref(secret)
+    with pytest.raises(KeyError):
+        call_with_deadline(fail, secret, seconds=5)
+    del secret
+    gc.collect()
+    assert gone() is None
+    assert call_with_deadline(context.get, seconds=5) == "fresh"
 
 
 def test_the_event_loop_goes_on_while_a_call_hangs():

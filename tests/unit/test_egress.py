@@ -114,6 +114,24 @@ def test_the_shut_doorway_refuses_everything():
         assert caught.value.reason is Reason.EGRESS_REFUSED
 
 
+def test_a_listener_that_is_behind_is_waited_for_and_one_that_is_gone_is_said_so():
+    async def life():
+        with socket.create_server(("127.0.0.1", 0), backlog=0) as behind, socket.socket() as first:
+            channel = TcpChannel(host="127.0.0.1", port=behind.getsockname()[1])
+            first.connect(behind.getsockname())
+            # Its queue is full: what is sent now is lost, and sent again a second later.
+            connecting = asyncio.ensure_future(LiveEgress().reach_backend(channel))
+            await asyncio.wait({connecting}, timeout=0.1)
+            assert not connecting.done()
+            behind.accept()[0].close()
+            async with asyncio.timeout(30):
+                await connecting
+        with pytest.raises(ConnectionRefusedError):
+            await LiveEgress().connect_backend(asyncio.Protocol, channel)
+
+    asyncio.run(life())
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the signal masks are read in /proc")
 def test_a_program_that_replaces_this_one_ignores_no_signal_that_python_ignores():
     code = (

@@ -21,9 +21,6 @@ __all__ = ["build_parameters", "main"]
 
 xllamacpp: Any = importlib.import_module("xllamacpp")  # it ships no types
 
-# As the plan announces it; this program imports nothing of the plugin's other modules.
-READY_LINE = "companion-runtime-llamacpp: listening"
-
 
 def build_parameters(model: str, address: str, settings: dict[str, Any], key: str | None) -> Any:
     """Return llama.cpp's parameters: one model, one address, everything else switched off."""
@@ -78,8 +75,6 @@ def main() -> None:
     server = xllamacpp.Server(parameters)  # returns when the model is loaded and it listens
     if os.path.isabs(address):  # noqa: PTH117 - as above
         Path(address).chmod(0o600)
-    sys.stdout.write(READY_LINE + "\n")
-    sys.stdout.flush()
     threading.Event().wait()
     del server
 

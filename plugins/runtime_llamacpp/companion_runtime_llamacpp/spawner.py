@@ -17,10 +17,9 @@ from companion_core.providers import (
     UnixChannel,
 )
 
-__all__ = ["EMBEDDED_MODULE", "READY_LINE", "LlamaSpawner"]
+__all__ = ["EMBEDDED_MODULE", "LlamaSpawner"]
 
 EMBEDDED_MODULE: Final = "companion_runtime_llamacpp.embedded"
-READY_LINE: Final = "companion-runtime-llamacpp: listening"
 _PROGRAM: Final = "llama-server"
 _KEY_ENV: Final = "LLAMA_API_KEY"
 _MOST_LAYERS: Final = 9999
@@ -82,7 +81,6 @@ class LlamaSpawner:
             argv=argv,
             served_model=request.model_id,
             backend_key_env=None if unix else _KEY_ENV,
-            ready_text=READY_LINE if request.embedded else None,
             routes=routes,
             drop_fields=_DROP_FIELDS,
             gpu=gpu_layers != 0,

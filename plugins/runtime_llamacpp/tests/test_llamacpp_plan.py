@@ -88,7 +88,8 @@ def test_the_embedded_server_gets_its_settings_as_one_object() -> None:
         "parallel": 2,
         "threads": 3,
     }
-    assert plan.ready_text == spawner_module.READY_LINE
+    # It answers 503 behind its listener while the model loads: the health check says when.
+    assert plan.ready_text is None
 
 
 def test_the_stand_alone_server_is_hardened() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from companion_core import deadline
 from companion_core.errors import PluginFault, Reason, Refused
 from companion_core.plugin_host.calls import PLUGIN_REASONS, call_provider, call_provider_sync
 from companion_core.providers import (
@@ -169,8 +170,10 @@ def test_something_to_wait_for_is_no_value(run, function: Callable[[], object]):
     gc.collect()  # a coroutine that was never awaited would warn here, and warnings are errors
 
 
-def test_a_call_that_hangs_is_left_behind(run):
+def test_a_call_that_hangs_is_left_behind(run, monkeypatch):
     release = threading.Event()
+    monkeypatch.setattr(deadline, "_idle", [])
+    monkeypatch.setattr(deadline, "_IDLE_SECONDS", 0.05)
     threads = threading.active_count()
     with pytest.raises(PluginFault) as caught:
         run(release.wait, 30, seconds=0.05)

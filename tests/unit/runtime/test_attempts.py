@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from companion_core.runtime import attempts as attempts_module
-from companion_core.runtime.attempts import Attempts, longest_pause
+from companion_core.runtime.attempts import Attempts, longest_pause, pause_after
 
 pytestmark = pytest.mark.unit
 
@@ -15,6 +15,35 @@ pytestmark = pytest.mark.unit
 )
 def test_a_pause_is_a_share_of_the_silence_within_its_bounds(silence, pause) -> None:
     assert longest_pause(silence) == pytest.approx(pause)
+
+
+@pytest.mark.parametrize(
+    ("busy", "of", "pause"), [(0.05, 0, 0), (0.06, 0.2, 0), (0.06, 0.05, 0.05), (1, 2, 0.1)]
+)
+def test_whoever_writes_on_and_on_is_asked_a_tenth_of_the_time(busy, of, pause) -> None:
+    assert pause_after(busy, of=of) == pytest.approx(pause)
+
+
+def test_what_attempts_take_is_counted_and_pauses_are_not(monkeypatch) -> None:
+    seen = []
+    monkeypatch.setattr(
+        attempts_module, "pause_after", lambda busy, of: seen.append((busy, of)) or 0
+    )
+
+    async def life() -> None:
+        stirred = asyncio.Event()
+        attempts, now = Attempts(stirred), 0.0
+        attempts._now = lambda: now
+        attempts._began = attempts._resumed = attempts._silent_since = 0.0
+        for took in (1, 2):
+            now += took
+            stirred.set()
+            await attempts.pause()
+            now += 10
+            attempts._resumed = now  # the pause took so long
+        assert seen == [(1, 1), (3, 13)]
+
+    asyncio.run(life())
 
 
 def test_what_stirs_is_asked_at_once_and_silence_begins_anew(monkeypatch) -> None:

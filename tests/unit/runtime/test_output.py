@@ -54,6 +54,18 @@ def test_the_announcement_is_seen_wherever_it_is_cut(tmp_path, writes) -> None:
     assert run(tmp_path / "log", *writes, ready_text="is ready").ready.is_set()
 
 
+@pytest.mark.parametrize(("data", "stirs"), [(b"half a li", False), (b"a line\n", True)])
+def test_a_line_stirs_and_a_piece_of_one_does_not(tmp_path, data, stirs) -> None:
+    async def life() -> None:
+        output = RuntimeOutput(tmp_path / "log")
+        output._receive(data)
+        assert output.stirred.is_set() is stirs
+        output._receive(b"")
+        assert output.stirred.is_set()
+
+    asyncio.run(life())
+
+
 def test_no_announcement_without_its_text(tmp_path) -> None:
     assert not run(tmp_path / "log", b"is read\ny\n", ready_text="is ready").ready.is_set()
 

@@ -98,9 +98,11 @@ def test_what_cannot_be_read_is_none(monkeypatch) -> None:
 @linux_only
 def test_a_process_that_is_being_executed_is_waited_for(monkeypatch) -> None:
     """Its entry is there, its environment is not yet."""
-    answers = [b"", b"", b"PATH=/bin\0SMUGGLED=1\0"]
+    answers = [b"", b"", b"", b"PATH=/bin\0SMUGGLED=1\0"]
     monkeypatch.setattr(readback, "read_entry", lambda _path: answers.pop(0))
     monkeypatch.setattr(readback, "environment_is_set", lambda _pid: False)
+    with pytest.raises(BlockingIOError):
+        environment_names(os.getpid(), wait=False)
     assert environment_names(os.getpid()) == {"PATH", "SMUGGLED"}
     assert answers == []
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
+import threading
 
 import pytest
 
+from companion_core.decisions.verdict import OK
 from companion_core.egress import LiveEgress
 from companion_core.providers import UnixChannel
 from companion_core.runtime import readiness
@@ -19,7 +21,10 @@ pytestmark = [
 
 
 def accepts(path) -> bool:
-    return asyncio.run(readiness._accepts(LiveEgress(), UnixChannel(path=str(path))))
+    channel = UnixChannel(path=str(path))
+    return readiness._is_in_place(channel) and asyncio.run(
+        readiness._accepts(LiveEgress(), channel)
+    )
 
 
 def test_a_socket_does_and_becomes_the_person_s_alone(tmp_path, monkeypatch) -> None:
@@ -46,3 +51,18 @@ def test_a_link_to_another_program_s_socket_does_not_and_changes_nothing(
 
 def test_nothing_there_does_not(tmp_path) -> None:
     assert not accepts(tmp_path / "s")
+
+
+def test_what_would_have_to_be_waited_for_is_read_back_in_a_thread(monkeypatch) -> None:
+    threads = []
+
+    def look(_watched, *, wait=True):
+        threads.append(threading.current_thread())
+        if not wait:
+            raise BlockingIOError
+        return OK
+
+    monkeypatch.setattr(readiness, "read_back", look)
+    assert asyncio.run(readiness._read_back(None)) is OK
+    mine = threading.main_thread()
+    assert [thread is mine for thread in threads] == [True, False]

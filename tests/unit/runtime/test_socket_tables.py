@@ -42,6 +42,10 @@ def test_ipv6_addresses_as_the_kernel_prints_them(address, text) -> None:
     assert socket_tables._address(text) == address
 
 
+def inode_of(opened: socket.socket) -> int:
+    return os.fstat(opened.fileno()).st_ino
+
+
 def test_the_kernel_and_its_tables_tell_the_same(monkeypatch) -> None:
     me = os.getpid()
     with (
@@ -52,32 +56,32 @@ def test_the_kernel_and_its_tables_tell_the_same(monkeypatch) -> None:
     ):
         datagrams.bind(("127.0.0.1", 0))
         talking.connect(datagrams.getsockname())
-        own = {os.fstat(each.fileno()).st_ino for each in (listening, datagrams, talking, client)}
-        asked = {found for found in listening_sockets(me, ALL) if found[0] in own}
+        own = {inode_of(each) for each in (listening, datagrams, talking, client)}
+        asked = set(listening_sockets(me, ALL, own))
         assert asked == {
-            (os.fstat(listening.fileno()).st_ino, Listener("tcp", *listening.getsockname())),
-            (os.fstat(datagrams.fileno()).st_ino, Listener("udp", *datagrams.getsockname())),
+            Listener("tcp", *listening.getsockname()),
+            Listener("udp", *datagrams.getsockname()),
         }
+        assert not list(listening_sockets(me, ALL, {inode_of(talking), inode_of(client)}))
 
         def silent(*_args):
             raise OSError
 
         monkeypatch.setattr(socket_tables, "_ask_kernel", silent)
-        assert {found for found in listening_sockets(me, ALL) if found[0] in own} == asked
+        assert set(listening_sockets(me, ALL, own)) == asked
 
 
 def test_a_dual_listener_is_the_widest_address() -> None:
     if not socket.has_dualstack_ipv6():
         pytest.skip("no IPv6 here")
     with socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True) as wide:
-        inode = os.fstat(wide.fileno()).st_ino
-        found = [listener for at, listener in listening_sockets(os.getpid(), ALL) if at == inode]
+        found = list(listening_sockets(os.getpid(), ALL, {inode_of(wide)}))
         assert found == [Listener("tcp", "::", wide.getsockname()[1])]
 
 
 def test_a_process_that_is_gone_is_said_so() -> None:
     with pytest.raises((FileNotFoundError, ProcessLookupError)):
-        list(listening_sockets(2**22 + 1, ALL))
+        list(listening_sockets(2**22 + 1, ALL, ()))
 
 
 def test_an_answer_that_is_none_leads_to_the_tables(monkeypatch) -> None:
@@ -85,7 +89,7 @@ def test_an_answer_that_is_none_leads_to_the_tables(monkeypatch) -> None:
     monkeypatch.setattr(socket_tables, "_SOCK_DIAG_BY_FAMILY", 21)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         at = Listener("tcp", *listening.getsockname())
-        assert at in {found for _, found in listening_sockets(os.getpid(), ALL)}
+        assert list(listening_sockets(os.getpid(), ALL, {inode_of(listening)})) == [at]
 
 
 def test_a_kernel_without_the_protocol_s_part_leads_to_the_tables(monkeypatch) -> None:
@@ -95,4 +99,4 @@ def test_a_kernel_without_the_protocol_s_part_leads_to_the_tables(monkeypatch) -
     monkeypatch.setitem(socket_tables._TABLES, "tcp", (family, sctp, state))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         at = Listener("tcp", *listening.getsockname())
-        assert at in {found for _, found in listening_sockets(os.getpid(), ["tcp"])}
+        assert list(listening_sockets(os.getpid(), ["tcp"], {inode_of(listening)})) == [at]
