@@ -13,59 +13,33 @@ import asyncio
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Self
 
 from companion_core.assembly import AuthorityProviders, RuntimeProviders, assemble
 from companion_core.authority.custody import LoopbackToken, generate_loopback_token
 from companion_core.authority.keychain import GuardedKeychain
-from companion_core.authority.manifest_fetch import ManifestMemory, fetch_manifest
 from companion_core.clock import wall_now
 from companion_core.config import Config, load_config
 from companion_core.control import InstanceLock
 from companion_core.control_server import ControlServer
-from companion_core.decisions.availability import evaluate_availability
-from companion_core.decisions.manifest import Manifest, ManifestModel
 from companion_core.decisions.verdict import Verdict, refuse
 from companion_core.egress import Egress, LiveEgress
-from companion_core.errors import (
-    CompanionError,
-    EnvironmentUnavailable,
-    Reason,
-    Refused,
-    error_for,
-)
+from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason, error_for
+from companion_core.model_source import HeldModel, ModelSource
 from companion_core.paths import DEFAULT_INSTANCE, InstancePaths, default_state_dir
-from companion_core.runtime.file_lease import FileLeases
 from companion_core.runtime.reclaim import reclaim
-from companion_core.runtime.staging import ModelStore, VerifiedModel
+from companion_core.served_model import ServedModel
 from companion_core.serving import Serving
-from companion_core.tasks import cancel, outlast, run_in_worker
+from companion_core.step import OnStep, Step
+from companion_core.swap import Swaps
+from companion_core.tasks import outlast, run_in_worker, unless
 from companion_core.tls_context import build_tls_context
 
 __all__ = ["Companion", "Step"]
-
-DRAIN_SECONDS: Final = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One thing that was done on the way to available, and what proved it.
-
-    Attributes:
-        name: keychain, manifest, download, model, gateway, runtime, available or stopped.
-        text: for a person; never a secret, a digest or a prompt.
-        done: bytes so far in a step that takes long, of `total`.
-    """
-
-    name: str
-    text: str
-    done: int = 0
-    total: int = 0
 
 
 class Companion:
@@ -76,7 +50,7 @@ class Companion:
         config: Config,
         paths: InstancePaths,
         egress: Egress,
-        on_step: Callable[[Step], None],
+        on_step: OnStep,
     ) -> None:
         self._config = config
         self._paths = paths
@@ -89,10 +63,9 @@ class Companion:
         self._closing: asyncio.Future[None] | None = None
         self._plugins: dict[str, str] = {}
         self._token: str | None = None
-        self._model: VerifiedModel | None = None
         self._serving: Serving | None = None
-        self._watch: asyncio.Task[None] | None = None
-        self._losing: asyncio.Task[None] | None = None
+        self._served: ServedModel | None = None
+        self._swaps = Swaps(config.model.id, on_step)
 
     @classmethod
     def open(
@@ -102,7 +75,7 @@ class Companion:
         state_dir: Path | str | None = None,
         instance: str = DEFAULT_INSTANCE,
         egress: Egress | None = None,
-        on_step: Callable[[Step], None] | None = None,
+        on_step: OnStep | None = None,
     ) -> Companion:
         """Return a companion to be used with `async with`, which starts and stops it.
 
@@ -171,12 +144,19 @@ class Companion:
 
     def availability(self) -> Verdict:
         """Say whether a request would be served now, and if not, why (I-09)."""
-        if self._serving is None:
-            return refuse(Reason.NOT_READY if self._model else Reason.NOT_VERIFIED)
-        facts = self._serving.availability_facts(
-            verified=self._model is not None, token_stored=self._token is not None
-        )
-        return evaluate_availability(facts)
+        if self._served is None:
+            return refuse(Reason.NOT_VERIFIED)
+        return self._served.availability(token_stored=self._token is not None)
+
+    async def swap_model(self, model_id: str) -> None:
+        """Serve another model of the manifest behind the same address, with the same token.
+
+        It is proved while the one before serves on; a cancellation until then changes nothing.
+
+        Raises:
+            CompanionError: why it does not serve; the model before does, as far as it can.
+        """
+        await self._swaps.carry_out(model_id)
 
     def status(self) -> dict[str, Any]:
         """Return what `companion status --json` prints."""
@@ -197,7 +177,9 @@ class Companion:
             "reason": verdict.reason.value,
             "pid": os.getpid(),
             "started_at": self._started_at.isoformat(timespec="seconds").replace("+00:00", "Z"),
-            "model": {"id": self._config.model.id, "verified": self._model is not None},
+            "model": {"id": self._config.model.id, "verified": False}
+            if self._served is None
+            else {"id": self._served.model_id, "verified": self._served.verified},
             **serving,
             "plugins": self._plugins,
         }
@@ -205,17 +187,8 @@ class Companion:
     # --- the way up -----------------------------------------------------------------------
 
     async def _start_unless_stopped(self) -> None:
-        starting = asyncio.ensure_future(self._start())
-        stopping = asyncio.ensure_future(self._stop_requested.wait())
-        try:
-            await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            if starting.done():
-                return starting.result()
-        finally:
-            for task in (stopping, starting):
-                task.cancel()
-                await outlast(task)
-        raise CompanionError(Reason.INTERRUPTED)
+        if not await unless(self._start(), self._stop_requested):
+            raise CompanionError(Reason.INTERRUPTED)
 
     async def _start(self) -> None:
         self._paths.prepare()
@@ -240,22 +213,12 @@ class Companion:
             "probe": chosen.probe.plugin,
         }
         token = await self._open_keychain(authority)
-        manifest = await run_in_worker(
-            lambda cancelled: fetch_manifest(
-                self._config.manifest.url,
-                egress=self._egress,
-                context=context,
-                trusted_keys=self._config.manifest.trusted_keys,
-                memory=ManifestMemory(self._paths.manifest_memory),
-                wall_now=wall_now(),
-                cancelled=cancelled,
-            )
-        )
-        self._on_step(
-            Step("manifest", f"version {manifest.version}: signed by a trusted key, unexpired")
-        )
-        model = await self._obtain_model(manifest, runtime)
-        await self._serve(model, runtime, token)
+        source = ModelSource(self._config, self._paths, self._egress, context, runtime)
+        self._undo.callback(source.close)
+        held = await source.obtain(self._config.model.id, self._on_step)
+        served = await self._serve(held, runtime, token)
+        self._undo.push_async_callback(self._swaps.close)
+        self._swaps.open(source, served)
 
     def _reclaim(self, _cancelled: threading.Event) -> None:
         """End what a companion left that was killed, its keeper too."""
@@ -275,6 +238,7 @@ class Companion:
                 "session": self._answer_session,
                 "metrics": self._answer_metrics,
                 "drain": self._answer_drain,
+                **self._swaps.handlers,
             },
         )
         self._undo.push_async_callback(control.close)
@@ -297,53 +261,24 @@ class Companion:
         )
         return token
 
-    async def _obtain_model(self, manifest: Manifest, runtime: RuntimeProviders) -> VerifiedModel:
-        model = _find_model(manifest, self._config.model.id)
-        if model.format not in runtime.chosen.spawn.provider.formats:
-            raise error_for(Reason.MODEL_FORMAT_UNSUPPORTED)
-        leases = FileLeases(self._on_writer)
-        leases.open()
-        self._undo.callback(leases.close)
-        store = ModelStore(self._paths.models, hold=leases.hold)
-        verified = await run_in_worker(
-            lambda cancelled: store.stage(
-                model,
-                allowed_sources=manifest.allowed_sources,
-                download=runtime.chosen.download.provider.open,
-                progress=lambda done, total: self._on_step(Step("download", model.id, done, total)),
-                cancelled=cancelled,
-            ),
-            discard=VerifiedModel.close,
-        )
-        self._undo.callback(self._let_go_of_model, verified)
-        self._model = verified
-        size = sum(file.size for file in verified.files)
-        held = ", held against writers" if all(file.held for file in verified.files) else ""
-        text = f"{model.id}: {size:,} bytes, the SHA-256 that was signed for{held}"
-        self._on_step(Step("model", text))
-        return verified
-
-    async def _serve(self, model: VerifiedModel, runtime: RuntimeProviders, token: str) -> None:
+    async def _serve(self, held: HeldModel, runtime: RuntimeProviders, token: str) -> ServedModel:
         serving = Serving(self._config, self._paths, runtime, token=token, egress=self._egress)
+        served = ServedModel(
+            serving,
+            held,
+            on_step=self._on_step,
+            hurry=self._stop_now,
+            on_unwatched=self.request_stop,
+        )
         self._undo.push_async_callback(serving.gateway.close)
         await serving.open()
-        self._serving = serving
+        self._serving, self._served = serving, served
         self._on_step(Step("gateway", f"listens on loopback only: {serving.gateway.base_url}"))
         self._undo.push_async_callback(serving.stop)
-        await serving.start(model)
-        backend = serving.status()["runtime"]
-        self._on_step(
-            Step(
-                "runtime",
-                f"{backend['name']}, pid {backend['pid']}, {backend['channel']} socket,"
-                f" isolation: {backend['isolation']}",
-            )
-        )
-        self._undo.push_async_callback(self._drain, serving)
-        self._watch = asyncio.create_task(serving.upkeep.run())
-        self._watch.add_done_callback(self._on_watch_end)
-        self._undo.push_async_callback(cancel, self._watch)
-        self._on_step(Step("available", "a health check was answered through the gateway"))
+        await served.begin()
+        self._undo.push_async_callback(served.drain)
+        self._undo.push_async_callback(served.unwatch)
+        return served
 
     # --- the way down ---------------------------------------------------------------------
 
@@ -360,43 +295,11 @@ class Companion:
         await self._stop_requested.wait()
         await self._undo.aclose()
 
-    async def _drain(self, serving: Serving) -> None:
-        drained = asyncio.ensure_future(serving.drain(DRAIN_SECONDS))
-        impatient = asyncio.ensure_future(self._stop_now.wait())
-        await asyncio.wait({drained, impatient}, return_when=asyncio.FIRST_COMPLETED)
-        for task in (drained, impatient):
-            await cancel(task)
-
-    def _on_watch_end(self, watch: asyncio.Future[None]) -> None:
-        """Stop rather than serve unwatched; the way down raises what ended the watch."""
-        if not watch.cancelled():
-            self.request_stop()
-
     async def _clear_token(self, stored: LoopbackToken) -> None:
         self._token = None
         # A keychain that was locked meanwhile keeps a token that no gateway accepts any more.
         with contextlib.suppress(CompanionError):
             await asyncio.to_thread(stored.clear)
-
-    def _let_go_of_model(self, model: VerifiedModel) -> None:
-        self._model = None
-        model.close()
-
-    def _on_writer(self) -> None:
-        """Another program is about to write to the model; it waits until we let go."""
-        if self._model is not None and self._losing is None:
-            self._losing = asyncio.ensure_future(self._lose_model(self._model))
-            self._undo.push_async_callback(cancel, self._losing)
-
-    async def _lose_model(self, model: VerifiedModel) -> None:
-        """Serve nothing of it any more, and end what has it open, before the writer gets in."""
-        self._model = None
-        if self._serving is not None:
-            if self._watch is not None:
-                await cancel(self._watch)
-            await self._serving.stop()
-        model.close()
-        self._on_step(Step("stopped", "another program opened the model for writing"))
 
     # --- what the control socket answers --------------------------------------------------
 
@@ -415,13 +318,6 @@ class Companion:
     async def _answer_drain(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         self.request_stop(now=request.get("now") is True)
         return {}
-
-
-def _find_model(manifest: Manifest, model_id: str) -> ManifestModel:
-    for model in manifest.models:
-        if model.id == model_id:
-            return model
-    raise Refused(Reason.MODEL_NOT_IN_MANIFEST)
 
 
 def _remove_if_empty(folder: Path) -> None:

@@ -27,7 +27,7 @@ from companion_core.paths import InstancePaths
 from companion_core.portable import user_id
 from companion_core.state_files import write_private
 
-__all__ = ["ControlServer", "PipeDoor"]
+__all__ = ["ControlServer", "Handler", "PipeDoor"]
 
 READ_DEADLINE_SECONDS: Final = 5.0
 WRITE_DEADLINE_SECONDS: Final = 5.0

@@ -69,6 +69,7 @@ class Reason(enum.StrEnum):
     HEALTH_STALE = "health_stale"
     NOT_RUNNING = "not_running"
     ALREADY_RUNNING = "already_running"
+    SWAP_IN_PROGRESS = "swap_in_progress"
 
     # Admission and resources (I-11, I-12).
     MALFORMED_ADMISSION_STATE = "malformed_admission_state"

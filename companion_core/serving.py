@@ -50,6 +50,8 @@ class Serving:
     Attributes:
         exited: set when the runtime ended by itself or was ended for what it did.
         size: how large the next start is.
+        full_size: as configured.
+        upkeep: what keeps the runtime of this model serving.
     """
 
     def __init__(
@@ -100,10 +102,11 @@ class Serving:
         self._last_health_ok: float | None = None
         self._model: VerifiedModel | None = None
         self.exited = asyncio.Event()
-        self.size = Size(
+        self.size = self.full_size = Size(
             parallel=section.max_in_flight, context_length=config.runtime.context_length
         )
-        self.upkeep = Upkeep(self, Timing() if timing is None else timing)
+        self._timing = Timing() if timing is None else timing
+        self.upkeep = Upkeep(self, self._timing)
 
     # --- what the gateway asks before each request; both answers are kept ready -----------
 
@@ -135,6 +138,7 @@ class Serving:
         await self._require_memory(model)
         self.exited.clear()
         self._model = model
+        self.gateway.name_model(model.model_id)
         self._supervisor.on_exit = self._on_exit
         observing = asyncio.ensure_future(self._observe())
         try:
@@ -244,6 +248,11 @@ class Serving:
             verdict = await self._supervisor.check_runtime(max_age=max_age)
         self._last_health_ok = recency_now() if verdict.ok else None
         return verdict
+
+    def begin_anew(self, size: Size) -> None:
+        """Forget how often the runtime ended; the next one, as large as `size`, is another."""
+        self.size = size
+        self.upkeep = Upkeep(self, self._timing)
 
     # --- what upkeep asks -----------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 
 from companion_core.deadline import start_call
 
-__all__ = ["cancel", "finish", "outlast", "run_in_worker"]
+__all__ = ["cancel", "finish", "outlast", "run_in_worker", "unless"]
 
 T = TypeVar("T")
 
@@ -19,7 +19,7 @@ CLEAN_UP_SECONDS: Final = 30.0
 
 
 async def outlast(
-    work: asyncio.Future[Any], *, on_cancel: Callable[[], None] = lambda: None
+    work: asyncio.Future[Any], *, on_cancel: Callable[[], object] = lambda: None
 ) -> None:
     """Wait until the work is over, however often the caller is cancelled meanwhile.
 
@@ -78,3 +78,23 @@ async def run_in_worker(
         if work.done() and work.exception() is None:
             discard(work.result())
         raise
+
+
+async def unless(work: Coroutine[Any, Any, Any], *events: asyncio.Event) -> bool:
+    """Run the work to its end, or until one of the events comes, which cancels it.
+
+    Returns whether it came to its end; either way it is over, and what it raised by itself is
+    raised.
+    """
+    task = asyncio.ensure_future(work)
+    waiting = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait({task, *waiting}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            task.result()
+        return task.done()
+    finally:
+        for each in (*waiting, task):
+            each.cancel()
+        for each in (*waiting, task):
+            await outlast(each)

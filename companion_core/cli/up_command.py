@@ -21,10 +21,12 @@ from companion_core.cli.foreground import (
     run_interruptible,
     stop_signals_interrupt,
 )
+from companion_core.cli.model_swap import swap_model
 from companion_core.cli.progress import StepPrinter
 from companion_core.cli.status_command import as_text
 from companion_core.companion import Companion, Step
 from companion_core.config import Config, load_config, with_model
+from companion_core.control import find_running
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason, error_for
 from companion_core.portable import NO_FOLLOW
 
@@ -35,7 +37,12 @@ _SELF: Final = (sys.executable, "-P", "-m", "companion_core")
 
 @click.command("up")
 @click.option("--detach", is_flag=True, help="Return when available; the companion goes on.")
-@click.option("--model", "model_id", metavar="ID", help="Serve this model of the manifest.")
+@click.option(
+    "--model",
+    "model_id",
+    metavar="ID",
+    help="Serve this model of the manifest, also in the place of another that is served now.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document when available.")
 @click.option("--announce-fd", type=int, hidden=True, help="Tell a waiting parent on this pipe.")
 @click.pass_obj
@@ -51,9 +58,22 @@ def command(
 
     Fetches the manifest, downloads and verifies the model, starts the runtime and serves when
     a health check was answered. Ctrl-C once drains, twice stops now.
+
+    With --model and a companion that serves another model, that one replaces it: it fetches and
+    verifies the new model while it serves the old one, then drains, and starts the new one behind
+    the same address and token. This command returns then; Ctrl-C before the drain leaves the old
+    model serving.
     """
     config = _read_config(settings, model_id)
     harden_process()
+    running = None
+    if model_id is not None and announce_fd is None:
+        running = find_running(settings.paths, settings.egress)
+    if model_id is not None and running is not None:
+        printer = StepPrinter(quiet=settings.quiet)
+        status = swap_model(settings, running, model_id, printer)
+        _announce(settings, status, as_json=as_json)
+        return 0
     if detach:
         _announce(settings, _detach(settings, model_id), as_json=as_json)
         return 0

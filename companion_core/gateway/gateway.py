@@ -11,6 +11,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from companion_core.decisions.admission import AdmissionSnapshot
@@ -88,14 +89,7 @@ class Gateway:
         self._sweep: asyncio.TimerHandle | None = None
         self._drained: asyncio.Event | None = None
         self.metrics = RequestMetrics({**served_routes(OPENAI_ROUTES), **_OWN_ROUTES})
-        models = {
-            "object": "list",
-            "data": [
-                {"id": settings.model_id, "object": "model", "created": 0, "owned_by": "companion"}
-            ],
-        }
-        body = json.dumps(models).encode()
-        self._models = {close: json_response(200, body, close=close) for close in (False, True)}
+        self.name_model(settings.model_id)
         try:
             self.queue = AdmissionQueue(
                 max_in_flight=settings.max_in_flight,
@@ -159,6 +153,13 @@ class Gateway:
             self._sweep = None
 
     # --- the backend -----------------------------------------------------------------------
+
+    def name_model(self, model_id: str) -> None:
+        """Take requests that name this model, and list no other, from now on."""
+        self.settings = replace(self.settings, model_id=model_id)
+        model = {"id": model_id, "object": "model", "created": 0, "owned_by": "companion"}
+        body = json.dumps({"object": "list", "data": [model]}).encode()
+        self._models = {close: json_response(200, body, close=close) for close in (False, True)}
 
     def attach(self, backend: Backend) -> None:
         """Send requests to `backend` from now on."""

@@ -1,0 +1,208 @@
+"""One model for another while the companion runs: one swap at a time, followed from elsewhere.
+
+Until the new model is proved the swap can be cancelled and changes nothing. From the drain on
+it is carried to its end; only the companion's own stop ends it then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import secrets
+from collections.abc import Coroutine, Mapping
+from typing import Any, Final
+
+from companion_core.control_server import Handler
+from companion_core.errors import (
+    CompanionError,
+    EnvironmentUnavailable,
+    PluginFault,
+    Reason,
+    UsageError,
+)
+from companion_core.model_source import ModelSource
+from companion_core.served_model import ServedModel
+from companion_core.step import OnStep, Step
+from companion_core.tasks import outlast
+
+__all__ = ["Swap", "Swaps"]
+
+# How often who follows a swap hears of the download's progress.
+NEWS_SECONDS: Final = 0.25
+
+
+class Swap:
+    """One swap on its way.
+
+    Attributes:
+        name: given by who asked for it.
+        cancellable: the model before serves on, untouched.
+        error: why the new model does not serve; None while that is open, and when it does.
+        ended: set when that is settled.
+        fault: a fault of the program, if that ended it.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.cancellable = True
+        self.error: CompanionError | None = None
+        self.ended = asyncio.Event()
+        self.fault: BaseException | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._steps: list[Step] = []
+        self._progress: Step | None = None
+        self._stirred = asyncio.Event()
+
+    def report(self, step: Step) -> None:
+        """Take a step; one with a total is progress, and may come from any thread."""
+        if step.total:
+            self._progress = step
+        else:
+            self._progress = None
+            self._steps.append(step)
+            self._stirred.set()
+
+    def carry_out(self, work: Coroutine[Any, Any, None]) -> None:
+        """Begin the work itself."""
+        self._task = asyncio.create_task(work)
+        self._task.add_done_callback(self._settle)
+
+    def cancel(self) -> bool:
+        """Have it end while it changed nothing yet; tell whether that is so."""
+        if self.cancellable and self._task is not None:
+            self._task.cancel()
+        return self.cancellable
+
+    async def abandon(self) -> None:
+        """End it wherever it is, and return when it has ended."""
+        if self._task is not None:
+            self._task.cancel()
+            await outlast(self._task)
+
+    def _settle(self, task: asyncio.Task[None]) -> None:
+        error = CompanionError(Reason.INTERRUPTED) if task.cancelled() else task.exception()
+        if error is None or isinstance(error, CompanionError):
+            self.error = error
+        else:
+            self.error, self.fault = CompanionError(Reason.INTERNAL_FAULT), error
+        self.ended.set()
+        self._stirred.set()
+
+    async def news(self, seen: int) -> dict[str, Any]:
+        """Return the steps after the first `seen`, soon, and how it ended if it has."""
+        if len(self._steps) <= seen and not self.ended.is_set():
+            self._stirred.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(NEWS_SECONDS):
+                    await self._stirred.wait()
+        progress, error = self._progress, self.error
+        return {
+            "steps": [dataclasses.asdict(step) for step in self._steps[seen:]],
+            "progress": None if progress is None else dataclasses.asdict(progress),
+            "ended": self.ended.is_set(),
+            "error": None
+            if error is None
+            else {
+                "reason": error.reason.value,
+                "detail": error.detail,
+                "plugin": error.plugin if isinstance(error, PluginFault) else "",
+            },
+        }
+
+
+class Swaps:
+    """Carries out the swaps of one companion; refuses all but between `open` and `close`.
+
+    Args:
+        first: the id of the model that the companion starts with.
+        on_step: told of each step too.
+
+    Attributes:
+        handlers: what the control socket answers with.
+    """
+
+    def __init__(self, first: str, on_step: OnStep) -> None:
+        self.handlers: Final[Mapping[str, Handler]] = {
+            "swap": self._answer_swap,
+            "swap_news": self._answer_news,
+            "swap_cancel": self._answer_cancel,
+        }
+        self._first: str | None = first
+        self._on_step = on_step
+        self._open: tuple[ModelSource, ServedModel] | None = None
+        self._latest: Swap | None = None
+
+    def open(self, source: ModelSource, served: ServedModel) -> None:
+        """Allow swaps from now on."""
+        self._open = source, served
+
+    async def close(self) -> None:
+        """End the one that is under way, wherever it is; what it started is for others to stop.
+
+        A fault of the program that ended it is raised.
+        """
+        self._open = self._first = None
+        if self._latest is not None:
+            await self._latest.abandon()
+            if self._latest.fault is not None:
+                raise self._latest.fault
+
+    def begin(self, name: str, model_id: str) -> Swap:
+        """Begin to swap, and return at once.
+
+        Args:
+            name: by which who asks will find it again.
+            model_id: of another model in the manifest.
+
+        Raises:
+            EnvironmentUnavailable: `already_running` for the model that is served,
+                `swap_in_progress`, `not_ready` while the companion starts or stops.
+        """
+        if model_id == (self._first if self._open is None else self._open[1].model_id):
+            raise EnvironmentUnavailable(Reason.ALREADY_RUNNING)
+        if self._open is None:
+            raise EnvironmentUnavailable(Reason.NOT_READY)
+        if self._latest is not None and not self._latest.ended.is_set():
+            raise EnvironmentUnavailable(Reason.SWAP_IN_PROGRESS)
+        self._latest = swap = Swap(name)
+        swap.carry_out(self._swap(swap, model_id, *self._open))
+        return swap
+
+    async def carry_out(self, model_id: str) -> None:
+        """Swap, and return when the new model serves; see `begin`."""
+        swap = self.begin(secrets.token_hex(8), model_id)
+        await outlast(asyncio.ensure_future(swap.ended.wait()), on_cancel=swap.cancel)
+        if swap.error is not None:
+            raise swap.error
+
+    async def _swap(
+        self, swap: Swap, model_id: str, source: ModelSource, served: ServedModel
+    ) -> None:
+        def report(step: Step) -> None:
+            swap.report(step)
+            self._on_step(step)
+
+        new = await source.obtain(model_id, report)
+        swap.cancellable = False
+        await served.replace(new, report)
+
+    # --- what the control socket answers --------------------------------------------------
+
+    async def _answer_swap(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        self.begin(str(request.get("swap")), str(request.get("model")))
+        return {}
+
+    async def _answer_news(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        seen = request.get("seen")
+        if type(seen) is not int or seen < 0:
+            raise UsageError(Reason.USAGE)
+        return await self._find(request).news(seen)
+
+    async def _answer_cancel(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"cancelled": self._find(request).cancel()}
+
+    def _find(self, request: Mapping[str, Any]) -> Swap:
+        if self._latest is None or self._latest.name != request.get("swap"):
+            raise UsageError(Reason.USAGE)
+        return self._latest

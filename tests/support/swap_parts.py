@@ -1,0 +1,75 @@
+"""A model and a serving that only write down what is asked of them, for tests of the swap."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+from companion_core.decisions.restart import Size
+from companion_core.errors import CompanionError
+from companion_core.model_source import HeldModel
+
+FULL = Size(parallel=2, context_length=1024)
+SMALL = Size(parallel=1, context_length=512)
+
+
+def held_model(name: str, log: list[str]) -> HeldModel:
+    """Return one that is proved; its end is logged."""
+    held = HeldModel()
+    proof: Any = SimpleNamespace(model_id=name, close=lambda: log.append(f"let go of {name}"))
+    held.hold(proof)
+    return held
+
+
+class Upkeep:
+    """Goes on until it is told to give up."""
+
+    def __init__(self) -> None:
+        self.gives_up = asyncio.Event()
+
+    async def run(self) -> None:
+        await self.gives_up.wait()
+
+
+class FakeServing:
+    """See `Serving`.
+
+    Attributes:
+        log: what was asked of it.
+        failing: starts of these models raise that, or never end if it is None.
+        busy: a drain waits for what runs.
+    """
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+        self.failing: dict[str, CompanionError | None] = {}
+        self.busy = False
+        self.draining = asyncio.Event()
+        self.starting = asyncio.Event()
+        self.full_size = self.size = FULL
+        self.upkeep = Upkeep()
+
+    def begin_anew(self, size: Size) -> None:
+        self.size, self.upkeep = size, Upkeep()
+
+    async def start(self, model: Any) -> None:
+        self.log.append(f"start {model.model_id}")
+        self.starting.set()
+        if model.model_id in self.failing:
+            error = self.failing[model.model_id]
+            if error is not None:
+                raise error
+            await asyncio.Event().wait()
+
+    async def drain(self, seconds: float) -> None:
+        self.log.append(f"drain {seconds:.0f}")
+        self.draining.set()
+        if self.busy:
+            await asyncio.Event().wait()
+
+    async def stop(self) -> None:
+        self.log.append("stop")
+
+    def status(self) -> dict[str, Any]:
+        return {"runtime": {"name": "n", "pid": 1, "channel": "unix", "isolation": "none"}}

@@ -1,0 +1,182 @@
+"""In which order a model is replaced, and what stays held meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+from swap_parts import FULL, SMALL, FakeServing, held_model
+
+from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason
+from companion_core.model_source import HeldModel
+from companion_core.served_model import ServedModel
+
+pytestmark = pytest.mark.unit
+
+
+class Scene:
+    """A served model "old", a proved one "new", and a log of all that happens."""
+
+    def __init__(self) -> None:
+        self.serving = FakeServing()
+        self.log = self.serving.log
+        self.old: HeldModel = held_model("old", self.log)
+        self.new: HeldModel = held_model("new", self.log)
+        self.hurry = asyncio.Event()
+        self.served = ServedModel(
+            self.serving,
+            self.old,
+            on_step=lambda _step: None,
+            hurry=self.hurry,
+            on_unwatched=lambda: self.log.append("unwatched"),
+        )
+
+    async def replace(self) -> None:
+        await self.served.replace(self.new, lambda _step: None)
+
+    async def refused(self) -> Reason:
+        with pytest.raises(CompanionError) as caught:
+            await self.replace()
+        return caught.value.reason
+
+
+def play(story: Callable[[Scene], Coroutine[Any, Any, None]]) -> list[str]:
+    """Return what happened after the old model was there."""
+
+    async def life() -> Scene:
+        scene = Scene()
+        await scene.served.begin()
+        scene.log.clear()
+        await story(scene)
+        await scene.served.unwatch()
+        return scene
+
+    return asyncio.run(life()).log
+
+
+def test_the_old_one_is_let_go_of_once_the_new_one_serves() -> None:
+    async def story(scene: Scene) -> None:
+        scene.serving.size = SMALL
+        await scene.replace()
+        assert scene.served.model_id == "new"
+        assert scene.served.verified
+        assert scene.serving.size == FULL  # what the old one took says nothing about this one
+
+    assert play(story) == ["drain 30", "stop", "start new", "let go of old"]
+
+
+def test_one_that_does_not_start_is_let_go_of_and_the_old_one_started_as_large_as_it_was() -> None:
+    async def story(scene: Scene) -> None:
+        scene.serving.size = SMALL
+        scene.serving.failing["new"] = EnvironmentUnavailable(Reason.START_TIMEOUT)
+        assert await scene.refused() is Reason.START_TIMEOUT
+        assert scene.served.model_id == "old"
+        assert scene.served.verified
+        assert scene.serving.size == SMALL
+
+    assert play(story) == ["drain 30", "stop", "start new", "stop", "let go of new", "start old"]
+
+
+def test_where_neither_starts_nothing_is_left_unwatched_and_the_first_reason_is_told() -> None:
+    async def story(scene: Scene) -> None:
+        scene.serving.failing["new"] = EnvironmentUnavailable(Reason.START_TIMEOUT)
+        scene.serving.failing["old"] = EnvironmentUnavailable(Reason.MEMORY_SHORT)
+        assert await scene.refused() is Reason.START_TIMEOUT
+
+    assert play(story)[-3:] == ["start old", "stop", "unwatched"]
+
+
+def test_a_writer_who_wants_the_new_one_while_it_starts_gets_it_when_that_has_ended() -> None:
+    async def story(scene: Scene) -> None:
+        scene.serving.failing["new"] = None
+        scene.serving.starting.clear()
+        swap = asyncio.ensure_future(scene.refused())
+        await scene.serving.starting.wait()
+        scene.new.leases._on_break()
+        assert not scene.new.closed  # the runtime has it open
+        assert await swap is Reason.DIGEST_MISMATCH
+        assert scene.served.model_id == "old"
+
+    log = play(story)
+    assert log.index("start new") < log.index("stop", 2) < log.index("let go of new")
+    assert "start old" in log
+
+
+def test_a_writer_who_wants_the_old_one_while_it_drains_need_not_wait_for_answers() -> None:
+    async def story(scene: Scene) -> None:
+        scene.serving.busy = True
+        swap = asyncio.ensure_future(scene.replace())
+        await scene.serving.draining.wait()
+        scene.old.leases._on_break()
+        await swap
+
+    log = play(story)
+    assert log.index("stop") < log.index("let go of old") < log.index("start new")
+
+
+def test_a_writer_who_wants_the_old_one_while_the_new_one_starts_gets_in_at_once() -> None:
+    async def story(scene: Scene) -> None:
+        scene.serving.failing["new"] = None
+        scene.serving.starting.clear()
+        swap = asyncio.ensure_future(scene.replace())
+        await scene.serving.starting.wait()
+        assert not scene.old.closed
+        scene.old.leases._on_break()
+        assert scene.old.closed
+        swap.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await swap
+
+    assert "start old" not in play(story)
+
+
+def test_a_hurry_ends_the_drain_and_the_way_down_waits_no_second_time() -> None:
+    async def story(scene: Scene) -> None:
+        scene.serving.busy = True
+        swap = asyncio.ensure_future(scene.replace())
+        await scene.serving.draining.wait()
+        scene.hurry.set()
+        await swap
+        scene.serving.busy = False
+        scene.log.clear()
+        await scene.served.drain()
+        scene.served._drained_by = 0
+        await scene.served.drain()
+
+    assert play(story) == ["drain 30", "drain 0"]
+
+
+def test_a_model_that_a_writer_took_is_served_no_more_and_can_be_replaced() -> None:
+    async def story(scene: Scene) -> None:
+        scene.old.leases._on_break()
+        assert not scene.served.verified
+        while not scene.old.closed:  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0)
+        scene.log.append("then")
+        await scene.replace()
+        assert scene.served.verified
+
+    assert play(story)[:3] == ["stop", "let go of old", "then"]
+
+
+def test_an_upkeep_that_gives_up_is_told() -> None:
+    async def story(scene: Scene) -> None:
+        scene.serving.upkeep.gives_up.set()
+        while "unwatched" not in scene.log:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0)
+
+    play(story)
+
+
+def test_a_stop_in_the_middle_starts_nothing() -> None:
+    async def story(scene: Scene) -> None:
+        scene.serving.busy = True
+        swap = asyncio.ensure_future(scene.replace())
+        await scene.serving.draining.wait()
+        swap.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await swap
+
+    assert play(story) == ["drain 30", "unwatched"]
