@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,16 @@ RUNNING = RunningInstance(ProcessIdentity(1, 2, ""), Path("s"), Path("l"))
 def news(*steps: Step, ended: bool = False, progress: Any = None, error: Any = None):
     told = [{"name": s.name, "text": s.text, "done": s.done, "total": s.total} for s in steps]
     return {"steps": told, "progress": progress, "ended": ended, "error": error}
+
+
+@pytest.fixture(autouse=True)
+def _signals_as_before() -> Iterator[None]:
+    """A command that has its result ignores stop signals until it ends; a test goes on."""
+    before = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    yield
+    for number, handler in before.items():
+        if signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
 
 
 @pytest.fixture
