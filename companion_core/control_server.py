@@ -1,4 +1,4 @@
-"""The owner-only socket that status, exec, token, metrics and down talk to.
+"""The owner-only socket that status, exec, token, metrics, down and up --model talk to.
 
 The socket lies in a 0700 folder with mode 0600 and the peer's uid is checked, so what it
 answers (the session token among it) stays with the person; on Windows it is a named pipe that

@@ -103,6 +103,8 @@ class ServedModel:
                 self._serving.begin_anew(size)
                 await self._start(old, on_step)
                 self._keep()
+            if self._watch is None:
+                on_step(Step("stopped", "that one does not start either: the companion stops"))
             raise
         finally:
             if self._watch is None:

@@ -63,7 +63,7 @@ class Swap:
             self._steps.append(step)
             self._stirred.set()
 
-    def carry_out(self, work: Coroutine[Any, Any, None]) -> None:
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
         """Begin the work itself."""
         self._task = asyncio.create_task(work)
         self._task.add_done_callback(self._settle)
@@ -166,7 +166,7 @@ class Swaps:
         if self._latest is not None and not self._latest.ended.is_set():
             raise EnvironmentUnavailable(Reason.SWAP_IN_PROGRESS)
         self._latest = swap = Swap(name)
-        swap.carry_out(self._swap(swap, model_id, *self._open))
+        swap.start(self._swap(swap, model_id, *self._open))
         return swap
 
     async def carry_out(self, model_id: str) -> None:

@@ -35,20 +35,25 @@ pytestmark = [
 
 DEADLINE_SECONDS = 60
 
-# Runs the command line; the start after the first stays where it is told to.
+# Runs the command line; the second start stays where it is told to, "late" until its deadline.
 HELD = """
-import asyncio, sys, time
+import asyncio, dataclasses, sys, time
 from companion_core.runtime import model_proof, starting
 
 hashed, started = model_proof.Prover._hash, starting.until_serving
-counted = {"hashing": 0, "starting": 0}
+planned = starting.ask_for_plan
+counted = dict.fromkeys(("hashing", "planning", "starting"), 0)
 
 def later(stage):
     counted[stage] += 1
-    if held != stage or counted[stage] == 1:
+    if not (counted[stage] == 2 and stage in held):
         return False
     print("here", flush=True)
     return True
+
+async def plan_it(*arguments, **named):
+    plan = await planned(*arguments, **named)
+    return dataclasses.replace(plan, start_deadline_seconds=1) if later("planning") else plan
 
 def hash_it(*arguments):
     while later("hashing"):
@@ -61,7 +66,9 @@ async def start_it(*arguments, **named):
     return await started(*arguments, **named)
 
 model_proof.Prover._hash, starting.until_serving = hash_it, start_it
-held = sys.argv.pop(1)
+starting.ask_for_plan = plan_it
+held = {"late": ["planning", "starting"]}.get(sys.argv[1], sys.argv[1:2])
+sys.argv[1:2] = []
 from companion_core.cli import main
 sys.exit(main(sys.argv[1:]))
 """
@@ -376,6 +383,19 @@ def test_one_that_does_not_start_is_followed_by_the_old_one(two):
     assert (client.chat("tiny"), client.chat("broken")) == ("ok", "model_not_served")
     assert client.models() == ["tiny"]
     assert two.companion("up", "--model", "other").returncode == 0
+
+
+def test_one_that_is_never_ready_is_followed_by_the_old_one(world):
+    world.publish()
+    publish(world)
+    world.configure()
+    with companion_held_at(world, "late"):
+        client = Client(world)
+        up = world.companion("up", "--model", "other")
+        assert (up.returncode, reason_of(up.stderr)) == (4, "start_timeout"), up.stderr
+        after = world.status()
+        assert (after["available"], after["model"]["id"]) == (True, "tiny")
+        assert (client.chat("tiny"), client.models()) == ("ok", ["tiny"])
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
