@@ -137,11 +137,12 @@ def test_a_hurry_ends_the_drain_and_the_way_down_waits_no_second_time() -> None:
         scene.serving.busy = True
         swap = asyncio.ensure_future(scene.replace())
         await scene.serving.draining.wait()
+        scene.served._drained_by = 0  # long ago
         scene.hurry.set()
         await swap
         scene.serving.busy = False
         scene.log.clear()
-        await scene.served.drain()
+        await scene.served.drain()  # another model's
         scene.served._drained_by = 0
         await scene.served.drain()
 
