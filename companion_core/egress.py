@@ -356,8 +356,8 @@ async def _connect_loopback(channel: TcpChannel) -> socket.socket:
     client, address = socket.socket(), (channel.host, channel.port)
     try:
         client.settimeout(0)
-        # The first call begins it, and the second one says how it went; Windows takes no second.
-        if sys.platform == "win32" or (client.connect_ex(address) and client.connect_ex(address)):
+        # The first call begins it; on Linux alone the second one says 0 when it is done.
+        if sys.platform != "linux" or (client.connect_ex(address) and client.connect_ex(address)):
             await asyncio.get_running_loop().sock_connect(client, address)
     except BaseException:
         client.close()

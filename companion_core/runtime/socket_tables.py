@@ -76,7 +76,8 @@ class Diagnosis:
 
     def close(self) -> None:
         """Let go of the socket, and of the namespace with it."""
-        self._kernel.close()
+        with self._turn:
+            self._kernel.close()
 
     def listening(self, tables: Iterable[str], inodes: Container[int]) -> list[Listener]:
         """Return those of some sockets that listen; `OSError` where the kernel does not answer."""
@@ -135,8 +136,8 @@ def listening_sockets(
         if inside is not None and namespace == inside.namespace:
             yield from inside.listening(tables, inodes)
             return
-    except (OSError, struct.error):
-        pass  # a kernel without this interface, or a filter that denies it
+    except (OSError, ValueError, struct.error):
+        pass  # a kernel without this interface, a filter that denies it, or it was just closed
     for name in tables:
         yield from _read_table(pid, name, inodes)
 

@@ -209,7 +209,7 @@ async def bring_up(
                 plugin=spec.plugin_name,
                 channel=channel,
                 way=run.broker or channel,
-                inside=await _look_inside(run),
+                inside=await unless_exited(run.kept, _look_inside(run)),
                 planned_names=frozenset(confined.env),
                 child_names=spec.spawner.child_env_names | _NAMES_OF_LAUNCHERS,
                 allow_open_backend=spec.allow_open_backend or own_network,

@@ -27,6 +27,11 @@ __all__ = ["StartSpec", "StartedBackend", "Supervisor"]
 
 TERMINATE_AFTER_SECONDS: Final = 5.0
 KILL_AFTER_SECONDS: Final = 5.0
+# What a runtime may be found to be without being ended for it, by whether it is starting.
+_PASSING: Final = {
+    False: frozenset({Reason.NOT_RUNNING}),
+    True: frozenset({Reason.NOT_RUNNING, Reason.HEALTH_FAILED}),
+}
 
 
 class Supervisor:
@@ -168,6 +173,7 @@ class Supervisor:
 
         Returns:
             `not_running` while there is nothing to read; its end is told by `on_exit`.
+            `health_failed` while its channel is not its own, which a start may go through.
         """
         run = self._run
         if run is None or run.watched is None:
@@ -178,7 +184,7 @@ class Supervisor:
         verdict = await asyncio.to_thread(read_back, run.watched)
         if verdict.ok:
             run.read_back_at = now
-        elif verdict.reason is not Reason.NOT_RUNNING and not run.ended:
+        elif verdict.reason not in _PASSING[self.state is State.STARTING] and not run.ended:
             self._end(run)
             self._tell_exit(Ending(reason=verdict.reason, exit_code=None, ready=True))
         return verdict

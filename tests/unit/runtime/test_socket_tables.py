@@ -151,6 +151,10 @@ def test_another_network_is_asked_through_a_socket_that_was_made_in_it(
         here.close()
         assert look(inside) == []
         assert tables == [1]
+        closed = Diagnosis(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 4))
+        closed.close()
+        assert look(closed) == []
+        assert tables == [1, 1]
         line.close()
 
 
