@@ -2,7 +2,8 @@
 
 Of our own namespace the kernel is asked for listening sockets alone (sock_diag(7)): the
 tables in `/proc` walk every connection of the machine, which takes milliseconds. Of another
-namespace, and where the kernel does not answer, there are only the tables.
+namespace, and where the kernel does not answer, there are only the tables. A socket stays in
+the namespace that it was made in, wherever its process goes: ours is always looked at.
 """
 
 from __future__ import annotations
@@ -45,10 +46,10 @@ _ANSWER_BYTES: Final = 65536
 def listening_sockets(
     pid: int, tables: Iterable[str], inodes: Container[int]
 ) -> Iterator[Listener]:
-    """Yield those of some sockets that listen, in the network namespace of a process.
+    """Yield those of some sockets that listen, in the network namespace of a process or ours.
 
     Args:
-        pid: the process.
+        pid: the process, or one of its threads.
         tables: which to look into, of tcp, tcp6, udp and udp6.
         inodes: of the sockets.
 
@@ -58,15 +59,15 @@ def listening_sockets(
     """
     tables = tuple(tables)
     theirs, ours = os.stat(f"/proc/{pid}/ns/net"), os.stat("/proc/self/ns/net")  # noqa: PTH116 - in half the time
-    if theirs.st_ino == ours.st_ino:
-        try:
-            yield from [found for name in tables for found in _ask_kernel(name, inodes)]
-        except (OSError, struct.error):
-            pass  # a kernel without this interface, or a filter that denies it
-        else:
-            return
-    for name in tables:
-        yield from _read_table(pid, name, inodes)
+    elsewhere = theirs.st_ino != ours.st_ino
+    try:
+        yield from [found for name in tables for found in _ask_kernel(name, inodes)]
+    except (OSError, struct.error):  # a kernel without this interface, or a filter that denies it
+        for name in tables:
+            yield from _read_table("self", name, inodes)
+    if elsewhere:
+        for name in tables:
+            yield from _read_table(str(pid), name, inodes)
 
 
 def _ask_kernel(name: str, inodes: Container[int]) -> Iterator[Listener]:
@@ -97,7 +98,7 @@ def _ask_kernel(name: str, inodes: Container[int]) -> Iterator[Listener]:
                 data = data[(length + 3) & ~3 :]
 
 
-def _read_table(pid: int, name: str, inodes: Container[int]) -> Iterator[Listener]:
+def _read_table(pid: str, name: str, inodes: Container[int]) -> Iterator[Listener]:
     state = _TABLES[name][-1]
     try:
         rows = read_entry(f"/proc/{pid}/net/{name}").splitlines()[1:]
