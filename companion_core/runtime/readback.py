@@ -21,7 +21,7 @@ from companion_core.runtime.process_tree import (
     read_entry,
     thread_has_memory,
 )
-from companion_core.runtime.socket_tables import listening_sockets
+from companion_core.runtime.socket_tables import Diagnosis, listening_sockets
 
 __all__ = ["environment_names", "listeners"]
 
@@ -85,15 +85,22 @@ def _environment(pid: int) -> bytes | None:
     return block or None
 
 
-def listeners(pids: Iterable[int]) -> frozenset[Listener] | None:
-    """Return what the processes listen on; None when one of them cannot be read."""
+def listeners(
+    pids: Iterable[int], *, inside: Diagnosis | None = None
+) -> frozenset[Listener] | None:
+    """Return what the processes listen on; None when one of them cannot be read.
+
+    Args:
+        pids: the processes.
+        inside: of the network namespace that is the runtime's own, if it has one.
+    """
     if sys.platform != "linux":
         return _listeners_elsewhere(pids)
     found: set[Listener] = set()
     for pid in pids:
         try:
             for holder in table_holders(pid):
-                if (held := _listeners_of(holder)) is None:
+                if (held := _listeners_of(holder, inside)) is None:
                     return None
                 found |= held
         except (FileNotFoundError, ProcessLookupError):
@@ -103,13 +110,14 @@ def listeners(pids: Iterable[int]) -> frozenset[Listener] | None:
     return frozenset(found)
 
 
-def _listeners_of(holder: int) -> frozenset[Listener] | None:
+def _listeners_of(holder: int, inside: Diagnosis | None) -> frozenset[Listener] | None:
     """Return what the table of one thread holds (the first has its process's number), or None."""
     try:
         held = _network_sockets(holder)
         if not held:
             return None if held is None else frozenset()
-        return frozenset(listening_sockets(holder, frozenset(held.values()), held))
+        tables = frozenset(held.values())
+        return frozenset(listening_sockets(holder, tables, held, inside=inside))
     except (FileNotFoundError, ProcessLookupError):
         return frozenset()  # it ended meanwhile, and its sockets with it
     except PermissionError:

@@ -248,7 +248,7 @@ def test_a_hanging_store_costs_one_thread_and_recovers() -> None:
             call = lambda: keychain.get(Account.ACCESS_TOKEN)  # noqa: E731
             assert reason_of(call, EnvironmentUnavailable) is Reason.KEYCHAIN_TIMEOUT
         assert provider.calls == 1
-        assert threading.active_count() == before + 1
+        assert threading.active_count() <= before + 1
         assert keychain.status() == KeychainStatus(ok=False, reason=Reason.KEYCHAIN_TIMEOUT)
         assert provider.calls == 1
     finally:
