@@ -72,7 +72,11 @@ class Upkeep:
         self._endings: list[float] = []
 
     async def run(self) -> None:
-        """Return when it gave up; by then nothing of the runtime is left."""
+        """Return when it gave up; by then nothing of the runtime is left.
+
+        Raises:
+            CompanionError: `stale_runtime`, something of it may be left.
+        """
         while self.gave_up is None:
             ending: Ending | None = await self._watch()
             await self._served.stop()

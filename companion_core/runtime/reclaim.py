@@ -9,6 +9,7 @@ that start, its private folder, as working folder and as home.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -150,13 +151,23 @@ def _marked(folder: str) -> set[int]:
     try:
         for entry in filter(str.isdigit, os.listdir("/proc")):  # noqa: PTH208 - names are all it takes
             with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
-                if os.readlink(f"/proc/{entry}/cwd") not in places:  # noqa: PTH115 - as above
+                if _works_in(entry) not in places:
                     continue
                 if home in read_entry(f"/proc/{entry}/environ").split(b"\0"):
                     found.add(int(entry))
     except OSError as error:
         raise ProcessUnreadable from error
     return found
+
+
+def _works_in(pid: str) -> str:
+    """Return the folder that a process works in; "" for one whose path is too long to be told."""
+    try:
+        return os.readlink(f"/proc/{pid}/cwd")  # noqa: PTH115 - as above
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return ""
+        raise
 
 
 def _recorded(path: Path) -> tuple[list[ProcessIdentity], str]:

@@ -193,3 +193,25 @@ def test_one_that_is_marked_is_found_when_its_folder_was_removed(stale) -> None:
     place.rmdir()
     assert reclaim.reclaim(record, place.parent, EGRESS) == 1
     assert process.wait(10) == -signal.SIGKILL
+
+
+def test_who_works_too_deep_to_be_told_is_somebody_else(stale, tmp_path) -> None:
+    process, record, place = stale
+    reclaim.record(record, [], place)
+    code = (
+        "import os, sys\n"
+        "for _ in range(20):\n"
+        "    os.mkdir('x' * 250)\n"
+        "    os.chdir('x' * 250)\n"
+        "print('deep', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    command = [sys.executable, "-IS", "-c", code]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=tmp_path, **pipes) as deep:
+        assert deep.stdout.readline() == b"deep\n"
+        with pytest.raises(OSError, match="too long"):
+            Path(f"/proc/{deep.pid}/cwd").readlink()
+        assert reclaim.reclaim(record, place.parent, EGRESS) == 1
+        assert deep.poll() is None
+    assert process.wait(10) == -signal.SIGKILL
