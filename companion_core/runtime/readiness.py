@@ -22,7 +22,7 @@ from companion_core.decisions.runtime_readback import (
     check_listeners,
 )
 from companion_core.decisions.verdict import Verdict, refuse
-from companion_core.egress import Egress
+from companion_core.egress import Egress, ProcessUnreadable
 from companion_core.errors import EnvironmentUnavailable, Reason, error_for
 from companion_core.providers import SpawnPlan, TcpChannel, UnixChannel
 from companion_core.runtime.attempts import Attempts
@@ -71,8 +71,9 @@ def read_back(watched: Watched, *, wait: bool = True) -> Verdict:
     """Judge what really runs. Takes about half a millisecond, and half a second if it has to wait.
 
     Returns:
-        a `LoopbackChannel`; else `not_running` where the runtime itself is gone, or the
-        refusal of the rules in `decisions.runtime_readback`.
+        a `LoopbackChannel`; else `not_running` where the runtime itself is gone,
+        `process_unreadable` where the system does not tell, or the refusal of the rules in
+        `decisions.runtime_readback`.
 
     Raises:
         BlockingIOError: a process that comes or goes would have to be waited for, and `wait`
@@ -80,10 +81,13 @@ def read_back(watched: Watched, *, wait: bool = True) -> Verdict:
     """
     identity = watched.kept.identity
     names: dict[int, frozenset[str] | None] = {}
-    tree = watched.kept.tree()
-    for pid in tree:
-        with contextlib.suppress(ProcessLookupError):
-            names[pid] = environment_names(pid, wait=wait)
+    try:
+        tree = watched.kept.tree()
+        for pid in tree:
+            with contextlib.suppress(ProcessLookupError):
+                names[pid] = environment_names(pid, wait=wait)
+    except ProcessUnreadable as error:
+        return refuse(error.reason)
     if identity is None or identity.pid not in names:
         return refuse(Reason.NOT_RUNNING)
     verdict = check_environment(

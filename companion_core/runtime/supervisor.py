@@ -153,6 +153,9 @@ class Supervisor:
         Args:
             terminate_after: seconds it has to end by itself after SIGTERM.
             kill_after: seconds that the keeper has to kill the rest before it is killed too.
+
+        Raises:
+            CompanionError: `stale_runtime`, something of it may be left; as `take_down` has it.
         """
         self._stopping, self.ready_since = True, None
         if self._starting is not None:
@@ -160,10 +163,12 @@ class Supervisor:
             await outlast(self._starting)
         for event in (Event.ABORTED, Event.DRAIN, Event.STOPPED):
             self.state = transition(self.state, event).state
-        if self._run is not None:
-            await finish(self._take_down(self._run, terminate_after, kill_after))
-        if self._watch is not None:
-            await outlast(self._watch)
+        try:
+            if self._run is not None:
+                await finish(self._take_down(self._run, terminate_after, kill_after))
+        finally:
+            if self._watch is not None:
+                await outlast(self._watch)
 
     async def check_runtime(self, *, max_age: float = 0) -> Verdict:
         """Read the runtime's environment and sockets back; end it when they are not as planned.
