@@ -15,7 +15,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
@@ -48,13 +48,12 @@ class Partial:
         resumed: bytes of an earlier run are among them.
     """
 
-    def __init__(self, folder: Path, spec: ModelSpec, urls: Iterable[str]) -> None:
+    def __init__(self, folder: Path, spec: ModelSpec) -> None:
         """Go on with what an earlier run received, if it can be; else begin with nothing.
 
         Args:
             folder: the store.
             spec: what the bytes have to be.
-            urls: the addresses that may give them; what came from elsewhere is removed.
 
         Raises:
             OSError: the disk.
@@ -66,7 +65,7 @@ class Partial:
         self._validator: str | None = None
         self._descriptor = -1
         self.received = 0
-        if self._read_record({_digest(url) for url in urls}):
+        if self._read_record():
             self._descriptor, self.received = _open_own(self.path, spec.size)
         self.resumed = self.received > 0
         if not self.worth_keeping:
@@ -145,7 +144,7 @@ class Partial:
         self._source = self._validator = None
         self.received, self.resumed = 0, False
 
-    def _read_record(self, sources: Collection[str]) -> bool:
+    def _read_record(self) -> bool:
         """Learn what the bytes are; False when there is nothing that this run may go on with."""
         try:
             raw = read_private(self._record, _MAX_RECORD_BYTES)
@@ -155,7 +154,7 @@ class Partial:
             case {"size": int(size), "source": str(source), "validator": str() | None as validator}:
                 # It goes into a request: a line break would begin another header.
                 sound = validator is None or (validator.isascii() and validator.isprintable())
-                if size == self.spec.size and source in sources and sound:
+                if size == self.spec.size and sound:
                     self._source, self._validator = source, validator
                     return True
         return False

@@ -223,7 +223,7 @@ class ModelStore:
     def _fetch(self, path: Path, prover: Prover, urls: Sequence[str], transfer: Transfer) -> Proof:
         """Bring a file and prove it; bytes of an earlier run that turn out wrong cost one try."""
         while True:
-            partial = Partial(self._folder, prover.spec, urls)
+            partial = Partial(self._folder, prover.spec)
             try:
                 return self._complete(partial, path, prover, urls, transfer)
             except Refused as error:

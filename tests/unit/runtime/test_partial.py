@@ -271,6 +271,7 @@ def test_what_is_someone_elses_is_not_gone_on_with(
         {"size": len(DATA) + 1},
         {"size": "1"},
         {"source": "0" * 64},
+        {"source": 5},
         {"validator": '"v1"\r\nAuthorization: x'},
         {"validator": "\u00fc"},
         {"validator": 5},
