@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # a command that only asks the running companion does not loa
 __all__ = ["BackendChannel", "BrokeredChannel"]
 
 _ASK: Final = b"c"
+_NETLINK_SOCK_DIAG: Final = 4
 
 
 class BrokeredChannel:
@@ -37,6 +38,23 @@ class BrokeredChannel:
         self._line = line
         self._line.settimeout(0)
         self._turn = asyncio.Lock()
+
+    async def diagnosis(self) -> socket.socket | None:
+        """Return the socket by which the kernel tells what listens in the broker's network.
+
+        To be called once, before anything is asked: the broker sends it first of all, while
+        there is no runtime yet that could have a say in it. None where it could make none.
+        """
+        descriptor = await self._receive()
+        if descriptor is None:
+            return None
+        kernel = socket.socket(fileno=descriptor)
+        if sys.platform == "linux":
+            protocol = kernel.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL)
+            if (kernel.family, protocol) == (socket.AF_NETLINK, _NETLINK_SOCK_DIAG):
+                return kernel
+        kernel.close()
+        return None
 
     async def connect(self) -> socket.socket:
         """Return a connected socket that does not block.
@@ -61,27 +79,35 @@ class BrokeredChannel:
     async def _take(self) -> socket.socket:
         import asyncio  # noqa: PLC0415 - as above
 
-        loop = asyncio.get_running_loop()
         async with self._turn:
             if self._line.fileno() < 0:
                 raise ConnectionRefusedError
-            await loop.sock_sendall(self._line, _ASK)
-            readable: asyncio.Future[None] = loop.create_future()
-            loop.add_reader(self._line, _set, readable)
-            try:
-                await readable
-            finally:
-                loop.remove_reader(self._line)
-            if sys.platform == "win32":
-                raise ConnectionRefusedError  # no socket can be handed over there
-            _, descriptors, _, _ = socket.recv_fds(self._line, 1, 1)
-        if not descriptors:
+            await asyncio.get_running_loop().sock_sendall(self._line, _ASK)
+            descriptor = await self._receive()
+        if descriptor is None:
             raise ConnectionRefusedError
-        return self._checked(descriptors[0])
+        return self._checked(descriptor)
+
+    async def _receive(self) -> int | None:
+        """Return the descriptor that the broker sends next; None when it sends none."""
+        import asyncio  # noqa: PLC0415 - as above
+
+        loop = asyncio.get_running_loop()
+        readable: asyncio.Future[None] = loop.create_future()
+        loop.add_reader(self._line, _set, readable)
+        try:
+            await readable
+        finally:
+            loop.remove_reader(self._line)
+        if sys.platform == "win32":
+            return None  # no socket can be handed over there
+        _, descriptors, _, _ = socket.recv_fds(self._line, 1, 1)
+        for descriptor in descriptors:
+            os.set_inheritable(descriptor, False)  # noqa: FBT003 - takes no keyword
+        return descriptors[0] if descriptors else None
 
     def _checked(self, descriptor: int) -> socket.socket:
         """Take only what was asked for: a stream that leads to the listener."""
-        os.set_inheritable(descriptor, False)  # noqa: FBT003 - takes no keyword
         connection = socket.socket(fileno=descriptor)
         expected = (self.listener.host, self.listener.port)
         with contextlib.suppress(OSError):

@@ -38,7 +38,7 @@ __all__ = ["Serving"]
 LIVENESS_SECONDS: Final = 30.0
 # A start reads the runtime back before anything is sent to it, and from time to time while it
 # loads: that counts for the first answer.
-FRESH_SECONDS: Final = 0.5
+FRESH_SECONDS: Final = 0.2
 _SAID_BY_RUNTIME: Final = frozenset(
     {Reason.RUNTIME_EXITED, Reason.SPAWN_FAILED, Reason.START_TIMEOUT}
 )

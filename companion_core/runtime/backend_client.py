@@ -20,6 +20,7 @@ __all__ = ["send_prepare"]
 _MAX_HEAD_BYTES: Final = 64 * 1024
 _KEPT_TAIL_BYTES: Final = 64 * 1024
 _CHUNK_BYTES: Final = 256 * 1024
+_SERVER_ERROR: Final = 500
 
 
 class _Answer(asyncio.Protocol):
@@ -83,9 +84,33 @@ async def send_prepare(
 ) -> None:
     """Send one request of the plan and require the answer it names.
 
+    One that the backend says it failed at itself (RFC 9110 section 15.6) is sent once more:
+    what it starts for a model may lose a race for a port.
+
     Raises:
         EnvironmentUnavailable: `spawn_failed`, naming the request.
     """
+    for last in (False, True):
+        try:
+            answer = await _send_once(egress, channel, request, key=key, model=model)
+        except OSError:
+            break
+        status, wanted = answer.status(), request.expect_last_line
+        if status in request.expect_status and wanted in {None, answer.last_line()}:
+            return
+        if last or status < _SERVER_ERROR:
+            break
+    raise EnvironmentUnavailable(Reason.SPAWN_FAILED, f"{request.method} {request.path}")
+
+
+async def _send_once(
+    egress: Egress,
+    channel: BackendChannel,
+    request: BackendRequest,
+    *,
+    key: str | None,
+    model: ProvedFile | None,
+) -> _Answer:
     body = (request.json or "").encode()
     upload = model if request.send_model else None
     length = len(body) if upload is None else upload.size
@@ -98,11 +123,7 @@ async def send_prepare(
     ]
     if key is not None:
         head.append(f"Authorization: Bearer {key}")
-    failed = EnvironmentUnavailable(Reason.SPAWN_FAILED, f"{request.method} {request.path}")
-    try:
-        answer = await egress.connect_backend(_Answer, channel)
-    except OSError as error:
-        raise failed from error
+    answer = await egress.connect_backend(_Answer, channel)
     try:
         await answer.write("\r\n".join([*head, "", ""]).encode() + body)
         if upload is not None:
@@ -111,9 +132,7 @@ async def send_prepare(
     finally:
         if answer.transport is not None:
             answer.transport.abort()
-    wanted = request.expect_last_line
-    if answer.status() not in request.expect_status or wanted not in {None, answer.last_line()}:
-        raise failed
+    return answer
 
 
 async def _send_file(answer: _Answer, model: ProvedFile) -> None:

@@ -15,7 +15,7 @@ from typing import Final
 
 from companion_core.decisions.runtime_readback import Listener
 from companion_core.runtime.process_tree import environment_is_set, has_memory, read_entry
-from companion_core.runtime.socket_tables import listening_sockets
+from companion_core.runtime.socket_tables import Diagnosis, listening_sockets
 
 __all__ = ["environment_names", "listeners"]
 
@@ -78,8 +78,15 @@ def _environment(pid: int) -> bytes | None:
     return block or None
 
 
-def listeners(pids: Iterable[int]) -> frozenset[Listener] | None:
-    """Return what the processes listen on; None when one of them cannot be read."""
+def listeners(
+    pids: Iterable[int], *, inside: Diagnosis | None = None
+) -> frozenset[Listener] | None:
+    """Return what the processes listen on; None when one of them cannot be read.
+
+    Args:
+        pids: the processes.
+        inside: of the network namespace that is the runtime's own, if it has one.
+    """
     if sys.platform != "linux":
         return _listeners_elsewhere(pids)
     found: set[Listener] = set()
@@ -89,7 +96,8 @@ def listeners(pids: Iterable[int]) -> frozenset[Listener] | None:
             if held is None:
                 return None
             if held:
-                found.update(listening_sockets(pid, frozenset(held.values()), held))
+                tables = frozenset(held.values())
+                found.update(listening_sockets(pid, tables, held, inside=inside))
         except (FileNotFoundError, ProcessLookupError):
             continue  # it ended meanwhile, and its sockets with it
         except PermissionError:

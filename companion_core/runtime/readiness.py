@@ -29,6 +29,7 @@ from companion_core.runtime.attempts import Attempts
 from companion_core.runtime.backend_client import send_prepare
 from companion_core.runtime.kept import Kept
 from companion_core.runtime.readback import environment_names, listeners
+from companion_core.runtime.socket_tables import Diagnosis
 from companion_core.runtime.staging import ProvedFile
 
 __all__ = ["Watched", "read_back", "unless_exited", "until_serving"]
@@ -45,12 +46,14 @@ class Watched:
     Attributes:
         channel: where it listens, as it knows it.
         way: how the companion reaches that.
+        inside: tells what listens in a network that is the runtime's own.
     """
 
     kept: Kept
     plugin: str
     channel: UnixChannel | TcpChannel
     way: BackendChannel
+    inside: Diagnosis | None
     planned_names: frozenset[str]
     child_names: frozenset[str]
     allow_open_backend: bool
@@ -89,7 +92,9 @@ def read_back(watched: Watched, *, wait: bool = True) -> Verdict:
     if not verdict.ok:
         return verdict
     return check_listeners(
-        listeners(tree), watched.channel, allow_open_backend=watched.allow_open_backend
+        listeners(tree, inside=watched.inside),
+        watched.channel,
+        allow_open_backend=watched.allow_open_backend,
     )
 
 

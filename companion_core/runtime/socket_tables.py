@@ -1,25 +1,28 @@
 """What listens in a network namespace of Linux, and which socket it is (I-07).
 
-Of our own namespace the kernel is asked for listening sockets alone (sock_diag(7)): the
-tables in `/proc` walk every connection of the machine, which takes milliseconds. Of another
-namespace, and where the kernel does not answer, there are only the tables.
+The kernel is asked for listening sockets alone (sock_diag(7)), through a socket that was made
+in that namespace: the tables in `/proc` walk every connection of the machine, which takes
+milliseconds. Where there is no such socket, or no answer, there are only the tables.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 import socket
 import struct
 import sys
+import threading
 from collections.abc import Container, Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
 from companion_core.decisions.runtime_readback import Listener
 from companion_core.runtime.process_tree import read_entry
 
-__all__ = ["listening_sockets"]
+__all__ = ["Diagnosis", "listening_sockets"]
 
 _LISTEN: Final = 0x0A
 _UNCONNECTED: Final = 0x07  # of UDP: anyone may send to it
@@ -30,6 +33,7 @@ _TABLES: Final = {
     "udp6": (socket.AF_INET6, socket.IPPROTO_UDP, _UNCONNECTED),
 }
 _NETLINK_SOCK_DIAG: Final = 4
+_SIOCGSKNS: Final = 0x894C
 _SOCK_DIAG_BY_FAMILY: Final = 20
 _REQUEST_DUMP: Final = 0x301  # NLM_F_REQUEST | NLM_F_DUMP
 _DUMP_INTERRUPTED: Final = 0x10
@@ -42,42 +46,52 @@ _ANSWER: Final = struct.Struct("=B3x2s2x16s44xI")
 _ANSWER_BYTES: Final = 65536
 
 
-def listening_sockets(
-    pid: int, tables: Iterable[str], inodes: Container[int]
-) -> Iterator[Listener]:
-    """Yield those of some sockets that listen, in the network namespace of a process.
+class Diagnosis:
+    """Tells what listens in the network namespace that a socket of sock_diag(7) was made in.
 
     Args:
-        pid: the process.
-        tables: which to look into, of tcp, tcp6, udp and udp6.
-        inodes: of the sockets.
-
-    Raises:
-        FileNotFoundError, ProcessLookupError: there is no such process any more.
-        OSError: it cannot be read.
+        kernel: that socket; taken over.
     """
-    tables = tuple(tables)
-    theirs, ours = os.stat(f"/proc/{pid}/ns/net"), os.stat("/proc/self/ns/net")  # noqa: PTH116 - in half the time
-    if theirs.st_ino == ours.st_ino:
+
+    def __init__(self, kernel: socket.socket) -> None:
+        kernel.settimeout(0)  # the kernel answers before it returns from the question
+        self._kernel = kernel
+        self._turn = threading.Lock()
+
+    @cached_property
+    def namespace(self) -> int | None:
+        """Its number, as `/proc/PID/ns/net` has it; None where the kernel does not say."""
+        if sys.platform != "linux":
+            return None
+        import fcntl  # noqa: PLC0415 - Unix has it
+
         try:
-            yield from [found for name in tables for found in _ask_kernel(name, inodes)]
-        except (OSError, struct.error):
-            pass  # a kernel without this interface, or a filter that denies it
-        else:
-            return
-    for name in tables:
-        yield from _read_table(pid, name, inodes)
+            namespace = fcntl.ioctl(self._kernel.fileno(), _SIOCGSKNS)
+        except OSError:
+            return None  # another person's
+        try:
+            return os.fstat(namespace).st_ino
+        finally:
+            os.close(namespace)
 
+    def close(self) -> None:
+        """Let go of the socket, and of the namespace with it."""
+        self._kernel.close()
 
-def _ask_kernel(name: str, inodes: Container[int]) -> Iterator[Listener]:
-    if sys.platform != "linux":
-        raise OSError
-    family, protocol, state = _TABLES[name]
-    question = _QUESTION.pack(family, protocol, 1 << state)
-    head = _HEADER.pack(_HEADER.size + len(question), _SOCK_DIAG_BY_FAMILY, _REQUEST_DUMP, 0, 0)
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as kernel:
-        kernel.settimeout(0)  # it answers before it returns from the question
-        kernel.send(head + question)
+    def listening(self, tables: Iterable[str], inodes: Container[int]) -> list[Listener]:
+        """Return those of some sockets that listen; `OSError` where the kernel does not answer."""
+        with self._turn:
+            return [found for name in tables for found in self._ask(name, inodes)]
+
+    def _ask(self, name: str, inodes: Container[int]) -> Iterator[Listener]:
+        kernel = self._kernel
+        family, protocol, state = _TABLES[name]
+        question = _QUESTION.pack(family, protocol, 1 << state)
+        head = (_HEADER.size + len(question), _SOCK_DIAG_BY_FAMILY, _REQUEST_DUMP, 0, 0)
+        with contextlib.suppress(BlockingIOError):
+            while kernel.recv(_ANSWER_BYTES):  # of a question that was given up
+                pass
+        kernel.send(_HEADER.pack(*head) + question)
         while True:
             data = kernel.recv(_ANSWER_BYTES)
             while data:
@@ -95,6 +109,46 @@ def _ask_kernel(name: str, inodes: Container[int]) -> Iterator[Listener]:
                     address = packed[:4] if found == socket.AF_INET else packed
                     yield Listener(name[:3], _text(address), int.from_bytes(port, "big"))
                 data = data[(length + 3) & ~3 :]
+
+
+def listening_sockets(
+    pid: int, tables: Iterable[str], inodes: Container[int], *, inside: Diagnosis | None = None
+) -> Iterator[Listener]:
+    """Yield those of some sockets that listen, in the network namespace of a process.
+
+    Args:
+        pid: the process.
+        tables: which to look into, of tcp, tcp6, udp and udp6.
+        inodes: of the sockets.
+        inside: of another namespace, which the process may be in.
+
+    Raises:
+        FileNotFoundError, ProcessLookupError: there is no such process any more.
+        OSError: it cannot be read.
+    """
+    tables = tuple(tables)
+    namespace = os.stat(f"/proc/{pid}/ns/net").st_ino  # noqa: PTH116 - in half the time
+    try:
+        if namespace == os.stat("/proc/self/ns/net").st_ino:  # noqa: PTH116 - as above
+            yield from _ask_here(tables, inodes)
+            return
+        if inside is not None and namespace == inside.namespace:
+            yield from inside.listening(tables, inodes)
+            return
+    except (OSError, struct.error):
+        pass  # a kernel without this interface, or a filter that denies it
+    for name in tables:
+        yield from _read_table(pid, name, inodes)
+
+
+def _ask_here(tables: Iterable[str], inodes: Container[int]) -> list[Listener]:
+    if sys.platform != "linux":
+        raise OSError
+    here = Diagnosis(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG))
+    try:
+        return here.listening(tables, inodes)
+    finally:
+        here.close()
 
 
 def _read_table(pid: int, name: str, inodes: Container[int]) -> Iterator[Listener]:

@@ -45,6 +45,7 @@ from companion_core.runtime.output import RuntimeOutput
 from companion_core.runtime.program_help import read_help
 from companion_core.runtime.readiness import Watched, unless_exited, until_serving
 from companion_core.runtime.reclaim import forget, record
+from companion_core.runtime.socket_tables import Diagnosis
 from companion_core.runtime.start_folder import (
     choose_channel,
     new_start_folder,
@@ -94,6 +95,7 @@ class Run:
 
     Attributes:
         broker: the line into the runtime's own network namespace.
+        inside: tells what listens there.
         group: what holds it below its ceilings, where that can be had.
         ceilings: what holds it below them, as far as can be said before it has started.
         watched: the runtime's process and what it was to be like.
@@ -105,6 +107,7 @@ class Run:
     spec: StartSpec
     folder: Path | None = None
     broker: BrokeredChannel | None = None
+    inside: Diagnosis | None = None
     group: ControlGroup | None = None
     ceilings: CeilingState | None = None
     output: RuntimeOutput | None = None
@@ -188,15 +191,6 @@ async def bring_up(
             descriptors=descriptors,
             limits=spec.limits,
         )
-    run.watched = Watched(
-        kept=run.kept,
-        plugin=spec.plugin_name,
-        channel=channel,
-        way=run.broker or channel,
-        planned_names=frozenset(confined.env),
-        child_names=spec.spawner.child_env_names | _NAMES_OF_LAUNCHERS,
-        allow_open_backend=spec.allow_open_backend or own_network,
-    )
     start = {
         "argv": confined.argv,
         "env": dict(confined.env),
@@ -210,6 +204,16 @@ async def bring_up(
             identity = await run.kept.started(start, programs=confined.programs)
             on_launch()
             record(spec.record_path, run.kept.identities(), run.folder)
+            run.watched = Watched(
+                kept=run.kept,
+                plugin=spec.plugin_name,
+                channel=channel,
+                way=run.broker or channel,
+                inside=await _look_inside(run),
+                planned_names=frozenset(confined.env),
+                child_names=spec.spawner.child_env_names | _NAMES_OF_LAUNCHERS,
+                allow_open_backend=spec.allow_open_backend or own_network,
+            )
             serving = until_serving(egress, run.watched, plan, key=key, model=spec.model.files[0])
             run.read_back_at = await unless_exited(run.kept, serving)
     except TimeoutError as error:
@@ -238,6 +242,8 @@ async def take_down(run: Run, *, terminate_after: float, kill_after: float) -> N
         run.output.close()
     if run.broker is not None:
         run.broker.close()
+    if run.inside is not None:
+        run.inside.close()
     if run.group is not None:
         run.group.close()
     if run.socket_watch is not None:
@@ -245,6 +251,13 @@ async def take_down(run: Run, *, terminate_after: float, kill_after: float) -> N
     if run.folder is not None:
         remove_start_folder(run.folder)
     forget(run.spec.record_path)
+
+
+async def _look_inside(run: Run) -> Diagnosis | None:
+    """Take what tells of the runtime's own network, if it has one; kept for `take_down`."""
+    kernel = None if run.broker is None else await run.broker.diagnosis()
+    run.inside = None if kernel is None else Diagnosis(kernel)
+    return run.inside
 
 
 def _is_held(run: Run, pid: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import importlib.util
 import json
@@ -17,6 +18,7 @@ import pytest
 import runtime_parts as parts
 
 from companion_core.decisions.isolation import Tier
+from companion_core.decisions.lifecycle import State
 from companion_core.egress import LiveEgress
 from companion_core.errors import CompanionError, Reason
 from companion_core.providers import HealthResponse, UnixChannel
@@ -76,6 +78,15 @@ def ask(backend, method: str, path: str, body: object = None, key: str | None = 
         connection.close()
 
 
+async def started(machine, spec):
+    """Start it and wait, as the core does, until it says that the model is loaded."""
+    backend = await machine.supervisor.start(spec)
+    async with asyncio.timeout(60):
+        while (await asyncio.to_thread(ask, backend, "GET", "/health"))[0] != 200:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    return backend
+
+
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
 
 
@@ -84,7 +95,7 @@ def test_it_starts_on_a_socket_serves_and_leaves_nothing(machine, spec) -> None:
     from companion_runtime_llamacpp.plugin import companion_health  # noqa: PLC0415 - as above
 
     async def life() -> None:
-        backend = await machine.supervisor.start(spec)
+        backend = await started(machine, spec)
         assert backend.channel_name == "unix"
         assert (await machine.supervisor.check_runtime()).ok
         checker = companion_health()
@@ -115,7 +126,7 @@ def test_confined_it_serves_and_ends_as_before(machine, spec, tier, require_real
     require_real(tier.value, tier in working)
 
     async def life() -> None:
-        backend = await machine.supervisor.start(replace(spec, tier=tier))
+        backend = await started(machine, replace(spec, tier=tier))
         assert (await machine.supervisor.check_runtime()).ok
         status, _, body = await asyncio.to_thread(
             ask, backend, "POST", "/v1/chat/completions", CHAT
@@ -159,7 +170,7 @@ def test_over_tcp_it_answers_only_to_its_key_and_to_no_page(machine, spec) -> No
     # covers: spawn_supervision/backend-cors
     async def life() -> None:
         spec.spawner.channels = frozenset({"tcp"})
-        backend = await machine.supervisor.start(spec)
+        backend = await started(machine, spec)
         assert (await machine.supervisor.check_runtime()).ok
         for key, expected in ((None, 401), ("wrong", 401), (backend.key, 200)):
             status, headers, _ = await asyncio.to_thread(
@@ -176,7 +187,7 @@ def test_over_tcp_it_answers_only_to_its_key_and_to_no_page(machine, spec) -> No
 def test_embeddings_are_served_where_asked_for(machine, spec) -> None:
     async def life() -> None:
         asked = replace(spec, options={"embeddings": True, "gpu_layers": 0})
-        backend = await machine.supervisor.start(asked)
+        backend = await started(machine, asked)
         status, _, body = await asyncio.to_thread(
             ask, backend, "POST", "/v1/embeddings", {"model": "tiny", "input": "Hello"}
         )
@@ -188,8 +199,17 @@ def test_embeddings_are_served_where_asked_for(machine, spec) -> None:
 
 
 def test_a_file_that_is_no_model_ends_the_start(machine, spec) -> None:
-    with pytest.raises(CompanionError) as caught:
-        asyncio.run(machine.supervisor.start(replace(spec, model=machine.model)))
-    assert caught.value.reason is Reason.RUNTIME_EXITED
-    assert machine.supervisor.last_lines
+    supervisor = machine.supervisor
+
+    async def life() -> None:
+        # It listens before it reads the file: either comes first.
+        with contextlib.suppress(CompanionError):
+            await supervisor.start(replace(spec, model=machine.model))
+        await parts.until(lambda: supervisor.state is State.STOPPED)
+        await supervisor.stop()
+
+    asyncio.run(life())
+    assert supervisor.last_ending.reason is Reason.RUNTIME_EXITED
+    assert not supervisor.last_ending.ready
+    assert supervisor.last_lines
     assert machine.leftovers() == []

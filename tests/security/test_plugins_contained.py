@@ -178,11 +178,12 @@ def test_a_registration_with_tricks(zoo: Zoo, text: str):
         f"raise ValueError({SECRET!r})",
         "raise __import__('companion_core.providers').providers.ProbeFailed",
         "return 1 / 0",
-        "import threading\n    threading.Event().wait(3)",
+        "import threading\n    threading.Event().wait(6)",
     ],
 )
 def test_a_hook_that_fails(zoo: Zoo, body: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(plugin_host, "LOAD_SECONDS", 1.0)
+    if "wait" in body:
+        monkeypatch.setattr(plugin_host, "LOAD_SECONDS", 2.0)
     zoo.add("animal", GOOD.replace("return Spawner()", body))
     assert zoo.animal(zoo.load()) == (State.IMPORTED, Reason.PLUGIN_CALL_FAILED)
 

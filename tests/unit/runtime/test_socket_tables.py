@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
+import subprocess
 import sys
+from pathlib import Path
 
+import psutil
 import pytest
 
 from companion_core.decisions.runtime_readback import Listener
 from companion_core.runtime import socket_tables
-from companion_core.runtime.socket_tables import listening_sockets
+from companion_core.runtime.socket_tables import Diagnosis, listening_sockets
 
 pytestmark = [
     pytest.mark.unit,
@@ -67,7 +71,7 @@ def test_the_kernel_and_its_tables_tell_the_same(monkeypatch) -> None:
         def silent(*_args):
             raise OSError
 
-        monkeypatch.setattr(socket_tables, "_ask_kernel", silent)
+        monkeypatch.setattr(socket_tables, "_ask_here", silent)
         assert set(listening_sockets(me, ALL, own)) == asked
 
 
@@ -100,3 +104,63 @@ def test_a_kernel_without_the_protocol_s_part_leads_to_the_tables(monkeypatch) -
     with socket.create_server(("127.0.0.1", 0)) as listening:
         at = Listener("tcp", *listening.getsockname())
         assert list(listening_sockets(os.getpid(), ["tcp"], {inode_of(listening)})) == [at]
+
+
+# Listens in a network of its own, tells where, and hands its socket of sock_diag(7) over.
+ELSEWHERE = """
+import os, socket, sys
+with socket.socket(fileno=int(sys.argv[1])) as line, socket.create_server(("127.0.0.1", 0)) as here:
+    kernel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 4)
+    said = f"{os.fstat(here.fileno()).st_ino} {here.getsockname()[1]}"
+    socket.send_fds(line, [said.encode()], [kernel.fileno()])
+    line.recv(1)
+"""
+
+
+def test_another_network_is_asked_through_a_socket_that_was_made_in_it(
+    require_real, monkeypatch
+) -> None:
+    bubblewrap = shutil.which("bwrap")
+    require_real("bubblewrap", bubblewrap)
+    line, far_end = socket.socketpair()
+    command = [bubblewrap, "--unshare-net", "--dev-bind", "/", "/", "--die-with-parent"]
+    program = [sys.executable, "-IS", "-c", ELSEWHERE, str(far_end.fileno())]
+    with line, subprocess.Popen([*command, *program], pass_fds=[far_end.fileno()]) as started:
+        far_end.close()
+        line.settimeout(30)
+        said, (descriptor,), _, _ = socket.recv_fds(line, 64, 1)
+        inode, port = map(int, said.split())
+        found = [Listener("tcp", "127.0.0.1", port)]
+        (elsewhere,) = psutil.Process(started.pid).children(recursive=True)
+
+        def look(inside: Diagnosis | None) -> list[Listener]:
+            return list(listening_sockets(elsewhere.pid, ["tcp"], {inode}, inside=inside))
+
+        assert look(None) == found
+        inside = Diagnosis(socket.socket(fileno=descriptor))
+        here = Diagnosis(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 4))
+        assert inside.namespace == Path(f"/proc/{elsewhere.pid}/ns/net").stat().st_ino
+        assert here.namespace == Path("/proc/self/ns/net").stat().st_ino
+        assert look(here) == found  # it tells of another network, and is not asked
+
+        tables = []
+        monkeypatch.setattr(socket_tables, "_read_table", lambda *_: tables.append(1) or [])
+        assert look(inside) == found
+        assert tables == []
+        inside.close()
+        here.close()
+        assert look(inside) == []
+        assert tables == [1]
+        line.close()
+
+
+def test_an_answer_to_a_question_that_was_given_up_is_no_answer_to_the_next() -> None:
+    here = Diagnosis(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 4))
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        own = {inode_of(listening)}
+        given_up = here._ask("tcp", own)
+        at = next(given_up)
+        given_up.close()
+        assert here.listening(["udp"], own) == []
+        assert here.listening(["tcp"], own) == [at]
+    here.close()
