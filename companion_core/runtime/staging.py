@@ -11,6 +11,7 @@ import contextlib
 import functools
 import os
 import shutil
+import sys
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -273,7 +274,7 @@ class ModelStore:
 
 def _name(temporary: Path, path: Path, proof: Proof, prover: Prover) -> Proof:
     """Give a proved file its name, durably, and return what proves it."""
-    if os.name != "posix":
+    if sys.platform == "win32":
         # An open file cannot be renamed there, so it is proved once more under its name.
         proof.discard()
         temporary.replace(path)
