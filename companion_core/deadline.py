@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -27,6 +29,8 @@ _IDLE_SECONDS: Final = 2.0
 
 _Call: TypeAlias = tuple[Future[Any], Callable[..., Any], tuple[Any, ...]]
 _idle: Final[list[SimpleQueue[_Call]]] = []  # where threads wait that have nothing to do
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_idle.clear)  # a child has none of them
 
 
 def start_call(function: Callable[..., T], *args: Any) -> Future[T]:

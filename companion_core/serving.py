@@ -223,6 +223,11 @@ class Serving:
                         ending = self._supervisor.last_ending
                         reason = Reason.RUNTIME_EXITED if ending is None else ending.reason
                         raise error_for(reason, plugin=self._providers.chosen.spawn.plugin)
+                    if self._health.judge_failed:  # it would go on to
+                        plugin = self._providers.chosen.health.plugin
+                        raise EnvironmentUnavailable(
+                            Reason.HEALTH_FAILED, f"the health check of {plugin} fails itself"
+                        )
                     # What the answer that says yes needs is made ready meanwhile.
                     self._health.connect_ahead()
                     await self._supervisor.check_runtime(max_age=FRESH_SECONDS / 2)

@@ -29,7 +29,12 @@ _FAILED = refuse(Reason.HEALTH_FAILED)
 
 
 class HealthProbe:
-    """Probes the gateway at `port()`; the answers tell whether the runtime serves its model."""
+    """Probes the gateway at `port()`; the answers tell whether the runtime serves its model.
+
+    Attributes:
+        judge_failed: the newest answer was not judged: the plugin raised, or returned what is
+            no bool.
+    """
 
     def __init__(
         self,
@@ -50,6 +55,7 @@ class HealthProbe:
         self._judge_deadline = judge_deadline
         self._answer_deadline = answer_deadline
         self._ahead: BackendPool | None = None
+        self.judge_failed = False
 
     def connect_ahead(self) -> None:
         """Make the next probe's connection now; if it is cut meanwhile, that one makes its own."""
@@ -65,19 +71,24 @@ class HealthProbe:
 
     async def probe(self) -> Verdict:
         """Ask once; OK or `health_failed`, never an exception."""
+        self.judge_failed = False
         try:
             async with asyncio.timeout(self._answer_deadline):
                 status, body = await self._ask()
-            response = HealthResponse(status=status, body=body, served_model=self._served_model())
+        except Exception:  # noqa: BLE001 - whatever stands in the way, there is no good answer
+            return _FAILED
+        response = HealthResponse(status=status, body=body, served_model=self._served_model())
+        try:
             judged = await call_with_deadline_async(
                 self._checker.judge, response, seconds=self._judge_deadline
             )
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, KeyboardInterrupt):
             raise
-        except BaseException as error:
-            if isinstance(error, KeyboardInterrupt):
-                raise
-            return _FAILED
+        except TimeoutError:
+            return _FAILED  # a machine that is short of memory may do better next time
+        except BaseException:  # noqa: BLE001 - SystemExit and the rest cost the plugin only
+            judged = None
+        self.judge_failed = type(judged) is not bool
         return OK if judged is True else _FAILED
 
     async def _ask(self) -> tuple[int, bytes]:

@@ -207,11 +207,11 @@ def machine():
         yield made
 
 
-def fake(machine, spawner):
+def fake(machine, spawner, health=None):
     return serving_parts.make_serving(
         machine.folder,
         spawner=spawner,
-        health=Says200(),
+        health=health or Says200(),
         binary=str(machine.program),
         binary_sha256=hashlib.sha256(machine.program.read_bytes()).hexdigest(),
     )
@@ -232,6 +232,33 @@ def test_one_that_is_never_well_is_ended_at_its_plans_own_deadline(machine, anno
                 pass
         assert caught.value.reason is Reason.START_TIMEOUT
         assert "started" in caught.value.detail
+        assert serving.status()["lifecycle"] == "stopped"
+
+    asyncio.run(life())
+    assert machine.leftovers() == []
+
+
+class Raises:
+    path = "/health"
+
+    def judge(self, _response):
+        raise RuntimeError
+
+
+class SaysPerhaps(Raises):
+    def judge(self, _response):
+        return 1
+
+
+@pytest.mark.parametrize("health", [Raises(), SaysPerhaps()])
+def test_a_health_check_that_fails_itself_ends_the_start_at_once(machine, health) -> None:
+    # covers: shell_sequence/health-check-raises
+    async def life() -> None:
+        serving = fake(machine, parts.FakeSpawner(), health)
+        with pytest.raises(CompanionError) as caught:
+            async with serving_parts.serving_with(serving, machine.model):
+                pass
+        assert caught.value.reason is Reason.HEALTH_FAILED
         assert serving.status()["lifecycle"] == "stopped"
 
     asyncio.run(life())

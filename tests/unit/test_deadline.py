@@ -1,6 +1,7 @@
 import asyncio
 import contextvars
 import gc
+import os
 import threading
 import time
 import weakref
@@ -140,3 +141,14 @@ def test_a_cancellation_is_never_swallowed_by_a_result_that_comes_with_it():
             await call
 
     asyncio.run(run())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_makes_threads_of_its_own():
+    assert call_with_deadline(int, "1", seconds=5) == 1
+    assert deadline._idle
+    child = os.fork()
+    if child == 0:
+        os._exit(call_with_deadline(int, "7", seconds=20))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
