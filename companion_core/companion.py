@@ -284,7 +284,7 @@ class Companion:
         """Prove the keychain and put this start's token into it."""
         chosen = authority.keychain
         keychain = GuardedKeychain(
-            chosen.provider, instance=self._paths.instance, plugin=chosen.plugin
+            chosen.provider, instance=self._paths.keychain_scope, plugin=chosen.plugin
         )
         await run_in_worker(lambda _cancelled: keychain.prove())
         stored = LoopbackToken(keychain)
@@ -304,6 +304,10 @@ class Companion:
         leases = FileLeases(self._on_writer)
         leases.open()
         self._undo.callback(leases.close)
+
+        def resumes(done: int, total: int) -> str:
+            return f"{model.id}: goes on after {done / 1e6:.1f} of {total / 1e6:.1f} MB"
+
         store = ModelStore(self._paths.models, hold=leases.hold)
         verified = await run_in_worker(
             lambda cancelled: store.stage(
@@ -311,6 +315,7 @@ class Companion:
                 allowed_sources=manifest.allowed_sources,
                 download=runtime.chosen.download.provider.open,
                 progress=lambda done, total: self._on_step(Step("download", model.id, done, total)),
+                resumed=lambda done, total: self._on_step(Step("download", resumes(done, total))),
                 cancelled=cancelled,
             ),
             discard=VerifiedModel.close,

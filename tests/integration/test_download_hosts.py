@@ -279,7 +279,7 @@ def test_resuming_without_a_validator_is_refused(
     assert host.requests == []
 
 
-def test_cancelling_hangs_up_and_leaves_nothing(
+def test_cancelling_hangs_up_and_leaves_no_model(
     host: ModelHost, tmp_path: Path, context: ssl.SSLContext
 ) -> None:
     patient = HttpsDownloader(LiveEgress(), lambda: context)
@@ -299,7 +299,8 @@ def test_cancelling_hangs_up_and_leaves_nothing(
         store.stage(model, allowed_sources=allowed, download=patient.open, cancelled=cancelled)
     thread.join()
     assert caught.value.reason is Reason.INTERRUPTED
-    assert list((tmp_path / "models").iterdir()) == []
+    # Perhaps what a later run goes on with, under a name that nothing runs.
+    assert {path.suffix for path in (tmp_path / "models").iterdir()} <= {".part", ".resume"}
 
 
 @pytest.mark.parametrize("fault", ["unknown-authority", "expired", "other-name"])
