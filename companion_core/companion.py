@@ -248,7 +248,7 @@ class Companion:
         """Prove the keychain and put this start's token into it."""
         chosen = authority.keychain
         keychain = GuardedKeychain(
-            chosen.provider, instance=self._paths.instance, plugin=chosen.plugin
+            chosen.provider, instance=self._paths.keychain_scope, plugin=chosen.plugin
         )
         await run_in_worker(lambda _cancelled: keychain.prove())
         stored = LoopbackToken(keychain)

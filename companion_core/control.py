@@ -96,7 +96,11 @@ def find_running(paths: InstancePaths, egress: Egress) -> RunningInstance | None
 
     The state file alone proves nothing: its process must still be the one that wrote it, and
     the lock must be held.
+
+    Raises:
+        Refused: `state_path_unsafe`, a link stands in place of a folder or of the file.
     """
+    paths.refuse_links()
     raw = read_private(paths.state_file, MAX_STATE_FILE)
     if raw is None:
         return None

@@ -75,6 +75,8 @@ def _carry_out(
     else:
         _idle.append(calls)
         future.set_result(result)
+    finally:
+        del future, function, args  # else they would live as long as what was raised
 
 
 def call_with_deadline(

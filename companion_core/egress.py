@@ -40,6 +40,7 @@ __all__ = [
     "EgressRefused",
     "LiveEgress",
     "ProcessIdentity",
+    "ProcessUnreadable",
     "RefusingEgress",
 ]
 
@@ -57,6 +58,16 @@ class EgressRefused(EnvironmentUnavailable):
 
     def __init__(self) -> None:
         super().__init__(Reason.EGRESS_REFUSED)
+
+
+class ProcessUnreadable(EnvironmentUnavailable):
+    """The system does not say what became of a process: no descriptor left, no right to look.
+
+    Only "no such process" is an end; whoever takes this for one leaves something running.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(Reason.PROCESS_UNREADABLE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +111,19 @@ class Egress(Protocol):
         ...
 
     def identify(self, pid: int) -> ProcessIdentity | None:
-        """Return what proves the process, or None when there is no such process."""
+        """Return what proves the process, or None when there is no such process.
+
+        Raises:
+            ProcessUnreadable: there may be one.
+        """
         ...
 
     def send_signal(self, identity: ProcessIdentity, number: int) -> bool:
-        """Signal exactly that process; False when it is gone or the pid is another's."""
+        """Signal exactly that process; False when it is gone or the pid is another's.
+
+        Raises:
+            ProcessUnreadable: it may be there, and was not signalled.
+        """
         ...
 
     def connect_https(
@@ -191,10 +210,13 @@ class LiveEgress:
         seen = self.identify(identity.pid)
         if seen is None or seen.start_time != identity.start_time:
             return False
-        with contextlib.suppress(ProcessLookupError):
+        try:
             os.kill(identity.pid, number)
-            return True
-        return False
+        except ProcessLookupError:
+            return False
+        except OSError as error:
+            raise ProcessUnreadable from error
+        return True
 
     def _send_signal_linux(self, identity: ProcessIdentity, number: int) -> bool:
         if sys.platform != "linux":
@@ -202,8 +224,10 @@ class LiveEgress:
         # The descriptor pins the process before it is identified: no pid can be reused between.
         try:
             descriptor = os.pidfd_open(identity.pid)
-        except OSError:
+        except ProcessLookupError:
             return False
+        except OSError as error:
+            raise ProcessUnreadable from error
         try:
             seen = self.identify(identity.pid)
             if seen is None or seen.start_time != identity.start_time:
@@ -211,6 +235,8 @@ class LiveEgress:
             signal.pidfd_send_signal(descriptor, number)
         except ProcessLookupError:
             return False
+        except OSError as error:
+            raise ProcessUnreadable from error
         finally:
             os.close(descriptor)
         return True
@@ -356,8 +382,8 @@ async def _connect_loopback(channel: TcpChannel) -> socket.socket:
     client, address = socket.socket(), (channel.host, channel.port)
     try:
         client.settimeout(0)
-        # The first call begins it, and the second one says how it went; Windows takes no second.
-        if sys.platform == "win32" or (client.connect_ex(address) and client.connect_ex(address)):
+        # The first call begins it; on Linux alone the second one says 0 when it is done.
+        if sys.platform != "linux" or (client.connect_ex(address) and client.connect_ex(address)):
             await asyncio.get_running_loop().sock_connect(client, address)
     except BaseException:
         client.close()
@@ -368,10 +394,13 @@ async def _connect_loopback(channel: TcpChannel) -> socket.socket:
 def _identify_linux(pid: int) -> ProcessIdentity | None:
     try:
         fields = Path(f"/proc/{pid}/stat").read_bytes().rsplit(b")", 1)[1].split()
-    except (OSError, IndexError):
+    except (FileNotFoundError, ProcessLookupError):
         return None
-    state, start_ticks = fields[0], int(fields[19])
-    if state in {b"Z", b"X"}:
+    except (OSError, IndexError) as error:
+        raise ProcessUnreadable from error
+    state, threads, start_ticks = fields[0], int(fields[17]), int(fields[19])
+    # A first thread that ended looks like a zombie while others of the process go on.
+    if state in {b"Z", b"X"} and threads <= 1:
         return None
     try:
         executable = str(Path(f"/proc/{pid}/exe").readlink())
@@ -383,12 +412,15 @@ def _identify_linux(pid: int) -> ProcessIdentity | None:
 def _identify_elsewhere(pid: int) -> ProcessIdentity | None:
     import psutil  # noqa: PLC0415 - needed only where /proc is not
 
+    executable = ""
     try:
         process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return None
-        return ProcessIdentity(pid, process.create_time(), process.exe())
+        with contextlib.suppress(psutil.AccessDenied):
+            if process.status() == psutil.STATUS_ZOMBIE:
+                return None
+            executable = process.exe()
+        return ProcessIdentity(pid, process.create_time(), executable)
     except psutil.NoSuchProcess:
         return None
-    except psutil.AccessDenied:
-        return ProcessIdentity(pid, process.create_time(), "")
+    except (psutil.Error, OSError) as error:
+        raise ProcessUnreadable from error

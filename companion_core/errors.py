@@ -124,6 +124,7 @@ class Reason(enum.StrEnum):
     CRASH_LOOP = "crash_loop"
     MEMORY_SHORT = "memory_short"
     STALE_RUNTIME = "stale_runtime"
+    PROCESS_UNREADABLE = "process_unreadable"
 
     # The keychain (I-13).
     KEYCHAIN_ABSENT = "keychain_absent"

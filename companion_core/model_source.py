@@ -151,6 +151,9 @@ class ModelSource:
     async def _stage(
         self, model: ManifestModel, manifest: Manifest, leases: FileLeases, on_step: OnStep
     ) -> VerifiedModel:
+        def resumes(done: int, total: int) -> str:
+            return f"{model.id}: goes on after {done / 1e6:.1f} of {total / 1e6:.1f} MB"
+
         store = ModelStore(self._paths.models, hold=leases.hold)
         return await run_in_worker(
             lambda cancelled: store.stage(
@@ -158,6 +161,7 @@ class ModelSource:
                 allowed_sources=manifest.allowed_sources,
                 download=self._chosen.download.provider.open,
                 progress=lambda done, total: on_step(Step("download", model.id, done, total)),
+                resumed=lambda done, total: on_step(Step("download", resumes(done, total))),
                 cancelled=cancelled,
             ),
             discard=VerifiedModel.close,

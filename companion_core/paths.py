@@ -106,6 +106,21 @@ class InstancePaths:
         return self.root / "instances" / self.instance
 
     @property
+    def keychain_scope(self) -> str:
+        """What the keychain accounts are named after: no other state folder shares them.
+
+        What the core keeps there is a start's own token, so nothing is lost when the folder
+        moves.
+        """
+        return f"{self.instance}/{self._mark()}"
+
+    def _mark(self) -> str:
+        """Return what tells this folder from those of the same name elsewhere."""
+        import hashlib  # noqa: PLC0415 - a companion asks for this, commands do not
+
+        return hashlib.sha256(os.fsencode(self.folder.absolute())).hexdigest()[:12]
+
+    @property
     def models(self) -> Path:
         """The store of verified models."""
         return self.root / "models"
@@ -155,8 +170,22 @@ class InstancePaths:
             EnvironmentUnavailable: `disk_unavailable`.
         """
         refuse_shared(self.root)
-        for folder in (self.root, self.root / "instances", self.folder, self.models, self.logs):
+        self.refuse_links()
+        private_folder(self.root, may_be_link=True)
+        for folder in (self.root / "instances", self.folder, self.models, self.logs):
             private_folder(folder)
+
+    def refuse_links(self) -> None:
+        """Refuse a link in place of a folder below the state folder.
+
+        The state folder itself is the person's choice and may be reached through links.
+
+        Raises:
+            Refused: `state_path_unsafe`.
+        """
+        data = self.folder / "data"
+        for folder in (self.root / "instances", self.folder, self.models, self.logs, data):
+            refuse_link(folder)
 
     def run_folder(self) -> Path:
         """Make the folder of Unix sockets private, and return it.
@@ -165,9 +194,7 @@ class InstancePaths:
             Refused: `state_path_unsafe`.
             EnvironmentUnavailable: `disk_unavailable`.
         """
-        path = self.run_folder_path()
-        refuse_link(path)
-        return private_folder(path)
+        return private_folder(self.run_folder_path())
 
     def run_folder_path(self) -> Path:
         """Return where the folder of Unix sockets is: a path that is short enough for them.
@@ -175,10 +202,9 @@ class InstancePaths:
         Raises:
             UsageError: `configuration_invalid` where there is none.
         """
-        import hashlib  # noqa: PLC0415 - a companion asks for this, commands do not
-        import tempfile  # noqa: PLC0415 - as above
+        import tempfile  # noqa: PLC0415 - a companion asks for this, commands do not
 
-        name = hashlib.sha256(os.fsencode(self.folder.absolute())).hexdigest()[:12]
+        name = self._mark()
         runtime_dir = os.environ.get("XDG_RUNTIME_DIR", "")
         candidates = [self.folder / "run"]
         if os.path.isabs(runtime_dir):  # noqa: PTH117 - an empty text is no path

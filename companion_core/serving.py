@@ -126,6 +126,7 @@ class Serving:
         Raises:
             EnvironmentUnavailable: `listener_not_bound`.
         """
+        self._health.close()  # of another port, if it has one
         await self.gateway.start()
 
     async def start(self, model: VerifiedModel) -> None:
@@ -223,6 +224,8 @@ class Serving:
         try:
             async with asyncio.timeout_at(ready_by):
                 while not (await self.probe(max_age=FRESH_SECONDS)).ok:
+                    if self._backend is None:  # stopped meanwhile, for the model's sake
+                        raise CompanionError(Reason.INTERRUPTED)
                     if self.exited.is_set():
                         ending = self._supervisor.last_ending
                         reason = Reason.RUNTIME_EXITED if ending is None else ending.reason

@@ -104,7 +104,7 @@ def _unsafe(path: Path, why: str) -> Refused:
 
 
 def refuse_link(path: Path) -> None:
-    """Refuse a link in place of a folder that is emptied or closed: it may lead to anything.
+    """Refuse a link in place of a folder of ours: it may lead to anything.
 
     Raises:
         Refused: `state_path_unsafe`.
@@ -113,13 +113,20 @@ def refuse_link(path: Path) -> None:
         raise _unsafe(path, "is a link")
 
 
-def private_folder(path: Path) -> Path:
+def private_folder(path: Path, *, may_be_link: bool = False) -> Path:
     """Make `path` and its missing parents 0700 and return it.
+
+    Args:
+        path: the folder.
+        may_be_link: the person names it, as they do the state folder; what is made below it
+            is no link.
 
     Raises:
         Refused: `state_path_unsafe` when it is not the person's alone.
         EnvironmentUnavailable: `disk_unavailable`.
     """
+    if not may_be_link:
+        refuse_link(path)
     check_owned(path)
     try:
         missing = [p for p in [path, *path.parents] if not p.exists()]

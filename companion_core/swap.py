@@ -28,7 +28,7 @@ from companion_core.tasks import outlast
 
 __all__ = ["Swap", "Swaps"]
 
-# How often who follows a swap hears of the download's progress.
+# How often who follows a swap hears of it.
 NEWS_SECONDS: Final = 0.25
 
 
@@ -52,16 +52,14 @@ class Swap:
         self._task: asyncio.Task[None] | None = None
         self._steps: list[Step] = []
         self._progress: Step | None = None
-        self._stirred = asyncio.Event()
 
     def report(self, step: Step) -> None:
-        """Take a step; one with a total is progress, and may come from any thread."""
+        """Take a step, from any thread; one with a total is progress."""
         if step.total:
             self._progress = step
         else:
             self._progress = None
             self._steps.append(step)
-            self._stirred.set()
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
         """Begin the work itself."""
@@ -87,15 +85,13 @@ class Swap:
         else:
             self.error, self.fault = CompanionError(Reason.INTERNAL_FAULT), error
         self.ended.set()
-        self._stirred.set()
 
     async def news(self, seen: int) -> dict[str, Any]:
         """Return the steps after the first `seen`, soon, and how it ended if it has."""
         if len(self._steps) <= seen and not self.ended.is_set():
-            self._stirred.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(NEWS_SECONDS):
-                    await self._stirred.wait()
+                    await self.ended.wait()
         progress, error = self._progress, self.error
         return {
             "steps": [dataclasses.asdict(step) for step in self._steps[seen:]],

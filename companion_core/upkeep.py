@@ -16,7 +16,7 @@ from companion_core.decisions.restart import Ending, Size, decide_restart, small
 from companion_core.decisions.verdict import Verdict
 from companion_core.errors import CompanionError, Reason
 
-__all__ = ["Kept", "Timing", "Upkeep"]
+__all__ = ["Served", "Timing", "Upkeep"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +38,8 @@ class Timing:
     drain: float = 30.0
 
 
-class Kept(Protocol):
-    """What is kept: one runtime behind its gateway."""
+class Served(Protocol):
+    """What is kept serving: one runtime behind its gateway."""
 
     exited: asyncio.Event
     size: Size
@@ -65,74 +65,71 @@ class Upkeep:
         gave_up: why no runtime is started any more; None while there is one or will be.
     """
 
-    def __init__(self, kept: Kept, timing: Timing) -> None:
+    def __init__(self, served: Served, timing: Timing) -> None:
         self.gave_up: Reason | None = None
-        self._kept = kept
+        self._served = served
         self._timing = timing
         self._endings: list[float] = []
 
     async def run(self) -> None:
-        """Return when it gave up; by then nothing of the runtime is left."""
-        while self.gave_up is None:
-            ending = await self._watch()
-            await self._kept.stop()
-            if ending is not None and ending.reason is Reason.RAM_OVER_LIMIT:
-                ending = None  # the kernel ended it at its ceiling: as large, it would end so again
-            if ending is None:
-                await self._start_smaller()
-            while ending is not None and self.gave_up is None:
-                ending = await self._start_again(ending)
+        """Return when it gave up; by then nothing of the runtime is left.
 
-    async def _watch(self) -> Ending | None:
-        """Return how the runtime ended; None when it was drained for what it takes."""
+        Raises:
+            CompanionError: `stale_runtime`, something of it may be left.
+        """
+        while self.gave_up is None:
+            ending: Ending | None = await self._watch()
+            await self._served.stop()
+            while ending is not None and self.gave_up is None:
+                ending = await self._start_another(ending)
+
+    async def _watch(self) -> Ending:
+        """Return how the runtime ended, which may be that it was drained for what it takes."""
         healthy_at = asked_at = recency_now()
         while not await self._exited_within(self._timing.health_interval):
-            if self._kept.over_memory_for() >= self._timing.over_limit_after:
-                await self._kept.drain(self._timing.drain)
-                return None
-            ok = (await self._kept.probe()).ok
+            if self._served.over_memory_for() >= self._timing.over_limit_after:
+                await self._served.drain(self._timing.drain)
+                return Ending(reason=Reason.RAM_OVER_LIMIT, exit_code=None, ready=True)
+            ok = (await self._served.probe()).ok
             if (
                 ok
-                and self._kept.idle
+                and self._served.idle
                 and recency_now() - asked_at >= self._timing.liveness_interval
             ):
-                ok = await self._kept.computes()
+                ok = await self._served.computes()
                 asked_at = recency_now() if ok else asked_at
             if ok:
                 healthy_at = recency_now()
             elif recency_now() - healthy_at >= self._timing.unresponsive_after:
-                self._kept.condemn(Reason.HEALTH_FAILED)
-        return self._kept.last_ending
+                self._served.condemn(Reason.HEALTH_FAILED)
+        ended = Ending(reason=Reason.RUNTIME_EXITED, exit_code=None, ready=True)
+        return self._served.last_ending or ended
 
     async def _exited_within(self, seconds: float) -> bool:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._kept.exited.wait()
-        return self._kept.exited.is_set()
+                await self._served.exited.wait()
+        return self._served.exited.is_set()
 
-    async def _start_again(self, ending: Ending) -> Ending | None:
-        """Return how that ended, None when the runtime serves."""
-        self._endings.append(recency_now())
-        decision = decide_restart(ending, self._endings, recency_now())
-        if decision.delay is None:
-            self.gave_up = decision.reason
-            return None
-        await asyncio.sleep(decision.delay)
+    async def _start_another(self, ending: Ending) -> Ending | None:
+        """Return how that ended, None when the runtime serves or none is started any more."""
+        if ending.reason is Reason.RAM_OVER_LIMIT:  # as large, it would end so again
+            size = smaller(self._served.size)
+            if size is None:
+                self.gave_up = ending.reason
+                return None
+            self._served.size = size
+        else:
+            self._endings.append(recency_now())
+            decision = decide_restart(ending, self._endings, recency_now())
+            if decision.delay is None:
+                self.gave_up = decision.reason
+                return None
+            await asyncio.sleep(decision.delay)
         try:
-            await self._kept.restart()
+            await self._served.restart()
         except CompanionError as error:
-            last = self._kept.last_ending
+            last = self._served.last_ending
             code = last.exit_code if last is not None else None
             return Ending(reason=error.reason, exit_code=code, ready=False)
         return None
-
-    async def _start_smaller(self) -> None:
-        size = smaller(self._kept.size)
-        if size is None:
-            self.gave_up = Reason.RAM_OVER_LIMIT
-            return
-        self._kept.size = size
-        try:
-            await self._kept.restart()
-        except CompanionError as error:
-            self.gave_up = error.reason

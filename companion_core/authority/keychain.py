@@ -66,7 +66,8 @@ class GuardedKeychain:
 
     Args:
         provider: what the selected plugin registered.
-        instance: the companion's instance; each has accounts of its own.
+        instance: names the companion's accounts (`InstancePaths.keychain_scope`); each
+            companion has its own.
         plugin: the name that faults of the provider carry.
         deadline_seconds: for each single call of the provider.
 

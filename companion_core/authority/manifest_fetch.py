@@ -31,7 +31,7 @@ from companion_core.decisions.verdict import Verdict
 from companion_core.egress import Egress
 from companion_core.errors import EnvironmentUnavailable, Reason, Refused, error_for
 from companion_core.https_get import TransportFailed, open_get
-from companion_core.state_files import private_folder, read_private, write_private
+from companion_core.state_files import open_ordinary, private_folder, read_private, write_private
 
 __all__ = ["ManifestMemory", "fetch_manifest"]
 
@@ -176,7 +176,7 @@ def _fetch(
 def _read_file(url: str) -> bytes:
     path = Path(urllib.request.url2pathname(urllib.parse.urlsplit(url).path))
     try:
-        with path.open("rb") as file:
+        with open_ordinary(path) as file:
             # One byte more than allowed is enough for the rule to refuse it as too long.
             return file.read(MAX_MANIFEST_BYTES + 1)
     except (OSError, ValueError) as error:

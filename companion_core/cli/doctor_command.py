@@ -91,7 +91,7 @@ def _survey(settings: Settings) -> PluginSurvey:
     from companion_core.doctor import PluginSurvey  # noqa: PLC0415 - as above
 
     shelf = Shelf(settings, strict=False)
-    documents = shelf.documents(ask=settings.paths.instance)
+    documents = shelf.documents(ask=settings.paths.keychain_scope)
     return PluginSurvey(documents=documents, store_reason=shelf.store_reason, answers=shelf.answers)
 
 

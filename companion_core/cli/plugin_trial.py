@@ -52,7 +52,7 @@ class Trial:
         Args:
             names: only they are imported.
             check: the one to run the conformance kit on.
-            ask: the instance for which the selected providers are asked what they find.
+            ask: the keychain scope for which the selected providers are asked what they find.
             seconds: after which the child is killed.
         """
         request = {

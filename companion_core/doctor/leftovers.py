@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Final
 
+from companion_core.clock import wall_now
 from companion_core.control import InstanceLock, ask, find_running
 from companion_core.doctor.checks import Check, Situation
 from companion_core.doctor.rows import Finding, Section, broken, fine, repaired, skipped
@@ -22,13 +21,11 @@ from companion_core.doctor.state import ACCESS, REPAIR, is_ours
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason
 from companion_core.folder_lock import lock_folder
 from companion_core.paths import InstancePaths
+from companion_core.runtime.partial import split_kept
 from companion_core.runtime.reclaim import left_behind, reclaim, start_folders
 from companion_core.state_files import check_owned, refuse_link
 
 __all__ = ["checks"]
-
-# As `runtime.staging` names what it is receiving.
-_PARTIAL: Final = re.compile(r"\.[0-9a-f]{64}\.[0-9a-f]{16}\.part")
 
 
 def check_companion(situation: Situation) -> Finding:
@@ -119,7 +116,7 @@ def _judge_running(situation: Situation, proved: set[int]) -> Finding:
 
 
 def check_downloads(situation: Situation) -> Finding:
-    """Look for what a killed download left; the next one starts anew in any case (I-04)."""
+    """Look for what downloads left that no later one goes on with (I-04)."""
     folder = situation.paths.models
     if not folder.is_dir():
         return fine("no download was begun")
@@ -135,16 +132,22 @@ def check_downloads(situation: Situation) -> Finding:
 
 
 def _judge_downloads(folder: Path, *, repair: bool) -> Finding:
-    named = [path for path in folder.iterdir() if _PARTIAL.fullmatch(path.name)]
-    left = [path for path in named if is_ours(path) and not path.is_dir()]
+    useful, rest = split_kept(folder, now=wall_now())
+    left = [path for path in rest if is_ours(path) and not path.is_dir()]
     if not left:
+        if useful:
+            return fine(f"{_amount(useful)}: the next start goes on with them")
         return fine("no download was cut off")
-    what = f"{len(left)} cut off, {sum(path.lstat().st_size for path in left) / 1e6:.1f} MB"
+    what = _amount(left)
     if not repair:
         return broken(Reason.STALE_STATE, what, fix=REPAIR)
     for path in left:
         path.unlink(missing_ok=True)
     return repaired(Reason.STALE_STATE, f"removed: {what}")
+
+
+def _amount(files: list[Path]) -> str:
+    return f"{len(files)} cut off, {sum(path.lstat().st_size for path in files) / 1e6:.1f} MB"
 
 
 def checks() -> tuple[Check, ...]:

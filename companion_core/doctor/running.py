@@ -12,13 +12,17 @@ import ipaddress
 import json
 import sys
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from companion_core.control import ask
-from companion_core.decisions.runtime_readback import Listener, check_listeners
+from companion_core.decisions.runtime_readback import (
+    Listener,
+    check_environment,
+    check_listeners,
+)
 from companion_core.decisions.spawn_plan import base_environment
 from companion_core.doctor.checks import Check, Situation
 from companion_core.doctor.rows import Finding, Section, broken, fine, skipped
@@ -91,7 +95,7 @@ def check_resources(situation: Situation) -> Finding:
     return fine(about)
 
 
-def check_environment(situation: Situation) -> Finding:
+def check_runtime_environment(situation: Situation) -> Finding:
     """Read the names in the runtime's environment: only planned and declared ones (I-06)."""
     pid, name = _status(situation)["runtime"]["pid"], _status(situation)["runtime"]["name"]
     answers = situation.plugins.answers if situation.plugins is not None else None
@@ -104,15 +108,28 @@ def check_environment(situation: Situation) -> Finding:
         others = [environment_names(child) for child in descendants(pid)]
     except ProcessLookupError:
         return skipped(Reason.NOT_READY, "the runtime is ending")
-    if own is None or any(names is None for names in others):
+    if own is None or None in others:
         return broken(Reason.RUNTIME_ENVIRONMENT, "it cannot be read back")
-    base = _base_names(own)
-    extra = own - base - declared - _TIER_NAMES
-    for names in others:
-        extra |= (names or frozenset()) - base - declared - below - _TIER_NAMES
-    if extra:
-        return broken(Reason.RUNTIME_ENVIRONMENT, f"not planned: {', '.join(sorted(extra))}")
+    planned = _base_names(own) | own & (declared | _TIER_NAMES)
+    verdict = check_environment(own, others, planned=planned, child_names=below)
+    if not verdict.ok:
+        return broken(verdict.reason, _unplanned(own, others, planned=planned, below=below))
     return fine(f"{len(own)} names in pid {pid}, all planned; {len(others)} processes below it")
+
+
+def _unplanned(
+    own: frozenset[str],
+    others: Iterable[frozenset[str] | None],
+    *,
+    planned: frozenset[str],
+    below: frozenset[str],
+) -> str:
+    """Say for a person what the rule refused."""
+    extra = (own - planned).union(*((names or frozenset()) - planned - below for names in others))
+    about = {"not planned": extra, "missing": planned - own}
+    return "; ".join(
+        f"{what}: {', '.join(sorted(names))}" for what, names in about.items() if names
+    )
 
 
 def _base_names(seen: frozenset[str]) -> frozenset[str]:
@@ -282,7 +299,7 @@ def checks() -> tuple[Check, ...]:
         with_gateway(id="admission", title="queue", run=check_admission),
         with_runtime(id="resources", title="resources", run=check_resources),
         with_runtime(
-            id="runtime-environment", title="runtime's environment", run=check_environment
+            id="runtime-environment", title="runtime's environment", run=check_runtime_environment
         ),
         with_runtime(id="runtime-sockets", title="runtime's sockets", run=check_runtime_sockets),
         with_gateway(id="gateway-sockets", title="gateway's sockets", run=check_gateway_sockets),

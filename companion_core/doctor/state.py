@@ -22,6 +22,7 @@ from companion_core.doctor.rows import Finding, Section, broken, fine, repaired
 from companion_core.errors import CompanionError, Reason, Refused
 from companion_core.paths import InstancePaths, refuse_shared
 from companion_core.portable import FOLDER, NO_FOLLOW, NON_BLOCKING, user_id
+from companion_core.runtime.partial import KEPT_NAMES, received
 from companion_core.state_files import check_owned
 
 __all__ = ["ACCESS", "REPAIR", "checks", "is_ours", "room"]
@@ -30,8 +31,8 @@ ACCESS: Final = "state-access"
 REPAIR: Final = "companion doctor --repair"
 ROOM_BYTES: Final = 64 * 1024 * 1024
 _SHOWN: Final = 5
-# Stored models, what is being received, and logs; the other files have one name each.
-_MADE: Final = re.compile(r"[0-9a-f]{64}|\.[0-9a-f]{64}\.[0-9a-f]{16}\.part|[a-z]+\.log(\.1)?")
+# Stored models, what was received of one, and logs; the other files have one name each.
+_MADE: Final = re.compile(rf"[0-9a-f]{{64}}|{KEPT_NAMES}|[a-z]+\.log(\.1)?")
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _OTHERS: Final = 0o077
 _OWNER: Final = 0o700
@@ -204,7 +205,11 @@ def _missing_bytes(situation: Situation) -> int:
         file for model in manifest.models if model.id == config.model.id for file in model.files
     ]
     models = situation.paths.models
-    return sum(file.size for file in files if not (models / file.sha256).exists())
+    return sum(
+        max(0, file.size - received(models, file.sha256))
+        for file in files
+        if not (models / file.sha256).exists()
+    )
 
 
 def check_trust_store(situation: Situation) -> Finding:

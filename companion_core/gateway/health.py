@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from companion_core.deadline import call_with_deadline_async
+from companion_core.deadline import start_call
 from companion_core.decisions.guard import HEALTH_PATH
 from companion_core.decisions.verdict import OK, Verdict, refuse
 from companion_core.egress import Egress
@@ -58,8 +58,8 @@ class HealthProbe:
         self.judge_failed = False
 
     def connect_ahead(self) -> None:
-        """Make the next probe's connection now; if it is cut meanwhile, that one makes its own."""
-        if self._ahead is None:
+        """Make the next probe's connection now; where there is none by then, it makes its own."""
+        if self._ahead is None or self._ahead.holds_nothing:
             self._ahead = self._new_pool()
             self._ahead.open_ahead()
 
@@ -79,9 +79,12 @@ class HealthProbe:
             return _FAILED
         response = HealthResponse(status=status, body=body, served_model=self._served_model())
         try:
-            judged = await call_with_deadline_async(
-                self._checker.judge, response, seconds=self._judge_deadline
-            )
+            call = start_call(self._checker.judge, response)
+        except RuntimeError:
+            return _FAILED  # the system has no thread to give
+        try:
+            async with asyncio.timeout(self._judge_deadline):
+                judged = await asyncio.wrap_future(call)
         except (asyncio.CancelledError, KeyboardInterrupt):
             raise
         except TimeoutError:

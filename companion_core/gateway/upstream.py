@@ -222,8 +222,13 @@ class BackendPool:
         self._connecting: set[asyncio.Task[None]] = set()
         self._closed = False
 
+    @property
+    def holds_nothing(self) -> bool:
+        """Whether there is no connection, and none is being made."""
+        return not (self._open or self._connecting)
+
     def take_idle(self, now: float) -> BackendConnection | None:
-        """Return a connection that was used a moment ago; None where there is none."""
+        """Return a connection that has not been idle for too long; None where there is none."""
         while self._idle:
             connection = self._idle.pop()
             if now - connection.idle_since < self._idle_seconds:

@@ -95,7 +95,7 @@ class TrustStore:
     @contextlib.contextmanager
     def _changing(self) -> Iterator[TrustBook]:
         """Hold the folder, so that no change of another process is overwritten."""
-        folder = private_folder(self._path.parent)
+        folder = private_folder(self._path.parent, may_be_link=True)
         with lock_folder(folder, threading.Event()):
             yield self.read()
 

@@ -2,7 +2,7 @@
 
 A runtime that becomes ready writes a line or makes its socket. Both wake the next attempt at
 once; one that does so in silence is found late by a small share of that silence. Whoever
-writes on and on takes no more of the processor than a share either.
+writes on and on is asked with pauses, so that the asking takes about a share of the start.
 """
 
 from __future__ import annotations

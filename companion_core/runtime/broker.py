@@ -39,12 +39,10 @@ def _hand_out(line: socket.socket, port: int) -> None:
 
 def _hand_out_diagnosis(line: socket.socket) -> None:
     try:
-        kernel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG)
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as kernel:
+            socket.send_fds(line, [_HANDED], [kernel.fileno()])
     except OSError:
         line.send(_REFUSED)
-        return
-    with kernel:
-        socket.send_fds(line, [_HANDED], [kernel.fileno()])
 
 
 def main() -> NoReturn:

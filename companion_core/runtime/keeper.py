@@ -142,9 +142,14 @@ def _reap(runtime: int) -> tuple[int | None, bool]:
 
 
 def _own_children() -> list[int]:
+    """Return those that can be seen now; who waits until none is left asks again."""
     me, children = str(os.getpid()).encode(), []
-    for name in filter(str.isdigit, os.listdir("/proc")):  # noqa: PTH208 - names are all it takes
-        with contextlib.suppress(OSError, IndexError), open(f"/proc/{name}/stat", "rb") as file:  # noqa: PTH123 - as above
+    try:
+        names = os.listdir("/proc")  # noqa: PTH208 - names are all it takes
+    except OSError:
+        return []
+    for name in filter(str.isdigit, names):
+        with contextlib.suppress(OSError, IndexError), open(f"/proc/{name}/stat", "rb") as file:  # noqa: PTH123 - pathlib is not loaded
             if file.read().rsplit(b")", 1)[1].split()[1] == me:
                 children.append(int(name))
     return children

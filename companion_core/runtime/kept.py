@@ -37,12 +37,16 @@ class Kept(Protocol):
             programs: how many programs the command leads through to the runtime.
 
         Raises:
-            EnvironmentUnavailable: `spawn_failed`, `runtime_exited`.
+            EnvironmentUnavailable: `spawn_failed`, `runtime_exited`, `process_unreadable`.
         """
         ...
 
     def tree(self) -> tuple[int, ...]:
-        """Return the runtime and all processes below it, without what holds them."""
+        """Return the runtime and all processes below it, without what holds them.
+
+        Raises:
+            ProcessUnreadable: one of them may be left out.
+        """
         ...
 
     def identities(self) -> tuple[ProcessIdentity, ...]:
@@ -58,6 +62,10 @@ class Kept(Protocol):
 
         Args:
             terminate_after: seconds that the runtime has to end by itself.
-            kill_after: seconds that the tree has to be cleared.
+            kill_after: seconds that what holds the tree has to clear it, and the core after it.
+
+        Raises:
+            EnvironmentUnavailable: `stale_runtime`, something of it is left or may be; it is
+                still being killed, and this may be called again.
         """
         ...

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from companion_core.decisions.spawn_plan import parse_pid
-from companion_core.egress import KILL, Egress, ProcessIdentity
+from companion_core.egress import KILL, Egress, ProcessIdentity, ProcessUnreadable
 from companion_core.errors import EnvironmentUnavailable, Reason
 from companion_core.providers import ResourceLimits
 from companion_core.runtime.job_process import JobProcess
@@ -37,14 +37,7 @@ _SIGNALLED: Final = 128
 
 
 class KeptProcess:
-    """A runtime, its keeper and its output; made by `launch`.
-
-    Attributes:
-        identity: what proves the runtime's process, once it has started.
-        exited: set at once when the runtime has ended, its tree perhaps not yet.
-        exit_code: of the runtime, negative for a signal; None while unknown.
-        for_memory: the kernel ended it at its ceiling (I-12).
-    """
+    """A runtime below its keeper; satisfies `Kept`, made by `launch`."""
 
     def __init__(
         self,
@@ -67,15 +60,7 @@ class KeptProcess:
         self._watch = asyncio.ensure_future(self._watch_reports())
 
     async def started(self, start: Mapping[str, object], *, programs: int = 0) -> ProcessIdentity:
-        """Hand the start over and return the runtime's identity once it is executed.
-
-        Args:
-            start: `argv`, `env`, `descriptors`, `policy` and `group`, as the keeper takes them.
-            programs: how many programs the command leads through to the runtime.
-
-        Raises:
-            EnvironmentUnavailable: `spawn_failed`, `runtime_exited`.
-        """
+        """See `Kept`; the keeper carries it out."""
         text = json.dumps(start).encode() + b"\n"
         with contextlib.suppress(OSError):  # a keeper that is gone is seen by its watch
             await asyncio.get_running_loop().sock_sendall(self._line, text)
@@ -92,35 +77,32 @@ class KeptProcess:
 
     async def _find_below(self, started: int) -> int | None:
         while not self.exited.is_set():
-            pid = await asyncio.to_thread(runtime_below, started, self._programs)
-            if pid is not None:
-                return pid
+            with contextlib.suppress(ProcessUnreadable):  # it may be there: look again
+                pid = await asyncio.to_thread(runtime_below, started, self._programs)
+                if pid is not None:
+                    return pid
             await asyncio.sleep(_POLL_SECONDS)  # an exec is no event that could be waited for
         return None
 
     def tree(self) -> tuple[int, ...]:
-        """Return the runtime and all processes below it, without the keeper."""
+        """See `Kept`."""
         return descendants(self._keeper.pid)
 
     def identities(self) -> tuple[ProcessIdentity, ...]:
-        """Return what proves the keeper and the runtime."""
+        """See `Kept`."""
         return tuple(each for each in (self._keeper_identity, self.identity) if each is not None)
 
     def end(self) -> None:
-        """Have the keeper kill the whole tree; returns at once, may be called again."""
+        """See `Kept`; the keeper kills it."""
         with contextlib.suppress(OSError):
             self._line.shutdown(socket.SHUT_WR)
 
     async def stop(self, *, terminate_after: float, kill_after: float) -> None:
-        """Terminate, then kill; on return no process of the tree is left.
-
-        Args:
-            terminate_after: seconds that the runtime has to end by itself.
-            kill_after: seconds that the keeper has to clear the tree before it is killed too.
-        """
+        """See `Kept`; a keeper that has not cleared the tree by then is killed too."""
         identity = self.identity
         if identity is not None and not self.exited.is_set() and terminate_after > 0:
-            self._egress.send_signal(identity, signal.SIGTERM)
+            with contextlib.suppress(ProcessUnreadable):  # the keeper kills it below
+                self._egress.send_signal(identity, signal.SIGTERM)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(terminate_after):
                     await self.exited.wait()
@@ -128,14 +110,26 @@ class KeptProcess:
         done, _ = await asyncio.wait({self._watch}, timeout=kill_after)
         if not done:
             self._kill_all()
-            await self._watch
+            done, _ = await asyncio.wait({self._watch}, timeout=kill_after)
+        if not done:  # the watch goes on killing
+            raise EnvironmentUnavailable(Reason.STALE_RUNTIME)
 
     def _kill_all(self) -> None:
         """Kill a tree whose keeper does not: stopped by someone, or dead before its time."""
-        tree = [self._egress.identify(pid) for pid in self.tree()]
-        for identity in (*tree, self.identity, self._keeper_identity):
+        known = [self.identity, self._keeper_identity]
+        with contextlib.suppress(ProcessUnreadable):  # who waits for its end looks again
+            known = [*(self._egress.identify(pid) for pid in self.tree()), *known]
+        for identity in known:
             if identity is not None:
-                self._egress.send_signal(identity, KILL)
+                with contextlib.suppress(ProcessUnreadable):
+                    self._egress.send_signal(identity, KILL)
+
+    def _has_tree(self) -> bool:
+        """Tell whether something of the tree is left, as far as can be seen."""
+        try:
+            return bool(self.tree())
+        except ProcessUnreadable:
+            return True
 
     async def _watch_reports(self) -> None:
         loop = asyncio.get_running_loop()
@@ -151,13 +145,18 @@ class KeptProcess:
                 self._started.set_exception(EnvironmentUnavailable(Reason.SPAWN_FAILED))
             self._started.exception()  # it was taken, or nobody waits for it
             self._line.close()
-            # Its end of the line closes just before it ends: there is no event to wait for.
-            while self._keeper.poll() is None:  # noqa: ASYNC110 - as above
-                await asyncio.sleep(_POLL_SECONDS)
-            while self._keeper.returncode != 0 and self.tree():
-                self._kill_all()  # a keeper that was killed left its tree behind
-                await asyncio.sleep(_POLL_SECONDS)
-            self.output.close()
+            try:
+                await self._until_cleared()
+            finally:
+                self.output.close()
+
+    async def _until_cleared(self) -> None:
+        # Its end of the line closes just before it ends: there is no event to wait for.
+        while self._keeper.poll() is None:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(_POLL_SECONDS)
+        while self._keeper.returncode != 0 and self._has_tree():
+            self._kill_all()  # a keeper that was killed left its tree behind
+            await asyncio.sleep(_POLL_SECONDS)
 
     async def _receive(self, loop: asyncio.AbstractEventLoop) -> bytes:
         try:

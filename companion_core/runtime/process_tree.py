@@ -1,6 +1,7 @@
 """The processes below a runtime's keeper, and which of them is the runtime (I-08).
 
-Read-only look-ups: on Linux in `/proc`, elsewhere through psutil.
+Read-only look-ups: on Linux in `/proc`, elsewhere through psutil. Only "no such process" is an
+end; whatever else a look fails for raises `ProcessUnreadable`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
+from companion_core.egress import ProcessUnreadable
+from companion_core.portable import user_id
+
 __all__ = [
     "descendants",
     "environment_is_set",
@@ -17,6 +21,7 @@ __all__ = [
     "lives",
     "read_entry",
     "runtime_below",
+    "thread_has_memory",
 ]
 
 _ZOMBIE_STATES: Final = frozenset({b"Z", b"X"})
@@ -28,7 +33,11 @@ _READ_BYTES: Final = 65536
 
 
 def descendants(root: int) -> tuple[int, ...]:
-    """Return the living processes below `root` or, its keeper gone, still in its session."""
+    """Return the living processes below `root` or, its keeper gone, still in its session.
+
+    Raises:
+        ProcessUnreadable: one of them may be left out.
+    """
     if sys.platform != "linux":
         return _descendants_elsewhere(root)
     found = _below([root])
@@ -48,6 +57,9 @@ def runtime_below(started: int, programs: int) -> int | None:
 
     Returns:
         None while it is not there yet.
+
+    Raises:
+        ProcessUnreadable: it may be there.
     """
     children = _lister(kernel_lists=_kernel_lists())
     pid, line = started, _command_line(started)
@@ -63,7 +75,11 @@ def runtime_below(started: int, programs: int) -> int | None:
 
 
 def lives(pid: int) -> bool:
-    """Tell whether there is such a process, and it has not ended."""
+    """Tell whether there is such a process, and it has not ended.
+
+    Raises:
+        ProcessUnreadable: it may be there.
+    """
     return _stat(str(pid)) is not None
 
 
@@ -71,6 +87,9 @@ def environment_is_set(pid: int) -> bool:
     """Tell whether a process that shows no environment has an empty one, not none yet.
 
     Linux sets where it ends at the end of execve(2).
+
+    Raises:
+        ProcessUnreadable: it cannot be told.
     """
     fields = _stat(str(pid))
     return fields is not None and int(fields[_ENV_END]) != 0
@@ -84,12 +103,20 @@ def has_memory(pid: int) -> bool:
     """
     try:
         threads = os.listdir(f"/proc/{pid}/task")  # noqa: PTH208 - names are all it takes
-        found = [_stat(f"{pid}/task/{thread}") for thread in threads]
     except (FileNotFoundError, ProcessLookupError):
         return False
     except OSError:
         return True
-    return any(fields is not None and int(fields[_MEMORY]) for fields in found)
+    return any(thread_has_memory(int(thread)) for thread in threads)
+
+
+def thread_has_memory(thread: int) -> bool:
+    """As `has_memory`, of one thread alone."""
+    try:
+        fields = _stat(str(thread))
+    except ProcessUnreadable:
+        return True
+    return fields is not None and int(fields[_MEMORY]) != 0
 
 
 def read_entry(path: str) -> bytes:
@@ -146,22 +173,46 @@ def _children(pid: int) -> list[int]:
                 continue  # the thread has ended
     except (FileNotFoundError, ProcessLookupError):
         pass  # the process has ended
+    except OSError as error:
+        raise ProcessUnreadable from error
     return found
 
 
 def _living() -> Iterator[tuple[int, int, int]]:
-    """Yield process, parent and session of everything that lives."""
-    for entry in os.listdir("/proc"):  # noqa: PTH208 - as above
-        if entry.isdigit() and (fields := _stat(entry)) is not None:
+    """Yield process, parent and session of everything that lives and may be the person's."""
+    try:
+        entries = os.listdir("/proc")  # noqa: PTH208 - as above
+    except OSError as error:
+        raise ProcessUnreadable from error
+    for entry in filter(str.isdigit, entries):
+        try:
+            fields = _stat(entry)
+        except ProcessUnreadable:
+            if not _is_anothers(entry):
+                raise
+            continue
+        if fields is not None:
             yield int(entry), int(fields[_PARENT]), int(fields[_SESSION])
+
+
+def _is_anothers(pid: str) -> bool:
+    """Tell whether a process is another person's, which proc(5) may hide (`hidepid`)."""
+    try:
+        return os.stat(f"/proc/{pid}").st_uid != user_id()  # noqa: PTH116 - as above
+    except (FileNotFoundError, ProcessLookupError):
+        return True  # nobody's any more
+    except OSError:
+        return False
 
 
 def _stat(pid: str) -> list[bytes] | None:
     """Return the fields from the state on; None where no such process lives."""
     try:
         fields = read_entry(f"/proc/{pid}/stat").rsplit(b")", 1)[1].split()
-    except (OSError, IndexError):
+    except (FileNotFoundError, ProcessLookupError):
         return None
+    except (OSError, IndexError) as error:
+        raise ProcessUnreadable from error
     # A first thread that ended looks like a zombie while others of the process go on.
     ended = fields[0] in _ZOMBIE_STATES and int(fields[_THREADS]) <= 1
     return None if ended else fields
@@ -170,8 +221,10 @@ def _stat(pid: str) -> list[bytes] | None:
 def _command_line(pid: int) -> bytes:
     try:
         return read_entry(f"/proc/{pid}/cmdline")
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError):
         return b""
+    except OSError as error:
+        raise ProcessUnreadable from error
 
 
 def _descendants_elsewhere(root: int) -> tuple[int, ...]:
@@ -181,3 +234,5 @@ def _descendants_elsewhere(root: int) -> tuple[int, ...]:
         return tuple(child.pid for child in psutil.Process(root).children(recursive=True))
     except psutil.NoSuchProcess:
         return ()
+    except (psutil.Error, OSError) as error:
+        raise ProcessUnreadable from error

@@ -1,8 +1,8 @@
 """Read back what really runs: each process's environment and listening sockets (I-06, I-07).
 
-Read-only look-ups. On Linux through `/proc`, sockets in each process's own network
-namespace; elsewhere through psutil. What exists and cannot be read is None, which every
-rule takes as no.
+Read-only look-ups. On Linux through `/proc`: the sockets in every table of descriptors of a
+process, in its network namespace; elsewhere through psutil. What exists and cannot be read is
+None, which every rule takes as no.
 """
 
 from __future__ import annotations
@@ -14,7 +14,13 @@ from collections.abc import Iterable
 from typing import Final
 
 from companion_core.decisions.runtime_readback import Listener
-from companion_core.runtime.process_tree import environment_is_set, has_memory, read_entry
+from companion_core.runtime.descriptor_tables import table_holders
+from companion_core.runtime.process_tree import (
+    environment_is_set,
+    has_memory,
+    read_entry,
+    thread_has_memory,
+)
 from companion_core.runtime.socket_tables import Diagnosis, listening_sockets
 
 __all__ = ["environment_names", "listeners"]
@@ -42,6 +48,7 @@ def environment_names(pid: int, *, wait: bool = True) -> frozenset[str] | None:
     Raises:
         BlockingIOError: it would have to be waited for, and `wait` is false.
         ProcessLookupError: there is no such process any more.
+        ProcessUnreadable: the system does not say whether it has an environment yet.
     """
     if sys.platform != "linux":
         return _environment_names_elsewhere(pid)
@@ -92,30 +99,41 @@ def listeners(
     found: set[Listener] = set()
     for pid in pids:
         try:
-            held = _network_sockets(pid)
-            if held is None:
-                return None
-            if held:
-                tables = frozenset(held.values())
-                found.update(listening_sockets(pid, tables, held, inside=inside))
+            for holder in table_holders(pid):
+                if (held := _listeners_of(holder, inside)) is None:
+                    return None
+                found |= held
         except (FileNotFoundError, ProcessLookupError):
-            continue  # it ended meanwhile, and its sockets with it
-        except PermissionError:
-            if has_memory(pid):
-                return None
+            continue
         except OSError:
             return None
     return frozenset(found)
 
 
-def _network_sockets(pid: int) -> dict[int, str] | None:
+def _listeners_of(holder: int, inside: Diagnosis | None) -> frozenset[Listener] | None:
+    """Return what the table of one thread holds (the first has its process's number), or None."""
+    try:
+        held = _network_sockets(holder)
+        if not held:
+            return None if held is None else frozenset()
+        tables = frozenset(held.values())
+        return frozenset(listening_sockets(holder, tables, held, inside=inside))
+    except (FileNotFoundError, ProcessLookupError):
+        return frozenset()  # it ended meanwhile, and its sockets with it
+    except PermissionError:
+        return None if thread_has_memory(holder) else frozenset()
+    except OSError:
+        return None
+
+
+def _network_sockets(holder: int) -> dict[int, str] | None:
     """Return what may listen to the network, by inode, and the table that would list it.
 
     None for a socket of an unknown kind.
     """
     if sys.platform != "linux":
         return None
-    folder = f"/proc/{pid}/fd"
+    folder = f"/proc/{holder}/fd"
     held: dict[int, str] = {}
     for name in os.listdir(folder):  # noqa: PTH208 - names are all it takes
         path = f"{folder}/{name}"

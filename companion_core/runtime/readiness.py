@@ -22,7 +22,7 @@ from companion_core.decisions.runtime_readback import (
     check_listeners,
 )
 from companion_core.decisions.verdict import Verdict, refuse
-from companion_core.egress import Egress
+from companion_core.egress import Egress, ProcessUnreadable
 from companion_core.errors import EnvironmentUnavailable, Reason, error_for
 from companion_core.providers import SpawnPlan, TcpChannel, UnixChannel
 from companion_core.runtime.attempts import Attempts
@@ -37,9 +37,10 @@ __all__ = ["Watched", "read_back", "unless_exited", "until_serving"]
 T = TypeVar("T")
 
 _READ_BACK_SECONDS: Final = 1.0
+_LONG_SECONDS: Final = 0.005
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Watched:
     """A runtime's process and what it was planned to be like.
 
@@ -47,6 +48,7 @@ class Watched:
         channel: where it listens, as it knows it.
         way: how the companion reaches that.
         inside: tells what listens in a network that is the runtime's own.
+        takes_long: there is so much to look at that a thread has to.
     """
 
     kept: Kept
@@ -57,6 +59,7 @@ class Watched:
     planned_names: frozenset[str]
     child_names: frozenset[str]
     allow_open_backend: bool
+    takes_long: bool = False
 
     def require(self, verdict: Verdict) -> None:
         """Go on with a proved channel alone; raise what anything else stands for."""
@@ -68,8 +71,9 @@ def read_back(watched: Watched, *, wait: bool = True) -> Verdict:
     """Judge what really runs. Takes about half a millisecond, and half a second if it has to wait.
 
     Returns:
-        a `LoopbackChannel`; else `not_running` where the runtime itself is gone, or the
-        refusal of the rules in `decisions.runtime_readback`.
+        a `LoopbackChannel`; else `not_running` where the runtime itself is gone,
+        `process_unreadable` where the system does not tell, or the refusal of the rules in
+        `decisions.runtime_readback`.
 
     Raises:
         BlockingIOError: a process that comes or goes would have to be waited for, and `wait`
@@ -77,10 +81,13 @@ def read_back(watched: Watched, *, wait: bool = True) -> Verdict:
     """
     identity = watched.kept.identity
     names: dict[int, frozenset[str] | None] = {}
-    tree = watched.kept.tree()
-    for pid in tree:
-        with contextlib.suppress(ProcessLookupError):
-            names[pid] = environment_names(pid, wait=wait)
+    try:
+        tree = watched.kept.tree()
+        for pid in tree:
+            with contextlib.suppress(ProcessLookupError):
+                names[pid] = environment_names(pid, wait=wait)
+    except ProcessUnreadable as error:
+        return refuse(error.reason)
     if identity is None or identity.pid not in names:
         return refuse(Reason.NOT_RUNNING)
     verdict = check_environment(
@@ -148,15 +155,15 @@ def _exited(kept: Kept) -> EnvironmentUnavailable:
 
 async def _until_listening(egress: Egress, watched: Watched, plan: SpawnPlan) -> float:
     """Return when it was last looked at, on the event loop's clock."""
-    # One that announces itself is believed that far: its first request tells, and what it
-    # listens on is read back in any case.
-    announced = plan.ready_text is not None
-    if announced:
+    if plan.ready_text is not None:
         await _until_announced(watched)
+    # One that announces itself is believed where nothing but its health is asked next: that is
+    # asked again, and what it listens on is read back in any case.
+    believed = plan.ready_text is not None and not plan.prepare
     now = asyncio.get_running_loop().time
     attempts, looked_at = Attempts(watched.kept.output.stirred), -math.inf
     while True:
-        accepts = _is_in_place(watched.way) and (announced or await _accepts(egress, watched.way))
+        accepts = _is_in_place(watched.way) and (believed or await _accepts(egress, watched.way))
         if accepts or now() - looked_at >= _READ_BACK_SECONDS:
             looked_at = now()
             if await _is_as_planned(watched) and accepts:
@@ -184,11 +191,17 @@ async def _is_as_planned(watched: Watched) -> bool:
 
 
 async def _read_back(watched: Watched) -> Verdict:
-    """Read back without a thread where it can be: what starts waits for it, and nobody else."""
-    try:
-        return read_back(watched, wait=False)
-    except BlockingIOError:
-        return await asyncio.to_thread(read_back, watched)
+    """Read back without a thread where that is quick: what starts waits for it."""
+    if not watched.takes_long:
+        now = asyncio.get_running_loop().time
+        began = now()
+        try:
+            return read_back(watched, wait=False)
+        except BlockingIOError:
+            pass
+        finally:
+            watched.takes_long = now() - began > _LONG_SECONDS
+    return await asyncio.to_thread(read_back, watched)
 
 
 def _is_in_place(channel: BackendChannel) -> bool:

@@ -9,6 +9,7 @@ that start, its private folder, as working folder and as home.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -20,9 +21,9 @@ from pathlib import Path
 from typing import Final
 
 from companion_core.decisions.spawn_plan import parse_pid
-from companion_core.egress import KILL, Egress, ProcessIdentity
+from companion_core.egress import KILL, Egress, ProcessIdentity, ProcessUnreadable
 from companion_core.errors import EnvironmentUnavailable, Reason
-from companion_core.runtime.process_tree import descendants
+from companion_core.runtime.process_tree import descendants, read_entry
 from companion_core.state_files import read_private, refuse_link, write_private
 
 __all__ = ["forget", "left_behind", "reclaim", "record", "start_folders"]
@@ -58,19 +59,23 @@ def reclaim(
     Blocking. Ask only while holding the instance's lock: then nothing of it is in use.
 
     Raises:
-        EnvironmentUnavailable: `stale_runtime`, one of them does not end.
+        EnvironmentUnavailable: `stale_runtime`, one of them does not end; `process_unreadable`,
+            the system does not say whether it did. The record stays for the next one.
         Refused: `state_path_unsafe`.
     """
     refuse_link(run_dir)
-    tree = left_behind(path, egress)
-    for identity in tree:
-        egress.send_signal(identity, KILL)
-    attempts = int(_GONE_SECONDS / _PAUSE_SECONDS)
-    while any(_lives(egress, identity) for identity in tree):
-        attempts -= 1
-        if attempts < 0:
-            raise EnvironmentUnavailable(Reason.STALE_RUNTIME)
+    tree: tuple[ProcessIdentity, ...] | None = None
+    for attempt in range(int(_GONE_SECONDS / _PAUSE_SECONDS), -1, -1):
+        try:
+            tree = left_behind(path, egress) if tree is None else tree
+            if not _kill(egress, tree):
+                break
+        except ProcessUnreadable:  # that is no end: look again
+            if attempt == 0:
+                raise
         sleep(_PAUSE_SECONDS)
+    else:
+        raise EnvironmentUnavailable(Reason.STALE_RUNTIME)
     forget(path)
     for left in start_folders(run_dir):
         shutil.rmtree(left, ignore_errors=True)
@@ -97,6 +102,7 @@ def left_behind(path: Path, egress: Egress) -> tuple[ProcessIdentity, ...]:
     """Return the processes of the recorded start that live, each proved; changes nothing.
 
     Raises:
+        ProcessUnreadable: there may be more of them.
         Refused: `state_path_unsafe`.
     """
     recorded, folder = _recorded(path)
@@ -110,28 +116,58 @@ def left_behind(path: Path, egress: Egress) -> tuple[ProcessIdentity, ...]:
     return tuple(tree.values())
 
 
-def _lives(egress: Egress, identity: ProcessIdentity) -> bool:
-    """Tell whether it is still there: one that is ending has lost its program already."""
-    seen = egress.identify(identity.pid)
-    return seen is not None and seen.start_time == identity.start_time
+def _kill(egress: Egress, tree: Iterable[ProcessIdentity]) -> bool:
+    """Kill each that is left; return whether any was, which may be ending now.
+
+    Raises:
+        ProcessUnreadable: one may be left that was not killed.
+    """
+    left, unreadable = False, None
+    for identity in tree:
+        try:
+            left |= egress.send_signal(identity, KILL)
+        except ProcessUnreadable as error:
+            unreadable = error
+    if unreadable is not None:
+        raise unreadable
+    return left
 
 
 def _marked(folder: str) -> set[int]:
     """Return who works in the start's private folder and was told that it is its home.
 
     Its random name is in no other process's environment. Only where the first is so is the
-    environment looked at.
+    environment looked at. Who lets nobody look (EACCES: another person's, one with rights of its
+    own) proves nothing, and is left alone.
+
+    Raises:
+        ProcessUnreadable: there may be more of them.
     """
     if not folder or sys.platform != "linux":
         return set()
     home, found = os.fsencode(f"HOME={folder}"), set()
-    for entry in os.listdir("/proc"):  # noqa: PTH208 - names are all it takes
-        with contextlib.suppress(OSError):
-            if not entry.isdigit() or os.readlink(f"/proc/{entry}/cwd") != folder:  # noqa: PTH115 - as above
-                continue
-            if home in Path("/proc", entry, "environ").read_bytes().split(b"\0"):
-                found.add(int(entry))
+    # What the link says once the folder is removed.
+    places = {folder, f"{folder} (deleted)"}
+    try:
+        for entry in filter(str.isdigit, os.listdir("/proc")):  # noqa: PTH208 - names are all it takes
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+                if _works_in(entry) not in places:
+                    continue
+                if home in read_entry(f"/proc/{entry}/environ").split(b"\0"):
+                    found.add(int(entry))
+    except OSError as error:
+        raise ProcessUnreadable from error
     return found
+
+
+def _works_in(pid: str) -> str:
+    """Return the folder that a process works in; "" for one whose path is too long to be told."""
+    try:
+        return os.readlink(f"/proc/{pid}/cwd")  # noqa: PTH115 - as above
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return ""
+        raise
 
 
 def _recorded(path: Path) -> tuple[list[ProcessIdentity], str]:

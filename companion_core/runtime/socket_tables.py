@@ -2,7 +2,8 @@
 
 The kernel is asked for listening sockets alone (sock_diag(7)), through a socket that was made
 in that namespace: the tables in `/proc` walk every connection of the machine, which takes
-milliseconds. Where there is no such socket, or no answer, there are only the tables.
+milliseconds. Where there is no such socket, or no answer, there are only the tables. A socket
+stays in the namespace that it was made in, wherever its process goes: ours is always looked at.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import socket
 import struct
 import sys
 import threading
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Final
@@ -67,8 +68,8 @@ class Diagnosis:
 
         try:
             namespace = fcntl.ioctl(self._kernel.fileno(), _SIOCGSKNS)
-        except OSError:
-            return None  # another person's
+        except (OSError, ValueError):
+            return None  # another person's, or it was just closed
         try:
             return os.fstat(namespace).st_ino
         finally:
@@ -76,7 +77,8 @@ class Diagnosis:
 
     def close(self) -> None:
         """Let go of the socket, and of the namespace with it."""
-        self._kernel.close()
+        with self._turn:
+            self._kernel.close()
 
     def listening(self, tables: Iterable[str], inodes: Container[int]) -> list[Listener]:
         """Return those of some sockets that listen; `OSError` where the kernel does not answer."""
@@ -114,10 +116,10 @@ class Diagnosis:
 def listening_sockets(
     pid: int, tables: Iterable[str], inodes: Container[int], *, inside: Diagnosis | None = None
 ) -> Iterator[Listener]:
-    """Yield those of some sockets that listen, in the network namespace of a process.
+    """Yield those of some sockets that listen, in the network namespace of a process or ours.
 
     Args:
-        pid: the process.
+        pid: the process, or one of its threads.
         tables: which to look into, of tcp, tcp6, udp and udp6.
         inodes: of the sockets.
         inside: of another namespace, which the process may be in.
@@ -127,18 +129,24 @@ def listening_sockets(
         OSError: it cannot be read.
     """
     tables = tuple(tables)
-    namespace = os.stat(f"/proc/{pid}/ns/net").st_ino  # noqa: PTH116 - in half the time
-    try:
-        if namespace == os.stat("/proc/self/ns/net").st_ino:  # noqa: PTH116 - as above
-            yield from _ask_here(tables, inodes)
-            return
-        if inside is not None and namespace == inside.namespace:
-            yield from inside.listening(tables, inodes)
-            return
-    except (OSError, struct.error):
-        pass  # a kernel without this interface, or a filter that denies it
-    for name in tables:
-        yield from _read_table(pid, name, inodes)
+    theirs, ours = os.stat(f"/proc/{pid}/ns/net").st_ino, os.stat("/proc/self/ns/net").st_ino  # noqa: PTH116 - in half the time
+    yield from _look("self", tables, inodes, _ask_here)
+    if theirs != ours:
+        ask = inside.listening if inside is not None and inside.namespace == theirs else None
+        yield from _look(str(pid), tables, inodes, ask)
+
+
+def _look(
+    of: str,
+    tables: Iterable[str],
+    inodes: Container[int],
+    ask: Callable[[Iterable[str], Container[int]], list[Listener]] | None,
+) -> list[Listener]:
+    if ask is not None:
+        # Else a kernel without this interface, or a filter that denies it.
+        with contextlib.suppress(OSError, struct.error):
+            return ask(tables, inodes)
+    return [found for name in tables for found in _read_table(of, name, inodes)]
 
 
 def _ask_here(tables: Iterable[str], inodes: Container[int]) -> list[Listener]:
@@ -151,7 +159,7 @@ def _ask_here(tables: Iterable[str], inodes: Container[int]) -> list[Listener]:
         here.close()
 
 
-def _read_table(pid: int, name: str, inodes: Container[int]) -> Iterator[Listener]:
+def _read_table(pid: str, name: str, inodes: Container[int]) -> Iterator[Listener]:
     state = _TABLES[name][-1]
     try:
         rows = read_entry(f"/proc/{pid}/net/{name}").splitlines()[1:]

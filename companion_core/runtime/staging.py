@@ -1,36 +1,40 @@
 """From a signed entry to proved bytes: the one place that makes a `VerifiedModel` (I-01, I-04).
 
 Bytes go into a file that only we could have made; what is hashed is that file, through a
-descriptor that stays open; only then does it get its name. A failure leaves no file.
+descriptor that stays open; only then does it get its name. What a failure leaves has no name
+that anything runs (`partial.py`); a later run goes on with it and hashes the whole.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
-import secrets
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
+from companion_core.clock import wall_now
 from companion_core.decisions.evidence import Evidence
 from companion_core.decisions.integrity import parse_model_spec
 from companion_core.decisions.manifest import ManifestFile, ManifestModel
 from companion_core.decisions.verdict import Verdict
 from companion_core.errors import (
+    CompanionError,
     EnvironmentUnavailable,
     Reason,
     Refused,
     error_for,
 )
 from companion_core.folder_lock import lock_folder
-from companion_core.portable import BINARY, CLOSE_ON_EXEC, NO_FOLLOW
 from companion_core.runtime.byte_pump import Pace
 from companion_core.runtime.file_lease import is_held, release
 from companion_core.runtime.model_proof import Hold, Identity, Proof, Prover, identify
+from companion_core.runtime.partial import Partial, split_kept
 from companion_core.runtime.transfer import Download, Transfer, receive
 from companion_core.state_files import fsync_folder, private_folder
 
@@ -38,9 +42,9 @@ __all__ = ["ModelStore", "ProvedFile", "VerifiedModel"]
 
 Progress = Callable[[int, int], None]
 
-
-_TEMPORARY_SUFFIX = ".part"
-_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_FOLLOW | CLOSE_ON_EXEC | BINARY
+# After these the bytes that are there are as good as before.
+_CUT_OFF: Final = frozenset({Reason.DOWNLOAD_FAILED, Reason.INTERRUPTED})
+_WRONG_BYTES: Final = frozenset({Reason.DIGEST_MISMATCH, Reason.SIZE_MISMATCH})
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +126,7 @@ class ModelStore:
         allowed_sources: Sequence[str],
         download: Download,
         progress: Progress | None = None,
+        resumed: Progress | None = None,
         cancelled: threading.Event | None = None,
         plugin: str = "https",
     ) -> VerifiedModel:
@@ -132,7 +137,8 @@ class ModelStore:
             allowed_sources: the manifest's, or fewer.
             download: a downloader's `open`.
             progress: called with bytes done and bytes in all.
-            cancelled: ends the work at the next block; nothing is left.
+            resumed: the same, whenever it goes on with what it had received before.
+            cancelled: ends the work at the next block.
             plugin: who is named when `download` misbehaves.
 
         Raises:
@@ -147,14 +153,15 @@ class ModelStore:
         total = sum(file.size for file in model.files)
         done = 0
         event = threading.Event() if cancelled is None else cancelled
+        wanted = {file.sha256 for file in model.files}
         proved: list[ProvedFile] = []
         try:
             for file in model.files:
                 base = done
 
-                def advance(received: int, base: int = base) -> None:
-                    if progress is not None:
-                        progress(base + received, total)
+                def tell(received: int, to: Progress | None, base: int = base) -> None:
+                    if to is not None:
+                        to(base + received, total)
 
                 transfer = Transfer(
                     allowed=allowed_sources,
@@ -163,9 +170,10 @@ class ModelStore:
                     pace=self._pace,
                     sleep=self._sleep or event.wait,
                     cancelled=event,
-                    advance=advance,
+                    advance=functools.partial(tell, to=progress),
+                    resumes=functools.partial(tell, to=resumed),
                 )
-                proved.append(self._obtain(file, transfer))
+                proved.append(self._obtain(file, transfer, wanted))
                 done += file.size
         except BaseException:
             for earlier in proved:
@@ -177,14 +185,17 @@ class ModelStore:
             model.id, model.format, model.chat_template, tuple(proved), descriptors
         )
 
-    def _obtain(self, file: ManifestFile, transfer: Transfer) -> ProvedFile:
+    def _obtain(
+        self, file: ManifestFile, transfer: Transfer, wanted: Collection[str]
+    ) -> ProvedFile:
         spec = parse_model_spec(file.sha256, file.size)
         if isinstance(spec, Verdict):
             raise error_for(spec.reason)
         path = self._folder / spec.sha256
         prover = Prover(spec, transfer.cancelled, self._hold)
         with _disk_errors(), lock_folder(self._folder, transfer.cancelled):
-            self._sweep()
+            for left in split_kept(self._folder, now=wall_now(), wanted=wanted)[1]:
+                left.unlink(missing_ok=True)
             proof = self._reuse(path, prover)
             if proof is None:
                 proof = self._fetch(path, prover, file.urls, transfer)
@@ -200,12 +211,6 @@ class ModelStore:
             proof.held,
         )
 
-    def _sweep(self) -> None:
-        """Remove what an earlier run left: under the lock nobody else writes here."""
-        for name in os.listdir(self._folder):  # noqa: PTH208 - the names are all that is needed
-            if name.startswith(".") and name.endswith(_TEMPORARY_SUFFIX):
-                (self._folder / name).unlink(missing_ok=True)
-
     def _reuse(self, path: Path, prover: Prover) -> Proof | None:
         """Return the proof of a stored file that is still right, or remove the file."""
         if not os.path.lexists(path):
@@ -217,36 +222,66 @@ class ModelStore:
             return None
 
     def _fetch(self, path: Path, prover: Prover, urls: Sequence[str], transfer: Transfer) -> Proof:
-        spec = prover.spec
-        if shutil.disk_usage(self._folder).free < spec.size:
-            raise EnvironmentUnavailable(Reason.DISK_UNAVAILABLE)
-        temporary = self._folder / f".{spec.sha256}.{secrets.token_hex(8)}{_TEMPORARY_SUFFIX}"
-        writer = os.open(temporary, _CREATE, 0o600)
+        """Bring a file and prove it; bytes of an earlier run that turn out wrong cost one try."""
+        while True:
+            partial = Partial(self._folder, prover.spec)
+            try:
+                return self._complete(partial, path, prover, urls, transfer)
+            except Refused as error:
+                if not partial.resumed or error.reason not in _WRONG_BYTES:
+                    raise  # and what begins with nothing is not `resumed`
+
+    def _complete(
+        self,
+        partial: Partial,
+        path: Path,
+        prover: Prover,
+        urls: Sequence[str],
+        transfer: Transfer,
+    ) -> Proof:
+        cut_off = False
         try:
             try:
-                receive(writer, spec, urls, transfer)
-                if sys.platform == "win32":  # only a writer can sync there
-                    os.fsync(writer)
-                else:
-                    os.fchmod(writer, 0o400)
+                self._require_room(partial)
+                if partial.received:
+                    transfer.advance(partial.received)
+                receive(partial, urls, transfer)
+                partial.sync()
             finally:
-                os.close(writer)  # no file is held against writers while there is one
-            proof = prover.prove(temporary, sync=os.name == "posix")
-            return _name(temporary, path, proof, prover)
+                partial.close()  # no file is held against writers while there is one
+            proof = prover.prove(partial.path, sync=os.name == "posix")
+            return _name(partial.path, path, proof, prover)
+        except CompanionError as error:
+            cut_off = error.reason in _CUT_OFF
+            raise
         finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
+            if not (cut_off and partial.worth_keeping):
+                with contextlib.suppress(OSError):
+                    partial.remove()
+
+    def _require_room(self, partial: Partial) -> None:
+        """Refuse a disk that is too small also without what else was cut off."""
+        missing = partial.spec.size - partial.received
+        if shutil.disk_usage(self._folder).free >= missing:
+            return
+        useful, _ = split_kept(self._folder, now=wall_now())
+        for other in useful:
+            if other != partial.path:
+                other.unlink(missing_ok=True)
+        if shutil.disk_usage(self._folder).free < missing:
+            raise EnvironmentUnavailable(Reason.DISK_UNAVAILABLE)
 
 
 def _name(temporary: Path, path: Path, proof: Proof, prover: Prover) -> Proof:
     """Give a proved file its name, durably, and return what proves it."""
-    if os.name != "posix":
+    if sys.platform == "win32":
         # An open file cannot be renamed there, so it is proved once more under its name.
         proof.discard()
         temporary.replace(path)
         return prover.prove(path)
     try:
         temporary.replace(path)
+        os.fchmod(proof.descriptor, 0o400)
         fsync_folder(path.parent)
     except BaseException:
         proof.discard()

@@ -10,8 +10,9 @@ import asyncio
 import contextlib
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
@@ -209,7 +210,7 @@ async def bring_up(
                 plugin=spec.plugin_name,
                 channel=channel,
                 way=run.broker or channel,
-                inside=await _look_inside(run),
+                inside=await unless_exited(run.kept, _look_inside(run)),
                 planned_names=frozenset(confined.env),
                 child_names=spec.spawner.child_env_names | _NAMES_OF_LAUNCHERS,
                 allow_open_backend=spec.allow_open_backend or own_network,
@@ -235,21 +236,37 @@ async def bring_up(
 
 
 async def take_down(run: Run, *, terminate_after: float, kill_after: float) -> None:
-    """End all that `run` has made: the tree, its keeper, its group, its log, its folder."""
+    """End all that `run` has made: the tree, its keeper, its group, its log, its folder.
+
+    Every step is taken, whatever another one raised. Of a tree that may be left only the record
+    stays, by which it is found and ended later.
+
+    Raises:
+        CompanionError: `stale_runtime`, the tree may be left; this may be called again.
+        BaseException: what else a step raised; of several the first.
+    """
+    steps: list[Callable[[], Awaitable[None] | None]] = [
+        partial(_end_tree, run, terminate_after, kill_after)
+    ]
+    made = (run.output, run.broker, run.inside, run.group, run.socket_watch)
+    steps += [each.close for each in made if each is not None]
+    if run.folder is not None:
+        steps.append(partial(remove_start_folder, run.folder))
+    errors: list[BaseException] = []
+    for step in steps:
+        try:
+            taken = step()
+            if taken is not None:
+                await taken
+        except BaseException as error:  # noqa: BLE001 - raised below, behind the rest
+            errors.append(error)
+    if errors:
+        raise errors[0]
+
+
+async def _end_tree(run: Run, terminate_after: float, kill_after: float) -> None:
     if run.kept is not None:
         await run.kept.stop(terminate_after=terminate_after, kill_after=kill_after)
-    elif run.output is not None:
-        run.output.close()
-    if run.broker is not None:
-        run.broker.close()
-    if run.inside is not None:
-        run.inside.close()
-    if run.group is not None:
-        run.group.close()
-    if run.socket_watch is not None:
-        await run.socket_watch.close()
-    if run.folder is not None:
-        remove_start_folder(run.folder)
     forget(run.spec.record_path)
 
 

@@ -27,6 +27,11 @@ __all__ = ["StartSpec", "StartedBackend", "Supervisor"]
 
 TERMINATE_AFTER_SECONDS: Final = 5.0
 KILL_AFTER_SECONDS: Final = 5.0
+# What a runtime may be found to be without being ended for it, by whether it is starting.
+_PASSING: Final = {
+    False: frozenset({Reason.NOT_RUNNING}),
+    True: frozenset({Reason.NOT_RUNNING, Reason.HEALTH_FAILED}),
+}
 
 
 class Supervisor:
@@ -148,6 +153,9 @@ class Supervisor:
         Args:
             terminate_after: seconds it has to end by itself after SIGTERM.
             kill_after: seconds that the keeper has to kill the rest before it is killed too.
+
+        Raises:
+            CompanionError: `stale_runtime`, something of it may be left; as `take_down` has it.
         """
         self._stopping, self.ready_since = True, None
         if self._starting is not None:
@@ -155,10 +163,12 @@ class Supervisor:
             await outlast(self._starting)
         for event in (Event.ABORTED, Event.DRAIN, Event.STOPPED):
             self.state = transition(self.state, event).state
-        if self._run is not None:
-            await finish(self._take_down(self._run, terminate_after, kill_after))
-        if self._watch is not None:
-            await outlast(self._watch)
+        try:
+            if self._run is not None:
+                await finish(self._take_down(self._run, terminate_after, kill_after))
+        finally:
+            if self._watch is not None:
+                await outlast(self._watch)
 
     async def check_runtime(self, *, max_age: float = 0) -> Verdict:
         """Read the runtime's environment and sockets back; end it when they are not as planned.
@@ -168,6 +178,7 @@ class Supervisor:
 
         Returns:
             `not_running` while there is nothing to read; its end is told by `on_exit`.
+            `health_failed` while its channel is not its own, which a start may go through.
         """
         run = self._run
         if run is None or run.watched is None:
@@ -178,7 +189,7 @@ class Supervisor:
         verdict = await asyncio.to_thread(read_back, run.watched)
         if verdict.ok:
             run.read_back_at = now
-        elif verdict.reason is not Reason.NOT_RUNNING and not run.ended:
+        elif verdict.reason not in _PASSING[self.state is State.STARTING] and not run.ended:
             self._end(run)
             self._tell_exit(Ending(reason=verdict.reason, exit_code=None, ready=True))
         return verdict

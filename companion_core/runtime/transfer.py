@@ -1,23 +1,23 @@
 """Bring the bytes of one file from the addresses that may give them, never more than signed for.
 
-Every address is admitted by the source rule, at each redirect again (I-03). Whether the bytes
-are right is decided later, over the file (`staging.py`).
+Every address is admitted by the source rule, at each redirect again (I-03). What is there
+already, of this run or an earlier one, is gone on with where the address still has the same.
+Whether the bytes are right is decided later, over the file (`staging.py`).
 """
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, Final
 
-from companion_core.decisions.integrity import ModelSpec
 from companion_core.decisions.source import admit_source
 from companion_core.decisions.verdict import Verdict
 from companion_core.errors import EnvironmentUnavailable, Reason, Refused, error_for
 from companion_core.providers import DownloadFailed, DownloadRequest, Redirect, ResumeRefused
 from companion_core.runtime.byte_pump import BytePump, Pace
+from companion_core.runtime.partial import Partial
 
 __all__ = ["Download", "Transfer", "receive"]
 
@@ -38,6 +38,7 @@ class Transfer:
         sleep: waits between attempts.
         cancelled: ends the work.
         advance: told how many bytes are there.
+        resumes: told after how many bytes it goes on, once the address has agreed to that.
     """
 
     allowed: Sequence[str]
@@ -47,20 +48,24 @@ class Transfer:
     sleep: Callable[[float], object]
     cancelled: threading.Event
     advance: Callable[[int], None]
+    resumes: Callable[[int], None]
 
 
-def receive(writer: int, spec: ModelSpec, urls: Sequence[str], transfer: Transfer) -> None:
-    """Fill the open file `writer` from the first address that answers; never beyond its size.
+def receive(partial: Partial, urls: Sequence[str], transfer: Transfer) -> None:
+    """Bring what `partial` lacks from the first address that answers; never beyond its size.
 
     Raises:
         Refused: an address is not admitted, or the stream is longer or announced otherwise.
         EnvironmentUnavailable: `download_failed` when no address gives them.
         OSError: of the disk.
     """
+    if partial.complete:
+        return
     failure = DownloadFailed(Reason.DOWNLOAD_FAILED, retryable=False)
-    for url in urls:
+    # First the one that gave what is there: any other begins anew.
+    for url in sorted(urls, key=lambda url: not partial.came_from(url)):
         try:
-            _Attempts(writer, spec, transfer).run(url)
+            _try_address(partial, url, transfer)
         except DownloadFailed as error:
             failure = error
         else:
@@ -68,79 +73,63 @@ def receive(writer: int, spec: ModelSpec, urls: Sequence[str], transfer: Transfe
     raise EnvironmentUnavailable(Reason.DOWNLOAD_FAILED) from failure
 
 
-class _Attempts:
-    """The attempts at one address; what an earlier one received is kept when it can be."""
+def _try_address(partial: Partial, url: str, transfer: Transfer) -> None:
+    for pause in (*RETRY_PAUSES, None):
+        offset, validator = partial.resume_point(url)
+        try:
+            _attempt(partial, url, offset, validator, transfer)
+        except ResumeRefused as error:
+            if not offset:
+                raise DownloadFailed(Reason.DOWNLOAD_FAILED, retryable=False) from error
+            partial.reset()
+        except DownloadFailed as error:
+            if partial.complete:
+                return  # it broke after the last byte
+            if not error.retryable or pause is None:
+                raise
+            transfer.sleep(pause)
+        else:
+            return
+    raise DownloadFailed(Reason.DOWNLOAD_FAILED, retryable=False)
 
-    def __init__(self, writer: int, spec: ModelSpec, transfer: Transfer) -> None:
-        self._writer = writer
-        self._spec = spec
-        self._transfer = transfer
-        self._received = 0
-        self._validator: str | None = None
-        self._restart()
 
-    def run(self, url: str) -> None:
-        for pause in (*RETRY_PAUSES, None):
-            try:
-                self._attempt(url)
-            except ResumeRefused as error:
-                if not self._received:
-                    raise DownloadFailed(Reason.DOWNLOAD_FAILED, retryable=False) from error
-                self._restart()
-            except DownloadFailed as error:
-                if not error.retryable or pause is None:
-                    raise
-                self._transfer.sleep(pause)
-                if self._validator is None:
-                    self._restart()
-            else:
-                return
-        raise DownloadFailed(Reason.DOWNLOAD_FAILED, retryable=False)
+def _attempt(
+    partial: Partial, source: str, offset: int, validator: str | None, transfer: Transfer
+) -> None:
+    url = source
+    for _ in range(MAX_REDIRECTS + 1):
+        admitted = admit_source(url, transfer.allowed)
+        if isinstance(admitted, Verdict):
+            raise error_for(admitted.reason)
+        pump = BytePump(
+            transfer.download,
+            DownloadRequest(url=admitted.text, offset=offset, validator=validator),
+            plugin=transfer.plugin,
+            pace=transfer.pace,
+            cancelled=transfer.cancelled,
+        )
+        try:
+            with pump:
+                _take(partial, source, offset, pump, transfer)
+        except Redirect as redirect:
+            url = redirect.url
+        else:
+            return
+    raise DownloadFailed(Reason.DOWNLOAD_FAILED, retryable=False)
 
-    def _restart(self) -> None:
-        self._received = 0
-        self._validator = None
-        os.ftruncate(self._writer, 0)
-        os.lseek(self._writer, 0, os.SEEK_SET)
 
-    def _attempt(self, url: str) -> None:
-        for _ in range(MAX_REDIRECTS + 1):
-            admitted = admit_source(url, self._transfer.allowed)
-            if isinstance(admitted, Verdict):
-                raise error_for(admitted.reason)
-            request = DownloadRequest(
-                url=admitted.text, offset=self._received, validator=self._validator
-            )
-            pump = BytePump(
-                self._transfer.download,
-                request,
-                plugin=self._transfer.plugin,
-                pace=self._transfer.pace,
-                cancelled=self._transfer.cancelled,
-            )
-            try:
-                with pump:
-                    self._take(pump)
-            except Redirect as redirect:
-                url = redirect.url
-            else:
-                return
-        raise DownloadFailed(Reason.DOWNLOAD_FAILED, retryable=False)
-
-    def _take(self, pump: BytePump) -> None:
-        expected = self._spec.size
-        if pump.length is not None and self._received + pump.length != expected:
+def _take(partial: Partial, source: str, offset: int, pump: BytePump, transfer: Transfer) -> None:
+    expected = partial.spec.size
+    if pump.length is not None and offset + pump.length != expected:
+        raise Refused(Reason.SIZE_MISMATCH)
+    if offset:
+        partial.go_on(pump.validator)
+        transfer.resumes(offset)
+    else:
+        partial.begin(source, pump.validator)
+    for block in pump.blocks():
+        # Counted before it is written: never more on the disk than was signed for.
+        if partial.received + len(block) > expected:
             raise Refused(Reason.SIZE_MISMATCH)
-        self._validator = pump.validator
-        for block in pump.blocks():
-            # Counted before it is written: never more on the disk than was signed for.
-            if self._received + len(block) > expected:
-                raise Refused(Reason.SIZE_MISMATCH)
-            _write(self._writer, block)
-            self._received += len(block)
-            self._transfer.advance(self._received)
-
-
-def _write(descriptor: int, block: memoryview) -> None:
-    while block:
-        block = block[os.write(descriptor, block) :]
+        partial.append(block)
+        transfer.advance(partial.received)

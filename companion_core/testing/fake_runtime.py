@@ -8,12 +8,14 @@ ready, in seconds of the monotonic clock, and the key that it was given, which n
 BEHAVIOUR is any of: exit, hang (never ready), slow (loads before it listens), busy (loads
 behind its listener and answers 503 meanwhile), never (503 for ever), stubborn (ignores
 SIGTERM), offspring (a grandchild in its own session; not on Windows), leak (a descendant with
-another environment), wide (listens on every address; on SIGUSR1 later), udp. On SIGUSR2 it
-exits with 1. It imports the standard library only and nothing of this package.
+another environment), wide (listens on every address; on SIGUSR1 later), aside (so does a thread
+with descriptors of its own; on Linux), udp. On SIGUSR2 it exits with 1. It imports the standard
+library only and nothing of this package.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -30,6 +32,7 @@ KEY_ENV = "FAKE_RUNTIME_KEY"
 _FOREVER_SECONDS = 3600
 _NOT_YET = b"HTTP/1.0 503 loading\r\n\r\n"
 _LOADING_SECONDS = 0.25
+_CLONE_FILES = 0x400
 _kept: list[socket.socket] = []
 
 
@@ -39,6 +42,14 @@ def listen_wide(*_: object) -> None:
     wide.bind(("0.0.0.0", 0))  # noqa: S104 - what the core has to notice
     wide.listen()
     _kept.append(wide)
+
+
+def listen_aside(listening: threading.Event) -> None:
+    """Listen where nobody should, by a descriptor that the process's own table does not show."""
+    ctypes.CDLL(None).unshare(_CLONE_FILES)  # of this thread alone
+    listen_wide()
+    listening.set()
+    time.sleep(_FOREVER_SECONDS)
 
 
 def misbehave(behaviour: list[str]) -> None:
@@ -63,6 +74,10 @@ def misbehave(behaviour: list[str]) -> None:
         subprocess.Popen(["/bin/sleep", str(_FOREVER_SECONDS)], env={**os.environ, "SMUGGLED": "1"})
     if "wide" in behaviour:
         listen_wide()
+    if "aside" in behaviour and sys.platform == "linux":
+        listening = threading.Event()
+        threading.Thread(target=listen_aside, args=(listening,), daemon=True).start()
+        listening.wait()
     if "udp" in behaviour:
         datagrams = socket.socket(type=socket.SOCK_DGRAM)
         datagrams.bind(("127.0.0.1", 0))

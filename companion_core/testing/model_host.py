@@ -39,6 +39,7 @@ class Misbehaviour:
         endless: the body never ends.
         flip_bit: index of the one bit that is wrong.
         content_encoding: the header, over bytes that are not encoded.
+        etag: the strong validator, whatever the bytes are.
         weak_etag: the validator is weak.
         ranges: "honour", "ignore" (200 and everything) or "shift" (206, another range).
         times: misbehave for so many requests only; None for all.
@@ -56,6 +57,7 @@ class Misbehaviour:
     endless: bool = False
     flip_bit: int | None = None
     content_encoding: str | None = None
+    etag: str | None = None
     weak_etag: bool = False
     ranges: str = "honour"
     times: int | None = None
@@ -97,10 +99,12 @@ class ModelHost(TlsHost):
         if body is None:
             request.send_error(HTTPStatus.NOT_FOUND)
             return
-        etag = f'"{hashlib.sha256(body).hexdigest()[:16]}"'
+        etag = knobs.etag or f'"{hashlib.sha256(body).hexdigest()[:16]}"'
         status, offset = knobs.status, 0
         wanted = headers.get("range", "")
-        if wanted.startswith("bytes=") and knobs.ranges != "ignore" and status == HTTPStatus.OK:
+        same = headers.get("if-range", etag) == etag  # RFC 9110 section 13.1.5
+        honours = same and knobs.ranges != "ignore" and status == HTTPStatus.OK
+        if wanted.startswith("bytes=") and honours:
             status = HTTPStatus.PARTIAL_CONTENT
             offset = int(wanted.removeprefix("bytes=").rstrip("-"))
         request.send_response(status)

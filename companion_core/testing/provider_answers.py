@@ -28,7 +28,7 @@ def ask_providers(
 
     Args:
         loaded: the plugins as far as they came.
-        instance: of the companion; its own accounts are not touched.
+        instance: the keychain scope of the companion; its own accounts are not touched.
         runtime: the configured one, if any.
         keychain: likewise.
     """

@@ -4,7 +4,8 @@
 
 REQUEST is a JSON object: the trust `records` to go by, the `names` that may load, the
 configured `runtime` and `keychain`; `check`, a plugin to run the conformance kit on, or null;
-and `ask`, the instance for which the selected providers are asked what they find here, or null.
+and `ask`, the keychain scope for which the selected providers are asked what they find here,
+or null.
 REPORT says how far each plugin came. It is not a sandbox: the plugin has the person's rights
 here too, and could forge its own report.
 """

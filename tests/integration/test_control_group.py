@@ -8,6 +8,7 @@ make it first: these tests run as root, and the companion in it as whom it was g
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -57,9 +58,13 @@ async def life(machine):
     tree = supervisor.tree()
     facts |= {"hard": backend.ceilings.hard, "why": backend.ceilings.detail, "groups": groups()}
     if backend.ceilings.hard:
-        facts["inside"] = sorted(map(str, tree)) == sorted(members("runtime"))
-        facts["me"] = str(os.getpid()) in members("companion")
-        facts["runtime beside"] = not {str(backend.pid)} & set(members("companion"))
+        runtime, companion = (
+            [name for name in groups() if name.startswith(leaf)][-1]
+            for leaf in ("runtime", "companion")
+        )
+        facts["inside"] = sorted(map(str, tree)) == sorted(members(runtime))
+        facts["me"] = str(os.getpid()) in members(companion)
+        facts["runtime beside"] = not {str(backend.pid)} & set(members(companion))
     if how == "killed":
         print(json.dumps(facts | {"tree": tree}), flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
@@ -77,17 +82,16 @@ with parts.machine() as machine:
 
 
 @pytest.fixture(params=["root", "ordinary"])
-def run_inside(request, tmp_path):
-    """Run a life in a group of its own; skip where none can be made."""
+def run_inside(request, tmp_path, require_real):
+    """Run a life in a group of its own."""
     mounts = Path("/proc/self/mountinfo").read_text().splitlines()
     unified = [row.split()[4] for row in mounts if " - cgroup2 " in row and row.split()[3] == "/"]
-    if not unified or os.geteuid() != 0:
-        pytest.skip("nobody hands out control groups here")
+    require_real("the whole hierarchy of control groups of version 2", bool(unified))
+    require_real("root, who makes control groups", os.geteuid() == 0)
     group = Path(unified[0]) / f"companion-test-{os.getpid()}"
-    try:
+    with contextlib.suppress(OSError):
         group.mkdir()
-    except OSError:
-        pytest.skip("nobody hands out control groups here")
+    require_real("a hierarchy of control groups that root may write", group.is_dir())
     user = parts.ORDINARY_USER if request.param == "ordinary" else 0
     files = ("", "cgroup.procs", "cgroup.subtree_control", "cgroup.threads")
     for name in files:
@@ -97,8 +101,7 @@ def run_inside(request, tmp_path):
         program = ["-c", LIFE, str(group), how, tier, *behaviour]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         life = parts.run_as(user, program, tmp_path, **pipes)
-        if life is None:
-            pytest.skip("an ordinary user can run no Python here")
+        require_real("a Python that an ordinary user can run", life is not None)
         (group / "cgroup.procs").write_text(str(life.pid))
         output, _ = life.communicate(b"go\n", timeout=60)
         facts = json.loads(output)
@@ -141,6 +144,22 @@ def test_a_killed_companion_leaves_no_runtime_in_its_group(run_inside) -> None:
     assert facts["code"] == -9
     assert parts.wait_until(lambda: not (group / "runtime").exists())  # its keeper removed it
     assert not any(Path(f"/proc/{pid}/exe").exists() for pid in facts["tree"])
+
+
+@pytest.mark.parametrize("lived_in", ["runtime", "companion"])
+def test_what_still_lives_where_a_killed_companion_was_costs_no_ceilings(
+    run_inside, lived_in
+) -> None:
+    run, group = run_inside
+    (group / lived_in).mkdir()
+    with subprocess.Popen(["/bin/sleep", "60"]) as left:
+        (group / lived_in / "cgroup.procs").write_text(str(left.pid))
+        facts = run("beside", "none", "offspring")
+        assert left.poll() is None
+        left.kill()
+    assert (facts["hard"], facts["inside"], facts["code"]) == (True, True, 0)
+    assert facts["groups"] == sorted(["companion", "runtime", f"{lived_in}-2"])
+    assert (facts["left"], facts["alive"]) == ([lived_in], [])
 
 
 def test_beside_another_program_the_ceilings_are_observed(run_inside) -> None:

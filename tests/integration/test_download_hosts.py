@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import os
+import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -277,7 +279,7 @@ def test_resuming_without_a_validator_is_refused(
     assert host.requests == []
 
 
-def test_cancelling_hangs_up_and_leaves_nothing(
+def test_cancelling_hangs_up_and_leaves_no_model(
     host: ModelHost, tmp_path: Path, context: ssl.SSLContext
 ) -> None:
     patient = HttpsDownloader(LiveEgress(), lambda: context)
@@ -297,7 +299,8 @@ def test_cancelling_hangs_up_and_leaves_nothing(
         store.stage(model, allowed_sources=allowed, download=patient.open, cancelled=cancelled)
     thread.join()
     assert caught.value.reason is Reason.INTERRUPTED
-    assert list((tmp_path / "models").iterdir()) == []
+    # Perhaps what a later run goes on with, under a name that nothing runs.
+    assert {path.suffix for path in (tmp_path / "models").iterdir()} <= {".part", ".resume"}
 
 
 @pytest.mark.parametrize("fault", ["unknown-authority", "expired", "other-name"])
@@ -349,15 +352,21 @@ def test_an_unreadable_authority_is_a_configuration_error(
     assert (caught.value.reason, caught.value.exit_code) == (Reason.CONFIGURATION_INVALID, 2)
 
 
+def _has_ipv6_loopback() -> bool:
+    with contextlib.suppress(OSError), socket.create_server(("::1", 0), family=socket.AF_INET6):
+        return True
+    return False
+
+
 def test_a_host_on_ipv6(
-    authority: CertificateAuthority, store: ModelStore, downloader: HttpsDownloader
+    authority: CertificateAuthority,
+    store: ModelStore,
+    downloader: HttpsDownloader,
+    require_real: Callable[[str, bool], None],
 ) -> None:
+    require_real("an IPv6 loopback", _has_ipv6_loopback())
     context = authority.server_context()
-    try:
-        host = ModelHost(context, {PATH: DATA}, name="[::1]", address="::1")
-    except OSError:
-        pytest.skip("no IPv6 loopback on this machine")
-    with host:
+    with ModelHost(context, {PATH: DATA}, name="[::1]", address="::1") as host:
         assert stage(store, downloader, host.url(PATH)) == DATA
 
 

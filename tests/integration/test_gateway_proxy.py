@@ -14,7 +14,7 @@ import pytest
 from companion_core.decisions.verdict import OK
 from companion_core.egress import LiveEgress, RefusingEgress
 from companion_core.errors import Reason
-from companion_core.gateway import Backend, HealthProbe
+from companion_core.gateway import Backend, HealthProbe, health
 from companion_core.providers import HealthResponse, UnixChannel
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("each_event_loop")]
@@ -356,7 +356,7 @@ def exploding(_response: HealthResponse) -> bool:
     raise SystemExit(3)
 
 
-def test_health_goes_through_the_front_door() -> None:
+def test_health_goes_through_the_front_door(monkeypatch) -> None:
     seen: list[HealthResponse] = []
 
     def remember(response: HealthResponse) -> bool:
@@ -383,6 +383,15 @@ def test_health_goes_through_the_front_door() -> None:
             for judge in (exploding, lambda _: 1, lambda _: 1 / 0):
                 assert (await probe_with(judge).probe()).reason is Reason.HEALTH_FAILED
             assert not (await probe_with(remember, token="x" * 43).probe()).ok
+
+            def no_thread(*_args: Any) -> None:
+                raise RuntimeError
+
+            with monkeypatch.context() as short:
+                short.setattr(health, "start_call", no_thread)
+                probe = probe_with(remember)
+                assert (await probe.probe()).reason is Reason.HEALTH_FAILED
+                assert not probe.judge_failed
 
             door.gateway.detach()
             assert (await probe_with(remember).probe()).reason is Reason.HEALTH_FAILED
@@ -420,12 +429,21 @@ def test_a_probe_takes_the_connection_made_ahead_or_if_that_was_cut_its_own() ->
             assert await probe.probe() == OK
             assert len(opened) == 3
 
+            (await ahead()).transport.abort()
+            await asyncio.sleep(0.05)
+            made = await ahead()  # anew, and long ago
+            while not probe._ahead._idle:  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0.001)
+            probe._ahead._idle[0].idle_since -= 3600
+            assert await probe.probe() == OK
+            assert opened[4:] == [made]
+
             await ahead()
             probe.close()
             while connections:  # noqa: ASYNC110 - as above
                 await asyncio.sleep(0.001)
             assert await probe.probe() == OK
-            assert len(opened) == 5
+            assert len(opened) == 7
 
     asyncio.run(main())
 

@@ -68,11 +68,19 @@ def up(world, held_at: str | None = None) -> Iterator[subprocess.Popen[str]]:
             running.kill()
 
 
-def kill_and_start_anew(world, running: subprocess.Popen[str]) -> None:
-    """Within two seconds nothing is left; then the same command serves, and leaves nothing."""
+def kill_and_start_anew(
+    world, running: subprocess.Popen[str], ending: signal.Signals = signal.SIGKILL
+) -> str:
+    """Within two seconds nothing is left; then the same command serves, and leaves nothing.
+
+    Returns:
+        What the second one told a person.
+    """
     before = world.processes()
     assert running.pid in {process.pid for process in before}
-    running.send_signal(signal.SIGKILL)
+    running.send_signal(ending)
+    if ending != signal.SIGKILL:
+        running.wait(60)
     assert world.wait_until_alone(seconds=GONE_SECONDS) == []
     # One whose memory is gone has no command line any more, and is not quite ended yet.
     assert wait_until(lambda: not any(alive(process.pid) for process in before))
@@ -85,6 +93,7 @@ def kill_and_start_anew(world, running: subprocess.Popen[str]) -> None:
     assert world.companion("down").returncode == 0
     assert world.wait_until_alone() == []
     assert not InstancePaths(world.state).runtime_record.exists()
+    return again.stderr
 
 
 def test_while_it_fetches_the_manifest(person) -> None:
@@ -102,18 +111,23 @@ def test_while_it_fetches_the_manifest(person) -> None:
         kill_and_start_anew(person, running)
 
 
-def test_while_it_downloads_and_the_next_one_begins_anew(person) -> None:
+@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGINT], ids=["kill", "ctrl-c"])
+def test_while_it_downloads_and_the_next_one_goes_on(person, ending) -> None:
     # Longer than what is received before the first of it is written; runtimes ignore the rest.
     person.content += bytes(4 * 1024 * 1024)
     person.model_host.content = dict.fromkeys(person.model_host.content, person.content)
     person.publish()
     person.model_host.misbehave = Misbehaviour(stall_after=3_000_000)
+    models = InstancePaths(person.state).models
     with up(person) as running:
-        assert wait_until(person.stored_models, 60)
+        assert wait_until(lambda: any(part.stat().st_size for part in models.glob("*.part")), 60)
         person.model_host.misbehave = Misbehaviour()
-        kill_and_start_anew(person, running)
-    # What nobody has proved is not built upon.
-    assert ["range" in headers for _, headers in person.model_host.requests] == [False, False]
+        told = kill_and_start_anew(person, running, ending)
+    assert "tiny: goes on after " in told
+    [first, second] = [headers for _, headers in person.model_host.requests]
+    assert "range" not in first
+    offset = int(second["range"].removeprefix("bytes=").removesuffix("-"))
+    assert 0 < offset <= 3_000_000
     assert [file.read_bytes() for file in person.stored_models()] == [person.content]
 
 

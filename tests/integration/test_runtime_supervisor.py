@@ -15,10 +15,12 @@ import runtime_parts as parts
 
 from companion_core.decisions.lifecycle import State
 from companion_core.decisions.runtime_readback import LoopbackChannel
-from companion_core.decisions.verdict import OK
+from companion_core.decisions.verdict import OK, refuse
 from companion_core.egress import EgressRefused, RefusingEgress
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason
 from companion_core.providers import BackendRequest, TcpChannel, UnixChannel
+from companion_core.runtime import readiness
+from companion_core.runtime import supervisor as supervisor_module
 from companion_core.runtime.readback import listeners
 from companion_core.runtime.supervisor import Supervisor
 from companion_core.testing.fake_runtime import READY
@@ -202,6 +204,49 @@ def test_readiness_is_the_socket_where_nothing_is_announced(machine) -> None:
     assert machine.leftovers() == []
 
 
+def test_a_channel_that_is_lost_is_waited_for_at_the_start_alone(machine, monkeypatch) -> None:
+    """Some close the listener they loaded behind and open it anew."""
+
+    async def life() -> None:
+        supervisor = machine.supervisor
+        await supervisor.start(machine.spec())
+        lost = refuse(Reason.HEALTH_FAILED)
+        monkeypatch.setattr(supervisor_module, "read_back", lambda _watched: lost)
+        assert await supervisor.check_runtime() == lost
+        assert supervisor.state is State.STARTING
+        supervisor.report_health(ok=True)
+        assert await supervisor.check_runtime() == lost
+        assert supervisor.state is State.STOPPED
+        assert supervisor.last_ending.reason is Reason.HEALTH_FAILED
+        await supervisor.stop()
+
+    asyncio.run(life())
+
+
+@pytest.mark.parametrize("requests", [(), (BackendRequest(method="POST", path="/create"),)])
+def test_an_announcement_is_believed_where_nothing_is_asked_before_health(
+    machine, requests, monkeypatch
+) -> None:
+    """Its first line comes before it listens."""
+    tried, accepts = [], readiness._accepts
+
+    async def noted(*args):
+        tried.append(await accepts(*args))
+        return tried[-1]
+
+    def early(plan, _request):
+        return replace(plan, ready_text="started", prepare=requests)
+
+    async def life() -> None:
+        monkeypatch.setattr(readiness, "_accepts", noted)
+        spawner = parts.FakeSpawner(("slow",), alter=early)
+        await machine.supervisor.start(machine.spec(spawner=spawner))
+        await machine.supervisor.stop()
+
+    asyncio.run(life())
+    assert tried[-1:] == ([True] if requests else [])
+
+
 def test_a_look_is_spared_only_while_the_last_one_is_recent(machine) -> None:
     """The runtime listens wide from a signal on; what was found before still counts for an hour."""
 
@@ -286,6 +331,16 @@ def test_a_linked_model_is_the_hashed_inode_and_hands_no_descriptor_on(machine) 
             place.write_bytes(b"left by somebody")  # replaced by the next start
 
     asyncio.run(life())
+
+
+def test_a_copy_that_is_not_the_model_ends_the_start(machine) -> None:
+    def copied(plan, request):
+        place = Path(request.data_dir) / "copy"
+        place.write_bytes(b"another model")
+        return replace(plan, model_copies=(str(place),))
+
+    error = refused_start(machine, machine.spec(spawner=parts.FakeSpawner(alter=copied)))
+    assert error.reason is Reason.DIGEST_MISMATCH
 
 
 def test_a_runtime_that_ends_by_itself_is_told_at_once(machine) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import importlib.util
 import os
@@ -201,6 +202,10 @@ class Says200:
         return response.status == 200
 
 
+def unannounced(plan, _request):
+    return replace(plan, ready_text=None)
+
+
 @pytest.fixture
 def machine():
     with parts.machine() as made:
@@ -236,6 +241,65 @@ def test_one_that_is_never_well_is_ended_at_its_plans_own_deadline(machine, anno
 
     asyncio.run(life())
     assert machine.leftovers() == []
+
+
+def test_one_that_widens_and_never_gets_ready_is_ended_before_its_deadline(machine) -> None:
+    async def life() -> None:
+        serving = fake(machine, parts.FakeSpawner(("never",), alter=unannounced))
+        await serving.open()
+        starting = asyncio.ensure_future(serving.start(machine.model))
+        await serving_parts.until(lambda: serving.gateway.backend is not None)
+        os.kill(serving._backend.pid, signal.SIGUSR1)
+        with pytest.raises(CompanionError) as caught:
+            await starting
+        assert caught.value.reason is Reason.RUNTIME_LISTENS_WIDE
+        await serving.gateway.close()
+
+    asyncio.run(life())
+
+
+def test_a_start_that_is_stopped_ends_at_once(machine) -> None:
+    async def life() -> None:
+        serving = fake(machine, parts.FakeSpawner(("never",), alter=unannounced))
+        await serving.open()
+        starting = asyncio.ensure_future(serving.start(machine.model))
+        await serving_parts.until(lambda: serving.gateway.backend is not None)
+        await serving.stop()
+        async with asyncio.timeout(20):
+            with pytest.raises(CompanionError) as caught:
+                await starting
+        assert caught.value.reason is Reason.INTERRUPTED
+        await serving.gateway.close()
+
+    asyncio.run(life())
+    assert machine.leftovers() == []
+
+
+@pytest.mark.parametrize("behaviour", ["busy", "exit"])
+def test_the_way_to_the_gateway_is_there_before_it_is_needed_and_is_let_go_of(
+    machine, behaviour
+) -> None:
+    async def life() -> None:
+        serving = fake(machine, parts.FakeSpawner(("slow", behaviour)))
+        gateway, early = serving.gateway, []
+        opened = gateway.connection_opened
+
+        def noted(connection):
+            early.append(gateway.backend is None)
+            return opened(connection)
+
+        gateway.connection_opened = noted
+        await serving.open()
+        with contextlib.suppress(CompanionError):
+            await serving.start(machine.model)
+        assert early[0]
+        await serving.stop()
+        async with asyncio.timeout(5):  # a stranger's is cut after ten seconds
+            while gateway.connections:  # noqa: ASYNC110 - tells nobody
+                await asyncio.sleep(0.01)
+        await gateway.close()
+
+    asyncio.run(life())
 
 
 class Raises:
@@ -313,11 +377,8 @@ def test_one_that_loads_behind_its_listener_is_waited_for(machine, announces) ->
 
 
 def test_one_that_listens_wider_while_it_loads_is_ended_and_said_so(machine) -> None:
-    def quiet(plan, _request):
-        return replace(plan, ready_text=None)
-
     async def life() -> None:
-        serving = fake(machine, parts.FakeSpawner(("busy",), alter=quiet))
+        serving = fake(machine, parts.FakeSpawner(("busy",), alter=unannounced))
         supervisor = serving._supervisor
         start = supervisor.start
 

@@ -43,7 +43,7 @@ def refused_start(machine, spec) -> CompanionError:
 
 @linux_only
 @pytest.mark.parametrize("announces", [True, False])
-@pytest.mark.parametrize("behaviour", ["wide", "udp"])
+@pytest.mark.parametrize("behaviour", ["wide", "aside", "udp"])
 def test_a_runtime_that_listens_wider_is_killed(machine, behaviour, announces) -> None:
     def quiet(plan, _request):
         return plan if announces else replace(plan, ready_text=None)

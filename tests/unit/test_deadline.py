@@ -104,11 +104,18 @@ def test_a_thread_keeps_nothing_of_a_call_that_is_over(monkeypatch):
 
     secret, context = Secret(), contextvars.ContextVar("context", default="fresh")
     gone = weakref.ref(secret)
-    with pytest.raises(KeyError):
-        call_with_deadline(fail, secret, seconds=5)
-    del secret
-    gc.collect()
-    assert gone() is None
+    gc.disable()  # it is gone at once, not when somebody tidies up
+    try:
+        call = start_call(fail, secret)
+        with pytest.raises(KeyError):
+            call.result(timeout=5)
+        del call, secret
+        deadline_of_thread = time.monotonic() + 10  # it may just be on its way
+        while gone() is not None and time.monotonic() < deadline_of_thread:
+            time.sleep(0.01)
+        assert gone() is None
+    finally:
+        gc.enable()
     assert call_with_deadline(context.get, seconds=5) == "fresh"
 
 

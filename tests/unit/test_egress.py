@@ -1,15 +1,23 @@
 import asyncio
+import errno
 import os
 import signal
 import socket
 import ssl
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from companion_core.egress import EgressRefused, LiveEgress, ProcessIdentity, RefusingEgress
+from companion_core.egress import (
+    EgressRefused,
+    LiveEgress,
+    ProcessIdentity,
+    ProcessUnreadable,
+    RefusingEgress,
+)
 from companion_core.errors import Reason
 from companion_core.providers import TcpChannel, UnixChannel
 
@@ -44,6 +52,50 @@ def test_a_pid_with_another_start_time_is_never_signalled(sleeper):
     identity = egress.identify(child.pid)
     other = ProcessIdentity(child.pid, identity.start_time + 1, identity.executable)
     assert egress.send_signal(other, signal.SIGKILL) is False
+    assert child.poll() is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads as Linux has them")
+def test_a_process_whose_first_thread_has_ended_is_proved_and_signalled():
+    number = 60 if os.uname().machine == "x86_64" else 93  # exit(2) of this thread alone
+    code = (
+        "import ctypes, sys, threading\n"
+        "threading.Thread(target=sys.stdin.read).start()\n"
+        f"ctypes.CDLL(None).syscall({number}, 0)\n"
+    )
+    egress = LiveEgress()
+    with subprocess.Popen([sys.executable, "-IS", "-c", code], stdin=subprocess.PIPE) as process:
+        identity = egress.identify(process.pid)
+        status = Path(f"/proc/{process.pid}/stat")
+        deadline = time.monotonic() + 30
+        while b") Z " not in status.read_bytes() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert egress.identify(process.pid).start_time == identity.start_time
+        assert egress.send_signal(identity, signal.SIGKILL)
+        assert process.wait(30) == -signal.SIGKILL
+    assert egress.identify(process.pid) is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EIO])
+def test_a_look_that_fails_is_not_taken_for_an_end(sleeper, number, monkeypatch):
+    egress, child = sleeper
+    identity = egress.identify(child.pid)
+
+    def fail(*_args):
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", fail)
+        for ask in (lambda: egress.identify(child.pid), lambda: egress.send_signal(identity, 9)):
+            with pytest.raises(ProcessUnreadable) as caught:
+                ask()
+            assert caught.value.reason is Reason.PROCESS_UNREADABLE
+    for name in ("pidfd_open", "pidfd_send_signal"):
+        with monkeypatch.context() as patched:
+            patched.setattr(os if hasattr(os, name) else signal, name, fail)
+            with pytest.raises(ProcessUnreadable):
+                egress.send_signal(identity, signal.SIGKILL)
     assert child.poll() is None
 
 

@@ -2,6 +2,8 @@ import os
 
 import pytest
 
+from companion_core.control import find_running
+from companion_core.egress import RefusingEgress
 from companion_core.errors import Reason, Refused, UsageError
 from companion_core.paths import MAX_SOCKET_PATH, InstancePaths, default_state_dir
 
@@ -51,6 +53,53 @@ def test_a_folder_that_holds_something_else_is_refused_and_left_as_it_is(tmp_pat
     assert str(home) in caught.value.detail
     assert home.stat().st_mode & 0o777 == 0o755
     assert [p.name for p in home.iterdir()] == ["letter.txt"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "instances",
+        "instances/default",
+        "instances/default/logs",
+        "instances/default/data",
+        "models",
+    ],
+)
+def test_a_link_in_place_of_a_folder_of_ours_is_refused(tmp_path, name):
+    root, elsewhere = tmp_path / "state", tmp_path / "elsewhere"
+    elsewhere.mkdir(mode=0o755)
+    paths = InstancePaths(root)
+    paths.prepare()
+    if (root / name).exists():
+        (root / name).rename(tmp_path / "before")
+    (root / name).symlink_to(elsewhere)
+    for use in (paths.prepare, lambda: find_running(paths, RefusingEgress())):
+        with pytest.raises(Refused) as caught:
+            use()
+        assert caught.value.reason is Reason.STATE_PATH_UNSAFE
+        assert str(root / name) in caught.value.detail
+    assert elsewhere.stat().st_mode & 0o777 == 0o755
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_a_broken_link_is_refused_too(tmp_path):
+    (tmp_path / "instances").mkdir()
+    (tmp_path / "instances" / "default").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(Refused):
+        InstancePaths(tmp_path).prepare()
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_the_state_folder_may_be_reached_through_links(tmp_path):
+    disk = tmp_path / "disk"
+    (disk / "state").mkdir(parents=True)
+    (tmp_path / "home").symlink_to(disk)
+    (disk / "link").symlink_to(disk / "state")
+    paths = InstancePaths(tmp_path / "home" / "link")
+    paths.prepare()
+    assert find_running(paths, RefusingEgress()) is None
+    assert (disk / "state" / "instances" / "default").is_dir()
+    assert (disk / "state").stat().st_mode & 0o777 == 0o700
 
 
 @pytest.mark.parametrize("content", [[], ["instances"], ["instances", "models"]])

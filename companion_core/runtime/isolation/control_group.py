@@ -4,12 +4,16 @@ A group is delegated where a service manager handed it over (systemd: `Delegate=
 folder is then the person's, and the companion is alone in it. A group that limits what is
 below it holds no process itself (cgroups(7), "no internal processes"), so the companion moves
 into one leaf and the runtime is started in another. A step that fails undoes those before.
+
+A companion that was killed leaves its leaves behind. An empty one is removed; beside one that
+somebody lives in another name is taken, for here nothing proves that it is ours to end.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,9 +45,9 @@ class ControlGroup:
     """
 
     def __init__(self, delegated: Path) -> None:
-        self.path = delegated / "runtime"
+        self.path = _free_leaf(delegated, "runtime")
         self._delegated = delegated
-        self._own = delegated / "companion"
+        self._own = _free_leaf(delegated, "companion")
         self._closed = False
 
     @classmethod
@@ -93,8 +97,6 @@ class ControlGroup:
         self._remove_leaf(self._own)
 
     def _set_up(self, limits: ResourceLimits) -> None:
-        for leaf in (self.path, self._own):
-            self._remove_leaf(leaf)  # of a companion that was killed
         _make(self._own)
         _write(self._own / "cgroup.procs", "0")
         control = self._delegated / "cgroup.subtree_control"
@@ -159,6 +161,21 @@ def _unified_mounts(table: str) -> Iterator[Path]:
         fields = before.split()
         if after.split()[:1] == ["cgroup2"] and fields[3] == "/":
             yield Path(fields[4])
+
+
+def _free_leaf(delegated: Path, name: str) -> Path:
+    """Return a leaf that is not there, by the first such name; removes what is left and empty."""
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    return next(leaf for leaf in map(delegated.joinpath, names) if not _is_lived_in(leaf))
+
+
+def _is_lived_in(leaf: Path) -> bool:
+    """Tell whether there is a leaf that could not be removed for those in it."""
+    try:
+        _remove(leaf)
+    except OSError as error:
+        return error.errno in {errno.EBUSY, errno.ENOTEMPTY}
+    return False
 
 
 def _settings(limits: ResourceLimits) -> Iterator[tuple[str, str]]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import socket
 import ssl
 from pathlib import Path
 from typing import Any
@@ -146,6 +149,38 @@ def test_the_memory_is_the_persons_alone(tmp_path: Path, memory: ManifestMemory)
 )
 def test_addresses(url: str, reason: Reason, memory: ManifestMemory) -> None:
     assert refusal(url, memory) is reason
+
+
+@pytest.mark.skipif(os.name != "posix", reason="has no pipes and devices among its files")
+@pytest.mark.parametrize("kind", ["pipe", "device", "socket", "folder"])
+def test_what_is_no_ordinary_file_is_not_waited_for(
+    tmp_path: Path, memory: ManifestMemory, kind: str
+) -> None:
+    path = tmp_path / "manifest.json"
+    with contextlib.ExitStack() as stack:
+        match kind:
+            case "pipe":
+                os.mkfifo(path)
+            case "device":
+                path.symlink_to("/dev/zero")
+            case "socket":
+                listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+                stack.enter_context(contextlib.chdir(tmp_path))  # its path may be too long
+                listener.bind(path.name)
+            case _:
+                path.mkdir()
+        with pytest.raises(EnvironmentUnavailable) as caught:
+            fetch(path.as_uri(), memory)
+    assert caught.value.reason is Reason.MANIFEST_UNAVAILABLE
+    # The deadline's end would say the same, a minute later.
+    assert isinstance(caught.value.__cause__, OSError)
+    assert not isinstance(caught.value.__cause__, TimeoutError)
+
+
+def test_a_link_to_an_ordinary_file_is_followed(tmp_path: Path, memory: ManifestMemory) -> None:
+    publish(tmp_path)
+    (tmp_path / "link.json").symlink_to(tmp_path / "manifest.json")
+    fetch((tmp_path / "link.json").as_uri(), memory)
 
 
 def test_a_name_with_escapes_is_found(tmp_path: Path, memory: ManifestMemory) -> None:

@@ -178,6 +178,21 @@ def test_a_download_that_was_cut_off_is_told_and_removed(tmp_path, paths):
     assert look(tmp_path, repair=True)["downloads"].status is Status.OK
 
 
+def test_a_download_that_the_next_start_goes_on_with_is_kept(tmp_path, paths):
+    kept = [paths.models / f".{'cd' * 32}.{suffix}" for suffix in ("part", "resume")]
+    for path in kept:
+        path.write_bytes(b"x" * 1_000_000)
+        path.chmod(0o600)
+    row = look(tmp_path, repair=True)["downloads"]
+    assert (row.status, row.finding.detail) == (
+        Status.OK,
+        "1 cut off, 1.0 MB: the next start goes on with them",
+    )
+    kept[1].unlink()
+    assert look(tmp_path, repair=True)["downloads"].status is Status.REPAIRED
+    assert list(paths.models.iterdir()) == []
+
+
 def test_a_download_that_goes_on_is_left_alone(tmp_path, paths):
     (paths.models / PART).touch(0o600)
     with lock_folder(paths.models, threading.Event()):

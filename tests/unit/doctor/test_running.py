@@ -18,10 +18,12 @@ from typing import Any
 import pytest
 from doctor_parts import ANSWERS, make_config, make_row, make_situation, make_survey
 
+from companion_core.decisions.verdict import refuse
 from companion_core.doctor import running
 from companion_core.doctor.checks import run_checks
 from companion_core.doctor.invariants import INVARIANTS, judge_invariant
 from companion_core.doctor.rows import BROKEN, Status, fine, judge, skipped
+from companion_core.egress import ProcessUnreadable
 from companion_core.errors import CompanionError, Reason
 
 pytestmark = pytest.mark.integration
@@ -154,7 +156,7 @@ def process(code: str, *arguments: str, **env: str) -> Iterator[subprocess.Popen
 def test_a_name_that_was_not_planned_is_told(tmp_path, env, extra):
     with process("pass", **env) as runtime:
         status = {"name": "lamp", "pid": runtime.pid, "channel": "unix"}
-        found = running.check_environment(situation_of(tmp_path, runtime=status))
+        found = running.check_runtime_environment(situation_of(tmp_path, runtime=status))
     assert (found.status is Status.FAIL) == bool(extra), found.detail
     assert extra in found.detail
     assert not extra or found.reason is Reason.RUNTIME_ENVIRONMENT
@@ -165,7 +167,7 @@ def test_without_what_its_plugin_declares_the_names_are_not_judged(tmp_path, cha
     situation = situation_of(tmp_path)
     answers = None if changes is None else {"runtime": {**ANSWERS["runtime"], **changes}}
     situation.plugins = make_survey(answers=answers)
-    found = running.check_environment(situation)
+    found = running.check_runtime_environment(situation)
     assert (found.status, found.reason) == (Status.SKIP, Reason.PROVIDER_MISSING)
 
 
@@ -178,12 +180,55 @@ def test_a_child_of_the_runtime_may_add_what_its_plugin_declared(tmp_path):
                 tmp_path, runtime={"name": "lamp", "pid": runtime.pid, "channel": "unix"}
             )
             for _ in range(2000):  # until the child has become its program
-                found = running.check_environment(seen)
+                found = running.check_runtime_environment(seen)
                 if "1 processes" in found.detail and status is Status.OK:
                     break
                 if found.status is Status.FAIL:
                     break
             assert found.status is status, found.detail
+
+
+@LINUX
+def test_a_name_that_every_runtime_has_may_not_be_missing(tmp_path):
+    base = {"PATH": "/usr/bin:/bin", "HOME": "/x", "LANG": "C.UTF-8"}
+    with subprocess.Popen(["/bin/sleep", "3600"], env=base) as runtime:
+        status = {"name": "lamp", "pid": runtime.pid, "channel": "unix"}
+        situation = situation_of(tmp_path, runtime=status)
+        while "HOME" not in Path(f"/proc/{runtime.pid}/environ").read_text():
+            pass
+        found = running.check_runtime_environment(situation)
+        runtime.kill()
+    assert (found.reason, found.detail) == (Reason.RUNTIME_ENVIRONMENT, "missing: TMPDIR")
+
+
+@LINUX
+def test_the_environment_is_judged_by_the_rule_that_the_core_has(tmp_path, monkeypatch):
+    asked = []
+
+    def rule(own, others, *, planned, child_names):
+        asked.append((own, [*others], planned, child_names))
+        return refuse(Reason.RUNTIME_ENVIRONMENT)
+
+    monkeypatch.setattr(running, "check_environment", rule)
+    with process("pass", LAMP_KEY="x") as runtime:
+        status = {"name": "lamp", "pid": runtime.pid, "channel": "unix"}
+        found = running.check_runtime_environment(situation_of(tmp_path, runtime=status))
+    assert found.reason is Reason.RUNTIME_ENVIRONMENT
+    names = frozenset({"PATH", "HOME", "TMPDIR", "LANG", "LAMP_KEY"})
+    assert asked == [(names, [], names, frozenset(ANSWERS["runtime"]["child_env_names"]))]
+
+
+@LINUX
+def test_a_process_that_the_system_does_not_show_is_no_lack_of_processes(tmp_path, monkeypatch):
+    def unreadable(_pid):
+        raise ProcessUnreadable
+
+    monkeypatch.setattr(running, "descendants", unreadable)
+    situation = situation_of(tmp_path)
+    situation.rows["companion"] = make_row("companion", fine())
+    rows = {row.id: row for row in run_checks(running.checks(), situation)}
+    for name in ("runtime-environment", "runtime-sockets"):
+        assert (rows[name].status, rows[name].reason) == (Status.FAIL, Reason.PROCESS_UNREADABLE)
 
 
 LISTEN = "import socket\ns = socket.socket()\ns.bind(({!r}, 0))\ns.listen()"

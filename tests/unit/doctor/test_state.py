@@ -35,6 +35,8 @@ def place(tmp_path: Path) -> Path:
         paths.plugin_store: 0o600,
         paths.logs / "runtime.log": 0o600,
         paths.models / MODEL: 0o400,
+        paths.models / f".{MODEL}.part": 0o600,
+        paths.models / f".{MODEL}.resume": 0o600,
     }.items():
         path.write_text("{}")
         path.chmod(mode)
@@ -73,6 +75,8 @@ def test_nothing_there_is_fine_and_nothing_is_made(tmp_path):
         ("instances/default/manifest-memory.json", 0o666, 0o600),
         ("models", 0o755, 0o700),
         (f"models/{MODEL}", 0o444, 0o400),
+        (f"models/.{MODEL}.part", 0o644, 0o600),
+        (f"models/.{MODEL}.resume", 0o666, 0o600),
         ("plugins.json", 0o640, 0o600),
     ],
 )
@@ -207,6 +211,13 @@ def test_room_is_asked_for_what_is_still_to_be_fetched(tmp_path, place, monkeypa
 
     situation.config, situation.manifest = make_config(), Manifest
     assert state.check_room(situation).reason is Reason.DISK_UNAVAILABLE
+    part = place / "models" / f".{File.sha256}.part"
+    with part.open("wb") as sparse:
+        sparse.truncate(10**12)
+    File.size = 10**12 + 1
+    assert state.check_room(situation).status is Status.OK, "a part of it is there"
+    part.unlink()
+    File.size = 10**18
     (place / "models" / File.sha256).touch()
     assert state.check_room(situation).status is Status.OK
     monkeypatch.setattr(os, "access", lambda *_: False)

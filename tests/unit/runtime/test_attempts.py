@@ -25,22 +25,26 @@ def test_whoever_writes_on_and_on_is_asked_a_tenth_of_the_time(busy, of, pause) 
 
 
 def test_what_attempts_take_is_counted_and_pauses_are_not(monkeypatch) -> None:
-    seen = []
-    monkeypatch.setattr(
-        attempts_module, "pause_after", lambda busy, of: seen.append((busy, of)) or 0
-    )
+    seen, now = [], 0.0
+
+    def noted(busy: float, *, of: float) -> float:
+        nonlocal now
+        seen.append((busy, of))
+        now += 10  # the pause took so long
+        return 0
+
+    monkeypatch.setattr(attempts_module, "pause_after", noted)
 
     async def life() -> None:
+        nonlocal now
         stirred = asyncio.Event()
-        attempts, now = Attempts(stirred), 0.0
+        attempts = Attempts(stirred)
         attempts._now = lambda: now
         attempts._began = attempts._resumed = attempts._silent_since = 0.0
         for took in (1, 2):
             now += took
             stirred.set()
             await attempts.pause()
-            now += 10
-            attempts._resumed = now  # the pause took so long
         assert seen == [(1, 1), (3, 13)]
 
     asyncio.run(life())

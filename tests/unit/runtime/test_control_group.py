@@ -195,6 +195,33 @@ def test_leaves_of_a_killed_companion_are_no_obstacle(kernel) -> None:
     assert before(kernel)
 
 
+@pytest.mark.parametrize("lived_in", [("runtime",), ("companion",), ("runtime", "companion")])
+def test_beside_a_leaf_that_somebody_lives_in_another_name_is_taken(kernel, lived_in) -> None:
+    for number, name in enumerate(lived_in):
+        kernel.make(GROUP / name)
+        kernel.groups[GROUP / name]["cgroup.procs"] = f"47{number}"
+    group = ControlGroup.make(LIMITS)
+    assert group.path == GROUP / ("runtime-2" if "runtime" in lived_in else "runtime")
+    assert kernel.groups[group.path]["memory.max"] == "5000000"
+    kernel.write(group.path / "cgroup.procs", "4711")
+    group.close()
+    # Those that were there are left alone, and nothing else is left.
+    assert set(kernel.groups) == {GROUP, *(GROUP / name for name in lived_in)}
+    for number, name in enumerate(lived_in):
+        assert kernel.groups[GROUP / name]["cgroup.procs"] == f"47{number}"
+
+
+@pytest.mark.parametrize("step", ["companion/cgroup.procs", "runtime-2/memory.max"])
+def test_a_step_that_fails_does_not_end_those_that_live_in_a_leaf(kernel, step) -> None:
+    kernel.make(GROUP / "runtime")
+    kernel.groups[GROUP / "runtime"]["cgroup.procs"] = "4711"
+    kernel.broken = step
+    with pytest.raises(NoControlGroup, match="EINVAL"):
+        ControlGroup.make(LIMITS)
+    assert kernel.groups[GROUP / "runtime"]["cgroup.procs"] == "4711"
+    assert set(kernel.groups) == {GROUP, GROUP / "runtime"}
+
+
 @pytest.mark.parametrize(
     ("spoil", "why"),
     [

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -9,8 +10,15 @@ import psutil
 import pytest
 from runtime_parts import wait_until
 
+from companion_core.egress import ProcessUnreadable
 from companion_core.runtime import process_tree
-from companion_core.runtime.process_tree import descendants, environment_is_set, lives
+from companion_core.runtime.process_tree import (
+    descendants,
+    environment_is_set,
+    has_memory,
+    lives,
+    runtime_below,
+)
 
 pytestmark = pytest.mark.unit
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -108,3 +116,102 @@ def test_without_proc_the_same_is_found_through_psutil(family) -> None:
     parent, zombie = family
     found = set(process_tree._descendants_elsewhere(parent.pid))
     assert found - {zombie} == set(descendants(parent.pid))
+
+
+QUESTIONS = [lives, descendants, environment_is_set, lambda pid: runtime_below(pid, 1)]
+ENDED = [errno.ENOENT, errno.ESRCH]
+UNSAID = [errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOMEM]
+
+
+def failing(number: int, what: str = "", real=process_tree.read_entry):
+    def read(path: str) -> bytes:
+        if what in path:
+            raise OSError(number, os.strerror(number))
+        return real(path)
+
+    return read
+
+
+@linux_only
+@pytest.mark.parametrize("number", ENDED)
+def test_no_such_process_is_an_end(number, monkeypatch) -> None:
+    monkeypatch.setattr(process_tree, "read_entry", failing(number))
+    me = os.getpid()
+    assert [ask(me) for ask in QUESTIONS] == [False, (), False, None]
+    assert not has_memory(me)
+
+
+@linux_only
+@pytest.mark.parametrize("number", UNSAID)
+def test_any_other_failed_look_is_none(number, monkeypatch) -> None:
+    monkeypatch.setattr(process_tree, "read_entry", failing(number))
+    me = os.getpid()
+    for ask in QUESTIONS:
+        with pytest.raises(ProcessUnreadable):
+            ask(me)
+    assert has_memory(me)
+
+
+@linux_only
+def test_an_entry_that_is_cut_off_is_none(monkeypatch) -> None:
+    monkeypatch.setattr(process_tree, "read_entry", lambda _path: b"1 (cut")
+    with pytest.raises(ProcessUnreadable):
+        lives(os.getpid())
+
+
+@linux_only
+@pytest.mark.parametrize("kernel_lists", [True, False])
+@pytest.mark.parametrize("number", UNSAID)
+def test_nobody_is_left_out_of_a_tree(family, number, kernel_lists, monkeypatch) -> None:
+    parent, _ = family
+    below = descendants(parent.pid)[-1]
+    monkeypatch.setattr(process_tree, "_kernel_lists", lambda: kernel_lists)
+    monkeypatch.setattr(process_tree, "read_entry", failing(number, f"/proc/{below}/stat"))
+    with pytest.raises(ProcessUnreadable):
+        descendants(parent.pid)
+
+
+@linux_only
+@pytest.mark.parametrize("number", UNSAID)
+def test_children_that_cannot_be_listed_are_not_none(family, number, monkeypatch) -> None:
+    parent, _ = family
+    monkeypatch.setattr(process_tree, "read_entry", failing(number, "/children"))
+    with pytest.raises(ProcessUnreadable):
+        descendants(parent.pid)
+
+
+@linux_only
+def test_another_person_s_process_that_the_system_hides_is_left_out(family, monkeypatch) -> None:
+    parent, _ = family
+    found = descendants(parent.pid)
+    parent.kill()
+    parent.wait()
+    monkeypatch.setattr(process_tree, "read_entry", failing(errno.EPERM, "/proc/1/"))
+    with pytest.raises(ProcessUnreadable):  # it might be ours
+        process_tree.descendants(parent.pid)
+    real = process_tree.os.stat
+    anothers = os.stat_result([0, 0, 0, 0, os.geteuid() + 1, 0, 0, 0, 0, 0])
+    monkeypatch.setattr(
+        process_tree.os, "stat", lambda path: anothers if path == "/proc/1" else real(path)
+    )
+    assert set(descendants(parent.pid)) == set(found)
+
+
+@linux_only
+def test_without_a_descriptor_left_nothing_is_said() -> None:
+    code = (
+        "import os, resource\n"
+        "from companion_core.egress import LiveEgress, ProcessUnreadable\n"
+        "from companion_core.runtime.process_tree import descendants, lives\n"
+        "me, egress = os.getpid(), LiveEgress()\n"
+        "mine = egress.identify(me)\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))\n"
+        "asks = (lambda: lives(me), lambda: descendants(me), lambda: egress.identify(me))\n"
+        "for ask in (*asks, lambda: egress.send_signal(mine, 0)):\n"
+        "    try:\n"
+        "        print('said', ask())\n"
+        "    except ProcessUnreadable as error:\n"
+        "        print(error)\n"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    assert told.stdout.splitlines() == ["process_unreadable"] * 4

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
 import sys
+import threading
 
 import pytest
+from runtime_parts import descriptors
 
 from companion_core.decisions.runtime_readback import Listener
-from companion_core.runtime import process_tree, readback
+from companion_core.runtime import descriptor_tables, process_tree, readback
 from companion_core.runtime.readback import environment_names, listeners
 
 pytestmark = pytest.mark.unit
@@ -44,12 +47,12 @@ def test_listening_sockets_of_a_process_are_found_and_others_are_not() -> None:
 
 
 @linux_only
-def test_a_listener_of_several_paths_is_one_of_tcp() -> None:
+def test_a_listener_of_several_paths_is_one_of_tcp(require_real) -> None:
     me, before = os.getpid(), listeners([os.getpid()])
-    try:
+    multipath = None
+    with contextlib.suppress(OSError):
         multipath = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)  # IPPROTO_MPTCP
-    except OSError:
-        pytest.skip("no multipath TCP here")
+    require_real("multipath TCP", multipath is not None)
     with multipath:
         multipath.bind(("127.0.0.1", 0))
         multipath.listen()
@@ -76,6 +79,114 @@ def test_sockets_that_nobody_reaches_from_outside_do_not_count_and_unknown_ones_
 
         monkeypatch.setattr(os, "getxattr", odd)
         assert listeners([me]) is None
+
+
+# Two threads: one shares the process's descriptors, one leaves them and listens. Ends with its
+# input.
+ASIDE = """
+import ctypes, socket, sys, threading, time
+def listen():
+    assert ctypes.CDLL(None).unshare(0x400) == 0  # CLONE_FILES
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        print(listening.getsockname()[1], flush=True)
+        time.sleep(3600)
+threading.Thread(target=time.sleep, args=(3600,), daemon=True).start()
+threading.Thread(target=listen, daemon=True).start()
+sys.stdin.read()
+"""
+
+
+@linux_only
+@pytest.mark.parametrize("kernel_compares", [True, False])
+def test_a_thread_with_descriptors_of_its_own_hides_no_listener(
+    kernel_compares, monkeypatch
+) -> None:
+    if not kernel_compares:
+        monkeypatch.setattr(descriptor_tables, "_comparison", lambda: lambda _one, _other: False)
+    with subprocess.Popen(
+        [sys.executable, "-IS", "-c", ASIDE], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        port = int(process.stdout.readline())
+        shown = descriptors(process.pid).values()
+        assert not any(each.startswith("socket:") for each in shown)
+        assert listeners([process.pid]) == {Listener("tcp", "127.0.0.1", port)}
+        process.kill()
+
+
+@linux_only
+def test_a_socket_stays_where_it_was_made_when_its_process_moves_to_another_network(
+    require_real,
+) -> None:
+    code = (
+        "import ctypes, os, socket, sys\n"
+        "listening = socket.create_server(('127.0.0.1', 0))\n"
+        "user = 0x10000000 if os.geteuid() else 0\n"
+        "moved = ctypes.CDLL(None).unshare(0x40000000 | user) == 0\n"
+        "print(listening.getsockname()[1] if moved else 0, flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-IS", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        port = int(process.stdout.readline())
+        found = listeners([process.pid])
+        process.kill()
+    require_real("network namespaces for everybody", port != 0)
+    assert found == {Listener("tcp", "127.0.0.1", port)}
+
+
+@linux_only
+def test_threads_that_share_their_process_s_descriptors_are_looked_at_once(monkeypatch) -> None:
+    looks: list[int] = []
+    real = readback._network_sockets
+    monkeypatch.setattr(
+        readback, "_network_sockets", lambda holder: looks.append(holder) or real(holder)
+    )
+    done, started = threading.Event(), threading.Barrier(9)
+
+    def live() -> None:
+        started.wait()
+        done.wait()
+
+    threads = [threading.Thread(target=live) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    try:
+        started.wait()
+        assert listeners([os.getpid()]) is not None
+        assert looks == [os.getpid()]
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+
+
+@linux_only
+def test_many_threads_that_share_another_table_are_looked_at_once(monkeypatch) -> None:
+    tables = {1: "first", 2: "first", 3: "other", 4: "other", 5: "first", 6: "third"}
+    monkeypatch.setattr(os, "listdir", lambda _folder: map(str, tables))
+    monkeypatch.setattr(
+        descriptor_tables, "_comparison", lambda: lambda one, other: tables[one] == tables[other]
+    )
+    assert descriptor_tables.table_holders(1) == [1, 3, 6]
+
+
+@linux_only
+def test_a_thread_that_cannot_be_read_is_none_unless_it_is_ending(monkeypatch) -> None:
+    me, real = os.getpid(), readback._network_sockets
+
+    def forbidden(holder: int):
+        if holder == me:
+            return real(holder)
+        raise PermissionError
+
+    monkeypatch.setattr(readback, "table_holders", lambda pid: [pid, GONE])
+    monkeypatch.setattr(readback, "_network_sockets", forbidden)
+    assert listeners([me]) is not None  # there is no such thread any more
+    monkeypatch.setattr(readback, "thread_has_memory", lambda _thread: True)
+    assert listeners([me]) is None
 
 
 def test_a_process_that_is_gone_has_nothing() -> None:
@@ -157,6 +268,7 @@ def test_one_that_gives_its_memory_back_has_ended_and_one_that_hides_has_not(mon
     assert environment_names(os.getpid()) is None
     assert listeners([os.getpid()]) is None
     monkeypatch.setattr(readback, "has_memory", lambda _pid: False)
+    monkeypatch.setattr(readback, "thread_has_memory", lambda _thread: False)
     with pytest.raises(ProcessLookupError):
         environment_names(os.getpid())
     assert listeners([os.getpid()]) == frozenset()

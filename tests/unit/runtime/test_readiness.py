@@ -6,6 +6,7 @@ import asyncio
 import socket
 import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
 
@@ -63,6 +64,26 @@ def test_what_would_have_to_be_waited_for_is_read_back_in_a_thread(monkeypatch) 
         return OK
 
     monkeypatch.setattr(readiness, "read_back", look)
-    assert asyncio.run(readiness._read_back(None)) is OK
+    monkeypatch.setattr(readiness, "_LONG_SECONDS", 60)
+    assert asyncio.run(readiness._read_back(SimpleNamespace(takes_long=False))) is OK
+    mine = threading.main_thread()
+    assert [thread is mine for thread in threads] == [True, False]
+
+
+def test_a_look_that_took_long_is_left_to_a_thread_from_then_on(monkeypatch) -> None:
+    threads = []
+
+    def look(_watched, **_):
+        threads.append(threading.current_thread())
+        return OK
+
+    async def twice() -> None:
+        watched = SimpleNamespace(takes_long=False)
+        assert await readiness._read_back(watched) is OK
+        assert await readiness._read_back(watched) is OK
+
+    monkeypatch.setattr(readiness, "read_back", look)
+    monkeypatch.setattr(readiness, "_LONG_SECONDS", -1)
+    asyncio.run(twice())
     mine = threading.main_thread()
     assert [thread is mine for thread in threads] == [True, False]

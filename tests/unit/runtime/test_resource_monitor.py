@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from companion_core.decisions.verdict import OK
+from companion_core.egress import ProcessUnreadable
 from companion_core.errors import Reason
 from companion_core.providers import (
     ProbeFailed,
@@ -70,6 +71,17 @@ def test_the_tree_is_asked_for_and_judged() -> None:
     assert observed(FakeProbe(observation(ram_bytes=101))).verdict().reason is (
         Reason.RAM_OVER_LIMIT
     )
+
+
+def test_a_tree_that_cannot_be_told_denies() -> None:
+    def unreadable() -> tuple[int, ...]:
+        raise ProcessUnreadable
+
+    probe = FakeProbe()
+    monitor = ResourceMonitor(probe, unreadable, LIMITS, clock=Clock())
+    asyncio.run(monitor._observe())
+    assert monitor.verdict().reason is Reason.PROBE_FAILED
+    assert probe.targets == []
 
 
 class Disguised(ResourceObservation):

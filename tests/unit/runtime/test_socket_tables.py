@@ -75,9 +75,8 @@ def test_the_kernel_and_its_tables_tell_the_same(monkeypatch) -> None:
         assert set(listening_sockets(me, ALL, own)) == asked
 
 
-def test_a_dual_listener_is_the_widest_address() -> None:
-    if not socket.has_dualstack_ipv6():
-        pytest.skip("no IPv6 here")
+def test_a_dual_listener_is_the_widest_address(require_real) -> None:
+    require_real("sockets of IPv4 and IPv6 in one", socket.has_dualstack_ipv6())
     with socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True) as wide:
         found = list(listening_sockets(os.getpid(), ALL, {inode_of(wide)}))
         assert found == [Listener("tcp", "::", wide.getsockname()[1])]
@@ -151,6 +150,10 @@ def test_another_network_is_asked_through_a_socket_that_was_made_in_it(
         here.close()
         assert look(inside) == []
         assert tables == [1]
+        closed = Diagnosis(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 4))
+        closed.close()
+        assert look(closed) == []
+        assert tables == [1, 1]
         line.close()
 
 

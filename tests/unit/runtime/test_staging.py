@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import io
 import os
 import threading
 from collections.abc import Callable
@@ -11,8 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from staging_parts import (
+    ALLOWED,
+    DATA,
+    URL,
+    Body,
+    cut_off,
+    good,
+    model_of,
+    names,
+    stage,
+    store_of,
+)
 
-from companion_core.decisions.manifest import Manifest, ManifestModel, verify_manifest
+from companion_core.decisions.manifest import Manifest, verify_manifest
 from companion_core.errors import (
     CompanionError,
     EnvironmentUnavailable,
@@ -22,48 +33,11 @@ from companion_core.errors import (
 )
 from companion_core.providers import DownloadFailed, DownloadRequest, Redirect, ResumeRefused
 from companion_core.runtime import model_proof, staging
-from companion_core.runtime.byte_pump import Pace
+from companion_core.runtime.partial import Partial
 from companion_core.runtime.staging import ModelStore, ProvedFile, VerifiedModel
 from companion_core.testing.publisher import TEST_NOW, FakePublisher, manifest_document
 
 pytestmark = pytest.mark.unit
-
-URL = "https://models.example.org/companion/tiny.gguf"
-ALLOWED = ("https://models.example.org/companion/",)
-DATA = bytes(range(256)) * 9000  # a little over two blocks
-
-
-class Body(io.RawIOBase):
-    """A stream as a downloader gives it, with a failure at its end if told."""
-
-    def __init__(self, data: bytes, *, length: Any = None, failure: Exception | None = None):
-        self._data = io.BytesIO(data)
-        self._failure = failure
-        self.length = length
-        self.validator: Any = None
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        count = self._data.readinto(buffer)
-        if count == 0 and self._failure is not None:
-            raise self._failure
-        return count
-
-
-def model_of(data: bytes = DATA, *urls: str) -> ManifestModel:
-    publisher = FakePublisher()
-    document = manifest_document(URL, data)
-    document["models"][0]["files"][0]["urls"] = list(urls or (URL,))
-    manifest = verify_manifest(
-        publisher.envelope(document),
-        trusted_keys=[publisher.public_key],
-        now=TEST_NOW,
-        last_seen=None,
-    )
-    assert isinstance(manifest, Manifest)
-    return manifest.models[0]
 
 
 @pytest.fixture
@@ -71,28 +45,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "models"
 
 
-def store_of(folder: Path, **pace: float) -> ModelStore:
-    return ModelStore(folder, pace=Pace(**pace), sleep=lambda _seconds: None)
-
-
-def stage(
-    folder: Path,
-    download: Callable[[DownloadRequest], Any],
-    model: ManifestModel | None = None,
-    **options: Any,
-) -> VerifiedModel:
-    store = options.pop("store", None) or store_of(folder)
-    chosen = model_of() if model is None else model
-    return store.stage(chosen, allowed_sources=ALLOWED, download=download, **options)
-
-
 def open_descriptors() -> int:
     folder = Path("/proc/self/fd")
     return len(list(folder.iterdir())) if folder.exists() else 0
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
 
 
 def refusal(folder: Path, download: Callable[[DownloadRequest], Any], **options: Any) -> Reason:
@@ -101,10 +56,6 @@ def refusal(folder: Path, download: Callable[[DownloadRequest], Any], **options:
     assert names(folder) == []
     assert str(caught.value) == caught.value.reason.value  # no path, no address, no digest
     return caught.value.reason
-
-
-def good(_request: DownloadRequest) -> Body:
-    return Body(DATA, length=len(DATA))
 
 
 def test_the_descriptor_holds_exactly_the_bytes_that_were_signed_for(folder: Path) -> None:
@@ -226,7 +177,7 @@ def test_short_write(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         sizes.append(len(data))
         return real(descriptor, bytes(data[:50_000]))
 
-    monkeypatch.setattr("companion_core.runtime.transfer.os.write", short)
+    monkeypatch.setattr("companion_core.runtime.partial.os.write", short)
     stage(folder, good).close()
     assert len(sizes) > len(DATA) // 50_000
 
@@ -244,7 +195,7 @@ def test_enospc_mid_download(folder: Path, monkeypatch: pytest.MonkeyPatch, at: 
             raise OSError(errno.ENOSPC, "No space left on device", str(folder))
         return real(descriptor, data)
 
-    monkeypatch.setattr("companion_core.runtime.transfer.os.write", full)
+    monkeypatch.setattr("companion_core.runtime.partial.os.write", full)
     assert refusal(folder, good) is Reason.DISK_UNAVAILABLE
     assert calls == at
 
@@ -285,7 +236,7 @@ def test_slow_disk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         written += len(block)
         return real(descriptor, block)
 
-    monkeypatch.setattr("companion_core.runtime.transfer.os.write", slow)
+    monkeypatch.setattr("companion_core.runtime.partial.os.write", slow)
     stage(folder, lambda _request: Counting(data), model_of(data)).close()
     assert 0 < ahead <= 8 << 20
 
@@ -315,34 +266,34 @@ def test_sink_raises(folder: Path) -> None:
     assert names(folder) == []
 
 
-def test_temp_symlink(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """covers: download_stage/temp-symlink"""
-    victim = tmp_path / "victim"
-    victim.write_bytes(b"precious")
-    monkeypatch.setattr(staging.secrets, "token_hex", lambda _count: "guessed")
-    monkeypatch.setattr(ModelStore, "_sweep", lambda _self: None)
-    folder.mkdir(mode=0o700)
-    sha256 = model_of().files[0].sha256
-    (folder / f".{sha256}.guessed.part").symlink_to(victim)
-    with pytest.raises(EnvironmentUnavailable) as caught:
-        stage(folder, good)
-    assert caught.value.reason is Reason.DISK_UNAVAILABLE
-    assert victim.read_bytes() == b"precious"
-    assert sha256 not in names(folder)
-
-
-def test_a_planted_file_is_not_written_to(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("make", [Path.symlink_to, Path.hardlink_to], ids=["link", "second-name"])
+@pytest.mark.parametrize("late", [False, True], ids=["before", "meanwhile"])
+def test_temp_symlink(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    make: Callable[[Path, Path], None],
+    *,
+    late: bool,
 ) -> None:
-    """covers: download_stage/temp-hardlink-or-shared-dir"""
+    """covers: download_stage/temp-symlink, temp-hardlink-or-shared-dir"""
     victim = tmp_path / "victim"
     victim.write_bytes(b"precious")
-    monkeypatch.setattr(staging.secrets, "token_hex", lambda _count: "guessed")
-    monkeypatch.setattr(ModelStore, "_sweep", lambda _self: None)
-    folder.mkdir(mode=0o700)
-    os.link(victim, folder / f".{model_of().files[0].sha256}.guessed.part")
-    with pytest.raises(EnvironmentUnavailable):
-        stage(folder, good)
+    victim.chmod(0o600)
+    cut_off(folder, 1_500_000)
+    data = folder / f".{model_of().files[0].sha256}.part"
+    data.unlink()
+    make(data, victim)
+    if late:
+        real = Partial.remove
+        monkeypatch.setattr(Partial, "remove", lambda self: (real(self), make(data, victim))[0])
+        with pytest.raises(EnvironmentUnavailable) as caught:
+            stage(folder, good)
+        assert caught.value.reason is Reason.DISK_UNAVAILABLE
+    else:
+        verified = stage(folder, good)
+        assert names(folder) == [verified.files[0].sha256]
+        verified.close()
     assert victim.read_bytes() == b"precious"
 
 
@@ -372,10 +323,19 @@ def test_file_then_rename_then_folder_are_synced(
     """covers: download_stage/dir-fsync"""
     steps: list[str] = []
     real_fsync, real_replace, real_folder = os.fsync, Path.replace, staging.fsync_folder
-    monkeypatch.setattr(staging.os, "fsync", lambda fd: (steps.append("file"), real_fsync(fd))[1])
-    monkeypatch.setattr(
-        Path, "replace", lambda self, to: (steps.append("rename"), real_replace(self, to))[1]
-    )
+
+    def sync(descriptor: int) -> None:
+        if os.fstat(descriptor).st_size == len(DATA):  # the record of what came is small
+            steps.append("file")
+        real_fsync(descriptor)
+
+    def replace(path: Path, to: Path) -> None:
+        if not to.name.startswith("."):
+            steps.append("rename")
+        real_replace(path, to)
+
+    monkeypatch.setattr(staging.os, "fsync", sync)
+    monkeypatch.setattr(Path, "replace", replace)
 
     def folder_sync(path: Path) -> None:
         steps.append("folder")
@@ -383,11 +343,7 @@ def test_file_then_rename_then_folder_are_synced(
 
     monkeypatch.setattr(staging, "fsync_folder", folder_sync)
     stage(folder, good).close()
-    assert [step for index, step in enumerate(steps) if step not in steps[:index]] == [
-        "file",
-        "rename",
-        "folder",
-    ]
+    assert steps == ["file", "rename", "folder"]
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
@@ -395,11 +351,21 @@ def test_cross_device_and_failing_sync(
     folder: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     """covers: download_stage/cross-device"""
+    real_fsync, real_replace = os.fsync, Path.replace
+    crossed = OSError(errno.EXDEV, "Invalid cross-device link", str(folder))
 
-    def fail(*_arguments: Any) -> None:
-        raise OSError(errno.EXDEV, "Invalid cross-device link", str(folder))
+    def sync(descriptor: int) -> None:
+        if call == "fsync" and os.fstat(descriptor).st_size == len(DATA):
+            raise crossed
+        real_fsync(descriptor)
 
-    monkeypatch.setattr(*((staging.os, "fsync", fail) if call == "fsync" else (Path, call, fail)))
+    def replace(path: Path, to: Path) -> None:
+        if call == "replace" and not to.name.startswith("."):
+            raise crossed
+        real_replace(path, to)
+
+    monkeypatch.setattr(staging.os, "fsync", sync)
+    monkeypatch.setattr(Path, "replace", replace)
     before = open_descriptors()
     assert refusal(folder, good) is Reason.DISK_UNAVAILABLE
     assert open_descriptors() <= before
@@ -446,7 +412,8 @@ def test_written_to_between_its_proof_and_its_name(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def write(store: Path) -> None:
-        [name] = names(store)
+        name = names(store)[-1]
+        assert not name.startswith(".")
         (store / name).chmod(0o600)
         with (store / name).open("r+b") as writer:
             writer.write(b"evil")
@@ -462,7 +429,8 @@ def test_written_to_between_its_proof_and_its_name(
 def test_what_an_earlier_run_left_is_removed(folder: Path) -> None:
     """covers: download_stage/resume"""
     folder.mkdir(mode=0o700)
-    (folder / f".{'0' * 64}.aaaa.part").write_bytes(b"left over")
+    for left in (f".{'0' * 64}.{'a' * 16}.part", f"..{'1' * 64}.resume.{'a' * 16}"):
+        (folder / left).write_bytes(b"left over")
     verified = stage(folder, good)
     assert names(folder) == [verified.files[0].sha256]
     verified.close()

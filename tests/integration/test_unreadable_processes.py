@@ -1,0 +1,217 @@
+"""What is done while the system does not say what became of a process: nothing is taken for ended.
+
+The looks that fail are made up; the processes are real.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import runtime_parts as parts
+
+from companion_core.decisions.lifecycle import State
+from companion_core.egress import LiveEgress
+from companion_core.errors import CompanionError, Reason
+from companion_core.runtime import process_tree, readback, reclaim, supervisor
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(sys.platform != "linux", reason="read in /proc"),
+]
+
+EGRESS = LiveEgress()
+FOR_EVER = 10**9
+
+
+class Sight:
+    """How many looks at processes fail from now on, and for what."""
+
+    def __init__(self, number: int) -> None:
+        self.failing = 0
+        self._number = number
+
+    def through(self, real: Callable[..., bytes]) -> Callable[..., bytes]:
+        def read(path: str | Path) -> bytes:
+            if self.failing and str(path).startswith("/proc/") and "self" not in str(path):
+                self.failing -= 1
+                raise OSError(self._number, os.strerror(self._number))
+            return real(path)
+
+        return read
+
+
+@pytest.fixture(params=[errno.EMFILE, errno.ENFILE, errno.EIO])
+def sight(request, monkeypatch):
+    made = Sight(request.param)
+    for module in (process_tree, readback, reclaim):
+        monkeypatch.setattr(module, "read_entry", made.through(module.read_entry))
+    monkeypatch.setattr(Path, "read_bytes", made.through(Path.read_bytes))
+    return made
+
+
+@pytest.fixture
+def machine():
+    with parts.machine() as made:
+        yield made
+
+
+def test_a_runtime_that_cannot_be_read_back_is_ended(machine, sight) -> None:
+    async def life() -> None:
+        backend = await machine.supervisor.start(machine.spec())
+        machine.supervisor.report_health(ok=True)
+        sight.failing = FOR_EVER
+        verdict = await machine.supervisor.check_runtime()
+        assert (verdict.ok, verdict.reason) == (False, Reason.PROCESS_UNREADABLE)
+        assert machine.exits == 1
+        assert machine.supervisor.state is State.STOPPED
+        assert machine.supervisor.last_ending.reason is Reason.PROCESS_UNREADABLE
+        await machine.supervisor.stop()
+        assert not parts.alive(backend.pid)
+
+    asyncio.run(life())
+    assert machine.leftovers() == []
+
+
+def test_one_that_cannot_be_read_back_at_its_start_is_not_served(machine, sight) -> None:
+    async def life() -> None:
+        starting = asyncio.ensure_future(machine.supervisor.start(machine.spec("slow")))
+        await parts.until(lambda: machine.supervisor.runtime_pid is not None)
+        sight.failing = FOR_EVER
+        with pytest.raises(CompanionError) as caught:
+            await starting
+        assert caught.value.reason is Reason.PROCESS_UNREADABLE
+
+    asyncio.run(life())
+    assert machine.leftovers() == []
+
+
+async def with_a_killed_keeper(machine) -> int:
+    """Start a runtime with a child that outlives it, kill its keeper, and return the child."""
+    spawner = parts.FakeSpawner(("leak",), child_env_names=frozenset({"SMUGGLED"}))
+    backend = await machine.supervisor.start(machine.spec(spawner=spawner))
+    (child,) = set(machine.supervisor.tree()) - {backend.pid}
+    keeper = json.loads((machine.folder / "runtime.json").read_bytes())["processes"][0][0]
+    os.kill(keeper, signal.SIGKILL)
+    return child
+
+
+def test_a_tree_is_looked_for_until_it_can_be_seen(machine, sight) -> None:
+    async def life() -> None:
+        sight.failing = 0
+        child = await with_a_killed_keeper(machine)
+        sight.failing = 20
+        await machine.supervisor.stop()
+        assert sight.failing == 0
+        assert not parts.alive(child)
+
+    asyncio.run(life())
+    assert machine.leftovers() == []
+
+
+def test_a_tree_that_is_never_seen_is_not_said_to_be_gone(machine, sight, monkeypatch) -> None:
+    monkeypatch.setattr(supervisor, "KILL_AFTER_SECONDS", 0.1)
+
+    async def life() -> None:
+        child = await with_a_killed_keeper(machine)
+        sight.failing = FOR_EVER
+        for _ in range(2):
+            with pytest.raises(CompanionError) as caught:
+                await machine.supervisor.stop(terminate_after=0, kill_after=0.1)
+            assert caught.value.reason is Reason.STALE_RUNTIME
+        with pytest.raises(CompanionError) as caught:  # not beside what may be left
+            await machine.supervisor.start(machine.spec())
+        assert caught.value.reason is Reason.STALE_RUNTIME
+        assert (machine.folder / "runtime.json").exists()
+        assert parts.alive(child)
+        sight.failing = 0
+        await machine.supervisor.stop(kill_after=10)
+        assert not parts.alive(child)
+        assert not (machine.folder / "runtime.json").exists()
+
+    asyncio.run(life())
+    assert machine.leftovers() == []
+
+
+@pytest.fixture
+def stale(tmp_path):
+    """A runtime that a killed companion and its killed keeper left, its record and its folder."""
+    place = tmp_path / "run" / "0badcafe"
+    place.mkdir(parents=True)
+    environment = {"HOME": str(place), "PATH": "/usr/bin:/bin"}
+    with subprocess.Popen(["/bin/sleep", "60"], env=environment, cwd=place) as process:
+        assert parts.wait_until(lambda: parts.environment(process.pid) == environment)
+        record = tmp_path / "runtime.json"
+        yield process, record, place
+        process.kill()
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["recorded", "marked"])
+def test_what_was_left_is_looked_for_until_it_can_be_seen(stale, sight, known) -> None:
+    process, record, place = stale
+    if known:  # and nothing else shows whose it is
+        reclaim.record(record, [EGRESS.identify(process.pid)], place.with_name("cafe0bad"))
+    else:
+        reclaim.record(record, [], place)
+    sight.failing = 3
+    pauses: list[float] = []
+    assert reclaim.reclaim(record, place.parent, EGRESS, sleep=pauses.append) == 1
+    assert process.wait(10) == -signal.SIGKILL
+    assert pauses
+    assert not record.exists()
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["recorded", "marked"])
+def test_what_is_never_seen_is_not_said_to_be_gone(stale, sight, known) -> None:
+    process, record, place = stale
+    if known:  # and nothing else shows whose it is
+        reclaim.record(record, [EGRESS.identify(process.pid)], place.with_name("cafe0bad"))
+    else:
+        reclaim.record(record, [], place)
+    sight.failing = FOR_EVER
+    with pytest.raises(CompanionError) as caught:
+        reclaim.reclaim(record, place.parent, EGRESS, sleep=lambda _seconds: None)
+    assert caught.value.reason is Reason.PROCESS_UNREADABLE
+    assert process.poll() is None
+    assert record.exists()  # the next start looks again
+    assert place.exists()
+    sight.failing = 0
+    assert reclaim.reclaim(record, place.parent, EGRESS) == 1
+
+
+def test_one_that_is_marked_is_found_when_its_folder_was_removed(stale) -> None:
+    process, record, place = stale
+    reclaim.record(record, [], place)
+    place.rmdir()
+    assert reclaim.reclaim(record, place.parent, EGRESS) == 1
+    assert process.wait(10) == -signal.SIGKILL
+
+
+def test_who_works_too_deep_to_be_told_is_somebody_else(stale, tmp_path) -> None:
+    process, record, place = stale
+    reclaim.record(record, [], place)
+    code = (
+        "import os, sys\n"
+        "for _ in range(20):\n"
+        "    os.mkdir('x' * 250)\n"
+        "    os.chdir('x' * 250)\n"
+        "print('deep', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    command = [sys.executable, "-IS", "-c", code]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=tmp_path, **pipes) as deep:
+        assert deep.stdout.readline() == b"deep\n"
+        with pytest.raises(OSError, match="too long"):
+            Path(f"/proc/{deep.pid}/cwd").readlink()
+        assert reclaim.reclaim(record, place.parent, EGRESS) == 1
+        assert deep.poll() is None
+    assert process.wait(10) == -signal.SIGKILL
