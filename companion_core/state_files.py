@@ -109,8 +109,17 @@ def refuse_link(path: Path) -> None:
     Raises:
         Refused: `state_path_unsafe`.
     """
-    if path.is_symlink():
+    if path.is_symlink() or _is_junction(path):
         raise _unsafe(path, "is a link")
+
+
+def _is_junction(path: Path) -> bool:
+    """Tell whether it is Windows' other link between folders, which `is_symlink` passes over."""
+    try:
+        tag = getattr(path.lstat(), "st_reparse_tag", None)
+    except OSError:
+        return False
+    return tag is not None and tag == getattr(stat, "IO_REPARSE_TAG_MOUNT_POINT", None)
 
 
 def private_folder(path: Path, *, may_be_link: bool = False) -> Path:

@@ -1,5 +1,6 @@
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +9,7 @@ from companion_core.state_files import (
     check_owned,
     private_folder,
     read_private,
+    refuse_link,
     write_private,
 )
 
@@ -146,3 +148,22 @@ def test_a_pipe_or_a_folder_in_a_files_place_is_refused_and_not_waited_for(tmp_p
     for name in ("pipe", "folder"):
         with pytest.raises(Refused):
             read_private(tmp_path / name, 5)
+
+
+def test_a_junction_is_a_link(tmp_path, monkeypatch):
+    """Windows' other link between folders: `is_symlink` says no, its reparse tag tells."""
+    mount_point = 0xA0000003
+    monkeypatch.setattr(stat, "IO_REPARSE_TAG_MOUNT_POINT", mount_point, raising=False)
+    real = Path.lstat
+    refuse_link(tmp_path)
+
+    class Junction:
+        st_mode = stat.S_IFDIR | 0o700
+        st_reparse_tag = mount_point
+
+    monkeypatch.setattr(Path, "lstat", lambda path: Junction if path == tmp_path else real(path))
+    with pytest.raises(Refused) as caught:
+        refuse_link(tmp_path)
+    assert caught.value.reason is Reason.STATE_PATH_UNSAFE
+    Junction.st_reparse_tag = 0
+    refuse_link(tmp_path)
