@@ -118,7 +118,11 @@ class InstancePaths:
         """Return what tells this folder from those of the same name elsewhere."""
         import hashlib  # noqa: PLC0415 - a companion asks for this, commands do not
 
-        return hashlib.sha256(os.fsencode(self.folder.absolute())).hexdigest()[:12]
+        return hashlib.sha256(os.fsencode(self._real_folder())).hexdigest()[:12]
+
+    def _real_folder(self) -> Path:
+        """Return this folder's one name, however the state folder is spelled."""
+        return Path(os.path.realpath(self.folder))
 
     @property
     def models(self) -> Path:
@@ -206,7 +210,7 @@ class InstancePaths:
 
         name = self._mark()
         runtime_dir = os.environ.get("XDG_RUNTIME_DIR", "")
-        candidates = [self.folder / "run"]
+        candidates = [self._real_folder() / "run"]
         if os.path.isabs(runtime_dir):  # noqa: PTH117 - an empty text is no path
             candidates.append(Path(runtime_dir) / f"companion-{name}")
         user = user_id()

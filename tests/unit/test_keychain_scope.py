@@ -44,3 +44,13 @@ def test_a_scope_is_of_one_folder_and_one_name(tmp_path):
     assert len({each.keychain_scope for each in paths}) == len(paths)
     assert paths[0].keychain_scope == InstancePaths(tmp_path / "a").keychain_scope
     assert str(tmp_path) not in paths[0].keychain_scope
+
+
+def test_it_is_the_same_however_the_folder_is_spelled(tmp_path):
+    paths = InstancePaths(tmp_path / "state")
+    paths.prepare()
+    (tmp_path / "link").symlink_to(tmp_path / "state")
+    for spelling in ("link", "link/../state", "state/../link"):
+        other = InstancePaths(tmp_path / spelling)
+        assert other.keychain_scope == paths.keychain_scope
+        assert other.run_folder_path() == paths.run_folder_path()
