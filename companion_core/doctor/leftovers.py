@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import stat
 import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from companion_core.clock import wall_now
 from companion_core.control import InstanceLock, ask, find_running
 from companion_core.doctor.checks import Check, Situation
 from companion_core.doctor.rows import Finding, Section, broken, fine, repaired, skipped
-from companion_core.doctor.state import ACCESS, REPAIR, is_ours
+from companion_core.doctor.state import ACCESS, REPAIR, is_ours, shown
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason
 from companion_core.folder_lock import lock_folder
 from companion_core.paths import InstancePaths
-from companion_core.runtime.partial import split_kept
+from companion_core.runtime.partial import KEPT_NAMES, split_kept
 from companion_core.runtime.reclaim import left_behind, reclaim, start_folders
 from companion_core.state_files import check_owned, refuse_link
 
@@ -132,11 +133,16 @@ def check_downloads(situation: Situation) -> Finding:
 
 
 def _judge_downloads(folder: Path, *, repair: bool) -> Finding:
-    useful, rest = split_kept(folder, now=wall_now())
-    left = [path for path in rest if is_ours(path) and not path.is_dir()]
+    for path in sorted(folder.iterdir()):
+        if re.fullmatch(KEPT_NAMES, path.name) and stat.S_ISDIR(path.lstat().st_mode):
+            what = f"{shown(path)} is a folder in the place of a download; remove it"
+            return broken(Reason.STATE_PATH_UNSAFE, what)
+    # How old they are is for a start to judge: it knows what it wants and has a sound clock.
+    useful, rest = split_kept(folder, now=None)
+    left = [path for path in rest if is_ours(path)]
     if not left:
         if useful:
-            return fine(f"{_amount(useful)}: the next start goes on with them")
+            return fine(f"{_amount(useful)}: kept for the next start")
         return fine("no download was cut off")
     what = _amount(left)
     if not repair:

@@ -25,7 +25,7 @@ from companion_core.portable import FOLDER, NO_FOLLOW, NON_BLOCKING, user_id
 from companion_core.runtime.partial import KEPT_NAMES, received
 from companion_core.state_files import check_owned
 
-__all__ = ["ACCESS", "REPAIR", "checks", "is_ours", "room"]
+__all__ = ["ACCESS", "REPAIR", "checks", "is_ours", "room", "shown"]
 
 ACCESS: Final = "state-access"
 REPAIR: Final = "companion doctor --repair"
@@ -93,28 +93,28 @@ def check_folder(situation: Situation) -> Finding:
     refuse_shared(root)
     entries = list(_entries(InstancePaths(root, situation.paths.instance)))
     sockets = situation.paths.run_folder_path()
-    if os.path.lexists(sockets) and not sockets.is_relative_to(situation.paths.root):
+    if os.path.lexists(sockets) and not sockets.is_relative_to(root):
         entries.append(_entry(sockets))
     for entry in entries:
         if why := entry.foreign:
-            raise Refused(Reason.STATE_PATH_UNSAFE, f"{_shown(entry.path)} {why}")
+            raise Refused(Reason.STATE_PATH_UNSAFE, f"{shown(entry.path)} {why}")
     wrong = [entry for entry in entries if entry.open]
     if not wrong:
         check_owned(root)
         return fine(f"{root}: {len(entries)} files and folders, yours alone")
-    names = ", ".join(_shown(entry.path) for entry in wrong[:_SHOWN])
+    names = ", ".join(shown(entry.path) for entry in wrong[:_SHOWN])
     names += f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
     if situation.repair:
         left = [entry for entry in wrong if not _close(entry)]
         if not left:
             check_owned(root)
             return repaired(Reason.STATE_PATH_UNSAFE, f"closed to others: {names}")
-        names = ", ".join(_shown(entry.path) for entry in left[:_SHOWN])
+        names = ", ".join(shown(entry.path) for entry in left[:_SHOWN])
         return broken(Reason.STATE_PATH_UNSAFE, f"open to others, and not ours alone: {names}")
     return broken(Reason.STATE_PATH_UNSAFE, f"open to others: {names}", fix=REPAIR)
 
 
-def _shown(path: Path) -> str:
+def shown(path: Path) -> str:
     """Return the path with the beginning of the digest that a stored file is named after."""
     name = _DIGEST.sub(lambda match: f"{match[0][:8]}…", path.name)
     return str(path.with_name(name)) if name else str(path)

@@ -14,8 +14,10 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import stat
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -26,7 +28,7 @@ from companion_core.portable import BINARY, CLOSE_ON_EXEC, NO_FOLLOW, NON_BLOCKI
 from companion_core.providers import ResumeRefused
 from companion_core.state_files import read_private, write_private
 
-__all__ = ["KEPT_NAMES", "Partial", "received", "split_kept"]
+__all__ = ["KEPT_NAMES", "Partial", "make_room", "received", "split_kept"]
 
 # Longer than a holiday, and no longer than a person remembers what they began.
 KEPT_SECONDS: Final = 14 * 24 * 3600.0
@@ -46,6 +48,8 @@ class Partial:
         path: where the bytes are.
         received: how many there are.
         resumed: bytes of an earlier run are among them.
+        doubtful: they may be wrong: all are there and not proved, or an answer was being taken
+            that was not merely cut off.
     """
 
     def __init__(self, folder: Path, spec: ModelSpec) -> None:
@@ -65,9 +69,12 @@ class Partial:
         self._validator: str | None = None
         self._descriptor = -1
         self.received = 0
-        if self._read_record():
+        record = _read_record(self._record)
+        if record is not None and record.size == spec.size:
+            self._source, self._validator = record.source, record.validator
             self._descriptor, self.received = _open_own(self.path, spec.size)
         self.resumed = self.received > 0
+        self.doubtful = self.complete
         if not self.worth_keeping:
             self.close()
             self.remove()
@@ -82,7 +89,7 @@ class Partial:
     @property
     def worth_keeping(self) -> bool:
         """A later run could go on with it."""
-        return self.complete or (self.received > 0 and self._validator is not None)
+        return _resumable(self.received, self.spec.size, self._validator)
 
     def came_from(self, url: str) -> bool:
         """Tell whether the bytes are of this address."""
@@ -96,7 +103,8 @@ class Partial:
 
     def begin(self, url: str, validator: str | None) -> None:
         """Take the bytes from `url`, from the first one on; what was there is dropped."""
-        self.reset()
+        self._reset()
+        self.doubtful = True
         self._source, self._validator = _digest(url), validator
         content = {"size": self.spec.size, "source": self._source, "validator": validator}
         write_private(self._record, json.dumps(content).encode())
@@ -109,6 +117,7 @@ class Partial:
         """
         if validator is not None and validator != self._validator:
             raise ResumeRefused
+        self.doubtful = True
 
     def append(self, block: memoryview) -> None:
         """Write the block; the caller has seen that it is not too long."""
@@ -117,7 +126,7 @@ class Partial:
             self.received += written
             block = block[written:]
 
-    def reset(self) -> None:
+    def _reset(self) -> None:
         """Drop every byte, and what was known of them."""
         self._record.unlink(missing_ok=True)
         os.ftruncate(self._descriptor, 0)
@@ -144,55 +153,102 @@ class Partial:
         self._source = self._validator = None
         self.received, self.resumed = 0, False
 
-    def _read_record(self) -> bool:
-        """Learn what the bytes are; False when there is nothing that this run may go on with."""
-        try:
-            raw = read_private(self._record, _MAX_RECORD_BYTES)
-        except CompanionError:
-            return False
-        match parse_json(raw, limit=_MAX_RECORD_BYTES):
-            case {"size": int(size), "source": str(source), "validator": str() | None as validator}:
-                # It goes into a request: a line break would begin another header.
-                sound = validator is None or (validator.isascii() and validator.isprintable())
-                if size == self.spec.size and sound:
-                    self._source, self._validator = source, validator
-                    return True
-        return False
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    size: int
+    source: str
+    validator: str | None
+
+
+def _read_record(path: Path) -> _Record | None:
+    """Learn what the bytes beside it are; None when it does not say."""
+    try:
+        raw = read_private(path, _MAX_RECORD_BYTES)
+    except CompanionError:
+        return None
+    match parse_json(raw, limit=_MAX_RECORD_BYTES):
+        case {"size": int(size), "source": str(source), "validator": str() | None as validator}:
+            # It goes into a request: a line break would begin another header.
+            if validator is None or (validator.isascii() and validator.isprintable()):
+                return _Record(size, source, validator)
+    return None
+
+
+def _resumable(count: int, size: int, validator: str | None) -> bool:
+    """Tell whether so many bytes of a file can be gone on with."""
+    return count == size or (0 < count < size and validator is not None)
 
 
 def split_kept(
-    folder: Path, *, now: float, wanted: Collection[str] = ()
+    folder: Path, *, now: float | None, wanted: Collection[str] = ()
 ) -> tuple[list[Path], list[Path]]:
-    """Return what a later run could go on with, and what nobody will.
+    """Return what a later run could go on with, and what nobody will; folders are neither.
 
-    Bytes without their record are of no use, nor is what nobody added to for fourteen days.
+    Bytes whose record does not say how to go on are of no use, nor is what nobody added to for
+    fourteen days.
 
     Args:
         folder: the store.
-        now: seconds since the epoch.
+        now: seconds since the epoch; None to leave out of account how old they are.
         wanted: the digests that are wanted now, however old their bytes are.
 
     Raises:
         OSError: the disk.
     """
-    found = {path: match[1] for path in folder.iterdir() if (match := _KEPT.fullmatch(path.name))}
+    found = {
+        path: match[1]
+        for path in folder.iterdir()
+        if (match := _KEPT.fullmatch(path.name)) and not stat.S_ISDIR(path.lstat().st_mode)
+    }
     useful: list[Path] = []
     kept: set[Path] = set()
-    for digest in set(found.values()):
-        pair = _bytes_of(folder, digest), _record_of(folder, digest)
-        if found.keys() >= set(pair) and (
-            digest in wanted or abs(now - pair[0].lstat().st_mtime) < KEPT_SECONDS
+    for digest in sorted(set(found.values())):
+        part = _bytes_of(folder, digest)
+        if received(folder, digest) and (
+            now is None or digest in wanted or abs(now - part.lstat().st_mtime) < KEPT_SECONDS
         ):
-            useful.append(pair[0])
-            kept.update(pair)
+            useful.append(part)
+            kept.update((part, _record_of(folder, digest)))
     return useful, sorted(found.keys() - kept)
 
 
 def received(folder: Path, sha256: str) -> int:
-    """Return how many bytes of a file are there already, proved or not."""
+    """Return how many bytes of a file are there that a run can go on with, proved or not."""
+    record = _read_record(_record_of(folder, sha256))
     with contextlib.suppress(OSError):
-        return _bytes_of(folder, sha256).lstat().st_size
+        status = _bytes_of(folder, sha256).lstat()
+        if record is not None and stat.S_ISREG(status.st_mode):
+            count = status.st_size
+            return count if _resumable(count, record.size, record.validator) else 0
     return 0
+
+
+def make_room(folder: Path, missing: int, *, wanted: Collection[str]) -> bool:
+    """Tell whether so many bytes fit; what was received of other models goes where that helps.
+
+    The longest untouched goes first, and no more than has to.
+
+    Args:
+        folder: the store.
+        missing: bytes.
+        wanted: the digests whose bytes are spared.
+
+    Raises:
+        OSError: the disk.
+    """
+    spared = {_bytes_of(folder, digest) for digest in wanted}
+    others = {path: path.lstat() for path in split_kept(folder, now=None)[0] if path not in spared}
+    free = shutil.disk_usage(folder).free
+    if free + sum(status.st_size for status in others.values()) < missing:
+        return False
+    for path in sorted(others, key=lambda path: others[path].st_mtime):
+        if free >= missing:
+            break
+        path.unlink(missing_ok=True)
+        path.with_suffix(".resume").unlink(missing_ok=True)
+        free = shutil.disk_usage(folder).free
+    return free >= missing
 
 
 def _bytes_of(folder: Path, sha256: str) -> Path:

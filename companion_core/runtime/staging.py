@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import shutil
 import sys
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -34,7 +33,7 @@ from companion_core.folder_lock import lock_folder
 from companion_core.runtime.byte_pump import Pace
 from companion_core.runtime.file_lease import is_held, release
 from companion_core.runtime.model_proof import Hold, Identity, Proof, Prover, identify
-from companion_core.runtime.partial import Partial, split_kept
+from companion_core.runtime.partial import Partial, make_room, split_kept
 from companion_core.runtime.transfer import Download, Transfer, receive
 from companion_core.state_files import fsync_folder, private_folder
 
@@ -198,7 +197,7 @@ class ModelStore:
                 left.unlink(missing_ok=True)
             proof = self._reuse(path, prover)
             if proof is None:
-                proof = self._fetch(path, prover, file.urls, transfer)
+                proof = self._fetch(prover, file.urls, transfer, wanted)
             else:
                 transfer.advance(spec.size)
         return ProvedFile(
@@ -221,28 +220,33 @@ class ModelStore:
             path.unlink()
             return None
 
-    def _fetch(self, path: Path, prover: Prover, urls: Sequence[str], transfer: Transfer) -> Proof:
+    def _fetch(
+        self, prover: Prover, urls: Sequence[str], transfer: Transfer, wanted: Collection[str]
+    ) -> Proof:
         """Bring a file and prove it; bytes of an earlier run that turn out wrong cost one try."""
         while True:
             partial = Partial(self._folder, prover.spec)
             try:
-                return self._complete(partial, path, prover, urls, transfer)
+                return self._complete(partial, prover, urls, transfer, wanted)
             except Refused as error:
-                if not partial.resumed or error.reason not in _WRONG_BYTES:
+                wrong = partial.doubtful and error.reason in _WRONG_BYTES
+                if not (wrong and partial.resumed):
                     raise  # and what begins with nothing is not `resumed`
 
     def _complete(
         self,
         partial: Partial,
-        path: Path,
         prover: Prover,
         urls: Sequence[str],
         transfer: Transfer,
+        wanted: Collection[str],
     ) -> Proof:
         cut_off = False
         try:
             try:
-                self._require_room(partial)
+                missing = partial.spec.size - partial.received
+                if not make_room(self._folder, missing, wanted=wanted):
+                    raise EnvironmentUnavailable(Reason.DISK_UNAVAILABLE)
                 if partial.received:
                     transfer.advance(partial.received)
                 receive(partial, urls, transfer)
@@ -250,26 +254,15 @@ class ModelStore:
             finally:
                 partial.close()  # no file is held against writers while there is one
             proof = prover.prove(partial.path, sync=os.name == "posix")
-            return _name(partial.path, path, proof, prover)
+            return _name(partial.path, self._folder / prover.spec.sha256, proof, prover)
         except CompanionError as error:
             cut_off = error.reason in _CUT_OFF
             raise
         finally:
-            if not (cut_off and partial.worth_keeping):
+            sound = cut_off or not partial.doubtful
+            if not (sound and partial.worth_keeping):
                 with contextlib.suppress(OSError):
                     partial.remove()
-
-    def _require_room(self, partial: Partial) -> None:
-        """Refuse a disk that is too small also without what else was cut off."""
-        missing = partial.spec.size - partial.received
-        if shutil.disk_usage(self._folder).free >= missing:
-            return
-        useful, _ = split_kept(self._folder, now=wall_now())
-        for other in useful:
-            if other != partial.path:
-                other.unlink(missing_ok=True)
-        if shutil.disk_usage(self._folder).free < missing:
-            raise EnvironmentUnavailable(Reason.DISK_UNAVAILABLE)
 
 
 def _name(temporary: Path, path: Path, proof: Proof, prover: Prover) -> Proof:

@@ -74,17 +74,21 @@ def receive(partial: Partial, urls: Sequence[str], transfer: Transfer) -> None:
 
 
 def _try_address(partial: Partial, url: str, transfer: Transfer) -> None:
+    refused: tuple[int, str | None] | None = None
     for pause in (*RETRY_PAUSES, None):
-        offset, validator = partial.resume_point(url)
+        offset, validator = point = partial.resume_point(url)
+        if point == refused:
+            offset, validator = 0, None
         try:
             _attempt(partial, url, offset, validator, transfer)
         except ResumeRefused as error:
             if not offset:
                 raise DownloadFailed(Reason.DOWNLOAD_FAILED, retryable=False) from error
-            partial.reset()
+            refused = point  # what is there is dropped once another answer has begun
         except DownloadFailed as error:
             if partial.complete:
                 return  # it broke after the last byte
+            partial.doubtful = False
             if not error.retryable or pause is None:
                 raise
             transfer.sleep(pause)
@@ -121,6 +125,8 @@ def _attempt(
 def _take(partial: Partial, source: str, offset: int, pump: BytePump, transfer: Transfer) -> None:
     expected = partial.spec.size
     if pump.length is not None and offset + pump.length != expected:
+        if offset:
+            raise ResumeRefused  # the whole may still be right
         raise Refused(Reason.SIZE_MISMATCH)
     if offset:
         partial.go_on(pump.validator)
@@ -133,3 +139,6 @@ def _take(partial: Partial, source: str, offset: int, pump: BytePump, transfer: 
             raise Refused(Reason.SIZE_MISMATCH)
         partial.append(block)
         transfer.advance(partial.received)
+    if pump.length is None and not partial.complete:
+        # Without a length a stream that was cut off looks like one that ended.
+        raise DownloadFailed(Reason.DOWNLOAD_FAILED, retryable=True)

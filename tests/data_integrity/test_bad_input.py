@@ -109,7 +109,7 @@ def longer_stream(world: World) -> None:
 
 def shorter_stream(world: World) -> None:
     world.publish()
-    world.models.misbehave = Misbehaviour(close_after=len(DATA) - 1, unannounced=True)
+    world.models.content = {MODEL: DATA[:-1]}
 
 
 def http_address(world: World) -> None:

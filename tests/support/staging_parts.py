@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import io
+import json
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from companion_core.clock import wall_now
 from companion_core.decisions.manifest import Manifest, ManifestModel, verify_manifest
 from companion_core.errors import EnvironmentUnavailable, Reason
 from companion_core.providers import DownloadFailed, DownloadRequest
@@ -87,6 +91,28 @@ def breaking(after: int, validator: str | None = '"v1"') -> Callable[[DownloadRe
         return body
 
     return download
+
+
+def leave(
+    folder: Path, digest: str, *, age: float = 0, validator: str | None = '"v1"', size: int = 1000
+) -> Path:
+    """Leave ten of `size` bytes that were received of another model, and their record."""
+    part = folder / f".{digest}.part"
+    record = {"size": size, "source": "0" * 64, "validator": validator}
+    for path, content in {
+        part: b"0123456789",
+        part.with_suffix(".resume"): json.dumps(record).encode(),
+    }.items():
+        path.write_bytes(content)
+        path.chmod(0o600)
+    os.utime(part, (wall_now() - age,) * 2)
+    return part
+
+
+def have_free(monkeypatch: pytest.MonkeyPatch, count: Callable[[], int]) -> None:
+    """Have the disk say that so many bytes are free."""
+    usage = type(shutil.disk_usage("/"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage(1 << 60, 0, count()))
 
 
 def cut_off(folder: Path, after: int) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from doctor_parts import make_situation
+from staging_parts import leave
 
 from companion_core.control import InstanceLock
 from companion_core.doctor import leftovers, state
@@ -179,18 +180,39 @@ def test_a_download_that_was_cut_off_is_told_and_removed(tmp_path, paths):
 
 
 def test_a_download_that_the_next_start_goes_on_with_is_kept(tmp_path, paths):
-    kept = [paths.models / f".{'cd' * 32}.{suffix}" for suffix in ("part", "resume")]
-    for path in kept:
-        path.write_bytes(b"x" * 1_000_000)
-        path.chmod(0o600)
+    part = leave(paths.models, "cd" * 32)
     row = look(tmp_path, repair=True)["downloads"]
     assert (row.status, row.finding.detail) == (
         Status.OK,
-        "1 cut off, 1.0 MB: the next start goes on with them",
+        "1 cut off, 0.0 MB: kept for the next start",
     )
-    kept[1].unlink()
+    part.with_suffix(".resume").unlink()
     assert look(tmp_path, repair=True)["downloads"].status is Status.REPAIRED
     assert list(paths.models.iterdir()) == []
+
+
+@pytest.mark.parametrize("days", [-20_000, 15, 20_000], ids=["ahead", "old", "1970"])
+def test_how_old_a_download_is_is_left_to_the_next_start(tmp_path, paths, days):
+    part = leave(paths.models, "cd" * 32, age=days * 86_400)
+    assert look(tmp_path, repair=True)["downloads"].status is Status.OK
+    assert part.exists()
+
+
+def test_a_download_that_nothing_can_go_on_with_is_removed(tmp_path, paths):
+    part = leave(paths.models, "cd" * 32, validator=None)
+    assert look(tmp_path)["downloads"].reason is Reason.STALE_STATE
+    assert look(tmp_path, repair=True)["downloads"].status is Status.REPAIRED
+    assert not part.exists()
+
+
+def test_a_folder_in_the_place_of_a_download_is_named_and_left_alone(tmp_path, paths):
+    (paths.models / PART).mkdir()
+    for repair in (False, True):
+        row = look(tmp_path, repair=repair)["downloads"]
+        assert (row.status, row.reason) == (Status.FAIL, Reason.STATE_PATH_UNSAFE)
+        assert "abab" in row.finding.detail
+        assert "ab" * 32 not in row.finding.detail
+    assert (paths.models / PART).is_dir()
 
 
 def test_a_download_that_goes_on_is_left_alone(tmp_path, paths):

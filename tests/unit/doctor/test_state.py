@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from doctor_parts import make_config, make_situation
+from staging_parts import leave
 
 from companion_core.doctor import state
 from companion_core.doctor.checks import run_checks
@@ -215,6 +216,10 @@ def test_room_is_asked_for_what_is_still_to_be_fetched(tmp_path, place, monkeypa
     with part.open("wb") as sparse:
         sparse.truncate(10**12)
     File.size = 10**12 + 1
+    assert state.check_room(situation).status is Status.FAIL, "nothing says how to go on"
+    leave(place / "models", File.sha256, size=File.size)
+    with part.open("wb") as sparse:
+        sparse.truncate(10**12)
     assert state.check_room(situation).status is Status.OK, "a part of it is there"
     part.unlink()
     File.size = 10**18

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from staging_parts import (
     Body,
     cut_off,
     good,
+    have_free,
     model_of,
     names,
     stage,
@@ -126,9 +128,9 @@ def test_a_link_in_the_place_of_a_model_is_removed_and_not_followed(
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (DATA[:-1], Reason.SIZE_MISMATCH),
+        (DATA[:-1], Reason.DOWNLOAD_FAILED),
         (DATA + b"x", Reason.SIZE_MISMATCH),
-        (b"", Reason.SIZE_MISMATCH),
+        (b"", Reason.DOWNLOAD_FAILED),
         (b"\1" + DATA[1:], Reason.DIGEST_MISMATCH),
     ],
 )
@@ -203,10 +205,7 @@ def test_enospc_mid_download(folder: Path, monkeypatch: pytest.MonkeyPatch, at: 
 def test_a_disk_that_is_too_small_is_told_before_the_download(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Usage:
-        free = len(DATA) - 1
-
-    monkeypatch.setattr(staging.shutil, "disk_usage", lambda _path: Usage)
+    have_free(monkeypatch, lambda: len(DATA) - 1)
 
     def never(_request: DownloadRequest) -> Body:
         raise AssertionError
@@ -472,7 +471,7 @@ def test_error_text(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     folder.mkdir(mode=0o700)
     model = model_of()
-    monkeypatch.setattr(staging.shutil, "disk_usage", fail)
+    monkeypatch.setattr(shutil, "disk_usage", fail)
     with pytest.raises(EnvironmentUnavailable) as caught:
         stage(folder, good, model)
     error = caught.value
