@@ -397,6 +397,8 @@ def _identify_linux(pid: int) -> ProcessIdentity | None:
     except (FileNotFoundError, ProcessLookupError):
         return None
     except (OSError, IndexError) as error:
+        if isinstance(error, PermissionError) and not _is_ours(pid):
+            return None  # where others' processes are hidden (proc(5), hidepid), as if it were gone
         raise ProcessUnreadable from error
     state, threads, start_ticks = fields[0], int(fields[17]), int(fields[19])
     # A first thread that ended looks like a zombie while others of the process go on.
@@ -407,6 +409,15 @@ def _identify_linux(pid: int) -> ProcessIdentity | None:
     except OSError:
         executable = ""
     return ProcessIdentity(pid, start_ticks, executable)
+
+
+def _is_ours(pid: int) -> bool:
+    """Tell whether there is a process that this one may signal."""
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    return True
 
 
 def _identify_elsewhere(pid: int) -> ProcessIdentity | None:

@@ -99,6 +99,22 @@ def test_a_look_that_fails_is_not_taken_for_an_end(sleeper, number, monkeypatch)
     assert child.poll() is None
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_pid_that_is_another_person_s_by_now_is_nobody_s_where_others_are_hidden(
+    sleeper, monkeypatch
+):
+    egress, child = sleeper
+
+    def forbidden(*_):
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "read_bytes", forbidden)
+    with pytest.raises(ProcessUnreadable):
+        egress.identify(child.pid)  # ours, and a signal would reach it
+    monkeypatch.setattr(os, "kill", forbidden)
+    assert egress.identify(child.pid) is None
+
+
 def test_a_child_starts_in_its_own_session_with_exactly_its_environment():
     egress = LiveEgress()
     code = "import os; print(os.getsid(0) == os.getpid(), sorted(os.environ))"
