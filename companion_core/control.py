@@ -134,11 +134,12 @@ def ask(running: RunningInstance, egress: Egress, op: str, **arguments: Any) -> 
     if not isinstance(answer, dict):
         raise EnvironmentUnavailable(Reason.CONTROL_UNAVAILABLE)
     if answer.pop("ok", False) is not True:
-        raise error_for(_known(answer.get("reason")))
+        raise error_for(known_reason(answer.get("reason")))
     return answer
 
 
-def _known(reason: object) -> Reason:
+def known_reason(reason: object) -> Reason:
+    """Return what a companion answered, which may be of another release."""
     try:
         return Reason(str(reason))
     except ValueError:

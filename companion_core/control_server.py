@@ -78,7 +78,7 @@ class ControlServer:
     async def _reply(self, line: bytes) -> Mapping[str, Any]:
         try:
             request = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             request = None
         handler = self._handlers.get(str(request.get("op"))) if isinstance(request, dict) else None
         if handler is None:

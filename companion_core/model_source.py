@@ -53,6 +53,11 @@ class HeldModel:
             raise Refused(Reason.NOT_VERIFIED)
         return self._model
 
+    @property
+    def is_proved(self) -> bool:
+        """Whether its proof holds: nobody has asked to write to it."""
+        return self._model is not None and not (self.closed or self.wanted.is_set())
+
     def hold(self, model: VerifiedModel) -> None:
         """Take the proof of what was hashed under `leases`."""
         self._model = model

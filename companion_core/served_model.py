@@ -60,7 +60,7 @@ class ServedModel:
     @property
     def verified(self) -> bool:
         """Whether its proof holds: nobody has asked to write to it."""
-        return not (self._held.closed or self._held.wanted.is_set())
+        return self._held.is_proved
 
     def availability(self, *, token_stored: bool) -> Verdict:
         """Say whether a request would be served now, and if not, why (I-09)."""
@@ -87,7 +87,14 @@ class ServedModel:
             CompanionError: why `new` does not serve; it is let go of.
         """
         old, size = self._held, self._serving.size
-        await self.unwatch()
+        try:
+            if not new.is_proved:
+                raise Refused(Reason.DIGEST_MISMATCH)
+            await self._serving.require_room_for(new.model)
+            await self.unwatch()
+        except CompanionError:
+            new.close()
+            raise
         try:
             on_step(Step("drain", f"{self.model_id}: what runs may end, nothing new is taken"))
             await self.drain()
@@ -97,8 +104,9 @@ class ServedModel:
             old.close()
             self._keep()
         except CompanionError:
-            new.close()
-            on_step(Step("stopped", f"{new.model.model_id} does not start; back to the one before"))
+            if not new.in_use:  # else it is let go of on the way down, behind what has it open
+                new.close()
+            on_step(Step("stopped", f"{new.model.model_id} is not served; back to the one before"))
             with contextlib.suppress(CompanionError):
                 self._serving.begin_anew(size)
                 await self._start(old, on_step)

@@ -298,9 +298,18 @@ class Serving:
         """Return for how long it has been above a ceiling of memory."""
         return self._monitor.over_memory_for()
 
-    async def _require_memory(self, model: VerifiedModel) -> None:
+    async def require_room_for(self, model: VerifiedModel) -> None:
+        """Require that a model is within the ceilings, whatever is free just now.
+
+        Raises:
+            CompanionError: `ram_over_limit`.
+        """
+        await self._require_memory(model, free=sum(file.size for file in model.files))
+
+    async def _require_memory(self, model: VerifiedModel, *, free: int | None = None) -> None:
         needed = sum(file.size for file in model.files)
-        free = await asyncio.to_thread(available_memory)
+        if free is None:
+            free = await asyncio.to_thread(available_memory)
         try:
             video = await asyncio.to_thread(free_vram)
         except ProbeFailed:

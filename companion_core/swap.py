@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import dataclasses
 import secrets
+from collections import deque
 from collections.abc import Coroutine, Mapping
 from typing import Any, Final
 
@@ -30,6 +31,9 @@ __all__ = ["Swap", "Swaps"]
 
 # How often who follows a swap hears of it.
 NEWS_SECONDS: Final = 0.25
+# Who asked for one may hear its end when the next ones are over.
+REMEMBERED: Final = 8
+MAX_CHARACTERS: Final = 256
 
 
 class Swap:
@@ -128,6 +132,7 @@ class Swaps:
         self._on_step = on_step
         self._open: tuple[ModelSource, ServedModel] | None = None
         self._latest: Swap | None = None
+        self._remembered: deque[Swap] = deque(maxlen=REMEMBERED)
 
     def open(self, source: ModelSource, served: ServedModel) -> None:
         """Allow swaps from now on."""
@@ -155,13 +160,16 @@ class Swaps:
             EnvironmentUnavailable: `already_running` for the model that is served,
                 `swap_in_progress`, `not_ready` while the companion starts or stops.
         """
-        if model_id == (self._first if self._open is None else self._open[1].model_id):
-            raise EnvironmentUnavailable(Reason.ALREADY_RUNNING)
         if self._open is None:
-            raise EnvironmentUnavailable(Reason.NOT_READY)
+            first = model_id == self._first
+            raise EnvironmentUnavailable(Reason.ALREADY_RUNNING if first else Reason.NOT_READY)
+        served = self._open[1]
+        if model_id == served.model_id and served.verified:
+            raise EnvironmentUnavailable(Reason.ALREADY_RUNNING)
         if self._latest is not None and not self._latest.ended.is_set():
             raise EnvironmentUnavailable(Reason.SWAP_IN_PROGRESS)
         self._latest = swap = Swap(name)
+        self._remembered.append(swap)
         swap.start(self._swap(swap, model_id, *self._open))
         return swap
 
@@ -186,7 +194,11 @@ class Swaps:
     # --- what the control socket answers --------------------------------------------------
 
     async def _answer_swap(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
-        self.begin(str(request.get("swap")), str(request.get("model")))
+        name, model_id = request.get("swap"), request.get("model")
+        for text in (name, model_id):
+            if not isinstance(text, str) or not 0 < len(text) <= MAX_CHARACTERS:
+                raise UsageError(Reason.USAGE)
+        self.begin(str(name), str(model_id))
         return {}
 
     async def _answer_news(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -199,6 +211,7 @@ class Swaps:
         return {"cancelled": self._find(request).cancel()}
 
     def _find(self, request: Mapping[str, Any]) -> Swap:
-        if self._latest is None or self._latest.name != request.get("swap"):
-            raise UsageError(Reason.USAGE)
-        return self._latest
+        for swap in reversed(self._remembered):
+            if swap.name == request.get("swap"):
+                return swap
+        raise UsageError(Reason.USAGE)

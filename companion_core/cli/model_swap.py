@@ -9,7 +9,7 @@ import click
 
 from companion_core.cli import Settings
 from companion_core.cli.foreground import stop_signals_interrupt
-from companion_core.control import RunningInstance, ask, find_running
+from companion_core.control import RunningInstance, ask, find_running, known_reason
 from companion_core.errors import (
     CompanionError,
     EnvironmentUnavailable,
@@ -65,7 +65,8 @@ class _Following:
             self._show(news)
         self._show(news)
         if (error := news["error"]) is not None:
-            raise error_for(Reason(error["reason"]), error["detail"], plugin=error["plugin"])
+            reason = known_reason(error["reason"])
+            raise error_for(reason, error["detail"], plugin=error["plugin"])
 
     def cancel(self) -> None:
         """End the swap if it has changed nothing yet."""

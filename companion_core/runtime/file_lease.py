@@ -95,7 +95,8 @@ class FileLeases:
 
     def look(self) -> None:
         """Tell of a held file that somebody wants to write to."""
-        lost = {descriptor for descriptor in self._held if not is_held(descriptor)}
+        # A copy: another thread may hold one more meanwhile.
+        lost = {descriptor for descriptor in tuple(self._held) if not is_held(descriptor)}
         self._held -= lost
         if lost:
             self._on_break()
@@ -122,7 +123,7 @@ def is_held(descriptor: int) -> bool:
 
 def release(descriptor: int) -> None:
     """Give a lease up, if there is one; children that share the descriptor would keep it."""
-    for leases in _OPEN:
+    for leases in tuple(_OPEN):
         leases.forget(descriptor)
     if sys.platform == "linux":
         fcntl = _fcntl()

@@ -85,7 +85,8 @@ def test_a_refusal_comes_back_with_its_reason(paths):
 
 
 @pytest.mark.parametrize(
-    "line", [b"\n", b"not json\n", b"[]\n", b'{"op": "nonsense"}\n', b"x" * 70_000]
+    "line",
+    [b"\n", b"not json\n", b"[]\n", b'{"op": "nonsense"}\n', b"x" * 70_000, b"[" * 60_000 + b"\n"],
 )
 def test_a_malformed_question_never_ends_the_server(paths, line):
     def send(running):

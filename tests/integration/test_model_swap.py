@@ -20,6 +20,7 @@ from runtime_parts import alive
 from companion_core.companion import Companion
 from companion_core.decisions.integrity import parse_model_spec
 from companion_core.errors import Reason, Refused
+from companion_core.runtime import file_lease
 from companion_core.runtime.file_lease import FileLeases, is_held, release
 from companion_core.runtime.model_proof import Prover
 
@@ -161,6 +162,21 @@ def test_a_file_system_without_leases_is_told_apart(model, monkeypatch) -> None:
 
     asyncio.run(life())
     assert signal.getsignal(signal.SIGIO) == signal.SIG_DFL
+
+
+def test_one_that_is_held_while_another_is_looked_at_hides_nobody(monkeypatch) -> None:
+    told = []
+    leases = FileLeases(lambda: told.append(1))
+    leases._held |= {101, 102}
+
+    def looked_at(descriptor: int) -> bool:
+        leases._held.add(descriptor + 100)  # as another thread does
+        return descriptor != 102
+
+    monkeypatch.setattr(file_lease, "is_held", looked_at)
+    leases.look()
+    assert told == [1]
+    assert leases._held == {101, 201, 202}
 
 
 def test_what_has_no_lease_is_let_go_of_all_the_same() -> None:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from companion_core.decisions.restart import Size
-from companion_core.errors import CompanionError
+from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason
 from companion_core.model_source import HeldModel
 
 FULL = Size(parallel=2, context_length=1024)
@@ -39,12 +39,14 @@ class FakeServing:
         log: what was asked of it.
         failing: starts of these models raise that, or never end if it is None.
         busy: a drain waits for what runs.
+        too_large: the model that is above a ceiling.
     """
 
     def __init__(self) -> None:
         self.log: list[str] = []
         self.failing: dict[str, CompanionError | None] = {}
         self.busy = False
+        self.too_large: str | None = None
         self.draining = asyncio.Event()
         self.starting = asyncio.Event()
         self.full_size = self.size = FULL
@@ -67,6 +69,10 @@ class FakeServing:
         self.draining.set()
         if self.busy:
             await asyncio.Event().wait()
+
+    async def require_room_for(self, model: Any) -> None:
+        if self.too_large == model.model_id:
+            raise EnvironmentUnavailable(Reason.RAM_OVER_LIMIT)
 
     async def stop(self) -> None:
         self.log.append("stop")

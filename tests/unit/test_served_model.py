@@ -79,6 +79,19 @@ def test_one_that_does_not_start_is_let_go_of_and_the_old_one_started_as_large_a
     assert play(story) == ["drain 30", "stop", "start new", "stop", "let go of new", "start old"]
 
 
+def test_what_is_known_not_to_start_costs_the_old_one_nothing() -> None:
+    async def too_large(scene: Scene) -> None:
+        scene.serving.too_large = "new"
+        assert await scene.refused() is Reason.RAM_OVER_LIMIT
+
+    async def lost(scene: Scene) -> None:
+        scene.new._on_writer()
+        assert await scene.refused() is Reason.DIGEST_MISMATCH
+
+    assert play(too_large) == ["let go of new"]
+    assert "drain 30" not in play(lost)
+
+
 def test_where_neither_starts_nothing_is_left_unwatched_and_the_first_reason_is_told() -> None:
     async def story(scene: Scene) -> None:
         scene.serving.failing["new"] = EnvironmentUnavailable(Reason.START_TIMEOUT)

@@ -20,7 +20,7 @@ class Scene:
     """Plays the source and the served model; both wait until they are let on."""
 
     def __init__(self) -> None:
-        self.model_id = "old"
+        self.model_id, self.verified = "old", True
         self.log: list[str] = []
         self.proved, self.replaced = asyncio.Event(), asyncio.Event()
         self.replacing = asyncio.Event()
@@ -141,6 +141,36 @@ def test_a_second_one_and_the_model_that_is_served_are_refused() -> None:
             refusal = await scene.refused("swap", swap="t", model=model)
             assert refusal is Reason.SWAP_IN_PROGRESS
         assert await scene.refused("swap_cancel", swap="t") is Reason.USAGE
+
+    play(story)
+
+
+def test_one_that_a_writer_took_can_be_asked_for_again() -> None:
+    async def story(scene: Scene) -> None:
+        scene.verified = False
+        assert await scene.ask("swap", swap="s", model="old") == {}
+
+    play(story)
+
+
+def test_the_end_of_one_is_told_when_the_next_has_begun() -> None:
+    async def story(scene: Scene) -> None:
+        scene.proved.set()
+        scene.replaced.set()
+        await scene.ask("swap", swap="s", model="new")
+        await scene.outcome()
+        await scene.ask("swap", swap="t", model="third")
+        assert (await scene.ask("swap_news", swap="s", seen=0))["ended"]
+
+    play(story)
+
+
+@pytest.mark.parametrize("swap", [None, 5, "", "s" * 257])
+def test_a_swap_without_a_name_or_a_model_is_refused(swap) -> None:
+    async def story(scene: Scene) -> None:
+        assert await scene.refused("swap", swap=swap, model="new") is Reason.USAGE
+        assert await scene.refused("swap", swap="s", model=swap) is Reason.USAGE
+        assert scene.log == []
 
     play(story)
 
