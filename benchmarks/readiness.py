@@ -146,18 +146,17 @@ class TimedServing:
         try:
             await starting
             available = time.monotonic()
+            ready_at = self.prepared
             if observer is not None:
                 ready_at = float(await observer.stdout.readline())
-            elif self._case.prepared:
-                ready_at = self.prepared
-            else:
-                ready_at = announced_at((self._paths.logs / "runtime.log").read_text())
         finally:
             if observer is not None:
                 observer.kill()
                 await observer.wait()
             await self.serving.stop()
             await self.serving.gateway.close()
+        if self._case.model is None:  # by now its last line is in the log
+            ready_at = announced_at((self._paths.logs / "runtime.log").read_text())
         return (self.read_back - ready_at) * 1e3, (available - ready_at) * 1e3
 
     async def _observer(self) -> Any:
