@@ -13,7 +13,7 @@ hypothesis.settings.register_profile("companion", deadline=None)
 hypothesis.settings.load_profile("companion")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def require_real() -> Callable[[str, bool], None]:
     """Skip, naming the real part that is missing; fail when every part is required."""
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import runtime_parts as parts
@@ -23,7 +24,7 @@ pytestmark = [
 FILES = ["tests/security/test_isolation.py", "tests/integration/test_runtime_isolation.py"]
 
 
-def test_the_tiers_hold_for_an_ordinary_user() -> None:
+def test_the_tiers_hold_for_an_ordinary_user(require_real: Any) -> None:
     if os.geteuid() != 0:
         pytest.skip("the tests of the tiers run as an ordinary user already")
     with tempfile.TemporaryDirectory() as folder:
@@ -31,10 +32,8 @@ def test_the_tiers_hold_for_an_ordinary_user() -> None:
         child = parts.run_as(
             parts.ORDINARY_USER, program, Path(folder), stdout=subprocess.PIPE, text=True
         )
-        if child is None:
-            pytest.skip("an ordinary user can run no Python here")
+        require_real("a Python for an ordinary user", child is not None)
         output, _ = child.communicate(timeout=110)
     assert child.returncode == 0, output
     assert " passed" in output
-    if "a real part is missing" in output:
-        pytest.skip("a tier is not to be had for an ordinary user here")
+    require_real("a tier for an ordinary user", "a real part is missing" not in output)

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -112,9 +113,8 @@ class Zoo:
 
 
 @pytest.fixture(scope="module")
-def zoo(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
-    if importlib.util.find_spec("pip") is None:
-        pytest.skip("a real part is missing: pip")
+def zoo(tmp_path_factory: pytest.TempPathFactory, require_real: Any) -> Zoo:
+    require_real("pip", importlib.util.find_spec("pip") is not None)
     return Zoo(tmp_path_factory.mktemp("zoo"))
 
 

@@ -248,14 +248,13 @@ model.close()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="what other processes may read of it")
-def test_an_ordinary_undumpable_process_links_too() -> None:
+def test_an_ordinary_undumpable_process_links_too(require_real) -> None:
     """As the companion is: nobody else may look into it, and it is nobody special."""
     user = parts.ORDINARY_USER if os.geteuid() == 0 else os.geteuid()
     with tempfile.TemporaryDirectory() as folder:
         program = ["-c", UNDUMPABLE, folder]
         child = parts.run_as(user, program, Path(folder), stdout=subprocess.PIPE)
-        if child is None:
-            pytest.skip("an ordinary user can run no Python here")
+        require_real("a Python for an ordinary user", child is not None)
         output, _ = child.communicate(timeout=60)
     assert output.decode().split() == [str(user), "[True]", "True"]
 
