@@ -6,6 +6,7 @@ import asyncio
 import importlib.util
 import json
 import socket
+from collections.abc import Callable
 from typing import Any
 
 import gateway_parts as parts
@@ -403,7 +404,7 @@ def test_a_probe_takes_the_connection_made_ahead_or_if_that_was_cut_its_own() ->
     async def main() -> None:
         async with parts.open_door() as door:
             opened: list[Any] = []
-            connections, real = door.gateway.connections, door.gateway.connection_opened
+            real = door.gateway.connection_opened
             door.gateway.connection_opened = lambda one: opened.append(one) or real(one)  # type: ignore[method-assign]
             probe = HealthProbe(
                 port=lambda: door.gateway.port,
@@ -413,35 +414,43 @@ def test_a_probe_takes_the_connection_made_ahead_or_if_that_was_cut_its_own() ->
                 egress=LiveEgress(),
             )
 
-            async def ahead() -> Any:
-                probe.connect_ahead()
-                probe.connect_ahead()
-                while not connections:  # noqa: ASYNC110 - tells nobody
+            async def until(reached: Callable[[], Any]) -> None:
+                while not reached():  # noqa: ASYNC110 - tells nobody
                     await asyncio.sleep(0.001)
-                return next(iter(connections))
+
+            async def ahead() -> Any:
+                before = len(opened)
+                probe.connect_ahead()
+                probe.connect_ahead()
+                pool = probe._ahead
+                assert pool is not None
+                await until(lambda: len(opened) > before and pool._idle)
+                return opened[-1]
+
+            async def cut_ahead() -> None:
+                (await ahead()).transport.abort()
+                pool = probe._ahead
+                assert pool is not None
+                await until(lambda: pool.holds_nothing)
 
             made = await ahead()
             assert await probe.probe() == OK
             assert opened == [made]
 
-            (await ahead()).transport.abort()
-            await asyncio.sleep(0.05)
+            await cut_ahead()
             assert await probe.probe() == OK
             assert len(opened) == 3
 
-            (await ahead()).transport.abort()
-            await asyncio.sleep(0.05)
+            await cut_ahead()
             made = await ahead()  # anew, and long ago
-            while not probe._ahead._idle:  # noqa: ASYNC110 - as above
-                await asyncio.sleep(0.001)
+            assert probe._ahead is not None
             probe._ahead._idle[0].idle_since -= 3600
             assert await probe.probe() == OK
             assert opened[4:] == [made]
 
             await ahead()
             probe.close()
-            while connections:  # noqa: ASYNC110 - as above
-                await asyncio.sleep(0.001)
+            await until(lambda: not door.gateway.connections)
             assert await probe.probe() == OK
             assert len(opened) == 7
 
