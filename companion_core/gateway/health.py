@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from companion_core.deadline import start_call
+from companion_core.deadline import result_of, start_call
 from companion_core.decisions.guard import HEALTH_PATH
 from companion_core.decisions.verdict import OK, Verdict, refuse
 from companion_core.egress import Egress
@@ -65,6 +65,7 @@ class HealthProbe:
         """
         self._let_go_of_asked()
         self._asked = asyncio.ensure_future(self._ask(wait=True))
+        self._asked.add_done_callback(lambda task: task.cancelled() or task.exception())
 
     def connect_ahead(self) -> None:
         """Make the next probe's connection now; where there is none by then, it makes its own."""
@@ -97,7 +98,7 @@ class HealthProbe:
             return _FAILED  # the system has no thread to give
         try:
             async with asyncio.timeout(self._judge_deadline):
-                judged = await asyncio.wrap_future(call)
+                judged = await result_of(call)
         except (asyncio.CancelledError, KeyboardInterrupt):
             raise
         except TimeoutError:
@@ -116,7 +117,7 @@ class HealthProbe:
         pool, self._ahead = self._ahead or self._new_pool(), None
         request = (
             f"GET {HEALTH_PATH} HTTP/1.1\r\nHost: 127.0.0.1:{self._port()}\r\n"
-            f"Authorization: Bearer {self._token}\r\nConnection: close\r\n"
+            f"Authorization: Bearer {self._token}\r\n"
             f"{_PREFER_TO_WAIT if wait else ''}\r\n"
         )
         answer = _Answer()
@@ -124,7 +125,8 @@ class HealthProbe:
             pool.open_and_send(answer, request.encode("ascii"))
             await answer.complete
         finally:
-            pool.close()
+            # Behind whoever waits for the answer.
+            asyncio.get_running_loop().call_soon(pool.close)
         return answer.status, bytes(answer.body)
 
     def _new_pool(self) -> BackendPool:

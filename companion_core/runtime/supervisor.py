@@ -273,5 +273,5 @@ class Supervisor:
 
 async def _write_down(store: BackendStore) -> None:
     # Not before the runtime serves, and no reason for it not to: the next start is slower.
-    with contextlib.suppress(CompanionError):
+    with contextlib.suppress(CompanionError, OSError):
         await run_in_worker(store.write_down)
