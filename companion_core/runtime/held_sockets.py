@@ -33,8 +33,9 @@ def listening_among(pid: int, held: Mapping[int, int]) -> frozenset[Listener]:
     Raises:
         OSError: one of them cannot be taken over, or its number is another one's by now.
     """
-    if sys.platform != "linux":
-        raise OSError(errno.ENOSYS)
+    # A default timeout would make every socket that is taken over non-blocking, for its owner too.
+    if sys.platform != "linux" or socket.getdefaulttimeout() is not None:
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
     found: set[Listener] = set()
     process = os.pidfd_open(pid)
     try:
