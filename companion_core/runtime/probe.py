@@ -66,9 +66,13 @@ class ProcessProbe:
         the first time. A process that came meanwhile counts with all it has used.
 
         Raises:
-            ProbeFailed: no process is there any more, or a number cannot be read.
+            ProbeFailed: no process is there any more, or a number cannot be read. Asked for
+                none, it lets go of those it knew.
         """
         with self._lock:
+            self._files.keep_only(target.pids)
+            if not target.pids:
+                raise ProbeFailed
             if self._last_at is None:
                 self._last, self._last_at = _read_all(target.pids, self._files), self._clock()
             short = MIN_INTERVAL_SECONDS - (self._clock() - self._last_at)
@@ -128,8 +132,6 @@ class _StatFiles:
 
 
 def _read_all(pids: tuple[int, ...], files: _StatFiles) -> dict[int, _Reading]:
-    files.keep_only(pids)
-
     def read(pid: int) -> _Reading | None:
         return _read_linux(pid, files) if sys.platform == "linux" else _read_elsewhere(pid)
 

@@ -140,7 +140,8 @@ def test_files_of_processes_stay_open_as_long_as_they_are_asked_for() -> None:
         other.kill()
     probe.observe(ProbeTarget(pids=(me.pid, other.pid)))  # it has ended: not read, not kept
     assert me.num_fds() == before + 1
-    del probe
+    with pytest.raises(ProbeFailed):
+        probe.observe(ProbeTarget(pids=()))
     assert me.num_fds() == before
 
 
