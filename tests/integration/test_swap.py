@@ -10,6 +10,7 @@ import signal
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 from runtime_parts import alive, wait_until
 from swap_world import (
@@ -234,15 +235,32 @@ def test_while_it_is_fetched_the_old_one_serves_and_a_signal_ends_it(two, number
         assert facts(two) == before
         assert client.chat("tiny") == "ok"
         assert client.chat("other") == "model_not_served"
+        swap = two.status()["swap"]
+        assert (swap["model"], swap["step"]["name"]) == ("other", "manifest")
+        assert "swap       to other: manifest version" in two.companion("status").stdout
         second = two.companion("up", "--model", "other")
         assert (second.returncode, reason_of(second.stderr)) == (4, "swap_in_progress")
         up.send_signal(number)
         assert finish(up) == (130, "interrupted")
     assert facts(two) == before
+    assert "swap" not in two.status()
     assert len(two.stored_models()) == 1
     # Nothing of it is in the way of the next.
     two.model_host.misbehave = Misbehaviour()
     assert two.companion("up", "--model", "other").returncode == 0
+
+
+def test_a_companion_that_is_silent_and_there_is_asked_again(two):
+    companion = psutil.Process(two.status()["pid"])
+    with stalled(two, patience=0.5) as up:
+        companion.suspend()
+        try:
+            assert any(line.startswith("silence") for line in up.stderr)
+        finally:
+            companion.resume()
+        up.send_signal(signal.SIGINT)
+        assert finish(up) == (130, "interrupted")
+    assert Client(two).chat("tiny") == "ok"
 
 
 # --- the end of the companion in the middle of it ----------------------------------------------

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import re
 import subprocess
@@ -11,9 +12,9 @@ import pytest
 from companion_core.cli import COMMANDS, main, refuse
 from companion_core.cli.progress import StepPrinter
 from companion_core.cli.status_command import as_text
-from companion_core.companion import Step
 from companion_core.egress import RefusingEgress
 from companion_core.errors import PluginFault, Reason
+from companion_core.step import Step
 
 pytestmark = pytest.mark.unit
 
@@ -177,6 +178,14 @@ def test_the_text_of_a_status_has_every_fact_of_the_document():
         "1.5 %", "1.2 s", "keychain linux", "probe process",
     ):  # fmt: skip
         assert fact in text
+    for step, told in {
+        None: "begun",
+        Step("download", "new", 300_000, 1_200_000): "download 0.3 of 1.2 MB",
+        Step("model", "proved"): "model proved",
+    }.items():
+        document = None if step is None else dataclasses.asdict(step)
+        swapping = as_text({**status, "swap": {"model": "new", "step": document}})
+        assert f"swap       to new: {told}\n" in swapping
     refused = as_text({**status, "available": False, "reason": "health_stale"})
     assert refused.startswith("not available (health_stale)")
 
