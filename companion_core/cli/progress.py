@@ -8,7 +8,7 @@ from typing import Final
 
 import click
 
-from companion_core.cli import is_terminal
+from companion_core.cli import drop_output, is_terminal
 from companion_core.step import Step, amount
 
 __all__ = ["StepPrinter"]
@@ -33,6 +33,13 @@ class StepPrinter:
         """Show one step."""
         if self._quiet:
             return
+        try:
+            self._show(step)
+        except OSError:  # who read it has left: what is told of goes on
+            drop_output(sys.stderr)
+            self._quiet = True
+
+    def _show(self, step: Step) -> None:
         if step.total:
             self._draw(step)
             return

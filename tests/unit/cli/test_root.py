@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 import re
 import subprocess
 import sys
@@ -146,6 +147,17 @@ def test_progress_of_a_closed_stderr_goes_nowhere(monkeypatch):
     monkeypatch.setattr(sys, "stderr", None)
     StepPrinter()(Step("download", "tiny", 1, 2))
     StepPrinter()(Step("model", "tiny"))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a pipe that nobody reads")
+def test_progress_that_nobody_reads_any_more_goes_nowhere(monkeypatch):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as left:
+        monkeypatch.setattr(sys, "stderr", left)
+        printer = StepPrinter()
+        for _ in range(2):
+            printer(Step("model", "tiny"))
 
 
 def test_a_plugin_at_fault_is_named(capsys):
