@@ -181,7 +181,7 @@ class Companion:
             if self._served is None
             else {"id": self._served.model_id, "verified": self._served.verified},
             **serving,
-            **({} if (swap := self._swaps.under_way) is None else {"swap": swap.status()}),
+            **self._swaps.status(),
             "plugins": self._plugins,
         }
 

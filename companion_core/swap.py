@@ -160,11 +160,10 @@ class Swaps:
             if swap.fault is not None:
                 raise swap.fault
 
-    @property
-    def under_way(self) -> Swap | None:
-        """The swap that has begun and not ended."""
-        latest = next(reversed(self._remembered), None)
-        return None if latest is None or latest.ended.is_set() else latest
+    def status(self) -> dict[str, Any]:
+        """Return the swap's part of `companion status --json`: none unless one is on its way."""
+        swap = self._under_way()
+        return {} if swap is None else {"swap": swap.status()}
 
     def begin(self, name: str, model_id: str) -> Swap:
         """Begin to swap, and return at once.
@@ -183,7 +182,7 @@ class Swaps:
         source, served = self._open
         if model_id == served.model_id and served.verified:
             raise EnvironmentUnavailable(Reason.ALREADY_RUNNING)
-        if self.under_way is not None:
+        if self._under_way() is not None:
             raise EnvironmentUnavailable(Reason.SWAP_IN_PROGRESS)
 
         async def work(swap: Swap) -> None:
@@ -205,6 +204,10 @@ class Swaps:
         await outlast(asyncio.ensure_future(swap.ended.wait()), on_cancel=swap.cancel)
         if swap.error is not None:
             raise swap.error
+
+    def _under_way(self) -> Swap | None:
+        latest = next(reversed(self._remembered), None)
+        return None if latest is None or latest.ended.is_set() else latest
 
     # --- what the control socket answers --------------------------------------------------
 

@@ -97,18 +97,18 @@ def test_news_come_also_while_there_is_nothing_new() -> None:
 
 def test_while_it_is_on_its_way_its_model_and_its_latest_step_are_told() -> None:
     async def story(scene: Scene) -> None:
-        assert scene.swaps.under_way is None
+        assert scene.swaps.status() == {}
         await scene.ask("swap", swap="s", model="new")
-        assert scene.swaps.under_way.status() == {"model": "new", "step": None}
+        assert scene.swaps.status() == {"swap": {"model": "new", "step": None}}
         await scene.ask("swap_news", swap="s", seen=1)
         download = {"name": "download", "text": "new", "done": 1, "total": 2}
-        assert scene.swaps.under_way.status() == {"model": "new", "step": download}
+        assert scene.swaps.status() == {"swap": {"model": "new", "step": download}}
         scene.proved.set()
         await scene.replacing.wait()
-        assert scene.swaps.under_way.status()["step"]["name"] == "model"
+        assert scene.swaps.status()["swap"]["step"]["name"] == "model"
         scene.replaced.set()
         await scene.outcome()
-        assert scene.swaps.under_way is None
+        assert scene.swaps.status() == {}
 
     play(story)
 
