@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import secrets
-import time
 from typing import Any, Final
 
 import click
 
 from companion_core.cli import Settings
 from companion_core.cli.foreground import stop_signals_interrupt
-from companion_core.control import RunningInstance, ask, find_running, known_reason
+from companion_core.control import RunningInstance, ask, has_gone, known_reason
 from companion_core.errors import (
     CompanionError,
     EnvironmentUnavailable,
@@ -24,7 +23,6 @@ __all__ = ["swap_model"]
 
 # A minute: a question that is not answered takes ten seconds.
 ATTEMPTS: Final = 6
-PAUSE_SECONDS: Final = 0.5
 
 
 def swap_model(
@@ -108,12 +106,11 @@ class _Following:
             except EnvironmentUnavailable as error:
                 if error.reason is not Reason.CONTROL_UNAVAILABLE:
                     raise
-            if find_running(self._settings.paths, self._settings.egress) != self._running:
+            if has_gone(self._running, self._settings.paths, self._settings.egress):
                 raise CompanionError(Reason.INTERRUPTED)
             if attempt == 0:
                 text = f"pid {self._running.identity.pid} runs but does not answer; asking again"
                 self._on_step(Step("silence", text))
-            time.sleep(PAUSE_SECONDS)
         raise error_for(
             Reason.CONTROL_UNAVAILABLE,
             f"pid {self._running.identity.pid} runs but has not answered for long; when it goes "

@@ -8,8 +8,8 @@ from typing import Any, Final
 import click
 
 from companion_core.cli import Settings, echo_result
-from companion_core.control import ask, find_running
-from companion_core.errors import EXIT_CODES, Culprit, Reason
+from companion_core.control import ask, find_running, has_gone
+from companion_core.errors import EXIT_CODES, Culprit, EnvironmentUnavailable, Reason
 from companion_core.step import amount
 
 NOT_RUNNING: Final[dict[str, Any]] = {
@@ -48,7 +48,14 @@ def command(settings: Settings, *, as_json: bool, watch: bool) -> int:
 def read_status(settings: Settings) -> dict[str, Any]:
     """Ask the running companion, if there is one."""
     running = find_running(settings.paths, settings.egress)
-    return NOT_RUNNING if running is None else ask(running, settings.egress, "status")
+    if running is None:
+        return NOT_RUNNING
+    try:
+        return ask(running, settings.egress, "status")
+    except EnvironmentUnavailable:
+        if has_gone(running, settings.paths, settings.egress):
+            return NOT_RUNNING
+        raise
 
 
 def as_text(status: dict[str, Any]) -> str:

@@ -68,10 +68,7 @@ def companion(monkeypatch):
 
     made = Companion()
     monkeypatch.setattr(model_swap, "ask", made.ask)
-    monkeypatch.setattr(model_swap.time, "sleep", lambda _seconds: None)
-    monkeypatch.setattr(
-        model_swap, "find_running", lambda *_: RUNNING if made.still_there else None
-    )
+    monkeypatch.setattr(model_swap, "has_gone", lambda *_: not made.still_there)
     return made
 
 

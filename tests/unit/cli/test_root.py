@@ -14,7 +14,7 @@ from companion_core.cli import COMMANDS, main, refuse
 from companion_core.cli.progress import StepPrinter
 from companion_core.cli.status_command import as_text
 from companion_core.egress import RefusingEgress
-from companion_core.errors import PluginFault, Reason
+from companion_core.errors import EnvironmentUnavailable, PluginFault, Reason
 from companion_core.step import Step
 
 pytestmark = pytest.mark.unit
@@ -104,6 +104,20 @@ def test_a_fault_of_the_program_exits_1_and_names_no_value(tmp_path, capsys, mon
     err = capsys.readouterr().err
     assert err.splitlines()[-1].startswith("companion: internal_fault: ")
     assert "a secret of the fault" not in err
+
+
+@pytest.mark.parametrize(("gone", "code"), [(True, 5), (False, 4)])
+def test_a_companion_that_gives_no_answer_has_just_ended_or_is_silent(
+    tmp_path, monkeypatch, gone, code
+):
+    def silent(*_arguments):
+        raise EnvironmentUnavailable(Reason.CONTROL_UNAVAILABLE)
+
+    module = "companion_core.cli.status_command"
+    monkeypatch.setattr(f"{module}.find_running", lambda *_: object())
+    monkeypatch.setattr(f"{module}.ask", silent)
+    monkeypatch.setattr(f"{module}.has_gone", lambda *_: gone)
+    assert main(["--state-dir", str(tmp_path), "status"]) == code
 
 
 def test_json_after_the_separator_belongs_to_the_client(tmp_path, capsys):
