@@ -48,14 +48,12 @@ def listening_among(pid: int, held: Mapping[int, int]) -> frozenset[Listener]:
 
 
 def _listener(taken: socket.socket) -> Listener | None:
-    host, port = taken.getsockname()[:2]
     if taken.type == socket.SOCK_STREAM:
-        if not taken.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-            return None
-        return Listener("tcp", plain_address(host), port)
-    if not port or _has_peer(taken):  # else anyone may send to it
-        return None
-    return Listener("udp", plain_address(host), port)
+        protocol = "tcp" if taken.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) else None
+    else:
+        protocol = None if _has_peer(taken) else "udp"  # one without a peer hears anyone
+    host, port = taken.getsockname()[:2]
+    return Listener(protocol, plain_address(host), port) if protocol and port else None
 
 
 def _has_peer(taken: socket.socket) -> bool:
