@@ -11,8 +11,10 @@ import contextlib
 import math
 import os
 import stat
+import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from companion_core.backend_channel import BackendChannel
@@ -51,7 +53,7 @@ class Watched:
     Attributes:
         channel: where it listens, as it knows it.
         way: how the companion reaches that.
-        takes_long: there is so much to look at that a thread has to.
+        takes_long: there was so much to look at that a thread has to, the next time.
         seen: the processes that the newest look found as planned, and what that proved.
     """
 
@@ -253,17 +255,19 @@ async def _is_as_planned(watched: Watched) -> bool:
 
 
 async def _look(watched: Watched, look: Callable[..., Verdict]) -> Verdict:
-    """Look without a thread where that is quick: what starts waits for it."""
+    """Look without a thread where the look before was quick: what starts waits for it."""
     if not watched.takes_long:
-        now = asyncio.get_running_loop().time
-        began = now()
-        try:
-            return look(watched, wait=False)
-        except BlockingIOError:
-            pass
-        finally:
-            watched.takes_long = now() - began > _LONG_SECONDS
-    return await asyncio.to_thread(look, watched)
+        with contextlib.suppress(BlockingIOError):
+            return _timed(watched, partial(look, wait=False))
+    return await asyncio.to_thread(_timed, watched, look)
+
+
+def _timed(watched: Watched, look: Callable[[Watched], Verdict]) -> Verdict:
+    began = time.monotonic()
+    try:
+        return look(watched)
+    finally:
+        watched.takes_long = time.monotonic() - began > _LONG_SECONDS
 
 
 def _is_in_place(channel: BackendChannel) -> bool:

@@ -69,19 +69,19 @@ def test_what_would_have_to_be_waited_for_is_read_back_in_a_thread(monkeypatch) 
     assert [thread is mine for thread in threads] == [True, False]
 
 
-def test_a_look_that_took_long_is_left_to_a_thread_from_then_on(monkeypatch) -> None:
+def test_behind_a_look_that_took_long_the_next_is_left_to_a_thread(monkeypatch) -> None:
     threads = []
 
     def look(_watched, **_):
         threads.append(threading.current_thread())
         return OK
 
-    async def twice() -> None:
+    async def looks() -> None:
         watched = SimpleNamespace(takes_long=False)
-        assert await readiness._look(watched, look) is OK
-        assert await readiness._look(watched, look) is OK
+        for longest in (-1, -1, 60, 60):
+            monkeypatch.setattr(readiness, "_LONG_SECONDS", longest)
+            assert await readiness._look(watched, look) is OK
 
-    monkeypatch.setattr(readiness, "_LONG_SECONDS", -1)
-    asyncio.run(twice())
+    asyncio.run(looks())
     mine = threading.main_thread()
-    assert [thread is mine for thread in threads] == [True, False]
+    assert [thread is mine for thread in threads] == [True, False, False, True]
