@@ -39,7 +39,10 @@ __all__ = ["Watched", "read_back", "unless_exited", "until_serving"]
 T = TypeVar("T")
 
 _READ_BACK_SECONDS: Final = 1.0
+# While it is prepared a runtime is looked at so often, and at its end the last look counts for
+# those it saw.
 _LOOK_SECONDS: Final = 0.1
+_RECENT_SECONDS: Final = 2 * _LOOK_SECONDS
 _LONG_SECONDS: Final = 0.005
 # In so many turns of the event loop a connection is made and the question sent, which is being
 # answered while the start goes on.
@@ -54,7 +57,7 @@ class Watched:
         channel: where it listens, as it knows it.
         way: how the companion reaches that.
         takes_long: there was so much to look at that a thread has to, the next time.
-        seen: the processes that the newest look found as planned, and what that proved.
+        seen: whom the newest look found as planned, and what that proved.
     """
 
     kept: Kept
@@ -85,7 +88,7 @@ def read_back(watched: Watched, *, wait: bool = True) -> Verdict:
         BlockingIOError: a process that comes or goes would have to be waited for, and `wait`
             is false.
     """
-    identity = watched.kept.identity
+    identity, watched.seen = watched.kept.identity, None
     names: dict[int, frozenset[str] | None] = {}
     try:
         tree = watched.kept.tree()
@@ -109,7 +112,8 @@ def read_back(watched: Watched, *, wait: bool = True) -> Verdict:
         watched.channel,
         allow_open_backend=watched.allow_open_backend,
     )
-    watched.seen = (frozenset(tree), verdict) if isinstance(verdict, LoopbackChannel) else None
+    if isinstance(verdict, LoopbackChannel):
+        watched.seen = frozenset(tree), verdict
     return verdict
 
 
@@ -155,7 +159,8 @@ async def until_serving(
     for _ in range(_TURNS_TO_ASK):
         await asyncio.sleep(0)
     if plan.prepare:
-        watched.require(await _look(watched, read_back_who_came))
+        recent = asyncio.get_running_loop().time() - looked_at < _RECENT_SECONDS
+        await _require_as_planned(watched, read_back_who_came if recent else read_back)
     return looked_at
 
 
@@ -168,15 +173,11 @@ async def _prepare(
 
 async def _look_on(watched: Watched, work: Coroutine[Any, Any, None]) -> float:
     """Read back again and again until `work` is over; return when last, on the loop's clock."""
-    now, looked_at, working = (
-        asyncio.get_running_loop().time,
-        -math.inf,
-        asyncio.ensure_future(work),
-    )
+    working, looked_at = asyncio.ensure_future(work), -math.inf
     try:
         while not (await asyncio.wait({working}, timeout=_LOOK_SECONDS))[0]:
-            looked_at = now()
-            watched.require(await _look(watched, read_back))
+            looked_at = asyncio.get_running_loop().time()
+            await _require_as_planned(watched, read_back)
         working.result()
     finally:
         working.cancel()
@@ -247,19 +248,29 @@ async def _until_announced(watched: Watched) -> None:
 async def _is_as_planned(watched: Watched) -> bool:
     """Read back and tell whether it holds its socket; end the start for anything unplanned."""
     verdict = await _look(watched, read_back)
-    if verdict.reason is Reason.NOT_RUNNING:
-        await watched.kept.exited.wait()
     if verdict.reason is not Reason.HEALTH_FAILED:  # that one: not its own socket yet
         watched.require(verdict)
     return verdict.ok
 
 
+async def _require_as_planned(watched: Watched, look: Callable[..., Verdict]) -> None:
+    watched.require(await _look(watched, look))
+
+
 async def _look(watched: Watched, look: Callable[..., Verdict]) -> Verdict:
-    """Look without a thread where the look before was quick: what starts waits for it."""
+    """Look without a thread where the look before was quick: what starts waits for it.
+
+    A runtime that is gone is told by its end (`unless_exited`), which comes.
+    """
+    verdict = None
     if not watched.takes_long:
         with contextlib.suppress(BlockingIOError):
-            return _timed(watched, partial(look, wait=False))
-    return await asyncio.to_thread(_timed, watched, look)
+            verdict = _timed(watched, partial(look, wait=False))
+    if verdict is None:
+        verdict = await asyncio.to_thread(_timed, watched, look)
+    if verdict.reason is Reason.NOT_RUNNING:
+        await watched.kept.exited.wait()
+    return verdict
 
 
 def _timed(watched: Watched, look: Callable[[Watched], Verdict]) -> Verdict:
