@@ -30,7 +30,7 @@ from companion_core.runtime.probe import free_vram
 from companion_core.runtime.resource_monitor import ResourceMonitor
 from companion_core.runtime.staging import VerifiedModel
 from companion_core.runtime.supervisor import StartedBackend, StartHooks, StartSpec, Supervisor
-from companion_core.tasks import outlast
+from companion_core.tasks import cancel, outlast
 from companion_core.upkeep import Timing, Upkeep
 
 __all__ = ["Serving"]
@@ -100,9 +100,7 @@ class Serving:
             egress=egress,
         )
         self._supervisor.hooks = StartHooks(
-            on_launch=self._expect,
-            on_listening=self.gateway.connect_expected,
-            on_prepared=self.gateway.attach_expected,
+            on_launch=self._expect, on_prepared=self.gateway.attach_expected
         )
         self._backend: StartedBackend | None = None
         self._last_health_ok: float | None = None
@@ -180,10 +178,11 @@ class Serving:
         self.gateway.detach()
         self._health.close()
         self._backend = None
+        if self._settling is not None:
+            await cancel(self._settling)
+            self._settling = None
         await self._monitor.stop()
         await self._supervisor.stop()
-        if self._settling is not None:
-            await outlast(self._settling)
 
     def _spec(self, model: VerifiedModel) -> StartSpec:
         section, chosen = self._config.runtime, self._providers.chosen

@@ -13,6 +13,7 @@ from companion_core.decisions.verdict import OK, Verdict
 from companion_core.errors import Reason
 from companion_core.gateway.backend_requests import BackendRequests
 from companion_core.gateway.body import parse_body
+from companion_core.gateway.head import preferred_wait
 from companion_core.gateway.response_head import ResponseHead
 from companion_core.gateway.responses import relayed_head
 from companion_core.gateway.upstream import BackendConnection, BackendPool
@@ -29,6 +30,9 @@ _A_PLACE: Final = 1
 _FIRST_BYTE: Final = 2
 _MORE: Final = 3  # the head of the answer has been passed on
 _A_BACKEND: Final = 4
+
+# The start's own check, and some that clients make: whoever is not held is told to ask again.
+MAX_HELD: Final = 8
 
 
 class Exchange:
@@ -85,24 +89,31 @@ class Exchange:
             self._client.wait_for_backend(float("inf"))  # the queue keeps its own deadline
             gateway.queue.wait(self, now)
 
-    def begin_health_check(self, now: float, wait: float = 0) -> None:
-        """Relay a health check; it needs no place, and a connection of its own proves more.
+    def begin_health_check(self, now: float, head: bytes) -> None:
+        """Relay a health check, or hold it if its client would rather wait for a backend.
+
+        It needs no place, and a connection of its own proves more.
 
         Args:
             now: on the gateway's clock.
-            wait: seconds; how long it is held while there is no backend.
+            head: of the request.
         """
         gateway = self._gateway
         if gateway.requests is not None and gateway.pool is not None:
             self._waits_for = _FIRST_BYTE
             self._client.wait_for_backend(now + gateway.settings.health_seconds)
             gateway.pool.open_and_send(self, gateway.requests.health_check)
-        elif wait:
+        elif (wait := preferred_wait(head)) and len(gateway.held) < MAX_HELD:
             self._waits_for = _A_BACKEND
             self._client.wait_for_backend(now + min(wait, gateway.settings.hold_seconds))
-            gateway.held.add(self)
+            gateway.held[self] = None
         else:
             self._client.refuse(Reason.NOT_READY)
+
+    def relay_held_check(self, now: float) -> None:
+        """Relay what was held; what it waited is no part of how long the answer takes."""
+        self._client.count_from(now)
+        self.begin_health_check(now, b"")
 
     def place_is_free(self) -> None:
         """See `Waiter`: lifecycle and resources count anew, and so does the backend."""
@@ -146,7 +157,7 @@ class Exchange:
         self._client.serve_buffer()
 
     def _end(self) -> None:
-        self._gateway.held.discard(self)
+        self._gateway.held.pop(self, None)
         self._waits_for = _NOTHING
         self._request = b""
         self._made_by = None

@@ -61,7 +61,7 @@ class Gateway:
     """The front door of one companion.
 
     Attributes:
-        held: what waits for a backend.
+        held: health checks that wait for a backend, in their order.
         more_deadline: for the next part of an answer that goes on now; as coarse as the sweep.
 
     Raises:
@@ -88,7 +88,7 @@ class Gateway:
         self._conditions = conditions
         self._egress = egress
         self.pool: BackendPool | None = None
-        self.held: set[Exchange] = set()
+        self.held: dict[Exchange, None] = {}
         self._expected: tuple[Backend, BackendRequests] | None = None
         self._servers: list[asyncio.Server] = []
         self._hosts: tuple[str, ...] = ()
@@ -180,20 +180,15 @@ class Gateway:
         self.pool = BackendPool(backend.channel, self._egress, self.now)
         self._set_policy(backend.routes)
 
-    def connect_expected(self) -> None:
-        """Connect to the backend that is expected; its first request finds that made."""
-        if self.pool is not None:
-            self.pool.open_ahead()
-
     def attach_expected(self) -> None:
         """As `attach`, of the backend that was expected; nothing where none is."""
         if self._expected is None:
             return
         self.backend, self.requests = self._expected
-        held, now = self.held.copy(), self.now()
+        held, now = list(self.held), self.now()
         self.held.clear()
         for exchange in held:
-            exchange.begin_health_check(now)
+            exchange.relay_held_check(now)
 
     def detach(self) -> None:
         """Send no more requests; what waits is refused and what runs is broken off."""

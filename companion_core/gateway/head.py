@@ -30,7 +30,7 @@ MAX_HEAD_BYTES: Final = 16 * 1024
 MAX_FIELDS: Final = 100
 MAX_NAME_BYTES: Final = 128
 MAX_LENGTH_DIGITS: Final = 15
-MAX_WAIT_DIGITS: Final = 6
+MAX_WAIT_SECONDS: Final = 10**9
 
 # RFC 9112 section 5: a field line holds visible ASCII, space and tab (obs-text is refused).
 _FIELD_BYTES: Final = bytes([0x09, *range(0x20, 0x7F)])
@@ -199,7 +199,7 @@ def preferred_wait(raw: bytes) -> int:
             key, _, value = preference.partition(b";")[0].partition(b"=")
             seconds = value.strip(b' \t"')
             if key.strip(b" \t").lower() == b"wait" and seconds.isdigit():
-                return int(seconds[:MAX_WAIT_DIGITS])
+                return int(seconds) if len(seconds) <= MAX_LENGTH_DIGITS else MAX_WAIT_SECONDS
     return 0
 
 

@@ -110,11 +110,13 @@ class BackendStore:
         """Write down what the backend stored; the next start keeps a store that is still so.
 
         Raises:
+            CompanionError: `interrupted`, nothing is written down.
             EnvironmentUnavailable: `disk_unavailable`.
         """
         self._cancelled = cancelled
         if self._folder is not None:
             content = {"maker": self._maker, "files": self._survey()}
+            self._require_wanted()
             write_private(self._record, json.dumps(content).encode(), durable=False)
 
     def _remove_ways_out(self) -> None:

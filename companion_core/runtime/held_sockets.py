@@ -6,13 +6,17 @@ namespace it was made in, and no table of the machine's connections has to be wa
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import functools
 import os
+import platform
 import socket
+import struct
 import sys
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from companion_core.decisions.runtime_readback import Listener
@@ -20,32 +24,43 @@ from companion_core.runtime.socket_tables import plain_address
 
 __all__ = ["listening_among"]
 
-_PIDFD_GETFD: Final = 438  # on every architecture
+# Where system calls are numbered as everywhere (since Linux 5.6); elsewhere it is another one.
+_MACHINES: Final = frozenset({"x86_64", "aarch64", "riscv64", "ppc64le", "s390x", "armv7l", "i686"})
+_PIDFD_GETFD: Final = 438
+_LINGER: Final = struct.Struct("ii")
 
 
-def listening_among(pid: int, held: Mapping[int, int]) -> frozenset[Listener]:
-    """Return those of a process's sockets of TCP and UDP that listen.
+def listening_among(
+    pid: int, held: Mapping[int, int]
+) -> tuple[frozenset[Listener], frozenset[int]]:
+    """Return those of a process's sockets of TCP and UDP that listen, and which were not asked.
+
+    While a socket is asked its owner can close it without an end: an epoll(7) of the owner's may
+    tell of it once more.
 
     Args:
         pid: the process.
         held: the number of a descriptor, by the socket's inode.
 
-    Raises:
-        OSError: one of them cannot be taken over, or its number is another one's by now.
+    Returns:
+        What listens, and the inodes of those that cannot be taken over or have moved.
     """
-    # A default timeout would make every socket that is taken over non-blocking, for its owner too.
-    if sys.platform != "linux" or socket.getdefaulttimeout() is not None:
-        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
-    found: set[Listener] = set()
-    process = os.pidfd_open(pid)
+    if sys.platform != "linux":
+        return frozenset(), frozenset(held)
+    found, unasked = set[Listener](), set(held)
+    try:
+        process = os.pidfd_open(pid)
+    except OSError:
+        return frozenset(), frozenset(held)
     try:
         for inode, number in held.items():
-            with _taken_over(process, number, inode) as taken:
+            with contextlib.suppress(OSError), _taken_over(process, number, inode) as taken:
                 if (listener := _listener(taken)) is not None:
                     found.add(listener)
+                unasked.discard(inode)
     finally:
         os.close(process)
-    return frozenset(found)
+    return frozenset(found), frozenset(unasked)
 
 
 def _listener(taken: socket.socket) -> Listener | None:
@@ -67,8 +82,12 @@ def _has_peer(taken: socket.socket) -> bool:
     return True
 
 
-def _taken_over(process: int, number: int, inode: int) -> socket.socket:
-    """Return a socket of another process as ours, which no program that is executed inherits."""
+@contextlib.contextmanager
+def _taken_over(process: int, number: int, inode: int) -> Iterator[socket.socket]:
+    """Lend a socket of another process, which no program that is executed inherits."""
+    # A default timeout would make it non-blocking, for its owner too.
+    if platform.machine() not in _MACHINES or socket.getdefaulttimeout() is not None:
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
     descriptor = _system_call()(_PIDFD_GETFD, process, number, 0)
     if descriptor < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
@@ -77,10 +96,21 @@ def _taken_over(process: int, number: int, inode: int) -> socket.socket:
     except OSError:
         os.close(descriptor)
         raise
-    if os.fstat(descriptor).st_ino == inode:
-        return taken
-    taken.close()
-    raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    try:
+        if os.fstat(descriptor).st_ino != inode:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        yield taken
+    finally:
+        _close(taken)
+
+
+def _close(taken: socket.socket) -> None:
+    """Close what was taken over; where that may wait (its owner chose to linger), elsewhere."""
+    option = taken.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER.size)
+    if _LINGER.unpack(option)[0]:
+        threading.Thread(target=taken.close, daemon=True).start()
+    else:
+        taken.close()
 
 
 @functools.cache

@@ -29,8 +29,8 @@ _ZOMBIE_STATES: Final = frozenset({b"Z", b"X"})
 # Fields of proc_pid_stat(5), counted from the state.
 _PARENT, _SESSION, _THREADS, _MEMORY, _ENV_END = 1, 3, 17, 20, 48
 # Whoever ends while the kernel lists its siblings can hide one of them (proc(5)), and its own
-# children become another's: then all is listed again, so often at most.
-_LOOKS: Final = 3
+# children become another's: all is listed again until nobody new is found, so often at most.
+_LOOKS: Final = 4
 _READ_BYTES: Final = 65536
 
 
@@ -43,9 +43,7 @@ def descendants(root: int) -> tuple[int, ...]:
     if sys.platform != "linux":
         return _descendants_elsewhere(root)
     found = _below([root])
-    if not found.get(
-        root
-    ):  # its children are now another's, and were perhaps when they were listed
+    if not found.get(root):  # its children are another's, perhaps since before they were listed
         found |= _below(pid for pid, _, session in _living() if session == root)
     return tuple(pid for pid, alive in found.items() if alive and pid != root)
 
@@ -141,21 +139,20 @@ def read_entry(path: str) -> bytes:
 
 def _below(roots: Iterable[int]) -> dict[int, bool]:
     """Return `roots` and all below them, those nearest to a root first, and whether each lives."""
-    roots, found, ended = tuple(roots), dict[int, bool](), set[int]()
-    kernel_lists = _kernel_lists()
+    found, kernel_lists = dict.fromkeys(roots), _kernel_lists()
+    waiting = list(found)
     for _ in range(_LOOKS):
-        children, seen = _lister(kernel_lists=kernel_lists), dict.fromkeys(roots, True)
-        waiting = list(seen)
+        children, parents, known = _lister(kernel_lists=kernel_lists), list[int](), len(found)
         for pid in waiting:
-            new = [child for child in children(pid) if child not in seen]
-            seen.update(dict.fromkeys(new, True))
+            if below := children(pid):
+                parents.append(pid)
+            new = [child for child in below if child not in found]
+            found.update(dict.fromkeys(new))
             waiting += new
-        found = {pid: lives(pid) for pid in found | seen}
-        ended_meanwhile = {pid for pid, alive in found.items() if not alive} - ended
-        if not ended_meanwhile:
+        if len(found) == known:
             break
-        ended |= ended_meanwhile
-    return found
+        waiting = parents  # who had no child can be given none by those that ended meanwhile
+    return {pid: lives(pid) for pid in found}
 
 
 @functools.cache

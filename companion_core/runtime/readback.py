@@ -110,12 +110,11 @@ def _listeners_of(holder: int) -> frozenset[Listener] | None:
         held = _network_sockets(holder)
         if not held:
             return None if held is None else frozenset()
-        try:
-            return listening_among(holder, {inode: number for inode, (number, _) in held.items()})
-        except OSError:
-            # Not permitted, or it has moved: whoever has it now, a table lists what listens.
-            tables = frozenset(table for _, table in held.values())
-            return frozenset(listening_sockets(holder, tables, held))
+        asked = {inode: number for inode, (number, _) in held.items()}
+        found, unasked = listening_among(holder, asked)
+        # Whoever has those now, a table lists the ones that listen.
+        tables = {held[inode][1] for inode in unasked}
+        return found.union(listening_sockets(holder, tables, unasked) if unasked else ())
     except (FileNotFoundError, ProcessLookupError):
         return frozenset()  # it ended meanwhile, and its sockets with it
     except PermissionError:

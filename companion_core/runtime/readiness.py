@@ -14,7 +14,6 @@ import stat
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Final, TypeVar
 
 from companion_core.backend_channel import BackendChannel
@@ -32,17 +31,12 @@ from companion_core.runtime.backend_client import send_prepare
 from companion_core.runtime.kept import Kept
 from companion_core.runtime.readback import environment_names, listeners
 from companion_core.runtime.staging import ProvedFile
-from companion_core.tasks import outlast
 
 __all__ = ["Watched", "read_back", "unless_exited", "until_serving"]
 
 T = TypeVar("T")
 
 _READ_BACK_SECONDS: Final = 1.0
-# While it is prepared a runtime is looked at so often, and at its end the last look counts for
-# those it saw.
-_LOOK_SECONDS: Final = 0.1
-_RECENT_SECONDS: Final = 2 * _LOOK_SECONDS
 _LONG_SECONDS: Final = 0.005
 # In so many turns of the event loop a connection is made and the question sent, which is being
 # answered while the start goes on.
@@ -57,7 +51,6 @@ class Watched:
         channel: where it listens, as it knows it.
         way: how the companion reaches that.
         takes_long: there was so much to look at that a thread has to, the next time.
-        seen: whom the newest look found as planned, and what that proved.
     """
 
     kept: Kept
@@ -68,7 +61,6 @@ class Watched:
     child_names: frozenset[str]
     allow_open_backend: bool
     takes_long: bool = False
-    seen: tuple[frozenset[int], LoopbackChannel] | None = None
 
     def require(self, verdict: Verdict) -> None:
         """Go on with a proved channel alone; raise what anything else stands for."""
@@ -88,7 +80,7 @@ def read_back(watched: Watched, *, wait: bool = True) -> Verdict:
         BlockingIOError: a process that comes or goes would have to be waited for, and `wait`
             is false.
     """
-    identity, watched.seen = watched.kept.identity, None
+    identity = watched.kept.identity
     names: dict[int, frozenset[str] | None] = {}
     try:
         tree = watched.kept.tree()
@@ -107,25 +99,11 @@ def read_back(watched: Watched, *, wait: bool = True) -> Verdict:
     )
     if not verdict.ok:
         return verdict
-    verdict = check_listeners(
+    return check_listeners(
         listeners(tree),
         watched.channel,
         allow_open_backend=watched.allow_open_backend,
     )
-    if isinstance(verdict, LoopbackChannel):
-        watched.seen = frozenset(tree), verdict
-    return verdict
-
-
-def read_back_who_came(watched: Watched, *, wait: bool = True) -> Verdict:
-    """As `read_back`, a moment after it: looks at nobody when nobody has come since."""
-    if watched.seen is not None and watched.kept.identity is not None:
-        known, proof = watched.seen
-        with contextlib.suppress(ProcessUnreadable):
-            tree = watched.kept.tree()
-            if watched.kept.identity.pid in tree and known.issuperset(tree):
-                return proof
-    return read_back(watched, wait=wait)
 
 
 async def until_serving(
@@ -135,13 +113,12 @@ async def until_serving(
     *,
     key: str | None,
     model: ProvedFile,
-    on_listening: Callable[[], None],
     on_prepared: Callable[[], None],
 ) -> float:
     """Return when the runtime listens as planned and every request of the plan was answered.
 
-    `on_listening` is called before it is sent anything, and `on_prepared` when its health may be
-    asked for: that is answered while the runtime is looked at for the last time.
+    `on_prepared` is called when its health may be asked for: behind a look at its sockets, and what
+    was prepared is looked at while it answers (I-07).
 
     Returns:
         When it was last read back, on the event loop's clock.
@@ -151,37 +128,14 @@ async def until_serving(
         EnvironmentUnavailable: `spawn_failed` for a request that was answered otherwise.
     """
     looked_at = await _until_listening(egress, watched, plan)
-    if plan.prepare:
-        on_listening()
-        preparing = _prepare(egress, watched, plan, key=key, model=model)
-        looked_at = max(looked_at, await _look_on(watched, preparing))
+    for request in plan.prepare:
+        await send_prepare(egress, watched.way, request, key=key, model=model)
     on_prepared()
     for _ in range(_TURNS_TO_ASK):
         await asyncio.sleep(0)
     if plan.prepare:
-        recent = asyncio.get_running_loop().time() - looked_at < _RECENT_SECONDS
-        await _require_as_planned(watched, read_back_who_came if recent else read_back)
-    return looked_at
-
-
-async def _prepare(
-    egress: Egress, watched: Watched, plan: SpawnPlan, *, key: str | None, model: ProvedFile
-) -> None:
-    for request in plan.prepare:
-        await send_prepare(egress, watched.way, request, key=key, model=model)
-
-
-async def _look_on(watched: Watched, work: Coroutine[Any, Any, None]) -> float:
-    """Read back again and again until `work` is over; return when last, on the loop's clock."""
-    working, looked_at = asyncio.ensure_future(work), -math.inf
-    try:
-        while not (await asyncio.wait({working}, timeout=_LOOK_SECONDS))[0]:
-            looked_at = asyncio.get_running_loop().time()
-            await _require_as_planned(watched, read_back)
-        working.result()
-    finally:
-        working.cancel()
-        await outlast(working)
+        looked_at = asyncio.get_running_loop().time()
+        watched.require(await _read_back(watched))
     return looked_at
 
 
@@ -247,36 +201,32 @@ async def _until_announced(watched: Watched) -> None:
 
 async def _is_as_planned(watched: Watched) -> bool:
     """Read back and tell whether it holds its socket; end the start for anything unplanned."""
-    verdict = await _look(watched, read_back)
+    verdict = await _read_back(watched)
     if verdict.reason is not Reason.HEALTH_FAILED:  # that one: not its own socket yet
         watched.require(verdict)
     return verdict.ok
 
 
-async def _require_as_planned(watched: Watched, look: Callable[..., Verdict]) -> None:
-    watched.require(await _look(watched, look))
-
-
-async def _look(watched: Watched, look: Callable[..., Verdict]) -> Verdict:
-    """Look without a thread where the look before was quick: what starts waits for it.
+async def _read_back(watched: Watched) -> Verdict:
+    """Read back without a thread where that was quick before: what starts waits for it.
 
     A runtime that is gone is told by its end (`unless_exited`), which comes.
     """
     verdict = None
     if not watched.takes_long:
         with contextlib.suppress(BlockingIOError):
-            verdict = _timed(watched, partial(look, wait=False))
+            verdict = _timed(watched, wait=False)
     if verdict is None:
-        verdict = await asyncio.to_thread(_timed, watched, look)
+        verdict = await asyncio.to_thread(_timed, watched)
     if verdict.reason is Reason.NOT_RUNNING:
         await watched.kept.exited.wait()
     return verdict
 
 
-def _timed(watched: Watched, look: Callable[[Watched], Verdict]) -> Verdict:
+def _timed(watched: Watched, *, wait: bool = True) -> Verdict:
     began = time.monotonic()
     try:
-        return look(watched)
+        return read_back(watched, wait=wait)
     finally:
         watched.takes_long = time.monotonic() - began > _LONG_SECONDS
 

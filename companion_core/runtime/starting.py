@@ -91,12 +91,10 @@ class StartHooks:
 
     Attributes:
         on_launch: the runtime's program is executed; nothing may be sent to it yet (I-07).
-        on_listening: it listens as planned, and is being prepared.
         on_prepared: it may be asked for its health.
     """
 
     on_launch: Callable[[StartedBackend], None] = lambda _: None
-    on_listening: Callable[[], None] = lambda: None
     on_prepared: Callable[[], None] = lambda: None
 
 
@@ -234,7 +232,6 @@ async def bring_up(
                 plan,
                 key=key,
                 model=spec.model.files[0],
-                on_listening=hooks.on_listening,
                 on_prepared=hooks.on_prepared,
             )
             run.read_back_at = await unless_exited(run.kept, serving)

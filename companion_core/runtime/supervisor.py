@@ -19,7 +19,7 @@ from companion_core.decisions.verdict import OK, Verdict, refuse
 from companion_core.egress import Egress
 from companion_core.errors import CompanionError, Reason, error_for
 from companion_core.runtime.kept import Kept
-from companion_core.runtime.readiness import read_back
+from companion_core.runtime.readiness import read_back, unless_exited
 from companion_core.runtime.start_plan import StartSpec
 from companion_core.runtime.starting import (
     Run,
@@ -208,11 +208,12 @@ class Supervisor:
         keeps for its next start is written down: without that the next start is slower, no more.
         """
         run = self._run
-        verdict = await self.check_runtime()
-        as_planned = verdict.ok or verdict.reason is Reason.NOT_RUNNING
-        if as_planned and run is not None and run.store is not None:
+        if not (await self.check_runtime()).ok or run is None or run.kept is None:
+            return
+        if run.store is not None:
+            # What a runtime leaves behind that ended meanwhile proves nothing.
             with contextlib.suppress(CompanionError, OSError):
-                await run_in_worker(run.store.write_down)
+                await unless_exited(run.kept, run_in_worker(run.store.write_down))
 
     def condemn(self, reason: Reason) -> None:
         """End a runtime that serves no more; `on_exit` is told, as when it had ended itself."""

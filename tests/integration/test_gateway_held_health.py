@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from companion_core.decisions.verdict import OK
 from companion_core.egress import LiveEgress
 from companion_core.errors import Reason
 from companion_core.gateway import Backend, HealthProbe
+from companion_core.gateway.exchange import MAX_HELD
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("each_event_loop")]
 
@@ -119,14 +121,43 @@ def test_a_probe_that_asked_ahead_needs_no_question_more() -> None:
         probe = probe_of(door)
         probe.ask_ahead()
         await held(door)
-        door.gateway.expect(backend)
-        door.gateway.connect_expected()
-        await parts.eventually(lambda: door.backend.connections == 1)
-        door.gateway.attach_expected()
+        door.gateway.attach(backend)
         assert await probe.probe() == OK
         assert (len(door.backend.requests), door.backend.connections) == (1, 1)
         assert await probe.probe() == OK
         assert (len(door.backend.requests), door.backend.connections) == (2, 2)
+
+    run(life)
+
+
+def test_no_more_are_held_than_there_is_room_for() -> None:
+    async def life(door: parts.Door, backend: Backend) -> None:
+        asked = [
+            asyncio.create_task(door.ask(door.get(HEALTH_PATH, extra=WAIT)))
+            for _ in range(MAX_HELD + 2)
+        ]
+        await parts.eventually(lambda: sum(each.done() for each in asked) == 2)
+        assert {each.result().code for each in asked if each.done()} == {"not_ready"}
+        await held(door, MAX_HELD)
+        door.gateway.attach(backend)
+        answers = [(await each).status for each in asked]
+        assert sorted(answers) == [200] * MAX_HELD + [503] * 2
+
+    run(life)
+
+
+def test_what_it_waited_is_no_part_of_how_long_its_answer_takes() -> None:
+    async def life(door: parts.Door, backend: Backend) -> None:
+        asked = asyncio.create_task(door.ask(door.get(HEALTH_PATH, extra=WAIT)))
+        await held(door)
+        (exchange,) = door.gateway.held
+        exchange._client._started -= 3600
+        door.gateway.attach(backend)
+        assert (await asked).status == 200
+        (seconds,) = re.findall(
+            r"request_seconds_sum\{[^}]*health[^}]*\} (\S+)", door.gateway.metrics_text()
+        )
+        assert float(seconds) < 3600
 
     run(life)
 

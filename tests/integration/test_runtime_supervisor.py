@@ -6,7 +6,9 @@ import asyncio
 import os
 import signal
 import socket
+import threading
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from companion_core.runtime import readiness
 from companion_core.runtime import supervisor as supervisor_module
 from companion_core.runtime.backend_store import BackendStore
 from companion_core.runtime.readback import listeners
-from companion_core.runtime.supervisor import Supervisor
+from companion_core.runtime.supervisor import StartHooks, Supervisor
 from companion_core.testing.fake_runtime import READY
 
 pytestmark = [
@@ -392,56 +394,79 @@ def test_what_it_opened_behind_the_last_look_of_its_start_ends_it(machine) -> No
 
 
 def prepared(plan, _request):
-    return replace(plan, prepare=(BackendRequest(method="POST", path="/create"),))
+    return replace(plan, prepare=(BackendRequest(method="POST", path="/create"),) * 2)
 
 
-def test_it_is_looked_at_while_it_is_being_prepared(machine, monkeypatch) -> None:
-    async def for_ever(*_args: Any, **_options: Any) -> None:
+def test_what_it_opens_while_it_is_prepared_ends_it(machine, monkeypatch) -> None:
+    send, asked = readiness.send_prepare, []
+
+    async def widening(*args: Any, **options: Any) -> None:
+        await send(*args, **options)
         os.kill(machine.supervisor.runtime_pid, signal.SIGUSR1)
-        await asyncio.Event().wait()
+        await parts.until(lambda: listeners(machine.supervisor.tree()))
 
-    monkeypatch.setattr(readiness, "send_prepare", for_ever)
+    monkeypatch.setattr(readiness, "send_prepare", widening)
+    machine.supervisor.hooks = StartHooks(on_prepared=lambda: asked.append(True))
     error = refused_start(machine, machine.spec(spawner=parts.FakeSpawner(alter=prepared)))
     assert error.reason is Reason.RUNTIME_LISTENS_WIDE
+    assert asked == [True]
 
 
-@pytest.mark.parametrize("somebody_came", [False, True])
-def test_behind_its_preparation_all_are_looked_at_only_if_somebody_came(
-    machine, monkeypatch, somebody_came
-) -> None:
-    looks, came = [], []
-    read_back, who_came, send = (
-        readiness.read_back,
-        readiness.read_back_who_came,
-        readiness.send_prepare,
-    )
+def test_it_is_asked_for_its_health_behind_all_that_is_prepared(machine, monkeypatch) -> None:
+    steps: list[str] = []
+    read_back, send = readiness.read_back, readiness.send_prepare
 
-    def noted(watched, **options: Any):
-        looks.append("all")
-        return read_back(watched, **options)
+    def looked(watched: Any, **options: Any) -> Any:
+        verdict = read_back(watched, **options)
+        if verdict.ok:
+            steps.append("look")
+        return verdict
 
-    def last(watched, **options: Any):
-        if somebody_came and not came:
-            tree, proof = watched.seen
-            watched.seen = tree - {watched.kept.identity.pid}, proof
-        came.append(len(looks))
-        return who_came(watched, **options)
-
-    async def slow(*args: Any, **options: Any) -> None:
-        await asyncio.sleep(0.3)
+    async def sent(*args: Any, **options: Any) -> None:
+        steps.append("request")
         await send(*args, **options)
 
-    monkeypatch.setattr(readiness, "read_back", noted)
-    monkeypatch.setattr(readiness, "read_back_who_came", last)
-    monkeypatch.setattr(readiness, "send_prepare", slow)
+    monkeypatch.setattr(readiness, "read_back", looked)
+    monkeypatch.setattr(readiness, "send_prepare", sent)
+    machine.supervisor.hooks = StartHooks(
+        on_launch=lambda _: steps.append("launch"), on_prepared=lambda: steps.append("prepared")
+    )
 
     async def life() -> None:
-        await machine.supervisor.start(machine.spec(spawner=parts.FakeSpawner(alter=prepared)))
+        spec = machine.spec(spawner=parts.FakeSpawner(alter=prepared))
+        await machine.supervisor.start(spec)
         await machine.supervisor.stop()
 
     asyncio.run(life())
-    assert came[0] >= 2  # when it listened, and meanwhile
-    assert len(looks) - came[0] == somebody_came
+    assert steps.count("request") == 2
+    in_order = [step for step, _ in groupby(steps)]
+    assert in_order == ["launch", "look", "request", "prepared", "look"]
+
+
+@pytest.mark.parametrize("how", ["it ends", "the writing is cancelled"])
+def test_what_a_runtime_left_that_is_gone_is_not_written_down(machine, monkeypatch, how) -> None:
+    spec, surveying, survey = storing(machine), threading.Event(), BackendStore._survey
+
+    def slow(store: BackendStore) -> Any:
+        surveying.set()
+        assert store._cancelled.wait(30)
+        return survey(store)
+
+    async def life() -> None:
+        monkeypatch.setattr(BackendStore, "_survey", slow)
+        backend = await machine.supervisor.start(spec)
+        settling = asyncio.ensure_future(machine.supervisor.settle())
+        assert await asyncio.to_thread(surveying.wait, 30)
+        if how == "it ends":
+            os.kill(backend.pid, signal.SIGKILL)
+        else:
+            settling.cancel()
+        await asyncio.wait({settling}, timeout=30)
+        assert settling.done()
+        await machine.supervisor.stop()
+
+    asyncio.run(life())
+    assert not spec.store_record.exists()
 
 
 @pytest.mark.parametrize("error", [OSError(28, "no space"), Refused(Reason.STATE_PATH_UNSAFE)])

@@ -20,6 +20,7 @@ from companion_core.decisions.isolation import Tier
 from companion_core.decisions.lifecycle import State
 from companion_core.egress import LiveEgress
 from companion_core.errors import CompanionError, Reason
+from companion_core.providers import BackendRequest
 from companion_core.runtime.isolation import probe_isolation
 
 MODEL = Path(__file__).parents[2] / "companion_core" / "demo" / "model" / "companion-tiny.gguf"
@@ -441,23 +442,34 @@ def test_a_program_that_was_replaced_is_not_started_again(machine) -> None:
 def test_what_is_done_behind_the_first_answer_is_over_when_a_stop_is(machine) -> None:
     async def life() -> None:
         serving = fake(machine, parts.FakeSpawner())
-        release, settled = asyncio.Event(), []
+        settled = []
 
         async def settle() -> None:
-            await release.wait()
-            settled.append(True)
+            try:
+                await asyncio.Event().wait()
+            finally:
+                settled.append(parts.alive(pid))
 
         serving._supervisor.settle = settle
         await serving.open()
         await serving.start(machine.model)
         assert serving.lifecycle().ok
-        stopping = asyncio.ensure_future(serving.stop())
-        await parts.until(lambda: not machine.leftovers())
-        await asyncio.sleep(0.05)
-        assert not stopping.done()
-        release.set()
-        await stopping
-        assert settled == [True]
+        pid = serving.status()["runtime"]["pid"]
+        await asyncio.sleep(0)  # it begins
+        await serving.stop()
         await serving.gateway.close()
+        assert settled == [True]  # before the runtime is ended
+
+    asyncio.run(life())
+
+
+def test_a_runtime_that_takes_one_connection_at_a_time_is_prepared_and_served(machine) -> None:
+    def prepared(plan, _request):
+        return replace(plan, prepare=(BackendRequest(method="POST", path="/create"),) * 2)
+
+    async def life() -> None:
+        serving = fake(machine, parts.FakeSpawner(alter=prepared))
+        async with serving_parts.serving_with(serving, machine.model):
+            assert (await serving_parts.chat(serving))[0] == 200
 
     asyncio.run(life())

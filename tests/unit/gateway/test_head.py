@@ -13,6 +13,7 @@ from companion_core.errors import Reason
 from companion_core.gateway.head import (
     MAX_FIELDS,
     MAX_HEAD_BYTES,
+    MAX_WAIT_SECONDS,
     RequestHead,
     is_hopeless,
     parse_head,
@@ -173,7 +174,8 @@ def test_what_can_never_become_a_head_is_hopeless(raw: bytes) -> None:
         (b"\r\npREFER:WAIT = 30 ", 30),
         (b'\r\nPrefer: respond-async, wait="7"; foo=wait', 7),
         (b"\r\nPrefer: foo\r\nHost: a\r\nPrefer: wait=5, wait=9", 5),  # the first counts
-        (b"\r\nPrefer: wait=" + b"9" * 5000, 999_999),
+        (b"\r\nPrefer: wait=0000030", 30),
+        (b"\r\nPrefer: wait=" + b"9" * 5000, MAX_WAIT_SECONDS),
         (b"\r\nPrefer: wait", 0),
         (b"\r\nPrefer: wait=", 0),
         (b"\r\nPrefer: wait=-1", 0),

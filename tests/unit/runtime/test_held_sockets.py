@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+import struct
 import sys
+import threading
 from pathlib import Path
 
 import psutil
@@ -35,10 +38,12 @@ def test_what_listens_is_told_from_what_is_connected_or_bound_alone() -> None:
         datagrams.bind(("127.0.0.1", 0))
         talking.connect(datagrams.getsockname())
         every = held(listening, bound, datagrams, talking, unbound, client)
-        assert listening_among(os.getpid(), every) == {
+        found, unasked = listening_among(os.getpid(), every)
+        assert found == {
             Listener("tcp", *listening.getsockname()),
             Listener("udp", *datagrams.getsockname()),
         }
+        assert unasked == set()
 
 
 @pytest.mark.parametrize(
@@ -50,21 +55,48 @@ def test_addresses_are_as_the_rules_know_them(address, seen, require_real) -> No
         (address, 0), family=socket.AF_INET6, dualstack_ipv6=address != "::1"
     ) as listening:
         expected = {Listener("tcp", seen, listening.getsockname()[1])}
-        assert listening_among(os.getpid(), held(listening)) == expected
+        assert listening_among(os.getpid(), held(listening)) == (expected, set())
 
 
 @pytest.mark.parametrize("other", ["socket", "file", "nothing"])
-def test_a_number_that_is_another_s_by_now_is_an_error_and_leaves_nothing(other) -> None:
+def test_a_number_that_is_another_s_by_now_is_not_asked_and_leaves_nothing(other) -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as listening,
+        socket.create_server(("127.0.0.1", 0)) as moved,
         socket.socket() as another,
         Path(os.devnull).open() as file,
     ):
         number = {"socket": another.fileno(), "file": file.fileno(), "nothing": 2**20 + 1}[other]
+        inode = os.fstat(moved.fileno()).st_ino
         opened = psutil.Process().num_fds()
-        with pytest.raises(OSError, match=r"socket|descriptor"):
-            listening_among(os.getpid(), {os.fstat(listening.fileno()).st_ino: number})
+        found, unasked = listening_among(os.getpid(), held(listening) | {inode: number})
+        assert found == {Listener("tcp", *listening.getsockname())}
+        assert unasked == {inode}
         assert psutil.Process().num_fds() == opened
+
+
+def test_of_a_process_that_is_gone_nothing_is_asked() -> None:
+    assert listening_among(2**22 + 1, {1: 2}) == (set(), {1})
+
+
+def test_a_socket_whose_owner_lingers_is_not_waited_for() -> None:
+    """The last one to close it waits until its peer has taken everything."""
+    with socket.create_server(("127.0.0.1", 0)) as listening, socket.socket() as owner:
+        owner.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 30))
+        owner.connect(listening.getsockname())
+        peer, _ = listening.accept()
+        owner.settimeout(0)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                owner.send(bytes(65536))
+        taken = socket.socket(fileno=os.dup(owner.fileno()))
+        owner_number = owner.detach()
+        os.close(owner_number)
+        closing = threading.Thread(target=held_sockets._close, args=(taken,), daemon=True)
+        closing.start()
+        closing.join(10)
+        assert not closing.is_alive()
+        peer.close()
 
 
 def test_what_was_moved_or_may_not_be_taken_over_is_found_in_the_tables(monkeypatch) -> None:

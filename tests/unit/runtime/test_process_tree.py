@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import psutil
 import pytest
@@ -69,39 +69,40 @@ def test_the_living_below_are_found_whoever_started_them(family, kernel_lists, m
     assert zombie not in found
 
 
-@linux_only
-def test_nobody_who_moves_while_they_are_listed_is_left_out(family, monkeypatch) -> None:
-    """One that ends hides its sibling in the kernel's list, and leaves its children to another."""
-    parent, zombie = family
-    child, grandchild = descendants(parent.pid)
-    looks: list[int] = []
-
-    def children(pid: int, real=process_tree._children) -> list[int]:
-        looks.append(pid)
-        if looks.count(parent.pid) == 1:  # the first look: hidden behind one that has just ended
-            return [zombie] if pid == parent.pid else []
-        return real(pid)
-
-    monkeypatch.setattr(process_tree, "_children", children)
-    assert descendants(parent.pid) == (child, grandchild)
-    assert looks.count(parent.pid) == 2
+MOVES = {
+    "hidden behind a sibling that has just ended": [{1: [2]}, {1: [3]}],
+    "its parent ended, listed": [{1: [2], 2: []}, {1: [3], 2: []}],
+    "its parent ended, never listed": [{1: [2], 2: []}, {1: [2, 3], 2: []}],
+    "twice": [{1: [2], 2: []}, {1: [2, 4], 4: []}, {1: [2, 4, 3]}],
+}
 
 
 @linux_only
-def test_a_tree_that_nobody_leaves_is_listed_once(monkeypatch) -> None:
-    looks: list[int] = []
+@pytest.mark.parametrize("moves", MOVES.values(), ids=MOVES)
+def test_nobody_who_moves_while_they_are_listed_is_left_out(moves, monkeypatch) -> None:
+    looks = iter(moves)
 
-    def children(pid: int, real=process_tree._children) -> list[int]:
-        looks.append(pid)
-        return real(pid)
+    def lister(**_) -> Any:
+        children = next(looks, moves[-1])
+        return lambda pid: children.get(pid, [])
 
-    monkeypatch.setattr(process_tree, "_children", children)
-    with subprocess.Popen(["/bin/sh", "-c", "sleep 60 & wait"], start_new_session=True) as root:
-        assert wait_until(lambda: len(descendants(root.pid)) == 1)
-        looks.clear()
-        (below,) = descendants(root.pid)
-        assert looks == [root.pid, below]
-        os.killpg(root.pid, signal.SIGKILL)
+    monkeypatch.setattr(process_tree, "_lister", lister)
+    monkeypatch.setattr(process_tree, "lives", lambda _pid: True)
+    assert 3 in descendants(1)
+
+
+@linux_only
+def test_only_who_has_children_is_listed_again(monkeypatch) -> None:
+    listed: list[int] = []
+    children = {1: [2, 3], 2: [4]}
+
+    def lister(**_) -> Any:
+        return lambda pid: listed.append(pid) or children.get(pid, [])
+
+    monkeypatch.setattr(process_tree, "_lister", lister)
+    monkeypatch.setattr(process_tree, "lives", lambda _pid: True)
+    assert descendants(1) == (2, 3, 4)
+    assert listed == [1, 2, 3, 4, 1, 2]
 
 
 @linux_only

@@ -63,8 +63,9 @@ def test_what_would_have_to_be_waited_for_is_read_back_in_a_thread(monkeypatch) 
             raise BlockingIOError
         return OK
 
+    monkeypatch.setattr(readiness, "read_back", look)
     monkeypatch.setattr(readiness, "_LONG_SECONDS", 60)
-    assert asyncio.run(readiness._look(SimpleNamespace(takes_long=False), look)) is OK
+    assert asyncio.run(readiness._read_back(SimpleNamespace(takes_long=False))) is OK
     mine = threading.main_thread()
     assert [thread is mine for thread in threads] == [True, False]
 
@@ -80,8 +81,9 @@ def test_behind_a_look_that_took_long_the_next_is_left_to_a_thread(monkeypatch) 
         watched = SimpleNamespace(takes_long=False)
         for longest in (-1, -1, 60, 60):
             monkeypatch.setattr(readiness, "_LONG_SECONDS", longest)
-            assert await readiness._look(watched, look) is OK
+            assert await readiness._read_back(watched) is OK
 
+    monkeypatch.setattr(readiness, "read_back", look)
     asyncio.run(looks())
     mine = threading.main_thread()
     assert [thread is mine for thread in threads] == [True, False, False, True]
