@@ -100,7 +100,9 @@ class Serving:
             egress=egress,
         )
         self._supervisor.hooks = StartHooks(
-            on_launch=self._expect, on_prepared=self.gateway.attach_expected
+            on_launch=self._expect,
+            on_preparing=self.gateway.connect_expected,
+            on_prepared=self.gateway.attach_expected,
         )
         self._backend: StartedBackend | None = None
         self._last_health_ok: float | None = None

@@ -180,6 +180,11 @@ class Gateway:
         self.pool = BackendPool(backend.channel, self._egress, self.now)
         self._set_policy(backend.routes)
 
+    def connect_expected(self) -> None:
+        """Connect to the backend that is expected; its first request finds that made."""
+        if self.pool is not None and self.pool.holds_nothing:
+            self.pool.open_ahead()
+
     def attach_expected(self) -> None:
         """As `attach`, of the backend that was expected; nothing where none is."""
         if self._expected is None:

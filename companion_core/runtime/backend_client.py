@@ -6,6 +6,7 @@ HTTP/1.0 on purpose: the answer ends with the connection, so there is no framing
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Final, cast
 
 from companion_core.backend_channel import BackendChannel
@@ -81,18 +82,22 @@ async def send_prepare(
     *,
     key: str | None,
     model: ProvedFile | None = None,
+    on_sent: Callable[[], None] = lambda: None,
 ) -> None:
     """Send one request of the plan and require the answer it names.
 
-    One that the backend says it failed at itself (RFC 9110 section 15.6) is sent once more:
-    what it starts for a model may lose a race for a port.
+    `on_sent` is called when the backend has all of it and works on it. One that the backend says
+    it failed at itself (RFC 9110 section 15.6) is sent once more: what it starts for a model may
+    lose a race for a port.
 
     Raises:
         EnvironmentUnavailable: `spawn_failed`, naming the request.
     """
     for last in (False, True):
         try:
-            answer = await _send_once(egress, channel, request, key=key, model=model)
+            answer = await _send_once(
+                egress, channel, request, key=key, model=model, on_sent=on_sent
+            )
         except OSError:
             break
         status, wanted = answer.status(), request.expect_last_line
@@ -110,6 +115,7 @@ async def _send_once(
     *,
     key: str | None,
     model: ProvedFile | None,
+    on_sent: Callable[[], None],
 ) -> _Answer:
     body = (request.json or "").encode()
     upload = model if request.send_model else None
@@ -128,6 +134,7 @@ async def _send_once(
         await answer.write("\r\n".join([*head, "", ""]).encode() + body)
         if upload is not None:
             await _send_file(answer, upload)
+        on_sent()
         await answer.done
     finally:
         if answer.transport is not None:

@@ -113,11 +113,13 @@ async def until_serving(
     *,
     key: str | None,
     model: ProvedFile,
+    on_preparing: Callable[[], None],
     on_prepared: Callable[[], None],
 ) -> float:
     """Return when the runtime listens as planned and every request of the plan was answered.
 
-    `on_prepared` is called when its health may be asked for: behind a look at its sockets, and what
+    `on_preparing` is called when it works on the last of them, and may be connected to meanwhile;
+    `on_prepared` when its health may be asked for: behind a look at its sockets, and what
     was prepared is looked at while it answers (I-07).
 
     Returns:
@@ -129,7 +131,9 @@ async def until_serving(
     """
     looked_at = await _until_listening(egress, watched, plan)
     for request in plan.prepare:
-        await send_prepare(egress, watched.way, request, key=key, model=model)
+        last = request is plan.prepare[-1]
+        on_sent = on_preparing if last else lambda: None
+        await send_prepare(egress, watched.way, request, key=key, model=model, on_sent=on_sent)
     on_prepared()
     for _ in range(_TURNS_TO_ASK):
         await asyncio.sleep(0)

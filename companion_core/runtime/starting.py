@@ -91,10 +91,12 @@ class StartHooks:
 
     Attributes:
         on_launch: the runtime's program is executed; nothing may be sent to it yet (I-07).
+        on_preparing: it works on the last request of its plan; connections may be made.
         on_prepared: it may be asked for its health.
     """
 
     on_launch: Callable[[StartedBackend], None] = lambda _: None
+    on_preparing: Callable[[], None] = lambda: None
     on_prepared: Callable[[], None] = lambda: None
 
 
@@ -232,6 +234,7 @@ async def bring_up(
                 plan,
                 key=key,
                 model=spec.model.files[0],
+                on_preparing=hooks.on_preparing,
                 on_prepared=hooks.on_prepared,
             )
             run.read_back_at = await unless_exited(run.kept, serving)

@@ -121,7 +121,11 @@ def test_a_probe_that_asked_ahead_needs_no_question_more() -> None:
         probe = probe_of(door)
         probe.ask_ahead()
         await held(door)
-        door.gateway.attach(backend)
+        door.gateway.expect(backend)
+        door.gateway.connect_expected()
+        await parts.eventually(lambda: door.backend.connections == 1)
+        door.gateway.connect_expected()
+        door.gateway.attach_expected()
         assert await probe.probe() == OK
         assert (len(door.backend.requests), door.backend.connections) == (1, 1)
         assert await probe.probe() == OK

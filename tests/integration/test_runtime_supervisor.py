@@ -429,7 +429,9 @@ def test_it_is_asked_for_its_health_behind_all_that_is_prepared(machine, monkeyp
     monkeypatch.setattr(readiness, "read_back", looked)
     monkeypatch.setattr(readiness, "send_prepare", sent)
     machine.supervisor.hooks = StartHooks(
-        on_launch=lambda _: steps.append("launch"), on_prepared=lambda: steps.append("prepared")
+        on_launch=lambda _: steps.append("launch"),
+        on_preparing=lambda: steps.append("connect"),
+        on_prepared=lambda: steps.append("prepared"),
     )
 
     async def life() -> None:
@@ -440,7 +442,8 @@ def test_it_is_asked_for_its_health_behind_all_that_is_prepared(machine, monkeyp
     asyncio.run(life())
     assert steps.count("request") == 2
     in_order = [step for step, _ in groupby(steps)]
-    assert in_order == ["launch", "look", "request", "prepared", "look"]
+    # Who takes one connection at a time has taken that of its last request before.
+    assert in_order == ["launch", "look", "request", "connect", "prepared", "look"]
 
 
 @pytest.mark.parametrize("how", ["it ends", "the writing is cancelled"])
