@@ -3,9 +3,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
-import psutil
 import pytest
 
 from companion_core.providers import ProbeFailed, ProbeTarget
@@ -33,7 +33,7 @@ def machine(monkeypatch):
     """A machine of four cores whose processes the test describes."""
     processes: dict[int, probe_module._Reading] = {}
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
-    monkeypatch.setattr(probe_module, "_read_linux", lambda pid, _files: processes.get(pid))
+    monkeypatch.setattr(probe_module, "_read_linux", processes.get)
     monkeypatch.setattr(probe_module, "_read_elsewhere", processes.get)
     return processes
 
@@ -122,26 +122,22 @@ def test_ram_is_in_pages_of_this_machine(monkeypatch, page) -> None:
     # covers: resource_probe/page-size
     real = os.sysconf
     monkeypatch.setattr(os, "sysconf", lambda name: page if name == "SC_PAGE_SIZE" else real(name))
-    before = probe_module._read_linux(os.getpid(), probe_module._StatFiles())
+    before = probe_module._read_linux(os.getpid())
     assert before is not None
     assert before.ram_bytes % page == 0
     assert before.ram_bytes > 100 * page
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_files_of_processes_stay_open_as_long_as_they_are_asked_for() -> None:
-    me = psutil.Process()
-    before = me.num_fds()
+def test_between_two_observations_nothing_is_open() -> None:
+    """What runs no more would be held by it until the next runtime is observed."""
     probe = ProcessProbe(read_vram=lambda _pids: 0)
     with subprocess.Popen(["/bin/sleep", "60"]) as other:
         for _ in range(3):
-            probe.observe(ProbeTarget(pids=(me.pid, other.pid)))
-            assert me.num_fds() == before + 2
+            probe.observe(ProbeTarget(pids=(os.getpid(), other.pid)))
+        held = {os.path.realpath(entry) for entry in Path("/proc/self/fd").iterdir()}
         other.kill()
-    probe.observe(ProbeTarget(pids=(me.pid, other.pid)))  # it has ended: not read, not kept
-    assert me.num_fds() == before + 1
-    del probe
-    assert me.num_fds() == before
+    assert not [path for path in held if path.startswith(f"/proc/{other.pid}/")]
 
 
 def test_the_own_process_is_read_for_real() -> None:
