@@ -309,8 +309,9 @@ def test_fifty_cycles_leave_no_process_descriptor_socket_or_file(name, model, tm
             assert len(seen) >= 50
             assert not any(map(parts.alive, seen))
             assert files() == there
-            assert me.num_fds() <= opened
-            assert len(me.net_connections("all")) <= sockets
+            # The last one's are let go of a moment behind its end; one of each cycle would stay.
+            await parts.until(lambda: me.num_fds() <= opened)
+            await parts.until(lambda: len(me.net_connections("all")) <= sockets)
         finally:
             await serving.stop()
             await serving.gateway.close()

@@ -173,7 +173,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 10.0) -> bool:
+def wait_until(condition: Callable[[], object], seconds: float = 30.0) -> bool:
     """Wait for something that happens soon; the bound only ends a broken test."""
     deadline = time.monotonic() + seconds
     while not condition():
