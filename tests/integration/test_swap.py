@@ -10,6 +10,7 @@ import signal
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 from runtime_parts import alive, wait_until
 from swap_world import (
@@ -324,9 +325,12 @@ def test_each_model_is_held_from_its_proof_until_its_runtime_has_ended(world):
     with companion_held_at(world, "starting") as running, swapping(world) as up:
         assert running.stdout.readline() == "here\n"
         old, new = stored(len(world.content)), stored(len(world.content) + 64)
+        holder = psutil.Process(running.pid)
+        holder.suspend()  # else it may let go of the second when the first is asked for
         for file in (old, new):
             with pytest.raises(BlockingIOError):
                 os.open(file, os.O_WRONLY | os.O_NONBLOCK)
+        holder.resume()
         # That broke both leases: the start is given up, and so is the way back.
         assert finish(up) == (3, "digest_mismatch")
         running.wait(DEADLINE_SECONDS)
