@@ -81,7 +81,7 @@ def test_a_killed_companion_takes_the_whole_tree_with_it(early, tier, require_re
             companion.send_signal(signal.SIGKILL)
         around = 2 if tier is Tier.BUBBLEWRAP else 0  # bubblewrap and its first process
         assert seen == [True] * ((2 if early else 3) + around)
-        assert parts.wait_until(lambda: not any(map(parts.alive, pids)), seconds=2)
+        assert parts.within(lambda: not any(map(parts.alive, pids)), seconds=2)
 
 
 def running(folder: str) -> list[int]:

@@ -183,6 +183,15 @@ def wait_until(condition: Callable[[], object], seconds: float = 30.0) -> bool:
     return True
 
 
+def within(condition: Callable[[], object], seconds: float) -> bool:
+    """Look as often as fits into so many seconds of an idle machine; a busy one has longer."""
+    for _ in range(round(seconds / 0.05)):
+        if condition():
+            return True
+        time.sleep(0.05)
+    return bool(condition())
+
+
 def run_as(user: int, arguments: list[str], folder: Path, **options: Any) -> Any:
     """Start Python with the package and its tests in reach, as root or as an ordinary user.
 
