@@ -48,19 +48,23 @@ def stop_signals_interrupt() -> Iterator[Callable[[], None]]:
 
 @contextlib.contextmanager
 def stop_signals_wait() -> Iterator[None]:
-    """Hold stop signals back in here; each that came arrives as this ends.
+    """Hold stop signals back in here; what came arrives as this ends.
 
-    For the moment between a program's start and the name by which an interrupt can end it.
+    For the moment between a program's start and the name by which an interrupt can end it. A
+    signal that nobody handles ends this process as before.
     """
     came: list[int] = []
     before = {
-        number: signal.signal(number, lambda number, _frame: came.append(number))
+        number: handler
         for number in stop_signals()
+        if callable(handler := signal.getsignal(number))
     }
+    for number in before:
+        signal.signal(number, lambda number, _frame: came.append(number))
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
         for late in came:
-            signal.raise_signal(late)
+            before[signal.Signals(late)](late, None)

@@ -133,7 +133,7 @@ def test_a_tree_that_is_never_seen_is_not_said_to_be_gone(machine, sight, monkey
         assert (machine.folder / "runtime.json").exists()
         assert parts.alive(child)
         sight.failing = 0
-        await machine.supervisor.stop(kill_after=10)
+        await machine.supervisor.stop(kill_after=30)
         assert not parts.alive(child)
         assert not (machine.folder / "runtime.json").exists()
 

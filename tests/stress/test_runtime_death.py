@@ -139,7 +139,7 @@ def test_a_tree_whose_keeper_is_killed_or_stopped_dies_all_the_same(machine) -> 
         await machine.supervisor.start(machine.spec())
         tree = machine.supervisor.tree()
         os.kill(machine.supervisor._run.kept._keeper.pid, number)
-        await machine.supervisor.stop(terminate_after=0.1, kill_after=0.2)
+        await machine.supervisor.stop(terminate_after=0.1)
         assert parts.wait_until(lambda: not any(map(parts.alive, tree)))
 
     asyncio.run(life(signal.SIGKILL))
