@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import threading
 from collections.abc import Callable
 from typing import Final
 
@@ -58,7 +59,7 @@ class ResourceMonitor:
         self._verdict = refuse(Reason.PROBE_FAILED)
         self._observed_at = -math.inf
         self._over_since: float | None = None
-        self._asking = False
+        self._asking = threading.Lock()
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -116,13 +117,12 @@ class ResourceMonitor:
 
     def _ask(self) -> object:
         """Run in the worker. A question that still hangs is not joined by a second one."""
-        if self._asking:
+        if not self._asking.acquire(blocking=False):
             raise ProbeFailed
-        self._asking = True
         try:
             return self._probe.observe(ProbeTarget(pids=self._tree()))
         finally:
-            self._asking = False
+            self._asking.release()
 
 
 def _rebuild(answer: object) -> ResourceObservation | None:
