@@ -134,25 +134,25 @@ def test_one_that_computes_a_token_says_so(llama, model) -> None:
 
 def test_one_that_computes_no_more_is_noticed_though_it_says_it_is_well(llama, model) -> None:
     async def life() -> None:
-        serving = llama()
+        serving = llama(timing=replace(serving_parts.QUICK, unresponsive_after=3600))
         async with serving_parts.serving_with(serving, model):
             before = serving.status()["runtime"]["pid"]
-            real = serving.computes
+            real, answers = serving.computes, []
 
-            async def never() -> bool:
-                serving.computes = real
-                await serving_parts.until(lambda: True)
-                return False
+            async def noted() -> bool:
+                answers.append(await real() if answers else False)
+                return answers[-1]
 
-            serving.computes = never
+            serving.computes = noted
             # A single bad answer is no reason yet; health says it is well, and tokens come.
-            await asyncio.sleep(0.5)
+            await serving_parts.until(lambda: answers[:3] == [False, True, True])
             assert serving.status()["runtime"]["pid"] == before
 
-            async def always_never() -> bool:
+            async def never() -> bool:
                 return False
 
-            serving.computes = always_never
+            serving.upkeep._timing = serving_parts.QUICK
+            serving.computes = never
             await serving_parts.until(lambda: serving._supervisor.state is State.STOPPED)
             serving.computes = real
             await serving_parts.until(ready_again(serving, before))
@@ -165,17 +165,23 @@ def test_over_its_ceiling_it_is_drained_started_smaller_and_then_refused(llama, 
     async def life() -> None:
         serving = llama(context_length=1024)
         async with serving_parts.serving_with(serving, model):
-            pid = serving.status()["runtime"]["pid"]
-            parallel = serving.size.parallel
+            pid, parallel = serving.status()["runtime"]["pid"], serving.size.parallel
+            restart, started = serving.restart, []
+
+            async def noted() -> None:
+                await restart()
+                started.append((ready_again(serving, pid)(), serving.size.parallel))
+
+            serving.restart = noted
             ceiling = replace(serving_parts.LIMITS, max_ram_bytes=1024 * 1024)
             serving._monitor._limits = ceiling
             await serving_parts.until(lambda: serving.resources().reason is Reason.RAM_OVER_LIMIT)
             status, answer = await serving_parts.chat(serving)
             assert status == 503  # already drained, if this machine is slow
             assert answer["error"]["code"] in {Reason.RAM_OVER_LIMIT, Reason.NOT_READY}
-            await serving_parts.until(ready_again(serving, pid))
-            assert serving.size.parallel < parallel
             await serving_parts.until(lambda: serving.upkeep.gave_up is not None)
+            assert all(ready and smaller < parallel for ready, smaller in started)
+            assert started
             assert serving.upkeep.gave_up is Reason.RAM_OVER_LIMIT
             assert serving.status()["lifecycle"] == "stopped"
             assert serving.status()["gave_up"] == "ram_over_limit"
