@@ -20,7 +20,6 @@ if TYPE_CHECKING:  # a command that only asks the running companion does not loa
 __all__ = ["BackendChannel", "BrokeredChannel"]
 
 _ASK: Final = b"c"
-_NETLINK_SOCK_DIAG: Final = 4
 
 
 class BrokeredChannel:
@@ -38,23 +37,6 @@ class BrokeredChannel:
         self._line = line
         self._line.settimeout(0)
         self._turn = asyncio.Lock()
-
-    async def diagnosis(self) -> socket.socket | None:
-        """Return the socket by which the kernel tells what listens in the broker's network.
-
-        To be called once, before anything is asked: the broker sends it first of all, while
-        there is no runtime yet that could have a say in it. None where it could make none.
-        """
-        descriptor = await self._receive()
-        if descriptor is None:
-            return None
-        kernel = socket.socket(fileno=descriptor)
-        if sys.platform == "linux":
-            protocol = kernel.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL)
-            if (kernel.family, protocol) == (socket.AF_NETLINK, _NETLINK_SOCK_DIAG):
-                return kernel
-        kernel.close()
-        return None
 
     async def connect(self) -> socket.socket:
         """Return a connected socket that does not block.
@@ -82,17 +64,15 @@ class BrokeredChannel:
         async with self._turn:
             if self._line.fileno() < 0:
                 raise ConnectionRefusedError
-            await asyncio.get_running_loop().sock_sendall(self._line, _ASK)
-            descriptor = await self._receive()
+            loop = asyncio.get_running_loop()
+            await loop.sock_sendall(self._line, _ASK)
+            descriptor = await self._receive(loop)
         if descriptor is None:
             raise ConnectionRefusedError
         return self._checked(descriptor)
 
-    async def _receive(self) -> int | None:
-        """Return the descriptor that the broker sends next; None when it sends none."""
-        import asyncio  # noqa: PLC0415 - as above
-
-        loop = asyncio.get_running_loop()
+    async def _receive(self, loop: asyncio.AbstractEventLoop) -> int | None:
+        """Return the descriptor that the broker sends; None when it sends none."""
         readable: asyncio.Future[None] = loop.create_future()
         loop.add_reader(self._line, _set, readable)
         try:

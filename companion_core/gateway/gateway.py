@@ -162,11 +162,12 @@ class Gateway:
         self._models = {close: json_response(200, body, close=close) for close in (False, True)}
 
     def attach(self, backend: Backend) -> None:
-        """Send requests to `backend` from now on."""
+        """Send requests to `backend` from now on, the first one on a connection made now."""
         self._let_go()
         self._drained = None
         self.requests = BackendRequests(backend)
         self.pool = BackendPool(backend.channel, self._egress, self.now)
+        self.pool.open_ahead()
         self.backend = backend
         self._set_policy()
 

@@ -60,6 +60,7 @@ class BackendConnection(asyncio.Protocol):
         "_ended",
         "_framer",
         "_head",
+        "_idle",
         "_pool",
         "_remaining",
         "_sink",
@@ -68,8 +69,9 @@ class BackendConnection(asyncio.Protocol):
     )
     transport: asyncio.Transport
 
-    def __init__(self, pool: BackendPool) -> None:
+    def __init__(self, pool: BackendPool, *, idle: bool = False) -> None:
         self._pool = pool
+        self._idle = idle
         self._sink: Sink | None = None
         self._head: ResponseHead | None = None
         self._framer: ChunkFramer | None = None
@@ -94,6 +96,8 @@ class BackendConnection(asyncio.Protocol):
         """See `asyncio.Protocol`."""
         self.transport = cast("asyncio.Transport", transport)
         self._pool.opened(self)
+        if self._idle:
+            self._pool.keep(self, self._pool.now())
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See `asyncio.Protocol`."""
@@ -195,6 +199,7 @@ class BackendPool:
     """Connections to one listener; made when needed, kept for `idle_seconds`."""
 
     __slots__ = (
+        "_ahead",
         "_channel",
         "_closed",
         "_connecting",
@@ -220,6 +225,7 @@ class BackendPool:
         self._idle: list[BackendConnection] = []
         self._open: set[BackendConnection] = set()
         self._connecting: set[asyncio.Task[None]] = set()
+        self._ahead: asyncio.Task[None] | None = None
         self._closed = False
 
     @property
@@ -241,16 +247,21 @@ class BackendPool:
         self._start(self._connect(sink, request))
 
     def open_ahead(self) -> None:
-        """Make a connection that the next request will find idle."""
-        self._start(self._open_idle())
+        """Make a connection that the next request will find, or wait for."""
+        self._ahead = self._start(self._open_idle())
 
-    def _start(self, connecting: Coroutine[Any, Any, None]) -> None:
+    def _start(self, connecting: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(connecting)
         self._connecting.add(task)
         task.add_done_callback(self._connecting.discard)
+        return task
 
     async def _connect(self, sink: Sink, request: bytes) -> None:
-        connection = await self._open_one()
+        connection, ahead, self._ahead = None, self._ahead, None
+        if ahead is not None:
+            await ahead
+            connection = self.take_idle(self.now())
+        connection = connection or await self._open_one()
         if connection is None:
             sink.response_failed()
         elif sink.upstream_bound(connection):
@@ -259,15 +270,14 @@ class BackendPool:
             self.keep(connection, self.now())
 
     async def _open_idle(self) -> None:
-        connection = await self._open_one()
-        if connection is not None:
-            self.keep(connection, self.now())
+        # It is idle from its first moment, not only from when this task has its next turn.
+        await self._open_one(idle=True)
 
-    async def _open_one(self) -> BackendConnection | None:
+    async def _open_one(self, *, idle: bool = False) -> BackendConnection | None:
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 connection = await self._egress.connect_backend(
-                    lambda: BackendConnection(self), self._channel
+                    lambda: BackendConnection(self, idle=idle), self._channel
                 )
         except (OSError, CompanionError):
             return None

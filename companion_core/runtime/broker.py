@@ -3,9 +3,8 @@
 It runs as a program of its own, `python -I -S broker.py LINE PORT PROGRAM ARGUMENT…`, and
 imports only the standard library. LINE is one end of a pair of sockets whose other end the
 companion alone holds. For each packet on it the broker connects to the runtime's loopback
-port and sends the connected socket back; no byte of a request passes through. Before there is a
-runtime it sends a socket by which the kernel tells what listens in this network. Nothing has a
-name that another program could open. It ends as the runtime ends.
+port and sends the connected socket back; no byte of a request passes through. Nothing has a name
+that another program could open. It ends as the runtime ends.
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ if sys.platform != "linux":
 
 _CONNECT_SECONDS = 2.0
 _HANDED, _REFUSED = b"k", b"e"
-_NETLINK_SOCK_DIAG = 4
 _SIGNALLED = 128
 
 
@@ -37,21 +35,11 @@ def _hand_out(line: socket.socket, port: int) -> None:
         socket.send_fds(line, [_HANDED], [connection.fileno()])
 
 
-def _hand_out_diagnosis(line: socket.socket) -> None:
-    try:
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as kernel:
-            socket.send_fds(line, [_HANDED], [kernel.fileno()])
-    except OSError:
-        line.send(_REFUSED)
-
-
 def main() -> NoReturn:
     """Start the runtime, hand out connections to it, and end with its exit code."""
     line = socket.socket(fileno=int(sys.argv[1]))
     line.set_inheritable(False)
     port = int(sys.argv[2])
-    with contextlib.suppress(OSError):  # the companion is gone, which is seen below
-        _hand_out_diagnosis(line)
     runtime = os.fork()
     if runtime == 0:
         with contextlib.suppress(OSError):

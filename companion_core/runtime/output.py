@@ -62,6 +62,7 @@ class RuntimeOutput:
         self._ready_text = ready_text
         self._secret = b"" if secret is None else secret.encode()
         self._pending = b""
+        self._unwritten: list[bytes] = []
         self._written = 0
         self._log: int | None = None
         self._reader, self.writer = os.pipe()
@@ -89,6 +90,7 @@ class RuntimeOutput:
         elif not self._by_thread:
             self._read()
         self._stop_reading()
+        self._write_log()
         if self._log is not None:
             os.close(self._log)
             self._log = None
@@ -139,6 +141,8 @@ class RuntimeOutput:
             self._pending = whole[cut:]
         for line in lines:
             self._take(line)
+        # Behind whoever waits for these lines: to write them takes longer than to read them.
+        asyncio.get_running_loop().call_soon(self._write_log)
         if not data:
             self._stop_reading()
 
@@ -149,7 +153,7 @@ class RuntimeOutput:
         if self._ready_text is not None and self._ready_text in text:
             self.ready.set()
         self.last_lines.append(text)
-        self._write(text.encode() + b"\n")
+        self._unwritten.append(text.encode() + b"\n")
 
     def _redacted(self, line: bytes) -> bytes:
         return line.replace(self._secret, b"[key]") if self._secret else line
@@ -161,6 +165,11 @@ class RuntimeOutput:
             if sys.platform != "win32":
                 os.fchmod(self._log, 0o600)
         self._written = 0
+
+    def _write_log(self) -> None:
+        lines, self._unwritten = self._unwritten, []
+        for line in lines:
+            self._write(line)
 
     def _write(self, data: bytes) -> None:
         if self._log is None:

@@ -27,8 +27,9 @@ __all__ = [
 _ZOMBIE_STATES: Final = frozenset({b"Z", b"X"})
 # Fields of proc_pid_stat(5), counted from the state.
 _PARENT, _SESSION, _THREADS, _MEMORY, _ENV_END = 1, 3, 17, 20, 48
-# A child that ends while the kernel lists its siblings can hide one of them (proc(5)).
-_LOOKS: Final = 2
+# Whoever ends while the kernel lists its siblings can hide one of them (proc(5)), and its own
+# children become another's: then all is listed again, so often at most.
+_LOOKS: Final = 3
 _READ_BYTES: Final = 65536
 
 
@@ -41,9 +42,11 @@ def descendants(root: int) -> tuple[int, ...]:
     if sys.platform != "linux":
         return _descendants_elsewhere(root)
     found = _below([root])
-    if not lives(root):  # its children are now another's, and were perhaps when they were listed
+    if not found.get(
+        root
+    ):  # its children are now another's, and were perhaps when they were listed
         found |= _below(pid for pid, _, session in _living() if session == root)
-    return tuple(pid for pid in found if pid != root and lives(pid))
+    return tuple(pid for pid, alive in found.items() if alive and pid != root)
 
 
 def runtime_below(started: int, programs: int) -> int | None:
@@ -135,17 +138,22 @@ def read_entry(path: str) -> bytes:
     return b"".join(parts)
 
 
-def _below(roots: Iterable[int]) -> dict[int, None]:
-    """Return `roots` and all below them, those nearest to a root first."""
-    roots, found, kernel_lists = tuple(roots), dict[int, None](), _kernel_lists()
+def _below(roots: Iterable[int]) -> dict[int, bool]:
+    """Return `roots` and all below them, those nearest to a root first, and whether each lives."""
+    roots, found, ended = tuple(roots), dict[int, bool](), set[int]()
+    kernel_lists = _kernel_lists()
     for _ in range(_LOOKS):
-        children, seen = _lister(kernel_lists=kernel_lists), dict.fromkeys(roots)
+        children, seen = _lister(kernel_lists=kernel_lists), dict.fromkeys(roots, True)
         waiting = list(seen)
         for pid in waiting:
             new = [child for child in children(pid) if child not in seen]
-            seen.update(dict.fromkeys(new))
+            seen.update(dict.fromkeys(new, True))
             waiting += new
-        found |= seen
+        found = {pid: lives(pid) for pid in found | seen}
+        ended_meanwhile = {pid for pid, alive in found.items() if not alive} - ended
+        if not ended_meanwhile:
+            break
+        ended |= ended_meanwhile
     return found
 
 
@@ -164,18 +172,27 @@ def _lister(*, kernel_lists: bool) -> Callable[[int], list[int]]:
 
 
 def _children(pid: int) -> list[int]:
-    folder, found = f"/proc/{pid}/task", list[int]()
+    found = dict[int, None]()
+    for _ in range(_LOOKS):
+        try:
+            threads = os.listdir(f"/proc/{pid}/task")  # noqa: PTH208 - names are all it takes
+            below = [_children_of_thread(pid, thread) for thread in threads]
+        except (FileNotFoundError, ProcessLookupError):
+            break  # the process has ended
+        except OSError as error:
+            raise ProcessUnreadable from error
+        found.update(dict.fromkeys(child for each in below if each for child in each))
+        if None not in below:  # a thread that ended has left its own to another one
+            break
+    return list(found)
+
+
+def _children_of_thread(pid: int, thread: str) -> list[int] | None:
+    """Return those that one thread started or took over; None when it has ended."""
     try:
-        for thread in os.listdir(folder):  # noqa: PTH208 - names are all it takes
-            try:
-                found += map(int, read_entry(f"{folder}/{thread}/children").split())
-            except (FileNotFoundError, ProcessLookupError):
-                continue  # the thread has ended
+        return [int(child) for child in read_entry(f"/proc/{pid}/task/{thread}/children").split()]
     except (FileNotFoundError, ProcessLookupError):
-        pass  # the process has ended
-    except OSError as error:
-        raise ProcessUnreadable from error
-    return found
+        return None
 
 
 def _living() -> Iterator[tuple[int, int, int]]:

@@ -15,13 +15,14 @@ from typing import Final
 
 from companion_core.decisions.runtime_readback import Listener
 from companion_core.runtime.descriptor_tables import table_holders
+from companion_core.runtime.held_sockets import listening_among
 from companion_core.runtime.process_tree import (
     environment_is_set,
     has_memory,
     read_entry,
     thread_has_memory,
 )
-from companion_core.runtime.socket_tables import Diagnosis, listening_sockets
+from companion_core.runtime.socket_tables import listening_sockets
 
 __all__ = ["environment_names", "listeners"]
 
@@ -85,22 +86,15 @@ def _environment(pid: int) -> bytes | None:
     return block or None
 
 
-def listeners(
-    pids: Iterable[int], *, inside: Diagnosis | None = None
-) -> frozenset[Listener] | None:
-    """Return what the processes listen on; None when one of them cannot be read.
-
-    Args:
-        pids: the processes.
-        inside: of the network namespace that is the runtime's own, if it has one.
-    """
+def listeners(pids: Iterable[int]) -> frozenset[Listener] | None:
+    """Return what the processes listen on; None when one of them cannot be read."""
     if sys.platform != "linux":
         return _listeners_elsewhere(pids)
     found: set[Listener] = set()
     for pid in pids:
         try:
             for holder in table_holders(pid):
-                if (held := _listeners_of(holder, inside)) is None:
+                if (held := _listeners_of(holder)) is None:
                     return None
                 found |= held
         except (FileNotFoundError, ProcessLookupError):
@@ -110,14 +104,18 @@ def listeners(
     return frozenset(found)
 
 
-def _listeners_of(holder: int, inside: Diagnosis | None) -> frozenset[Listener] | None:
+def _listeners_of(holder: int) -> frozenset[Listener] | None:
     """Return what the table of one thread holds (the first has its process's number), or None."""
     try:
         held = _network_sockets(holder)
         if not held:
             return None if held is None else frozenset()
-        tables = frozenset(held.values())
-        return frozenset(listening_sockets(holder, tables, held, inside=inside))
+        try:
+            return listening_among(holder, {inode: number for inode, (number, _) in held.items()})
+        except OSError:
+            # Not permitted, or it has moved: whoever has it now, a table lists what listens.
+            tables = frozenset(table for _, table in held.values())
+            return frozenset(listening_sockets(holder, tables, held))
     except (FileNotFoundError, ProcessLookupError):
         return frozenset()  # it ended meanwhile, and its sockets with it
     except PermissionError:
@@ -126,15 +124,15 @@ def _listeners_of(holder: int, inside: Diagnosis | None) -> frozenset[Listener] 
         return None
 
 
-def _network_sockets(holder: int) -> dict[int, str] | None:
-    """Return what may listen to the network, by inode, and the table that would list it.
+def _network_sockets(holder: int) -> dict[int, tuple[int, str]] | None:
+    """Return what may listen to the network: by inode, a descriptor and the table that lists it.
 
     None for a socket of an unknown kind.
     """
     if sys.platform != "linux":
         return None
     folder = f"/proc/{holder}/fd"
-    held: dict[int, str] = {}
+    held: dict[int, tuple[int, str]] = {}
     for name in os.listdir(folder):  # noqa: PTH208 - names are all it takes
         path = f"{folder}/{name}"
         try:
@@ -145,7 +143,7 @@ def _network_sockets(holder: int) -> dict[int, str] | None:
         except FileNotFoundError:
             continue  # closed meanwhile
         if protocol in _TABLES:
-            held[int(target[8:-1])] = _TABLES[protocol]
+            held[int(target[8:-1])] = int(name), _TABLES[protocol]
         elif protocol not in _LOCAL_PROTOCOLS:
             return None
     return held

@@ -29,7 +29,6 @@ from companion_core.runtime.attempts import Attempts
 from companion_core.runtime.backend_client import send_prepare
 from companion_core.runtime.kept import Kept
 from companion_core.runtime.readback import environment_names, listeners
-from companion_core.runtime.socket_tables import Diagnosis
 from companion_core.runtime.staging import ProvedFile
 
 __all__ = ["Watched", "read_back", "unless_exited", "until_serving"]
@@ -47,7 +46,6 @@ class Watched:
     Attributes:
         channel: where it listens, as it knows it.
         way: how the companion reaches that.
-        inside: tells what listens in a network that is the runtime's own.
         takes_long: there is so much to look at that a thread has to.
     """
 
@@ -55,7 +53,6 @@ class Watched:
     plugin: str
     channel: UnixChannel | TcpChannel
     way: BackendChannel
-    inside: Diagnosis | None
     planned_names: frozenset[str]
     child_names: frozenset[str]
     allow_open_backend: bool
@@ -99,7 +96,7 @@ def read_back(watched: Watched, *, wait: bool = True) -> Verdict:
     if not verdict.ok:
         return verdict
     return check_listeners(
-        listeners(tree, inside=watched.inside),
+        listeners(tree),
         watched.channel,
         allow_open_backend=watched.allow_open_backend,
     )
@@ -131,11 +128,12 @@ async def unless_exited(kept: Kept, work: Coroutine[Any, Any, T]) -> T:
 
     One that the kernel ended at its ceiling is `ram_over_limit`.
     """
-    caller, working = asyncio.current_task(), asyncio.ensure_future(work)
+    caller = asyncio.current_task()
     exited = asyncio.ensure_future(kept.exited.wait())
-    exited.add_done_callback(lambda _: working.cancel())
     try:
-        result = await working
+        async with asyncio.timeout(None) as until:  # in this very task: it goes on at once
+            exited.add_done_callback(lambda _: _end_now(until))
+            result = await work
     except BaseException as error:
         # What failed followed from the end; only the caller's own cancellation comes before it.
         if kept.exited.is_set() and not (caller is not None and caller.cancelling()):
@@ -146,6 +144,11 @@ async def unless_exited(kept: Kept, work: Coroutine[Any, Any, T]) -> T:
     if kept.exited.is_set():
         raise _exited(kept)
     return result
+
+
+def _end_now(until: asyncio.Timeout) -> None:
+    with contextlib.suppress(RuntimeError):  # it is over already
+        until.reschedule(0)
 
 
 def _exited(kept: Kept) -> EnvironmentUnavailable:

@@ -46,7 +46,6 @@ from companion_core.runtime.output import RuntimeOutput
 from companion_core.runtime.program_help import read_help
 from companion_core.runtime.readiness import Watched, unless_exited, until_serving
 from companion_core.runtime.reclaim import forget, record
-from companion_core.runtime.socket_tables import Diagnosis
 from companion_core.runtime.start_folder import (
     choose_channel,
     new_start_folder,
@@ -96,7 +95,6 @@ class Run:
 
     Attributes:
         broker: the line into the runtime's own network namespace.
-        inside: tells what listens there.
         group: what holds it below its ceilings, where that can be had.
         ceilings: what holds it below them, as far as can be said before it has started.
         watched: the runtime's process and what it was to be like.
@@ -108,7 +106,6 @@ class Run:
     spec: StartSpec
     folder: Path | None = None
     broker: BrokeredChannel | None = None
-    inside: Diagnosis | None = None
     group: ControlGroup | None = None
     ceilings: CeilingState | None = None
     output: RuntimeOutput | None = None
@@ -210,7 +207,6 @@ async def bring_up(
                 plugin=spec.plugin_name,
                 channel=channel,
                 way=run.broker or channel,
-                inside=await unless_exited(run.kept, _look_inside(run)),
                 planned_names=frozenset(confined.env),
                 child_names=spec.spawner.child_env_names | _NAMES_OF_LAUNCHERS,
                 allow_open_backend=spec.allow_open_backend or own_network,
@@ -248,7 +244,7 @@ async def take_down(run: Run, *, terminate_after: float, kill_after: float) -> N
     steps: list[Callable[[], Awaitable[None] | None]] = [
         partial(_end_tree, run, terminate_after, kill_after)
     ]
-    made = (run.output, run.broker, run.inside, run.group, run.socket_watch)
+    made = (run.output, run.broker, run.group, run.socket_watch)
     steps += [each.close for each in made if each is not None]
     if run.folder is not None:
         steps.append(partial(remove_start_folder, run.folder))
@@ -268,13 +264,6 @@ async def _end_tree(run: Run, terminate_after: float, kill_after: float) -> None
     if run.kept is not None:
         await run.kept.stop(terminate_after=terminate_after, kill_after=kill_after)
     forget(run.spec.record_path)
-
-
-async def _look_inside(run: Run) -> Diagnosis | None:
-    """Take what tells of the runtime's own network, if it has one; kept for `take_down`."""
-    kernel = None if run.broker is None else await run.broker.diagnosis()
-    run.inside = None if kernel is None else Diagnosis(kernel)
-    return run.inside
 
 
 def _is_held(run: Run, pid: int) -> bool:

@@ -22,9 +22,6 @@ pytestmark = [
 ]
 
 
-NETLINK_SOCK_DIAG = 4
-
-
 @pytest.fixture
 def listener():
     with socket.create_server(("127.0.0.1", 0)) as made:
@@ -154,31 +151,3 @@ def test_turns_are_kept_when_one_gives_up(line, listener) -> None:
             taken.close()
 
     asyncio.run(life())
-
-
-def netlink(protocol: int) -> socket.socket:
-    return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
-
-
-def test_what_comes_first_tells_of_the_network(line, listener) -> None:
-    ours, theirs = line
-    with netlink(NETLINK_SOCK_DIAG) as kernel:
-        socket.send_fds(theirs, [b"k"], [kernel.fileno()])
-        taken = asyncio.run(channel_on(ours, listener).diagnosis())
-        assert taken is not None
-        with taken:
-            assert os.fstat(taken.fileno()).st_ino == os.fstat(kernel.fileno()).st_ino
-            assert not os.get_inheritable(taken.fileno())
-
-
-@pytest.mark.parametrize("make", [lambda: netlink(0), socket.socket, None])
-def test_anything_else_that_comes_first_is_let_go_of(line, listener, make) -> None:
-    ours, theirs = line
-    if make is None:
-        theirs.send(b"e")
-    else:
-        with make() as other:
-            socket.send_fds(theirs, [b"k"], [other.fileno()])
-    opened = psutil.Process().num_fds()
-    assert asyncio.run(channel_on(ours, listener).diagnosis()) is None
-    assert psutil.Process().num_fds() <= opened

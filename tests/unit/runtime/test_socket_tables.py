@@ -5,14 +5,14 @@ import shutil
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import psutil
 import pytest
 
 from companion_core.decisions.runtime_readback import Listener
 from companion_core.runtime import socket_tables
-from companion_core.runtime.socket_tables import Diagnosis, listening_sockets
+from companion_core.runtime.readback import listeners
+from companion_core.runtime.socket_tables import listening_sockets
 
 pytestmark = [
     pytest.mark.unit,
@@ -50,7 +50,7 @@ def inode_of(opened: socket.socket) -> int:
     return os.fstat(opened.fileno()).st_ino
 
 
-def test_the_kernel_and_its_tables_tell_the_same(monkeypatch) -> None:
+def test_what_listens_is_told_from_what_is_connected() -> None:
     me = os.getpid()
     with (
         socket.create_server(("127.0.0.1", 0)) as listening,
@@ -61,18 +61,10 @@ def test_the_kernel_and_its_tables_tell_the_same(monkeypatch) -> None:
         datagrams.bind(("127.0.0.1", 0))
         talking.connect(datagrams.getsockname())
         own = {inode_of(each) for each in (listening, datagrams, talking, client)}
-        asked = set(listening_sockets(me, ALL, own))
-        assert asked == {
+        assert set(listening_sockets(me, ALL, own)) == {
             Listener("tcp", *listening.getsockname()),
             Listener("udp", *datagrams.getsockname()),
         }
-        assert not list(listening_sockets(me, ALL, {inode_of(talking), inode_of(client)}))
-
-        def silent(*_args):
-            raise OSError
-
-        monkeypatch.setattr(socket_tables, "_ask_here", silent)
-        assert set(listening_sockets(me, ALL, own)) == asked
 
 
 def test_a_dual_listener_is_the_widest_address(require_real) -> None:
@@ -87,83 +79,28 @@ def test_a_process_that_is_gone_is_said_so() -> None:
         list(listening_sockets(2**22 + 1, ALL, ()))
 
 
-def test_an_answer_that_is_none_leads_to_the_tables(monkeypatch) -> None:
-    """An interface that this kernel does not know is answered with an error."""
-    monkeypatch.setattr(socket_tables, "_SOCK_DIAG_BY_FAMILY", 21)
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        at = Listener("tcp", *listening.getsockname())
-        assert list(listening_sockets(os.getpid(), ALL, {inode_of(listening)})) == [at]
-
-
-def test_a_kernel_without_the_protocol_s_part_leads_to_the_tables(monkeypatch) -> None:
-    """Such a dump ends at once, and its end carries the error."""
-    sctp = 132  # nothing here has loaded it
-    family, _, state = socket_tables._TABLES["tcp"]
-    monkeypatch.setitem(socket_tables._TABLES, "tcp", (family, sctp, state))
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        at = Listener("tcp", *listening.getsockname())
-        assert list(listening_sockets(os.getpid(), ["tcp"], {inode_of(listening)})) == [at]
-
-
-# Listens in a network of its own, tells where, and hands its socket of sock_diag(7) over.
+# Listens in a network of its own, and tells where.
 ELSEWHERE = """
 import os, socket, sys
-with socket.socket(fileno=int(sys.argv[1])) as line, socket.create_server(("127.0.0.1", 0)) as here:
-    kernel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 4)
-    said = f"{os.fstat(here.fileno()).st_ino} {here.getsockname()[1]}"
-    socket.send_fds(line, [said.encode()], [kernel.fileno()])
-    line.recv(1)
+with socket.create_server(("127.0.0.1", 0)) as here:
+    print(os.fstat(here.fileno()).st_ino, here.getsockname()[1], flush=True)
+    sys.stdin.read()
 """
 
 
-def test_another_network_is_asked_through_a_socket_that_was_made_in_it(
-    require_real, monkeypatch
-) -> None:
+def test_another_network_has_tables_of_its_own(require_real) -> None:
     bubblewrap = shutil.which("bwrap")
     require_real("bubblewrap", bubblewrap)
-    line, far_end = socket.socketpair()
     command = [bubblewrap, "--unshare-net", "--dev-bind", "/", "/", "--die-with-parent"]
-    program = [sys.executable, "-IS", "-c", ELSEWHERE, str(far_end.fileno())]
-    with line, subprocess.Popen([*command, *program], pass_fds=[far_end.fileno()]) as started:
-        far_end.close()
-        line.settimeout(30)
-        said, (descriptor,), _, _ = socket.recv_fds(line, 64, 1)
-        inode, port = map(int, said.split())
-        found = [Listener("tcp", "127.0.0.1", port)]
+    program = [sys.executable, "-IS", "-c", ELSEWHERE]
+    with subprocess.Popen(
+        [*command, *program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as started:
+        assert started.stdout is not None
+        inode, port = map(int, started.stdout.readline().split())
         (elsewhere,) = psutil.Process(started.pid).children(recursive=True)
-
-        def look(inside: Diagnosis | None) -> list[Listener]:
-            return list(listening_sockets(elsewhere.pid, ["tcp"], {inode}, inside=inside))
-
-        assert look(None) == found
-        inside = Diagnosis(socket.socket(fileno=descriptor))
-        here = Diagnosis(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 4))
-        assert inside.namespace == Path(f"/proc/{elsewhere.pid}/ns/net").stat().st_ino
-        assert here.namespace == Path("/proc/self/ns/net").stat().st_ino
-        assert look(here) == found  # it tells of another network, and is not asked
-
-        tables = []
-        monkeypatch.setattr(socket_tables, "_read_table", lambda *_: tables.append(1) or [])
-        assert look(inside) == found
-        assert tables == []
-        inside.close()
-        here.close()
-        assert look(inside) == []
-        assert tables == [1]
-        closed = Diagnosis(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 4))
-        closed.close()
-        assert look(closed) == []
-        assert tables == [1, 1]
-        line.close()
-
-
-def test_an_answer_to_a_question_that_was_given_up_is_no_answer_to_the_next() -> None:
-    here = Diagnosis(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 4))
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        own = {inode_of(listening)}
-        given_up = here._ask("tcp", own)
-        at = next(given_up)
-        given_up.close()
-        assert here.listening(["udp"], own) == []
-        assert here.listening(["tcp"], own) == [at]
-    here.close()
+        found = list(listening_sockets(elsewhere.pid, ["tcp"], {inode}))
+        assert found == [Listener("tcp", "127.0.0.1", port)]
+        assert not list(listening_sockets(os.getpid(), ["tcp"], {inode}))
+        assert listeners([elsewhere.pid]) == set(found)  # as the socket itself says
+        started.kill()

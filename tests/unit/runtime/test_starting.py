@@ -14,7 +14,7 @@ from companion_core.runtime.starting import Run, take_down
 
 pytestmark = pytest.mark.unit
 
-STEPS = ["kept", "output", "broker", "inside", "group", "socket_watch", "folder"]
+STEPS = ["kept", "output", "broker", "group", "socket_watch", "folder"]
 
 
 class Made:

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from companion_core.decisions.runtime_readback import Listener
+from companion_core.runtime import held_sockets, readback
+from companion_core.runtime.held_sockets import listening_among
+
+pytestmark = [
+    pytest.mark.unit,
+    pytest.mark.skipif(sys.platform != "linux", reason="pidfd_getfd(2)"),
+]
+
+
+def held(*opened: socket.socket) -> dict[int, int]:
+    return {os.fstat(each.fileno()).st_ino: each.fileno() for each in opened}
+
+
+def test_what_listens_is_told_from_what_is_connected_or_bound_alone() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listening,
+        socket.socket() as bound,
+        socket.socket(type=socket.SOCK_DGRAM) as datagrams,
+        socket.socket(type=socket.SOCK_DGRAM) as talking,
+        socket.socket(type=socket.SOCK_DGRAM) as unbound,
+        socket.create_connection(listening.getsockname()) as client,
+    ):
+        bound.bind(("127.0.0.1", 0))
+        datagrams.bind(("127.0.0.1", 0))
+        talking.connect(datagrams.getsockname())
+        every = held(listening, bound, datagrams, talking, unbound, client)
+        assert listening_among(os.getpid(), every) == {
+            Listener("tcp", *listening.getsockname()),
+            Listener("udp", *datagrams.getsockname()),
+        }
+
+
+@pytest.mark.parametrize(
+    ("address", "seen"), [("", "::"), ("::1", "::1"), ("::ffff:127.0.0.1", "127.0.0.1")]
+)
+def test_addresses_are_as_the_rules_know_them(address, seen, require_real) -> None:
+    require_real("sockets of IPv4 and IPv6 in one", socket.has_dualstack_ipv6())
+    with socket.create_server(
+        (address, 0), family=socket.AF_INET6, dualstack_ipv6=address != "::1"
+    ) as listening:
+        expected = {Listener("tcp", seen, listening.getsockname()[1])}
+        assert listening_among(os.getpid(), held(listening)) == expected
+
+
+@pytest.mark.parametrize("other", ["socket", "file", "nothing"])
+def test_a_number_that_is_another_s_by_now_is_an_error_and_leaves_nothing(other) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listening,
+        socket.socket() as another,
+        Path(os.devnull).open() as file,
+    ):
+        number = {"socket": another.fileno(), "file": file.fileno(), "nothing": 2**20 + 1}[other]
+        opened = psutil.Process().num_fds()
+        with pytest.raises(OSError, match=r"socket|descriptor"):
+            listening_among(os.getpid(), {os.fstat(listening.fileno()).st_ino: number})
+        assert psutil.Process().num_fds() == opened
+
+
+def test_what_was_moved_or_may_not_be_taken_over_is_found_in_the_tables(monkeypatch) -> None:
+    def moved(holder: int, real=readback._network_sockets):
+        return {inode: (2**20 + 1, table) for inode, (_, table) in real(holder).items()}
+
+    def denied(*_args: int) -> int:
+        return -1
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        here = Listener("tcp", *listening.getsockname())
+        found = readback.listeners([os.getpid()])
+        assert found is not None
+        assert here in found
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setattr(readback, "_network_sockets", moved)
+            assert readback.listeners([os.getpid()]) == found
+        monkeypatch.setattr(held_sockets, "_system_call", lambda: denied)
+        assert readback.listeners([os.getpid()]) == found
+
+
+def test_no_table_is_walked_for_sockets_that_can_be_asked(monkeypatch) -> None:
+    def walked(*_args):
+        raise AssertionError
+
+    monkeypatch.setattr(readback, "listening_sockets", walked)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        assert Listener("tcp", *listening.getsockname()) in (
+            readback.listeners([os.getpid()]) or ()
+        )
