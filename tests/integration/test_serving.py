@@ -316,7 +316,15 @@ def test_the_way_to_the_gateway_is_there_before_it_is_needed_and_is_let_go_of(
             early.append(gateway.backend is None)
             return opened(connection)
 
+        start = serving._supervisor.start
+
+        async def start_and_look(spec):
+            backend = await start(spec)
+            await serving_parts.until(lambda: early)  # nobody has heard of the backend yet
+            return backend
+
         gateway.connection_opened = noted
+        serving._supervisor.start = start_and_look
         await serving.open()
         with contextlib.suppress(CompanionError):
             await serving.start(machine.model)
