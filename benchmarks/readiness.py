@@ -123,18 +123,19 @@ class TimedServing:
         self._case = case
         self._paths = InstancePaths(made.folder / "state")
         self.serving = case.make(made)
-        attach, send = self.serving.gateway.attach, backend_client.send_prepare
+        supervisor = self.serving._supervisor  # noqa: SLF001 - looked at from outside
+        started, send = supervisor.start, backend_client.send_prepare
 
-        def noted(backend: Any) -> None:
+        async def noted(spec: Any) -> Any:
+            backend = await started(spec)
             self.read_back = time.monotonic()
-            attach(backend)
+            return backend
 
         async def noted_answer(*args: Any, **options: Any) -> None:
             await send(*args, **options)
             self.prepared = time.monotonic()
 
-        # What a start does first once its runtime has been read back, and what it does before.
-        setattr(self.serving.gateway, "attach", noted)  # noqa: B010 - a method, for this start
+        setattr(supervisor, "start", noted)  # noqa: B010 - a method, for this start
         setattr(readiness, "send_prepare", noted_answer)  # noqa: B010 - as above
 
     async def time(self, model: Any) -> tuple[float, float]:

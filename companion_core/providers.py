@@ -427,5 +427,8 @@ class ResourceProbe(Protocol):
     """Reads the resources of the given processes (hook `companion_probe`)."""
 
     def observe(self, target: ProbeTarget) -> ResourceObservation:
-        """Return what the processes use together, or raise `ProbeFailed`."""
+        """Return what the processes use together, or raise `ProbeFailed`.
+
+        Asked for none when the runtime is gone: then nothing of it need be kept open.
+        """
         ...

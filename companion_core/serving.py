@@ -29,7 +29,7 @@ from companion_core.runtime.output import quote
 from companion_core.runtime.probe import free_vram
 from companion_core.runtime.resource_monitor import ResourceMonitor
 from companion_core.runtime.staging import VerifiedModel
-from companion_core.runtime.supervisor import StartedBackend, StartSpec, Supervisor
+from companion_core.runtime.supervisor import StartedBackend, StartHooks, StartSpec, Supervisor
 from companion_core.tasks import outlast
 from companion_core.upkeep import Timing, Upkeep
 
@@ -48,6 +48,7 @@ class Serving:
     """One gateway, and the runtime that currently stands behind it.
 
     Attributes:
+        launched: set when there is a process to be observed, ready or not.
         exited: set when the runtime ended by itself or was ended for what it did.
         size: how large the next start is.
         full_size: as configured.
@@ -98,9 +99,15 @@ class Serving:
             served_model=lambda: self._backend.served_model if self._backend else "",
             egress=egress,
         )
+        self._supervisor.hooks = StartHooks(
+            on_launch=self._expect,
+            on_listening=self.gateway.connect_expected,
+            on_prepared=self.gateway.attach_expected,
+        )
         self._backend: StartedBackend | None = None
         self._last_health_ok: float | None = None
         self._model: VerifiedModel | None = None
+        self.launched = asyncio.Event()
         self.exited = asyncio.Event()
         self.size = self.full_size = Size(
             parallel=section.max_in_flight, context_length=config.runtime.context_length
@@ -138,22 +145,13 @@ class Serving:
         """
         await self._require_memory(model)
         self.exited.clear()
+        self.launched.clear()
         self._model = model
         self.gateway.name_model(model.model_id)
         self._supervisor.on_exit = self._on_exit
         observing = asyncio.ensure_future(self._observe())
         try:
-            self._backend = backend = await self._supervisor.start(self._spec(model))
-            self.gateway.attach(
-                Backend(
-                    channel=backend.channel,
-                    key=backend.key,
-                    served_model=backend.served_model,
-                    health_path=self._providers.chosen.health.provider.path,
-                    routes=backend.routes,
-                    drop_fields=backend.drop_fields,
-                )
-            )
+            backend = await self._supervisor.start(self._spec(model))
             await self._wait_for_health(backend.ready_by)
             await observing
             self._supervisor.report_health(ok=True)
@@ -205,6 +203,20 @@ class Serving:
             allow_open_backend=section.unsafe_open_backend,
         )
 
+    def _expect(self, backend: StartedBackend) -> None:
+        self._backend = backend
+        self.launched.set()
+        self.gateway.expect(
+            Backend(
+                channel=backend.channel,
+                key=backend.key,
+                served_model=backend.served_model,
+                health_path=self._providers.chosen.health.provider.path,
+                routes=backend.routes,
+                drop_fields=backend.drop_fields,
+            )
+        )
+
     # --- watching -------------------------------------------------------------------------
 
     def _on_exit(self) -> None:
@@ -214,8 +226,8 @@ class Serving:
 
     async def _observe(self) -> None:
         """Begin while the model loads: the first share of the processor takes its time."""
-        await self._supervisor.launched.wait()
-        self._health.connect_ahead()
+        await self.launched.wait()
+        self._health.ask_ahead()
         await self._monitor.start()
 
     async def _wait_for_health(self, ready_by: float) -> None:

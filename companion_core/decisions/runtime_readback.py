@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from companion_core.decisions.evidence import Evidence
 from companion_core.decisions.verdict import OK, Verdict, refuse
@@ -88,6 +89,7 @@ def check_listeners(
     return proof if own in listeners else refuse(Reason.HEALTH_FAILED)
 
 
+@lru_cache(maxsize=64)
 def _is_loopback(address: str) -> bool:
     try:
         return ipaddress.ip_address(address).is_loopback

@@ -13,7 +13,13 @@ from companion_core.decisions.guard import HEALTH_PATH, verify_request
 from companion_core.decisions.verdict import Verdict
 from companion_core.errors import Reason
 from companion_core.gateway.exchange import Exchange
-from companion_core.gateway.head import MAX_HEAD_BYTES, UNKNOWN, RequestHead, is_hopeless
+from companion_core.gateway.head import (
+    MAX_HEAD_BYTES,
+    UNKNOWN,
+    RequestHead,
+    is_hopeless,
+    preferred_wait,
+)
 from companion_core.gateway.request_body import RequestBody
 from companion_core.gateway.responses import CONTINUE
 
@@ -231,7 +237,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _answer_get(self, head: RequestHead, now: float) -> None:
         if head.path == HEALTH_PATH:
-            self._exchange.begin_health_check(now)
+            self._exchange.begin_health_check(now, preferred_wait(self._raw_head))
         else:
             self.transport.write(self._gateway.models_response(close=not head.keep_alive))
             self._answered(Reason.OK, now)

@@ -28,6 +28,7 @@ _NOTHING: Final = 0
 _A_PLACE: Final = 1
 _FIRST_BYTE: Final = 2
 _MORE: Final = 3  # the head of the answer has been passed on
+_A_BACKEND: Final = 4
 
 
 class Exchange:
@@ -84,15 +85,24 @@ class Exchange:
             self._client.wait_for_backend(float("inf"))  # the queue keeps its own deadline
             gateway.queue.wait(self, now)
 
-    def begin_health_check(self, now: float) -> None:
-        """Relay a health check; it needs no place, and a connection of its own proves more."""
+    def begin_health_check(self, now: float, wait: float = 0) -> None:
+        """Relay a health check; it needs no place, and a connection of its own proves more.
+
+        Args:
+            now: on the gateway's clock.
+            wait: seconds; how long it is held while there is no backend.
+        """
         gateway = self._gateway
-        if gateway.requests is None or gateway.pool is None:
+        if gateway.requests is not None and gateway.pool is not None:
+            self._waits_for = _FIRST_BYTE
+            self._client.wait_for_backend(now + gateway.settings.health_seconds)
+            gateway.pool.open_and_send(self, gateway.requests.health_check)
+        elif wait:
+            self._waits_for = _A_BACKEND
+            self._client.wait_for_backend(now + min(wait, gateway.settings.hold_seconds))
+            gateway.held.add(self)
+        else:
             self._client.refuse(Reason.NOT_READY)
-            return
-        self._waits_for = _FIRST_BYTE
-        self._client.wait_for_backend(now + gateway.settings.health_seconds)
-        gateway.pool.open_and_send(self, gateway.requests.health_check)
 
     def place_is_free(self) -> None:
         """See `Waiter`: lifecycle and resources count anew, and so does the backend."""
@@ -136,6 +146,7 @@ class Exchange:
         self._client.serve_buffer()
 
     def _end(self) -> None:
+        self._gateway.held.discard(self)
         self._waits_for = _NOTHING
         self._request = b""
         self._made_by = None
@@ -158,7 +169,10 @@ class Exchange:
         self._release_place(self._gateway.now())
 
     def deadline_passed(self) -> None:
-        """The backend took too long to begin, or to go on."""
+        """The backend took too long to come, to begin, or to go on."""
+        if self._waits_for == _A_BACKEND:
+            self._refuse(Reason.NOT_READY)
+            return
         if self._upstream is not None:
             self._upstream.abort()
         self.response_failed()

@@ -10,9 +10,9 @@ import asyncio
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from companion_core.decisions.admission import AdmissionSnapshot
 from companion_core.decisions.guard import (
@@ -38,7 +38,10 @@ from companion_core.gateway.responses import error_response, json_response, with
 from companion_core.gateway.second_parser import head_parser
 from companion_core.gateway.settings import Backend, GatewaySettings, ServingConditions
 from companion_core.gateway.upstream import BackendPool
-from companion_core.providers import OPENAI_ROUTES
+from companion_core.providers import OPENAI_ROUTES, Route
+
+if TYPE_CHECKING:
+    from companion_core.gateway.exchange import Exchange
 
 __all__ = ["Gateway"]
 
@@ -58,6 +61,7 @@ class Gateway:
     """The front door of one companion.
 
     Attributes:
+        held: what waits for a backend.
         more_deadline: for the next part of an answer that goes on now; as coarse as the sweep.
 
     Raises:
@@ -84,6 +88,8 @@ class Gateway:
         self._conditions = conditions
         self._egress = egress
         self.pool: BackendPool | None = None
+        self.held: set[Exchange] = set()
+        self._expected: tuple[Backend, BackendRequests] | None = None
         self._servers: list[asyncio.Server] = []
         self._hosts: tuple[str, ...] = ()
         self._sweep: asyncio.TimerHandle | None = None
@@ -162,14 +168,32 @@ class Gateway:
         self._models = {close: json_response(200, body, close=close) for close in (False, True)}
 
     def attach(self, backend: Backend) -> None:
-        """Send requests to `backend` from now on, the first one on a connection made now."""
+        """Send requests to `backend` from now on, first of all what was held for it."""
+        self.expect(backend)
+        self.attach_expected()
+
+    def expect(self, backend: Backend) -> None:
+        """Get all ready for `backend`; nothing is sent to it before it is attached (I-07)."""
         self._let_go()
         self._drained = None
-        self.requests = BackendRequests(backend)
+        self._expected = backend, BackendRequests(backend)
         self.pool = BackendPool(backend.channel, self._egress, self.now)
-        self.pool.open_ahead()
-        self.backend = backend
-        self._set_policy()
+        self._set_policy(backend.routes)
+
+    def connect_expected(self) -> None:
+        """Connect to the backend that is expected; its first request finds that made."""
+        if self.pool is not None:
+            self.pool.open_ahead()
+
+    def attach_expected(self) -> None:
+        """As `attach`, of the backend that was expected; nothing where none is."""
+        if self._expected is None:
+            return
+        self.backend, self.requests = self._expected
+        held, now = self.held.copy(), self.now()
+        self.held.clear()
+        for exchange in held:
+            exchange.begin_health_check(now)
 
     def detach(self) -> None:
         """Send no more requests; what waits is refused and what runs is broken off."""
@@ -177,8 +201,7 @@ class Gateway:
         self._set_policy()
 
     def _let_go(self) -> None:
-        self.backend = None
-        self.requests = None
+        self.backend = self.requests = self._expected = None
         self._refuse_waiting()
         if self.pool is not None:
             self.pool.close()
@@ -265,8 +288,7 @@ class Gateway:
         for waiter in self.queue.clear():
             waiter.refuse_waiting(Reason.NOT_READY)
 
-    def _set_policy(self) -> None:
-        routes = OPENAI_ROUTES if self.backend is None else self.backend.routes
+    def _set_policy(self, routes: Iterable[Route] = OPENAI_ROUTES) -> None:
         self.policy = guard_policy(
             hosts=self._hosts,
             routes={**served_routes(routes), **_OWN_ROUTES},

@@ -23,12 +23,14 @@ __all__ = [
     "field_name",
     "is_hopeless",
     "parse_head",
+    "preferred_wait",
 ]
 
 MAX_HEAD_BYTES: Final = 16 * 1024
 MAX_FIELDS: Final = 100
 MAX_NAME_BYTES: Final = 128
 MAX_LENGTH_DIGITS: Final = 15
+MAX_WAIT_DIGITS: Final = 6
 
 # RFC 9112 section 5: a field line holds visible ASCII, space and tab (obs-text is refused).
 _FIELD_BYTES: Final = bytes([0x09, *range(0x20, 0x7F)])
@@ -183,6 +185,22 @@ def parse_head(raw: bytes) -> RequestHead | Verdict:
                 return key
             headers[key] = value.strip(" \t")
     return _framed(*request, headers)
+
+
+def preferred_wait(raw: bytes) -> int:
+    """Return for how many seconds a client would rather wait (RFC 7240 section 4.3); 0 for none.
+
+    Args:
+        raw: a head that is well-formed.
+    """
+    for line in raw.split(b"\r\n")[1:]:
+        name, _, preferences = line.partition(b":")
+        for preference in preferences.split(b",") if name.lower() == b"prefer" else ():
+            key, _, value = preference.partition(b";")[0].partition(b"=")
+            seconds = value.strip(b' \t"')
+            if key.strip(b" \t").lower() == b"wait" and seconds.isdigit():
+                return int(seconds[:MAX_WAIT_DIGITS])
+    return 0
 
 
 def _framed(method: str, path: str, headers: dict[str, str]) -> RequestHead | Verdict:

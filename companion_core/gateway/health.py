@@ -7,12 +7,11 @@ raises, returns that is no bool, or takes too long over, is a failure.
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import Callable
 from typing import Final
 
-from companion_core.deadline import start_call
+from companion_core.deadline import result_of, start_call
 from companion_core.decisions.guard import HEALTH_PATH
 from companion_core.decisions.verdict import OK, Verdict, refuse
 from companion_core.egress import Egress
@@ -25,6 +24,7 @@ from companion_core.providers import HealthChecker, HealthResponse, TcpChannel
 __all__ = ["HealthProbe"]
 
 MAX_HEALTH_BYTES: Final = 64 * 1024
+_PREFER_TO_WAIT: Final = "Prefer: wait=600\r\n"
 _FAILED = refuse(Reason.HEALTH_FAILED)
 
 
@@ -55,7 +55,17 @@ class HealthProbe:
         self._judge_deadline = judge_deadline
         self._answer_deadline = answer_deadline
         self._ahead: BackendPool | None = None
+        self._asked: asyncio.Task[tuple[int, bytes]] | None = None
         self.judge_failed = False
+
+    def ask_ahead(self) -> None:
+        """Ask before there is a backend; the gateway holds that until it has one to relay it to.
+
+        The next probe takes the answer.
+        """
+        self._let_go_of_asked()
+        self._asked = asyncio.ensure_future(self._ask(wait=True))
+        self._asked.add_done_callback(lambda task: task.cancelled() or task.exception())
 
     def connect_ahead(self) -> None:
         """Make the next probe's connection now; where there is none by then, it makes its own."""
@@ -64,7 +74,8 @@ class HealthProbe:
             self._ahead.open_ahead()
 
     def close(self) -> None:
-        """Let go of a connection that was made ahead."""
+        """Let go of what was asked, and of a connection that was made, ahead."""
+        self._let_go_of_asked()
         if self._ahead is not None:
             self._ahead.close()
             self._ahead = None
@@ -72,9 +83,12 @@ class HealthProbe:
     async def probe(self) -> Verdict:
         """Ask once; OK or `health_failed`, never an exception."""
         self.judge_failed = False
+        asked, self._asked = self._asked, None
+        if asked is None or asked.done():  # what was answered before is no answer now
+            asked = asyncio.ensure_future(self._ask())
         try:
             async with asyncio.timeout(self._answer_deadline):
-                status, body = await self._ask()
+                status, body = await asked
         except Exception:  # noqa: BLE001 - whatever stands in the way, there is no good answer
             return _FAILED
         response = HealthResponse(status=status, body=body, served_model=self._served_model())
@@ -84,7 +98,7 @@ class HealthProbe:
             return _FAILED  # the system has no thread to give
         try:
             async with asyncio.timeout(self._judge_deadline):
-                judged = await asyncio.wrap_future(call)
+                judged = await result_of(call)
         except (asyncio.CancelledError, KeyboardInterrupt):
             raise
         except TimeoutError:
@@ -94,28 +108,31 @@ class HealthProbe:
         self.judge_failed = type(judged) is not bool
         return OK if judged is True else _FAILED
 
-    async def _ask(self) -> tuple[int, bytes]:
+    def _let_go_of_asked(self) -> None:
+        if self._asked is not None:
+            self._asked.cancel()
+            self._asked = None
+
+    async def _ask(self, *, wait: bool = False) -> tuple[int, bytes]:
         pool, self._ahead = self._ahead or self._new_pool(), None
         request = (
             f"GET {HEALTH_PATH} HTTP/1.1\r\nHost: 127.0.0.1:{self._port()}\r\n"
-            f"Authorization: Bearer {self._token}\r\nConnection: close\r\n\r\n"
+            f"Authorization: Bearer {self._token}\r\n"
+            f"{_PREFER_TO_WAIT if wait else ''}\r\n"
         )
         answer = _Answer()
         try:
-            connection = pool.take_idle(time.monotonic())
-            if connection is not None and answer.upstream_bound(connection):
-                connection.send(answer, request.encode("ascii"))
-            else:
-                pool.open_and_send(answer, request.encode("ascii"))
+            pool.open_and_send(answer, request.encode("ascii"))
             await answer.complete
         finally:
-            pool.close()
+            # Behind whoever waits for the answer.
+            asyncio.get_running_loop().call_soon(pool.close)
         return answer.status, bytes(answer.body)
 
     def _new_pool(self) -> BackendPool:
         # As any client would, but on the gateway's own event loop: no thread has to take turns.
         listener = TcpChannel(host="127.0.0.1", port=self._port())
-        return BackendPool(listener, self._egress, time.monotonic, idle_seconds=math.inf)
+        return BackendPool(listener, self._egress, time.monotonic)
 
 
 class _Answer:

@@ -37,6 +37,7 @@ class GatewaySettings:
         stall_seconds: how long a client may leave its answer unread.
         idle_seconds: between two requests of a client that showed the token.
         health_seconds: for the backend's answer to a health check.
+        hold_seconds: for a backend, for a health check that would rather wait for one.
         second_parser: let llhttp read each new head too, where `httptools` is installed.
         minimum_token_length: in bytes. Benchmarks lower it; the companion never does.
     """
@@ -58,6 +59,7 @@ class GatewaySettings:
     stall_seconds: float = 30
     idle_seconds: float = 75
     health_seconds: float = 5
+    hold_seconds: float = 600
     second_parser: bool = True
     minimum_token_length: int = MINIMUM_TOKEN_LENGTH
 

@@ -7,8 +7,9 @@ have begun. A connection is used again only after an answer that ended exactly w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any, Final, Protocol, cast
+import contextlib
+from collections.abc import Callable
+from typing import Final, Protocol, cast
 
 from companion_core.backend_channel import BackendChannel
 from companion_core.egress import Egress
@@ -53,14 +54,20 @@ class Sink(Protocol):
 
 
 class BackendConnection(asyncio.Protocol):
-    """One connection to the backend."""
+    """One connection to the backend.
+
+    Args:
+        pool: keeps it while it is idle.
+        first: what it sends as soon as it is there, and to whom the answer goes; taken from
+            here. Without that it is idle for as long as nobody needs it.
+    """
 
     __slots__ = (
         "_buffer",
         "_ended",
+        "_first",
         "_framer",
         "_head",
-        "_idle",
         "_pool",
         "_remaining",
         "_sink",
@@ -69,9 +76,9 @@ class BackendConnection(asyncio.Protocol):
     )
     transport: asyncio.Transport
 
-    def __init__(self, pool: BackendPool, *, idle: bool = False) -> None:
+    def __init__(self, pool: BackendPool, first: list[tuple[Sink, bytes]]) -> None:
         self._pool = pool
-        self._idle = idle
+        self._first = first
         self._sink: Sink | None = None
         self._head: ResponseHead | None = None
         self._framer: ChunkFramer | None = None
@@ -79,6 +86,13 @@ class BackendConnection(asyncio.Protocol):
         self._ended = False
         self._buffer = b""
         self.idle_since = 0.0
+
+    def begin(self, sink: Sink, request: bytes) -> None:
+        """Send its first request; keep it for another one when the client has gone meanwhile."""
+        if sink.upstream_bound(self):
+            self.send(sink, request)
+        else:
+            self._pool.keep(self, self._pool.now())
 
     def send(self, sink: Sink, request: bytes) -> None:
         """Write a whole request and hand its answer to `sink`."""
@@ -96,8 +110,12 @@ class BackendConnection(asyncio.Protocol):
         """See `asyncio.Protocol`."""
         self.transport = cast("asyncio.Transport", transport)
         self._pool.opened(self)
-        if self._idle:
-            self._pool.keep(self, self._pool.now())
+        if self._pool.closed_for_good:
+            self.abort()  # the backend was replaced meanwhile
+        elif self._first:
+            self.begin(*self._first.pop())
+        else:
+            self._pool.unused = self
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See `asyncio.Protocol`."""
@@ -196,18 +214,22 @@ class BackendConnection(asyncio.Protocol):
 
 
 class BackendPool:
-    """Connections to one listener; made when needed, kept for `idle_seconds`."""
+    """Connections to one listener; made when needed, kept for `IDLE_SECONDS`.
+
+    Attributes:
+        closed_for_good: no connection is wanted any more.
+        unused: a connection that was made ahead.
+    """
 
     __slots__ = (
-        "_ahead",
         "_channel",
-        "_closed",
         "_connecting",
         "_egress",
         "_idle",
-        "_idle_seconds",
         "_open",
+        "closed_for_good",
         "now",
+        "unused",
     )
 
     def __init__(
@@ -215,18 +237,15 @@ class BackendPool:
         channel: BackendChannel,
         egress: Egress,
         clock: Callable[[], float],
-        *,
-        idle_seconds: float = IDLE_SECONDS,
     ) -> None:
         self.now = clock
-        self._idle_seconds = idle_seconds
         self._channel = channel
         self._egress = egress
         self._idle: list[BackendConnection] = []
         self._open: set[BackendConnection] = set()
         self._connecting: set[asyncio.Task[None]] = set()
-        self._ahead: asyncio.Task[None] | None = None
-        self._closed = False
+        self.unused: BackendConnection | None = None
+        self.closed_for_good = False
 
     @property
     def holds_nothing(self) -> bool:
@@ -237,58 +256,45 @@ class BackendPool:
         """Return a connection that has not been idle for too long; None where there is none."""
         while self._idle:
             connection = self._idle.pop()
-            if now - connection.idle_since < self._idle_seconds:
+            if now - connection.idle_since < IDLE_SECONDS:
                 return connection
             connection.abort()
-        return None
+        return self._take_unused()
+
+    def _take_unused(self) -> BackendConnection | None:
+        connection, self.unused = self.unused, None
+        return connection
 
     def open_and_send(self, sink: Sink, request: bytes) -> None:
         """Send a whole request on a connection of its own; `sink` learns what becomes of it."""
-        self._start(self._connect(sink, request))
+        connection = self._take_unused()
+        if connection is None:
+            self._start_connecting((sink, request))
+        else:
+            connection.begin(sink, request)
 
     def open_ahead(self) -> None:
-        """Make a connection that the next request will find, or wait for."""
-        self._ahead = self._start(self._open_idle())
+        """Make a connection that waits for the next request, however long that takes."""
+        self._start_connecting()
 
-    def _start(self, connecting: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(connecting)
+    def _start_connecting(self, *first: tuple[Sink, bytes]) -> None:
+        task = asyncio.get_running_loop().create_task(self._connect([*first]))
         self._connecting.add(task)
         task.add_done_callback(self._connecting.discard)
-        return task
 
-    async def _connect(self, sink: Sink, request: bytes) -> None:
-        connection, ahead, self._ahead = None, self._ahead, None
-        if ahead is not None:
-            await ahead
-            connection = self.take_idle(self.now())
-        connection = connection or await self._open_one()
-        if connection is None:
-            sink.response_failed()
-        elif sink.upstream_bound(connection):
-            connection.send(sink, request)
-        else:
-            self.keep(connection, self.now())
-
-    async def _open_idle(self) -> None:
-        # It is idle from its first moment, not only from when this task has its next turn.
-        await self._open_one(idle=True)
-
-    async def _open_one(self, *, idle: bool = False) -> BackendConnection | None:
-        try:
+    async def _connect(self, first: list[tuple[Sink, bytes]]) -> None:
+        # What comes first is sent by the connection itself, as soon as it is there.
+        with contextlib.suppress(OSError, CompanionError):
             async with asyncio.timeout(CONNECT_SECONDS):
-                connection = await self._egress.connect_backend(
-                    lambda: BackendConnection(self, idle=idle), self._channel
+                await self._egress.connect_backend(
+                    lambda: BackendConnection(self, first), self._channel
                 )
-        except (OSError, CompanionError):
-            return None
-        if self._closed:
-            connection.abort()  # the backend was replaced meanwhile
-            return None
-        return connection
+        for sink, _ in first:  # it was not sent
+            sink.response_failed()
 
     def keep(self, connection: BackendConnection, now: float) -> None:
         """Keep an idle connection for the next request."""
-        if self._closed or len(self._idle) >= MAX_IDLE_CONNECTIONS:
+        if self.closed_for_good or len(self._idle) >= MAX_IDLE_CONNECTIONS:
             connection.abort()
             return
         connection.idle_since = now
@@ -301,17 +307,19 @@ class BackendPool:
     def closed(self, connection: BackendConnection) -> None:
         """Forget a connection; harmless when it is forgotten already."""
         self._open.discard(connection)
+        if connection is self.unused:
+            self.unused = None
         if connection in self._idle:
             self._idle.remove(connection)
 
     def close_idle(self, now: float) -> None:
         """Close what has been idle for too long."""
-        horizon = now - self._idle_seconds
+        horizon = now - IDLE_SECONDS
         for connection in [idle for idle in self._idle if idle.idle_since <= horizon]:
             connection.abort()
 
     def close(self) -> None:
         """Close every connection; whoever waits for an answer learns that it failed."""
-        self._closed = True
+        self.closed_for_good = True
         for connection in list(self._open):
             connection.transport.abort()

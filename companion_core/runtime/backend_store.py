@@ -67,11 +67,6 @@ class BackendStore:
         self._folder = None if plan.store is None else Path(plan.store)
         self._maker = _digest_of_text([binary_sha256, model.files[0].sha256, *_texts_of(plan)])
 
-    @property
-    def is_written(self) -> bool:
-        """Whether the plan has the backend store anything, so that there is something to settle."""
-        return bool(self._plan.model_copies) or self._folder is not None
-
     def prove(self, cancelled: threading.Event = _NEVER) -> tuple[BackendRequest, ...]:
         """Put the model in its place, remove what is not proved, and return what to send.
 
@@ -94,17 +89,30 @@ class BackendStore:
             if not (request.unless_stored and (placed if request.send_model else kept))
         )
 
-    def settle(self, cancelled: threading.Event = _NEVER) -> None:
-        """Require that the backend's copies are the model, and write down what it stored.
+    @property
+    def holds_links_alone(self) -> bool:
+        """Whether each of the backend's copies is the hashed file itself. Reads no content."""
+        return all(self._is_link(Path(copy)) for copy in self._plan.model_copies)
+
+    def require_model(self, cancelled: threading.Event = _NEVER) -> None:
+        """Require that the backend's copies are the model.
 
         Raises:
             Refused: `digest_mismatch`, also when there is no such file.
+        """
+        self._cancelled = cancelled
+        digests = {file.sha256 for file in self._model.files}
+        for copy in map(Path, self._plan.model_copies):
+            if not self._is_link(copy) and self._digest(copy) not in digests:
+                raise Refused(Reason.DIGEST_MISMATCH)
+
+    def write_down(self, cancelled: threading.Event = _NEVER) -> None:
+        """Write down what the backend stored; the next start keeps a store that is still so.
+
+        Raises:
             EnvironmentUnavailable: `disk_unavailable`.
         """
         self._cancelled = cancelled
-        for copy in self._plan.model_copies:
-            if not self._is_model(Path(copy)):
-                raise Refused(Reason.DIGEST_MISMATCH)
         if self._folder is not None:
             content = {"maker": self._maker, "files": self._survey()}
             write_private(self._record, json.dumps(content).encode(), durable=False)
@@ -135,10 +143,8 @@ class BackendStore:
         self._copy(file, link)
         return True
 
-    def _is_model(self, path: Path) -> bool:
-        if any(_is_same_inode(file, path) for file in self._model.files):
-            return True
-        return self._digest(path) in {file.sha256 for file in self._model.files}
+    def _is_link(self, path: Path) -> bool:
+        return any(_is_same_inode(file, path) for file in self._model.files)
 
     def _is_kept(self) -> bool:
         """Tell whether the store is as it was when a start with these requests had succeeded."""

@@ -33,8 +33,9 @@ def listening_among(pid: int, held: Mapping[int, int]) -> frozenset[Listener]:
     Raises:
         OSError: one of them cannot be taken over, or its number is another one's by now.
     """
-    if sys.platform != "linux":
-        raise OSError(errno.ENOSYS)
+    # A default timeout would make every socket that is taken over non-blocking, for its owner too.
+    if sys.platform != "linux" or socket.getdefaulttimeout() is not None:
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
     found: set[Listener] = set()
     process = os.pidfd_open(pid)
     try:
@@ -48,14 +49,12 @@ def listening_among(pid: int, held: Mapping[int, int]) -> frozenset[Listener]:
 
 
 def _listener(taken: socket.socket) -> Listener | None:
-    host, port = taken.getsockname()[:2]
     if taken.type == socket.SOCK_STREAM:
-        if not taken.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-            return None
-        return Listener("tcp", plain_address(host), port)
-    if not port or _has_peer(taken):  # else anyone may send to it
-        return None
-    return Listener("udp", plain_address(host), port)
+        protocol = "tcp" if taken.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) else None
+    else:
+        protocol = None if _has_peer(taken) else "udp"  # one without a peer hears anyone
+    host, port = taken.getsockname()[:2]
+    return Listener(protocol, plain_address(host), port) if protocol and port else None
 
 
 def _has_peer(taken: socket.socket) -> bool:

@@ -19,13 +19,14 @@ from types import ModuleType
 from typing import Final
 
 from companion_core.hookspecs import hookimpl
+from companion_core.portable import CLOSE_ON_EXEC, read_at
 from companion_core.providers import ProbeFailed, ProbeTarget, ResourceObservation
-from companion_core.runtime.process_tree import read_entry
 
 __all__ = ["ProcessProbe", "companion_probe", "free_vram", "has_driver"]
 
 # Two readings of the processor time closer together than this say nothing.
 MIN_INTERVAL_SECONDS: Final = 0.05
+_STAT_BYTES: Final = 4096
 _NVIDIA_DEVICE: Final = Path("/dev/nvidiactl")
 # The number that the kernel gives the first process namespace; in another one (a container),
 # the driver's process ids are not ours.
@@ -54,6 +55,7 @@ class ProcessProbe:
         self._sleep = sleep
         self._read_vram = _read_vram if read_vram is None else read_vram
         self._lock = threading.Lock()
+        self._files = _StatFiles()
         self._last: dict[int, _Reading] = {}
         self._last_at: float | None = None
 
@@ -64,15 +66,19 @@ class ProcessProbe:
         the first time. A process that came meanwhile counts with all it has used.
 
         Raises:
-            ProbeFailed: no process is there any more, or a number cannot be read.
+            ProbeFailed: no process is there any more, or a number cannot be read. Asked for
+                none, it lets go of those it knew.
         """
         with self._lock:
+            self._files.keep_only(target.pids)
+            if not target.pids:
+                raise ProbeFailed
             if self._last_at is None:
-                self._last, self._last_at = _read_all(target.pids), self._clock()
+                self._last, self._last_at = _read_all(target.pids, self._files), self._clock()
             short = MIN_INTERVAL_SECONDS - (self._clock() - self._last_at)
             if short > 0:
                 self._sleep(short)
-            readings, now = _read_all(target.pids), self._clock()
+            readings, now = _read_all(target.pids, self._files), self._clock()
             elapsed = now - self._last_at
             used = sum(self._used(pid, reading) for pid, reading in readings.items())
             self._last, self._last_at = readings, now
@@ -98,18 +104,47 @@ def companion_probe() -> ProcessProbe:
     return ProcessProbe()
 
 
-def _read_all(pids: tuple[int, ...]) -> dict[int, _Reading]:
-    read = _read_linux if sys.platform == "linux" else _read_elsewhere
+class _StatFiles:
+    """Keeps `/proc/PID/stat` of each process open, which is five times as fast to read again.
+
+    An open one stays with its process: it reads nothing of a later one with the same number.
+    """
+
+    def __init__(self) -> None:
+        self._open: dict[int, int] = {}
+
+    def read(self, pid: int) -> bytes:
+        if pid not in self._open:
+            self._open[pid] = os.open(f"/proc/{pid}/stat", os.O_RDONLY | CLOSE_ON_EXEC)
+        try:
+            return read_at(self._open[pid], _STAT_BYTES, 0)
+        except OSError:
+            os.close(self._open.pop(pid))
+            raise
+
+    def keep_only(self, pids: tuple[int, ...]) -> None:
+        """Close those of processes that are not asked for any more."""
+        for pid in self._open.keys() - set(pids):
+            os.close(self._open.pop(pid))
+
+    def __del__(self) -> None:
+        self.keep_only(())
+
+
+def _read_all(pids: tuple[int, ...], files: _StatFiles) -> dict[int, _Reading]:
+    def read(pid: int) -> _Reading | None:
+        return _read_linux(pid, files) if sys.platform == "linux" else _read_elsewhere(pid)
+
     readings = {pid: reading for pid in pids if (reading := read(pid)) is not None}
     if not readings:
         raise ProbeFailed
     return readings
 
 
-def _read_linux(pid: int) -> _Reading | None:
+def _read_linux(pid: int, files: _StatFiles) -> _Reading | None:
     """Read `/proc/PID/stat` (proc(5)): utime, stime, starttime in ticks, rss in pages."""
     try:
-        fields = read_entry(f"/proc/{pid}/stat").rsplit(b")", 1)[1].split()
+        fields = files.read(pid).rsplit(b")", 1)[1].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
     except (OSError, IndexError) as error:

@@ -6,6 +6,7 @@ end; whatever else a look fails for raises `ProcessUnreadable`.
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -157,6 +158,7 @@ def _below(roots: Iterable[int]) -> dict[int, bool]:
     return found
 
 
+@functools.cache
 def _kernel_lists() -> bool:
     return os.path.exists("/proc/thread-self/children")  # noqa: PTH110 - in half the time
 

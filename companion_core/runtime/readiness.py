@@ -11,7 +11,7 @@ import contextlib
 import math
 import os
 import stat
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -37,6 +37,9 @@ T = TypeVar("T")
 
 _READ_BACK_SECONDS: Final = 1.0
 _LONG_SECONDS: Final = 0.005
+# In so many turns of the event loop a connection is made and the question sent, which is being
+# answered while the start goes on.
+_TURNS_TO_ASK: Final = 2
 
 
 @dataclass(slots=True, kw_only=True)
@@ -103,9 +106,19 @@ def read_back(watched: Watched, *, wait: bool = True) -> Verdict:
 
 
 async def until_serving(
-    egress: Egress, watched: Watched, plan: SpawnPlan, *, key: str | None, model: ProvedFile
+    egress: Egress,
+    watched: Watched,
+    plan: SpawnPlan,
+    *,
+    key: str | None,
+    model: ProvedFile,
+    on_listening: Callable[[], None],
+    on_prepared: Callable[[], None],
 ) -> float:
     """Return when the runtime listens as planned and every request of the plan was answered.
+
+    `on_listening` is called before it is sent anything, and `on_prepared` when its health may be
+    asked for: that is answered while the runtime is looked at for the last time.
 
     Returns:
         When it was last read back, on the event loop's clock.
@@ -115,8 +128,13 @@ async def until_serving(
         EnvironmentUnavailable: `spawn_failed` for a request that was answered otherwise.
     """
     looked_at = await _until_listening(egress, watched, plan)
+    if plan.prepare:
+        on_listening()
     for request in plan.prepare:
         await send_prepare(egress, watched.way, request, key=key, model=model)
+    on_prepared()
+    for _ in range(_TURNS_TO_ASK):
+        await asyncio.sleep(0)
     if plan.prepare:
         looked_at = asyncio.get_running_loop().time()
         watched.require(await _read_back(watched))

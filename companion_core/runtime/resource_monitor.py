@@ -59,12 +59,15 @@ class ResourceMonitor:
         self._verdict = refuse(Reason.PROBE_FAILED)
         self._observed_at = -math.inf
         self._over_since: float | None = None
-        self._asking = threading.Lock()
+        self._turn = threading.Lock()  # of the next two
+        self._asking, self._wanted = False, True
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Observe once, then go on in the background until `stop`."""
-        await self.stop()
+        if self._task is not None:
+            await self.stop()
+        self._wanted = True
         await self._observe()
         self._task = asyncio.ensure_future(self._run())
 
@@ -77,6 +80,11 @@ class ResourceMonitor:
             self._task = None
         self.latest, self._verdict = None, refuse(Reason.PROBE_FAILED)
         self._over_since = None
+        with self._turn:
+            unused, self._wanted = self._wanted and not self._asking, False
+        if unused:  # else who is asking does so behind the answer
+            with contextlib.suppress(PluginFault):
+                await call_provider(self._plugin, self._let_go, seconds=OBSERVE_SECONDS)
 
     def over_memory_for(self) -> float:
         """Return for how many seconds every observation was above a ceiling of memory.
@@ -117,12 +125,22 @@ class ResourceMonitor:
 
     def _ask(self) -> object:
         """Run in the worker. A question that still hangs is not joined by a second one."""
-        if not self._asking.acquire(blocking=False):
-            raise ProbeFailed
+        with self._turn:
+            if self._asking:
+                raise ProbeFailed
+            self._asking = True
         try:
             return self._probe.observe(ProbeTarget(pids=self._tree()))
         finally:
-            self._asking.release()
+            with self._turn:
+                self._asking, wanted = False, self._wanted
+            if not wanted:
+                self._let_go()
+
+    def _let_go(self) -> None:
+        """Ask for no process: what a probe keeps open of those it knew it lets go of."""
+        with contextlib.suppress(ProbeFailed):
+            self._probe.observe(ProbeTarget(pids=()))
 
 
 def _rebuild(answer: object) -> ResourceObservation | None:

@@ -47,6 +47,8 @@ def listening_sockets(
 
 def plain_address(address: str | bytes) -> str:
     """Return an address as text, one of IPv4 in the space of IPv6 as itself."""
+    if isinstance(address, str) and ":" not in address:
+        return address
     parsed = ipaddress.ip_address(address)
     mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
     return str(parsed if mapped is None else mapped)

@@ -21,11 +21,7 @@ from companion_core.decisions.isolation import Tier
 from companion_core.decisions.spawn_plan import base_environment
 from companion_core.egress import Egress
 from companion_core.errors import EnvironmentUnavailable, Reason
-from companion_core.providers import (
-    Route,
-    TcpChannel,
-    UnixChannel,
-)
+from companion_core.providers import Route, SpawnPlan, TcpChannel, UnixChannel
 from companion_core.runtime.backend_store import BackendStore
 from companion_core.runtime.binary import prove_binary
 from companion_core.runtime.folder_watch import FolderWatch
@@ -61,7 +57,7 @@ from companion_core.runtime.start_plan import (
 from companion_core.state_files import private_folder
 from companion_core.tasks import run_in_worker
 
-__all__ = ["Run", "StartedBackend", "bring_up", "take_down"]
+__all__ = ["Run", "StartHooks", "StartedBackend", "bring_up", "take_down"]
 
 NOT_ENTERED: Final = CeilingState(hard=False, detail="the runtime did not enter its control group")
 _NAMES_OF_LAUNCHERS: Final = frozenset({VENV_LAUNCHER_NAME} if sys.platform == "win32" else ())
@@ -69,7 +65,7 @@ _NAMES_OF_LAUNCHERS: Final = frozenset({VENV_LAUNCHER_NAME} if sys.platform == "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartedBackend:
-    """A runtime that listens where it should.
+    """A runtime that is executed, and how it is reached.
 
     Attributes:
         ceilings: whether the system holds it below them, and if not, why (I-12).
@@ -89,6 +85,21 @@ class StartedBackend:
     ready_by: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartHooks:
+    """What is called on the way up, at once; the start goes on when it returns.
+
+    Attributes:
+        on_launch: the runtime's program is executed; nothing may be sent to it yet (I-07).
+        on_listening: it listens as planned, and is being prepared.
+        on_prepared: it may be asked for its health.
+    """
+
+    on_launch: Callable[[StartedBackend], None] = lambda _: None
+    on_listening: Callable[[], None] = lambda: None
+    on_prepared: Callable[[], None] = lambda: None
+
+
 @dataclass(slots=True, kw_only=True)
 class Run:
     """One start and all that it has made so far.
@@ -99,6 +110,7 @@ class Run:
         ceilings: what holds it below them, as far as can be said before it has started.
         watched: the runtime's process and what it was to be like.
         read_back_at: when it was last found so, on the event loop's clock.
+        store: what the runtime keeps for its next start, if it keeps anything.
         socket_watch: tells when the runtime, which announces nothing, makes its socket.
         ended: its end has been asked for or told, so that the end is no news any more.
     """
@@ -112,6 +124,7 @@ class Run:
     kept: Kept | None = None
     watched: Watched | None = None
     read_back_at: float = -math.inf
+    store: BackendStore | None = None
     socket_watch: FolderWatch | None = None
     ended: bool = False
 
@@ -122,11 +135,9 @@ async def bring_up(
     egress: Egress,
     make_key: Callable[[], str],
     environment: Mapping[str, str],
-    on_launch: Callable[[], None],
+    hooks: StartHooks,
 ) -> StartedBackend:
     """Start `run.spec` and return when it listens, is what was planned, and is prepared.
-
-    `on_launch` is called as soon as the runtime's process is there.
 
     Raises:
         CompanionError: what has been made is in `run`, for `take_down`.
@@ -151,13 +162,7 @@ async def bring_up(
     plan = await ask_for_plan(
         spec, run.folder, binary, channel, base_names=frozenset(base), help_text=help_text
     )
-    store = BackendStore(
-        plan,
-        spec.model,
-        data_dir=spec.data_dir,
-        record=spec.store_record,
-        binary_sha256=spec.binary_sha256,
-    )
+    store = _store_of(run, plan)
     plan = replace(plan, prepare=await run_in_worker(store.prove))
     env, key = base | dict(plan.env), None
     if plan.backend_key_env is not None:
@@ -200,7 +205,6 @@ async def bring_up(
     try:
         async with asyncio.timeout_at(ready_by):
             identity = await run.kept.started(start, programs=confined.programs)
-            on_launch()
             record(spec.record_path, run.kept.identities(), run.folder)
             run.watched = Watched(
                 kept=run.kept,
@@ -211,24 +215,34 @@ async def bring_up(
                 child_names=spec.spawner.child_env_names | _NAMES_OF_LAUNCHERS,
                 allow_open_backend=spec.allow_open_backend or own_network,
             )
-            serving = until_serving(egress, run.watched, plan, key=key, model=spec.model.files[0])
+            backend = StartedBackend(
+                channel=run.watched.way,
+                key=key,
+                served_model=plan.served_model,
+                routes=plan.routes,
+                drop_fields=plan.drop_fields,
+                pid=identity.pid,
+                channel_name=_channel_name(run.watched.way),
+                tier=tier,
+                ceilings=run.ceilings if _is_held(run, identity.pid) else NOT_ENTERED,
+                ready_by=ready_by,
+            )
+            hooks.on_launch(backend)
+            serving = until_serving(
+                egress,
+                run.watched,
+                plan,
+                key=key,
+                model=spec.model.files[0],
+                on_listening=hooks.on_listening,
+                on_prepared=hooks.on_prepared,
+            )
             run.read_back_at = await unless_exited(run.kept, serving)
     except TimeoutError as error:
         raise EnvironmentUnavailable(Reason.START_TIMEOUT, str(spec.log_path)) from error
-    if store.is_written:
-        await run_in_worker(store.settle)
-    return StartedBackend(
-        channel=run.watched.way,
-        key=key,
-        served_model=plan.served_model,
-        routes=plan.routes,
-        drop_fields=plan.drop_fields,
-        pid=identity.pid,
-        channel_name=_channel_name(run.watched.way),
-        tier=tier,
-        ceilings=run.ceilings if _is_held(run, identity.pid) else NOT_ENTERED,
-        ready_by=ready_by,
-    )
+    if not store.holds_links_alone:
+        await run_in_worker(store.require_model)
+    return backend
 
 
 async def take_down(run: Run, *, terminate_after: float, kill_after: float) -> None:
@@ -264,6 +278,19 @@ async def _end_tree(run: Run, terminate_after: float, kill_after: float) -> None
     if run.kept is not None:
         await run.kept.stop(terminate_after=terminate_after, kill_after=kill_after)
     forget(run.spec.record_path)
+
+
+def _store_of(run: Run, plan: SpawnPlan) -> BackendStore:
+    spec = run.spec
+    store = BackendStore(
+        plan,
+        spec.model,
+        data_dir=spec.data_dir,
+        record=spec.store_record,
+        binary_sha256=spec.binary_sha256,
+    )
+    run.store = None if plan.store is None else store
+    return store
 
 
 def _is_held(run: Run, pid: int) -> bool:

@@ -7,6 +7,7 @@ deadline, a cancellation) takes the same way back.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
 from collections.abc import Callable, Mapping
@@ -17,13 +18,20 @@ from companion_core.decisions.restart import Ending
 from companion_core.decisions.verdict import OK, Verdict, refuse
 from companion_core.egress import Egress
 from companion_core.errors import CompanionError, Reason, error_for
+from companion_core.runtime.backend_store import BackendStore
 from companion_core.runtime.kept import Kept
 from companion_core.runtime.readiness import read_back
 from companion_core.runtime.start_plan import StartSpec
-from companion_core.runtime.starting import Run, StartedBackend, bring_up, take_down
-from companion_core.tasks import finish, outlast
+from companion_core.runtime.starting import (
+    Run,
+    StartedBackend,
+    StartHooks,
+    bring_up,
+    take_down,
+)
+from companion_core.tasks import finish, outlast, run_in_worker
 
-__all__ = ["StartSpec", "StartedBackend", "Supervisor"]
+__all__ = ["StartHooks", "StartSpec", "StartedBackend", "Supervisor"]
 
 TERMINATE_AFTER_SECONDS: Final = 5.0
 KILL_AFTER_SECONDS: Final = 5.0
@@ -45,9 +53,9 @@ class Supervisor:
 
     Attributes:
         state: where the runtime is in its life.
-        launched: set while there is a process to be observed, ready or not.
         ready_since: on `clock`, when it became ready; None while it is not.
         last_ending: how the newest run ended; None while none has.
+        hooks: called during each start.
         on_exit: called at once, without arguments, when the runtime ended by itself or was
             ended because it was not what was planned.
     """
@@ -61,9 +69,9 @@ class Supervisor:
         environment: Mapping[str, str] = os.environ,
     ) -> None:
         self.state = State.STOPPED
-        self.launched = asyncio.Event()
         self.ready_since: float | None = None
         self.last_ending: Ending | None = None
+        self.hooks = StartHooks()
         self.on_exit: Callable[[], None] | None = None
         self._egress = egress
         self._clock = clock
@@ -73,6 +81,7 @@ class Supervisor:
         self._starting: asyncio.Task[StartedBackend] | None = None
         self._stopping = False
         self._watch: asyncio.Task[None] | None = None
+        self._writing_down: asyncio.Task[None] | None = None
         self._last_lines: tuple[str, ...] = ()
 
     @property
@@ -133,6 +142,8 @@ class Supervisor:
         self.state = move.state
         if ok:
             self.ready_since = self._clock()
+            if self._run is not None and self._run.store is not None:
+                self._writing_down = asyncio.ensure_future(_write_down(self._run.store))
         elif self._run is not None:
             self._end(self._run)
 
@@ -167,8 +178,9 @@ class Supervisor:
             if self._run is not None:
                 await finish(self._take_down(self._run, terminate_after, kill_after))
         finally:
-            if self._watch is not None:
-                await outlast(self._watch)
+            for task in (self._watch, self._writing_down):
+                if task is not None:
+                    await outlast(task)
 
     async def check_runtime(self, *, max_age: float = 0) -> Verdict:
         """Read the runtime's environment and sockets back; end it when they are not as planned.
@@ -207,6 +219,8 @@ class Supervisor:
     async def _start(self, spec: StartSpec) -> StartedBackend:
         if self._run is not None:  # the one before was told to end and has not ended yet
             await finish(self._take_down(self._run, 0, KILL_AFTER_SECONDS))
+        if self._writing_down is not None:
+            await outlast(self._writing_down)
         run = self._run = Run(spec=spec)
         self._last_lines = ()
         try:
@@ -215,7 +229,7 @@ class Supervisor:
                 egress=self._egress,
                 make_key=self._make_key,
                 environment=self._environment,
-                on_launch=self.launched.set,
+                hooks=self.hooks,
             )
         except BaseException as error:
             if isinstance(error, CompanionError):
@@ -252,8 +266,12 @@ class Supervisor:
 
     async def _take_down(self, run: Run, terminate_after: float, kill_after: float) -> None:
         run.ended = True
-        if self._run is run:
-            self.launched.clear()
         await take_down(run, terminate_after=terminate_after, kill_after=kill_after)
         if self._run is run:
             self._last_lines, self._run = self.last_lines, None
+
+
+async def _write_down(store: BackendStore) -> None:
+    # Not before the runtime serves, and no reason for it not to: the next start is slower.
+    with contextlib.suppress(CompanionError, OSError):
+        await run_in_worker(store.write_down)

@@ -6,8 +6,10 @@ import asyncio
 import os
 import signal
 import socket
+import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -17,10 +19,11 @@ from companion_core.decisions.lifecycle import State
 from companion_core.decisions.runtime_readback import LoopbackChannel
 from companion_core.decisions.verdict import OK, refuse
 from companion_core.egress import EgressRefused, RefusingEgress
-from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason
+from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason, Refused
 from companion_core.providers import BackendRequest, TcpChannel, UnixChannel
 from companion_core.runtime import readiness
 from companion_core.runtime import supervisor as supervisor_module
+from companion_core.runtime.backend_store import BackendStore
 from companion_core.runtime.readback import listeners
 from companion_core.runtime.supervisor import Supervisor
 from companion_core.testing.fake_runtime import READY
@@ -341,6 +344,95 @@ def test_a_copy_that_is_not_the_model_ends_the_start(machine) -> None:
 
     error = refused_start(machine, machine.spec(spawner=parts.FakeSpawner(alter=copied)))
     assert error.reason is Reason.DIGEST_MISMATCH
+
+
+def storing(machine) -> Any:
+    """Return a start whose runtime keeps something for the next one."""
+    store = machine.folder / "data" / "store"
+
+    def planned(plan, _request):
+        return replace(plan, store=str(store))
+
+    (machine.folder / "data").mkdir(mode=0o700)
+    store.mkdir()
+    (store / "made").write_text("by the runtime")
+    return machine.spec(spawner=parts.FakeSpawner(alter=planned))
+
+
+def test_what_a_runtime_stored_is_written_down_once_it_serves(machine) -> None:
+    spec = storing(machine)
+
+    async def life() -> None:
+        await machine.supervisor.start(spec)
+        await machine.supervisor.stop()
+        assert not spec.store_record.exists()
+        await machine.supervisor.start(spec)
+        machine.supervisor.report_health(ok=True)
+        await machine.supervisor.stop()
+        assert '"files"' in spec.store_record.read_text()
+
+    asyncio.run(life())
+
+
+def test_nothing_else_is_started_or_over_before_that_is_written_down(machine, monkeypatch) -> None:
+    spec = storing(machine)
+    written, proved = threading.Event(), []
+    write_down, prove = BackendStore.write_down, BackendStore.prove
+
+    def slow(store: BackendStore, cancelled: threading.Event) -> None:
+        assert written.wait(30)
+        write_down(store, cancelled)
+
+    def noted(store: BackendStore, cancelled: threading.Event) -> Any:
+        proved.append(written.is_set())
+        return prove(store, cancelled)
+
+    async def life() -> None:
+        supervisor = machine.supervisor
+        backend = await supervisor.start(spec)
+        monkeypatch.setattr(BackendStore, "write_down", slow)
+        monkeypatch.setattr(BackendStore, "prove", noted)
+        supervisor.report_health(ok=True)
+        os.kill(backend.pid, signal.SIGKILL)
+        await parts.until(lambda: machine.exits)
+        another = asyncio.ensure_future(supervisor.start(spec))
+        stopping = None
+        try:
+            await parts.until(lambda: not machine.leftovers())
+            await asyncio.sleep(0.05)
+            assert proved == []
+            stopping = asyncio.ensure_future(supervisor.stop())
+            await asyncio.sleep(0.05)
+            assert not stopping.done()
+        finally:
+            written.set()
+            await asyncio.gather(another, stopping or supervisor.stop(), return_exceptions=True)
+        assert False not in proved
+
+    asyncio.run(life())
+    assert machine.leftovers() == []
+
+
+@pytest.mark.parametrize("error", [OSError(28, "no space"), Refused(Reason.STATE_PATH_UNSAFE)])
+def test_a_store_that_cannot_be_written_down_costs_no_more_than_that(
+    machine, monkeypatch, error
+) -> None:
+    spec = storing(machine)
+
+    def failing(*_args: Any) -> None:
+        raise error
+
+    async def life() -> None:
+        monkeypatch.setattr(BackendStore, "_survey", failing)
+        await machine.supervisor.start(spec)
+        machine.supervisor.report_health(ok=True)
+        await asyncio.sleep(0.05)
+        assert machine.supervisor.state is State.READY
+        await machine.supervisor.stop()
+        assert not spec.store_record.exists()
+
+    asyncio.run(life())
+    assert machine.exits == 0
 
 
 def test_a_runtime_that_ends_by_itself_is_told_at_once(machine) -> None:

@@ -16,7 +16,7 @@ from companion_core.decisions.verdict import OK, Verdict, refuse
 from companion_core.egress import LiveEgress
 from companion_core.errors import Reason
 from companion_core.gateway import Backend, Gateway, GatewaySettings
-from companion_core.providers import TcpChannel, UnixChannel
+from companion_core.providers import HealthResponse, TcpChannel, UnixChannel
 
 TOKEN = "t" * 43
 CHAT = "/v1/chat/completions"
@@ -172,6 +172,16 @@ class Client:
         self.writer.close()
         with contextlib.suppress(ConnectionError):
             await self.writer.wait_closed()
+
+
+class Checker:
+    path = "/health"
+
+    def __init__(self, judge: Any) -> None:
+        self._judge = judge
+
+    def judge(self, response: HealthResponse) -> bool:
+        return self._judge(response)
 
 
 @contextlib.asynccontextmanager

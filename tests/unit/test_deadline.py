@@ -10,7 +10,12 @@ from concurrent.futures import Future
 import pytest
 
 from companion_core import deadline
-from companion_core.deadline import call_with_deadline, call_with_deadline_async, start_call
+from companion_core.deadline import (
+    call_with_deadline,
+    call_with_deadline_async,
+    result_of,
+    start_call,
+)
 from companion_core.errors import CompanionError, Reason
 
 pytestmark = pytest.mark.unit
@@ -172,3 +177,27 @@ def test_a_child_makes_threads_of_its_own():
     if child == 0:
         os._exit(call_with_deadline(int, "7", seconds=30))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_the_result_of_a_call_is_waited_for_however_long_it_takes(quick):
+    release = threading.Event()
+    if quick:
+        release.set()
+
+    async def life():
+        call = start_call(lambda: release.wait(30) and 3)
+        waiting = asyncio.ensure_future(result_of(call))
+        await asyncio.sleep(0.01)
+        release.set()
+        assert await waiting == 3
+        with pytest.raises(KeyError):
+            await result_of(start_call({}.__getitem__, "x"))
+        with pytest.raises(TimeoutError, match="its own"):
+            await result_of(start_call(fail_late))
+
+    def fail_late():
+        time.sleep(0.01)
+        raise TimeoutError("its own")
+
+    asyncio.run(life())

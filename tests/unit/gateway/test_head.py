@@ -16,6 +16,7 @@ from companion_core.gateway.head import (
     RequestHead,
     is_hopeless,
     parse_head,
+    preferred_wait,
 )
 
 pytestmark = pytest.mark.unit
@@ -162,3 +163,25 @@ def test_no_beginning_of_a_plain_head_is_hopeless(end: int) -> None:
 @pytest.mark.parametrize("raw", [b"GET /\n", b"\x16\x03\x01", b"GET / HTTP/1.1\r\r", b"\xff"])
 def test_what_can_never_become_a_head_is_hopeless(raw: bytes) -> None:
     assert is_hopeless(raw)
+
+
+@pytest.mark.parametrize(
+    ("fields", "seconds"),
+    [
+        (b"", 0),
+        (b"\r\nPrefer: wait=30", 30),
+        (b"\r\npREFER:WAIT = 30 ", 30),
+        (b'\r\nPrefer: respond-async, wait="7"; foo=wait', 7),
+        (b"\r\nPrefer: foo\r\nHost: a\r\nPrefer: wait=5, wait=9", 5),  # the first counts
+        (b"\r\nPrefer: wait=" + b"9" * 5000, 999_999),
+        (b"\r\nPrefer: wait", 0),
+        (b"\r\nPrefer: wait=", 0),
+        (b"\r\nPrefer: wait=-1", 0),
+        (b"\r\nPrefer: wait=1.5", 0),
+        (b"\r\nPrefer: foo; wait=5", 0),  # a parameter of another preference
+        (b"\r\nPrefers: wait=5", 0),
+        (b"\r\nX: prefer: wait=5", 0),
+    ],
+)
+def test_how_long_a_client_would_rather_wait(fields: bytes, seconds: int) -> None:
+    assert preferred_wait(b"GET /prefer:wait=5 HTTP/1.1" + fields) == seconds

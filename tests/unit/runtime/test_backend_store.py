@@ -71,7 +71,8 @@ class Backend:
             manifest.parent.mkdir(parents=True, exist_ok=True)
             manifest.write_text("{}")
             (self.folder / "blobs" / "template").write_text("template")
-        store.settle()
+        store.require_model()
+        store.write_down()
         return requests
 
 
@@ -201,7 +202,7 @@ def test_a_start_that_failed_leaves_no_record(backend) -> None:
     assert not backend.record.exists()
     backend.store().prove()  # and the one after that
     backend.link.unlink()
-    assert reason_of(backend.store().settle) is Reason.DIGEST_MISMATCH
+    assert reason_of(backend.store().require_model) is Reason.DIGEST_MISMATCH
     assert not backend.record.exists()
 
 
@@ -223,7 +224,7 @@ def test_a_copy_that_is_not_the_model(tmp_path, backend, kind) -> None:
     elif kind == "pipe":
         os.mkfifo(path)
     backend.plan = replace(backend.plan, model_copies=(str(path),))
-    assert reason_of(backend.store().settle) is Reason.DIGEST_MISMATCH
+    assert reason_of(backend.store().require_model) is Reason.DIGEST_MISMATCH
 
 
 UNDUMPABLE = """

@@ -88,6 +88,18 @@ def test_what_was_moved_or_may_not_be_taken_over_is_found_in_the_tables(monkeypa
         assert readback.listeners([os.getpid()]) == found
 
 
+@pytest.mark.parametrize("default", [None, 5.0])
+def test_who_owns_a_socket_that_blocks_goes_on_blocking(default) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        here = Listener("tcp", *listening.getsockname())
+        socket.setdefaulttimeout(default)
+        try:
+            assert here in (readback.listeners([os.getpid()]) or ())
+        finally:
+            socket.setdefaulttimeout(None)
+        assert os.get_blocking(listening.fileno())
+
+
 def test_no_table_is_walked_for_sockets_that_can_be_asked(monkeypatch) -> None:
     def walked(*_args):
         raise AssertionError

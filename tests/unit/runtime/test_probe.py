@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from companion_core.providers import ProbeFailed, ProbeTarget
@@ -33,7 +34,7 @@ def machine(monkeypatch):
     """A machine of four cores whose processes the test describes."""
     processes: dict[int, probe_module._Reading] = {}
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
-    monkeypatch.setattr(probe_module, "_read_linux", processes.get)
+    monkeypatch.setattr(probe_module, "_read_linux", lambda pid, _files: processes.get(pid))
     monkeypatch.setattr(probe_module, "_read_elsewhere", processes.get)
     return processes
 
@@ -122,22 +123,28 @@ def test_ram_is_in_pages_of_this_machine(monkeypatch, page) -> None:
     # covers: resource_probe/page-size
     real = os.sysconf
     monkeypatch.setattr(os, "sysconf", lambda name: page if name == "SC_PAGE_SIZE" else real(name))
-    before = probe_module._read_linux(os.getpid())
+    before = probe_module._read_linux(os.getpid(), probe_module._StatFiles())
     assert before is not None
     assert before.ram_bytes % page == 0
     assert before.ram_bytes > 100 * page
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_between_two_observations_nothing_is_open() -> None:
-    """What runs no more would be held by it until the next runtime is observed."""
+def test_files_of_processes_stay_open_as_long_as_they_are_asked_for() -> None:
+    me = psutil.Process()
+    gc.collect()  # what earlier tests left is not let go of in between
+    before = me.num_fds()
     probe = ProcessProbe(read_vram=lambda _pids: 0)
     with subprocess.Popen(["/bin/sleep", "60"]) as other:
         for _ in range(3):
-            probe.observe(ProbeTarget(pids=(os.getpid(), other.pid)))
-        held = {os.path.realpath(entry) for entry in Path("/proc/self/fd").iterdir()}
+            probe.observe(ProbeTarget(pids=(me.pid, other.pid)))
+            assert me.num_fds() == before + 2
         other.kill()
-    assert not [path for path in held if path.startswith(f"/proc/{other.pid}/")]
+    probe.observe(ProbeTarget(pids=(me.pid, other.pid)))  # it has ended: not read, not kept
+    assert me.num_fds() == before + 1
+    with pytest.raises(ProbeFailed):
+        probe.observe(ProbeTarget(pids=()))
+    assert me.num_fds() == before
 
 
 def test_the_own_process_is_read_for_real() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -62,12 +63,64 @@ def family() -> Iterator[tuple[subprocess.Popen[str], int]]:
 @pytest.mark.parametrize("kernel_lists", [True, False])
 def test_the_living_below_are_found_whoever_started_them(family, kernel_lists, monkeypatch) -> None:
     parent, zombie = family
-    if not kernel_lists:
-        real = os.path.exists
-        monkeypatch.setattr(os.path, "exists", lambda path: "children" not in path and real(path))
+    monkeypatch.setattr(process_tree, "_kernel_lists", lambda: kernel_lists)
     found = descendants(parent.pid)
     assert [psutil.Process(pid).ppid() for pid in found] == [parent.pid, found[0]]
     assert zombie not in found
+
+
+@linux_only
+def test_nobody_who_moves_while_they_are_listed_is_left_out(family, monkeypatch) -> None:
+    """One that ends hides its sibling in the kernel's list, and leaves its children to another."""
+    parent, zombie = family
+    child, grandchild = descendants(parent.pid)
+    looks: list[int] = []
+
+    def children(pid: int, real=process_tree._children) -> list[int]:
+        looks.append(pid)
+        if looks.count(parent.pid) == 1:  # the first look: hidden behind one that has just ended
+            return [zombie] if pid == parent.pid else []
+        return real(pid)
+
+    monkeypatch.setattr(process_tree, "_children", children)
+    assert descendants(parent.pid) == (child, grandchild)
+    assert looks.count(parent.pid) == 2
+
+
+@linux_only
+def test_a_tree_that_nobody_leaves_is_listed_once(monkeypatch) -> None:
+    looks: list[int] = []
+
+    def children(pid: int, real=process_tree._children) -> list[int]:
+        looks.append(pid)
+        return real(pid)
+
+    monkeypatch.setattr(process_tree, "_children", children)
+    with subprocess.Popen(["/bin/sh", "-c", "sleep 60 & wait"], start_new_session=True) as root:
+        assert wait_until(lambda: len(descendants(root.pid)) == 1)
+        looks.clear()
+        (below,) = descendants(root.pid)
+        assert looks == [root.pid, below]
+        os.killpg(root.pid, signal.SIGKILL)
+
+
+@linux_only
+def test_a_thread_that_ends_while_they_are_listed_leaves_its_children_to_another(
+    monkeypatch,
+) -> None:
+    ended: list[str] = []
+
+    def gone_once(path: str, real=process_tree.read_entry) -> bytes:
+        if path.endswith("/children") and not ended:
+            ended.append(path)
+            raise FileNotFoundError
+        return real(path)
+
+    with subprocess.Popen(["/bin/sleep", "60"]) as below:
+        monkeypatch.setattr(process_tree, "read_entry", gone_once)
+        assert below.pid in process_tree._children(os.getpid())
+        below.kill()
+    assert ended
 
 
 @linux_only

@@ -179,3 +179,46 @@ def test_how_long_it_is_over_a_ceiling_of_memory_is_counted() -> None:
         assert monitor.over_memory_for() == 0
 
     asyncio.run(life())
+
+
+def test_who_stops_lets_go_of_what_the_probe_keeps() -> None:
+    async def life() -> list[ProbeTarget]:
+        probe = FakeProbe()
+        monitor = ResourceMonitor(probe, lambda: (7, 8), LIMITS, clock=Clock())
+        await monitor.start()
+        await monitor.stop()
+        await monitor.stop()
+        return probe.targets
+
+    assert asyncio.run(life()) == [ProbeTarget(pids=(7, 8)), ProbeTarget(pids=())]
+
+
+def test_a_question_that_outlasts_the_observation_lets_go_behind_its_answer() -> None:
+    asked, release, over = threading.Event(), threading.Event(), threading.Event()
+
+    class Slow(FakeProbe):
+        def observe(self, target: ProbeTarget):
+            answer = super().observe(target)
+            if target.pids:
+                asked.set()
+                assert release.wait(30)
+            else:
+                over.set()
+                raise ProbeFailed
+            return answer
+
+    probe = Slow()
+    monitor = ResourceMonitor(probe, lambda: (7,), LIMITS, clock=Clock())
+
+    async def life() -> None:
+        starting = asyncio.ensure_future(monitor.start())
+        assert await asyncio.to_thread(asked.wait, 30)
+        starting.cancel()
+        await asyncio.wait({starting})
+        await monitor.stop()
+        assert len(probe.targets) == 1
+        release.set()
+        assert await asyncio.to_thread(over.wait, 30)
+
+    asyncio.run(life())
+    assert probe.targets == [ProbeTarget(pids=(7,)), ProbeTarget(pids=())]

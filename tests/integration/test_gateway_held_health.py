@@ -1,0 +1,155 @@
+"""A health check that would rather wait (RFC 7240) is held until there is a backend to ask."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import gateway_parts as parts
+import pytest
+
+from companion_core.decisions.guard import HEALTH_PATH
+from companion_core.decisions.verdict import OK
+from companion_core.egress import LiveEgress
+from companion_core.errors import Reason
+from companion_core.gateway import Backend, HealthProbe
+
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("each_event_loop")]
+
+WAIT = "Prefer: wait=30\r\n"
+
+
+def run(life: Callable[[parts.Door, Backend], Awaitable[None]], **settings: Any) -> None:
+    """Run `life` with a gateway whose backend has just been taken away."""
+
+    async def main() -> None:
+        async with parts.open_door(**settings) as door:
+            backend = door.gateway.backend
+            assert backend is not None
+            door.gateway.detach()
+            await life(door, backend)
+            assert not door.gateway.held
+
+    asyncio.run(main())
+
+
+async def held(door: parts.Door, number: int = 1) -> None:
+    await parts.eventually(lambda: len(door.gateway.held) == number)
+
+
+def test_it_is_answered_by_the_backend_that_comes() -> None:
+    async def life(door: parts.Door, backend: Backend) -> None:
+        asked = [asyncio.create_task(door.ask(door.get(HEALTH_PATH, extra=WAIT))) for _ in range(3)]
+        await held(door, 3)
+        door.gateway.expect(backend)
+        await asyncio.sleep(0.05)
+        assert door.backend.connections == 0  # nothing is sent to one that is only expected
+        door.gateway.attach_expected()
+        assert [(await each).status for each in asked] == [200] * 3
+        assert [each.split(b" ")[1] for each in door.backend.requests] == [b"/health"] * 3
+
+    run(life)
+
+
+def test_without_the_preference_it_is_refused_at_once() -> None:
+    async def life(door: parts.Door, _backend: Backend) -> None:
+        for preference in ("", "Prefer: respond-async\r\n", "Prefer: wait=0\r\n"):
+            refused = await door.ask(door.get(HEALTH_PATH, extra=preference))
+            assert (refused.status, refused.code) == (503, "not_ready")
+
+    run(life)
+
+
+def test_it_waits_as_long_as_it_said_and_no_longer_than_it_may() -> None:
+    async def life(door: parts.Door, _backend: Backend) -> None:
+        for preference in ("Prefer: wait=1\r\n", WAIT):
+            refused = await door.ask(door.get(HEALTH_PATH, extra=preference))
+            assert (refused.status, refused.code) == (503, "not_ready")
+
+    run(life, hold_seconds=1)
+
+
+def test_only_who_shows_the_token_is_held() -> None:
+    async def life(door: parts.Door, _backend: Backend) -> None:
+        refused = await door.ask(door.get(HEALTH_PATH, extra=WAIT, token="x" * 43))
+        assert refused.status == 401
+
+    run(life)
+
+
+def test_a_client_that_leaves_is_held_no_more() -> None:
+    async def life(door: parts.Door, backend: Backend) -> None:
+        client = await door.connect()
+        client.writer.write(door.get(HEALTH_PATH, extra=WAIT))
+        await held(door)
+        await client.close()
+        await held(door, 0)
+        door.gateway.attach(backend)
+        assert (await door.ask(door.get(HEALTH_PATH))).status == 200
+        assert len(door.backend.requests) == 1
+
+    run(life)
+
+
+def test_its_connection_goes_on_behind_the_answer() -> None:
+    async def life(door: parts.Door, backend: Backend) -> None:
+        client = await door.connect()
+        client.writer.write(door.get(HEALTH_PATH, extra=WAIT) + door.get("/v1/models"))
+        await held(door)
+        door.gateway.attach(backend)
+        assert [(await client.read_answer()).status for _ in range(2)] == [200, 200]
+        await client.close()
+
+    run(life)
+
+
+def probe_of(door: parts.Door) -> HealthProbe:
+    return HealthProbe(
+        port=lambda: door.gateway.port,
+        token=parts.TOKEN,
+        checker=parts.Checker(lambda response: response.status == 200),
+        served_model=lambda: "served",
+        egress=LiveEgress(),
+    )
+
+
+def test_a_probe_that_asked_ahead_needs_no_question_more() -> None:
+    async def life(door: parts.Door, backend: Backend) -> None:
+        probe = probe_of(door)
+        probe.ask_ahead()
+        await held(door)
+        door.gateway.expect(backend)
+        door.gateway.connect_expected()
+        await parts.eventually(lambda: door.backend.connections == 1)
+        door.gateway.attach_expected()
+        assert await probe.probe() == OK
+        assert (len(door.backend.requests), door.backend.connections) == (1, 1)
+        assert await probe.probe() == OK
+        assert (len(door.backend.requests), door.backend.connections) == (2, 2)
+
+    run(life)
+
+
+def test_an_answer_from_before_is_none_and_a_question_is_taken_back() -> None:
+    async def life(door: parts.Door, backend: Backend) -> None:
+        probe = probe_of(door)
+        probe.ask_ahead()
+        await held(door)
+        asked = probe._asked
+        assert asked is not None
+        await asyncio.wait({asked}, timeout=30)
+        assert (await asked)[0] == 503
+        door.gateway.attach(backend)
+        assert await probe.probe() == OK
+        door.gateway.detach()
+
+        probe.ask_ahead()
+        await held(door)
+        probe.ask_ahead()
+        await held(door)
+        probe.close()
+        await held(door, 0)
+        assert (await probe.probe()).reason is Reason.HEALTH_FAILED
+
+    run(life, hold_seconds=1)
