@@ -181,6 +181,7 @@ class Companion:
             if self._served is None
             else {"id": self._served.model_id, "verified": self._served.verified},
             **serving,
+            **self._swaps.status(),
             "plugins": self._plugins,
         }
 

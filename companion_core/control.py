@@ -25,6 +25,7 @@ __all__ = [
     "RunningInstance",
     "ask",
     "find_running",
+    "has_gone",
     "wait_until_gone",
 ]
 
@@ -32,6 +33,9 @@ MAX_LINE: Final = 64 * 1024
 MAX_STATE_FILE: Final = 4 * 1024
 # From letting go of the lock to the end of a process that did nothing but be a companion.
 EXIT_SECONDS: Final = 2.0
+# A process that was killed keeps lock and socket for a moment, until its last thread has ended.
+KILLED_SECONDS: Final = 0.5
+POLL_SECONDS: Final = 0.02
 
 
 class InstanceLock:
@@ -138,6 +142,16 @@ def ask(running: RunningInstance, egress: Egress, op: str, **arguments: Any) -> 
     return answer
 
 
+def has_gone(running: RunningInstance, paths: InstancePaths, egress: Egress) -> bool:
+    """Tell whether a companion that gave no answer is gone, or goes in this very moment."""
+    deadline = time.monotonic() + KILLED_SECONDS
+    while find_running(paths, egress) == running:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_SECONDS)
+    return True
+
+
 def known_reason(reason: object) -> Reason:
     """Return what a companion answered, which may be of another release."""
     try:
@@ -162,7 +176,7 @@ def wait_until_gone(running: RunningInstance, egress: Egress, seconds: float) ->
             return True
         if now > deadline:
             return False
-        time.sleep(0.02)
+        time.sleep(POLL_SECONDS)
     return True
 
 

@@ -19,7 +19,7 @@ from companion_core.errors import Reason, Refused, error_for
 from companion_core.paths import InstancePaths
 from companion_core.runtime.file_lease import FileLeases
 from companion_core.runtime.staging import ModelStore, VerifiedModel
-from companion_core.step import OnStep, Step
+from companion_core.step import OnStep, Step, amount
 from companion_core.tasks import run_in_worker
 
 __all__ = ["HeldModel", "ModelSource"]
@@ -124,15 +124,10 @@ class ModelSource:
         held.leases.open()
         try:
             held.hold(await self._stage(model, manifest, held.leases, on_step))
+            on_step(_proved(held.model))
         except BaseException:
             held.close()
             raise
-        files = held.model.files
-        size = sum(file.size for file in files)
-        against = ", held against writers" if all(file.held for file in files) else ""
-        on_step(
-            Step("model", f"{model_id}: {size:,} bytes, the SHA-256 that was signed for{against}")
-        )
         return held
 
     def close(self) -> None:
@@ -157,7 +152,7 @@ class ModelSource:
         self, model: ManifestModel, manifest: Manifest, leases: FileLeases, on_step: OnStep
     ) -> VerifiedModel:
         def resumes(done: int, total: int) -> str:
-            return f"{model.id}: goes on after {done / 1e6:.1f} of {total / 1e6:.1f} MB"
+            return f"{model.id}: goes on after {amount(done, total)}"
 
         store = ModelStore(self._paths.models, hold=leases.hold)
         return await run_in_worker(
@@ -178,3 +173,10 @@ def _find_model(manifest: Manifest, model_id: str) -> ManifestModel:
         if model.id == model_id:
             return model
     raise Refused(Reason.MODEL_NOT_IN_MANIFEST)
+
+
+def _proved(model: VerifiedModel) -> Step:
+    size = sum(file.size for file in model.files)
+    held = ", held against writers" if all(file.held for file in model.files) else ""
+    text = f"{model.model_id}: {size:,} bytes, the SHA-256 that was signed for{held}"
+    return Step("model", text)

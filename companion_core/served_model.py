@@ -88,11 +88,8 @@ class ServedModel:
         """
         old, size = self._held, self._serving.size
         try:
-            if not new.is_proved:
-                raise Refused(Reason.DIGEST_MISMATCH)
-            await self._serving.require_room_for(new.model)
-            await self.unwatch()
-        except CompanionError:
+            await self._make_way_for(new)
+        except BaseException:
             new.close()
             raise
         try:
@@ -117,6 +114,12 @@ class ServedModel:
         finally:
             if self._watch is None:
                 self._on_unwatched()
+
+    async def _make_way_for(self, new: HeldModel) -> None:
+        if not new.is_proved:
+            raise Refused(Reason.DIGEST_MISMATCH)
+        await self._serving.require_room_for(new.model)
+        await self.unwatch()
 
     async def drain(self) -> None:
         """Take no new work, and wait for what runs: once per model, and not while one hurries."""

@@ -107,6 +107,7 @@ class Serving:
         self._backend: StartedBackend | None = None
         self._last_health_ok: float | None = None
         self._model: VerifiedModel | None = None
+        self._settling: asyncio.Task[None] | None = None
         self.launched = asyncio.Event()
         self.exited = asyncio.Event()
         self.size = self.full_size = Size(
@@ -155,6 +156,7 @@ class Serving:
             await self._wait_for_health(backend.ready_by)
             await observing
             self._supervisor.report_health(ok=True)
+            self._settling = asyncio.ensure_future(self._supervisor.settle())
         except BaseException as error:
             observing.cancel()
             await outlast(observing)
@@ -180,6 +182,8 @@ class Serving:
         self._backend = None
         await self._monitor.stop()
         await self._supervisor.stop()
+        if self._settling is not None:
+            await outlast(self._settling)
 
     def _spec(self, model: VerifiedModel) -> StartSpec:
         section, chosen = self._config.runtime, self._providers.chosen

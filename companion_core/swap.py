@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import secrets
 from collections import deque
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final
 
 from companion_core.control_server import Handler
@@ -29,7 +29,7 @@ from companion_core.tasks import outlast
 
 __all__ = ["Swap", "Swaps"]
 
-# How often who follows a swap hears of it.
+# How often who follows a swap hears of it, also when there is nothing new: a sign of life.
 NEWS_SECONDS: Final = 0.25
 # Who asked for one may hear its end when the next ones are over.
 REMEMBERED: Final = 8
@@ -37,25 +37,34 @@ MAX_CHARACTERS: Final = 256
 
 
 class Swap:
-    """One swap on its way.
+    """One swap on its way, which begins at once.
+
+    Args:
+        name: given by who asked for it.
+        model_id: of the new model.
+        work: carries it out, and reports its steps here.
 
     Attributes:
-        name: given by who asked for it.
+        name: see above.
         cancellable: the model before serves on, untouched.
         error: why the new model does not serve; None while that is open, and when it does.
         ended: set when that is settled.
         fault: a fault of the program, if that ended it.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(
+        self, name: str, model_id: str, work: Callable[[Swap], Coroutine[Any, Any, None]]
+    ) -> None:
         self.name = name
         self.cancellable = True
         self.error: CompanionError | None = None
         self.ended = asyncio.Event()
         self.fault: BaseException | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._model_id = model_id
         self._steps: list[Step] = []
         self._progress: Step | None = None
+        self._task = asyncio.create_task(work(self))
+        self._task.add_done_callback(self._settle)
 
     def report(self, step: Step) -> None:
         """Take a step, from any thread; one with a total is progress."""
@@ -65,22 +74,16 @@ class Swap:
             self._progress = None
             self._steps.append(step)
 
-    def start(self, work: Coroutine[Any, Any, None]) -> None:
-        """Begin the work itself."""
-        self._task = asyncio.create_task(work)
-        self._task.add_done_callback(self._settle)
-
     def cancel(self) -> bool:
         """Have it end while it changed nothing yet; tell whether that is so."""
-        if self.cancellable and self._task is not None:
+        if self.cancellable:
             self._task.cancel()
         return self.cancellable
 
     async def abandon(self) -> None:
         """End it wherever it is, and return when it has ended."""
-        if self._task is not None:
-            self._task.cancel()
-            await outlast(self._task)
+        self._task.cancel()
+        await outlast(self._task)
 
     def _settle(self, task: asyncio.Task[None]) -> None:
         error = CompanionError(Reason.INTERRUPTED) if task.cancelled() else task.exception()
@@ -89,6 +92,14 @@ class Swap:
         else:
             self.error, self.fault = CompanionError(Reason.INTERNAL_FAULT), error
         self.ended.set()
+
+    def status(self) -> dict[str, Any]:
+        """Return what `companion status --json` tells of it: the model, and its latest step."""
+        latest = self._progress or next(reversed(self._steps), None)
+        return {
+            "model": self._model_id,
+            "step": None if latest is None else dataclasses.asdict(latest),
+        }
 
     async def news(self, seen: int) -> dict[str, Any]:
         """Return the steps after the first `seen`, soon, and how it ended if it has."""
@@ -131,7 +142,6 @@ class Swaps:
         self._first: str | None = first
         self._on_step = on_step
         self._open: tuple[ModelSource, ServedModel] | None = None
-        self._latest: Swap | None = None
         self._remembered: deque[Swap] = deque(maxlen=REMEMBERED)
 
     def open(self, source: ModelSource, served: ServedModel) -> None:
@@ -144,10 +154,16 @@ class Swaps:
         A fault of the program that ended it is raised.
         """
         self._open = self._first = None
-        if self._latest is not None:
-            await self._latest.abandon()
-            if self._latest.fault is not None:
-                raise self._latest.fault
+        for swap in self._remembered:
+            await swap.abandon()
+        for swap in self._remembered:
+            if swap.fault is not None:
+                raise swap.fault
+
+    def status(self) -> dict[str, Any]:
+        """Return the swap's part of `companion status --json`: none unless one is on its way."""
+        swap = self._under_way()
+        return {} if swap is None else {"swap": swap.status()}
 
     def begin(self, name: str, model_id: str) -> Swap:
         """Begin to swap, and return at once.
@@ -163,14 +179,23 @@ class Swaps:
         if self._open is None:
             first = model_id == self._first
             raise EnvironmentUnavailable(Reason.ALREADY_RUNNING if first else Reason.NOT_READY)
-        served = self._open[1]
+        source, served = self._open
         if model_id == served.model_id and served.verified:
             raise EnvironmentUnavailable(Reason.ALREADY_RUNNING)
-        if self._latest is not None and not self._latest.ended.is_set():
+        if self._under_way() is not None:
             raise EnvironmentUnavailable(Reason.SWAP_IN_PROGRESS)
-        self._latest = swap = Swap(name)
+
+        async def work(swap: Swap) -> None:
+            def report(step: Step) -> None:
+                swap.report(step)
+                self._on_step(step)
+
+            new = await source.obtain(model_id, report)
+            swap.cancellable = False
+            await served.replace(new, report)
+
+        swap = Swap(name, model_id, work)
         self._remembered.append(swap)
-        swap.start(self._swap(swap, model_id, *self._open))
         return swap
 
     async def carry_out(self, model_id: str) -> None:
@@ -180,16 +205,9 @@ class Swaps:
         if swap.error is not None:
             raise swap.error
 
-    async def _swap(
-        self, swap: Swap, model_id: str, source: ModelSource, served: ServedModel
-    ) -> None:
-        def report(step: Step) -> None:
-            swap.report(step)
-            self._on_step(step)
-
-        new = await source.obtain(model_id, report)
-        swap.cancellable = False
-        await served.replace(new, report)
+    def _under_way(self) -> Swap | None:
+        latest = next(reversed(self._remembered), None)
+        return None if latest is None or latest.ended.is_set() else latest
 
     # --- what the control socket answers --------------------------------------------------
 
@@ -198,7 +216,9 @@ class Swaps:
         for text in (name, model_id):
             if not isinstance(text, str) or not 0 < len(text) <= MAX_CHARACTERS:
                 raise UsageError(Reason.USAGE)
-        self.begin(str(name), str(model_id))
+        # Who heard no answer asks once more.
+        if not any(swap.name == name for swap in self._remembered):
+            self.begin(str(name), str(model_id))
         return {}
 
     async def _answer_news(self, request: Mapping[str, Any]) -> Mapping[str, Any]:

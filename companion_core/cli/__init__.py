@@ -179,11 +179,11 @@ def main(arguments: list[str] | None = None, *, egress: Egress | None = None) ->
     except (KeyboardInterrupt, click.exceptions.Abort):
         return _report(CompanionError(Reason.INTERRUPTED), argv)
     except BrokenPipeError:
-        _drop_output(sys.stdout)  # whoever read it has left; there is nobody to tell
+        drop_output(sys.stdout)  # whoever read it has left; there is nobody to tell
         return EXIT_CODES[Culprit.PROGRAM]
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
-            _drop_output(sys.stdout)  # which may be what the disk did not take
+            drop_output(sys.stdout)  # which may be what the disk did not take
             return _report(EnvironmentUnavailable(Reason.DISK_UNAVAILABLE), argv)
         if os.environ.get("COMPANION_DEBUG") == "1":
             raise
@@ -207,7 +207,7 @@ def refuse(error: CompanionError) -> int:
             click.echo(f"companion: {explanation}", err=True)
         click.echo(f"companion: {error.reason.value}: {error.advice}", err=True)
     except OSError:
-        _drop_output(sys.stderr)
+        drop_output(sys.stderr)
     return error.exit_code
 
 
@@ -222,11 +222,14 @@ def is_terminal(stream: IO[str] | None) -> bool:
     return stream is not None and stream.isatty()
 
 
-def _drop_output(stream: IO[str] | None) -> None:
+def drop_output(stream: IO[str] | None) -> None:
     """Send what is still buffered nowhere: writing it again at exit would fail again."""
     if stream is not None:
         with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            descriptor = stream.fileno()
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, descriptor)
+            os.close(nowhere)
 
 
 def echo_result(document: dict[str, Any], text: str, *, as_json: bool) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import secrets
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from companion_core.cli import Settings
 from companion_core.cli.stop_signals import stop_signals_interrupt
-from companion_core.control import RunningInstance, ask, find_running, known_reason
+from companion_core.control import RunningInstance, ask, has_gone, known_reason
 from companion_core.errors import (
     CompanionError,
     EnvironmentUnavailable,
@@ -21,6 +21,9 @@ from companion_core.step import OnStep, Step
 
 __all__ = ["swap_model"]
 
+# A minute: a question that is not answered takes ten seconds.
+ATTEMPTS: Final = 6
+
 
 def swap_model(
     settings: Settings, running: RunningInstance, model_id: str, on_step: OnStep
@@ -31,37 +34,44 @@ def swap_model(
     and the next one ends the waiting alone.
 
     Raises:
-        CompanionError: why the model does not serve.
+        CompanionError: why the model does not serve; `control_unavailable` where that is open,
+            because the companion is there and has not answered for a minute.
         KeyboardInterrupt: nobody waits for the swap any more.
     """
-    swap = secrets.token_hex(8)
-    following = _Following(settings, running, swap, on_step)
+    following = _Following(settings, running, on_step)
     with stop_signals_interrupt() as finish:
         try:
-            ask(running, settings.egress, "swap", swap=swap, model=model_id)
+            following.begin(model_id)
             following.follow()
         except KeyboardInterrupt:
             following.cancel()
             following.follow()
         finish()
-    return ask(running, settings.egress, "status")
+    return following.status()
 
 
 class _Following:
-    """Hears what becomes of one swap."""
+    """Hears what becomes of one swap.
 
-    def __init__(
-        self, settings: Settings, running: RunningInstance, swap: str, on_step: OnStep
-    ) -> None:
+    The companion answers several times a second, however long a step takes. When it does not
+    and is gone, so is the swap; when it is there, it is asked again for a while: it may be
+    stopped, or on a machine that is overloaded.
+    """
+
+    def __init__(self, settings: Settings, running: RunningInstance, on_step: OnStep) -> None:
         self._settings = settings
         self._running = running
-        self._swap = swap
+        self._swap = secrets.token_hex(8)
         self._on_step = on_step
         self._seen = 0
 
+    def begin(self, model_id: str) -> None:
+        """Have the swap begin."""
+        self._ask("swap", swap=self._swap, model=model_id)
+
     def follow(self) -> None:
         """Tell of each step, and return when the new model serves."""
-        while not (news := self._ask("swap_news", seen=self._seen))["ended"]:
+        while not (news := self._ask("swap_news", swap=self._swap, seen=self._seen))["ended"]:
             self._show(news)
         self._show(news)
         if (error := news["error"]) is not None:
@@ -71,11 +81,15 @@ class _Following:
     def cancel(self) -> None:
         """End the swap if it has changed nothing yet."""
         try:
-            cancelled = self._ask("swap_cancel")["cancelled"]
+            cancelled = self._ask("swap_cancel", swap=self._swap)["cancelled"]
         except UsageError:
             raise KeyboardInterrupt from None  # it had not even begun
         if not cancelled:
             click.echo("companion: the drain has begun; the swap goes on to its end", err=True)
+
+    def status(self) -> dict[str, Any]:
+        """Return the companion's status."""
+        return self._ask("status")
 
     def _show(self, news: dict[str, Any]) -> None:
         for step in news["steps"]:
@@ -85,10 +99,20 @@ class _Following:
             self._on_step(Step(**news["progress"]))
 
     def _ask(self, op: str, **arguments: Any) -> dict[str, Any]:
-        settings, running = self._settings, self._running
-        try:
-            return ask(running, settings.egress, op, swap=self._swap, **arguments)
-        except EnvironmentUnavailable:
-            if find_running(settings.paths, settings.egress) != running:
-                raise CompanionError(Reason.INTERRUPTED) from None
-            raise
+        """Ask until there is an answer; every question may be asked twice."""
+        for attempt in range(ATTEMPTS):
+            try:
+                return ask(self._running, self._settings.egress, op, **arguments)
+            except EnvironmentUnavailable as error:
+                if error.reason is not Reason.CONTROL_UNAVAILABLE:
+                    raise
+            if has_gone(self._running, self._settings.paths, self._settings.egress):
+                raise CompanionError(Reason.INTERRUPTED)
+            if attempt == 0:
+                text = f"pid {self._running.identity.pid} runs but does not answer; asking again"
+                self._on_step(Step("silence", text))
+        raise error_for(
+            Reason.CONTROL_UNAVAILABLE,
+            f"pid {self._running.identity.pid} runs but has not answered for long; when it goes "
+            "on, so does the swap, and companion status shows it",
+        )

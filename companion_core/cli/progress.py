@@ -8,8 +8,8 @@ from typing import Final
 
 import click
 
-from companion_core.cli import is_terminal
-from companion_core.companion import Step
+from companion_core.cli import drop_output, is_terminal
+from companion_core.step import Step, amount
 
 __all__ = ["StepPrinter"]
 
@@ -33,6 +33,13 @@ class StepPrinter:
         """Show one step."""
         if self._quiet:
             return
+        try:
+            self._show(step)
+        except OSError:  # who read it has left: what is told of goes on
+            drop_output(sys.stderr)
+            self._quiet = True
+
+    def _show(self, step: Step) -> None:
         if step.total:
             self._draw(step)
             return
@@ -47,8 +54,8 @@ class StepPrinter:
             return
         filled = BAR_WIDTH * step.done // step.total
         bar = "#" * filled + "-" * (BAR_WIDTH - filled)
-        amount = f"{step.done / 1e6:.1f} of {step.total / 1e6:.1f} MB"
-        click.echo(f"\r{step.name:{NAME_WIDTH}} [{bar}] {amount}", err=True, nl=False)
+        line = f"{step.name:{NAME_WIDTH}} [{bar}] {amount(step.done, step.total)}"
+        click.echo(f"\r{line}", err=True, nl=False)
         self._drawn = True
 
     def _clear(self) -> None:

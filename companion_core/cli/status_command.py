@@ -8,8 +8,9 @@ from typing import Any, Final
 import click
 
 from companion_core.cli import Settings, echo_result
-from companion_core.control import ask, find_running
-from companion_core.errors import EXIT_CODES, Culprit, Reason
+from companion_core.control import ask, find_running, has_gone
+from companion_core.errors import EXIT_CODES, Culprit, EnvironmentUnavailable, Reason
+from companion_core.step import amount
 
 NOT_RUNNING: Final[dict[str, Any]] = {
     "available": False,
@@ -47,7 +48,14 @@ def command(settings: Settings, *, as_json: bool, watch: bool) -> int:
 def read_status(settings: Settings) -> dict[str, Any]:
     """Ask the running companion, if there is one."""
     running = find_running(settings.paths, settings.egress)
-    return NOT_RUNNING if running is None else ask(running, settings.egress, "status")
+    if running is None:
+        return NOT_RUNNING
+    try:
+        return ask(running, settings.egress, "status")
+    except EnvironmentUnavailable:
+        if has_gone(running, settings.paths, settings.egress):
+            return NOT_RUNNING
+        raise
 
 
 def as_text(status: dict[str, Any]) -> str:
@@ -69,6 +77,8 @@ def as_text(status: dict[str, Any]) -> str:
         )
     if model := status["model"]:
         lines.append(f"model      {model['id']}{', verified' if model['verified'] else ''}")
+    if swap := status.get("swap"):
+        lines.append(f"swap       to {swap['model']}: {_latest(swap['step'])}")
     if admission := status["admission"]:
         lines.append(
             f"requests   {admission['in_flight']} of {admission['max_in_flight']} in flight, "
@@ -85,3 +95,11 @@ def as_text(status: dict[str, Any]) -> str:
     if plugins := status["plugins"]:
         lines.append("plugins    " + ", ".join(f"{role} {name}" for role, name in plugins.items()))
     return "\n".join(lines)
+
+
+def _latest(step: dict[str, Any] | None) -> str:
+    if step is None:
+        return "begun"
+    return (
+        f"{step['name']} {amount(step['done'], step['total']) if step['total'] else step['text']}"
+    )

@@ -24,11 +24,12 @@ from companion_core.cli.model_swap import swap_model
 from companion_core.cli.progress import StepPrinter
 from companion_core.cli.status_command import as_text
 from companion_core.cli.stop_signals import stop_signals_interrupt, stop_signals_wait
-from companion_core.companion import Companion, Step
+from companion_core.companion import Companion
 from companion_core.config import Config, load_config, with_model
 from companion_core.control import find_running
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason, error_for
 from companion_core.portable import NO_FOLLOW
+from companion_core.step import OnStep, Step
 
 MAX_LOG_BYTES: Final = 4 * 1024 * 1024
 # -P: nothing is imported from the working folder, which is the instance's.
@@ -66,20 +67,18 @@ def command(
     """
     config = _read_config(settings, model_id)
     harden_process()
-    running = None
-    if model_id is not None and announce_fd is None:
-        running = find_running(settings.paths, settings.egress)
-    if model_id is not None and running is not None:
-        printer = StepPrinter(quiet=settings.quiet)
-        status = swap_model(settings, running, model_id, printer)
-        _announce(settings, status, as_json=as_json)
-        return 0
-    if detach:
-        _announce(settings, _detach(settings, model_id), as_json=as_json)
-        return 0
     if announce_fd is not None:
         return _serve_for_parent(settings, config, announce_fd)
     printer = StepPrinter(quiet=settings.quiet)
+    if model_id is not None:
+        running = find_running(settings.paths, settings.egress)
+        if running is not None:
+            status = swap_model(settings, running, model_id, printer)
+            _announce(settings, status, as_json=as_json)
+            return 0
+    if detach:
+        _announce(settings, _detach(settings, model_id, printer), as_json=as_json)
+        return 0
 
     def announce(companion: Companion) -> None:
         _announce(settings, companion.status(), as_json=as_json)
@@ -100,7 +99,7 @@ def _read_config(settings: Settings, model_id: str | None) -> Config:
 async def _serve(
     settings: Settings,
     config: Config,
-    on_step: Callable[[Step], None],
+    on_step: OnStep,
     announce: Callable[[Companion], None],
 ) -> int:
     paths = settings.paths
@@ -157,7 +156,7 @@ def _serve_for_parent(settings: Settings, config: Config, descriptor: int) -> in
             raise error_for(error.reason) from None  # the detail is for the person, not the log
 
 
-def _detach(settings: Settings, model_id: str | None) -> dict[str, Any]:
+def _detach(settings: Settings, model_id: str | None, on_step: OnStep) -> dict[str, Any]:
     if sys.platform == "win32":
         raise error_for(Reason.USAGE, "--detach is not for Windows: give it a window of its own")
     settings.paths.prepare()
@@ -182,7 +181,7 @@ def _detach(settings: Settings, model_id: str | None) -> dict[str, Any]:
                     pass_fds=[writing],
                 )
             os.close(writing)
-            status = _follow(pipe, StepPrinter(quiet=settings.quiet))
+            status = _follow(pipe, on_step)
             finish()
         except KeyboardInterrupt:
             if child is not None:
@@ -199,12 +198,12 @@ def _interrupt(child: subprocess.Popen[bytes]) -> None:
             child.wait()
 
 
-def _follow(pipe: IO[str], printer: StepPrinter) -> dict[str, Any]:
+def _follow(pipe: IO[str], on_step: OnStep) -> dict[str, Any]:
     """Relay the child's steps; return its status, or raise what it ended with."""
     for line in pipe:
         message = json.loads(line)
         if "step" in message:
-            printer(Step(**message["step"]))
+            on_step(Step(**message["step"]))
         elif "available" in message:
             status: dict[str, Any] = message["available"]
             return status

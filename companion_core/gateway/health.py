@@ -55,7 +55,7 @@ class HealthProbe:
         self._judge_deadline = judge_deadline
         self._answer_deadline = answer_deadline
         self._ahead: BackendPool | None = None
-        self._asked: asyncio.Task[tuple[int, bytes]] | None = None
+        self._asked: _Answer | None = None
         self.judge_failed = False
 
     def ask_ahead(self) -> None:
@@ -64,8 +64,7 @@ class HealthProbe:
         The next probe takes the answer.
         """
         self._let_go_of_asked()
-        self._asked = asyncio.ensure_future(self._ask(wait=True))
-        self._asked.add_done_callback(lambda task: task.cancelled() or task.exception())
+        self._asked = self._ask(wait=True)
 
     def connect_ahead(self) -> None:
         """Make the next probe's connection now; where there is none by then, it makes its own."""
@@ -83,15 +82,12 @@ class HealthProbe:
     async def probe(self) -> Verdict:
         """Ask once; OK or `health_failed`, never an exception."""
         self.judge_failed = False
-        asked, self._asked = self._asked, None
-        if asked is None or asked.done():  # what was answered before is no answer now
-            asked = asyncio.ensure_future(self._ask())
-        try:
-            async with asyncio.timeout(self._answer_deadline):
-                status, body = await asked
-        except Exception:  # noqa: BLE001 - whatever stands in the way, there is no good answer
+        asked = await self._answer()
+        if asked is None:
             return _FAILED
-        response = HealthResponse(status=status, body=body, served_model=self._served_model())
+        response = HealthResponse(
+            status=asked.status, body=bytes(asked.body), served_model=self._served_model()
+        )
         try:
             call = start_call(self._checker.judge, response)
         except RuntimeError:
@@ -108,26 +104,36 @@ class HealthProbe:
         self.judge_failed = type(judged) is not bool
         return OK if judged is True else _FAILED
 
+    async def _answer(self) -> _Answer | None:
+        """Return the answer to what was asked ahead or is asked now; None for no good one."""
+        if self._asked is not None and self._asked.complete.done():
+            self._let_go_of_asked()  # that was answered before, not now
+        asked, self._asked = self._asked, None
+        try:
+            asked = asked or self._ask()
+            async with asyncio.timeout(self._answer_deadline):
+                return asked if await asked.complete else None
+        except Exception:  # noqa: BLE001 - whatever stands in the way, there is no good answer
+            return None
+        finally:
+            if asked is not None:  # behind what is done with the answer
+                asyncio.get_running_loop().call_soon(asked.pool.close)
+
     def _let_go_of_asked(self) -> None:
         if self._asked is not None:
-            self._asked.cancel()
+            self._asked.pool.close()
             self._asked = None
 
-    async def _ask(self, *, wait: bool = False) -> tuple[int, bytes]:
+    def _ask(self, *, wait: bool = False) -> _Answer:
         pool, self._ahead = self._ahead or self._new_pool(), None
         request = (
             f"GET {HEALTH_PATH} HTTP/1.1\r\nHost: 127.0.0.1:{self._port()}\r\n"
             f"Authorization: Bearer {self._token}\r\n"
             f"{_PREFER_TO_WAIT if wait else ''}\r\n"
         )
-        answer = _Answer()
-        try:
-            pool.open_and_send(answer, request.encode("ascii"))
-            await answer.complete
-        finally:
-            # Behind whoever waits for the answer.
-            asyncio.get_running_loop().call_soon(pool.close)
-        return answer.status, bytes(answer.body)
+        answer = _Answer(pool)
+        pool.open_and_send(answer, request.encode("ascii"))
+        return answer
 
     def _new_pool(self) -> BackendPool:
         # As any client would, but on the gateway's own event loop: no thread has to take turns.
@@ -136,10 +142,16 @@ class HealthProbe:
 
 
 class _Answer:
-    """Collects one answer; see `Sink`."""
+    """Collects one answer; see `Sink`.
 
-    def __init__(self) -> None:
-        self.complete: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    Attributes:
+        pool: of the one connection that it comes on.
+        complete: whether there was one, once that is known.
+    """
+
+    def __init__(self, pool: BackendPool) -> None:
+        self.pool = pool
+        self.complete: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self.status = 0
         self.body = bytearray()
         self._framer: ChunkFramer | None = None
@@ -167,8 +179,8 @@ class _Answer:
 
     def response_ended(self, now: float) -> None:  # noqa: ARG002 - of the protocol
         if not self.complete.done():
-            self.complete.set_result(None)
+            self.complete.set_result(True)
 
     def response_failed(self) -> None:
         if not self.complete.done():
-            self.complete.set_exception(ConnectionError())
+            self.complete.set_result(False)

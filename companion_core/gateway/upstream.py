@@ -87,13 +87,6 @@ class BackendConnection(asyncio.Protocol):
         self._buffer = b""
         self.idle_since = 0.0
 
-    def begin(self, sink: Sink, request: bytes) -> None:
-        """Send its first request; keep it for another one when the client has gone meanwhile."""
-        if sink.upstream_bound(self):
-            self.send(sink, request)
-        else:
-            self._pool.keep(self, self._pool.now())
-
     def send(self, sink: Sink, request: bytes) -> None:
         """Write a whole request and hand its answer to `sink`."""
         self._sink = sink
@@ -110,12 +103,16 @@ class BackendConnection(asyncio.Protocol):
         """See `asyncio.Protocol`."""
         self.transport = cast("asyncio.Transport", transport)
         self._pool.opened(self)
-        if self._pool.closed_for_good:
-            self.abort()  # the backend was replaced meanwhile
-        elif self._first:
-            self.begin(*self._first.pop())
-        else:
+        loop = asyncio.get_running_loop()
+        if self._pool.closed_for_good:  # the backend was replaced meanwhile
+            loop.call_soon(self.abort)  # uvloop lets nobody abort from in here
+        elif not self._first:
             self._pool.unused = self
+        elif self._first[0][0].upstream_bound(self):
+            self.send(*self._first.pop())
+        else:
+            self._first.clear()
+            loop.call_soon(self._pool.keep, self, self._pool.now())
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See `asyncio.Protocol`."""
@@ -270,8 +267,10 @@ class BackendPool:
         connection = self._take_unused()
         if connection is None:
             self._start_connecting((sink, request))
+        elif sink.upstream_bound(connection):
+            connection.send(sink, request)
         else:
-            connection.begin(sink, request)
+            self.keep(connection, self.now())
 
     def open_ahead(self) -> None:
         """Make a connection that waits for the next request, however long that takes."""

@@ -30,12 +30,14 @@ from companion_core.runtime.backend_client import send_prepare
 from companion_core.runtime.kept import Kept
 from companion_core.runtime.readback import environment_names, listeners
 from companion_core.runtime.staging import ProvedFile
+from companion_core.tasks import outlast
 
 __all__ = ["Watched", "read_back", "unless_exited", "until_serving"]
 
 T = TypeVar("T")
 
 _READ_BACK_SECONDS: Final = 1.0
+_LOOK_SECONDS: Final = 0.1
 _LONG_SECONDS: Final = 0.005
 # In so many turns of the event loop a connection is made and the question sent, which is being
 # answered while the start goes on.
@@ -50,6 +52,7 @@ class Watched:
         channel: where it listens, as it knows it.
         way: how the companion reaches that.
         takes_long: there is so much to look at that a thread has to.
+        seen: the processes that the newest look found as planned, and what that proved.
     """
 
     kept: Kept
@@ -60,6 +63,7 @@ class Watched:
     child_names: frozenset[str]
     allow_open_backend: bool
     takes_long: bool = False
+    seen: tuple[frozenset[int], LoopbackChannel] | None = None
 
     def require(self, verdict: Verdict) -> None:
         """Go on with a proved channel alone; raise what anything else stands for."""
@@ -98,11 +102,24 @@ def read_back(watched: Watched, *, wait: bool = True) -> Verdict:
     )
     if not verdict.ok:
         return verdict
-    return check_listeners(
+    verdict = check_listeners(
         listeners(tree),
         watched.channel,
         allow_open_backend=watched.allow_open_backend,
     )
+    watched.seen = (frozenset(tree), verdict) if isinstance(verdict, LoopbackChannel) else None
+    return verdict
+
+
+def read_back_who_came(watched: Watched, *, wait: bool = True) -> Verdict:
+    """As `read_back`, a moment after it: looks at nobody when nobody has come since."""
+    if watched.seen is not None and watched.kept.identity is not None:
+        known, proof = watched.seen
+        with contextlib.suppress(ProcessUnreadable):
+            tree = watched.kept.tree()
+            if watched.kept.identity.pid in tree and known.issuperset(tree):
+                return proof
+    return read_back(watched, wait=wait)
 
 
 async def until_serving(
@@ -130,14 +147,38 @@ async def until_serving(
     looked_at = await _until_listening(egress, watched, plan)
     if plan.prepare:
         on_listening()
-    for request in plan.prepare:
-        await send_prepare(egress, watched.way, request, key=key, model=model)
+        preparing = _prepare(egress, watched, plan, key=key, model=model)
+        looked_at = max(looked_at, await _look_on(watched, preparing))
     on_prepared()
     for _ in range(_TURNS_TO_ASK):
         await asyncio.sleep(0)
     if plan.prepare:
-        looked_at = asyncio.get_running_loop().time()
-        watched.require(await _read_back(watched))
+        watched.require(await _look(watched, read_back_who_came))
+    return looked_at
+
+
+async def _prepare(
+    egress: Egress, watched: Watched, plan: SpawnPlan, *, key: str | None, model: ProvedFile
+) -> None:
+    for request in plan.prepare:
+        await send_prepare(egress, watched.way, request, key=key, model=model)
+
+
+async def _look_on(watched: Watched, work: Coroutine[Any, Any, None]) -> float:
+    """Read back again and again until `work` is over; return when last, on the loop's clock."""
+    now, looked_at, working = (
+        asyncio.get_running_loop().time,
+        -math.inf,
+        asyncio.ensure_future(work),
+    )
+    try:
+        while not (await asyncio.wait({working}, timeout=_LOOK_SECONDS))[0]:
+            looked_at = now()
+            watched.require(await _look(watched, read_back))
+        working.result()
+    finally:
+        working.cancel()
+        await outlast(working)
     return looked_at
 
 
@@ -203,7 +244,7 @@ async def _until_announced(watched: Watched) -> None:
 
 async def _is_as_planned(watched: Watched) -> bool:
     """Read back and tell whether it holds its socket; end the start for anything unplanned."""
-    verdict = await _read_back(watched)
+    verdict = await _look(watched, read_back)
     if verdict.reason is Reason.NOT_RUNNING:
         await watched.kept.exited.wait()
     if verdict.reason is not Reason.HEALTH_FAILED:  # that one: not its own socket yet
@@ -211,18 +252,18 @@ async def _is_as_planned(watched: Watched) -> bool:
     return verdict.ok
 
 
-async def _read_back(watched: Watched) -> Verdict:
-    """Read back without a thread where that is quick: what starts waits for it."""
+async def _look(watched: Watched, look: Callable[..., Verdict]) -> Verdict:
+    """Look without a thread where that is quick: what starts waits for it."""
     if not watched.takes_long:
         now = asyncio.get_running_loop().time
         began = now()
         try:
-            return read_back(watched, wait=False)
+            return look(watched, wait=False)
         except BlockingIOError:
             pass
         finally:
             watched.takes_long = now() - began > _LONG_SECONDS
-    return await asyncio.to_thread(read_back, watched)
+    return await asyncio.to_thread(look, watched)
 
 
 def _is_in_place(channel: BackendChannel) -> bool:

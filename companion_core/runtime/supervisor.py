@@ -18,7 +18,6 @@ from companion_core.decisions.restart import Ending
 from companion_core.decisions.verdict import OK, Verdict, refuse
 from companion_core.egress import Egress
 from companion_core.errors import CompanionError, Reason, error_for
-from companion_core.runtime.backend_store import BackendStore
 from companion_core.runtime.kept import Kept
 from companion_core.runtime.readiness import read_back
 from companion_core.runtime.start_plan import StartSpec
@@ -81,7 +80,6 @@ class Supervisor:
         self._starting: asyncio.Task[StartedBackend] | None = None
         self._stopping = False
         self._watch: asyncio.Task[None] | None = None
-        self._writing_down: asyncio.Task[None] | None = None
         self._last_lines: tuple[str, ...] = ()
 
     @property
@@ -142,8 +140,6 @@ class Supervisor:
         self.state = move.state
         if ok:
             self.ready_since = self._clock()
-            if self._run is not None and self._run.store is not None:
-                self._writing_down = asyncio.ensure_future(_write_down(self._run.store))
         elif self._run is not None:
             self._end(self._run)
 
@@ -178,9 +174,8 @@ class Supervisor:
             if self._run is not None:
                 await finish(self._take_down(self._run, terminate_after, kill_after))
         finally:
-            for task in (self._watch, self._writing_down):
-                if task is not None:
-                    await outlast(task)
+            if self._watch is not None:
+                await outlast(self._watch)
 
     async def check_runtime(self, *, max_age: float = 0) -> Verdict:
         """Read the runtime's environment and sockets back; end it when they are not as planned.
@@ -206,6 +201,19 @@ class Supervisor:
             self._tell_exit(Ending(reason=verdict.reason, exit_code=None, ready=True))
         return verdict
 
+    async def settle(self) -> None:
+        """Do behind a runtime's first good answer what nobody has to wait for.
+
+        It is looked at whole, since while it started a look from just before counted, and what it
+        keeps for its next start is written down: without that the next start is slower, no more.
+        """
+        run = self._run
+        verdict = await self.check_runtime()
+        as_planned = verdict.ok or verdict.reason is Reason.NOT_RUNNING
+        if as_planned and run is not None and run.store is not None:
+            with contextlib.suppress(CompanionError, OSError):
+                await run_in_worker(run.store.write_down)
+
     def condemn(self, reason: Reason) -> None:
         """End a runtime that serves no more; `on_exit` is told, as when it had ended itself."""
         if self._run is not None and not self._run.ended:
@@ -219,8 +227,6 @@ class Supervisor:
     async def _start(self, spec: StartSpec) -> StartedBackend:
         if self._run is not None:  # the one before was told to end and has not ended yet
             await finish(self._take_down(self._run, 0, KILL_AFTER_SECONDS))
-        if self._writing_down is not None:
-            await outlast(self._writing_down)
         run = self._run = Run(spec=spec)
         self._last_lines = ()
         try:
@@ -269,9 +275,3 @@ class Supervisor:
         await take_down(run, terminate_after=terminate_after, kill_after=kill_after)
         if self._run is run:
             self._last_lines, self._run = self.last_lines, None
-
-
-async def _write_down(store: BackendStore) -> None:
-    # Not before the runtime serves, and no reason for it not to: the next start is slower.
-    with contextlib.suppress(CompanionError, OSError):
-        await run_in_worker(store.write_down)

@@ -5,11 +5,13 @@ import os
 import socket
 import stat
 import sys
+import threading
 from dataclasses import replace
 
 import pytest
 
-from companion_core.control import InstanceLock, RunningInstance, ask, find_running
+from companion_core import control
+from companion_core.control import InstanceLock, RunningInstance, ask, find_running, has_gone
 from companion_core.control_server import ControlServer
 from companion_core.egress import LiveEgress
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason, Refused
@@ -156,6 +158,22 @@ def test_a_state_file_whose_lock_is_free_is_not_believed(paths):
     assert find_running(paths, egress) is None
     with held(paths):
         assert find_running(paths, egress) is not None
+
+
+def test_one_that_lets_go_of_its_lock_in_this_moment_has_gone(paths, monkeypatch):
+    egress = LiveEgress()
+    me = egress.identify(os.getpid())
+    state = {"pid": me.pid, "start_time": me.start_time, "control_socket": "/x"}
+    write_private(paths.state_file, json.dumps(state).encode())
+    lock = InstanceLock(paths.lock_file)
+    lock.acquire()
+    running = find_running(paths, egress)
+    assert not has_gone(running, paths, egress)
+    monkeypatch.setattr(control, "KILLED_SECONDS", 60)
+    killed = threading.Timer(0.1, lock.release)
+    killed.start()
+    assert has_gone(running, paths, egress)
+    killed.join()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="others do not tell the peer's pid")

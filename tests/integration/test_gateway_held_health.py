@@ -141,8 +141,8 @@ def test_an_answer_from_before_is_none_and_a_question_is_taken_back() -> None:
         asked = probe._asked
         assert asked is not None
         clock.now += 3600
-        await asyncio.wait({asked}, timeout=30)
-        assert (await asked)[0] == 503
+        assert await asked.complete
+        assert asked.status == 503
         door.gateway.attach(backend)
         assert await probe.probe() == OK
         door.gateway.detach()

@@ -134,7 +134,7 @@ MANIFEST = "manifests/registry.ollama.ai/companion/model/latest"
 
 async def start_and_stop(machine, spec) -> list[str]:
     await machine.supervisor.start(spec)
-    machine.supervisor.report_health(ok=True)
+    await machine.supervisor.settle()
     await machine.supervisor.stop()
     return asked_for(machine)
 

@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import socket
-import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -367,50 +366,82 @@ def test_what_a_runtime_stored_is_written_down_once_it_serves(machine) -> None:
         await machine.supervisor.stop()
         assert not spec.store_record.exists()
         await machine.supervisor.start(spec)
-        machine.supervisor.report_health(ok=True)
+        await machine.supervisor.settle()
         await machine.supervisor.stop()
         assert '"files"' in spec.store_record.read_text()
 
     asyncio.run(life())
 
 
-def test_nothing_else_is_started_or_over_before_that_is_written_down(machine, monkeypatch) -> None:
+def test_what_it_opened_behind_the_last_look_of_its_start_ends_it(machine) -> None:
     spec = storing(machine)
-    written, proved = threading.Event(), []
-    write_down, prove = BackendStore.write_down, BackendStore.prove
-
-    def slow(store: BackendStore, cancelled: threading.Event) -> None:
-        assert written.wait(30)
-        write_down(store, cancelled)
-
-    def noted(store: BackendStore, cancelled: threading.Event) -> Any:
-        proved.append(written.is_set())
-        return prove(store, cancelled)
 
     async def life() -> None:
         supervisor = machine.supervisor
         backend = await supervisor.start(spec)
-        monkeypatch.setattr(BackendStore, "write_down", slow)
-        monkeypatch.setattr(BackendStore, "prove", noted)
         supervisor.report_health(ok=True)
-        os.kill(backend.pid, signal.SIGKILL)
-        await parts.until(lambda: machine.exits)
-        another = asyncio.ensure_future(supervisor.start(spec))
-        stopping = None
-        try:
-            await parts.until(lambda: not machine.leftovers())
-            await asyncio.sleep(0.05)
-            assert proved == []
-            stopping = asyncio.ensure_future(supervisor.stop())
-            await asyncio.sleep(0.05)
-            assert not stopping.done()
-        finally:
-            written.set()
-            await asyncio.gather(another, stopping or supervisor.stop(), return_exceptions=True)
-        assert False not in proved
+        os.kill(backend.pid, signal.SIGUSR1)
+        await parts.until(lambda: listeners(supervisor.tree()))
+        await supervisor.settle()
+        assert supervisor.last_ending.reason is Reason.RUNTIME_LISTENS_WIDE
+        await supervisor.stop()
+        assert not spec.store_record.exists()
 
     asyncio.run(life())
     assert machine.leftovers() == []
+
+
+def prepared(plan, _request):
+    return replace(plan, prepare=(BackendRequest(method="POST", path="/create"),))
+
+
+def test_it_is_looked_at_while_it_is_being_prepared(machine, monkeypatch) -> None:
+    async def for_ever(*_args: Any, **_options: Any) -> None:
+        os.kill(machine.supervisor.runtime_pid, signal.SIGUSR1)
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(readiness, "send_prepare", for_ever)
+    error = refused_start(machine, machine.spec(spawner=parts.FakeSpawner(alter=prepared)))
+    assert error.reason is Reason.RUNTIME_LISTENS_WIDE
+
+
+@pytest.mark.parametrize("somebody_came", [False, True])
+def test_behind_its_preparation_all_are_looked_at_only_if_somebody_came(
+    machine, monkeypatch, somebody_came
+) -> None:
+    looks, came = [], []
+    read_back, who_came, send = (
+        readiness.read_back,
+        readiness.read_back_who_came,
+        readiness.send_prepare,
+    )
+
+    def noted(watched, **options: Any):
+        looks.append("all")
+        return read_back(watched, **options)
+
+    def last(watched, **options: Any):
+        if somebody_came and not came:
+            tree, proof = watched.seen
+            watched.seen = tree - {watched.kept.identity.pid}, proof
+        came.append(len(looks))
+        return who_came(watched, **options)
+
+    async def slow(*args: Any, **options: Any) -> None:
+        await asyncio.sleep(0.3)
+        await send(*args, **options)
+
+    monkeypatch.setattr(readiness, "read_back", noted)
+    monkeypatch.setattr(readiness, "read_back_who_came", last)
+    monkeypatch.setattr(readiness, "send_prepare", slow)
+
+    async def life() -> None:
+        await machine.supervisor.start(machine.spec(spawner=parts.FakeSpawner(alter=prepared)))
+        await machine.supervisor.stop()
+
+    asyncio.run(life())
+    assert came[0] >= 2  # when it listened, and meanwhile
+    assert len(looks) - came[0] == somebody_came
 
 
 @pytest.mark.parametrize("error", [OSError(28, "no space"), Refused(Reason.STATE_PATH_UNSAFE)])
@@ -426,7 +457,7 @@ def test_a_store_that_cannot_be_written_down_costs_no_more_than_that(
         monkeypatch.setattr(BackendStore, "_survey", failing)
         await machine.supervisor.start(spec)
         machine.supervisor.report_health(ok=True)
-        await asyncio.sleep(0.05)
+        await machine.supervisor.settle()
         assert machine.supervisor.state is State.READY
         await machine.supervisor.stop()
         assert not spec.store_record.exists()

@@ -470,3 +470,28 @@ def test_a_program_that_was_replaced_is_not_started_again(machine) -> None:
             assert serving.upkeep.gave_up is Reason.RUNTIME_CHANGED
 
     asyncio.run(life())
+
+
+def test_what_is_done_behind_the_first_answer_is_over_when_a_stop_is(machine) -> None:
+    async def life() -> None:
+        serving = fake(machine, parts.FakeSpawner())
+        release, settled = asyncio.Event(), []
+
+        async def settle() -> None:
+            await release.wait()
+            settled.append(True)
+
+        serving._supervisor.settle = settle
+        await serving.open()
+        await serving.start(machine.model)
+        assert serving.lifecycle().ok
+        stopping = asyncio.ensure_future(serving.stop())
+        await parts.until(lambda: not machine.leftovers())
+        await asyncio.sleep(0.05)
+        assert not stopping.done()
+        release.set()
+        await stopping
+        assert settled == [True]
+        await serving.gateway.close()
+
+    asyncio.run(life())

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -79,6 +80,24 @@ def test_the_new_model_serves_at_the_same_address_with_the_same_token(person):
     assert len(person.model_host.requests) == downloads
     assert person.companion("down").returncode == 0
     assert person.wait_until_alone() == []
+
+
+def test_a_companion_whose_steps_nobody_reads_any_more_swaps_all_the_same(world):
+    world.publish()
+    publish(world)
+    world.configure()
+    with subprocess.Popen(
+        world.argv("up", "--json"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        try:
+            assert json.loads(running.stdout.readline())["available"] is True
+            running.stderr.close()
+            up = world.companion("up", "--model", "other")
+            assert up.returncode == 0, up.stderr
+            assert world.companion("down").returncode == 0
+            assert running.wait(DEADLINE_SECONDS) == 0
+        finally:
+            running.kill()
 
 
 def test_a_runtime_that_ends_is_replaced_by_one_of_the_new_model(two):
@@ -239,15 +258,32 @@ def test_while_it_is_fetched_the_old_one_serves_and_a_signal_ends_it(two, number
         assert facts(two) == before
         assert client.chat("tiny") == "ok"
         assert client.chat("other") == "model_not_served"
+        swap = two.status()["swap"]
+        assert (swap["model"], swap["step"]["name"] in {"manifest", "download"}) == ("other", True)
+        assert "swap       to other: " in two.companion("status").stdout
         second = two.companion("up", "--model", "other")
         assert (second.returncode, reason_of(second.stderr)) == (4, "swap_in_progress")
         up.send_signal(number)
         assert finish(up) == (130, "interrupted")
     assert facts(two) == before
+    assert "swap" not in two.status()
     assert len(two.stored_models()) == 1
     # Nothing of it is in the way of the next.
     two.model_host.misbehave = Misbehaviour()
     assert two.companion("up", "--model", "other").returncode == 0
+
+
+def test_a_companion_that_is_silent_and_there_is_asked_again(two):
+    companion = psutil.Process(two.status()["pid"])
+    with stalled(two, patience=0.5) as up:
+        companion.suspend()
+        try:
+            assert any(line.startswith("silence") for line in up.stderr)
+        finally:
+            companion.resume()
+        up.send_signal(signal.SIGINT)
+        assert finish(up) == (130, "interrupted")
+    assert Client(two).chat("tiny") == "ok"
 
 
 # --- the end of the companion in the middle of it ----------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,13 +24,16 @@ def held_model(name: str, log: list[str]) -> HeldModel:
 
 
 class Upkeep:
-    """Goes on until it is told to give up."""
+    """Goes on until it is told to give up; a fault is raised then."""
 
     def __init__(self) -> None:
         self.gives_up = asyncio.Event()
+        self.fault: Exception | None = None
 
     async def run(self) -> None:
         await self.gives_up.wait()
+        if self.fault is not None:
+            raise self.fault
 
 
 class FakeServing:
@@ -40,6 +44,8 @@ class FakeServing:
         failing: starts of these models raise that, or never end if it is None.
         busy: a drain waits for what runs.
         too_large: the model that is above a ceiling.
+        stopping: set when a stop has begun; it ends when `may_stop` is.
+        stops: what the next stops raise, if anything.
     """
 
     def __init__(self) -> None:
@@ -49,6 +55,9 @@ class FakeServing:
         self.too_large: str | None = None
         self.draining = asyncio.Event()
         self.starting = asyncio.Event()
+        self.stopping, self.may_stop = asyncio.Event(), asyncio.Event()
+        self.may_stop.set()
+        self.stops: deque[Exception | None] = deque()
         self.full_size = self.size = FULL
         self.upkeep = Upkeep()
 
@@ -75,6 +84,10 @@ class FakeServing:
             raise EnvironmentUnavailable(Reason.RAM_OVER_LIMIT)
 
     async def stop(self) -> None:
+        self.stopping.set()
+        await self.may_stop.wait()
+        if self.stops and (error := self.stops.popleft()) is not None:
+            raise error
         self.log.append("stop")
 
     def status(self) -> dict[str, Any]:

@@ -116,11 +116,24 @@ class Client:
         return [each["id"] for each in json.loads(self.ask("/models")[1])["data"]]
 
 
+# Runs the command line; waits for an answer of the companion only as many seconds as it is told.
+IMPATIENT = """
+import sys
+from companion_core import egress
+egress.CONTROL_TIMEOUT_SECONDS = float(sys.argv[1])
+from companion_core.cli import main
+sys.exit(main(sys.argv[2:]))
+"""
+
+
 @contextlib.contextmanager
-def swapping(world) -> Iterator[subprocess.Popen[str]]:
+def swapping(world, patience: float | None = None) -> Iterator[subprocess.Popen[str]]:
     """`companion up --model other`, under way."""
+    argv = world.argv("up", "--model", "other")
+    if patience is not None:
+        argv[1:3] = ["-c", IMPATIENT, str(patience)]
     with subprocess.Popen(
-        world.argv("up", "--model", "other"),
+        argv,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -132,10 +145,10 @@ def swapping(world) -> Iterator[subprocess.Popen[str]]:
 
 
 @contextlib.contextmanager
-def stalled(world) -> Iterator[subprocess.Popen[str]]:
+def stalled(world, patience: float | None = None) -> Iterator[subprocess.Popen[str]]:
     """A swap whose download has fallen silent."""
     world.model_host.misbehave = Misbehaviour(stall_after=1000)
-    with swapping(world) as up:
+    with swapping(world, patience) as up:
         assert wait_until(
             lambda: any(path == "/other.gguf" for path, _ in world.model_host.requests),
             DEADLINE_SECONDS,

@@ -42,6 +42,11 @@ class Scene:
         return caught.value.reason
 
 
+async def until_nothing_else_runs() -> None:
+    """Return when every other task has ended by itself."""
+    await asyncio.wait(asyncio.all_tasks() - {asyncio.current_task()})
+
+
 def play(story: Callable[[Scene], Coroutine[Any, Any, None]]) -> list[str]:
     """Return what happened after the old model was there."""
 
@@ -77,6 +82,15 @@ def test_one_that_does_not_start_is_let_go_of_and_the_old_one_started_as_large_a
         assert scene.serving.size == SMALL
 
     assert play(story) == ["drain 30", "stop", "start new", "stop", "let go of new", "start old"]
+
+
+def test_one_whose_runtime_did_not_stop_stays_held() -> None:
+    async def story(scene: Scene) -> None:
+        scene.serving.failing["new"] = EnvironmentUnavailable(Reason.START_TIMEOUT)
+        scene.serving.stops.extend([None, CompanionError(Reason.INTERNAL_FAULT)])
+        assert await scene.refused() is Reason.INTERNAL_FAULT
+
+    assert "let go of new" not in play(story)
 
 
 def test_what_is_known_not_to_start_costs_the_old_one_nothing() -> None:
@@ -182,6 +196,61 @@ def test_an_upkeep_that_gives_up_is_told() -> None:
             await asyncio.sleep(0)
 
     play(story)
+
+
+def test_a_writer_who_takes_the_model_does_not_end_the_companion() -> None:
+    async def story(scene: Scene) -> None:
+        scene.old.leases._on_break()
+        await until_nothing_else_runs()
+        assert scene.old.closed
+
+    assert play(story) == ["stop", "let go of old"]
+
+
+def test_giving_a_model_up_is_carried_to_its_end_also_when_nobody_keeps_it_any_more() -> None:
+    async def story(scene: Scene) -> None:
+        scene.serving.may_stop.clear()
+        scene.old.leases._on_break()
+        await scene.serving.stopping.wait()
+        unwatch = asyncio.ensure_future(scene.served.unwatch())
+        await asyncio.sleep(0)  # the watch is cancelled
+        assert not unwatch.done()
+        scene.serving.may_stop.set()
+        await unwatch
+        assert scene.old.closed
+
+    assert play(story) == ["stop", "let go of old"]
+
+
+def test_one_that_cannot_be_given_up_ends_the_companion() -> None:
+    async def story(scene: Scene) -> None:
+        scene.serving.stops.append(LookupError())
+        scene.old.leases._on_break()
+        await until_nothing_else_runs()
+        with pytest.raises(LookupError):
+            await scene.served.unwatch()
+        assert not scene.old.closed
+
+    assert play(story) == ["unwatched"]
+
+
+def test_what_ended_the_watch_is_raised_where_it_is_taken_over() -> None:
+    async def unwatched(scene: Scene) -> None:
+        scene.serving.upkeep.fault = LookupError()
+        scene.serving.upkeep.gives_up.set()
+        await until_nothing_else_runs()
+        with pytest.raises(LookupError):
+            await scene.served.unwatch()
+
+    async def replaced(scene: Scene) -> None:
+        scene.serving.upkeep.fault = LookupError()
+        scene.serving.upkeep.gives_up.set()
+        await until_nothing_else_runs()
+        with pytest.raises(LookupError):
+            await scene.replace()
+
+    assert play(unwatched) == ["unwatched"]
+    assert play(replaced) == ["unwatched", "let go of new"]
 
 
 def test_a_stop_in_the_middle_starts_nothing() -> None:

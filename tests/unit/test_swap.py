@@ -50,8 +50,8 @@ class Scene:
             await self.ask(op, **arguments)
         return caught.value.reason
 
-    async def outcome(self) -> dict[str, Any]:
-        while not (news := await self.ask("swap_news", swap="s", seen=99))["ended"]:
+    async def outcome(self, swap: str = "s") -> dict[str, Any]:
+        while not (news := await self.ask("swap_news", swap=swap, seen=99))["ended"]:
             pass
         return news
 
@@ -81,6 +81,46 @@ def test_who_asked_hears_each_step_once_and_how_it_ended() -> None:
         news = await scene.outcome()
         assert news["error"] is None
         assert scene.model_id == "new"
+        assert scene.log == ["manifest", "download", "model"]
+
+    play(story)
+
+
+def test_news_come_also_while_there_is_nothing_new() -> None:
+    async def story(scene: Scene) -> None:
+        await scene.ask("swap", swap="s", model="new")
+        news = [await scene.ask("swap_news", swap="s", seen=1) for _ in range(3)]
+        assert not any(each["ended"] or each["steps"] for each in news)
+
+    play(story)
+
+
+def test_while_it_is_on_its_way_its_model_and_its_latest_step_are_told() -> None:
+    async def story(scene: Scene) -> None:
+        assert scene.swaps.status() == {}
+        await scene.ask("swap", swap="s", model="new")
+        assert scene.swaps.status() == {"swap": {"model": "new", "step": None}}
+        await scene.ask("swap_news", swap="s", seen=1)
+        download = {"name": "download", "text": "new", "done": 1, "total": 2}
+        assert scene.swaps.status() == {"swap": {"model": "new", "step": download}}
+        scene.proved.set()
+        await scene.replacing.wait()
+        assert scene.swaps.status()["swap"]["step"]["name"] == "model"
+        scene.replaced.set()
+        await scene.outcome()
+        assert scene.swaps.status() == {}
+
+    play(story)
+
+
+def test_who_heard_no_answer_may_ask_for_it_once_more() -> None:
+    async def story(scene: Scene) -> None:
+        scene.proved.set()
+        scene.replaced.set()
+        for _ in range(2):
+            assert await scene.ask("swap", swap="s", model="new") == {}
+        await scene.outcome()
+        assert await scene.ask("swap", swap="s", model="new") == {}
         assert scene.log == ["manifest", "download", "model"]
 
     play(story)
@@ -124,11 +164,11 @@ def test_it_is_cancelled_until_the_model_is_proved_and_then_no_more(pause) -> No
         assert await scene.ask("swap_cancel", swap="s") == {"cancelled": True}
         assert (await scene.outcome())["error"]["reason"] == "interrupted"
         scene.proved.set()
-        await scene.ask("swap", swap="s", model="new")
+        await scene.ask("swap", swap="t", model="new")
         await scene.replacing.wait()
-        assert await scene.ask("swap_cancel", swap="s") == {"cancelled": False}
+        assert await scene.ask("swap_cancel", swap="t") == {"cancelled": False}
         scene.replaced.set()
-        assert (await scene.outcome())["error"] is None
+        assert (await scene.outcome("t"))["error"] is None
 
     play(story)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,13 @@ import pytest
 from companion_core.cli import Settings, model_swap
 from companion_core.control import RunningInstance
 from companion_core.egress import ProcessIdentity, RefusingEgress
-from companion_core.errors import EnvironmentUnavailable, PluginFault, Reason, UsageError
+from companion_core.errors import (
+    CompanionError,
+    EnvironmentUnavailable,
+    PluginFault,
+    Reason,
+    UsageError,
+)
 from companion_core.step import Step
 
 pytestmark = pytest.mark.unit
@@ -52,7 +59,7 @@ def companion(monkeypatch):
             answer = next(self.answers)
             if isinstance(answer, BaseException):
                 raise answer
-            return answer
+            return answer() if callable(answer) else answer
 
         def swap(self, *answers: Any) -> Any:
             self.answers = iter(answers)
@@ -61,9 +68,7 @@ def companion(monkeypatch):
 
     made = Companion()
     monkeypatch.setattr(model_swap, "ask", made.ask)
-    monkeypatch.setattr(
-        model_swap, "find_running", lambda *_: RUNNING if made.still_there else None
-    )
+    monkeypatch.setattr(model_swap, "has_gone", lambda *_: not made.still_there)
     return made
 
 
@@ -95,13 +100,50 @@ def test_a_refusal_comes_with_its_plugin(companion):
     )
 
 
-@pytest.mark.parametrize("still_there", [True, False])
-def test_a_companion_that_answers_no_more_is_there_or_was_stopped(companion, still_there):
-    companion.still_there = still_there
-    with pytest.raises(Exception) as caught:
-        companion.swap({}, EnvironmentUnavailable(Reason.CONTROL_UNAVAILABLE))
-    expected = Reason.CONTROL_UNAVAILABLE if still_there else Reason.INTERRUPTED
-    assert caught.value.reason is expected
+def silence() -> EnvironmentUnavailable:
+    return EnvironmentUnavailable(Reason.CONTROL_UNAVAILABLE)
+
+
+def test_one_that_is_silent_and_gone_was_stopped(companion):
+    companion.still_there = False
+    with pytest.raises(CompanionError) as caught:
+        companion.swap({}, silence())
+    assert caught.value.reason is Reason.INTERRUPTED
+    assert companion.steps == []
+
+
+def test_one_that_is_silent_and_there_is_asked_again(companion):
+    answers = [{}, news(Step("manifest", "m")), news(ended=True), {"available": True}]
+    waits = [each for answer in answers for each in (silence(), silence(), answer)]
+    assert companion.swap(*waits) == {"available": True}
+    assert [op for op, _ in companion.asked[::3]] == ["swap", "swap_news", "swap_news", "status"]
+    assert [step.name for step in companion.steps].count("silence") == len(answers)
+
+
+def test_one_that_stays_silent_is_given_up_and_the_person_told_where_to_look(companion):
+    with pytest.raises(EnvironmentUnavailable) as caught:
+        companion.swap({}, *(silence() for _ in range(100)))
+    assert caught.value.reason is Reason.CONTROL_UNAVAILABLE
+    assert "companion status" in caught.value.detail
+    assert len(companion.asked) == 1 + model_swap.ATTEMPTS
+
+
+def test_what_is_refused_is_not_asked_again(companion):
+    with pytest.raises(EnvironmentUnavailable) as caught:
+        companion.swap(EnvironmentUnavailable(Reason.SWAP_IN_PROGRESS))
+    assert caught.value.reason is Reason.SWAP_IN_PROGRESS
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_a_signal_when_it_has_ended_changes_nothing(companion):
+    def interrupted() -> dict[str, bool]:
+        os.kill(os.getpid(), signal.SIGINT)
+        return {"available": True}
+
+    try:
+        assert companion.swap({}, news(ended=True), interrupted) == {"available": True}
+    except KeyboardInterrupt:
+        pytest.fail("it was interrupted")
 
 
 def test_a_signal_cancels_and_waits_for_the_end(companion):

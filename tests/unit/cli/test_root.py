@@ -1,4 +1,6 @@
+import dataclasses
 import json
+import os
 import re
 import subprocess
 import sys
@@ -11,9 +13,9 @@ import pytest
 from companion_core.cli import COMMANDS, main, refuse
 from companion_core.cli.progress import StepPrinter
 from companion_core.cli.status_command import as_text
-from companion_core.companion import Step
 from companion_core.egress import RefusingEgress
-from companion_core.errors import PluginFault, Reason
+from companion_core.errors import EnvironmentUnavailable, PluginFault, Reason
+from companion_core.step import Step
 
 pytestmark = pytest.mark.unit
 
@@ -104,6 +106,20 @@ def test_a_fault_of_the_program_exits_1_and_names_no_value(tmp_path, capsys, mon
     assert "a secret of the fault" not in err
 
 
+@pytest.mark.parametrize(("gone", "code"), [(True, 5), (False, 4)])
+def test_a_companion_that_gives_no_answer_has_just_ended_or_is_silent(
+    tmp_path, monkeypatch, gone, code
+):
+    def silent(*_arguments):
+        raise EnvironmentUnavailable(Reason.CONTROL_UNAVAILABLE)
+
+    module = "companion_core.cli.status_command"
+    monkeypatch.setattr(f"{module}.find_running", lambda *_: object())
+    monkeypatch.setattr(f"{module}.ask", silent)
+    monkeypatch.setattr(f"{module}.has_gone", lambda *_: gone)
+    assert main(["--state-dir", str(tmp_path), "status"]) == code
+
+
 def test_json_after_the_separator_belongs_to_the_client(tmp_path, capsys):
     main(["--state-dir", str(tmp_path), "token", "--", "--json"])
     assert capsys.readouterr().out == ""
@@ -147,6 +163,17 @@ def test_progress_of_a_closed_stderr_goes_nowhere(monkeypatch):
     StepPrinter()(Step("model", "tiny"))
 
 
+@pytest.mark.skipif(os.name != "posix", reason="a pipe that nobody reads")
+def test_progress_that_nobody_reads_any_more_goes_nowhere(monkeypatch):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as left:
+        monkeypatch.setattr(sys, "stderr", left)
+        printer = StepPrinter()
+        for _ in range(2):
+            printer(Step("model", "tiny"))
+
+
 def test_a_plugin_at_fault_is_named(capsys):
     assert refuse(PluginFault(Reason.PLUGIN_CALL_FAILED, "llamafile", "what it did")) == 3
     first, last = capsys.readouterr().err.splitlines()
@@ -177,6 +204,14 @@ def test_the_text_of_a_status_has_every_fact_of_the_document():
         "1.5 %", "1.2 s", "keychain linux", "probe process",
     ):  # fmt: skip
         assert fact in text
+    for step, told in {
+        None: "begun",
+        Step("download", "new", 300_000, 1_200_000): "download 0.3 of 1.2 MB",
+        Step("model", "proved"): "model proved",
+    }.items():
+        document = None if step is None else dataclasses.asdict(step)
+        swapping = as_text({**status, "swap": {"model": "new", "step": document}})
+        assert f"swap       to new: {told}\n" in swapping
     refused = as_text({**status, "available": False, "reason": "health_stale"})
     assert refused.startswith("not available (health_stale)")
 

@@ -40,7 +40,7 @@ def test_a_trial_leaves_no_child() -> None:
 def test_a_detached_start_is_given_up(tmp_path: Path) -> None:
     egress = Interrupted()
     with pytest.raises(KeyboardInterrupt):
-        _detach(Settings(egress=egress, state_dir=tmp_path / "state"), None)
+        _detach(Settings(egress=egress, state_dir=tmp_path / "state"), None, lambda _step: None)
     assert egress.started.returncode == -signal.SIGTERM
 
 

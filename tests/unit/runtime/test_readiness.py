@@ -63,9 +63,8 @@ def test_what_would_have_to_be_waited_for_is_read_back_in_a_thread(monkeypatch) 
             raise BlockingIOError
         return OK
 
-    monkeypatch.setattr(readiness, "read_back", look)
     monkeypatch.setattr(readiness, "_LONG_SECONDS", 60)
-    assert asyncio.run(readiness._read_back(SimpleNamespace(takes_long=False))) is OK
+    assert asyncio.run(readiness._look(SimpleNamespace(takes_long=False), look)) is OK
     mine = threading.main_thread()
     assert [thread is mine for thread in threads] == [True, False]
 
@@ -79,10 +78,9 @@ def test_a_look_that_took_long_is_left_to_a_thread_from_then_on(monkeypatch) -> 
 
     async def twice() -> None:
         watched = SimpleNamespace(takes_long=False)
-        assert await readiness._read_back(watched) is OK
-        assert await readiness._read_back(watched) is OK
+        assert await readiness._look(watched, look) is OK
+        assert await readiness._look(watched, look) is OK
 
-    monkeypatch.setattr(readiness, "read_back", look)
     monkeypatch.setattr(readiness, "_LONG_SECONDS", -1)
     asyncio.run(twice())
     mine = threading.main_thread()
