@@ -428,7 +428,7 @@ def test_behind_its_preparation_all_are_looked_at_only_if_somebody_came(
         return who_came(watched, **options)
 
     async def slow(*args: Any, **options: Any) -> None:
-        await asyncio.sleep(0.3)
+        await parts.until(lambda: len(looks) >= 2)  # when it listened, and meanwhile
         await send(*args, **options)
 
     monkeypatch.setattr(readiness, "read_back", noted)
@@ -440,7 +440,6 @@ def test_behind_its_preparation_all_are_looked_at_only_if_somebody_came(
         await machine.supervisor.stop()
 
     asyncio.run(life())
-    assert came[0] >= 2  # when it listened, and meanwhile
     assert len(looks) - came[0] == somebody_came
 
 
