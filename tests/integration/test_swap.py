@@ -275,7 +275,7 @@ def test_while_it_is_fetched_the_old_one_serves_and_a_signal_ends_it(two, number
 
 def test_a_companion_that_is_silent_and_there_is_asked_again(two):
     companion = psutil.Process(two.status()["pid"])
-    with stalled(two, patience=0.5) as up:
+    with stalled(two, patience=2) as up:
         companion.suspend()
         try:
             assert any(line.startswith("silence") for line in up.stderr)
