@@ -304,6 +304,7 @@ def test_fifty_cycles_leave_no_process_descriptor_socket_or_file(name, model, tm
             seen: set[int] = set()
             for _ in range(count):
                 await serving.start(model)
+                await serving._supervisor.settle()  # what it stored is written down by now
                 seen.update(serving._supervisor.tree())
                 await serving.stop()
             return seen
