@@ -39,8 +39,8 @@ def command(ctx: click.Context, *, repair: bool, bundle: Path | None, as_json: b
     environment lacks something. Nothing is changed without --repair, which closes the modes of
     the companion's own files and removes what a dead companion left.
     """
-    from companion_core.cli.foreground import (  # noqa: PLC0415 - not for --help
-        harden_process,
+    from companion_core.cli.foreground import harden_process  # noqa: PLC0415 - not for --help
+    from companion_core.cli.stop_signals import (  # noqa: PLC0415 - as above
         stop_signals_interrupt,
     )
     from companion_core.doctor import examine, new_bundle, write_bundle  # noqa: PLC0415 - as above

@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
+
+from companion_core.cli.stop_signals import stop_signals
 
 __all__ = [
     "harden_process",
     "run_event_loop",
     "run_interruptible",
-    "stop_signals_interrupt",
 ]
 
 T = TypeVar("T")
-
-
-def _stop_signals() -> list[signal.Signals]:
-    """Return what asks a program to end: Ctrl-C, a terminate, a terminal that was closed."""
-    signals = [signal.SIGINT, signal.SIGTERM]
-    hang_up = getattr(signal, "SIGHUP", None)
-    if hang_up is not None and signal.getsignal(hang_up) is not signal.SIG_IGN:  # not under nohup
-        signals.append(hang_up)
-    return signals
 
 
 def harden_process() -> None:
@@ -71,37 +62,9 @@ async def run_interruptible(
         count += 1
         on_interrupt(number, count)
 
-    for number in _stop_signals():
+    for number in stop_signals():
         try:
             loop.add_signal_handler(number, interrupt, number)
         except NotImplementedError:  # the event loop of Windows
             signal.signal(number, lambda n, _frame: loop.call_soon_threadsafe(interrupt, n))
     return await work
-
-
-@contextlib.contextmanager
-def stop_signals_interrupt() -> Iterator[Callable[[], None]]:
-    """Let every stop signal arrive as `KeyboardInterrupt`, in code that blocks.
-
-    What it yields is called when the outcome is final: for the moments that the program still
-    has, stop signals are then ignored, so that its exit code says what is.
-    """
-    final = False
-
-    def interrupt(_number: int, _frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in _stop_signals()}
-
-    def finish() -> None:
-        nonlocal final
-        for number in before:
-            signal.signal(number, signal.SIG_IGN)
-        final = True
-
-    try:
-        yield finish
-    finally:
-        if not final:
-            for number, handler in before.items():
-                signal.signal(number, handler)

@@ -8,7 +8,7 @@ from typing import Any, Final
 import click
 
 from companion_core.cli import Settings
-from companion_core.cli.foreground import stop_signals_interrupt
+from companion_core.cli.stop_signals import stop_signals_interrupt
 from companion_core.control import RunningInstance, ask, has_gone, known_reason
 from companion_core.errors import (
     CompanionError,

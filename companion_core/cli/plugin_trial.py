@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+from companion_core.cli.stop_signals import stop_signals_wait
 from companion_core.egress import Egress
 from companion_core.errors import Reason
 from companion_core.plugin_host.rules import TrustRecord
@@ -67,19 +68,22 @@ class Trial:
         with tempfile.TemporaryFile() as question, tempfile.TemporaryFile() as answer:
             question.write(json.dumps(request).encode())
             question.seek(0)
-            child = self.egress.start_process(
-                [sys.executable, "-P", "-m", _MODULE],
-                env=os.environ,
-                stdin=question,
-                stdout=answer,
-            )
+            child = None
             try:
+                with stop_signals_wait():
+                    child = self.egress.start_process(
+                        [sys.executable, "-P", "-m", _MODULE],
+                        env=os.environ,
+                        stdin=question,
+                        stdout=answer,
+                    )
                 child.wait(seconds)
             except subprocess.TimeoutExpired:
                 return None
             finally:
-                child.kill()
-                child.wait()
+                if child is not None:
+                    child.kill()
+                    child.wait()
             answer.seek(0)
             return _parse(answer.read(_MAX_REPORT_BYTES), names, check=check is not None)
 

@@ -19,11 +19,11 @@ from companion_core.cli.foreground import (
     harden_process,
     run_event_loop,
     run_interruptible,
-    stop_signals_interrupt,
 )
 from companion_core.cli.model_swap import swap_model
 from companion_core.cli.progress import StepPrinter
 from companion_core.cli.status_command import as_text
+from companion_core.cli.stop_signals import stop_signals_interrupt, stop_signals_wait
 from companion_core.companion import Companion
 from companion_core.config import Config, load_config, with_model
 from companion_core.control import find_running
@@ -171,14 +171,15 @@ def _detach(settings: Settings, model_id: str | None, on_step: OnStep) -> dict[s
             arguments = ["up", "--announce-fd", str(writing)]
             if model_id is not None:
                 arguments += ["--model", model_id]
-            child = settings.egress.start_process(
-                [*_SELF, *settings.root_arguments(), *arguments],
-                env=os.environ,
-                cwd=str(settings.paths.folder),
-                stdout=log,
-                stderr=log,
-                pass_fds=[writing],
-            )
+            with stop_signals_wait():
+                child = settings.egress.start_process(
+                    [*_SELF, *settings.root_arguments(), *arguments],
+                    env=os.environ,
+                    cwd=str(settings.paths.folder),
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=[writing],
+                )
             os.close(writing)
             status = _follow(pipe, on_step)
             finish()

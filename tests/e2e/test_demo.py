@@ -17,6 +17,22 @@ import pytest
 pytestmark = pytest.mark.e2e
 
 DEMO = [sys.executable, "-m", "companion_core", "demo"]
+# The demo, which says the step of this name and goes on when its standard input ends.
+HELD = """
+import sys
+from companion_core.cli import main, progress
+
+step_name = sys.argv.pop(1)
+say = progress.StepPrinter.__call__
+
+def say_and_wait(printer, step):
+    say(printer, step)
+    if step.name == step_name:
+        sys.stdin.read()
+
+progress.StepPrinter.__call__ = say_and_wait
+sys.exit(main(["demo"]))
+"""
 STEPS = ["hosts", "keychain", "manifest", "model", "gateway", "runtime", "available", "health",
          "guard", "question"]  # fmt: skip
 
@@ -29,7 +45,7 @@ def machine(require_real):
         yield {**os.environ, "TMPDIR": name, "HOME": name}, Path(name)
 
 
-def left_behind(folder: Path, seconds: float = 5) -> tuple[list[Path], list[str]]:
+def left_behind(folder: Path, seconds: float = 30) -> tuple[list[Path], list[str]]:
     deadline = time.monotonic() + seconds
     while True:
         commands = [" ".join(p.info["cmdline"] or []) for p in psutil.process_iter(["cmdline"])]
@@ -71,14 +87,13 @@ def test_json_is_one_document(machine):
 )
 def test_interrupted_at_any_step_it_leaves_nothing(machine, step, number):
     env, folder = machine
-    with subprocess.Popen(
-        DEMO, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as demo:
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen([sys.executable, "-c", HELD, step], env=env, text=True, **pipes) as demo:
         for line in demo.stderr:
             if line.startswith(step):
                 break
-        demo.send_signal(number)
-        _, err = demo.communicate(timeout=30)
+        demo.send_signal(number)  # it waits: else it could be over by now
+        _, err = demo.communicate(timeout=60)
     assert demo.returncode == 130, err
     assert "companion: interrupted: " in err.strip().splitlines()[-1]
     assert left_behind(folder) == ([], [])

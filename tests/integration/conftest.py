@@ -13,12 +13,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import psutil
 import pytest
 import real_runtimes
+from runtime_parts import within
 
 from companion_core import publisher
 from companion_core.config import parse_config
@@ -135,10 +135,14 @@ class World:
                     found.append(process)
         return found
 
-    def wait_until_alone(self, seconds: float = 5) -> list[psutil.Process]:
-        deadline = time.monotonic() + seconds
-        while (left := self.processes()) and time.monotonic() < deadline:
-            time.sleep(0.05)
+    def wait_until_alone(self, seconds: float = 30) -> list[psutil.Process]:
+        left: list[psutil.Process] = []
+
+        def alone() -> bool:
+            left[:] = self.processes()
+            return not left
+
+        within(alone, seconds)
         return left
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -17,6 +16,7 @@ from pathlib import Path
 import pytest
 import secretstorage
 from companion_keychain_linux.plugin import companion_keychain
+from unlocked_keyring import unlock
 
 from companion_core.authority.custody import LoopbackToken, SessionCustody
 from companion_core.authority.custody import generate_loopback_token as new_token
@@ -207,15 +207,7 @@ def main(name: str, password: str | None = None) -> None:
     secretstorage.Collection.unlock = never  # type: ignore[method-assign]
     secretstorage.collection.create_collection = never  # type: ignore[assignment]
     if password is not None:
-        # It succeeds with a wrong password too: a scenario looks whether the store is locked.
-        subprocess.run(
-            ["gnome-keyring-daemon", "--unlock", "--components=secrets"],
-            input=password.encode(),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            check=True,
-            timeout=20,
-        )
+        unlock(password)
     SCENARIOS[name]()
     gc.collect()  # an unclosed connection warns when it is collected
 

@@ -24,6 +24,7 @@ pytestmark = [
 ]
 
 DEADLINE_SECONDS = 60
+UNLOCKED_KEYRING = Path(__file__).parents[1] / "support" / "unlocked_keyring.py"
 
 
 def examine(world, *arguments: str, **options):
@@ -260,7 +261,7 @@ def with_keyring(tmp_path: Path, require_real):
     home, runtime, state = map(str, folders)
 
     def run(password: str | None) -> tuple[int, dict[str, dict]]:
-        unlock = f"printf {password} | gnome-keyring-daemon --unlock --components=secrets >&2 && "
+        unlock = f"'{sys.executable}' '{UNLOCKED_KEYRING}' {password} && "
         doctor = f"'{sys.executable}' -m companion_core --state-dir {state} doctor --json"
         done = subprocess.run(
             ["dbus-run-session", "--", "sh", "-c", ("" if password is None else unlock) + doctor],

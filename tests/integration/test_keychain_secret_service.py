@@ -15,6 +15,7 @@ import pytest
 pytestmark = pytest.mark.integration
 
 SCENARIOS = Path(__file__).with_name("secret_service_scenarios.py")
+SUPPORT = Path(__file__).parents[1] / "support"
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -36,7 +37,7 @@ def run(tmp_path: Path, require_real: Callable[[str, bool], None]) -> Run:
             "HOME": str(home),
             "XDG_RUNTIME_DIR": str(runtime),
             "PATH": "/usr/bin:/bin",
-            "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
+            "PYTHONPATH": os.pathsep.join([str(SUPPORT), os.environ.get("PYTHONPATH", "")]),
         }
         return subprocess.run(
             [*session, *python, *([password] if password is not None else [])],

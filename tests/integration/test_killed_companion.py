@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 import pytest
 from runtime_parts import alive, wait_until
+from swap_world import PATIENT
 
 from companion_core.paths import InstancePaths
 from companion_core.testing.model_host import Misbehaviour
@@ -31,7 +32,9 @@ pytestmark = [
 GONE_SECONDS = 2
 
 # Runs the command line, and stays where it is told to: in the middle of that stage.
-HELD = """
+HELD = (
+    PATIENT
+    + """
 import asyncio, sys, time
 from companion_core.runtime import model_proof, starting
 
@@ -45,17 +48,18 @@ async def start_for_ever(*_, **__):
 
 if sys.argv[1] == "hashing":
     model_proof.Prover._hash = hash_for_ever
-else:
+elif sys.argv[1] == "starting":
     starting.until_serving = start_for_ever
 sys.argv[1:2] = []
 from companion_core.cli import main
 sys.exit(main(sys.argv[1:]))
 """
+)
 
 
 @contextlib.contextmanager
 def up(world, held_at: str | None = None) -> Iterator[subprocess.Popen[str]]:
-    """`companion up` in the foreground, perhaps held at a stage."""
+    """`companion up` in the foreground, perhaps held at a stage and patient."""
     argv = world.argv("up", "--json")
     if held_at is not None:
         argv = [sys.executable, "-c", HELD, held_at, *argv[3:]]
@@ -148,7 +152,7 @@ def test_while_it_is_ready(person) -> None:
 
 @pytest.mark.parametrize("draining", [False, True], ids=["serving", "draining"])
 def test_while_it_serves_a_stream(person, draining) -> None:
-    with up(person) as running, contextlib.ExitStack() as ending:
+    with up(person, "no stage") as running, contextlib.ExitStack() as ending:
         available = json.loads(running.stdout.readline())
         # Whoever computes is stopped first, so that the answer cannot end before the kill.
         assert stream(available["gateway"]["url"], person.companion("token").stdout.strip())

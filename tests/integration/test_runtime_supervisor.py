@@ -502,7 +502,7 @@ def test_a_runtime_that_ends_by_itself_is_told_at_once(machine) -> None:
         backend = await supervisor.start(machine.spec())
         supervisor.report_health(ok=True)
         os.kill(backend.pid, signal.SIGKILL)
-        await asyncio.wait_for(told.wait(), 10)
+        await asyncio.wait_for(told.wait(), 30)
         assert supervisor.state is State.STOPPED
         await supervisor.stop()
         second = await supervisor.start(machine.spec())

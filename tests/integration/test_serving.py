@@ -135,25 +135,25 @@ def test_one_that_computes_a_token_says_so(llama, model) -> None:
 
 def test_one_that_computes_no_more_is_noticed_though_it_says_it_is_well(llama, model) -> None:
     async def life() -> None:
-        serving = llama()
+        serving = llama(timing=replace(serving_parts.QUICK, unresponsive_after=3600))
         async with serving_parts.serving_with(serving, model):
             before = serving.status()["runtime"]["pid"]
-            real = serving.computes
+            real, answers = serving.computes, []
 
-            async def never() -> bool:
-                serving.computes = real
-                await serving_parts.until(lambda: True)
-                return False
+            async def noted() -> bool:
+                answers.append(await real() if answers else False)
+                return answers[-1]
 
-            serving.computes = never
+            serving.computes = noted
             # A single bad answer is no reason yet; health says it is well, and tokens come.
-            await asyncio.sleep(0.5)
+            await serving_parts.until(lambda: answers[:3] == [False, True, True])
             assert serving.status()["runtime"]["pid"] == before
 
-            async def always_never() -> bool:
+            async def never() -> bool:
                 return False
 
-            serving.computes = always_never
+            serving.upkeep._timing = serving_parts.QUICK
+            serving.computes = never
             await serving_parts.until(lambda: serving._supervisor.state is State.STOPPED)
             serving.computes = real
             await serving_parts.until(ready_again(serving, before))
@@ -166,17 +166,23 @@ def test_over_its_ceiling_it_is_drained_started_smaller_and_then_refused(llama, 
     async def life() -> None:
         serving = llama(context_length=1024)
         async with serving_parts.serving_with(serving, model):
-            pid = serving.status()["runtime"]["pid"]
-            parallel = serving.size.parallel
+            pid, parallel = serving.status()["runtime"]["pid"], serving.size.parallel
+            restart, started = serving.restart, []
+
+            async def noted() -> None:
+                await restart()
+                started.append((ready_again(serving, pid)(), serving.size.parallel))
+
+            serving.restart = noted
             ceiling = replace(serving_parts.LIMITS, max_ram_bytes=1024 * 1024)
             serving._monitor._limits = ceiling
             await serving_parts.until(lambda: serving.resources().reason is Reason.RAM_OVER_LIMIT)
             status, answer = await serving_parts.chat(serving)
             assert status == 503  # already drained, if this machine is slow
             assert answer["error"]["code"] in {Reason.RAM_OVER_LIMIT, Reason.NOT_READY}
-            await serving_parts.until(ready_again(serving, pid))
-            assert serving.size.parallel < parallel
             await serving_parts.until(lambda: serving.upkeep.gave_up is not None)
+            assert all(ready and smaller < parallel for ready, smaller in started)
+            assert started
             assert serving.upkeep.gave_up is Reason.RAM_OVER_LIMIT
             assert serving.status()["lifecycle"] == "stopped"
             assert serving.status()["gave_up"] == "ram_over_limit"
@@ -223,21 +229,43 @@ def fake(machine, spawner, health=None):
     )
 
 
+async def wait_in_vain(serving, model) -> CompanionError:
+    """Start what listens and is never well; return what is said when an hour is over."""
+    asked, probe = [], serving.probe
+
+    async def counted(**options):
+        asked.append(options)
+        return await probe(**options)
+
+    serving.probe = counted
+    await serving.open()
+    starting = asyncio.ensure_future(serving.start(model))
+    # From then on it has said all that it says.
+    await serving_parts.until(lambda: asked)
+    serving_parts.time_passes(3000)
+    once_more = len(asked) + 2
+    await serving_parts.until(lambda: len(asked) >= once_more or starting.done())
+    assert not starting.done()
+    serving_parts.time_passes(600)
+    with pytest.raises(CompanionError) as caught:
+        await starting
+    await serving.gateway.close()
+    return caught.value
+
+
 @pytest.mark.parametrize("announces", [True, False])
 def test_one_that_is_never_well_is_ended_at_its_plans_own_deadline(machine, announces) -> None:
     """It listens and answers, and its health check is always answered "not yet"."""
 
-    def hurry(plan, _request):
+    def within_an_hour(plan, _request):
         text = plan.ready_text if announces else None
-        return replace(plan, start_deadline_seconds=0.7, ready_text=text)
+        return replace(plan, start_deadline_seconds=3600, ready_text=text)
 
     async def life() -> None:
-        serving = fake(machine, parts.FakeSpawner(("never",), alter=hurry))
-        with pytest.raises(CompanionError) as caught:
-            async with serving_parts.serving_with(serving, machine.model):
-                pass
-        assert caught.value.reason is Reason.START_TIMEOUT
-        assert "started" in caught.value.detail
+        serving = fake(machine, parts.FakeSpawner(("never",), alter=within_an_hour))
+        error = await wait_in_vain(serving, machine.model)
+        assert error.reason is Reason.START_TIMEOUT
+        assert "started" in error.detail
         assert serving.status()["lifecycle"] == "stopped"
 
     asyncio.run(life())
@@ -266,7 +294,7 @@ def test_a_start_that_is_stopped_ends_at_once(machine) -> None:
         starting = asyncio.ensure_future(serving.start(machine.model))
         await serving_parts.until(lambda: serving.gateway.backend is not None)
         await serving.stop()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             with pytest.raises(CompanionError) as caught:
                 await starting
         assert caught.value.reason is Reason.INTERRUPTED
@@ -289,7 +317,15 @@ def test_the_way_to_the_gateway_is_there_before_it_is_needed_and_is_let_go_of(
             early.append(gateway.backend is None)
             return opened(connection)
 
+        start = serving._supervisor.start
+
+        async def start_and_look(spec):
+            backend = await start(spec)
+            await serving_parts.until(lambda: early)  # nobody has heard of the backend yet
+            return backend
+
         gateway.connection_opened = noted
+        serving._supervisor.start = start_and_look
         await serving.open()
         with contextlib.suppress(CompanionError):
             await serving.start(machine.model)
@@ -331,20 +367,18 @@ def test_a_health_check_that_fails_itself_ends_the_start_at_once(machine, health
 
 
 def test_a_failed_start_says_what_the_runtime_said_last_without_its_key(machine) -> None:
-    def keyed(plan, _request):
-        return replace(plan, start_deadline_seconds=0.7)
+    def within_an_hour(plan, _request):
+        return replace(plan, start_deadline_seconds=3600)
 
     async def life() -> None:
-        spawner = parts.FakeSpawner(("never",), alter=keyed, channels=frozenset({"tcp"}))
+        spawner = parts.FakeSpawner(("never",), alter=within_an_hour, channels=frozenset({"tcp"}))
         serving = fake(machine, spawner)
         made = []
         make_key = serving._supervisor._make_key
         serving._supervisor._make_key = lambda: made.append(make_key()) or made[-1]
-        with pytest.raises(CompanionError) as caught:
-            async with serving_parts.serving_with(serving, machine.model):
-                pass
-        assert "[key]" in caught.value.detail  # the test runtime prints it on purpose
-        assert made[0] not in caught.value.detail
+        error = await wait_in_vain(serving, machine.model)
+        assert "[key]" in error.detail  # the test runtime prints it on purpose
+        assert made[0] not in error.detail
         # The next failure has lines of its own, and none where nothing was started.
         spawner.behaviour = ("exit",)
         with pytest.raises(CompanionError) as caught:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -12,7 +13,22 @@ from companion_core.testing.model_host import Misbehaviour
 
 pytestmark = pytest.mark.integration
 
-DEADLINE_SECONDS = 30
+DEADLINE_SECONDS = 60
+
+# The command line, which waits longer for a silent host than a test on a busy machine takes. It is
+# given itself, to detach.
+PATIENT = """
+import sys
+from companion_core import https_get
+from companion_core.authority import manifest_fetch
+from companion_core.cli import main, up_command
+
+program = sys.argv.pop(1)
+up_command._SELF = (sys.executable, "-P", "-c", program, program)
+https_get.HEAD_SECONDS = 600
+manifest_fetch.IDLE_SECONDS = manifest_fetch.BODY_SECONDS = manifest_fetch.TOTAL_SECONDS = 600
+sys.exit(main(sys.argv[1:]))
+"""
 
 
 @pytest.fixture(params=["manifest", "download"])
@@ -30,8 +46,12 @@ def stuck(request, world):
 @contextlib.contextmanager
 def starting(world, *arguments):
     """`companion up`, far enough that its control socket answers."""
+    options = world.argv("up", *arguments)[3:]
     with subprocess.Popen(
-        world.argv("up", *arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", PATIENT, PATIENT, *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as up:
         deadline = time.monotonic() + DEADLINE_SECONDS
         while world.companion("status", "--json").returncode == 5:

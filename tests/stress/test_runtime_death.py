@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import subprocess
@@ -80,7 +81,7 @@ def test_a_killed_companion_takes_the_whole_tree_with_it(early, tier, require_re
             companion.send_signal(signal.SIGKILL)
         around = 2 if tier is Tier.BUBBLEWRAP else 0  # bubblewrap and its first process
         assert seen == [True] * ((2 if early else 3) + around)
-        assert parts.wait_until(lambda: not any(map(parts.alive, pids)), seconds=2)
+        assert parts.within(lambda: not any(map(parts.alive, pids)), seconds=2)
 
 
 def running(folder: str) -> list[int]:
@@ -138,7 +139,7 @@ def test_a_tree_whose_keeper_is_killed_or_stopped_dies_all_the_same(machine) -> 
         await machine.supervisor.start(machine.spec())
         tree = machine.supervisor.tree()
         os.kill(machine.supervisor._run.kept._keeper.pid, number)
-        await machine.supervisor.stop(terminate_after=0.1, kill_after=0.2)
+        await machine.supervisor.stop(terminate_after=0.1)
         assert parts.wait_until(lambda: not any(map(parts.alive, tree)))
 
     asyncio.run(life(signal.SIGKILL))
@@ -181,14 +182,14 @@ def test_many_cycles_leave_no_process_descriptor_socket_or_file(
             machine.supervisor.report_health(ok=True)
             await machine.supervisor.stop()
 
-    async def life() -> tuple[int, int]:
+    async def life() -> None:
         await cycle(2)  # what is made once
+        gc.collect()  # what earlier tests left is not let go of in between
         before = me.num_fds()
         await cycle(count)
-        return before, me.num_fds()
+        await parts.until(lambda: me.num_fds() <= before)
 
-    before, after = asyncio.run(life())
-    assert after == before
+    asyncio.run(life())
     assert machine.leftovers() == []
     assert not (machine.folder / "runtime.json").exists()
     zombies = [child for child in me.children() if child.status() == psutil.STATUS_ZOMBIE]

@@ -26,6 +26,16 @@ Handler = Callable[
 ]
 
 
+@dataclass
+class Clock:
+    """Goes when it is told to: until then no deadline passes, however slow the machine."""
+
+    now: float = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 class Conditions:
     def __init__(self) -> None:
         self.lifecycle_verdict: Verdict = OK

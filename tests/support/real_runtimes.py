@@ -5,6 +5,7 @@ COMPANION_TEST_OLLAMA names the program of the second; `.ci/run` says where it c
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
 import importlib.util
@@ -39,11 +40,14 @@ def make_real(name: str, folder: Path, **changes: Any) -> Serving:
     )
 
 
+@functools.cache
+def _working_tiers() -> frozenset[Tier]:
+    return frozenset(state.tier for state in probe_isolation(LiveEgress()) if state.works)
+
+
 def missing(name: str) -> str | None:
     """Return which real part is not here."""
-    if Tier.BUBBLEWRAP not in {
-        state.tier for state in probe_isolation(LiveEgress()) if state.works
-    }:
+    if Tier.BUBBLEWRAP not in _working_tiers():
         return "bubblewrap"
     if name == "Ollama":
         return None if os.access(ollama_program(), os.X_OK) else "ollama (COMPANION_TEST_OLLAMA)"

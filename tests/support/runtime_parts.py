@@ -173,7 +173,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 10.0) -> bool:
+def wait_until(condition: Callable[[], object], seconds: float = 30.0) -> bool:
     """Wait for something that happens soon; the bound only ends a broken test."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -181,6 +181,15 @@ def wait_until(condition: Callable[[], object], seconds: float = 10.0) -> bool:
             return False
         time.sleep(0.01)
     return True
+
+
+def within(condition: Callable[[], object], seconds: float) -> bool:
+    """Look as often as fits into so many seconds of an idle machine; a busy one has longer."""
+    for _ in range(round(seconds / 0.05)):
+        if condition():
+            return True
+        time.sleep(0.05)
+    return bool(condition())
 
 
 def run_as(user: int, arguments: list[str], folder: Path, **options: Any) -> Any:

@@ -107,6 +107,13 @@ def _post(port: int, path: str, body: dict[str, Any]) -> tuple[int, dict[str, An
         connection.close()
 
 
+def time_passes(seconds: float) -> None:
+    """Put the event loop's clock forward: all that is due by then is due now."""
+    loop = asyncio.get_running_loop()
+    now = loop.time
+    loop.time = lambda: now() + seconds  # type: ignore[method-assign]
+
+
 async def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
     """Wait for something that happens soon; the bound only ends a broken test."""
     async with asyncio.timeout(seconds):

@@ -22,8 +22,18 @@ from companion_core.testing.model_host import Misbehaviour
 
 DEADLINE_SECONDS = 60
 
+# A companion that waits for an answer, and for a runtime that is silent, as long as a test on a
+# busy machine takes.
+PATIENT = """
+from companion_core import served_model, upkeep
+
+served_model.DRAIN_SECONDS = 600
+upkeep.Timing.__init__.__kwdefaults__["unresponsive_after"] = 600
+"""
 # Runs the command line; the second start stays where it is told to, "late" until its deadline.
-HELD = """
+HELD = (
+    PATIENT
+    + """
 import asyncio, dataclasses, sys, time
 from companion_core.runtime import model_proof, starting
 
@@ -59,6 +69,7 @@ sys.argv[1:2] = []
 from companion_core.cli import main
 sys.exit(main(sys.argv[1:]))
 """
+)
 
 
 def publish(world, name: str = "other", content: bytes | None = None, model_format="gguf") -> None:
@@ -192,8 +203,8 @@ def stream_in_flight(world) -> Iterator[tuple[Callable[[], None], list[tuple[int
 
 
 @contextlib.contextmanager
-def companion_held_at(world, stage: str) -> Iterator[subprocess.Popen[str]]:
-    """A companion in the foreground that serves, and whose second start stays at a stage."""
+def companion_held_at(world, stage: str = "no") -> Iterator[subprocess.Popen[str]]:
+    """A patient companion in the foreground, which serves; its second start stays at a stage."""
     with subprocess.Popen(
         [sys.executable, "-c", HELD, stage, *world.argv("up", "--json")[3:]],
         stdout=subprocess.PIPE,

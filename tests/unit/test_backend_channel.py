@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import socket
 import sys
@@ -83,6 +84,7 @@ def test_anything_else_is_refused_and_closed(line, listener) -> None:
         datagram = socket.socket(type=socket.SOCK_DGRAM)
         datagram.connect(listener.getsockname())
         pair = socket.socketpair()
+        gc.collect()  # what earlier tests left is not let go of in between
         before = psutil.Process().num_fds()
         for other in (foreign, unconnected, datagram, pair[0]):
             thread = answer(theirs, other.fileno())

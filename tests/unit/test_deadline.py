@@ -22,11 +22,11 @@ pytestmark = pytest.mark.unit
 
 
 def test_a_result_and_an_error_come_through():
-    assert call_with_deadline(lambda a, b: a + b, 1, 2, seconds=5) == 3
+    assert call_with_deadline(lambda a, b: a + b, 1, 2, seconds=30) == 3
     with pytest.raises(KeyError):
-        call_with_deadline({}.__getitem__, "x", seconds=5)
+        call_with_deadline({}.__getitem__, "x", seconds=30)
     with pytest.raises(SystemExit):
-        call_with_deadline(lambda: (_ for _ in ()).throw(SystemExit(3)), seconds=5)
+        call_with_deadline(lambda: (_ for _ in ()).throw(SystemExit(3)), seconds=30)
 
 
 def test_a_wait_that_is_cancelled_ends_before_its_deadline():
@@ -40,9 +40,9 @@ def test_a_wait_that_is_cancelled_ends_before_its_deadline():
 
 def test_a_call_that_can_be_cancelled_still_has_its_result_its_error_and_its_deadline():
     never, release = threading.Event(), threading.Event()
-    assert call_with_deadline(int, "3", seconds=5, cancelled=never) == 3
+    assert call_with_deadline(int, "3", seconds=30, cancelled=never) == 3
     with pytest.raises(KeyError):
-        call_with_deadline({}.__getitem__, "x", seconds=5, cancelled=never)
+        call_with_deadline({}.__getitem__, "x", seconds=30, cancelled=never)
     with pytest.raises(TimeoutError):
         call_with_deadline(release.wait, 30, seconds=0, cancelled=never)
     release.set()
@@ -67,20 +67,27 @@ def workers(monkeypatch):
     return idle
 
 
-def test_one_call_after_the_other_has_the_same_thread_and_two_at_once_have_two(workers):
-    first = call_with_deadline(threading.get_ident, seconds=5)
-    assert call_with_deadline(threading.get_ident, seconds=5) == first
+def test_one_call_after_the_other_has_the_same_thread_and_two_at_once_have_two(
+    workers, monkeypatch
+):
+    monkeypatch.setattr(deadline, "_IDLE_SECONDS", 60)  # none ends in between
+    first = call_with_deadline(threading.get_ident, seconds=30)
+    assert call_with_deadline(threading.get_ident, seconds=30) == first
     release = threading.Event()
     waiting = start_call(lambda: (release.wait(30), threading.get_ident())[1])
-    assert call_with_deadline(threading.get_ident, seconds=5) != first
+    assert call_with_deadline(threading.get_ident, seconds=30) != first
     release.set()
-    assert waiting.result(timeout=5) == first
+    assert waiting.result(timeout=30) == first
     assert len(workers) == 2
+    monkeypatch.setattr(deadline, "_IDLE_SECONDS", 0.05)
+    both = threading.Barrier(2, timeout=30)
+    for call in [start_call(both.wait) for _ in range(2)]:  # both do now
+        call.result(timeout=30)
 
 
 def test_a_thread_that_has_nothing_to_do_ends(workers):
-    thread = call_with_deadline(threading.current_thread, seconds=5)
-    thread.join(10)
+    thread = call_with_deadline(threading.current_thread, seconds=30)
+    thread.join(30)
     assert not thread.is_alive()
     assert workers == []
 
@@ -92,8 +99,8 @@ def test_a_call_that_comes_while_its_thread_gives_up_waiting_is_carried_out(work
     time.sleep(0.2)
     future = Future()
     calls.put((future, int, ("3",)))
-    assert future.result(timeout=5) == 3
-    thread.join(10)
+    assert future.result(timeout=30) == 3
+    thread.join(30)
     assert workers == []
 
 
@@ -113,31 +120,37 @@ def test_a_thread_keeps_nothing_of_a_call_that_is_over(monkeypatch):
     try:
         call = start_call(fail, secret)
         with pytest.raises(KeyError):
-            call.result(timeout=5)
+            call.result(timeout=30)
         del call, secret
-        deadline_of_thread = time.monotonic() + 10  # it may just be on its way
+        deadline_of_thread = time.monotonic() + 30  # it may just be on its way
         while gone() is not None and time.monotonic() < deadline_of_thread:
             time.sleep(0.01)
         assert gone() is None
     finally:
         gc.enable()
-    assert call_with_deadline(context.get, seconds=5) == "fresh"
+    assert call_with_deadline(context.get, seconds=30) == "fresh"
 
 
 def test_the_event_loop_goes_on_while_a_call_hangs():
-    release = threading.Event()
+    begun, release = threading.Event(), threading.Event()
+
+    def hang():
+        begun.set()
+        return release.wait(60)
 
     async def run():
-        ticks = 0
-        hanging = asyncio.ensure_future(call_with_deadline_async(release.wait, 30, seconds=0.2))
-        while not hanging.done():
-            ticks += 1
-            await asyncio.sleep(0.01)
-        with pytest.raises(TimeoutError):
-            await hanging
-        return ticks
+        hanging = asyncio.ensure_future(call_with_deadline_async(hang, seconds=60))
+        assert await asyncio.to_thread(begun.wait, 30)
+        release.set()  # which an event loop that waits for the call would never do
+        assert await hanging
 
-    assert asyncio.run(run()) > 3
+    asyncio.run(run())
+
+
+def test_a_call_that_hangs_is_left_behind_by_the_event_loop_too():
+    release = threading.Event()
+    with pytest.raises(TimeoutError):
+        asyncio.run(call_with_deadline_async(release.wait, 60, seconds=0.05))
     release.set()
 
 
@@ -158,11 +171,11 @@ def test_a_cancellation_is_never_swallowed_by_a_result_that_comes_with_it():
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_child_makes_threads_of_its_own():
-    assert call_with_deadline(int, "1", seconds=5) == 1
+    assert call_with_deadline(int, "1", seconds=30) == 1
     assert deadline._idle
     child = os.fork()
     if child == 0:
-        os._exit(call_with_deadline(int, "7", seconds=20))
+        os._exit(call_with_deadline(int, "7", seconds=30))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 

@@ -98,7 +98,7 @@ class Windows:
             self.busy -= 1
             raise WinError(PIPE_BUSY)
         while True:
-            end = self.free.get(timeout=10)
+            end = self.free.get(timeout=30)
             if end.handle not in self.closed:
                 break
         assert end.name == name

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import unlocked_keyring
 from companion_keychain_linux.plugin import companion_keychain
 from companion_keychain_linux.secret_service import SecretServiceKeychain
 from keyring.backends import SecretService
@@ -21,7 +22,7 @@ from companion_core.testing import check_keychain
 
 # Run inside a session bus of its own: unlocks a fresh keyring, then checks conformance.
 SESSION = """
-printf %s password | gnome-keyring-daemon --unlock --components=secrets >/dev/null
+"$1" "$2" password
 exec "$1" -W error -c '
 from companion_keychain_linux.plugin import companion_keychain
 from companion_core.testing import check_keychain
@@ -54,7 +55,10 @@ def test_conformance_with_a_real_keyring(tmp_path: Path) -> None:
             pytest.skip(f"a real part is missing: {part}")
     tmp_path.chmod(0o700)
     outcome = subprocess.run(
-        ["timeout", "60", "dbus-run-session", "--", "sh", "-ec", SESSION, "sh", sys.executable],
+        [
+            *("timeout", "60", "dbus-run-session", "--", "sh", "-ec", SESSION, "sh"),
+            *(sys.executable, unlocked_keyring.__file__),
+        ],
         env={
             "HOME": str(tmp_path),
             "XDG_RUNTIME_DIR": str(tmp_path),

@@ -29,7 +29,7 @@ def run(path, *writes: bytes, **options) -> RuntimeOutput:
             os.write(writer, data)
             await asyncio.sleep(0)
         os.close(writer)
-        await asyncio.wait_for(output.ended.wait(), 10)
+        await asyncio.wait_for(output.ended.wait(), 30)
         output.close()
         output.close()
         return output

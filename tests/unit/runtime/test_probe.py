@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -131,6 +132,7 @@ def test_ram_is_in_pages_of_this_machine(monkeypatch, page) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_files_of_processes_stay_open_as_long_as_they_are_asked_for() -> None:
     me = psutil.Process()
+    gc.collect()  # what earlier tests left is not let go of in between
     before = me.num_fds()
     probe = ProcessProbe(read_vram=lambda _pids: 0)
     with subprocess.Popen(["/bin/sleep", "60"]) as other:

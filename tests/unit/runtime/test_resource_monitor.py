@@ -153,7 +153,7 @@ def test_it_goes_on_by_itself_and_denies_once_stopped(monkeypatch) -> None:
     async def life() -> None:
         await monitor.start()
         assert monitor.verdict() == OK
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while len(probe.targets) < 3:  # noqa: ASYNC110 - another thread counts
                 await asyncio.sleep(0.001)
         await monitor.stop()
