@@ -16,7 +16,7 @@ import socket
 import struct
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from companion_core.decisions.runtime_readback import Listener
@@ -31,7 +31,7 @@ _LINGER: Final = struct.Struct("ii")
 
 
 def listening_among(
-    pid: int, held: Mapping[int, int]
+    pid: int, held: Mapping[int, tuple[int, str]]
 ) -> tuple[frozenset[Listener], frozenset[int]]:
     """Return those of a process's sockets of TCP and UDP that listen, and which were not asked.
 
@@ -40,12 +40,14 @@ def listening_among(
 
     Args:
         pid: the process.
-        held: the number of a descriptor, by the socket's inode.
+        held: by the socket's inode, the number of a descriptor and its kind: tcp, tcp6, udp, udp6.
 
     Returns:
         What listens, and the inodes of those that cannot be taken over or have moved.
     """
-    if sys.platform != "linux":
+    # A default timeout would make what is taken over non-blocking, for its owner too.
+    call = _system_call() if socket.getdefaulttimeout() is None else None
+    if sys.platform != "linux" or call is None:
         return frozenset(), frozenset(held)
     found, unasked = set[Listener](), set(held)
     try:
@@ -53,9 +55,16 @@ def listening_among(
     except OSError:
         return frozenset(), frozenset(held)
     try:
-        for inode, number in held.items():
-            with contextlib.suppress(OSError), _taken_over(process, number, inode) as taken:
-                if (listener := _listener(taken)) is not None:
+        for inode, (number, kind) in held.items():
+            # Ours from now on, and no program that is executed inherits it.
+            descriptor = call(_PIDFD_GETFD, process, number, 0)
+            if descriptor < 0:
+                continue
+            if os.fstat(descriptor).st_ino != inode:
+                os.close(descriptor)
+                continue
+            with contextlib.suppress(OSError):
+                if (listener := _ask(descriptor, kind)) is not None:
                     found.add(listener)
                 unasked.discard(inode)
     finally:
@@ -63,13 +72,25 @@ def listening_among(
     return frozenset(found), frozenset(unasked)
 
 
-def _listener(taken: socket.socket) -> Listener | None:
-    if taken.type == socket.SOCK_STREAM:
-        protocol = "tcp" if taken.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) else None
-    else:
-        protocol = None if _has_peer(taken) else "udp"  # one without a peer hears anyone
-    host, port = taken.getsockname()[:2]
-    return Listener(protocol, plain_address(host), port) if protocol and port else None
+def _ask(descriptor: int, kind: str) -> Listener | None:
+    """Return where a socket listens, if it does; the descriptor is closed."""
+    family = socket.AF_INET6 if kind.endswith("6") else socket.AF_INET
+    streams = kind.startswith("tcp")
+    taken = socket.socket(
+        family, socket.SOCK_STREAM if streams else socket.SOCK_DGRAM, fileno=descriptor
+    )
+    talks = True
+    try:
+        if streams:
+            talks = not taken.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        else:
+            talks = _has_peer(taken)  # one without a peer hears anyone
+        if talks:
+            return None
+        host, port = taken.getsockname()[:2]
+        return Listener(kind[:3], plain_address(host), port) if port else None
+    finally:
+        _close(taken, may_wait=streams and talks)
 
 
 def _has_peer(taken: socket.socket) -> bool:
@@ -82,39 +103,21 @@ def _has_peer(taken: socket.socket) -> bool:
     return True
 
 
-@contextlib.contextmanager
-def _taken_over(process: int, number: int, inode: int) -> Iterator[socket.socket]:
-    """Lend a socket of another process, which no program that is executed inherits."""
-    # A default timeout would make it non-blocking, for its owner too.
-    if platform.machine() not in _MACHINES or socket.getdefaulttimeout() is not None:
-        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
-    descriptor = _system_call()(_PIDFD_GETFD, process, number, 0)
-    if descriptor < 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    try:
-        taken = socket.socket(fileno=descriptor)
-    except OSError:
-        os.close(descriptor)
-        raise
-    try:
-        if os.fstat(descriptor).st_ino != inode:
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-        yield taken
-    finally:
-        _close(taken)
-
-
-def _close(taken: socket.socket) -> None:
-    """Close what was taken over; where that may wait (its owner chose to linger), elsewhere."""
-    option = taken.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER.size)
-    if _LINGER.unpack(option)[0]:
-        threading.Thread(target=taken.close, daemon=True).start()
-    else:
-        taken.close()
+def _close(taken: socket.socket, *, may_wait: bool) -> None:
+    """Close it; where that may wait, because its owner chose to linger, elsewhere."""
+    if may_wait:
+        option = taken.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER.size)
+        if _LINGER.unpack(option)[0]:
+            threading.Thread(target=taken.close, daemon=True).start()
+            return
+    taken.close()
 
 
 @functools.cache
-def _system_call() -> Callable[[int, int, int, int], int]:
-    call = ctypes.CDLL(None, use_errno=True).syscall
+def _system_call() -> Callable[[int, int, int, int], int] | None:
+    """Return what makes a system call; None where they may be numbered otherwise."""
+    if platform.machine() not in _MACHINES:
+        return None
+    call = ctypes.CDLL(None).syscall
     call.argtypes, call.restype = (ctypes.c_long,) * 4, ctypes.c_long
     return call

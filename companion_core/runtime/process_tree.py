@@ -128,10 +128,11 @@ def read_entry(path: str) -> bytes:
         FileNotFoundError, ProcessLookupError: there is no such process any more.
         OSError: it cannot be read.
     """
-    descriptor, parts = os.open(path, os.O_RDONLY), list[bytes]()
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        while part := os.read(descriptor, _READ_BYTES):
-            parts.append(part)
+        parts = [os.read(descriptor, _READ_BYTES)]
+        while parts[-1]:
+            parts.append(os.read(descriptor, _READ_BYTES))
     finally:
         os.close(descriptor)
     return b"".join(parts)
@@ -171,27 +172,24 @@ def _lister(*, kernel_lists: bool) -> Callable[[int], list[int]]:
 
 
 def _children(pid: int) -> list[int]:
-    found = dict[int, None]()
+    folder, found = f"/proc/{pid}/task", dict[int, None]()
     for _ in range(_LOOKS):
+        ended = False
         try:
-            threads = os.listdir(f"/proc/{pid}/task")  # noqa: PTH208 - names are all it takes
-            below = [_children_of_thread(pid, thread) for thread in threads]
+            for thread in os.listdir(folder):  # noqa: PTH208 - names are all it takes
+                try:
+                    below = read_entry(f"{folder}/{thread}/children")
+                except (FileNotFoundError, ProcessLookupError):
+                    ended = True  # and has left its own to another thread
+                else:
+                    found.update(dict.fromkeys(map(int, below.split())))
         except (FileNotFoundError, ProcessLookupError):
             break  # the process has ended
         except OSError as error:
             raise ProcessUnreadable from error
-        found.update(dict.fromkeys(child for each in below if each for child in each))
-        if None not in below:  # a thread that ended has left its own to another one
+        if not ended:
             break
     return list(found)
-
-
-def _children_of_thread(pid: int, thread: str) -> list[int] | None:
-    """Return those that one thread started or took over; None when it has ended."""
-    try:
-        return [int(child) for child in read_entry(f"/proc/{pid}/task/{thread}/children").split()]
-    except (FileNotFoundError, ProcessLookupError):
-        return None
 
 
 def _living() -> Iterator[tuple[int, int, int]]:

@@ -110,8 +110,7 @@ def _listeners_of(holder: int) -> frozenset[Listener] | None:
         held = _network_sockets(holder)
         if not held:
             return None if held is None else frozenset()
-        asked = {inode: number for inode, (number, _) in held.items()}
-        found, unasked = listening_among(holder, asked)
+        found, unasked = listening_among(holder, held)
         # Whoever has those now, a table lists the ones that listen.
         tables = {held[inode][1] for inode in unasked}
         return found.union(listening_sockets(holder, tables, unasked) if unasked else ())

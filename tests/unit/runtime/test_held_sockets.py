@@ -22,8 +22,12 @@ pytestmark = [
 ]
 
 
-def held(*opened: socket.socket) -> dict[int, int]:
-    return {os.fstat(each.fileno()).st_ino: each.fileno() for each in opened}
+def held(*opened: socket.socket) -> dict[int, tuple[int, str]]:
+    def kind(each: socket.socket) -> str:
+        protocol = "tcp" if each.type == socket.SOCK_STREAM else "udp"
+        return protocol + ("6" if each.family == socket.AF_INET6 else "")
+
+    return {os.fstat(each.fileno()).st_ino: (each.fileno(), kind(each)) for each in opened}
 
 
 def test_what_listens_is_told_from_what_is_connected_or_bound_alone() -> None:
@@ -71,14 +75,14 @@ def test_a_number_that_is_another_s_by_now_is_not_asked_and_leaves_nothing(other
         inode = os.fstat(moved.fileno()).st_ino
         gc.collect()  # what earlier tests left is not let go of in between
         opened = psutil.Process().num_fds()
-        found, unasked = listening_among(os.getpid(), held(listening) | {inode: number})
+        found, unasked = listening_among(os.getpid(), held(listening) | {inode: (number, "tcp")})
         assert found == {Listener("tcp", *listening.getsockname())}
         assert unasked == {inode}
         assert psutil.Process().num_fds() == opened
 
 
 def test_of_a_process_that_is_gone_nothing_is_asked() -> None:
-    assert listening_among(2**22 + 1, {1: 2}) == (set(), {1})
+    assert listening_among(2**22 + 1, {1: (2, "tcp")}) == (set(), {1})
 
 
 def test_a_socket_whose_owner_lingers_is_not_waited_for() -> None:
@@ -94,7 +98,9 @@ def test_a_socket_whose_owner_lingers_is_not_waited_for() -> None:
         taken = socket.socket(fileno=os.dup(owner.fileno()))
         owner_number = owner.detach()
         os.close(owner_number)
-        closing = threading.Thread(target=held_sockets._close, args=(taken,), daemon=True)
+        closing = threading.Thread(
+            target=held_sockets._close, args=(taken,), kwargs={"may_wait": True}, daemon=True
+        )
         closing.start()
         closing.join(10)
         assert not closing.is_alive()
