@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # a command that only asks the running companion loads none o
 
     from companion_core.backend_channel import BackendChannel
     from companion_core.control_link import ControlLink
-    from companion_core.providers import TcpChannel
+    from companion_core.providers import TcpChannel, UnixChannel
 
 
 __all__ = [
@@ -295,28 +295,19 @@ class LiveEgress:
         loop = asyncio.get_running_loop()
         if isinstance(channel, BrokeredChannel):
             return (await loop.create_connection(factory, sock=await channel.connect()))[1]
+        connected = await _connect(channel)
         if isinstance(channel, UnixChannel):
-            return (await loop.create_unix_connection(factory, channel.path))[1]
-        return (await loop.create_connection(factory, sock=await _connect_loopback(channel)))[1]
+            return (await loop.create_unix_connection(factory, sock=connected))[1]
+        return (await loop.create_connection(factory, sock=connected))[1]
 
     async def reach_backend(self, channel: BackendChannel) -> None:
         """See `Egress`."""
-        import asyncio  # noqa: PLC0415 - loaded on first use
-        import socket  # noqa: PLC0415 - as above
-
         from companion_core.backend_channel import BrokeredChannel  # noqa: PLC0415 - as above
-        from companion_core.providers import TcpChannel  # noqa: PLC0415 - as above
 
         if isinstance(channel, BrokeredChannel):
             (await channel.connect()).close()
-        elif isinstance(channel, TcpChannel):
-            (await _connect_loopback(channel)).close()
-        elif sys.platform == "win32":
-            raise ConnectionRefusedError
         else:
-            with socket.socket(socket.AF_UNIX) as client:
-                client.settimeout(0)
-                await asyncio.get_running_loop().sock_connect(client, channel.path)
+            (await _connect(channel)).close()
 
 
 class RefusingEgress:
@@ -374,12 +365,20 @@ class RefusingEgress:
         raise EgressRefused
 
 
-async def _connect_loopback(channel: TcpChannel) -> socket.socket:
+async def _connect(channel: UnixChannel | TcpChannel) -> socket.socket:
     """Connect within this machine: nearly always done at once, so nothing is waited for first."""
     import asyncio  # noqa: PLC0415 - loaded on first use
     import socket  # noqa: PLC0415 - as above
 
-    client, address = socket.socket(), (channel.host, channel.port)
+    from companion_core.providers import TcpChannel  # noqa: PLC0415 - as above
+
+    address: str | tuple[str, int]
+    if isinstance(channel, TcpChannel):
+        client, address = socket.socket(), (channel.host, channel.port)
+    elif sys.platform == "win32":
+        raise ConnectionRefusedError
+    else:
+        client, address = socket.socket(socket.AF_UNIX), channel.path
     try:
         client.settimeout(0)
         # The first call begins it; on Linux alone the second one says 0 when it is done.

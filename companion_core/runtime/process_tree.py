@@ -140,10 +140,10 @@ def read_entry(path: str) -> bytes:
 
 def _below(roots: Iterable[int]) -> dict[int, bool]:
     """Return `roots` and all below them, those nearest to a root first, and whether each lives."""
-    found, kernel_lists = dict.fromkeys(roots), _kernel_lists()
+    found, kernel_lists, parents = dict.fromkeys(roots), _kernel_lists(), list[int]()
     waiting = list(found)
     for _ in range(_LOOKS):
-        children, parents, known = _lister(kernel_lists=kernel_lists), list[int](), len(found)
+        children, parents, known = _lister(kernel_lists=kernel_lists), [], len(found)
         for pid in waiting:
             if below := children(pid):
                 parents.append(pid)
@@ -153,7 +153,8 @@ def _below(roots: Iterable[int]) -> dict[int, bool]:
         if len(found) == known:
             break
         waiting = parents  # who had no child can be given none by those that ended meanwhile
-    return {pid: lives(pid) for pid in found}
+    # What has ended has no children left: they became another's.
+    return {pid: pid in parents or lives(pid) for pid in found}
 
 
 @functools.cache
