@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import gateway_parts as parts
@@ -16,6 +17,7 @@ from companion_core.egress import LiveEgress
 from companion_core.errors import Reason
 from companion_core.gateway import Backend, HealthProbe
 from companion_core.gateway.exchange import MAX_HELD
+from companion_core.providers import OPENAI_ROUTES
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("each_event_loop")]
 
@@ -70,6 +72,61 @@ def test_it_waits_as_long_as_it_said_and_no_longer_than_it_may() -> None:
             assert (refused.status, refused.code) == (503, "not_ready")
 
     run(life, hold_seconds=1)
+
+
+def test_it_is_held_no_longer_than_it_said() -> None:
+    async def life(door: parts.Door, _backend: Backend) -> None:
+        refused = await door.ask(door.get(HEALTH_PATH, extra="Prefer: wait=1\r\n"))
+        assert (refused.status, refused.code) == (503, "not_ready")
+
+    run(life)
+
+
+async def silent(backend: parts.FakeBackend, *_: object) -> None:
+    await backend.release.wait()
+
+
+def test_a_backend_that_came_has_as_long_to_answer_as_any() -> None:
+    async def life(door: parts.Door, backend: Backend) -> None:
+        asked = asyncio.create_task(door.ask(door.get(HEALTH_PATH, extra=WAIT)))
+        await held(door)
+        door.gateway.attach(backend)
+        assert (await asked).code == "upstream_failed"
+
+    run(life, handler=silent, health_seconds=1)
+
+
+def test_one_that_was_expected_and_is_gone_is_not_attached() -> None:
+    async def life(door: parts.Door, backend: Backend) -> None:
+        door.gateway.expect(backend)
+        door.gateway.detach()
+        door.gateway.attach_expected()
+        assert (await door.ask(door.get(HEALTH_PATH))).code == "not_ready"
+        assert door.backend.connections == 0
+
+    run(life)
+
+
+def test_the_paths_are_those_of_the_one_that_is_expected() -> None:
+    async def life(door: parts.Door, backend: Backend) -> None:
+        routes = tuple(route for route in OPENAI_ROUTES if route.path == parts.CHAT)
+        door.gateway.attach(replace(backend, routes=routes))
+        assert (await door.ask(door.post(path="/v1/embeddings"))).code == "path_not_allowed"
+        assert (await door.ask(door.post())).status == 200
+
+    run(life)
+
+
+def test_a_connection_made_ahead_serves_any_request() -> None:
+    async def life(door: parts.Door, backend: Backend) -> None:
+        door.gateway.expect(backend)
+        door.gateway.connect_expected()
+        await parts.eventually(lambda: door.backend.connections == 1)
+        door.gateway.attach_expected()
+        assert (await door.ask(door.post())).status == 200
+        assert door.backend.connections == 1
+
+    run(life)
 
 
 def test_only_who_shows_the_token_is_held() -> None:

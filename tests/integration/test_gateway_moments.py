@@ -66,6 +66,34 @@ def test_a_connection_made_too_late_is_not_used() -> None:
 
 
 @pytest.mark.usefixtures("each_event_loop")
+def test_a_connection_whose_client_left_while_it_was_made_is_used_for_the_next() -> None:
+    async def main() -> None:
+        async with parts.open_door() as door:
+            connect = asyncio.Event()
+            pool = door.gateway.pool
+            assert pool is not None
+            live = pool._egress
+
+            class Slow:
+                async def connect_backend(self, factory: Any, channel: TcpChannel) -> Any:
+                    await connect.wait()
+                    return await live.connect_backend(factory, channel)
+
+            pool._egress = Slow()
+            client = await door.connect()
+            client.writer.write(door.post())
+            await parts.eventually(lambda: door.gateway.snapshot().in_flight == 1)
+            await client.close()
+            await parts.eventually(lambda: door.gateway.snapshot().in_flight == 0)
+            connect.set()
+            await parts.eventually(lambda: bool(pool._idle))
+            assert (await door.ask(door.post())).status == 200
+            assert (door.backend.connections, len(door.backend.requests)) == (1, 1)
+
+    asyncio.run(main())
+
+
+@pytest.mark.usefixtures("each_event_loop")
 def test_a_connection_on_which_nobody_asked_is_not_used_again() -> None:
     async def main() -> None:
         async with parts.open_door() as door:

@@ -518,6 +518,7 @@ def test_a_failed_first_health_ends_the_runtime(machine) -> None:
         backend = await machine.supervisor.start(machine.spec())
         machine.supervisor.report_health(ok=False)
         assert machine.supervisor.state is State.STOPPED
+        await parts.until(lambda: not parts.alive(backend.pid))
         again = await machine.supervisor.start(machine.spec())
         assert not parts.alive(backend.pid)
         assert machine.supervisor.state is State.STARTING

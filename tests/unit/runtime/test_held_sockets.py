@@ -81,6 +81,19 @@ def test_a_number_that_is_another_s_by_now_is_not_asked_and_leaves_nothing(other
         assert psutil.Process().num_fds() == opened
 
 
+def test_what_does_not_say_whether_it_has_a_peer_is_not_asked(monkeypatch) -> None:
+    def failing(_taken: socket.socket) -> bool:
+        raise OSError
+
+    monkeypatch.setattr(held_sockets, "_has_peer", failing)
+    with socket.socket(type=socket.SOCK_DGRAM) as datagrams:
+        datagrams.bind(("127.0.0.1", 0))
+        opened = psutil.Process().num_fds()
+        every = held(datagrams)
+        assert listening_among(os.getpid(), every) == (set(), set(every))
+        assert psutil.Process().num_fds() == opened
+
+
 def test_of_a_process_that_is_gone_nothing_is_asked() -> None:
     assert listening_among(2**22 + 1, {1: (2, "tcp")}) == (set(), {1})
 

@@ -128,3 +128,25 @@ def test_the_key_is_in_no_line_wherever_one_is_cut(tmp_path) -> None:
         run(tmp_path / "log", text[: longest + 1], text[longest + 1 :] + b"\n", secret="s3cr3t")
         log = (tmp_path / "log").read_bytes()
         assert b"s3cr3"[:3] not in log, before
+
+
+def test_the_log_is_written_while_the_runtime_runs_and_to_its_end(tmp_path) -> None:
+    log = tmp_path / "log"
+
+    async def life() -> None:
+        output = RuntimeOutput(log, ready_text="ready")
+        writer = os.dup(output.writer)
+        output.start()
+        os.write(writer, b"ready\n")
+        await output.ready.wait()
+        async with asyncio.timeout(30):
+            while log.read_bytes() != b"ready\n":  # noqa: ASYNC110 - tells nobody
+                await asyncio.sleep(0.001)
+        output.ready.clear()
+        os.write(writer, b"ready again\n")
+        await output.ready.wait()
+        output.close()
+        assert log.read_bytes() == b"ready\nready again\n"
+        os.close(writer)
+
+    asyncio.run(life())

@@ -7,11 +7,13 @@ import socket
 import sys
 import threading
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from companion_core.decisions.verdict import OK
 from companion_core.egress import LiveEgress
+from companion_core.errors import EnvironmentUnavailable, Reason
 from companion_core.providers import UnixChannel
 from companion_core.runtime import readiness
 
@@ -87,3 +89,58 @@ def test_behind_a_look_that_took_long_the_next_is_left_to_a_thread(monkeypatch) 
     asyncio.run(looks())
     mine = threading.main_thread()
     assert [thread is mine for thread in threads] == [True, False, False, True]
+
+
+def kept() -> Any:
+    return SimpleNamespace(exited=asyncio.Event(), for_memory=False)
+
+
+def test_what_was_done_for_a_runtime_that_has_ended_counts_for_nothing() -> None:
+    async def life() -> None:
+        runtime, faults = kept(), []
+        asyncio.get_running_loop().set_exception_handler(lambda _, fault: faults.append(fault))
+
+        async def work() -> int:
+            runtime.exited.set()
+            return 3
+
+        with pytest.raises(EnvironmentUnavailable) as caught:
+            await readiness.unless_exited(runtime, work())
+        assert caught.value.reason is Reason.RUNTIME_EXITED
+        for _ in range(5):
+            await asyncio.sleep(0)  # nothing comes behind it
+        assert faults == []
+
+    asyncio.run(life())
+
+
+def test_the_end_of_a_runtime_ends_what_is_done_for_it_and_no_more() -> None:
+    async def life() -> None:
+        runtime, task = kept(), asyncio.current_task()
+        asyncio.get_running_loop().call_soon(runtime.exited.set)
+        with pytest.raises(EnvironmentUnavailable):
+            await readiness.unless_exited(runtime, asyncio.sleep(3600))
+        assert task is not None
+        assert task.cancelling() == 0
+        await asyncio.sleep(0)
+
+    asyncio.run(life())
+
+
+def test_who_cancels_a_start_is_told_that_and_not_of_the_end_that_follows() -> None:
+    async def life() -> None:
+        runtime = kept()
+
+        async def work() -> None:
+            try:
+                await asyncio.sleep(3600)
+            finally:
+                runtime.exited.set()
+
+        starting = asyncio.ensure_future(readiness.unless_exited(runtime, work()))
+        await asyncio.sleep(0)
+        starting.cancel()
+        await asyncio.wait({starting})
+        assert starting.cancelled()
+
+    asyncio.run(life())

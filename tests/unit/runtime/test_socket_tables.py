@@ -102,5 +102,9 @@ def test_another_network_has_tables_of_its_own(require_real) -> None:
         found = list(listening_sockets(elsewhere.pid, ["tcp"], {inode}))
         assert found == [Listener("tcp", "127.0.0.1", port)]
         assert not list(listening_sockets(os.getpid(), ["tcp"], {inode}))
+        # A socket stays where it was made, wherever its process goes.
+        with socket.create_server(("127.0.0.1", 0)) as here:
+            ours = list(listening_sockets(elsewhere.pid, ["tcp"], {inode_of(here)}))
+            assert ours == [Listener("tcp", *here.getsockname())]
         assert listeners([elsewhere.pid]) == set(found)  # as the socket itself says
         started.kill()
