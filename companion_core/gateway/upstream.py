@@ -256,15 +256,11 @@ class BackendPool:
             if now - connection.idle_since < IDLE_SECONDS:
                 return connection
             connection.abort()
-        return self._take_unused()
-
-    def _take_unused(self) -> BackendConnection | None:
-        connection, self.unused = self.unused, None
-        return connection
+        return None
 
     def open_and_send(self, sink: Sink, request: bytes) -> None:
         """Send a whole request on a connection of its own; `sink` learns what becomes of it."""
-        connection = self._take_unused()
+        connection, self.unused = self.unused, None
         if connection is None:
             self._start_connecting((sink, request))
         elif sink.upstream_bound(connection):
