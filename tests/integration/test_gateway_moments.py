@@ -20,6 +20,20 @@ async def held(backend: Any, _request: bytes, _reader: Any, writer: Any) -> None
     writer.write(parts.answer())
 
 
+def held_pool(door: parts.Door) -> tuple[Any, asyncio.Event]:
+    """Return the pool, whose connections are made once the event is set."""
+    pool: Any = door.gateway.pool
+    live, connect = pool._egress, asyncio.Event()
+
+    class Slow:
+        async def connect_backend(self, factory: Any, channel: TcpChannel) -> Any:
+            await connect.wait()
+            return await live.connect_backend(factory, channel)
+
+    pool._egress = Slow()
+    return pool, connect
+
+
 def test_a_body_written_for_one_backend_never_reaches_another() -> None:
     async def main() -> None:
         async with parts.open_door(held, max_in_flight=1) as door:
@@ -43,17 +57,7 @@ def test_a_body_written_for_one_backend_never_reaches_another() -> None:
 def test_a_connection_made_too_late_is_not_used() -> None:
     async def main() -> None:
         async with parts.open_door() as door:
-            connect = asyncio.Event()
-            pool = door.gateway.pool
-            assert pool is not None
-            live = pool._egress
-
-            class Slow:
-                async def connect_backend(self, factory: Any, channel: TcpChannel) -> Any:
-                    await connect.wait()
-                    return await live.connect_backend(factory, channel)
-
-            pool._egress = Slow()
+            _, connect = held_pool(door)
             asked = asyncio.create_task(door.ask(door.post()))
             await parts.eventually(lambda: door.gateway.snapshot().in_flight == 1)
             door.gateway.detach()
@@ -69,17 +73,7 @@ def test_a_connection_made_too_late_is_not_used() -> None:
 def test_a_connection_whose_client_left_while_it_was_made_is_used_for_the_next() -> None:
     async def main() -> None:
         async with parts.open_door() as door:
-            connect = asyncio.Event()
-            pool = door.gateway.pool
-            assert pool is not None
-            live = pool._egress
-
-            class Slow:
-                async def connect_backend(self, factory: Any, channel: TcpChannel) -> Any:
-                    await connect.wait()
-                    return await live.connect_backend(factory, channel)
-
-            pool._egress = Slow()
+            pool, connect = held_pool(door)
             client = await door.connect()
             client.writer.write(door.post())
             await parts.eventually(lambda: door.gateway.snapshot().in_flight == 1)
