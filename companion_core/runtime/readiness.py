@@ -38,6 +38,8 @@ T = TypeVar("T")
 
 _READ_BACK_SECONDS: Final = 1.0
 _LONG_SECONDS: Final = 0.005
+# Not its own socket yet; just being executed, where the system shows no environment then.
+_NOT_YET: Final = frozenset({Reason.HEALTH_FAILED, Reason.NOT_RUNNING})
 # In so many turns of the event loop a connection is made and the question sent, which is being
 # answered while the start goes on.
 _TURNS_TO_ASK: Final = 2
@@ -206,7 +208,7 @@ async def _until_announced(watched: Watched) -> None:
 async def _is_as_planned(watched: Watched) -> bool:
     """Read back and tell whether it holds its socket; end the start for anything unplanned."""
     verdict = await _read_back(watched)
-    if verdict.reason is not Reason.HEALTH_FAILED:  # that one: not its own socket yet
+    if verdict.reason not in _NOT_YET:
         watched.require(verdict)
     return verdict.ok
 
@@ -214,7 +216,7 @@ async def _is_as_planned(watched: Watched) -> bool:
 async def _read_back(watched: Watched) -> Verdict:
     """Read back without a thread where that was quick before: what starts waits for it.
 
-    A runtime that is gone is told by its end (`unless_exited`), which comes.
+    A runtime that is gone is told by its end (`unless_exited`), which comes at once.
     """
     verdict = None
     if not watched.takes_long:
@@ -223,7 +225,9 @@ async def _read_back(watched: Watched) -> Verdict:
     if verdict is None:
         verdict = await asyncio.to_thread(_timed, watched)
     if verdict.reason is Reason.NOT_RUNNING:
-        await watched.kept.exited.wait()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_READ_BACK_SECONDS):
+                await watched.kept.exited.wait()
     return verdict
 
 

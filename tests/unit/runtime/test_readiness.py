@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from companion_core.decisions.verdict import OK
+from companion_core.decisions.verdict import OK, refuse
 from companion_core.egress import LiveEgress
 from companion_core.errors import EnvironmentUnavailable, Reason
 from companion_core.providers import UnixChannel
@@ -89,6 +89,19 @@ def test_behind_a_look_that_took_long_the_next_is_left_to_a_thread(monkeypatch) 
     asyncio.run(looks())
     mine = threading.main_thread()
     assert [thread is mine for thread in threads] == [True, False, False, True]
+
+
+def test_one_that_is_not_there_and_has_not_ended_is_looked_at_again(monkeypatch) -> None:
+    """While it is being executed, psutil shows no environment of it."""
+    verdicts = [refuse(Reason.NOT_RUNNING), OK]
+    monkeypatch.setattr(readiness, "_READ_BACK_SECONDS", 0.01)
+    monkeypatch.setattr(readiness, "read_back", lambda _watched, **_: verdicts.pop(0))
+
+    async def life() -> list[bool]:
+        watched: Any = SimpleNamespace(takes_long=False, kept=kept(), require=lambda _verdict: None)
+        return [await readiness._is_as_planned(watched) for _ in range(2)]
+
+    assert asyncio.run(life()) == [False, True]
 
 
 def kept() -> Any:
