@@ -22,6 +22,7 @@ from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason
 from companion_core.gateway import Backend, Gateway, GatewaySettings, HealthProbe
 from companion_core.paths import InstancePaths
 from companion_core.providers import ProbeFailed
+from companion_core.runtime.alertness import alert
 from companion_core.runtime.attempts import Attempts
 from companion_core.runtime.free_memory import available_memory
 from companion_core.runtime.liveness import computes_a_token
@@ -101,7 +102,8 @@ class Serving:
         )
         self._supervisor.hooks = StartHooks(
             on_launch=self._expect,
-            on_preparing=self.gateway.connect_expected,
+            on_connectable=self.gateway.connect_expected,
+            on_busy=self.gateway.disconnect_expected,
             on_prepared=self.gateway.attach_expected,
         )
         self._backend: StartedBackend | None = None
@@ -152,8 +154,9 @@ class Serving:
         self._supervisor.on_exit = self._on_exit
         observing = asyncio.ensure_future(self._observe())
         try:
-            backend = await self._supervisor.start(self._spec(model))
-            await self._wait_for_health(backend.ready_by)
+            with alert():
+                backend = await self._supervisor.start(self._spec(model))
+                await self._wait_for_health(backend.ready_by)
             await observing
             self._supervisor.report_health(ok=True)
             self._settling = asyncio.ensure_future(self._supervisor.settle())

@@ -185,6 +185,11 @@ class Gateway:
         if self.pool is not None and self.pool.holds_nothing:
             self.pool.open_ahead()
 
+    def disconnect_expected(self) -> None:
+        """Let go of a connection made ahead: whoever takes one at a time waits for its request."""
+        if self._expected is not None:
+            self.expect(self._expected[0])
+
     def attach_expected(self) -> None:
         """As `attach`, of the backend that was expected; nothing where none is."""
         if self._expected is None:

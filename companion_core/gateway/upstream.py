@@ -59,7 +59,8 @@ class BackendConnection(asyncio.Protocol):
     Args:
         pool: keeps it while it is idle.
         first: what it sends as soon as it is there, and to whom the answer goes; taken from
-            here. Without that it is idle for as long as nobody needs it.
+            here, where it may be put until then. Without that it is idle for as long as nobody
+            needs it.
     """
 
     __slots__ = (
@@ -102,7 +103,7 @@ class BackendConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.Protocol`."""
         self.transport = cast("asyncio.Transport", transport)
-        self._pool.opened(self)
+        self._pool.opened(self, self._first)
         loop = asyncio.get_running_loop()
         if self._pool.closed_for_good:  # the backend was replaced meanwhile
             loop.call_soon(self.abort)  # uvloop lets nobody abort from in here
@@ -219,6 +220,7 @@ class BackendPool:
     """
 
     __slots__ = (
+        "_awaited",
         "_channel",
         "_connecting",
         "_egress",
@@ -241,6 +243,7 @@ class BackendPool:
         self._idle: list[BackendConnection] = []
         self._open: set[BackendConnection] = set()
         self._connecting: set[asyncio.Task[None]] = set()
+        self._awaited: list[tuple[Sink, bytes]] | None = None  # of one that is being made ahead
         self.unused: BackendConnection | None = None
         self.closed_for_good = False
 
@@ -261,8 +264,11 @@ class BackendPool:
     def open_and_send(self, sink: Sink, request: bytes) -> None:
         """Send a whole request on a connection of its own; `sink` learns what becomes of it."""
         connection, self.unused = self.unused, None
-        if connection is None:
-            self._start_connecting((sink, request))
+        if connection is None and self._awaited is not None:
+            self._awaited.append((sink, request))
+            self._awaited = None
+        elif connection is None:
+            self._start_connecting([(sink, request)])
         elif sink.upstream_bound(connection):
             connection.send(sink, request)
         else:
@@ -270,10 +276,11 @@ class BackendPool:
 
     def open_ahead(self) -> None:
         """Make a connection that waits for the next request, however long that takes."""
-        self._start_connecting()
+        self._awaited = []
+        self._start_connecting(self._awaited)
 
-    def _start_connecting(self, *first: tuple[Sink, bytes]) -> None:
-        task = asyncio.get_running_loop().create_task(self._connect([*first]))
+    def _start_connecting(self, first: list[tuple[Sink, bytes]]) -> None:
+        task = asyncio.get_running_loop().create_task(self._connect(first))
         self._connecting.add(task)
         task.add_done_callback(self._connecting.discard)
 
@@ -284,6 +291,8 @@ class BackendPool:
                 await self._egress.connect_backend(
                     lambda: BackendConnection(self, first), self._channel
                 )
+        if first is self._awaited:
+            self._awaited = None
         for sink, _ in first:  # it was not sent
             sink.response_failed()
 
@@ -295,9 +304,11 @@ class BackendPool:
         connection.idle_since = now
         self._idle.append(connection)
 
-    def opened(self, connection: BackendConnection) -> None:
-        """Note a connection."""
+    def opened(self, connection: BackendConnection, first: list[tuple[Sink, bytes]]) -> None:
+        """Note a connection; from now on nothing is put into `first` for it."""
         self._open.add(connection)
+        if first is self._awaited:
+            self._awaited = None
 
     def closed(self, connection: BackendConnection) -> None:
         """Forget a connection; harmless when it is forgotten already."""

@@ -83,12 +83,13 @@ async def send_prepare(
     key: str | None,
     model: ProvedFile | None = None,
     on_sent: Callable[[], None] = lambda: None,
+    on_retry: Callable[[], None] = lambda: None,
 ) -> None:
     """Send one request of the plan and require the answer it names.
 
     `on_sent` is called when the backend has all of it and works on it. One that the backend says
-    it failed at itself (RFC 9110 section 15.6) is sent once more: what it starts for a model may
-    lose a race for a port.
+    it failed at itself (RFC 9110 section 15.6) is sent once more, behind `on_retry`: what it
+    starts for a model may lose a race for a port.
 
     Raises:
         EnvironmentUnavailable: `spawn_failed`, naming the request.
@@ -105,6 +106,7 @@ async def send_prepare(
             return
         if last or status < _SERVER_ERROR:
             break
+        on_retry()
     raise EnvironmentUnavailable(Reason.SPAWN_FAILED, f"{request.method} {request.path}")
 
 

@@ -22,6 +22,8 @@ LAST_LINES: Final = 20
 QUOTED_LINES: Final = 10
 QUOTED_CHARACTERS: Final = 300
 _READ_BYTES: Final = 65536
+# Behind whoever waits for these lines: to write them takes longer than to read them.
+LOG_DELAY_SECONDS: Final = 0.02
 
 
 class RuntimeOutput:
@@ -63,6 +65,7 @@ class RuntimeOutput:
         self._secret = b"" if secret is None else secret.encode()
         self._pending = b""
         self._unwritten: list[bytes] = []
+        self._writing: asyncio.TimerHandle | None = None
         self._written = 0
         self._log: int | None = None
         self._reader, self.writer = os.pipe()
@@ -141,8 +144,9 @@ class RuntimeOutput:
             self._pending = whole[cut:]
         for line in lines:
             self._take(line)
-        # Behind whoever waits for these lines: to write them takes longer than to read them.
-        asyncio.get_running_loop().call_soon(self._write_log)
+        if self._writing is None:
+            loop = asyncio.get_running_loop()
+            self._writing = loop.call_later(LOG_DELAY_SECONDS, self._write_log)
         if not data:
             self._stop_reading()
 
@@ -167,6 +171,9 @@ class RuntimeOutput:
         self._written = 0
 
     def _write_log(self) -> None:
+        if self._writing is not None:
+            self._writing.cancel()
+            self._writing = None
         lines, self._unwritten = self._unwritten, []
         for line in lines:
             self._write(line)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from typing import Final
+from collections.abc import Iterable, Iterator
+from typing import Final, Protocol
 
 from companion_core.egress import ProcessUnreadable
 from companion_core.portable import user_id
@@ -29,9 +29,11 @@ _ZOMBIE_STATES: Final = frozenset({b"Z", b"X"})
 # Fields of proc_pid_stat(5), counted from the state.
 _PARENT, _SESSION, _THREADS, _MEMORY, _ENV_END = 1, 3, 17, 20, 48
 # Whoever ends while the kernel lists its siblings can hide one of them (proc(5)), and its own
-# children become another's: all is listed again until nobody new is found, so often at most.
+# children become another's: all is listed again until it is as it was, so often at most.
 _LOOKS: Final = 4
-_READ_BYTES: Final = 65536
+_READ_BYTES: Final = 4096
+# The kernel fills a page where there is more (seq_file): less than half of one is all.
+_SHORT_BYTES: Final = 2048
 
 
 def descendants(root: int) -> tuple[int, ...]:
@@ -63,7 +65,7 @@ def runtime_below(started: int, programs: int) -> int | None:
     Raises:
         ProcessUnreadable: it may be there.
     """
-    children = _lister(kernel_lists=_kernel_lists())
+    children = _lists().children
     pid, line = started, _command_line(started)
     while programs:
         below = next(iter(children(pid)), None)
@@ -130,31 +132,50 @@ def read_entry(path: str) -> bytes:
     """
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        parts = [os.read(descriptor, _READ_BYTES)]
-        while parts[-1]:
-            parts.append(os.read(descriptor, _READ_BYTES))
+        content = os.read(descriptor, _READ_BYTES)
+        if len(content) >= _SHORT_BYTES:
+            parts = [content]
+            while parts[-1]:
+                parts.append(os.read(descriptor, _READ_BYTES))
+            content = b"".join(parts)
     finally:
         os.close(descriptor)
-    return b"".join(parts)
+    return content
 
 
 def _below(roots: Iterable[int]) -> dict[int, bool]:
     """Return `roots` and all below them, those nearest to a root first, and whether each lives."""
-    found, kernel_lists, parents = dict.fromkeys(roots), _kernel_lists(), list[int]()
+    found, parents = dict.fromkeys(roots), list[int]()
     waiting = list(found)
     for _ in range(_LOOKS):
-        children, parents, known = _lister(kernel_lists=kernel_lists), [], len(found)
+        lists, parents = _lists(), []
         for pid in waiting:
-            if below := children(pid):
+            if below := lists.children(pid):
                 parents.append(pid)
             new = [child for child in below if child not in found]
             found.update(dict.fromkeys(new))
             waiting += new
-        if len(found) == known:
+        if lists.are_as_read(parents):
             break
         waiting = parents  # who had no child can be given none by those that ended meanwhile
     # What has ended has no children left: they became another's.
     return {pid: pid in parents or lives(pid) for pid in found}
+
+
+class _Lists(Protocol):
+    """Whose children are whose, as read once."""
+
+    def children(self, pid: int) -> list[int]:
+        """Return a process's children."""
+        ...
+
+    def are_as_read(self, pids: Iterable[int]) -> bool:
+        """Tell whether those of `pids`, which have been read, are still the same."""
+        ...
+
+
+def _lists() -> _Lists:
+    return _KernelLists() if _kernel_lists() else _EveryParent()
 
 
 @functools.cache
@@ -162,35 +183,61 @@ def _kernel_lists() -> bool:
     return os.path.exists("/proc/thread-self/children")  # noqa: PTH110 - in half the time
 
 
-def _lister(*, kernel_lists: bool) -> Callable[[int], list[int]]:
-    """Return what lists a process's children: the kernel or, where it does not, everybody."""
-    if kernel_lists:
-        return _children
-    table: dict[int, list[int]] = {}
-    for pid, parent, _ in _living():
-        table.setdefault(parent, []).append(pid)
-    return lambda pid: table.get(pid, [])
+class _KernelLists:
+    """The kernel's own, of each thread."""
 
+    def __init__(self) -> None:
+        self._read: dict[int, dict[str, bytes]] = {}
 
-def _children(pid: int) -> list[int]:
-    folder, found = f"/proc/{pid}/task", dict[int, None]()
-    for _ in range(_LOOKS):
-        ended = False
+    def children(self, pid: int) -> list[int]:
+        """See `_Lists`."""
+        folder, read = f"/proc/{pid}/task", dict[str, bytes]()
+        for _ in range(_LOOKS):
+            ended = False
+            try:
+                for thread in os.listdir(folder):  # noqa: PTH208 - names are all it takes
+                    path = f"{folder}/{thread}/children"
+                    try:
+                        read[path] = read_entry(path)
+                    except (FileNotFoundError, ProcessLookupError):
+                        ended = True  # and has left its own to another thread
+            except (FileNotFoundError, ProcessLookupError):
+                break  # the process has ended
+            except OSError as error:
+                raise ProcessUnreadable from error
+            if not ended:
+                break
+        self._read[pid] = read
+        return list(dict.fromkeys(int(child) for below in read.values() for child in below.split()))
+
+    def are_as_read(self, pids: Iterable[int]) -> bool:
+        """See `_Lists`: one that is given a child has that in the list of a thread it had."""
         try:
-            for thread in os.listdir(folder):  # noqa: PTH208 - names are all it takes
-                try:
-                    below = read_entry(f"{folder}/{thread}/children")
-                except (FileNotFoundError, ProcessLookupError):
-                    ended = True  # and has left its own to another thread
-                else:
-                    found.update(dict.fromkeys(map(int, below.split())))
+            return all(
+                read_entry(path) == below for pid in pids for path, below in self._read[pid].items()
+            )
         except (FileNotFoundError, ProcessLookupError):
-            break  # the process has ended
+            return False
         except OSError as error:
             raise ProcessUnreadable from error
-        if not ended:
-            break
-    return list(found)
+
+
+class _EveryParent:
+    """Where the kernel lists no children: the parent of everybody."""
+
+    def __init__(self) -> None:
+        self._below: dict[int, list[int]] = {}
+        for pid, parent, _ in _living():
+            self._below.setdefault(parent, []).append(pid)
+
+    def children(self, pid: int) -> list[int]:
+        """See `_Lists`."""
+        return self._below.get(pid, [])
+
+    def are_as_read(self, pids: Iterable[int]) -> bool:
+        """See `_Lists`."""
+        now = _EveryParent()
+        return all(now.children(pid) == self.children(pid) for pid in pids)
 
 
 def _living() -> Iterator[tuple[int, int, int]]:

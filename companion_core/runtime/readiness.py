@@ -115,14 +115,23 @@ async def until_serving(
     *,
     key: str | None,
     model: ProvedFile,
-    on_preparing: Callable[[], None],
+    on_connectable: Callable[[], None],
+    on_busy: Callable[[], None],
     on_prepared: Callable[[], None],
 ) -> float:
     """Return when the runtime listens as planned and every request of the plan was answered.
 
-    `on_preparing` is called when it works on the last of them, and may be connected to meanwhile;
-    `on_prepared` when its health may be asked for: behind a look at its sockets, and what
-    was prepared is looked at while it answers (I-07).
+    Args:
+        egress: the doorway.
+        watched: what is started.
+        plan: for it.
+        key: the backend's, if it has one.
+        model: what a request of the plan may send.
+        on_connectable: called when all that is left is a look at it, or when it works on the
+            last request: it may be connected to meanwhile.
+        on_busy: called when it failed at that and is sent it again: nobody may be connected.
+        on_prepared: called when its health may be asked for: behind a look at its sockets. What
+            was prepared is looked at while it answers (I-07).
 
     Returns:
         When it was last read back, on the event loop's clock.
@@ -131,15 +140,15 @@ async def until_serving(
         PluginFault: `runtime_environment`, `runtime_listens_wide`.
         EnvironmentUnavailable: `spawn_failed` for a request that was answered otherwise.
     """
-    looked_at = await _until_listening(egress, watched, plan)
+    looked_at = await _until_listening(egress, watched, plan, on_connectable)
     for request in plan.prepare:
         last = request is plan.prepare[-1]
-        on_sent = on_preparing if last else lambda: None
-        await send_prepare(egress, watched.way, request, key=key, model=model, on_sent=on_sent)
+        hooks = {"on_sent": on_connectable, "on_retry": on_busy} if last else {}
+        await send_prepare(egress, watched.way, request, key=key, model=model, **hooks)
     on_prepared()
-    for _ in range(_TURNS_TO_ASK):
-        await asyncio.sleep(0)
     if plan.prepare:
+        for _ in range(_TURNS_TO_ASK):
+            await asyncio.sleep(0)
         looked_at = asyncio.get_running_loop().time()
         watched.require(await _read_back(watched))
     return looked_at
@@ -178,7 +187,9 @@ def _exited(kept: Kept) -> EnvironmentUnavailable:
     return EnvironmentUnavailable(reason)
 
 
-async def _until_listening(egress: Egress, watched: Watched, plan: SpawnPlan) -> float:
+async def _until_listening(
+    egress: Egress, watched: Watched, plan: SpawnPlan, on_connectable: Callable[[], None]
+) -> float:
     """Return when it was last looked at, on the event loop's clock."""
     if plan.ready_text is not None:
         await _until_announced(watched)
@@ -190,6 +201,9 @@ async def _until_listening(egress: Egress, watched: Watched, plan: SpawnPlan) ->
     while True:
         accepts = _is_in_place(watched.way) and (believed or await _accepts(egress, watched.way))
         if accepts or now() - looked_at >= _READ_BACK_SECONDS:
+            if accepts and not plan.prepare:
+                on_connectable()
+                await asyncio.sleep(0)  # the connection is made while it is looked at
             looked_at = now()
             if await _is_as_planned(watched) and accepts:
                 return looked_at

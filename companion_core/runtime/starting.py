@@ -91,12 +91,15 @@ class StartHooks:
 
     Attributes:
         on_launch: the runtime's program is executed; nothing may be sent to it yet (I-07).
-        on_preparing: it works on the last request of its plan; connections may be made.
+        on_connectable: it is looked at, or works on the last request of its plan; a connection
+            may be made, which it is going to wait on.
+        on_busy: it failed at that request and is sent it again; no connection may be left.
         on_prepared: it may be asked for its health.
     """
 
     on_launch: Callable[[StartedBackend], None] = lambda _: None
-    on_preparing: Callable[[], None] = lambda: None
+    on_connectable: Callable[[], None] = lambda: None
+    on_busy: Callable[[], None] = lambda: None
     on_prepared: Callable[[], None] = lambda: None
 
 
@@ -234,7 +237,8 @@ async def bring_up(
                 plan,
                 key=key,
                 model=spec.model.files[0],
-                on_preparing=hooks.on_preparing,
+                on_connectable=hooks.on_connectable,
+                on_busy=hooks.on_busy,
                 on_prepared=hooks.on_prepared,
             )
             run.read_back_at = await unless_exited(run.kept, serving)

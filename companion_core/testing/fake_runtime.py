@@ -3,8 +3,9 @@
     python -IS fake_runtime.py MODEL ADDRESS [BEHAVIOUR ...]
 
 ADDRESS is a socket's path or HOST:PORT. It reads the model, announces `READY`, answers
-`GET /health` and echoes completions, streamed if asked. Its announcement also says when it was
-ready, in seconds of the monotonic clock, and the key that it was given, which no log may show.
+`GET /health` and echoes completions, streamed if asked; it fails at the first `/stumble`. It takes
+one connection at a time. Its announcement also says when it was ready, in seconds of the
+monotonic clock, and the key that it was given, which no log may show.
 BEHAVIOUR is any of: exit, hang (never ready), slow (loads before it listens), busy (loads
 behind its listener and answers 503 meanwhile), never (503 for ever), stubborn (ignores
 SIGTERM), offspring (a grandchild in its own session; not on Windows), leak (a descendant with
@@ -34,6 +35,7 @@ _NOT_YET = b"HTTP/1.0 503 loading\r\n\r\n"
 _LOADING_SECONDS = 0.25
 _CLONE_FILES = 0x400
 _kept: list[socket.socket] = []
+_stumbled: list[bool] = []
 
 
 def listen_wide(*_: object) -> None:
@@ -121,6 +123,9 @@ def answer(head: bytes, body: bytes) -> bytes:
     method, path = head.split(b" ")[:2]
     if path == b"/refuse":
         return b"HTTP/1.0 500 no\r\n\r\n"
+    if path == b"/stumble" and not _stumbled:
+        _stumbled.append(True)
+        return b"HTTP/1.0 500 once\r\n\r\n"
     if path == b"/health":
         return _document({"status": "ok"})
     if method == b"POST" and path == b"/v1/chat/completions":

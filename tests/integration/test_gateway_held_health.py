@@ -17,7 +17,7 @@ from companion_core.egress import LiveEgress
 from companion_core.errors import Reason
 from companion_core.gateway import Backend, HealthProbe
 from companion_core.gateway.exchange import MAX_HELD
-from companion_core.providers import OPENAI_ROUTES
+from companion_core.providers import OPENAI_ROUTES, UnixChannel
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("each_event_loop")]
 
@@ -128,6 +128,53 @@ def test_a_connection_made_ahead_serves_any_request() -> None:
         door.gateway.attach_expected()
         assert (await door.ask(door.post())).status == 200
         assert door.backend.connections == 1
+
+    run(life)
+
+
+def test_a_connection_that_is_just_being_made_is_waited_for() -> None:
+    async def life(door: parts.Door, backend: Backend) -> None:
+        asked = asyncio.create_task(door.ask(door.get(HEALTH_PATH, extra=WAIT)))
+        await held(door)
+        door.gateway.expect(backend)
+        door.gateway.connect_expected()
+        door.gateway.attach_expected()  # in the same turn of the event loop
+        assert (await asked).status == 200
+        assert door.backend.connections == 1
+        assert (await door.ask(door.post())).status == 200
+
+    run(life)
+
+
+def test_one_that_could_not_be_made_fails_who_waits_for_it_and_nobody_after(tmp_path) -> None:
+    async def life(door: parts.Door, backend: Backend) -> None:
+        asked = asyncio.create_task(door.ask(door.get(HEALTH_PATH, extra=WAIT)))
+        await held(door)
+        nobody = UnixChannel(path=str(tmp_path / "nobody"))
+        door.gateway.expect(replace(backend, channel=nobody))
+        door.gateway.connect_expected()
+        door.gateway.attach_expected()
+        assert (await asked).code == "upstream_failed"
+        assert (await door.ask(door.get(HEALTH_PATH))).code == "upstream_failed"
+        door.gateway.attach(backend)
+        assert (await door.ask(door.get(HEALTH_PATH))).status == 200
+
+    run(life)
+
+
+def test_a_connection_made_ahead_is_let_go_of_for_whoever_takes_one_at_a_time() -> None:
+    async def life(door: parts.Door, backend: Backend) -> None:
+        door.gateway.expect(backend)
+        door.gateway.connect_expected()
+        await parts.eventually(lambda: door.backend.connections == 1)
+        before = door.gateway.pool
+        door.gateway.disconnect_expected()
+        assert before is not None
+        await parts.eventually(lambda: before.holds_nothing)
+        assert door.gateway.backend is None  # and nothing is sent to it yet
+        door.gateway.attach_expected()
+        assert (await door.ask(door.post())).status == 200
+        assert door.backend.connections == 2
 
     run(life)
 

@@ -430,7 +430,7 @@ def test_it_is_asked_for_its_health_behind_all_that_is_prepared(machine, monkeyp
     monkeypatch.setattr(readiness, "send_prepare", sent)
     machine.supervisor.hooks = StartHooks(
         on_launch=lambda _: steps.append("launch"),
-        on_preparing=lambda: steps.append("connect"),
+        on_connectable=lambda: steps.append("connect"),
         on_prepared=lambda: steps.append("prepared"),
     )
 
@@ -444,6 +444,33 @@ def test_it_is_asked_for_its_health_behind_all_that_is_prepared(machine, monkeyp
     in_order = [step for step, _ in groupby(steps)]
     # Who takes one connection at a time has taken that of its last request before.
     assert in_order == ["launch", "look", "request", "connect", "prepared", "look"]
+
+
+def test_one_with_nothing_to_prepare_is_connected_to_while_it_is_looked_at(
+    machine, monkeypatch
+) -> None:
+    steps: list[str] = []
+    read_back = readiness.read_back
+
+    def looked(watched: Any, **options: Any) -> Any:
+        verdict = read_back(watched, **options)
+        if verdict.ok:
+            steps.append("look")
+        return verdict
+
+    monkeypatch.setattr(readiness, "read_back", looked)
+    machine.supervisor.hooks = StartHooks(
+        on_connectable=lambda: steps.append("connect"),
+        on_prepared=lambda: steps.append("prepared"),
+    )
+
+    async def life() -> None:
+        await machine.supervisor.start(machine.spec())
+        await machine.supervisor.stop()
+
+    asyncio.run(life())
+    # Nothing is sent before the look (I-07).
+    assert steps[steps.index("connect") :] == ["connect", "look", "prepared"]
 
 
 @pytest.mark.parametrize("how", ["it ends", "the writing is cancelled"])

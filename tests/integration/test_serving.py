@@ -497,9 +497,14 @@ def test_what_is_done_behind_the_first_answer_is_over_when_a_stop_is(machine) ->
     asyncio.run(life())
 
 
-def test_a_runtime_that_takes_one_connection_at_a_time_is_prepared_and_served(machine) -> None:
+@pytest.mark.parametrize("path", ["/create", "/stumble"])
+def test_one_that_takes_one_connection_at_a_time_is_prepared_and_served(machine, path) -> None:
+    """At `/stumble` it fails once; a connection made ahead would be in the way of the next try."""
+
     def prepared(plan, _request):
-        return replace(plan, prepare=(BackendRequest(method="POST", path="/create"),) * 2)
+        first = BackendRequest(method="POST", path="/create")
+        last = BackendRequest(method="POST", path=path)
+        return replace(plan, prepare=(first, last), start_deadline_seconds=20)
 
     async def life() -> None:
         serving = fake(machine, parts.FakeSpawner(alter=prepared))

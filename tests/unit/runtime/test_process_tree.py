@@ -4,8 +4,9 @@ import errno
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
 
 import psutil
 import pytest
@@ -77,32 +78,80 @@ MOVES = {
 }
 
 
+class MovingLists:
+    """Stands for the kernel's lists; what is read is as `now`, which moves on when compared."""
+
+    def __init__(self, moves: list[dict[int, list[int]]]) -> None:
+        self.moves, self.listed = moves, list[int]()
+
+    def __call__(self) -> MovingLists:
+        return self
+
+    def children(self, pid: int) -> list[int]:
+        self.listed.append(pid)
+        return self.moves[0].get(pid, [])
+
+    def are_as_read(self, pids: list[int]) -> bool:
+        before = self.moves[0]
+        self.moves = self.moves[1:] or self.moves
+        return all(self.moves[0].get(pid) == before.get(pid) for pid in pids)
+
+
 @linux_only
 @pytest.mark.parametrize("moves", MOVES.values(), ids=MOVES)
 def test_nobody_who_moves_while_they_are_listed_is_left_out(moves, monkeypatch) -> None:
-    looks = iter(moves)
-
-    def lister(**_) -> Any:
-        children = next(looks, moves[-1])
-        return lambda pid: children.get(pid, [])
-
-    monkeypatch.setattr(process_tree, "_lister", lister)
+    monkeypatch.setattr(process_tree, "_lists", MovingLists(moves))
     monkeypatch.setattr(process_tree, "lives", lambda _pid: True)
     assert 3 in descendants(1)
 
 
 @linux_only
 def test_only_who_has_children_is_listed_again(monkeypatch) -> None:
-    listed: list[int] = []
-    children = {1: [2, 3], 2: [4]}
+    lists = MovingLists([{1: [2, 3], 2: [4]}, {1: [2, 3], 2: [4, 5]}])
+    monkeypatch.setattr(process_tree, "_lists", lists)
+    monkeypatch.setattr(process_tree, "lives", lambda _pid: True)
+    assert descendants(1) == (2, 3, 4, 5)
+    assert lists.listed == [1, 2, 3, 4, 1, 2, 5]
 
-    def lister(**_) -> Any:
-        return lambda pid: listed.append(pid) or children.get(pid, [])
 
-    monkeypatch.setattr(process_tree, "_lister", lister)
+@linux_only
+def test_nobody_is_listed_again_who_has_the_same_children(monkeypatch) -> None:
+    lists = MovingLists([{1: [2, 3], 2: [4]}])
+    monkeypatch.setattr(process_tree, "_lists", lists)
     monkeypatch.setattr(process_tree, "lives", lambda _pid: True)
     assert descendants(1) == (2, 3, 4)
-    assert listed == [1, 2, 3, 4, 1, 2]
+    assert lists.listed == [1, 2, 3, 4]
+
+
+@linux_only
+@pytest.mark.parametrize("kernel_lists", [True, False])
+def test_a_child_that_comes_or_goes_is_another_list(family, kernel_lists, monkeypatch) -> None:
+    monkeypatch.setattr(process_tree, "_kernel_lists", lambda: kernel_lists)
+    parent, _ = family
+    below = [parent.pid, *descendants(parent.pid)]
+    me = os.getpid()
+    lists = process_tree._lists()
+    assert below[1] in lists.children(parent.pid)
+    assert parent.pid in lists.children(me)
+    assert lists.are_as_read([parent.pid, me])
+    with subprocess.Popen(["/bin/sleep", "60"]) as another:
+        assert not lists.are_as_read([parent.pid, me])
+        assert lists.are_as_read([parent.pid])
+        another.kill()
+
+
+@linux_only
+def test_a_thread_that_has_ended_is_another_list() -> None:
+    lists, ending = process_tree._KernelLists(), threading.Event()
+    thread = threading.Thread(target=ending.wait)
+    thread.start()
+    me, number = os.getpid(), thread.native_id
+    lists.children(me)
+    assert lists.are_as_read([me])
+    ending.set()
+    thread.join()
+    assert wait_until(lambda: not Path(f"/proc/{me}/task/{number}").exists())
+    assert not lists.are_as_read([me])
 
 
 @linux_only
@@ -119,7 +168,7 @@ def test_a_thread_that_ends_while_they_are_listed_leaves_its_children_to_another
 
     with subprocess.Popen(["/bin/sleep", "60"]) as below:
         monkeypatch.setattr(process_tree, "read_entry", gone_once)
-        assert below.pid in process_tree._children(os.getpid())
+        assert below.pid in process_tree._KernelLists().children(os.getpid())
         below.kill()
     assert ended
 
