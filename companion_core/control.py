@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from companion_core.egress import Egress, ProcessIdentity
-from companion_core.errors import EnvironmentUnavailable, Reason, error_for
+from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason, error_for
 from companion_core.paths import InstancePaths
 from companion_core.portable import CLOSE_ON_EXEC, NO_FOLLOW, user_id
 from companion_core.state_files import read_private, try_lock
@@ -24,6 +24,7 @@ __all__ = [
     "InstanceLock",
     "RunningInstance",
     "ask",
+    "ask_running",
     "find_running",
     "has_gone",
     "wait_until_gone",
@@ -140,6 +141,23 @@ def ask(running: RunningInstance, egress: Egress, op: str, **arguments: Any) -> 
     if answer.pop("ok", False) is not True:
         raise error_for(known_reason(answer.get("reason")))
     return answer
+
+
+def ask_running(paths: InstancePaths, egress: Egress, op: str) -> dict[str, Any]:
+    """Ask the companion of this state folder.
+
+    Raises:
+        CompanionError: `not_running`, also when it goes in this very moment; else as `ask`.
+    """
+    running = find_running(paths, egress)
+    if running is not None:
+        try:
+            return ask(running, egress, op)
+        except CompanionError as error:
+            silent = error.reason is Reason.CONTROL_UNAVAILABLE
+            if not (silent and has_gone(running, paths, egress)):
+                raise
+    raise CompanionError(Reason.NOT_RUNNING)
 
 
 def has_gone(running: RunningInstance, paths: InstancePaths, egress: Egress) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, Final, NoReturn
 import click
 
 from companion_core.cli import Settings, refuse
-from companion_core.control import ask, find_running
+from companion_core.control import ask_running
 from companion_core.errors import CompanionError, Reason, UsageError
 
 # As POSIX shells and env(1) have it.
@@ -50,10 +50,7 @@ def command(settings: Settings, arguments: tuple[str, ...]) -> int:
 def _session(settings: Settings, arguments: tuple[str, ...]) -> dict[str, Any]:
     if not arguments:
         raise UsageError(Reason.USAGE, "name the program to run after --")
-    running = find_running(settings.paths, settings.egress)
-    if running is None:
-        raise CompanionError(Reason.NOT_RUNNING)
-    return ask(running, settings.egress, "session")
+    return ask_running(settings.paths, settings.egress, "session")
 
 
 def become(settings: Settings, arguments: tuple[str, ...], env: Mapping[str, str]) -> NoReturn:

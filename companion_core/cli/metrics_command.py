@@ -9,8 +9,7 @@ from typing import Any, Final
 import click
 
 from companion_core.cli import Settings, echo_result
-from companion_core.control import ask, find_running
-from companion_core.errors import CompanionError, Reason
+from companion_core.control import ask_running
 
 # One sample of the exposition format, as the gateway writes it: no label's value is escaped.
 _SAMPLE: Final = re.compile(r"(?P<name>\w+)(?:\{(?P<labels>[^}]*)\})? (?P<value>\S+)")
@@ -22,10 +21,7 @@ _LABEL: Final = re.compile(r'(\w+)="([^"]*)"')
 @click.pass_obj
 def command(settings: Settings, *, as_json: bool) -> None:
     """Print counts and latencies by path and reason; no network serves them."""
-    running = find_running(settings.paths, settings.egress)
-    if running is None:
-        raise CompanionError(Reason.NOT_RUNNING)
-    text: str = ask(running, settings.egress, "metrics")["text"]
+    text: str = ask_running(settings.paths, settings.egress, "metrics")["text"]
     document = {"ok": True, "samples": list(_samples(text))}
     echo_result(document, text.removesuffix("\n"), as_json=as_json)
 

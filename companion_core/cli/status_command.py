@@ -8,8 +8,8 @@ from typing import Any, Final
 import click
 
 from companion_core.cli import Settings, echo_result
-from companion_core.control import ask, find_running, has_gone
-from companion_core.errors import EXIT_CODES, Culprit, EnvironmentUnavailable, Reason
+from companion_core.control import ask_running
+from companion_core.errors import EXIT_CODES, CompanionError, Culprit, Reason
 from companion_core.step import amount
 
 NOT_RUNNING: Final[dict[str, Any]] = {
@@ -47,13 +47,10 @@ def command(settings: Settings, *, as_json: bool, watch: bool) -> int:
 
 def read_status(settings: Settings) -> dict[str, Any]:
     """Ask the running companion, if there is one."""
-    running = find_running(settings.paths, settings.egress)
-    if running is None:
-        return NOT_RUNNING
     try:
-        return ask(running, settings.egress, "status")
-    except EnvironmentUnavailable:
-        if has_gone(running, settings.paths, settings.egress):
+        return ask_running(settings.paths, settings.egress, "status")
+    except CompanionError as error:
+        if error.reason is Reason.NOT_RUNNING:
             return NOT_RUNNING
         raise
 

@@ -7,8 +7,8 @@ import sys
 import click
 
 from companion_core.cli import Settings, echo_result, is_terminal
-from companion_core.control import ask, find_running
-from companion_core.errors import CompanionError, Reason, UsageError
+from companion_core.control import ask_running
+from companion_core.errors import Reason, UsageError
 
 
 @click.command("token")
@@ -17,12 +17,9 @@ from companion_core.errors import CompanionError, Reason, UsageError
 @click.pass_obj
 def command(settings: Settings, *, reveal: bool, as_json: bool) -> None:
     """Print the session token; it changes at each start."""
-    running = find_running(settings.paths, settings.egress)
-    if running is None:
-        raise CompanionError(Reason.NOT_RUNNING)
+    token = ask_running(settings.paths, settings.egress, "session")["token"]
     if is_terminal(sys.stdout) and not reveal:
         raise UsageError(
             Reason.USAGE, "a secret is not shown on a terminal; pipe it, or add --reveal"
         )
-    token = ask(running, settings.egress, "session")["token"]
     echo_result({"ok": True, "token": token}, token, as_json=as_json)

@@ -104,14 +104,20 @@ class JobProcess:
     async def stop(self, *, terminate_after: float, kill_after: float) -> None:  # noqa: ARG002 - as above
         """See `Kept`; the runtime is not asked first."""
         self.end()
-        with contextlib.suppress(TimeoutError):
+        try:
             async with asyncio.timeout(kill_after):
                 while self.tree():  # noqa: ASYNC110 - an empty job is no event
                     await asyncio.sleep(_POLL_SECONDS)
+                if self._process is not None:
+                    await self.exited.wait()
+        except TimeoutError:  # the job goes on ending it
+            self.exited.set()
+            raise EnvironmentUnavailable(Reason.STALE_RUNTIME) from None
         self._job.close()
         if self._process is not None:
-            await self.exited.wait()
-            await self.output.ended.wait()  # nobody is left who could write
+            with contextlib.suppress(TimeoutError):  # who writes still is nobody of the tree
+                async with asyncio.timeout(kill_after):
+                    await self.output.ended.wait()
         self.output.close()
 
     def _wait(self, loop: asyncio.AbstractEventLoop, process: subprocess.Popen[bytes]) -> None:

@@ -7,6 +7,7 @@ None, which every rule takes as no.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import time
@@ -14,6 +15,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from companion_core.decisions.runtime_readback import Listener
+from companion_core.egress import ProcessUnreadable
 from companion_core.runtime.descriptor_tables import table_holders
 from companion_core.runtime.held_sockets import listening_among
 from companion_core.runtime.process_tree import (
@@ -36,6 +38,8 @@ _TABLES: Final = {
     b"UDP": "udp",
     b"UDPv6": "udp6",
 }
+# Nothing is left to look with: that says nothing of the process.
+_WITHOUT_MEANS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 _EXEC_SECONDS: Final = 0.5
 _PAUSE_SECONDS: Final = 0.001
 
@@ -49,7 +53,8 @@ def environment_names(pid: int, *, wait: bool = True) -> frozenset[str] | None:
     Raises:
         BlockingIOError: it would have to be waited for, and `wait` is false.
         ProcessLookupError: there is no such process any more.
-        ProcessUnreadable: the system does not say whether it has an environment yet.
+        ProcessUnreadable: the system does not say whether it has an environment yet, or there is
+            nothing left to look with.
     """
     if sys.platform != "linux":
         return _environment_names_elsewhere(pid)
@@ -63,7 +68,8 @@ def environment_names(pid: int, *, wait: bool = True) -> frozenset[str] | None:
             raise
         except PermissionError:
             block = None  # another person's, or it is ending
-        except OSError:
+        except OSError as error:
+            _require_means(error)
             return None
         if block is not None:
             entries = (entry for entry in block.split(b"\0") if entry)
@@ -87,7 +93,11 @@ def _environment(pid: int) -> bytes | None:
 
 
 def listeners(pids: Iterable[int]) -> frozenset[Listener] | None:
-    """Return what the processes listen on; None when one of them cannot be read."""
+    """Return what the processes listen on; None when one of them cannot be read.
+
+    Raises:
+        ProcessUnreadable: there is nothing left to look with.
+    """
     if sys.platform != "linux":
         return _listeners_elsewhere(pids)
     found: set[Listener] = set()
@@ -99,7 +109,8 @@ def listeners(pids: Iterable[int]) -> frozenset[Listener] | None:
                 found |= held
         except (FileNotFoundError, ProcessLookupError):
             continue
-        except OSError:
+        except OSError as error:
+            _require_means(error)
             return None
     return frozenset(found)
 
@@ -118,8 +129,14 @@ def _listeners_of(holder: int) -> frozenset[Listener] | None:
         return frozenset()  # it ended meanwhile, and its sockets with it
     except PermissionError:
         return None if thread_has_memory(holder) else frozenset()
-    except OSError:
+    except OSError as error:
+        _require_means(error)
         return None
+
+
+def _require_means(error: OSError) -> None:
+    if error.errno in _WITHOUT_MEANS:
+        raise ProcessUnreadable from error
 
 
 def _network_sockets(holder: int) -> dict[int, tuple[int, str]] | None:

@@ -32,11 +32,12 @@ from companion_core.runtime.kept import Kept
 from companion_core.runtime.readback import environment_names, listeners
 from companion_core.runtime.staging import ProvedFile
 
-__all__ = ["Watched", "read_back", "unless_exited", "until_serving"]
+__all__ = ["Watched", "read_back", "read_back_patiently", "unless_exited", "until_serving"]
 
 T = TypeVar("T")
 
 _READ_BACK_SECONDS: Final = 1.0
+_AGAIN_SECONDS: Final = 0.05
 _LONG_SECONDS: Final = 0.005
 # Not its own socket yet; just being executed, where the system shows no environment then.
 _NOT_YET: Final = frozenset({Reason.HEALTH_FAILED, Reason.NOT_RUNNING})
@@ -89,6 +90,7 @@ def read_back(watched: Watched, *, wait: bool = True) -> Verdict:
         for pid in tree:
             with contextlib.suppress(ProcessLookupError):
                 names[pid] = environment_names(pid, wait=wait)
+        held = listeners(tree)
     except ProcessUnreadable as error:
         return refuse(error.reason)
     if identity is None or identity.pid not in names:
@@ -102,10 +104,20 @@ def read_back(watched: Watched, *, wait: bool = True) -> Verdict:
     if not verdict.ok:
         return verdict
     return check_listeners(
-        listeners(tree),
+        held,
         watched.channel,
         allow_open_backend=watched.allow_open_backend,
     )
+
+
+def read_back_patiently(watched: Watched) -> Verdict:
+    """As `read_back`; what the system does not tell is asked again, for a second. For a thread."""
+    deadline = time.monotonic() + _READ_BACK_SECONDS
+    while True:
+        verdict = _timed(watched)
+        if verdict.reason is not Reason.PROCESS_UNREADABLE or time.monotonic() > deadline:
+            return verdict
+        time.sleep(_AGAIN_SECONDS)
 
 
 async def until_serving(
@@ -236,8 +248,8 @@ async def _read_back(watched: Watched) -> Verdict:
     if not watched.takes_long:
         with contextlib.suppress(BlockingIOError):
             verdict = _timed(watched, wait=False)
-    if verdict is None:
-        verdict = await asyncio.to_thread(_timed, watched)
+    if verdict is None or verdict.reason is Reason.PROCESS_UNREADABLE:
+        verdict = await asyncio.to_thread(read_back_patiently, watched)
     if verdict.reason is Reason.NOT_RUNNING:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_READ_BACK_SECONDS):

@@ -19,7 +19,7 @@ from companion_core.decisions.verdict import OK, Verdict, refuse
 from companion_core.egress import Egress
 from companion_core.errors import CompanionError, Reason, error_for
 from companion_core.runtime.kept import Kept
-from companion_core.runtime.readiness import read_back, unless_exited
+from companion_core.runtime.readiness import read_back_patiently, unless_exited
 from companion_core.runtime.start_plan import StartSpec
 from companion_core.runtime.starting import (
     Run,
@@ -193,7 +193,7 @@ class Supervisor:
         now = asyncio.get_running_loop().time()
         if not run.ended and now - run.read_back_at < max_age:
             return OK
-        verdict = await asyncio.to_thread(read_back, run.watched)
+        verdict = await asyncio.to_thread(read_back_patiently, run.watched)
         if verdict.ok:
             run.read_back_at = now
         elif verdict.reason not in _PASSING[self.state is State.STARTING] and not run.ended:

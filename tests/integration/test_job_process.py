@@ -204,6 +204,23 @@ def test_one_that_cannot_be_taken_never_runs(machine, kernel) -> None:
     assert machine.leftovers() == []
 
 
+def test_one_that_does_not_end_is_not_said_to_be_gone(machine, kernel, monkeypatch) -> None:
+    async def life() -> None:
+        backend = await machine.supervisor.start(spec(machine))
+        with monkeypatch.context() as deaf:
+            deaf.setattr(Kernel, "TerminateJobObject", lambda *_: 1)
+            for _ in range(2):
+                with pytest.raises(CompanionError) as caught:
+                    await machine.supervisor.stop(kill_after=0.1)
+                assert caught.value.reason is Reason.STALE_RUNTIME
+        assert parts.alive(backend.pid)
+        assert not kernel.closed
+        await machine.supervisor.stop()
+        assert not parts.alive(backend.pid)
+
+    asyncio.run(life())
+
+
 def test_a_program_that_cannot_be_started_is_said(machine, kernel, monkeypatch) -> None:
     def fail(*_args, **_options):
         raise OSError

@@ -215,7 +215,7 @@ def test_a_channel_that_is_lost_is_waited_for_at_the_start_alone(machine, monkey
         supervisor = machine.supervisor
         await supervisor.start(machine.spec())
         lost = refuse(Reason.HEALTH_FAILED)
-        monkeypatch.setattr(supervisor_module, "read_back", lambda _watched: lost)
+        monkeypatch.setattr(supervisor_module, "read_back_patiently", lambda _watched: lost)
         assert await supervisor.check_runtime() == lost
         assert supervisor.state is State.STARTING
         supervisor.report_health(ok=True)

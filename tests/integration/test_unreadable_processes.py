@@ -6,9 +6,11 @@ The looks that fail are made up; the processes are real.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -76,6 +78,47 @@ def test_a_runtime_that_cannot_be_read_back_is_ended(machine, sight) -> None:
         assert machine.supervisor.last_ending.reason is Reason.PROCESS_UNREADABLE
         await machine.supervisor.stop()
         assert not parts.alive(backend.pid)
+
+    asyncio.run(life())
+    assert machine.leftovers() == []
+
+
+def test_a_look_that_fails_for_a_moment_costs_a_runtime_nothing(machine, sight) -> None:
+    async def life() -> None:
+        backend = await machine.supervisor.start(machine.spec())
+        machine.supervisor.report_health(ok=True)
+        sight.failing = 3
+        assert (await machine.supervisor.check_runtime()).ok
+        assert sight.failing == 0
+        assert machine.supervisor.state is State.READY
+        assert parts.alive(backend.pid)
+        await machine.supervisor.stop()
+
+    asyncio.run(life())
+
+
+def test_no_descriptor_left_for_a_moment_costs_a_runtime_nothing(machine) -> None:
+    async def life() -> None:
+        backend = await machine.supervisor.start(machine.spec())
+        machine.supervisor.report_health(ok=True)
+        assert (await machine.supervisor.check_runtime()).ok  # all that is loaded on use is there
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+        held: list[int] = []
+        try:
+            with contextlib.suppress(OSError):
+                while True:
+                    held.append(os.dup(0))
+            looking = asyncio.ensure_future(machine.supervisor.check_runtime())
+            await asyncio.sleep(0.2)
+            assert not looking.done()
+        finally:
+            for descriptor in held:
+                os.close(descriptor)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert (await looking).ok
+        assert parts.alive(backend.pid)
+        await machine.supervisor.stop()
 
     asyncio.run(life())
     assert machine.leftovers() == []

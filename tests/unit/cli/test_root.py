@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 import pytest
 
+from companion_core import control
 from companion_core.cli import COMMANDS, main, refuse
 from companion_core.cli.progress import StepPrinter
 from companion_core.cli.status_command import as_text
@@ -99,25 +100,42 @@ def test_a_fault_of_the_program_exits_1_and_names_no_value(tmp_path, capsys, mon
     def fail(*_arguments):
         raise RuntimeError("a secret of the fault")
 
-    monkeypatch.setattr("companion_core.cli.status_command.find_running", fail)
+    monkeypatch.setattr("companion_core.cli.status_command.ask_running", fail)
     assert main(["--state-dir", str(tmp_path), "status"]) == 1
     err = capsys.readouterr().err
     assert err.splitlines()[-1].startswith("companion: internal_fault: ")
     assert "a secret of the fault" not in err
 
 
-@pytest.mark.parametrize(("gone", "code"), [(True, 5), (False, 4)])
+@pytest.mark.parametrize("command", [["status"], ["token"], ["metrics"], ["exec", "--", "true"]])
+@pytest.mark.parametrize("gone", [True, False])
 def test_a_companion_that_gives_no_answer_has_just_ended_or_is_silent(
-    tmp_path, monkeypatch, gone, code
+    tmp_path, monkeypatch, capsys, gone, command
 ):
     def silent(*_arguments):
         raise EnvironmentUnavailable(Reason.CONTROL_UNAVAILABLE)
 
-    module = "companion_core.cli.status_command"
-    monkeypatch.setattr(f"{module}.find_running", lambda *_: object())
-    monkeypatch.setattr(f"{module}.ask", silent)
-    monkeypatch.setattr(f"{module}.has_gone", lambda *_: gone)
-    assert main(["--state-dir", str(tmp_path), "status"]) == code
+    monkeypatch.setattr(control, "find_running", lambda *_: object())
+    monkeypatch.setattr(control, "ask", silent)
+    monkeypatch.setattr(control, "has_gone", lambda *_: gone)
+    code = main(["--state-dir", str(tmp_path), *command])
+    told = capsys.readouterr()
+    if command[0] == "exec":
+        assert code == 125
+    else:
+        assert code == (5 if gone else 4)
+    reason = "not_running" if gone else "control_unavailable"
+    assert (command == ["status"] and gone) or f"companion: {reason}: " in told.err
+
+
+def test_one_that_answers_with_a_refusal_is_not_waited_for(tmp_path, monkeypatch):
+    def refusing(*_arguments):
+        raise EnvironmentUnavailable(Reason.NOT_READY)
+
+    monkeypatch.setattr(control, "find_running", lambda *_: object())
+    monkeypatch.setattr(control, "ask", refusing)
+    monkeypatch.setattr(control, "has_gone", lambda *_: pytest.fail("it is there"))
+    assert main(["--state-dir", str(tmp_path), "token"]) == 4
 
 
 def test_json_after_the_separator_belongs_to_the_client(tmp_path, capsys):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 from runtime_parts import descriptors
 
 from companion_core.decisions.runtime_readback import Listener
+from companion_core.egress import ProcessUnreadable
 from companion_core.runtime import descriptor_tables, process_tree, readback
 from companion_core.runtime.readback import environment_names, listeners
 
@@ -204,6 +206,25 @@ def test_what_cannot_be_read_is_none(monkeypatch) -> None:
     assert listeners([os.getpid()]) is None
     monkeypatch.setattr(readback, "read_entry", forbidden)
     assert environment_names(os.getpid()) is None
+
+
+@linux_only
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+@pytest.mark.parametrize("failing", ["the threads", "a table", "an environment"])
+def test_nothing_left_to_look_with_says_nothing_of_a_process(monkeypatch, number, failing) -> None:
+    def out_of_means(*_args, real=os.listdir):
+        if failing == "a table" and str(_args[0]).endswith("/task"):
+            return real(*_args)
+        raise OSError(number, os.strerror(number))
+
+    if failing == "an environment":
+        monkeypatch.setattr(readback, "read_entry", out_of_means)
+        ask = environment_names
+    else:
+        monkeypatch.setattr(os, "listdir", out_of_means)
+        ask = lambda pid: listeners([pid])  # noqa: E731 - the same question
+    with pytest.raises(ProcessUnreadable):
+        ask(os.getpid())
 
 
 @linux_only
