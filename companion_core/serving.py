@@ -14,20 +14,17 @@ from companion_core.clock import recency_now
 from companion_core.config import Config
 from companion_core.decisions.availability import AvailabilityFacts
 from companion_core.decisions.lifecycle import State, can_serve_inference
-from companion_core.decisions.resources import check_memory
 from companion_core.decisions.restart import Ending, Size
 from companion_core.decisions.verdict import OK, Verdict, refuse
 from companion_core.egress import Egress
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason, error_for
 from companion_core.gateway import Backend, Gateway, GatewaySettings, HealthProbe
 from companion_core.paths import InstancePaths
-from companion_core.providers import ProbeFailed
 from companion_core.runtime.alertness import alert
 from companion_core.runtime.attempts import Attempts
-from companion_core.runtime.free_memory import available_memory
+from companion_core.runtime.free_memory import require_memory
 from companion_core.runtime.liveness import computes_a_token
 from companion_core.runtime.output import quote
-from companion_core.runtime.probe import free_vram
 from companion_core.runtime.resource_monitor import ResourceMonitor
 from companion_core.runtime.staging import VerifiedModel
 from companion_core.runtime.supervisor import StartedBackend, StartHooks, StartSpec, Supervisor
@@ -146,7 +143,7 @@ class Serving:
             CompanionError: nothing of the runtime is left; what it wrote last is in the detail
                 where that tells why.
         """
-        await self._require_memory(model)
+        await require_memory(model, self._providers.limits)
         self.exited.clear()
         self.launched.clear()
         self._model = model
@@ -324,19 +321,8 @@ class Serving:
         Raises:
             CompanionError: `ram_over_limit`.
         """
-        await self._require_memory(model, free=sum(file.size for file in model.files))
-
-    async def _require_memory(self, model: VerifiedModel, *, free: int | None = None) -> None:
-        needed = sum(file.size for file in model.files)
-        if free is None:
-            free = await asyncio.to_thread(available_memory)
-        try:
-            video = await asyncio.to_thread(free_vram)
-        except ProbeFailed:
-            video = 0
-        verdict = check_memory(needed, free, video, self._providers.limits)
-        if not verdict.ok:
-            raise error_for(verdict.reason)
+        size = sum(file.size for file in model.files)
+        await require_memory(model, self._providers.limits, free=size)
 
     # --- what status says -----------------------------------------------------------------
 

@@ -1,17 +1,24 @@
-"""How much memory a new runtime could have now: of this machine, and of this container."""
+"""How much memory a new runtime could have now, and whether a model fits into it (I-12)."""
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Final
 
-__all__ = ["available_memory"]
+from companion_core.decisions.resources import check_memory
+from companion_core.errors import error_for
+from companion_core.providers import ProbeFailed, ResourceLimits
+from companion_core.runtime.probe import free_vram
+from companion_core.runtime.staging import VerifiedModel
+
+__all__ = ["available_memory", "require_memory"]
 
 _CGROUP: Final = Path("/sys/fs/cgroup")
 
 
 def available_memory(cgroup: Path = _CGROUP) -> int:
-    """Return bytes that can be had without swapping, within the cgroup's own limit if any."""
+    """Return bytes that can be had without swapping, within a container's own limit if any."""
     import psutil  # noqa: PLC0415 - asked once per start
 
     free = int(psutil.virtual_memory().available)
@@ -23,3 +30,28 @@ def available_memory(cgroup: Path = _CGROUP) -> int:
     except (OSError, ValueError):
         return free
     return min(free, max(0, limit - used + cached))
+
+
+async def require_memory(
+    model: VerifiedModel, limits: ResourceLimits, *, free: int | None = None
+) -> None:
+    """Require that a model fits below the ceilings and into what is free.
+
+    Args:
+        model: which is to be loaded.
+        limits: the ceilings.
+        free: bytes of memory to count with; what is free now if it is not given.
+
+    Raises:
+        CompanionError: `ram_over_limit`, or as `check_memory` has it.
+    """
+    needed = sum(file.size for file in model.files)
+    if free is None:
+        free = await asyncio.to_thread(available_memory)
+    try:
+        video = await asyncio.to_thread(free_vram)
+    except ProbeFailed:
+        video = 0
+    verdict = check_memory(needed, free, video, limits)
+    if not verdict.ok:
+        raise error_for(verdict.reason)

@@ -192,7 +192,7 @@ def test_over_its_ceiling_it_is_drained_started_smaller_and_then_refused(llama, 
 
 def test_a_model_that_does_not_fit_is_refused_before_the_start(llama, model, monkeypatch) -> None:
     async def life() -> None:
-        monkeypatch.setattr("companion_core.serving.available_memory", lambda: 1000)
+        monkeypatch.setattr("companion_core.runtime.free_memory.available_memory", lambda: 1000)
         serving = llama()
         with pytest.raises(CompanionError) as caught:
             async with serving_parts.serving_with(serving, model):
