@@ -23,6 +23,7 @@ from companion_core.paths import InstancePaths
 from companion_core.runtime.alertness import alert
 from companion_core.runtime.attempts import Attempts
 from companion_core.runtime.free_memory import require_memory
+from companion_core.runtime.kept import describe_exit
 from companion_core.runtime.liveness import computes_a_token
 from companion_core.runtime.output import quote
 from companion_core.runtime.resource_monitor import ResourceMonitor
@@ -244,9 +245,7 @@ class Serving:
                     if self._backend is None:  # stopped meanwhile, for the model's sake
                         raise CompanionError(Reason.INTERRUPTED)
                     if self.exited.is_set():
-                        ending = self._supervisor.last_ending
-                        reason = Reason.RUNTIME_EXITED if ending is None else ending.reason
-                        raise error_for(reason, plugin=self._providers.chosen.spawn.plugin)
+                        raise self._ended()
                     if self._health.judge_failed:  # it would go on to
                         plugin = self._providers.chosen.health.plugin
                         raise EnvironmentUnavailable(
@@ -259,6 +258,13 @@ class Serving:
         except TimeoutError as error:
             self._supervisor.report_health(ok=False)
             raise EnvironmentUnavailable(Reason.START_TIMEOUT) from error
+
+    def _ended(self) -> CompanionError:
+        ending = self._supervisor.last_ending
+        if ending is None:
+            return EnvironmentUnavailable(Reason.RUNTIME_EXITED)
+        plugin = self._providers.chosen.spawn.plugin
+        return error_for(ending.reason, describe_exit(ending.exit_code), plugin=plugin)
 
     async def probe(self, *, max_age: float = 0) -> Verdict:
         """Ask through the gateway, and look again at what the runtime really holds open.

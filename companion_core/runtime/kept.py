@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Mapping
 from typing import Protocol
 
 from companion_core.egress import ProcessIdentity
 from companion_core.runtime.output import RuntimeOutput
 
-__all__ = ["Kept"]
+__all__ = ["Kept", "describe_exit"]
+
+_FAULTS = 2**32  # NTSTATUS of Windows, which a negative code was taken from
 
 
 class Kept(Protocol):
@@ -69,3 +72,19 @@ class Kept(Protocol):
                 still being killed, and this may be called again.
         """
         ...
+
+
+def describe_exit(code: int | None) -> str:
+    """Say for a person how a runtime ended by itself; nothing where that is unknown.
+
+    Args:
+        code: as `Kept.exit_code`.
+    """
+    if code is None:
+        return ""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"ended by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"ended by fault 0x{code + _FAULTS:08X}"

@@ -28,7 +28,7 @@ from companion_core.errors import EnvironmentUnavailable, Reason, error_for
 from companion_core.providers import SpawnPlan, TcpChannel, UnixChannel
 from companion_core.runtime.attempts import Attempts
 from companion_core.runtime.backend_client import send_prepare
-from companion_core.runtime.kept import Kept
+from companion_core.runtime.kept import Kept, describe_exit
 from companion_core.runtime.readback import environment_names, listeners
 from companion_core.runtime.staging import ProvedFile
 
@@ -195,8 +195,9 @@ def _end_now(until: asyncio.Timeout) -> None:
 
 
 def _exited(kept: Kept) -> EnvironmentUnavailable:
-    reason = Reason.RAM_OVER_LIMIT if kept.for_memory else Reason.RUNTIME_EXITED
-    return EnvironmentUnavailable(reason)
+    if kept.for_memory:
+        return EnvironmentUnavailable(Reason.RAM_OVER_LIMIT)
+    return EnvironmentUnavailable(Reason.RUNTIME_EXITED, describe_exit(kept.exit_code))
 
 
 async def _until_listening(

@@ -119,6 +119,7 @@ def test_one_that_gives_up_on_its_model_says_why(name, tmp_path) -> None:
         if name == "llama.cpp":
             assert serving.last_ending is not None
             assert serving.last_ending.exit_code == 1
+            assert error.detail.startswith("exit code 1\n")
 
     asyncio.run(life())
 
