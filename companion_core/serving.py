@@ -101,7 +101,7 @@ class Serving:
         self._supervisor.hooks = StartHooks(
             on_launch=self._expect,
             on_connectable=self.gateway.connect_expected,
-            on_busy=self.gateway.disconnect_expected,
+            on_let_go=self.gateway.disconnect_expected,
             on_prepared=self.gateway.attach_expected,
         )
         self._backend: StartedBackend | None = None

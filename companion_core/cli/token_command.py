@@ -17,9 +17,10 @@ from companion_core.errors import Reason, UsageError
 @click.pass_obj
 def command(settings: Settings, *, reveal: bool, as_json: bool) -> None:
     """Print the session token; it changes at each start."""
-    token = ask_running(settings.paths, settings.egress, "session")["token"]
-    if is_terminal(sys.stdout) and not reveal:
+    shown = reveal or not is_terminal(sys.stdout)
+    answer = ask_running(settings.paths, settings.egress, "session" if shown else "status")
+    if not shown:
         raise UsageError(
             Reason.USAGE, "a secret is not shown on a terminal; pipe it, or add --reveal"
         )
-    echo_result({"ok": True, "token": token}, token, as_json=as_json)
+    echo_result({"ok": True, "token": answer["token"]}, answer["token"], as_json=as_json)

@@ -111,7 +111,6 @@ class JobProcess:
                 if self._process is not None:
                     await self.exited.wait()
         except TimeoutError:  # the job goes on ending it
-            self.exited.set()
             raise EnvironmentUnavailable(Reason.STALE_RUNTIME) from None
         self._job.close()
         if self._process is not None:

@@ -22,8 +22,10 @@ LAST_LINES: Final = 20
 QUOTED_LINES: Final = 10
 QUOTED_CHARACTERS: Final = 300
 _READ_BYTES: Final = 65536
-# Behind whoever waits for these lines: to write them takes longer than to read them.
+# Behind whoever waits for these lines: to write them takes longer than to read them. So many
+# bytes are written at once.
 LOG_DELAY_SECONDS: Final = 0.02
+LOG_BLOCK_BYTES: Final = 64 * 1024
 
 
 class RuntimeOutput:
@@ -65,6 +67,7 @@ class RuntimeOutput:
         self._secret = b"" if secret is None else secret.encode()
         self._pending = b""
         self._unwritten: list[bytes] = []
+        self._unwritten_bytes = 0
         self._writing: asyncio.TimerHandle | None = None
         self._written = 0
         self._log: int | None = None
@@ -144,7 +147,9 @@ class RuntimeOutput:
             self._pending = whole[cut:]
         for line in lines:
             self._take(line)
-        if self._writing is None:
+        if self._unwritten_bytes >= LOG_BLOCK_BYTES:
+            self._write_log()
+        elif self._writing is None:
             loop = asyncio.get_running_loop()
             self._writing = loop.call_later(LOG_DELAY_SECONDS, self._write_log)
         if not data:
@@ -158,6 +163,7 @@ class RuntimeOutput:
             self.ready.set()
         self.last_lines.append(text)
         self._unwritten.append(text.encode() + b"\n")
+        self._unwritten_bytes += len(self._unwritten[-1])
 
     def _redacted(self, line: bytes) -> bytes:
         return line.replace(self._secret, b"[key]") if self._secret else line
@@ -174,12 +180,18 @@ class RuntimeOutput:
         if self._writing is not None:
             self._writing.cancel()
             self._writing = None
-        lines, self._unwritten = self._unwritten, []
+        lines, self._unwritten, self._unwritten_bytes = self._unwritten, [], 0
+        block, size = list[bytes](), 0
         for line in lines:
-            self._write(line)
+            if self._written + size + len(line) > MAX_LOG_BYTES:
+                self._write(b"".join(block))
+                block, size = [], 0
+            block.append(line)
+            size += len(line)
+        self._write(b"".join(block))
 
     def _write(self, data: bytes) -> None:
-        if self._log is None:
+        if self._log is None or not data:
             return
         try:
             if self._written + len(data) > MAX_LOG_BYTES:

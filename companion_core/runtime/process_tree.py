@@ -6,6 +6,7 @@ end; whatever else a look fails for raises `ProcessUnreadable`.
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import sys
@@ -21,6 +22,7 @@ __all__ = [
     "has_memory",
     "lives",
     "read_entry",
+    "require_means",
     "runtime_below",
     "thread_has_memory",
 ]
@@ -31,6 +33,7 @@ _PARENT, _SESSION, _THREADS, _MEMORY, _ENV_END = 1, 3, 17, 20, 48
 # Whoever ends while the kernel lists its siblings can hide one of them (proc(5)), and its own
 # children become another's: all is listed again until it is as it was, so often at most.
 _LOOKS: Final = 4
+_WITHOUT_MEANS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 _READ_BYTES: Final = 4096
 # The kernel fills a page where there is more (seq_file): less than half of one is all.
 _SHORT_BYTES: Final = 2048
@@ -103,13 +106,17 @@ def has_memory(pid: int) -> bool:
     """Tell whether a process has not begun to end: it gives its memory back first of all.
 
     From then on nobody but root may look into it. A first thread that ended has none either
-    while others of the process go on, so each is asked. What cannot be said counts as yes.
+    while others of the process go on, so each is asked. What the system hides counts as yes.
+
+    Raises:
+        ProcessUnreadable: there is nothing left to look with.
     """
     try:
-        threads = os.listdir(f"/proc/{pid}/task")  # noqa: PTH208 - names are all it takes
+        threads = _threads(pid)
     except (FileNotFoundError, ProcessLookupError):
         return False
-    except OSError:
+    except OSError as error:
+        require_means(error)
         return True
     return any(thread_has_memory(int(thread)) for thread in threads)
 
@@ -118,9 +125,20 @@ def thread_has_memory(thread: int) -> bool:
     """As `has_memory`, of one thread alone."""
     try:
         fields = _stat(str(thread))
-    except ProcessUnreadable:
+    except ProcessUnreadable as error:
+        require_means(error.__cause__)
         return True
     return fields is not None and int(fields[_MEMORY]) != 0
+
+
+def require_means(error: BaseException | None) -> None:
+    """Go on with a look that failed for what the process is.
+
+    Raises:
+        ProcessUnreadable: there was nothing left to look with, which says nothing of it.
+    """
+    if isinstance(error, OSError) and error.errno in _WITHOUT_MEANS:
+        raise ProcessUnreadable from error
 
 
 def read_entry(path: str) -> bytes:
@@ -191,14 +209,13 @@ class _KernelLists:
 
     def children(self, pid: int) -> list[int]:
         """See `_Lists`."""
-        folder, read = f"/proc/{pid}/task", dict[str, bytes]()
+        read = self._read[pid] = {}
         for _ in range(_LOOKS):
             ended = False
             try:
-                for thread in os.listdir(folder):  # noqa: PTH208 - names are all it takes
-                    path = f"{folder}/{thread}/children"
+                for thread in _threads(pid):
                     try:
-                        read[path] = read_entry(path)
+                        read[thread] = _children(pid, thread)
                     except (FileNotFoundError, ProcessLookupError):
                         ended = True  # and has left its own to another thread
             except (FileNotFoundError, ProcessLookupError):
@@ -207,19 +224,28 @@ class _KernelLists:
                 raise ProcessUnreadable from error
             if not ended:
                 break
-        self._read[pid] = read
         return list(dict.fromkeys(int(child) for below in read.values() for child in below.split()))
 
     def are_as_read(self, pids: Iterable[int]) -> bool:
-        """See `_Lists`: one that is given a child has that in the list of a thread it had."""
+        """See `_Lists`: the same threads have the same children."""
         try:
             return all(
-                read_entry(path) == below for pid in pids for path, below in self._read[pid].items()
+                self._read[pid].keys() == set(_threads(pid))
+                and all(_children(pid, each) == below for each, below in self._read[pid].items())
+                for pid in pids
             )
         except (FileNotFoundError, ProcessLookupError):
             return False
         except OSError as error:
             raise ProcessUnreadable from error
+
+
+def _threads(pid: int) -> list[str]:
+    return os.listdir(f"/proc/{pid}/task")  # noqa: PTH208 - names are all it takes
+
+
+def _children(pid: int, thread: str) -> bytes:
+    return read_entry(f"/proc/{pid}/task/{thread}/children")
 
 
 class _EveryParent:

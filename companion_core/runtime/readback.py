@@ -7,7 +7,6 @@ None, which every rule takes as no.
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 import time
@@ -15,13 +14,13 @@ from collections.abc import Iterable
 from typing import Final
 
 from companion_core.decisions.runtime_readback import Listener
-from companion_core.egress import ProcessUnreadable
 from companion_core.runtime.descriptor_tables import table_holders
 from companion_core.runtime.held_sockets import listening_among
 from companion_core.runtime.process_tree import (
     environment_is_set,
     has_memory,
     read_entry,
+    require_means,
     thread_has_memory,
 )
 from companion_core.runtime.socket_tables import listening_sockets
@@ -38,8 +37,6 @@ _TABLES: Final = {
     b"UDP": "udp",
     b"UDPv6": "udp6",
 }
-# Nothing is left to look with: that says nothing of the process.
-_WITHOUT_MEANS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 _EXEC_SECONDS: Final = 0.5
 _PAUSE_SECONDS: Final = 0.001
 
@@ -69,7 +66,7 @@ def environment_names(pid: int, *, wait: bool = True) -> frozenset[str] | None:
         except PermissionError:
             block = None  # another person's, or it is ending
         except OSError as error:
-            _require_means(error)
+            require_means(error)
             return None
         if block is not None:
             entries = (entry for entry in block.split(b"\0") if entry)
@@ -110,7 +107,7 @@ def listeners(pids: Iterable[int]) -> frozenset[Listener] | None:
         except (FileNotFoundError, ProcessLookupError):
             continue
         except OSError as error:
-            _require_means(error)
+            require_means(error)
             return None
     return frozenset(found)
 
@@ -130,13 +127,8 @@ def _listeners_of(holder: int) -> frozenset[Listener] | None:
     except PermissionError:
         return None if thread_has_memory(holder) else frozenset()
     except OSError as error:
-        _require_means(error)
+        require_means(error)
         return None
-
-
-def _require_means(error: OSError) -> None:
-    if error.errno in _WITHOUT_MEANS:
-        raise ProcessUnreadable from error
 
 
 def _network_sockets(holder: int) -> dict[int, tuple[int, str]] | None:
@@ -171,7 +163,10 @@ def _environment_names_elsewhere(pid: int) -> frozenset[str] | None:
         names = frozenset(psutil.Process(pid).environ())
     except psutil.NoSuchProcess as error:
         raise ProcessLookupError from error
-    except (psutil.AccessDenied, OSError):
+    except psutil.AccessDenied:
+        return None
+    except OSError as error:
+        require_means(error)
         return None
     if not names:  # it is ending, or another program takes its place just now
         raise ProcessLookupError
@@ -189,7 +184,10 @@ def _listeners_elsewhere(pids: Iterable[int]) -> frozenset[Listener] | None:
             connections = psutil.Process(pid).net_connections(kind="inet")
         except psutil.NoSuchProcess:
             continue
-        except (psutil.AccessDenied, OSError):
+        except psutil.AccessDenied:
+            return None
+        except OSError as error:
+            require_means(error)
             return None
         for connection in connections:
             stream = connection.type == socket.SOCK_STREAM

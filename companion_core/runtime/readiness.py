@@ -90,24 +90,23 @@ def read_back(watched: Watched, *, wait: bool = True) -> Verdict:
         for pid in tree:
             with contextlib.suppress(ProcessLookupError):
                 names[pid] = environment_names(pid, wait=wait)
-        held = listeners(tree)
+        if identity is None or identity.pid not in names:
+            return refuse(Reason.NOT_RUNNING)
+        verdict = check_environment(
+            names.pop(identity.pid),
+            names.values(),
+            planned=watched.planned_names,
+            child_names=watched.child_names,
+        )
+        if not verdict.ok:
+            return verdict
+        return check_listeners(
+            listeners(tree),
+            watched.channel,
+            allow_open_backend=watched.allow_open_backend,
+        )
     except ProcessUnreadable as error:
         return refuse(error.reason)
-    if identity is None or identity.pid not in names:
-        return refuse(Reason.NOT_RUNNING)
-    verdict = check_environment(
-        names.pop(identity.pid),
-        names.values(),
-        planned=watched.planned_names,
-        child_names=watched.child_names,
-    )
-    if not verdict.ok:
-        return verdict
-    return check_listeners(
-        held,
-        watched.channel,
-        allow_open_backend=watched.allow_open_backend,
-    )
 
 
 def read_back_patiently(watched: Watched) -> Verdict:
@@ -128,7 +127,7 @@ async def until_serving(
     key: str | None,
     model: ProvedFile,
     on_connectable: Callable[[], None],
-    on_busy: Callable[[], None],
+    on_let_go: Callable[[], None],
     on_prepared: Callable[[], None],
 ) -> float:
     """Return when the runtime listens as planned and every request of the plan was answered.
@@ -141,7 +140,8 @@ async def until_serving(
         model: what a request of the plan may send.
         on_connectable: called when all that is left is a look at it, or when it works on the
             last request: it may be connected to meanwhile.
-        on_busy: called when it failed at that and is sent it again: nobody may be connected.
+        on_let_go: called when it was not found as planned, or failed at that request and is sent
+            it again: no connection may be left.
         on_prepared: called when its health may be asked for: behind a look at its sockets. What
             was prepared is looked at while it answers (I-07).
 
@@ -152,10 +152,12 @@ async def until_serving(
         PluginFault: `runtime_environment`, `runtime_listens_wide`.
         EnvironmentUnavailable: `spawn_failed` for a request that was answered otherwise.
     """
-    looked_at = await _until_listening(egress, watched, plan, on_connectable)
+    looked_at = await _until_listening(
+        egress, watched, plan, on_connectable=on_connectable, on_let_go=on_let_go
+    )
     for request in plan.prepare:
         last = request is plan.prepare[-1]
-        hooks = {"on_sent": on_connectable, "on_retry": on_busy} if last else {}
+        hooks = {"on_sent": on_connectable, "on_retry": on_let_go} if last else {}
         await send_prepare(egress, watched.way, request, key=key, model=model, **hooks)
     on_prepared()
     if plan.prepare:
@@ -201,7 +203,12 @@ def _exited(kept: Kept) -> EnvironmentUnavailable:
 
 
 async def _until_listening(
-    egress: Egress, watched: Watched, plan: SpawnPlan, on_connectable: Callable[[], None]
+    egress: Egress,
+    watched: Watched,
+    plan: SpawnPlan,
+    *,
+    on_connectable: Callable[[], None],
+    on_let_go: Callable[[], None],
 ) -> float:
     """Return when it was last looked at, on the event loop's clock."""
     if plan.ready_text is not None:
@@ -210,16 +217,22 @@ async def _until_listening(
     # asked again, and what it listens on is read back in any case.
     believed = plan.ready_text is not None and not plan.prepare
     now = asyncio.get_running_loop().time
+    # A port may be another program's, which would keep a connection made before the look; at the
+    # others only the person's own programs could listen.
+    connects_early = not plan.prepare and not isinstance(watched.way, TcpChannel)
     attempts, looked_at = Attempts(watched.kept.output.stirred), -math.inf
     while True:
         accepts = _is_in_place(watched.way) and (believed or await _accepts(egress, watched.way))
         if accepts or now() - looked_at >= _READ_BACK_SECONDS:
-            if accepts and not plan.prepare:
+            ahead = accepts and connects_early
+            if ahead:
                 on_connectable()
                 await asyncio.sleep(0)  # the connection is made while it is looked at
             looked_at = now()
             if await _is_as_planned(watched) and accepts:
                 return looked_at
+            if ahead:
+                on_let_go()
         await attempts.pause()
 
 

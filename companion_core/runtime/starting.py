@@ -92,14 +92,15 @@ class StartHooks:
     Attributes:
         on_launch: the runtime's program is executed; nothing may be sent to it yet (I-07).
         on_connectable: it is looked at, or works on the last request of its plan; a connection
-            may be made, which it is going to wait on.
-        on_busy: it failed at that request and is sent it again; no connection may be left.
+            may be made, and nothing be sent on it yet.
+        on_let_go: it was not found as planned, or failed at that request and is sent it again; no
+            connection may be left.
         on_prepared: it may be asked for its health.
     """
 
     on_launch: Callable[[StartedBackend], None] = lambda _: None
     on_connectable: Callable[[], None] = lambda: None
-    on_busy: Callable[[], None] = lambda: None
+    on_let_go: Callable[[], None] = lambda: None
     on_prepared: Callable[[], None] = lambda: None
 
 
@@ -238,7 +239,7 @@ async def bring_up(
                 key=key,
                 model=spec.model.files[0],
                 on_connectable=hooks.on_connectable,
-                on_busy=hooks.on_busy,
+                on_let_go=hooks.on_let_go,
                 on_prepared=hooks.on_prepared,
             )
             run.read_back_at = await unless_exited(run.kept, serving)

@@ -170,12 +170,10 @@ class Supervisor:
             await outlast(self._starting)
         for event in (Event.ABORTED, Event.DRAIN, Event.STOPPED):
             self.state = transition(self.state, event).state
-        try:
-            if self._run is not None:
-                await finish(self._take_down(self._run, terminate_after, kill_after))
-        finally:
-            if self._watch is not None:
-                await outlast(self._watch)
+        if self._run is not None:
+            await finish(self._take_down(self._run, terminate_after, kill_after))
+        if self._watch is not None:  # of one that may be left it goes on
+            await outlast(self._watch)
 
     async def check_runtime(self, *, max_age: float = 0) -> Verdict:
         """Read the runtime's environment and sockets back; end it when they are not as planned.
@@ -256,7 +254,8 @@ class Supervisor:
             reason = Reason.RAM_OVER_LIMIT if kept.for_memory else Reason.RUNTIME_EXITED
             self._tell_exit(Ending(reason=reason, exit_code=code, ready=ready))
         if self._run is run:
-            await finish(self._take_down(run, 0, KILL_AFTER_SECONDS))
+            with contextlib.suppress(CompanionError):  # who stops or starts next is told
+                await finish(self._take_down(run, 0, KILL_AFTER_SECONDS))
 
     def _tell_exit(self, ending: Ending) -> None:
         self.last_ending = ending

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
@@ -17,7 +18,7 @@ from companion_core.egress import LiveEgress
 from companion_core.errors import Reason
 from companion_core.gateway import Backend, HealthProbe
 from companion_core.gateway.exchange import MAX_HELD
-from companion_core.providers import OPENAI_ROUTES, UnixChannel
+from companion_core.providers import OPENAI_ROUTES, TcpChannel, UnixChannel
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("each_event_loop")]
 
@@ -158,6 +159,47 @@ def test_one_that_could_not_be_made_fails_who_waits_for_it_and_nobody_after(tmp_
         assert (await door.ask(door.get(HEALTH_PATH))).code == "upstream_failed"
         door.gateway.attach(backend)
         assert (await door.ask(door.get(HEALTH_PATH))).status == 200
+
+    run(life)
+
+
+def test_behind_one_that_could_not_be_made_ahead_another_is(tmp_path) -> None:
+    async def life(door: parts.Door, backend: Backend) -> None:
+        assert isinstance(backend.channel, TcpChannel)
+        nobody = socket.create_server(("127.0.0.1", 0))
+        port = nobody.getsockname()[1]
+        nobody.close()
+        door.gateway.expect(replace(backend, channel=TcpChannel(host="127.0.0.1", port=port)))
+        door.gateway.connect_expected()
+        pool = door.gateway.pool
+        assert pool is not None
+        await parts.eventually(lambda: pool.holds_nothing)
+        door.gateway.attach_expected()
+        assert (await door.ask(door.get(HEALTH_PATH))).code == "upstream_failed"
+
+    run(life)
+
+
+def test_a_request_behind_the_first_has_a_connection_of_its_own() -> None:
+    """The first one is on its way as soon as there is a connection, which may not be known yet."""
+
+    class Slow(LiveEgress):
+        async def connect_backend(self, factory: Any, channel: Any) -> Any:
+            made = await super().connect_backend(factory, channel)
+            await asyncio.sleep(0.1)
+            return made
+
+    async def life(door: parts.Door, backend: Backend) -> None:
+        door.gateway._egress = Slow()
+        door.gateway.expect(backend)
+        door.gateway.connect_expected()
+        door.gateway.attach_expected()
+        pool, first = door.gateway.pool, asyncio.create_task(door.ask(door.get(HEALTH_PATH)))
+        assert pool is not None
+        await parts.eventually(lambda: door.backend.connections == 1)
+        assert pool._connecting
+        assert (await door.ask(door.get(HEALTH_PATH))).status == 200
+        assert (await first).status == 200
 
     run(life)
 

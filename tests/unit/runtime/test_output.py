@@ -89,6 +89,24 @@ def test_the_log_is_bounded(tmp_path, monkeypatch) -> None:
     assert max(sizes.values()) <= 100
 
 
+def test_lines_are_written_many_at_a_time_and_never_gather(tmp_path, monkeypatch) -> None:
+    written, write = list[int](), RuntimeOutput._write
+
+    def counted(output: RuntimeOutput, data: bytes) -> None:
+        written.append(len(data))
+        write(output, data)
+
+    monkeypatch.setattr(output_module, "LOG_DELAY_SECONDS", 3600)
+    monkeypatch.setattr(output_module, "LOG_BLOCK_BYTES", 1000)
+    monkeypatch.setattr(output_module, "_READ_BYTES", 500)
+    monkeypatch.setattr(RuntimeOutput, "_write", counted)
+    lines = b"".join(b"%099d\n" % number for number in range(30))
+    run(tmp_path / "log", lines)
+    assert (tmp_path / "log").read_bytes() == lines
+    assert 2 <= len([size for size in written if size]) <= 4
+    assert max(written) <= 1500
+
+
 def test_a_log_that_cannot_be_written_costs_the_log_only(tmp_path) -> None:
     output = run(tmp_path / "missing" / "log", b"still seen\n")
     assert list(output.last_lines) == ["still seen"]

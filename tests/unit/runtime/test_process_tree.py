@@ -141,11 +141,14 @@ def test_a_child_that_comes_or_goes_is_another_list(family, kernel_lists, monkey
 
 
 @linux_only
-def test_a_thread_that_has_ended_is_another_list() -> None:
+def test_a_thread_that_begins_or_ends_is_another_list() -> None:
     lists, ending = process_tree._KernelLists(), threading.Event()
+    me = os.getpid()
+    lists.children(me)
     thread = threading.Thread(target=ending.wait)
     thread.start()
-    me, number = os.getpid(), thread.native_id
+    assert not lists.are_as_read([me])  # it may have children, or be given some
+    number = thread.native_id
     lists.children(me)
     assert lists.are_as_read([me])
     ending.set()
@@ -252,7 +255,11 @@ def test_any_other_failed_look_is_none(number, monkeypatch) -> None:
     for ask in QUESTIONS:
         with pytest.raises(ProcessUnreadable):
             ask(me)
-    assert has_memory(me)
+    if number in {errno.EMFILE, errno.ENFILE, errno.ENOMEM}:  # nothing was seen
+        with pytest.raises(ProcessUnreadable):
+            has_memory(me)
+    else:
+        assert has_memory(me)
 
 
 @linux_only

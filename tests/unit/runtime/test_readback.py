@@ -8,13 +8,15 @@ import subprocess
 import sys
 import threading
 
+import psutil
 import pytest
-from runtime_parts import descriptors
+from runtime_parts import descriptors, wait_until
 
 from companion_core.decisions.runtime_readback import Listener
 from companion_core.egress import ProcessUnreadable
 from companion_core.runtime import descriptor_tables, process_tree, readback
 from companion_core.runtime.readback import environment_names, listeners
+from companion_core.runtime.socket_tables import listening_sockets
 
 pytestmark = pytest.mark.unit
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -225,6 +227,51 @@ def test_nothing_left_to_look_with_says_nothing_of_a_process(monkeypatch, number
         ask = lambda pid: listeners([pid])  # noqa: E731 - the same question
     with pytest.raises(ProcessUnreadable):
         ask(os.getpid())
+
+
+@linux_only
+def test_what_takes_more_than_a_page_is_read_whole() -> None:
+    names = {f"NAME_{number:03}": "x" * 100 for number in range(200)}
+    with subprocess.Popen(["/bin/sleep", "60"], env=names) as process:
+        assert wait_until(lambda: process_tree.environment_is_set(process.pid))
+        assert environment_names(process.pid) == names.keys()
+        process.kill()
+    with contextlib.ExitStack() as closing:
+        sockets = [closing.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(64)]
+        inodes = {os.fstat(each.fileno()).st_ino for each in sockets}
+        found = set(listening_sockets(os.getpid(), ["tcp"], inodes))
+        assert found == {Listener("tcp", *each.getsockname()) for each in sockets}
+
+
+@linux_only
+@pytest.mark.parametrize("system", ["linux", "another"])
+def test_a_look_that_is_forbidden_says_no_and_one_without_means_says_nothing(
+    monkeypatch, system
+) -> None:
+    """Whoever is ending lets nobody look; whether it is, cannot be told either."""
+
+    def without_means(*_args, **_options):
+        raise OSError(errno.EMFILE, "no descriptor is left")
+
+    def forbidden(*_args):
+        raise PermissionError
+
+    if system == "linux":
+        monkeypatch.setattr(readback, "_network_sockets", forbidden)
+        monkeypatch.setattr(readback, "_environment", forbidden)
+        monkeypatch.setattr(process_tree, "read_entry", without_means)
+        asked = [environment_names, lambda pid: listeners([pid])]
+        monkeypatch.setattr(readback, "table_holders", lambda pid: [pid])
+    else:
+        for name in ("environ", "net_connections"):
+            monkeypatch.setattr(psutil.Process, name, without_means)
+        asked = [
+            readback._environment_names_elsewhere,
+            lambda pid: readback._listeners_elsewhere([pid]),
+        ]
+    for ask in asked:
+        with pytest.raises(ProcessUnreadable):
+            ask(os.getpid())
 
 
 @linux_only

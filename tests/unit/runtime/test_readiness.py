@@ -104,8 +104,18 @@ def test_one_that_is_not_there_and_has_not_ended_is_looked_at_again(monkeypatch)
     assert asyncio.run(life()) == [False, True]
 
 
+def test_what_the_system_does_not_tell_is_asked_again_and_not_for_ever(monkeypatch) -> None:
+    unsaid = refuse(Reason.PROCESS_UNREADABLE)
+    verdicts = [unsaid, unsaid, OK]
+    monkeypatch.setattr(readiness, "read_back", lambda _watched, **_: verdicts.pop(0))
+    assert asyncio.run(readiness._read_back(SimpleNamespace(takes_long=False))) is OK
+    monkeypatch.setattr(readiness, "read_back", lambda _watched, **_: unsaid)
+    monkeypatch.setattr(readiness, "_READ_BACK_SECONDS", 0.1)
+    assert asyncio.run(readiness._read_back(SimpleNamespace(takes_long=False))) is unsaid
+
+
 def kept() -> Any:
-    return SimpleNamespace(exited=asyncio.Event(), for_memory=False)
+    return SimpleNamespace(exited=asyncio.Event(), exit_code=None, for_memory=False)
 
 
 def test_what_was_done_for_a_runtime_that_has_ended_counts_for_nothing() -> None:
