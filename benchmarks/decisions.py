@@ -20,9 +20,15 @@ from companion_core.decisions.guard import (
 from companion_core.decisions.rate import RateWindow
 from companion_core.decisions.request_gate import gate_request
 from companion_core.decisions.verdict import OK
-from companion_core.gateway.body import encode_body, parse_body
-from companion_core.gateway.chunked import ChunkFramer
-from companion_core.gateway.head import RequestHead, parse_head
+from companion_core.gateway.http.body import (
+    encode_body,
+    parse_body,
+)
+from companion_core.gateway.http.chunked import ChunkFramer
+from companion_core.gateway.http.head import (
+    RequestHead,
+    parse_head,
+)
 from companion_core.gateway.queue import AdmissionQueue
 
 ROUNDS, CALLS = 15, 20_000

@@ -19,18 +19,18 @@ import tempfile
 import time
 from pathlib import Path
 
-from companion_core.egress import LiveEgress
-from companion_core.errors import CompanionError
-from companion_core.publisher import (
+from companion_core.authority.publisher import (
     Measured,
     add_file,
     init_draft,
     parse_lifetime,
     sign_draft,
 )
-from companion_core.runtime.https_download import HttpsDownloader
-from companion_core.runtime.staging import ModelStore
-from companion_core.tls_context import build_tls_context
+from companion_core.egress.live import LiveEgress
+from companion_core.egress.tls_context import build_tls_context
+from companion_core.errors import CompanionError
+from companion_core.models.https_downloader import HttpsDownloader
+from companion_core.models.store import ModelStore
 
 
 def main() -> int:

@@ -32,8 +32,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from companion_core.paths import InstancePaths
-from companion_core.runtime import backend_client, readiness
+from companion_core.config.paths import InstancePaths
+from companion_core.runtime.start import (
+    prepare as backend_client,
+)
+from companion_core.runtime.start import (
+    readiness,
+)
 from companion_core.testing import FakeHealthChecker, FakeSpawner, fake_runtime
 from companion_core.testing.fake_runtime import READY
 

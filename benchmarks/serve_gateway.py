@@ -19,7 +19,7 @@ import signal
 
 from companion_core.cli.foreground import run_event_loop
 from companion_core.decisions.verdict import OK, Verdict
-from companion_core.egress import LiveEgress
+from companion_core.egress.live import LiveEgress
 from companion_core.gateway import Backend, Gateway, GatewaySettings
 from companion_core.providers import TcpChannel, UnixChannel
 

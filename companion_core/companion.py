@@ -19,25 +19,47 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from companion_core.assembly import AuthorityProviders, RuntimeProviders, assemble
 from companion_core.authority.custody import LoopbackToken, generate_loopback_token
 from companion_core.authority.keychain import GuardedKeychain
-from companion_core.clock import wall_now
-from companion_core.config import Config, load_config
-from companion_core.control import InstanceLock
-from companion_core.control_server import ControlServer
+from companion_core.config.paths import (
+    DEFAULT_INSTANCE,
+    InstancePaths,
+    default_state_dir,
+)
+from companion_core.config.reader import (
+    Config,
+    load_config,
+)
+from companion_core.control.client import InstanceLock
+from companion_core.control.server import ControlServer
 from companion_core.decisions.verdict import Verdict, refuse
-from companion_core.egress import Egress, LiveEgress
+from companion_core.egress.interface import Egress
+from companion_core.egress.live import LiveEgress
+from companion_core.egress.tls_context import build_tls_context
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason, error_for
-from companion_core.model_source import HeldModel, ModelSource
-from companion_core.paths import DEFAULT_INSTANCE, InstancePaths, default_state_dir
-from companion_core.runtime.reclaim import reclaim
-from companion_core.served_model import ServedModel
-from companion_core.serving import Serving
-from companion_core.step import OnStep, Step
-from companion_core.swap import Swaps
-from companion_core.tasks import outlast, run_in_worker, unless
-from companion_core.tls_context import build_tls_context
+from companion_core.runtime.process.reclaim import reclaim
+from companion_core.serving.assembly import (
+    AuthorityProviders,
+    RuntimeProviders,
+    assemble,
+)
+from companion_core.serving.model_source import (
+    HeldModel,
+    ModelSource,
+)
+from companion_core.serving.served_model import ServedModel
+from companion_core.serving.serving import Serving
+from companion_core.serving.step import (
+    OnStep,
+    Step,
+)
+from companion_core.serving.swap import Swaps
+from companion_core.system.clock import wall_now
+from companion_core.system.tasks import (
+    outlast,
+    run_in_worker,
+    unless,
+)
 
 __all__ = ["Companion", "Step"]
 
@@ -236,7 +258,7 @@ class Companion:
             self._paths,
             {
                 "status": self._answer_status,
-                "session": self._answer_session,
+                "session": self._answer_credentials,
                 "metrics": self._answer_metrics,
                 "drain": self._answer_drain,
                 **self._swaps.handlers,
@@ -307,7 +329,7 @@ class Companion:
     async def _answer_status(self, _request: Mapping[str, Any]) -> Mapping[str, Any]:
         return self.status()
 
-    async def _answer_session(self, _request: Mapping[str, Any]) -> Mapping[str, Any]:
+    async def _answer_credentials(self, _request: Mapping[str, Any]) -> Mapping[str, Any]:
         verdict = self.availability()
         if not verdict.ok:
             raise error_for(verdict.reason)

@@ -44,8 +44,8 @@ def fake_runtime(tmp_path: Path) -> Path:
 @pytest.fixture
 def model_host(tmp_path: Path) -> Iterator[ModelHost]:
     """A TLS host on loopback that misbehaves as told; `tmp_path / "tls"` has its authority."""
-    from companion_core.demo.tls import CertificateAuthority  # noqa: PLC0415 - as above
     from companion_core.testing import ModelHost  # noqa: PLC0415 - as above
+    from companion_core.testing.certificate_authority import CertificateAuthority  # noqa: PLC0415 - as above
 
     folder = tmp_path / "tls"
     folder.mkdir()

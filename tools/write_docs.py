@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from companion_core.config import SECTIONS
+from companion_core.config.reader import SECTIONS
 from companion_core.decisions.guard import GUARD_ORDER
 from companion_core.decisions.lifecycle import TRANSITIONS, Event, State, can_serve_inference
 from companion_core.decisions.request_gate import GATE_ORDER

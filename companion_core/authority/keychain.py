@@ -13,7 +13,6 @@ from concurrent.futures import Future, wait
 from dataclasses import replace
 from typing import Any, Final, cast
 
-from companion_core.deadline import start_call
 from companion_core.decisions.custody import Account, is_storable
 from companion_core.errors import (
     CompanionError,
@@ -28,6 +27,7 @@ from companion_core.providers import (
     KeychainStatus,
     KeychainUnavailable,
 )
+from companion_core.system.deadline import start_call
 
 __all__ = ["GuardedKeychain", "require_account", "require_secret"]
 

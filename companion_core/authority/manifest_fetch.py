@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from companion_core.deadline import call_with_deadline
 from companion_core.decisions.manifest import (
     MAX_MANIFEST_BYTES,
     LastSeen,
@@ -28,10 +27,19 @@ from companion_core.decisions.manifest import (
 from companion_core.decisions.source import HttpsUrl, parse_https_url
 from companion_core.decisions.strict_json import parse_json
 from companion_core.decisions.verdict import Verdict
-from companion_core.egress import Egress
+from companion_core.egress.https_get import (
+    TransportFailed,
+    open_get,
+)
+from companion_core.egress.interface import Egress
 from companion_core.errors import EnvironmentUnavailable, Reason, Refused, error_for
-from companion_core.https_get import TransportFailed, open_get
-from companion_core.state_files import open_ordinary, private_folder, read_private, write_private
+from companion_core.system.deadline import call_with_deadline
+from companion_core.system.state_files import (
+    open_ordinary,
+    private_folder,
+    read_private,
+    write_private,
+)
 
 __all__ = ["ManifestMemory", "fetch_manifest"]
 

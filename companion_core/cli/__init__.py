@@ -19,7 +19,14 @@ from typing import IO, Any, Final
 import click
 
 from companion_core import __version__
-from companion_core.egress import Egress, LiveEgress
+from companion_core.config.paths import (
+    DEFAULT_INSTANCE,
+    InstancePaths,
+    default_config_file,
+    default_state_dir,
+)
+from companion_core.egress.interface import Egress
+from companion_core.egress.live import LiveEgress
 from companion_core.errors import (
     EXIT_CODES,
     CompanionError,
@@ -28,12 +35,6 @@ from companion_core.errors import (
     PluginFault,
     Reason,
     UsageError,
-)
-from companion_core.paths import (
-    DEFAULT_INSTANCE,
-    InstancePaths,
-    default_config_file,
-    default_state_dir,
 )
 
 __all__ = ["COMMANDS", "Settings", "cli", "echo_result", "explain", "is_terminal", "main", "refuse"]

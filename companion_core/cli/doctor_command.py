@@ -40,11 +40,9 @@ def command(ctx: click.Context, *, repair: bool, bundle: Path | None, as_json: b
     the companion's own files and removes what a dead companion left.
     """
     from companion_core.cli.foreground import harden_process  # noqa: PLC0415 - not for --help
-    from companion_core.cli.stop_signals import (  # noqa: PLC0415 - as above
-        stop_signals_interrupt,
-    )
     from companion_core.doctor import examine, new_bundle, write_bundle  # noqa: PLC0415 - as above
     from companion_core.doctor.report import LINE_WIDTH  # noqa: PLC0415 - as above
+    from companion_core.system.stop_signals import stop_signals_interrupt  # noqa: PLC0415 - as above
 
     settings: Settings = ctx.obj
     harden_process()
@@ -87,10 +85,10 @@ def _situation(ctx: click.Context, settings: Settings, *, repair: bool) -> Situa
 
 
 def _survey(settings: Settings) -> PluginSurvey:
-    from companion_core.cli.plugin_facts import Shelf  # noqa: PLC0415 - not for --help
+    from companion_core.cli.plugin_facts import PluginCatalog  # noqa: PLC0415 - not for --help
     from companion_core.doctor import PluginSurvey  # noqa: PLC0415 - as above
 
-    shelf = Shelf(settings, strict=False)
+    shelf = PluginCatalog(settings, strict=False)
     documents = shelf.documents(ask=settings.paths.keychain_scope)
     return PluginSurvey(documents=documents, store_reason=shelf.store_reason, answers=shelf.answers)
 

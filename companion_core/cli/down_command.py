@@ -8,8 +8,16 @@ from typing import Final
 import click
 
 from companion_core.cli import Settings, echo_result
-from companion_core.control import RunningInstance, ask, find_running, wait_until_gone
-from companion_core.egress import KILL, Egress
+from companion_core.control.client import (
+    RunningInstance,
+    ask,
+    find_running,
+    wait_until_gone,
+)
+from companion_core.egress.interface import (
+    KILL,
+    Egress,
+)
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason
 
 # A drain lets running answers finish (30 s); then the runtime is terminated, or killed (10 s),

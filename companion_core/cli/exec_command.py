@@ -9,7 +9,7 @@ from typing import Any, Final, NoReturn
 import click
 
 from companion_core.cli import Settings, refuse
-from companion_core.control import ask_running
+from companion_core.control.client import ask_running
 from companion_core.errors import CompanionError, Reason, UsageError
 
 # As POSIX shells and env(1) have it.

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from companion_core.cli.stop_signals import stop_signals
+from companion_core.system.stop_signals import stop_signals
 
 __all__ = [
     "harden_process",

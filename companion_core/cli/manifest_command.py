@@ -7,12 +7,7 @@ from pathlib import Path
 
 import click
 
-from companion_core.cli import Settings, echo_result
-from companion_core.decisions.source import parse_https_url
-from companion_core.decisions.verdict import Verdict
-from companion_core.errors import EnvironmentUnavailable, Reason, error_for
-from companion_core.providers import DownloadFailed, DownloadRequest, Redirect
-from companion_core.publisher import (
+from companion_core.authority.publisher import (
     Measured,
     add_file,
     init_draft,
@@ -21,6 +16,11 @@ from companion_core.publisher import (
     sign_draft,
     verify_file,
 )
+from companion_core.cli import Settings, echo_result
+from companion_core.decisions.source import parse_https_url
+from companion_core.decisions.verdict import Verdict
+from companion_core.errors import EnvironmentUnavailable, Reason, error_for
+from companion_core.providers import DownloadFailed, DownloadRequest, Redirect
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -139,8 +139,8 @@ def _measure_file(path: Path) -> Measured:
 
 def _measure_url(settings: Settings, url: str, extra_ca_file: Path | None) -> Measured:
     # TLS is slow to load, and a local file needs none.
-    from companion_core.runtime.https_download import HttpsDownloader  # noqa: PLC0415
-    from companion_core.tls_context import build_tls_context  # noqa: PLC0415
+    from companion_core.egress.tls_context import build_tls_context  # noqa: PLC0415
+    from companion_core.models.https_downloader import HttpsDownloader  # noqa: PLC0415
 
     parsed = parse_https_url(url)
     if isinstance(parsed, Verdict):

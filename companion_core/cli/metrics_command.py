@@ -9,7 +9,7 @@ from typing import Any, Final
 import click
 
 from companion_core.cli import Settings, echo_result
-from companion_core.control import ask_running
+from companion_core.control.client import ask_running
 
 # One sample of the exposition format, as the gateway writes it: no label's value is escaped.
 _SAMPLE: Final = re.compile(r"(?P<name>\w+)(?:\{(?P<labels>[^}]*)\})? (?P<value>\S+)")

@@ -6,8 +6,7 @@ import os
 from typing import Any, Final
 
 from companion_core.cli import Settings
-from companion_core.cli.plugin_trial import Trial, row_of
-from companion_core.config import load_config
+from companion_core.config.reader import load_config
 from companion_core.errors import (
     REASONS,
     CompanionError,
@@ -24,15 +23,19 @@ from companion_core.plugin_host.survey import (
     survey_plugins,
 )
 from companion_core.plugin_host.trust_store import TrustBook, TrustStore
+from companion_core.plugin_trial.trial import (
+    Trial,
+    row_of,
+)
 
-__all__ = ["CORE_NAMES", "Shelf"]
+__all__ = ["CORE_NAMES", "PluginCatalog"]
 
 CORE_NAMES: Final = frozenset({"https", "memory", "process"})
 
 Document = dict[str, Any]
 
 
-class Shelf:
+class PluginCatalog:
     """Every installed plugin, as far as it can be told without importing it here.
 
     Attributes:

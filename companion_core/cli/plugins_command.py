@@ -12,12 +12,15 @@ from typing import Any
 import click
 
 from companion_core.cli import Settings, echo_result
-from companion_core.cli.plugin_facts import Document, Shelf, refusal, refusal_of
-from companion_core.cli.plugin_trial import CHECK_SECONDS, row_of
+from companion_core.cli.plugin_facts import Document, PluginCatalog, refusal, refusal_of
 from companion_core.errors import PluginFault, Reason, UsageError
 from companion_core.plugin_host.rules import TrustRecord, record_of
 from companion_core.plugin_host.survey import PluginState, State
 from companion_core.plugin_host.trust_store import CheckRecord
+from companion_core.plugin_trial.trial import (
+    CHECK_SECONDS,
+    row_of,
+)
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 _SHOWN_FILES = 20
@@ -33,7 +36,7 @@ def command() -> None:
 @click.pass_obj
 def list_(settings: Settings, *, as_json: bool) -> None:
     """List every plugin: how far it came, why no further, and what to do."""
-    shelf = Shelf(settings, strict=False)
+    shelf = PluginCatalog(settings, strict=False)
     documents = shelf.documents()
     lines = [_line(document) for document in documents]
     if shelf.store_reason is not Reason.OK:
@@ -49,7 +52,7 @@ def list_(settings: Settings, *, as_json: bool) -> None:
 @click.pass_obj
 def info(settings: Settings, *, name: str, as_json: bool) -> None:
     """Tell everything that is known of the plugin NAME."""
-    shelf = Shelf(settings, strict=False)
+    shelf = PluginCatalog(settings, strict=False)
     claims = [row for row in shelf.documents() if row["name"] == name]
     if not claims:
         raise refusal_of(Reason.PLUGIN_NOT_FOUND, name)
@@ -69,7 +72,7 @@ def trust(settings: Settings, *, name: str, yes: bool, editable: bool, as_json: 
     It is imported once, in a child with a deadline; one that fails there is not trusted. From
     then on it runs inside the companion, with your rights: nothing contains a hostile one.
     """
-    shelf = Shelf(settings)
+    shelf = PluginCatalog(settings)
     found, state = shelf.only(name)
     if state.state is State.TRUSTED:
         document = {"ok": True, "name": name, "already": True}
@@ -106,7 +109,7 @@ def trust(settings: Settings, *, name: str, yes: bool, editable: bool, as_json: 
 @click.pass_obj
 def untrust(settings: Settings, *, name: str, as_json: bool) -> None:
     """Trust the plugin NAME no more."""
-    known = Shelf(settings).store.untrust(name)
+    known = PluginCatalog(settings).store.untrust(name)
     text = f"{name} is not trusted any more" if known else f"{name} was not trusted by you"
     echo_result({"ok": True, "name": name, "was_trusted": known}, text, as_json=as_json)
 
@@ -123,7 +126,7 @@ def check(settings: Settings, *, name: str, as_json: bool) -> None:
     """
     from companion_core.testing.rulebook import KIT_VERSION  # noqa: PLC0415 - this command only
 
-    shelf = Shelf(settings)
+    shelf = PluginCatalog(settings)
     found, state = shelf.only(name)
     if state.state is not State.TRUSTED:
         raise refusal(state)

@@ -8,9 +8,9 @@ from typing import Any, Final
 import click
 
 from companion_core.cli import Settings, echo_result
-from companion_core.control import ask_running
+from companion_core.control.client import ask_running
 from companion_core.errors import EXIT_CODES, CompanionError, Culprit, Reason
-from companion_core.step import amount
+from companion_core.serving.step import amount
 
 NOT_RUNNING: Final[dict[str, Any]] = {
     "available": False,

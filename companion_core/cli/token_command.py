@@ -7,7 +7,7 @@ import sys
 import click
 
 from companion_core.cli import Settings, echo_result, is_terminal
-from companion_core.control import ask_running
+from companion_core.control.client import ask_running
 from companion_core.errors import Reason, UsageError
 
 

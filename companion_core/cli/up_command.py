@@ -23,13 +23,23 @@ from companion_core.cli.foreground import (
 from companion_core.cli.model_swap import swap_model
 from companion_core.cli.progress import StepPrinter
 from companion_core.cli.status_command import as_text
-from companion_core.cli.stop_signals import stop_signals_interrupt, stop_signals_wait
 from companion_core.companion import Companion
-from companion_core.config import Config, load_config, with_model
-from companion_core.control import find_running
+from companion_core.config.reader import (
+    Config,
+    load_config,
+    with_model,
+)
+from companion_core.control.client import find_running
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason, error_for
-from companion_core.portable import NO_FOLLOW
-from companion_core.step import OnStep, Step
+from companion_core.serving.step import (
+    OnStep,
+    Step,
+)
+from companion_core.system.os_compat import NO_FOLLOW
+from companion_core.system.stop_signals import (
+    stop_signals_interrupt,
+    stop_signals_wait,
+)
 
 MAX_LOG_BYTES: Final = 4 * 1024 * 1024
 # -P: nothing is imported from the working folder, which is the instance's.

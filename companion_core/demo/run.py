@@ -22,14 +22,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from companion_core import publisher
+from companion_core.authority import publisher
 from companion_core.companion import Companion, Step
-from companion_core.config import Config, parse_config
-from companion_core.deadline import start_call
-from companion_core.demo.hosts import TlsHost
-from companion_core.demo.tls import CertificateAuthority
-from companion_core.egress import Egress
+from companion_core.config.reader import (
+    Config,
+    parse_config,
+)
+from companion_core.egress.interface import Egress
 from companion_core.errors import EnvironmentUnavailable, Reason
+from companion_core.system.deadline import start_call
+from companion_core.testing.certificate_authority import CertificateAuthority
+from companion_core.testing.tls_host import TlsHost
 
 __all__ = ["DemoReport", "run_demo"]
 

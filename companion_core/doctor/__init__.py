@@ -2,8 +2,12 @@
 
 from companion_core.doctor.bundle import new_bundle, write_bundle
 from companion_core.doctor.checks import PluginSurvey, Situation
+from companion_core.doctor.findings import (
+    Row,
+    Section,
+    Status,
+)
 from companion_core.doctor.report import Report, examine
-from companion_core.doctor.rows import Row, Section, Status
 
 __all__ = [
     "PluginSurvey",

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from companion_core import __version__
-from companion_core.control import ask
+from companion_core.control.client import ask
 from companion_core.doctor.checks import Situation
+from companion_core.doctor.findings import Section
 from companion_core.doctor.redaction import Redactor
 from companion_core.doctor.report import Report
-from companion_core.doctor.rows import Section
 from companion_core.errors import (
     CompanionError,
     EnvironmentUnavailable,

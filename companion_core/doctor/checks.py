@@ -12,15 +12,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from companion_core.config import Config
-from companion_core.control import RunningInstance
-from companion_core.deadline import call_with_deadline
+from companion_core.config.paths import InstancePaths
+from companion_core.config.reader import Config
+from companion_core.control.client import RunningInstance
 from companion_core.decisions.manifest import Manifest
-from companion_core.doctor.rows import Finding, Row, Section, Status, broken, skipped
-from companion_core.egress import Egress
+from companion_core.doctor.findings import (
+    Finding,
+    Row,
+    Section,
+    Status,
+    broken,
+    skipped,
+)
+from companion_core.egress.interface import Egress
 from companion_core.errors import CompanionError, PluginFault, Reason
-from companion_core.paths import InstancePaths
 from companion_core.runtime.isolation import TierState
+from companion_core.system.deadline import call_with_deadline
 
 __all__ = ["Check", "PluginSurvey", "Situation", "run_checks"]
 

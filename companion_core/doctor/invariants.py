@@ -14,8 +14,7 @@ from typing import Final
 
 from companion_core.doctor.checks import Check, Situation
 from companion_core.doctor.configuration import OPEN_BACKEND
-from companion_core.doctor.probes import PROBES
-from companion_core.doctor.rows import (
+from companion_core.doctor.findings import (
     Finding,
     Row,
     Section,
@@ -25,6 +24,7 @@ from companion_core.doctor.rows import (
     is_broken,
     skipped,
 )
+from companion_core.doctor.self_tests import PROBES
 from companion_core.errors import Reason
 
 __all__ = ["INVARIANTS", "Invariant", "checks", "judge_invariant"]

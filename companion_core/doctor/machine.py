@@ -11,23 +11,33 @@ from functools import partial
 from importlib import metadata
 from typing import Final
 
-from companion_core.assembly import default_ram_ceiling
 from companion_core.authority.manifest_fetch import ManifestMemory
-from companion_core.clock import wall_now
 from companion_core.decisions.isolation import PROMISES, TIERS, Tier, choose_tier
 from companion_core.decisions.manifest import CLOCK_SKEW_SECONDS
 from companion_core.decisions.resources import check_limits
 from companion_core.decisions.verdict import Verdict
 from companion_core.doctor.checks import Check, Situation
 from companion_core.doctor.configuration import require_config
-from companion_core.doctor.rows import Finding, Row, Section, broken, fine, skipped
+from companion_core.doctor.findings import (
+    Finding,
+    Row,
+    Section,
+    broken,
+    fine,
+    skipped,
+)
 from companion_core.doctor.state import ACCESS
+from companion_core.egress.tls_context import build_tls_context
 from companion_core.errors import Reason
 from companion_core.providers import ProbeFailed, ResourceLimits
-from companion_core.runtime.free_memory import available_memory
 from companion_core.runtime.isolation import probe_ceilings, probe_isolation
-from companion_core.runtime.probe import free_vram, has_driver
-from companion_core.tls_context import build_tls_context
+from companion_core.runtime.resources.free_memory import available_memory
+from companion_core.runtime.resources.probe import (
+    free_vram,
+    has_driver,
+)
+from companion_core.serving.assembly import default_ram_ceiling
+from companion_core.system.clock import wall_now
 
 __all__ = ["checks"]
 

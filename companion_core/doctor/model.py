@@ -9,16 +9,22 @@ from pathlib import Path
 from typing import Final
 
 from companion_core.authority.manifest_fetch import ManifestMemory, fetch_manifest
-from companion_core.clock import wall_now
 from companion_core.decisions.integrity import ModelSpec, parse_model_spec
 from companion_core.decisions.manifest import Manifest
 from companion_core.doctor.checks import Check, Situation
 from companion_core.doctor.configuration import require_config
-from companion_core.doctor.rows import Finding, Section, broken, fine, skipped
+from companion_core.doctor.findings import (
+    Finding,
+    Section,
+    broken,
+    fine,
+    skipped,
+)
 from companion_core.doctor.state import ACCESS
+from companion_core.egress.tls_context import build_tls_context
 from companion_core.errors import CompanionError, Reason
-from companion_core.runtime.model_proof import Prover
-from companion_core.tls_context import build_tls_context
+from companion_core.models.proof import Prover
+from companion_core.system.clock import wall_now
 
 __all__ = ["checks"]
 

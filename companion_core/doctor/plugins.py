@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Final
 
 from companion_core.doctor.checks import Check, PluginSurvey, Situation
-from companion_core.doctor.rows import (
+from companion_core.doctor.findings import (
     Finding,
     Row,
     Section,
@@ -21,7 +21,10 @@ from companion_core.doctor.rows import (
     skipped,
 )
 from companion_core.errors import Reason
-from companion_core.runtime.binary import EMBEDDED, prove_binary
+from companion_core.runtime.process.binary import (
+    EMBEDDED,
+    prove_binary,
+)
 
 __all__ = ["checks"]
 

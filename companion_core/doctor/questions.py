@@ -29,9 +29,9 @@ from companion_core.decisions.spawn_plan import PlanFacts, check_plan
 from companion_core.decisions.verdict import Verdict
 from companion_core.errors import Reason, Refused
 from companion_core.hookspecs import AUTHORITY_GROUP, RUNTIME_GROUP
+from companion_core.models.store import VerifiedModel
 from companion_core.plugin_host.rules import FoundPlugin, judge_found
 from companion_core.providers import SpawnPlan, TcpChannel, UnixChannel
-from companion_core.runtime.staging import VerifiedModel
 
 __all__ = [
     "ALLOWED",
@@ -41,8 +41,8 @@ __all__ = [
     "availability",
     "check_made_up_plan",
     "forge_model",
-    "judge_amphibian",
     "leak_a_secret",
+    "plugin_on_both_sides",
     "read_environment",
     "read_listener",
     "receive",
@@ -162,7 +162,7 @@ def request(
 # --- I-14: the two sides -------------------------------------------------------------------
 
 
-def judge_amphibian() -> Reason:
+def plugin_on_both_sides() -> Reason:
     """Have a distribution judged that declares plugins on both sides."""
 
     def declared(name: str, group: str) -> FoundPlugin:

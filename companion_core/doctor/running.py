@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from companion_core.control import ask
+from companion_core.control.client import ask
 from companion_core.decisions.runtime_readback import (
     Listener,
     check_environment,
@@ -25,11 +25,20 @@ from companion_core.decisions.runtime_readback import (
 )
 from companion_core.decisions.spawn_plan import base_environment
 from companion_core.doctor.checks import Check, Situation
-from companion_core.doctor.rows import Finding, Section, broken, fine, skipped
+from companion_core.doctor.findings import (
+    Finding,
+    Section,
+    broken,
+    fine,
+    skipped,
+)
 from companion_core.errors import CompanionError, Reason
 from companion_core.providers import TcpChannel, UnixChannel
-from companion_core.runtime.process_tree import descendants
-from companion_core.runtime.readback import environment_names, listeners
+from companion_core.runtime.inspect.readback import (
+    environment_names,
+    listeners,
+)
+from companion_core.runtime.process.tree import descendants
 
 __all__ = ["checks"]
 

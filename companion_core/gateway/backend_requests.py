@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from companion_core.decisions.verdict import Verdict, refuse
 from companion_core.errors import Reason
-from companion_core.gateway.body import encode_body
+from companion_core.gateway.http.body import encode_body
 from companion_core.gateway.settings import Backend
 from companion_core.providers import OPENAI_ROUTES, Route
 

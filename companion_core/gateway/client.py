@@ -13,9 +13,14 @@ from companion_core.decisions.guard import HEALTH_PATH, verify_request
 from companion_core.decisions.verdict import Verdict
 from companion_core.errors import Reason
 from companion_core.gateway.exchange import Exchange
-from companion_core.gateway.head import MAX_HEAD_BYTES, UNKNOWN, RequestHead, is_hopeless
-from companion_core.gateway.request_body import RequestBody
-from companion_core.gateway.responses import CONTINUE
+from companion_core.gateway.http.head import (
+    MAX_HEAD_BYTES,
+    UNKNOWN,
+    RequestHead,
+    is_hopeless,
+)
+from companion_core.gateway.http.request_body import RequestBody
+from companion_core.gateway.http.responses import CONTINUE
 
 if TYPE_CHECKING:
     from companion_core.gateway.gateway import Gateway

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Final
 from companion_core.decisions.verdict import OK, Verdict
 from companion_core.errors import Reason
 from companion_core.gateway.backend_requests import BackendRequests
-from companion_core.gateway.body import parse_body
-from companion_core.gateway.head import preferred_wait
-from companion_core.gateway.response_head import ResponseHead
-from companion_core.gateway.responses import relayed_head
+from companion_core.gateway.http.body import parse_body
+from companion_core.gateway.http.head import preferred_wait
+from companion_core.gateway.http.response_head import ResponseHead
+from companion_core.gateway.http.responses import relayed_head
 from companion_core.gateway.upstream import BackendConnection, BackendPool
 
 if TYPE_CHECKING:

@@ -25,17 +25,21 @@ from companion_core.decisions.guard import (
 from companion_core.decisions.rate import RateWindow
 from companion_core.decisions.request_gate import gate_request
 from companion_core.decisions.verdict import Verdict, refuse
-from companion_core.egress import Egress
+from companion_core.egress.interface import Egress
 from companion_core.errors import EnvironmentUnavailable, Reason, UsageError
 from companion_core.gateway.backend_requests import BackendRequests, served_routes
 from companion_core.gateway.client import ClientConnection
 from companion_core.gateway.connections import ConnectionTable
-from companion_core.gateway.head import RequestHead
+from companion_core.gateway.http.head import RequestHead
+from companion_core.gateway.http.responses import (
+    error_response,
+    json_response,
+    without_body,
+)
+from companion_core.gateway.http.second_parser import head_parser
 from companion_core.gateway.listener import bind_loopback
 from companion_core.gateway.metrics import RequestMetrics
 from companion_core.gateway.queue import AdmissionQueue
-from companion_core.gateway.responses import error_response, json_response, without_body
-from companion_core.gateway.second_parser import head_parser
 from companion_core.gateway.settings import Backend, GatewaySettings, ServingConditions
 from companion_core.gateway.upstream import BackendPool
 from companion_core.providers import OPENAI_ROUTES, Route

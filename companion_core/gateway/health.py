@@ -11,15 +11,18 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from companion_core.deadline import result_of, start_call
 from companion_core.decisions.guard import HEALTH_PATH
 from companion_core.decisions.verdict import OK, Verdict, refuse
-from companion_core.egress import Egress
+from companion_core.egress.interface import Egress
 from companion_core.errors import Reason
-from companion_core.gateway.chunked import ChunkFramer
-from companion_core.gateway.response_head import ResponseHead
+from companion_core.gateway.http.chunked import ChunkFramer
+from companion_core.gateway.http.response_head import ResponseHead
 from companion_core.gateway.upstream import BackendConnection, BackendPool
 from companion_core.providers import HealthChecker, HealthResponse, TcpChannel
+from companion_core.system.deadline import (
+    result_of,
+    start_call,
+)
 
 __all__ = ["HealthProbe"]
 

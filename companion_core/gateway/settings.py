@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from companion_core.backend_channel import BackendChannel
 from companion_core.decisions.guard import MINIMUM_TOKEN_LENGTH
 from companion_core.decisions.verdict import Verdict
+from companion_core.egress.backend_channel import BackendChannel
 from companion_core.providers import OPENAI_ROUTES, Route
 
 __all__ = ["Backend", "GatewaySettings", "ServingConditions"]

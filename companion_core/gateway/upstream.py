@@ -11,11 +11,17 @@ import contextlib
 from collections.abc import Callable
 from typing import Final, Protocol, cast
 
-from companion_core.backend_channel import BackendChannel
-from companion_core.egress import Egress
+from companion_core.egress.backend_channel import BackendChannel
+from companion_core.egress.interface import Egress
 from companion_core.errors import CompanionError
-from companion_core.gateway.chunked import ChunkError, ChunkFramer
-from companion_core.gateway.response_head import ResponseHead, parse_response_head
+from companion_core.gateway.http.chunked import (
+    ChunkError,
+    ChunkFramer,
+)
+from companion_core.gateway.http.response_head import (
+    ResponseHead,
+    parse_response_head,
+)
 
 __all__ = ["BackendConnection", "BackendPool", "Sink"]
 

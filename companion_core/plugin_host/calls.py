@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final, TypeVar, cast
 
-from companion_core.deadline import call_with_deadline, call_with_deadline_async
 from companion_core.errors import PluginFault, Reason
 from companion_core.providers import (
     CannotPlan,
@@ -21,6 +20,10 @@ from companion_core.providers import (
     ProbeFailed,
     Redirect,
     ResumeRefused,
+)
+from companion_core.system.deadline import (
+    call_with_deadline,
+    call_with_deadline_async,
 )
 
 __all__ = ["PLUGIN_REASONS", "call_provider", "call_provider_sync"]

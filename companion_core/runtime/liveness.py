@@ -6,11 +6,11 @@ import asyncio
 import json
 from typing import Final
 
-from companion_core.egress import Egress
+from companion_core.egress.interface import Egress
 from companion_core.errors import CompanionError
 from companion_core.providers import BackendRequest, Route
-from companion_core.runtime.backend_client import send_prepare
-from companion_core.runtime.starting import StartedBackend
+from companion_core.runtime.start.prepare import send_prepare
+from companion_core.runtime.start.sequence import StartedBackend
 
 __all__ = ["computes_a_token"]
 

@@ -16,19 +16,26 @@ from typing import Final
 from companion_core.decisions.lifecycle import Event, State, transition
 from companion_core.decisions.restart import Ending
 from companion_core.decisions.verdict import OK, Verdict, refuse
-from companion_core.egress import Egress
+from companion_core.egress.interface import Egress
 from companion_core.errors import CompanionError, Reason, error_for
-from companion_core.runtime.kept import Kept
-from companion_core.runtime.readiness import read_back_patiently, unless_exited
-from companion_core.runtime.start_plan import StartSpec
-from companion_core.runtime.starting import (
+from companion_core.runtime.process.handle import RuntimeProcess
+from companion_core.runtime.start.plan import StartSpec
+from companion_core.runtime.start.readiness import (
+    read_back_patiently,
+    unless_exited,
+)
+from companion_core.runtime.start.sequence import (
     Run,
     StartedBackend,
     StartHooks,
     bring_up,
     take_down,
 )
-from companion_core.tasks import finish, outlast, run_in_worker
+from companion_core.system.tasks import (
+    finish,
+    outlast,
+    run_in_worker,
+)
 
 __all__ = ["StartHooks", "StartSpec", "StartedBackend", "Supervisor"]
 
@@ -96,10 +103,10 @@ class Supervisor:
         return self._last_lines
 
     @property
-    def stirred(self) -> asyncio.Event:
+    def activity(self) -> asyncio.Event:
         """Set whenever the current runtime does something; never while there is none."""
         output = self._run.output if self._run is not None else None
-        return asyncio.Event() if output is None else output.stirred
+        return asyncio.Event() if output is None else output.activity
 
     def tree(self) -> tuple[int, ...]:
         """Return the process ids of the runtime and all below it. Reads files of each."""
@@ -213,14 +220,14 @@ class Supervisor:
             with contextlib.suppress(CompanionError, OSError):
                 await unless_exited(run.kept, run_in_worker(run.store.write_down))
 
-    def condemn(self, reason: Reason) -> None:
+    def terminate_unhealthy(self, reason: Reason) -> None:
         """End a runtime that serves no more; `on_exit` is told, as when it had ended itself."""
         if self._run is not None and not self._run.ended:
             self._end(self._run)
             self._tell_exit(Ending(reason=reason, exit_code=None, ready=True))
 
     @property
-    def _kept(self) -> Kept | None:
+    def _kept(self) -> RuntimeProcess | None:
         return self._run.kept if self._run is not None else None
 
     async def _start(self, spec: StartSpec) -> StartedBackend:
@@ -246,7 +253,7 @@ class Supervisor:
             self._watch = asyncio.ensure_future(self._watch_exit(run, run.kept))
         return backend
 
-    async def _watch_exit(self, run: Run, kept: Kept) -> None:
+    async def _watch_exit(self, run: Run, kept: RuntimeProcess) -> None:
         await kept.exited.wait()
         if not run.ended:
             ready = self.state is not State.STARTING

@@ -7,18 +7,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from companion_core.assembly import load_every_plugin
-from companion_core.egress import RefusingEgress
+from companion_core.egress.refusing import RefusingEgress
+from companion_core.egress.tls_context import build_tls_context
 from companion_core.errors import Reason
 from companion_core.plugin_host import LoadedPlugins, PluginState, Role
 from companion_core.plugin_host.inventory import find_plugins
 from companion_core.plugin_host.rules import record_of
+from companion_core.serving.assembly import load_every_plugin
 from companion_core.testing.downloader_kit import check_downloader
 from companion_core.testing.health_kit import check_health_checker
 from companion_core.testing.keychain_kit import check_keychain
 from companion_core.testing.probe_kit import check_probe
 from companion_core.testing.spawner_kit import SpawnerAbilities, check_spawner
-from companion_core.tls_context import build_tls_context
 
 __all__ = ["check_installed", "check_plugin"]
 

@@ -1,6 +1,6 @@
 """A publisher for tests: signs any document, right or wrong, with a key of its own.
 
-`companion_core.publisher` refuses to sign what a reader would refuse; this one does not.
+`companion_core.authority.publisher` refuses to sign what a reader would refuse; this one does not.
 """
 
 from __future__ import annotations

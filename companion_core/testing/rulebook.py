@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from companion_core.deadline import call_with_deadline
+from companion_core.system.deadline import call_with_deadline
 
 __all__ = ["CALL_SECONDS", "KIT_VERSION", "Rulebook", "type_name"]
 

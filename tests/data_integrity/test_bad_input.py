@@ -13,14 +13,17 @@ from typing import Any
 import pytest
 
 from companion_core.authority.manifest_fetch import ManifestMemory, fetch_manifest
-from companion_core.demo.tls import CertificateAuthority
-from companion_core.egress import LiveEgress
+from companion_core.egress.live import LiveEgress
+from companion_core.egress.tls_context import build_tls_context
 from companion_core.errors import CompanionError, Reason
-from companion_core.runtime.https_download import HttpsDownloader
-from companion_core.runtime.staging import ModelStore, VerifiedModel
+from companion_core.models.https_downloader import HttpsDownloader
+from companion_core.models.store import (
+    ModelStore,
+    VerifiedModel,
+)
+from companion_core.testing.certificate_authority import CertificateAuthority
 from companion_core.testing.model_host import Misbehaviour, ModelHost
 from companion_core.testing.publisher import TEST_NOW, FakePublisher, manifest_document
-from companion_core.tls_context import build_tls_context
 
 pytestmark = pytest.mark.data_integrity
 
@@ -155,7 +158,7 @@ QUOTA = """
 import json, resource, sys, threading
 from pathlib import Path
 from companion_core.errors import CompanionError
-from companion_core.runtime.staging import ModelStore
+from companion_core.models.store import ModelStore
 from companion_core.decisions.manifest import verify_manifest
 from companion_core.testing.publisher import TEST_NOW, FakePublisher, manifest_document
 import io

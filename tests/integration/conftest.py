@@ -20,12 +20,12 @@ import pytest
 import real_runtimes
 from runtime_parts import within
 
-from companion_core import publisher
-from companion_core.config import parse_config
-from companion_core.demo.hosts import TlsHost
+from companion_core.authority import publisher
+from companion_core.config.reader import parse_config
 from companion_core.demo.run import MODEL_FILE
-from companion_core.demo.tls import CertificateAuthority
+from companion_core.testing.certificate_authority import CertificateAuthority
 from companion_core.testing.model_host import ModelHost
+from companion_core.testing.tls_host import TlsHost
 
 MODEL_PATH = f"/{MODEL_FILE.name}"
 MANIFEST_PATH = "/manifest.json"

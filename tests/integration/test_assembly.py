@@ -9,14 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from companion_core.assembly import assemble
-from companion_core.config import Config, parse_config
+from companion_core.config.reader import (
+    Config,
+    parse_config,
+)
 from companion_core.decisions.signatures import KEY_PREFIX
-from companion_core.egress import RefusingEgress
+from companion_core.egress.refusing import RefusingEgress
 from companion_core.errors import CompanionError, Reason
 from companion_core.plugin_host.inventory import find_plugins
 from companion_core.plugin_host.rules import record_of
 from companion_core.plugin_host.trust_store import TrustStore
+from companion_core.serving.assembly import assemble
 
 pytestmark = pytest.mark.integration
 

@@ -10,13 +10,19 @@ from dataclasses import replace
 
 import pytest
 
-from companion_core import control
-from companion_core.control import InstanceLock, RunningInstance, ask, find_running, has_gone
-from companion_core.control_server import ControlServer
-from companion_core.egress import LiveEgress
+from companion_core.config.paths import InstancePaths
+from companion_core.control import client as control
+from companion_core.control.client import (
+    InstanceLock,
+    RunningInstance,
+    ask,
+    find_running,
+    has_gone,
+)
+from companion_core.control.server import ControlServer
+from companion_core.egress.live import LiveEgress
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason, Refused
-from companion_core.paths import InstancePaths
-from companion_core.state_files import write_private
+from companion_core.system.state_files import write_private
 
 pytestmark = pytest.mark.integration
 
@@ -126,7 +132,7 @@ def test_closing_waits_for_nobody_who_says_nothing_and_leaves_no_connection(path
 
 
 def test_another_uid_is_not_answered(paths, monkeypatch):
-    monkeypatch.setattr("companion_core.control_server.peer_of", lambda _socket: (0, 12345))
+    monkeypatch.setattr("companion_core.control.server.peer_of", lambda _socket: (0, 12345))
 
     def ask_status(running):
         with pytest.raises(EnvironmentUnavailable) as caught:

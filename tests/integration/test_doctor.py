@@ -239,7 +239,7 @@ def test_a_hanging_plugin_costs_its_own_row_and_ctrl_c_leaves_nothing(world, ins
 
 def trust_as_it_is(world, site: Path) -> None:
     """Trust what would not pass the trial; as a plugin that hangs since yesterday."""
-    from companion_core.paths import InstancePaths  # noqa: PLC0415 - this test alone
+    from companion_core.config.paths import InstancePaths  # noqa: PLC0415 - this test alone
     from companion_core.plugin_host.inventory import find_plugins  # noqa: PLC0415 - as above
     from companion_core.plugin_host.rules import record_of  # noqa: PLC0415 - as above
     from companion_core.plugin_host.trust_store import TrustStore  # noqa: PLC0415 - as above

@@ -16,9 +16,17 @@ from typing import BinaryIO
 import pytest
 
 from companion_core.decisions.manifest import Manifest, ManifestModel, verify_manifest
-from companion_core.demo.tls import CertificateAuthority
-from companion_core.egress import EgressRefused, LiveEgress, RefusingEgress
+from companion_core.egress.interface import EgressRefused
+from companion_core.egress.live import LiveEgress
+from companion_core.egress.refusing import RefusingEgress
+from companion_core.egress.tls_context import build_tls_context
 from companion_core.errors import CompanionError, Reason
+from companion_core.models.byte_pump import Pace
+from companion_core.models.https_downloader import (
+    HttpsDownloader,
+    HttpsDownloadPlugin,
+)
+from companion_core.models.store import ModelStore
 from companion_core.providers import (
     Downloader,
     DownloadFailed,
@@ -26,12 +34,9 @@ from companion_core.providers import (
     Redirect,
     ResumeRefused,
 )
-from companion_core.runtime.byte_pump import Pace
-from companion_core.runtime.https_download import HttpsDownloader, HttpsDownloadPlugin
-from companion_core.runtime.staging import ModelStore
+from companion_core.testing.certificate_authority import CertificateAuthority
 from companion_core.testing.model_host import Misbehaviour, ModelHost
 from companion_core.testing.publisher import TEST_NOW, FakePublisher, manifest_document
-from companion_core.tls_context import build_tls_context
 
 pytestmark = pytest.mark.integration
 

@@ -12,12 +12,12 @@ import pytest
 from companion_core.authority import manifest_fetch
 from companion_core.authority.manifest_fetch import ManifestMemory, fetch_manifest
 from companion_core.decisions.manifest import Manifest
-from companion_core.demo.tls import CertificateAuthority
-from companion_core.egress import LiveEgress
+from companion_core.egress.live import LiveEgress
+from companion_core.egress.tls_context import build_tls_context
 from companion_core.errors import CompanionError, Reason
+from companion_core.testing.certificate_authority import CertificateAuthority
 from companion_core.testing.model_host import Misbehaviour, ModelHost
 from companion_core.testing.publisher import TEST_NOW, FakePublisher, manifest_document
-from companion_core.tls_context import build_tls_context
 
 pytestmark = pytest.mark.integration
 

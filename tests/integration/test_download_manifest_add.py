@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from companion_core.cli import main
-from companion_core.demo.hosts import TlsHost
-from companion_core.demo.tls import CertificateAuthority
-from companion_core.egress import LiveEgress
+from companion_core.egress.live import LiveEgress
+from companion_core.testing.certificate_authority import CertificateAuthority
 from companion_core.testing.model_host import Misbehaviour, ModelHost
+from companion_core.testing.tls_host import TlsHost
 
 pytestmark = pytest.mark.integration
 

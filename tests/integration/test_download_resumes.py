@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from runtime_parts import wait_until
 
-from companion_core.demo.tls import CertificateAuthority
+from companion_core.testing.certificate_authority import CertificateAuthority
 from companion_core.testing.model_host import Misbehaviour, ModelHost
 
 pytestmark = pytest.mark.integration
@@ -26,12 +26,12 @@ FETCH = """
 import sys
 from pathlib import Path
 from companion_core.decisions.manifest import verify_manifest
-from companion_core.egress import LiveEgress
+from companion_core.egress.live import LiveEgress
 from companion_core.errors import CompanionError
-from companion_core.runtime.https_download import HttpsDownloader
-from companion_core.runtime.staging import ModelStore
+from companion_core.models.https_downloader import HttpsDownloader
+from companion_core.models.store import ModelStore
 from companion_core.testing.publisher import TEST_NOW, FakePublisher, manifest_document
-from companion_core.tls_context import build_tls_context
+from companion_core.egress.tls_context import build_tls_context
 
 store, ca_file, data, url = sys.argv[1:]
 publisher = FakePublisher()

@@ -14,7 +14,7 @@ import pytest
 
 from companion_core.decisions.guard import HEALTH_PATH
 from companion_core.decisions.verdict import OK
-from companion_core.egress import LiveEgress
+from companion_core.egress.live import LiveEgress
 from companion_core.errors import Reason
 from companion_core.gateway import Backend, HealthProbe
 from companion_core.gateway.exchange import MAX_HELD

@@ -13,7 +13,8 @@ import gateway_parts as parts
 import pytest
 
 from companion_core.decisions.verdict import OK
-from companion_core.egress import LiveEgress, RefusingEgress
+from companion_core.egress.live import LiveEgress
+from companion_core.egress.refusing import RefusingEgress
 from companion_core.errors import Reason
 from companion_core.gateway import Backend, HealthProbe, health
 from companion_core.providers import HealthResponse, UnixChannel

@@ -17,13 +17,18 @@ import psutil
 import pytest
 import runtime_parts as parts
 
-from companion_core.egress import LiveEgress
+from companion_core.egress.live import LiveEgress
 from companion_core.errors import CompanionError, Reason
 from companion_core.providers import ModelFile
-from companion_core.runtime import start_plan, starting
-from companion_core.runtime.isolation import job_object
-from companion_core.runtime.job_process import JobProcess
-from companion_core.runtime.output import RuntimeOutput
+from companion_core.runtime.process import job_object
+from companion_core.runtime.process.output import RuntimeOutput
+from companion_core.runtime.process.windows_job import JobProcess
+from companion_core.runtime.start import (
+    plan as start_plan,
+)
+from companion_core.runtime.start import (
+    sequence as starting,
+)
 
 pytestmark = [
     pytest.mark.integration,

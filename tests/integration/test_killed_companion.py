@@ -21,7 +21,7 @@ import pytest
 from runtime_parts import alive, wait_until
 from swap_world import PATIENT
 
-from companion_core.paths import InstancePaths
+from companion_core.config.paths import InstancePaths
 from companion_core.testing.model_host import Misbehaviour
 
 pytestmark = [
@@ -36,7 +36,7 @@ HELD = (
     PATIENT
     + """
 import asyncio, sys, time
-from companion_core.runtime import model_proof, starting
+from companion_core.models import proof as model_proof; from companion_core.runtime.start import sequence as starting
 
 def hash_for_ever(*_):
     print("here", flush=True)

@@ -14,7 +14,7 @@ import runtime_parts as parts
 import serving_parts
 
 from companion_core.decisions.isolation import Tier
-from companion_core.egress import LiveEgress
+from companion_core.egress.live import LiveEgress
 from companion_core.runtime.isolation import probe_isolation
 
 plugin = pytest.importorskip("companion_runtime_llamacpp.plugin", reason="not installed")

@@ -17,11 +17,11 @@ import pytest
 import runtime_parts as parts
 
 from companion_core.decisions.isolation import Tier
-from companion_core.egress import LiveEgress
+from companion_core.egress.live import LiveEgress
 from companion_core.errors import CompanionError, Reason
-from companion_core.runtime import launcher
+from companion_core.runtime.inspect.readback import listeners
 from companion_core.runtime.isolation import probe_ceilings, probe_isolation, sandbox_exec
-from companion_core.runtime.readback import listeners
+from companion_core.runtime.process import launcher
 
 pytestmark = [
     pytest.mark.integration,

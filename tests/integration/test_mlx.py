@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from companion_core import publisher
+from companion_core.authority import publisher
 
 PYTHON = os.environ.get("COMPANION_TEST_MLX", "")
 MAKE_MODEL = Path(__file__).parents[1] / "support" / "make_mlx_model.py"

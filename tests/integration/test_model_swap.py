@@ -20,9 +20,13 @@ from runtime_parts import alive
 from companion_core.companion import Companion
 from companion_core.decisions.integrity import parse_model_spec
 from companion_core.errors import Reason, Refused
-from companion_core.runtime import file_lease
-from companion_core.runtime.file_lease import FileLeases, is_held, release
-from companion_core.runtime.model_proof import Prover
+from companion_core.models import lease as file_lease
+from companion_core.models.lease import (
+    FileLeases,
+    is_held,
+    release,
+)
+from companion_core.models.proof import Prover
 
 pytestmark = [
     pytest.mark.security,
@@ -174,7 +178,7 @@ def test_one_that_is_held_while_another_is_looked_at_hides_nobody(monkeypatch) -
         return descriptor != 102
 
     monkeypatch.setattr(file_lease, "is_held", looked_at)
-    leases.look()
+    leases.check_leases()
     assert told == [1]
     assert leases._held == {101, 201, 202}
 

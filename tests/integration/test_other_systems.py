@@ -22,8 +22,11 @@ pytestmark = [
 ROOT = Path(__file__).parents[2]
 # Programs of their own, which the core starts by their path on the systems they are for.
 NOT_IMPORTED = {
-    "win32": {"companion_core.runtime.keeper", "companion_core.runtime.broker"},
-    "darwin": {"companion_core.runtime.broker"},
+    "win32": {
+        "companion_core.runtime.standalone.keeper",
+        "companion_core.runtime.standalone.broker",
+    },
+    "darwin": {"companion_core.runtime.standalone.broker"},
 }
 PLUGINS = {
     "win32": ("runtime_llamacpp", "runtime_ollama", "keychain_windows"),
@@ -138,4 +141,4 @@ def test_what_is_hidden_is_really_missed() -> None:
     )
     _, failed = json.loads(child.stdout)
     assert set(failed) == NOT_IMPORTED["win32"]
-    assert "resource" in failed["companion_core.runtime.keeper"]
+    assert "resource" in failed["companion_core.runtime.standalone.keeper"]

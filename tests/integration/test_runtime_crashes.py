@@ -20,7 +20,7 @@ import serving_parts
 
 from companion_core.decisions.isolation import Tier
 from companion_core.errors import CompanionError, Reason
-from companion_core.serving import Serving
+from companion_core.serving.serving import Serving
 
 pytestmark = [
     pytest.mark.integration,
@@ -218,7 +218,7 @@ def test_one_that_is_hurt_while_it_is_ready_serves_again(name, model, tmp_path, 
             await serving_parts.until(lambda: ready_again(serving, before))
             assert (await serving_parts.chat(serving))[0] == 200
             assert serving.gateway.base_url == url
-            assert serving.upkeep.gave_up is None
+            assert serving.watchdog.gave_up is None
             await serving_parts.until(lambda: not any(map(parts.alive, tree)))
 
     asyncio.run(life())
@@ -282,8 +282,8 @@ def test_over_its_ceiling_it_is_drained_started_smaller_and_then_refused(
             await serving_parts.until(lambda: not serving.resources().ok)
             assert (await serving_parts.chat(serving))[0] == 503
             await serving_parts.until(lambda: serving.size != size)
-            await serving_parts.until(lambda: serving.upkeep.gave_up is not None)
-            assert serving.upkeep.gave_up is Reason.RAM_OVER_LIMIT
+            await serving_parts.until(lambda: serving.watchdog.gave_up is not None)
+            assert serving.watchdog.gave_up is Reason.RAM_OVER_LIMIT
             assert serving.status()["lifecycle"] == "stopped"
             assert not parts.alive(before)
 

@@ -13,13 +13,13 @@ import psutil
 import pytest
 import runtime_parts as parts
 
-from companion_core.backend_channel import BrokeredChannel
 from companion_core.decisions.isolation import Tier
-from companion_core.egress import LiveEgress
+from companion_core.egress.backend_channel import BrokeredChannel
+from companion_core.egress.live import LiveEgress
 from companion_core.errors import CompanionError, Reason
 from companion_core.providers import TcpChannel
-from companion_core.runtime.isolation import Reach, probe_isolation
-from companion_core.runtime.readback import listeners
+from companion_core.runtime.inspect.readback import listeners
+from companion_core.runtime.isolation import SandboxPolicy, probe_isolation
 
 pytestmark = [
     pytest.mark.integration,
@@ -122,7 +122,7 @@ def test_a_process_that_cannot_lock_itself_in_starts_nothing(
 ) -> None:
     working = {state.tier for state in probe_isolation(LiveEgress()) if state.works}
     require_real("landlock", Tier.LANDLOCK in working)
-    monkeypatch.setattr(Reach, "policy", lambda _reach: {"read": [], "write": []})
+    monkeypatch.setattr(SandboxPolicy, "policy", lambda _reach: {"read": [], "write": []})
     with pytest.raises(CompanionError) as caught:
         asyncio.run(machine.supervisor.start(machine.spec(tier=Tier.LANDLOCK)))
     assert caught.value.reason is Reason.SPAWN_FAILED

@@ -19,7 +19,7 @@ import runtime_parts as parts
 
 from companion_core.decisions.isolation import Tier
 from companion_core.decisions.lifecycle import State
-from companion_core.egress import LiveEgress
+from companion_core.egress.live import LiveEgress
 from companion_core.errors import CompanionError, Reason
 from companion_core.providers import HealthResponse, UnixChannel
 from companion_core.runtime.isolation import probe_isolation

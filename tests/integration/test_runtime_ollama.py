@@ -24,12 +24,12 @@ import runtime_parts as parts
 import serving_parts
 
 from companion_core.decisions.isolation import Tier
-from companion_core.egress import LiveEgress
+from companion_core.egress.live import LiveEgress
 from companion_core.errors import CompanionError, Reason
 from companion_core.providers import HealthResponse
-from companion_core.runtime import backend_store
+from companion_core.runtime.inspect.readback import listeners
 from companion_core.runtime.isolation import probe_isolation
-from companion_core.runtime.readback import listeners
+from companion_core.runtime.start import backend_store
 
 MODEL = Path(__file__).parents[2] / "companion_core" / "demo" / "model" / "companion-tiny.gguf"
 

@@ -11,9 +11,13 @@ from dataclasses import replace
 
 import pytest
 
-from companion_core.egress import LiveEgress, ProcessIdentity
+from companion_core.egress.live import LiveEgress
+from companion_core.egress.process_identity import ProcessIdentity
 from companion_core.errors import CompanionError, Reason
-from companion_core.runtime.reclaim import reclaim, record
+from companion_core.runtime.process.reclaim import (
+    reclaim,
+    record,
+)
 
 pytestmark = [
     pytest.mark.integration,

@@ -19,13 +19,14 @@ import runtime_parts as parts
 from companion_core.decisions.lifecycle import State
 from companion_core.decisions.runtime_readback import LoopbackChannel
 from companion_core.decisions.verdict import OK, refuse
-from companion_core.egress import EgressRefused, RefusingEgress
+from companion_core.egress.interface import EgressRefused
+from companion_core.egress.refusing import RefusingEgress
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason, Refused
 from companion_core.providers import BackendRequest, TcpChannel, UnixChannel
-from companion_core.runtime import readiness
 from companion_core.runtime import supervisor as supervisor_module
-from companion_core.runtime.backend_store import BackendStore
-from companion_core.runtime.readback import listeners
+from companion_core.runtime.inspect.readback import listeners
+from companion_core.runtime.start import readiness
+from companion_core.runtime.start.backend_store import BackendStore
 from companion_core.runtime.supervisor import StartHooks, Supervisor
 from companion_core.testing.fake_runtime import READY
 

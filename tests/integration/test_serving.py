@@ -18,7 +18,7 @@ import serving_parts
 
 from companion_core.decisions.isolation import Tier
 from companion_core.decisions.lifecycle import State
-from companion_core.egress import LiveEgress
+from companion_core.egress.live import LiveEgress
 from companion_core.errors import CompanionError, Reason
 from companion_core.providers import BackendRequest
 from companion_core.runtime.isolation import probe_isolation
@@ -101,7 +101,7 @@ def test_a_hurt_runtime_is_replaced_behind_the_same_address(llama, model, tier, 
             assert serving.gateway.base_url == url
             assert (await serving_parts.chat(serving))[0] == 200
             assert not parts.alive(before)
-            assert serving.upkeep.gave_up is None
+            assert serving.watchdog.gave_up is None
 
     asyncio.run(life())
 
@@ -152,7 +152,7 @@ def test_one_that_computes_no_more_is_noticed_though_it_says_it_is_well(llama, m
             async def never() -> bool:
                 return False
 
-            serving.upkeep._timing = serving_parts.QUICK
+            serving.watchdog._timing = serving_parts.QUICK
             serving.computes = never
             await serving_parts.until(lambda: serving._supervisor.state is State.STOPPED)
             serving.computes = real
@@ -180,10 +180,10 @@ def test_over_its_ceiling_it_is_drained_started_smaller_and_then_refused(llama, 
             status, answer = await serving_parts.chat(serving)
             assert status == 503  # already drained, if this machine is slow
             assert answer["error"]["code"] in {Reason.RAM_OVER_LIMIT, Reason.NOT_READY}
-            await serving_parts.until(lambda: serving.upkeep.gave_up is not None)
+            await serving_parts.until(lambda: serving.watchdog.gave_up is not None)
             assert all(ready and smaller < parallel for ready, smaller in started)
             assert started
-            assert serving.upkeep.gave_up is Reason.RAM_OVER_LIMIT
+            assert serving.watchdog.gave_up is Reason.RAM_OVER_LIMIT
             assert serving.status()["lifecycle"] == "stopped"
             assert serving.status()["gave_up"] == "ram_over_limit"
 
@@ -192,7 +192,9 @@ def test_over_its_ceiling_it_is_drained_started_smaller_and_then_refused(llama, 
 
 def test_a_model_that_does_not_fit_is_refused_before_the_start(llama, model, monkeypatch) -> None:
     async def life() -> None:
-        monkeypatch.setattr("companion_core.runtime.free_memory.available_memory", lambda: 1000)
+        monkeypatch.setattr(
+            "companion_core.runtime.resources.free_memory.available_memory", lambda: 1000
+        )
         serving = llama()
         with pytest.raises(CompanionError) as caught:
             async with serving_parts.serving_with(serving, model):
@@ -441,8 +443,8 @@ def test_what_ends_by_itself_before_it_is_ready_is_not_tried_again(machine) -> N
         async with serving_parts.serving_with(serving, machine.model):
             spawner.behaviour = ("exit",)
             os.kill(serving.status()["runtime"]["pid"], signal.SIGKILL)
-            await serving_parts.until(lambda: serving.upkeep.gave_up is not None)
-            assert serving.upkeep.gave_up is Reason.RUNTIME_EXITED
+            await serving_parts.until(lambda: serving.watchdog.gave_up is not None)
+            assert serving.watchdog.gave_up is Reason.RUNTIME_EXITED
 
     asyncio.run(life())
     assert machine.processes() == []
@@ -467,8 +469,8 @@ def test_a_program_that_was_replaced_is_not_started_again(machine) -> None:
         async with serving_parts.serving_with(serving, machine.model):
             machine.program.write_text(machine.program.read_text() + "\n# changed\n")
             os.kill(serving.status()["runtime"]["pid"], signal.SIGKILL)
-            await serving_parts.until(lambda: serving.upkeep.gave_up is not None)
-            assert serving.upkeep.gave_up is Reason.RUNTIME_CHANGED
+            await serving_parts.until(lambda: serving.watchdog.gave_up is not None)
+            assert serving.watchdog.gave_up is Reason.RUNTIME_CHANGED
 
     asyncio.run(life())
 

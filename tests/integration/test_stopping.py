@@ -19,7 +19,7 @@ DEADLINE_SECONDS = 60
 # given itself, to detach.
 PATIENT = """
 import sys
-from companion_core import https_get
+from companion_core.egress import https_get
 from companion_core.authority import manifest_fetch
 from companion_core.cli import main, up_command
 

@@ -28,8 +28,8 @@ from swap_world import (
 )
 
 from companion_core.companion import Companion
+from companion_core.config.paths import InstancePaths
 from companion_core.errors import CompanionError, Reason
-from companion_core.paths import InstancePaths
 from companion_core.testing.model_host import Misbehaviour
 
 pytestmark = [

@@ -13,7 +13,7 @@ import gateway_parts as parts
 import pytest
 
 from companion_core.decisions.verdict import refuse
-from companion_core.egress import LiveEgress
+from companion_core.egress.live import LiveEgress
 from companion_core.errors import EnvironmentUnavailable, Reason, UsageError
 from companion_core.gateway import Gateway, GatewaySettings
 

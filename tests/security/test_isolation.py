@@ -18,7 +18,7 @@ import pytest
 import runtime_parts as parts
 
 from companion_core.decisions.isolation import PROMISES, Promise, Tier
-from companion_core.egress import LiveEgress
+from companion_core.egress.live import LiveEgress
 from companion_core.runtime.isolation import probe_isolation
 
 pytestmark = [

@@ -57,8 +57,8 @@ def test_there_are_plugins_to_look_at():
     "source",
     [
         "import companion_core.authority.keychain",
-        "from companion_core import egress",
-        "from companion_core.runtime import launcher",
+        "from companion_core.egress import interface as egress",
+        "from companion_core.runtime.process import launcher",
         "def f():\n    from companion_core.plugin_host.host import load_plugins",
     ],
 )

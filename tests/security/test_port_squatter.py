@@ -18,7 +18,7 @@ import pytest
 import runtime_parts as parts
 import serving_parts
 
-from companion_core.runtime import starting
+from companion_core.runtime.start import sequence as starting
 from companion_core.testing import FakeHealthChecker
 
 pytestmark = pytest.mark.security

@@ -16,7 +16,7 @@ import runtime_parts as parts
 from companion_core.decisions.lifecycle import State
 from companion_core.errors import CompanionError, PluginFault, Reason, Refused, UsageError
 from companion_core.providers import CannotPlan
-from companion_core.runtime.readback import listeners
+from companion_core.runtime.inspect.readback import listeners
 
 pytestmark = [
     pytest.mark.security,

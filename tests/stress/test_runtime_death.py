@@ -17,9 +17,9 @@ import pytest
 import runtime_parts as parts
 
 from companion_core.decisions.isolation import Tier
-from companion_core.egress import LiveEgress
+from companion_core.egress.live import LiveEgress
 from companion_core.runtime.isolation import probe_isolation
-from companion_core.runtime.reclaim import reclaim
+from companion_core.runtime.process.reclaim import reclaim
 
 pytestmark = [
     pytest.mark.stress,

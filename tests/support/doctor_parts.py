@@ -5,12 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from companion_core.config import parse_config
+from companion_core.config.paths import InstancePaths
+from companion_core.config.reader import parse_config
 from companion_core.doctor.checks import PluginSurvey, Situation
-from companion_core.doctor.rows import Finding, Row, Section
-from companion_core.egress import LiveEgress
+from companion_core.doctor.findings import (
+    Finding,
+    Row,
+    Section,
+)
+from companion_core.egress.live import LiveEgress
 from companion_core.errors import Reason
-from companion_core.paths import InstancePaths
 
 PUBLIC_KEY = "ed25519:11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="  # RFC 8032, section 7.1
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from companion_core.decisions.verdict import OK, Verdict, refuse
-from companion_core.egress import LiveEgress
+from companion_core.egress.live import LiveEgress
 from companion_core.errors import Reason
 from companion_core.gateway import Backend, Gateway, GatewaySettings
 from companion_core.providers import HealthResponse, TcpChannel, UnixChannel

@@ -11,11 +11,21 @@ import json
 import httptools
 
 from companion_core.decisions.verdict import Verdict
-from companion_core.gateway.body import encode_body, parse_body
-from companion_core.gateway.chunked import ChunkError, ChunkFramer
-from companion_core.gateway.head import RequestHead, is_hopeless, parse_head
-from companion_core.gateway.response_head import parse_response_head
-from companion_core.gateway.second_parser import head_parser
+from companion_core.gateway.http.body import (
+    encode_body,
+    parse_body,
+)
+from companion_core.gateway.http.chunked import (
+    ChunkError,
+    ChunkFramer,
+)
+from companion_core.gateway.http.head import (
+    RequestHead,
+    is_hopeless,
+    parse_head,
+)
+from companion_core.gateway.http.response_head import parse_response_head
+from companion_core.gateway.http.second_parser import head_parser
 
 MODEL = "m"
 

@@ -19,9 +19,9 @@ from typing import Any
 import serving_parts
 
 from companion_core.decisions.isolation import Tier
-from companion_core.egress import LiveEgress
+from companion_core.egress.live import LiveEgress
 from companion_core.runtime.isolation import probe_isolation
-from companion_core.serving import Serving
+from companion_core.serving.serving import Serving
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "companion_core" / "demo" / "model" / "companion-tiny.gguf"

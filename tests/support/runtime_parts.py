@@ -19,12 +19,15 @@ from typing import Any
 
 import psutil
 
-from companion_core.clock import recency_now
 from companion_core.decisions.isolation import Tier
-from companion_core.egress import LiveEgress
+from companion_core.egress.live import LiveEgress
+from companion_core.models.store import (
+    ProvedFile,
+    VerifiedModel,
+)
 from companion_core.providers import ResourceLimits
-from companion_core.runtime.staging import ProvedFile, VerifiedModel
 from companion_core.runtime.supervisor import StartSpec, Supervisor
+from companion_core.system.clock import recency_now
 from companion_core.testing import FakeSpawner, write_fake_runtime
 
 ROOT = Path(__file__).parents[2]

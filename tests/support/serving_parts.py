@@ -10,17 +10,17 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-from companion_core.assembly import RuntimeProviders
-from companion_core.config import parse_config
+from companion_core.config.paths import InstancePaths
+from companion_core.config.reader import parse_config
 from companion_core.decisions.isolation import Tier
-from companion_core.egress import LiveEgress
-from companion_core.paths import InstancePaths
+from companion_core.egress.live import LiveEgress
+from companion_core.models.https_downloader import HttpsDownloader
 from companion_core.plugin_host import Chosen, ChosenRuntime
 from companion_core.providers import ResourceLimits
-from companion_core.runtime.https_download import HttpsDownloader
-from companion_core.runtime.probe import ProcessProbe
-from companion_core.serving import Serving
-from companion_core.upkeep import Timing
+from companion_core.runtime.resources.probe import ProcessProbe
+from companion_core.serving.assembly import RuntimeProviders
+from companion_core.serving.serving import Serving
+from companion_core.serving.watchdog import Timing
 
 TOKEN = "t" * 43
 PUBLIC_KEY = "ed25519:11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="  # RFC 8032, section 7.1
@@ -75,7 +75,7 @@ async def serving_with(serving: Serving, model: Any) -> AsyncIterator[Serving]:
     upkeep = None
     try:
         await serving.start(model)
-        upkeep = asyncio.ensure_future(serving.upkeep.run())
+        upkeep = asyncio.ensure_future(serving.watchdog.run())
         yield serving
     finally:
         if upkeep is not None:

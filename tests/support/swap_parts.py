@@ -9,7 +9,7 @@ from typing import Any
 
 from companion_core.decisions.restart import Size
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason
-from companion_core.model_source import HeldModel
+from companion_core.serving.model_source import HeldModel
 
 FULL = Size(parallel=2, context_length=1024)
 SMALL = Size(parallel=1, context_length=512)
@@ -23,7 +23,7 @@ def held_model(name: str, log: list[str]) -> HeldModel:
     return held
 
 
-class Upkeep:
+class Watchdog:
     """Goes on until it is told to give up; a fault is raised then."""
 
     def __init__(self) -> None:
@@ -59,10 +59,10 @@ class FakeServing:
         self.may_stop.set()
         self.stops: deque[Exception | None] = deque()
         self.full_size = self.size = FULL
-        self.upkeep = Upkeep()
+        self.watchdog = Watchdog()
 
     def begin_anew(self, size: Size) -> None:
-        self.size, self.upkeep = size, Upkeep()
+        self.size, self.watchdog = size, Watchdog()
 
     async def start(self, model: Any) -> None:
         self.log.append(f"start {model.model_id}")

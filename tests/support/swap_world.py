@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 from runtime_parts import wait_until
 
-from companion_core import publisher
+from companion_core.authority import publisher
 from companion_core.testing.model_host import Misbehaviour
 
 DEADLINE_SECONDS = 60
@@ -25,7 +25,7 @@ DEADLINE_SECONDS = 60
 # A companion that waits for an answer, and for a runtime that is silent, as long as a test on a
 # busy machine takes.
 PATIENT = """
-from companion_core import served_model, upkeep
+from companion_core.serving import served_model, watchdog as upkeep
 
 served_model.DRAIN_SECONDS = 600
 upkeep.Timing.__init__.__kwdefaults__["unresponsive_after"] = 600
@@ -35,7 +35,7 @@ HELD = (
     PATIENT
     + """
 import asyncio, dataclasses, sys, time
-from companion_core.runtime import model_proof, starting
+from companion_core.models import proof as model_proof; from companion_core.runtime.start import sequence as starting
 
 hashed, started = model_proof.Prover._hash, starting.until_serving
 planned = starting.ask_for_plan
@@ -119,7 +119,7 @@ class Client:
 # Runs the command line; waits for an answer of the companion only as many seconds as it is told.
 IMPATIENT = """
 import sys
-from companion_core import egress
+from companion_core.egress import interface as egress
 egress.CONTROL_TIMEOUT_SECONDS = float(sys.argv[1])
 from companion_core.cli import main
 sys.exit(main(sys.argv[2:]))

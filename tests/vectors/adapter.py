@@ -41,8 +41,8 @@ from companion_core.decisions import (
 from companion_core.decisions import custody as decisions_custody
 from companion_core.decisions.verdict import OK, Verdict
 from companion_core.errors import CompanionError, Reason, error_for
-from companion_core.gateway.head import parse_head
-from companion_core.gateway.responses import WIRE_STATUS
+from companion_core.gateway.http.head import parse_head
+from companion_core.gateway.http.responses import WIRE_STATUS
 from companion_core.providers import ResourceLimits, ResourceObservation
 
 UNDEFINED = object()

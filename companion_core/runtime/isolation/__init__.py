@@ -8,6 +8,10 @@ from companion_core.runtime.isolation.confinement import (
     with_fresh_bytecode,
 )
 from companion_core.runtime.isolation.control_group import ControlGroup, NoControlGroup
+from companion_core.runtime.isolation.policy import (
+    SandboxPolicy,
+    sandbox_policy,
+)
 from companion_core.runtime.isolation.probing import (
     CeilingState,
     TierState,
@@ -15,14 +19,13 @@ from companion_core.runtime.isolation.probing import (
     probe_ceilings,
     probe_isolation,
 )
-from companion_core.runtime.isolation.reach import Reach, reach_of
 
 __all__ = [
     "CeilingState",
     "Confined",
     "ControlGroup",
     "NoControlGroup",
-    "Reach",
+    "SandboxPolicy",
     "TierState",
     "broker_command",
     "confine",
@@ -30,6 +33,6 @@ __all__ = [
     "open_broker",
     "probe_ceilings",
     "probe_isolation",
-    "reach_of",
+    "sandbox_policy",
     "with_fresh_bytecode",
 ]

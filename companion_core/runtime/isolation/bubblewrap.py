@@ -2,7 +2,7 @@
 
 The whole tree lives in a process namespace whose end ends all of it. With `--unshare-all`
 there is one loopback interface of its own: a TCP runtime listens there, and only a helper
-started inside can connect to it (`runtime/broker.py`).
+started inside can connect to it (`runtime/standalone/broker.py`).
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Final
 
 from companion_core.errors import CompanionError
-from companion_core.runtime.binary import check_unreplaceable
-from companion_core.runtime.isolation.reach import Reach
+from companion_core.runtime.isolation.policy import SandboxPolicy
+from companion_core.runtime.process.binary import check_unreplaceable
 
 __all__ = ["find_bubblewrap", "wrap"]
 
@@ -36,7 +36,9 @@ def find_bubblewrap() -> str | None:
     return None
 
 
-def wrap(program: str, argv: Sequence[str], reach: Reach, *, folder: str) -> tuple[str, ...]:
+def wrap(
+    program: str, argv: Sequence[str], reach: SandboxPolicy, *, folder: str
+) -> tuple[str, ...]:
     """Return the command that runs `argv` in `folder` and lets it reach nothing else.
 
     Binds are made from the shortest path to the longest, so that a folder never covers what

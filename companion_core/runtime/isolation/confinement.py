@@ -9,18 +9,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from companion_core.backend_channel import BrokeredChannel
 from companion_core.decisions.isolation import Tier
+from companion_core.egress.backend_channel import BrokeredChannel
 from companion_core.errors import EnvironmentUnavailable, Reason
 from companion_core.providers import TcpChannel
 from companion_core.runtime.isolation import sandbox_exec
 from companion_core.runtime.isolation.bubblewrap import find_bubblewrap, wrap
-from companion_core.runtime.isolation.reach import Reach, interpreter_paths
+from companion_core.runtime.isolation.policy import (
+    SandboxPolicy,
+    interpreter_paths,
+)
 
 __all__ = ["Confined", "broker_command", "confine", "open_broker", "with_fresh_bytecode"]
 
 
-_BROKER: Final = Path(__file__).parent.with_name("broker.py")
+_BROKER: Final = Path(__file__).parents[1] / "standalone" / "broker.py"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +47,7 @@ def confine(
     tier: Tier,
     argv: Sequence[str],
     env: Mapping[str, str],
-    reach: Reach,
+    reach: SandboxPolicy,
     *,
     folder: Path,
     helpers: int = 0,

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from companion_core.decisions.isolation import TIERS, Tier
-from companion_core.egress import Egress, EgressRefused
+from companion_core.egress.interface import (
+    Egress,
+    EgressRefused,
+)
 from companion_core.providers import ResourceLimits
 from companion_core.runtime.isolation import (
     bubblewrap,
-    job_object,
-    locks,
     sandbox_exec,
 )
 from companion_core.runtime.isolation.control_group import (
@@ -21,7 +22,9 @@ from companion_core.runtime.isolation.control_group import (
     NoControlGroup,
     find_delegated_group,
 )
-from companion_core.runtime.isolation.reach import Reach
+from companion_core.runtime.isolation.policy import SandboxPolicy
+from companion_core.runtime.process import job_object
+from companion_core.runtime.standalone import locks
 
 __all__ = ["CeilingState", "TierState", "hold_ceilings", "probe_ceilings", "probe_isolation"]
 
@@ -98,7 +101,7 @@ def _probe_bubblewrap(egress: Egress) -> TierState:
     program = bubblewrap.find_bubblewrap()
     if program is None:
         return TierState(Tier.BUBBLEWRAP, works=False, detail="bubblewrap is not installed")
-    reach = Reach.of_program(program)
+    reach = SandboxPolicy.of_program(program)
     command = bubblewrap.wrap(program, (program, "--version"), reach, folder="/")
     if _succeeds(egress, command):
         return TierState(Tier.BUBBLEWRAP, works=True, detail="no network, an empty file system")
@@ -116,7 +119,7 @@ def _probe_landlock(_egress: Egress) -> TierState:
 
 def _probe_sandbox_exec(egress: Egress) -> TierState:
     program = "/usr/bin/true"
-    works = _succeeds(egress, sandbox_exec.wrap((program,), Reach.of_program(program)))
+    works = _succeeds(egress, sandbox_exec.wrap((program,), SandboxPolicy.of_program(program)))
     return TierState(Tier.SANDBOX_EXEC, works=works, detail="sandbox-exec")
 
 

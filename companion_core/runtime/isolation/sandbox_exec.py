@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from companion_core.runtime.isolation.reach import Reach
+from companion_core.runtime.isolation.policy import SandboxPolicy
 
 __all__ = ["PROGRAM", "profile", "wrap"]
 
@@ -33,7 +33,7 @@ _METAL: Final = """(allow iokit-open)
 """
 
 
-def profile(reach: Reach, *, metal: bool = True) -> str:
+def profile(reach: SandboxPolicy, *, metal: bool = True) -> str:
     """Return the profile that allows exactly `reach`."""
     lines = [_START, _METAL if metal else ""]
     lines += [
@@ -51,7 +51,7 @@ def profile(reach: Reach, *, metal: bool = True) -> str:
     return "".join(lines)
 
 
-def wrap(argv: Sequence[str], reach: Reach) -> tuple[str, ...]:
+def wrap(argv: Sequence[str], reach: SandboxPolicy) -> tuple[str, ...]:
     """Return the command that runs `argv` under the profile; it executes it in its place."""
     return (PROGRAM, "-p", profile(reach), *argv)
 

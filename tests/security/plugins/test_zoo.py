@@ -19,12 +19,15 @@ from typing import Any
 
 import pytest
 
-from companion_core.cli.plugin_trial import Trial, row_of
-from companion_core.egress import LiveEgress
+from companion_core.egress.live import LiveEgress
 from companion_core.plugin_host.inventory import find_plugins
 from companion_core.plugin_host.rules import TrustRecord, record_of
 from companion_core.plugin_host.survey import survey_plugins
 from companion_core.plugin_host.trust_store import TrustStore
+from companion_core.plugin_trial.trial import (
+    Trial,
+    row_of,
+)
 
 HERE = Path(__file__).parent
 

@@ -20,8 +20,14 @@ from companion_core.decisions.verdict import Verdict
 from companion_core.errors import CompanionError
 from companion_core.plugin_host import LoadedPlugins, Role, call_provider_sync
 from companion_core.plugin_host import host as plugin_host
+from companion_core.plugin_trial import child as trial
 from companion_core.providers import CannotPlan, HealthResponse
-from companion_core.testing import TCP, UNIX, accepted_plan, spawn_request, trial
+from companion_core.testing import (
+    TCP,
+    UNIX,
+    accepted_plan,
+    spawn_request,
+)
 
 HURRY_SECONDS = 3.0  # three of them sleep so long; the others need a moment, on a busy machine too
 

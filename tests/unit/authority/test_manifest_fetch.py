@@ -14,7 +14,9 @@ import pytest
 
 from companion_core.authority.manifest_fetch import ManifestMemory, fetch_manifest
 from companion_core.decisions.manifest import Manifest
-from companion_core.egress import EgressRefused, LiveEgress, RefusingEgress
+from companion_core.egress.interface import EgressRefused
+from companion_core.egress.live import LiveEgress
+from companion_core.egress.refusing import RefusingEgress
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason
 from companion_core.testing.publisher import TEST_NOW, FakePublisher, manifest_document
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from companion_core.cli import main
-from companion_core.egress import RefusingEgress
+from companion_core.egress.refusing import RefusingEgress
 
 pytestmark = pytest.mark.unit
 

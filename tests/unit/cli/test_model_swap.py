@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from companion_core.cli import Settings, model_swap
-from companion_core.control import RunningInstance
-from companion_core.egress import ProcessIdentity, RefusingEgress
+from companion_core.control.client import RunningInstance
+from companion_core.egress.process_identity import ProcessIdentity
+from companion_core.egress.refusing import RefusingEgress
 from companion_core.errors import (
     CompanionError,
     EnvironmentUnavailable,
@@ -20,7 +21,7 @@ from companion_core.errors import (
     Reason,
     UsageError,
 )
-from companion_core.step import Step
+from companion_core.serving.step import Step
 
 pytestmark = pytest.mark.unit
 

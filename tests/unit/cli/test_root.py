@@ -10,13 +10,13 @@ from pathlib import Path
 import click
 import pytest
 
-from companion_core import control
 from companion_core.cli import COMMANDS, main, refuse
 from companion_core.cli.progress import StepPrinter
 from companion_core.cli.status_command import as_text
-from companion_core.egress import RefusingEgress
+from companion_core.control import client as control
+from companion_core.egress.refusing import RefusingEgress
 from companion_core.errors import EnvironmentUnavailable, PluginFault, Reason
-from companion_core.step import Step
+from companion_core.serving.step import Step
 
 pytestmark = pytest.mark.unit
 

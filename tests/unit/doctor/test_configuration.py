@@ -9,10 +9,10 @@ import os
 import pytest
 from doctor_parts import PUBLIC_KEY, make_situation
 
-from companion_core.config import SECTIONS
+from companion_core.config.reader import SECTIONS
 from companion_core.doctor import configuration
 from companion_core.doctor.checks import run_checks
-from companion_core.doctor.rows import Status
+from companion_core.doctor.findings import Status
 from companion_core.errors import Reason, UsageError
 
 pytestmark = pytest.mark.unit

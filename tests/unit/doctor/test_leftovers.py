@@ -15,14 +15,14 @@ import pytest
 from doctor_parts import make_situation
 from staging_parts import leave
 
-from companion_core.control import InstanceLock
+from companion_core.control.client import InstanceLock
 from companion_core.doctor import leftovers, state
 from companion_core.doctor.checks import run_checks
-from companion_core.doctor.rows import Status
-from companion_core.egress import LiveEgress
+from companion_core.doctor.findings import Status
+from companion_core.egress.live import LiveEgress
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason
-from companion_core.folder_lock import lock_folder
-from companion_core.runtime.reclaim import record
+from companion_core.runtime.process.reclaim import record
+from companion_core.system.folder_lock import lock_folder
 
 pytestmark = [
     pytest.mark.integration,

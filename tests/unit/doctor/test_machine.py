@@ -12,8 +12,8 @@ from doctor_parts import make_config, make_situation
 from companion_core.decisions.isolation import Tier
 from companion_core.doctor import machine
 from companion_core.doctor.checks import run_checks
-from companion_core.doctor.rows import Status
-from companion_core.egress import RefusingEgress
+from companion_core.doctor.findings import Status
+from companion_core.egress.refusing import RefusingEgress
 from companion_core.errors import Reason
 from companion_core.providers import ProbeFailed
 from companion_core.runtime.isolation import CeilingState, TierState

@@ -12,10 +12,13 @@ from pathlib import Path
 import pytest
 from doctor_parts import make_config, make_row, make_situation
 
-from companion_core import publisher
+from companion_core.authority import publisher
 from companion_core.doctor import model
 from companion_core.doctor.checks import run_checks
-from companion_core.doctor.rows import Status, fine
+from companion_core.doctor.findings import (
+    Status,
+    fine,
+)
 from companion_core.errors import Reason
 
 pytestmark = pytest.mark.integration

@@ -10,7 +10,7 @@ from doctor_parts import ANSWERS, make_config, make_situation, make_survey, plug
 
 from companion_core.doctor import plugins
 from companion_core.doctor.checks import run_checks
-from companion_core.doctor.rows import Status
+from companion_core.doctor.findings import Status
 from companion_core.errors import Reason
 
 pytestmark = pytest.mark.unit

@@ -9,10 +9,9 @@ from collections import Counter
 import pytest
 from doctor_parts import make_row, make_situation, make_survey, plugin
 
-from companion_core.config import SECTIONS
+from companion_core.config.reader import SECTIONS
 from companion_core.doctor import examine
-from companion_core.doctor.report import CHECKS, Report
-from companion_core.doctor.rows import (
+from companion_core.doctor.findings import (
     Section,
     Status,
     broken,
@@ -21,7 +20,8 @@ from companion_core.doctor.rows import (
     repaired,
     skipped,
 )
-from companion_core.egress import RefusingEgress
+from companion_core.doctor.report import CHECKS, Report
+from companion_core.egress.refusing import RefusingEgress
 from companion_core.errors import Reason
 
 pytestmark = pytest.mark.unit

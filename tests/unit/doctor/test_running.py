@@ -22,9 +22,15 @@ from runtime_parts import wait_until
 from companion_core.decisions.verdict import refuse
 from companion_core.doctor import running
 from companion_core.doctor.checks import run_checks
+from companion_core.doctor.findings import (
+    BROKEN,
+    Status,
+    fine,
+    judge,
+    skipped,
+)
 from companion_core.doctor.invariants import INVARIANTS, judge_invariant
-from companion_core.doctor.rows import BROKEN, Status, fine, judge, skipped
-from companion_core.egress import ProcessUnreadable
+from companion_core.egress.interface import ProcessUnreadable
 from companion_core.errors import CompanionError, Reason
 
 pytestmark = pytest.mark.integration

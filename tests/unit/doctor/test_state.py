@@ -13,7 +13,7 @@ from staging_parts import leave
 
 from companion_core.doctor import state
 from companion_core.doctor.checks import run_checks
-from companion_core.doctor.rows import Status
+from companion_core.doctor.findings import Status
 from companion_core.errors import Reason
 
 pytestmark = [

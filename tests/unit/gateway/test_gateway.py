@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from companion_core.egress import RefusingEgress
+from companion_core.egress.refusing import RefusingEgress
 from companion_core.gateway import Gateway, GatewaySettings
 
 pytestmark = pytest.mark.unit

@@ -7,9 +7,16 @@ import json
 import pytest
 
 from companion_core.errors import REASONS, Reason
+from companion_core.gateway.http.response_head import (
+    ResponseHead,
+    parse_response_head,
+)
+from companion_core.gateway.http.responses import (
+    WIRE_STATUS,
+    error_response,
+    relayed_head,
+)
 from companion_core.gateway.queue import AdmissionQueue
-from companion_core.gateway.response_head import ResponseHead, parse_response_head
-from companion_core.gateway.responses import WIRE_STATUS, error_response, relayed_head
 
 pytestmark = pytest.mark.unit
 

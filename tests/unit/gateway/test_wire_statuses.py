@@ -5,7 +5,10 @@ import json
 import pytest
 
 from companion_core.errors import REASONS, Reason
-from companion_core.gateway.responses import WIRE_STATUS, error_response
+from companion_core.gateway.http.responses import (
+    WIRE_STATUS,
+    error_response,
+)
 
 pytestmark = pytest.mark.unit
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import pytest
 
-from companion_core import deadline
 from companion_core.errors import PluginFault, Reason, Refused
 from companion_core.plugin_host.calls import PLUGIN_REASONS, call_provider, call_provider_sync
 from companion_core.providers import (
@@ -18,6 +17,7 @@ from companion_core.providers import (
     Redirect,
     ResumeRefused,
 )
+from companion_core.system import deadline
 
 pytestmark = pytest.mark.unit
 

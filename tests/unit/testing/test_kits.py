@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from companion_core.egress import LiveEgress
+from companion_core.egress.live import LiveEgress
 from companion_core.errors import Reason
+from companion_core.models.https_downloader import HttpsDownloader
 from companion_core.providers import (
     CannotPlan,
     DownloadFailed,
@@ -23,8 +24,7 @@ from companion_core.providers import (
     ResourceObservation,
     RuntimeBinary,
 )
-from companion_core.runtime import probe
-from companion_core.runtime.https_download import HttpsDownloader
+from companion_core.runtime.resources import probe
 from companion_core.testing import (
     FakeHealthChecker,
     FakeProbe,
@@ -323,7 +323,7 @@ class Decoding(Wrapped):
     """Hands coded bytes on."""
 
     def open(self, request: DownloadRequest) -> Any:
-        from companion_core.runtime import https_download as module  # noqa: PLC0415 - patched
+        from companion_core.models import https_downloader as module  # noqa: PLC0415 - patched
 
         judge = module._judge
 
@@ -396,7 +396,7 @@ def test_a_downloader_that_breaks_a_rule_is_named(rule: int, make: Any):
 
 
 def test_a_downloader_that_takes_any_range_is_named(monkeypatch: pytest.MonkeyPatch):
-    from companion_core.runtime import https_download as module  # noqa: PLC0415 - patched
+    from companion_core.models import https_downloader as module  # noqa: PLC0415 - patched
 
     monkeypatch.setattr(module, "_resumes", lambda answer, offset: True)
     assert_breaks(6, DOWNLOADER_RULES, "downloader", lambda: check_downloader(real))

@@ -1,0 +1,294 @@
+"""The publisher's side: make a key, list models, sign the list (`companion manifest`).
+
+A folder holds `draft.json`, which grows with each `add`, and `manifest.json`, which `sign`
+writes from it. What is signed is checked with the reader's own rule before it is written.
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from companion_core.decisions.manifest import (
+    MAX_MANIFEST_BYTES,
+    PAYLOAD_TYPE,
+    SCHEMA,
+    Manifest,
+    check_payload,
+    verify_manifest,
+)
+from companion_core.decisions.signatures import KEY_PREFIX, key_id, pre_authentication_encoding
+from companion_core.decisions.source import HttpsUrl, parse_https_url
+from companion_core.decisions.strict_json import parse_json
+from companion_core.decisions.verdict import Verdict
+from companion_core.errors import EnvironmentUnavailable, Reason, UsageError, error_for
+from companion_core.system.os_compat import NO_FOLLOW
+from companion_core.system.state_files import write_private
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric import ed25519
+
+__all__ = [
+    "Measured",
+    "Signed",
+    "add_file",
+    "init_draft",
+    "measure",
+    "parse_lifetime",
+    "sign_draft",
+    "verify_file",
+]
+
+DRAFT: Final = "draft.json"
+MANIFEST: Final = "manifest.json"
+MAX_KEY_BYTES: Final = 4096
+MAX_LIFETIME: Final = dt.timedelta(days=366)
+_BLOCK_BYTES: Final = 1 << 20
+_LIFETIME = re.compile(r"([1-9][0-9]{0,5})([smhd])", re.ASCII)
+_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a file is: bytes and lower-case hex SHA-256."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """What `sign_draft` wrote."""
+
+    path: Path
+    manifest: Manifest
+
+
+def init_draft(folder: Path, key_file: Path) -> str:
+    """Start a draft in an empty or missing folder and return the public key.
+
+    Args:
+        folder: gets `draft.json`.
+        key_file: gets the private key (PKCS #8 PEM, 0600). Never overwritten.
+
+    Raises:
+        UsageError: something is there already.
+        EnvironmentUnavailable: `disk_unavailable`.
+    """
+    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 - seldom needed
+    from cryptography.hazmat.primitives.asymmetric import ed25519  # noqa: PLC0415
+
+    key = ed25519.Ed25519PrivateKey.generate()
+    pem = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise UsageError(Reason.USAGE, f"{folder} is not empty")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_FOLLOW
+        with os.fdopen(os.open(key_file, flags, 0o600), "wb") as file:
+            file.write(pem)
+            file.flush()
+            os.fsync(file.fileno())
+    except FileExistsError as error:
+        raise UsageError(Reason.USAGE, f"{error.filename} is already there") from error
+    except OSError as error:
+        raise EnvironmentUnavailable(Reason.DISK_UNAVAILABLE) from error
+    _write(folder / DRAFT, {"version": 0, "allowed_sources": [], "models": []})
+    return _public_text(key)
+
+
+def measure(read: Callable[[memoryview], int | None]) -> Measured:
+    """Read a stream to its end, block by block, and say what it is."""
+    digest, size = hashlib.sha256(), 0
+    buffer = memoryview(bytearray(_BLOCK_BYTES))
+    while count := read(buffer):
+        digest.update(buffer[:count])
+        size += count
+    return Measured(size, digest.hexdigest())
+
+
+def add_file(
+    folder: Path,
+    measured: Measured,
+    *,
+    model_id: str,
+    url: str,
+    model_format: str,
+    licence: str | None = None,
+    chat_template: str | None = None,
+) -> str:
+    """Enter one file into the draft and return its name, which is the end of its address.
+
+    A second file under the same id makes a model of several files; the same name again
+    replaces the entry. The address's folder becomes an allowed source.
+
+    Raises:
+        UsageError: the format differs from the model's, or a manifest cannot hold the entry.
+        Refused: the address is no https address.
+    """
+    parsed = parse_https_url(url)
+    if isinstance(parsed, Verdict):
+        raise error_for(parsed.reason)
+    parent, _, name = parsed.path.rpartition("/")
+    if not name:
+        raise UsageError(Reason.USAGE, "--url must end in a file's name")
+    draft = _draft(folder)
+    source = HttpsUrl(parsed.host, parsed.port, parent + "/", "").text
+    if source not in draft["allowed_sources"]:
+        draft["allowed_sources"].append(source)
+    model: dict[str, Any] | None
+    model = next((entry for entry in draft["models"] if entry["id"] == model_id), None)
+    if model is None:
+        model = {"id": model_id, "format": model_format, "files": []}
+        draft["models"].append(model)
+    if model["format"] != model_format:
+        raise UsageError(Reason.USAGE, f"{model_id} is already entered as {model['format']}")
+    for key, value in (("licence", licence), ("chat_template", chat_template)):
+        model[key] = model.get(key) if value is None else value
+    entry = {
+        "name": name,
+        "size": measured.size,
+        "sha256": measured.sha256,
+        "urls": [parsed.text],
+    }
+    model["files"] = [*(file for file in model["files"] if file["name"] != name), entry]
+    moment = dt.datetime.fromtimestamp(0, tz=dt.UTC)
+    if not check_payload(_payload(draft, moment, moment + MAX_LIFETIME)).ok:
+        message = "a manifest cannot hold this id, format, file name, size, licence or template"
+        raise UsageError(Reason.USAGE, message)
+    _write(folder / DRAFT, draft)
+    return name
+
+
+def parse_lifetime(text: str) -> dt.timedelta:
+    """Return the time that "30d", "12h", "45m" or "90s" names.
+
+    Raises:
+        UsageError: it names none, or more than a year.
+    """
+    match = _LIFETIME.fullmatch(text)
+    lifetime = None if match is None else dt.timedelta(**{_UNITS[match[2]]: int(match[1])})
+    if lifetime is None or lifetime > MAX_LIFETIME:
+        raise UsageError(Reason.USAGE, "--expires is a number and s, m, h or d, up to 366d")
+    return lifetime
+
+
+def sign_draft(folder: Path, key_file: Path, *, lifetime: dt.timedelta, now: dt.datetime) -> Signed:
+    """Write `manifest.json` from the draft, one version on.
+
+    Args:
+        folder: with a draft.
+        key_file: the private key of `init_draft`.
+        lifetime: from `now` until the manifest expires.
+        now: aware; cut to the second.
+
+    Raises:
+        UsageError: no draft or no key there.
+        CompanionError: the reason for which a reader would refuse the result.
+    """
+    draft = _draft(folder)
+    if not draft["models"]:
+        raise UsageError(Reason.USAGE, "the draft lists no model; companion manifest add first")
+    key = _private_key(key_file)
+    issued = now.astimezone(dt.UTC).replace(microsecond=0)
+    payload = _payload(draft, issued, issued + lifetime)
+    signature = key.sign(pre_authentication_encoding(PAYLOAD_TYPE, payload))
+    envelope = {
+        "payload_type": PAYLOAD_TYPE,
+        "payload": base64.b64encode(payload).decode("ascii"),
+        "signatures": [
+            {
+                "key_id": key_id(key.public_key().public_bytes_raw()),
+                "signature": base64.b64encode(signature).decode("ascii"),
+            }
+        ],
+    }
+    raw = json.dumps(envelope).encode("ascii")
+    manifest = verify_manifest(
+        raw, trusted_keys=[_public_text(key)], now=issued.timestamp(), last_seen=None
+    )
+    if isinstance(manifest, Verdict):
+        raise error_for(manifest.reason)
+    # The version first: after a crash between the two, a number is skipped, never used twice.
+    _write(folder / DRAFT, {**draft, "version": manifest.version})
+    path = folder / MANIFEST
+    write_private(path, raw)
+    path.chmod(0o644)  # it is made to be served
+    return Signed(path, manifest)
+
+
+def verify_file(path: Path, trusted_keys: list[str], *, now: dt.datetime) -> Manifest:
+    """Return what a reader with these keys would accept, or raise the reason why not."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_MANIFEST_BYTES + 1)
+    except OSError as error:
+        raise EnvironmentUnavailable(Reason.MANIFEST_UNAVAILABLE) from error
+    manifest = verify_manifest(raw, trusted_keys=trusted_keys, now=now.timestamp(), last_seen=None)
+    if isinstance(manifest, Verdict):
+        raise error_for(manifest.reason)
+    return manifest
+
+
+def _draft(folder: Path) -> dict[str, Any]:
+    try:
+        raw = (folder / DRAFT).read_bytes()
+    except OSError as error:
+        message = f"no draft in {folder}; start one with companion manifest init"
+        raise UsageError(Reason.USAGE, message) from error
+    match parse_json(raw, limit=MAX_MANIFEST_BYTES):
+        case {"version": int(), "allowed_sources": list(), "models": list()} as draft:
+            return dict(draft)
+    raise UsageError(Reason.USAGE, f"damaged: {folder / DRAFT}")
+
+
+def _payload(draft: dict[str, Any], issued: dt.datetime, expires: dt.datetime) -> bytes:
+    document = {
+        "schema": SCHEMA,
+        "version": draft["version"] + 1,
+        "issued": _instant(issued),
+        "expires": _instant(expires),
+        "allowed_sources": draft["allowed_sources"],
+        "models": draft["models"],
+    }
+    return json.dumps(document, indent=1).encode("ascii")
+
+
+def _write(path: Path, document: dict[str, Any]) -> None:
+    write_private(path, (json.dumps(document, indent=2) + "\n").encode("ascii"))
+
+
+def _private_key(key_file: Path) -> ed25519.Ed25519PrivateKey:
+    from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415 - seldom needed
+    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415
+    from cryptography.hazmat.primitives.asymmetric import ed25519  # noqa: PLC0415
+
+    try:
+        with key_file.open("rb") as file:
+            key = serialization.load_pem_private_key(file.read(MAX_KEY_BYTES), password=None)
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise UsageError(Reason.USAGE, f"no private key in {key_file}") from error
+    if not isinstance(key, ed25519.Ed25519PrivateKey):
+        raise UsageError(Reason.USAGE, f"no Ed25519 key in {key_file}")
+    return key
+
+
+def _public_text(key: ed25519.Ed25519PrivateKey) -> str:
+    raw = key.public_key().public_bytes_raw()
+    return KEY_PREFIX + base64.b64encode(raw).decode("ascii")
+
+
+def _instant(moment: dt.datetime) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,227 @@
+"""Where an instance keeps its state; every folder 0700 and the person's own (I-18)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from companion_core.errors import Reason, Refused, UsageError
+from companion_core.system.os_compat import user_id
+from companion_core.system.state_files import (
+    private_folder,
+    refuse_link,
+)
+
+__all__ = [
+    "DEFAULT_INSTANCE",
+    "InstancePaths",
+    "default_config_file",
+    "default_state_dir",
+    "refuse_shared",
+]
+
+DEFAULT_INSTANCE: Final = "default"
+_INSTANCE = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}\Z")
+
+# The shortest sun_path of the supported systems is macOS's 104 bytes, with its NUL.
+MAX_SOCKET_PATH: Final = 103
+# The longest name that is put into the run folder: a start's folder and the backend's socket.
+_LONGEST_RUN_NAME: Final = len("/01234567/backend.sock")
+
+
+def default_config_file() -> Path:
+    """Return the platform's place of `config.toml`.
+
+    Raises:
+        UsageError: `usage` where the person has no home.
+    """
+    return _platform_folder("user_config_path", "--config") / "config.toml"
+
+
+def default_state_dir() -> Path:
+    """Return the platform's place of the state folder.
+
+    Raises:
+        UsageError: `usage` where the person has no home.
+    """
+    return _platform_folder("user_state_path", "--state-dir")
+
+
+def _platform_folder(function: str, option: str) -> Path:
+    import platformdirs  # noqa: PLC0415 - not needed where the person names the place
+
+    with contextlib.suppress(RuntimeError):  # what newer versions say of a missing home
+        folder: Path = getattr(platformdirs, function)("companion", appauthor=False)
+        if folder.is_absolute():
+            return folder
+    raise UsageError(Reason.USAGE, f"there is no home folder; use {option}")
+
+
+def refuse_shared(root: Path) -> None:
+    """Refuse a folder that is open to others and holds something else than a companion's state.
+
+    Raises:
+        Refused: `state_path_unsafe`.
+    """
+    try:
+        shared = os.name == "posix" and stat.S_IMODE(root.stat().st_mode) & 0o077
+        foreign = shared and any(root.iterdir()) and not (root / "instances").is_dir()
+    except OSError:
+        return  # not there, or refused by what makes the folders
+    if foreign:
+        raise Refused(
+            Reason.STATE_PATH_UNSAFE, f"{root} is open to others and holds something else"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class InstancePaths:
+    """The folders and files of one companion.
+
+    Attributes:
+        root: the state folder; models are shared by all instances in it.
+        instance: the name of this companion.
+    """
+
+    root: Path
+    instance: str = DEFAULT_INSTANCE
+
+    def __post_init__(self) -> None:
+        try:
+            str(self.root).encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(
+                Reason.USAGE, "the state folder's path is no text; choose another with --state-dir"
+            ) from error
+        if not _INSTANCE.match(self.instance):
+            raise UsageError(
+                Reason.USAGE, "an instance name is a-z, 0-9, - and _, up to 32 characters"
+            )
+
+    @property
+    def folder(self) -> Path:
+        """What belongs to this instance alone."""
+        return self.root / "instances" / self.instance
+
+    @property
+    def keychain_scope(self) -> str:
+        """What the keychain accounts are named after: no other state folder shares them.
+
+        What the core keeps there is a start's own token, so nothing is lost when the folder
+        moves.
+        """
+        return f"{self.instance}/{self._mark()}"
+
+    def _mark(self) -> str:
+        """Return what tells this folder from those of the same name elsewhere."""
+        import hashlib  # noqa: PLC0415 - a companion asks for this, commands do not
+
+        return hashlib.sha256(os.fsencode(self._real_folder())).hexdigest()[:12]
+
+    def _real_folder(self) -> Path:
+        """Return this folder's one name, however the state folder is spelled."""
+        return Path(os.path.realpath(self.folder))
+
+    @property
+    def models(self) -> Path:
+        """The store of verified models."""
+        return self.root / "models"
+
+    @property
+    def plugin_store(self) -> Path:
+        """Which plugins the person trusts; shared by all instances."""
+        return self.root / "plugins.json"
+
+    @property
+    def logs(self) -> Path:
+        """The logs of the companion and of its runtime."""
+        return self.folder / "logs"
+
+    @property
+    def lock_file(self) -> Path:
+        """Held while a companion runs."""
+        return self.folder / "lock"
+
+    @property
+    def state_file(self) -> Path:
+        """Pid, start time and control socket of the running companion; never a secret."""
+        return self.folder / "state.json"
+
+    @property
+    def runtime_record(self) -> Path:
+        """The processes of the running runtime; never a secret."""
+        return self.folder / "runtime.json"
+
+    @property
+    def manifest_memory(self) -> Path:
+        """The newest manifest seen, and the latest wall time."""
+        return self.folder / "manifest-memory.json"
+
+    def runtime_data(self, runtime: str) -> Path:
+        """What a runtime keeps between starts."""
+        return self.folder / "data" / runtime
+
+    def prepare(self) -> None:
+        """Make the instance's folders.
+
+        A state folder that exists is closed to others when it is empty or a companion's; any
+        other is left as it is.
+
+        Raises:
+            Refused: `state_path_unsafe`.
+            EnvironmentUnavailable: `disk_unavailable`.
+        """
+        refuse_shared(self.root)
+        self.refuse_links()
+        private_folder(self.root, may_be_link=True)
+        for folder in (self.root / "instances", self.folder, self.models, self.logs):
+            private_folder(folder)
+
+    def refuse_links(self) -> None:
+        """Refuse a link in place of a folder below the state folder.
+
+        The state folder itself is the person's choice and may be reached through links.
+
+        Raises:
+            Refused: `state_path_unsafe`.
+        """
+        data = self.folder / "data"
+        for folder in (self.root / "instances", self.folder, self.models, self.logs, data):
+            refuse_link(folder)
+
+    def run_folder(self) -> Path:
+        """Make the folder of Unix sockets private, and return it.
+
+        Raises:
+            Refused: `state_path_unsafe`.
+            EnvironmentUnavailable: `disk_unavailable`.
+        """
+        return private_folder(self.run_folder_path())
+
+    def run_folder_path(self) -> Path:
+        """Return where the folder of Unix sockets is: a path that is short enough for them.
+
+        Raises:
+            UsageError: `configuration_invalid` where there is none.
+        """
+        import tempfile  # noqa: PLC0415 - a companion asks for this, commands do not
+
+        name = self._mark()
+        runtime_dir = os.environ.get("XDG_RUNTIME_DIR", "")
+        candidates = [self._real_folder() / "run"]
+        if os.path.isabs(runtime_dir):  # noqa: PTH117 - an empty text is no path
+            candidates.append(Path(runtime_dir) / f"companion-{name}")
+        user = user_id()
+        candidates += [
+            Path(folder) / f"companion-{user}-{name}"
+            for folder in (tempfile.gettempdir(), "/tmp")  # noqa: S108 - a folder of the person's own is made and proved there
+        ]
+        for candidate in candidates:
+            if len(os.fsencode(candidate.absolute())) + _LONGEST_RUN_NAME <= MAX_SOCKET_PATH:
+                return candidate.absolute()
+        raise UsageError(Reason.CONFIGURATION_INVALID, "the temporary folder's path is too long")

@@ -1,0 +1,1 @@
+"""One running instance, asked from outside over its owner-only socket."""

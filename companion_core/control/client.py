@@ -1,0 +1,211 @@
+"""How commands find the running companion and talk to its owner-only socket.
+
+One JSON line asks, one JSON line answers; `control_server` is the other end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from companion_core.config.paths import InstancePaths
+from companion_core.egress.interface import Egress
+from companion_core.egress.process_identity import ProcessIdentity
+from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason, error_for
+from companion_core.system.os_compat import (
+    CLOSE_ON_EXEC,
+    NO_FOLLOW,
+    user_id,
+)
+from companion_core.system.state_files import (
+    read_private,
+    try_lock,
+)
+
+__all__ = [
+    "MAX_LINE",
+    "InstanceLock",
+    "RunningInstance",
+    "ask",
+    "ask_running",
+    "find_running",
+    "has_gone",
+    "wait_until_gone",
+]
+
+MAX_LINE: Final = 64 * 1024
+MAX_STATE_FILE: Final = 4 * 1024
+# From letting go of the lock to the end of a process that did nothing but be a companion.
+EXIT_SECONDS: Final = 2.0
+# A process that was killed keeps lock and socket for a moment, until its last thread has ended.
+KILLED_SECONDS: Final = 0.5
+POLL_SECONDS: Final = 0.02
+
+
+class InstanceLock:
+    """Held by the running companion; the system lets go of it when the process ends."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor: int | None = None
+
+    def acquire(self) -> None:
+        """Take the lock.
+
+        Raises:
+            EnvironmentUnavailable: `already_running`, `disk_unavailable`.
+        """
+        flags = os.O_RDWR | os.O_CREAT | NO_FOLLOW | CLOSE_ON_EXEC
+        try:
+            descriptor = os.open(self._path, flags, 0o600)
+            try:
+                free = try_lock(descriptor)
+            except OSError:
+                os.close(descriptor)
+                raise
+        except OSError as error:
+            raise EnvironmentUnavailable(Reason.DISK_UNAVAILABLE) from error
+        if not free:
+            os.close(descriptor)
+            raise EnvironmentUnavailable(Reason.ALREADY_RUNNING)
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        """Let go; doing so twice is fine."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def _is_held(path: Path) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDWR | NO_FOLLOW)
+    except OSError:
+        return False
+    try:
+        return not try_lock(descriptor)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+
+
+@dataclass(frozen=True, slots=True)
+class RunningInstance:
+    """A companion that was found running: proved by pid, start time and lock (I-08)."""
+
+    identity: ProcessIdentity
+    control_socket: Path
+    lock_file: Path
+
+
+def find_running(paths: InstancePaths, egress: Egress) -> RunningInstance | None:
+    """Return the running companion of this state folder, or None.
+
+    The state file alone proves nothing: its process must still be the one that wrote it, and
+    the lock must be held.
+
+    Raises:
+        Refused: `state_path_unsafe`, a link stands in place of a folder or of the file.
+    """
+    paths.refuse_links()
+    raw = read_private(paths.state_file, MAX_STATE_FILE)
+    if raw is None:
+        return None
+    try:
+        state = json.loads(raw)
+        pid, start, control = state["pid"], state["start_time"], state["control_socket"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    if type(pid) is not int or type(start) not in {int, float} or type(control) is not str:
+        return None
+    identity = egress.identify(pid)
+    if identity is None or identity.start_time != start or not _is_held(paths.lock_file):
+        return None
+    return RunningInstance(identity, Path(control), paths.lock_file)
+
+
+def ask(running: RunningInstance, egress: Egress, op: str, **arguments: Any) -> dict[str, Any]:
+    """Send one request to a running companion and return its answer.
+
+    Raises:
+        CompanionError: the answer's reason, or `control_unavailable`.
+    """
+    line = json.dumps({"op": op, **arguments}).encode() + b"\n"
+    try:
+        with contextlib.closing(egress.connect_control(running.control_socket)) as link:
+            if link.peer() not in {(running.identity.pid, user_id()), (0, user_id())}:
+                raise EnvironmentUnavailable(Reason.CONTROL_UNAVAILABLE)
+            answer = json.loads(link.ask(line, MAX_LINE))
+    except (OSError, ValueError) as error:
+        raise EnvironmentUnavailable(Reason.CONTROL_UNAVAILABLE) from error
+    if not isinstance(answer, dict):
+        raise EnvironmentUnavailable(Reason.CONTROL_UNAVAILABLE)
+    if answer.pop("ok", False) is not True:
+        raise error_for(known_reason(answer.get("reason")))
+    return answer
+
+
+def ask_running(paths: InstancePaths, egress: Egress, op: str) -> dict[str, Any]:
+    """Ask the companion of this state folder.
+
+    Raises:
+        CompanionError: `not_running`, also when it goes in this very moment; else as `ask`.
+    """
+    running = find_running(paths, egress)
+    if running is not None:
+        try:
+            return ask(running, egress, op)
+        except CompanionError as error:
+            silent = error.reason is Reason.CONTROL_UNAVAILABLE
+            if not (silent and has_gone(running, paths, egress)):
+                raise
+    raise CompanionError(Reason.NOT_RUNNING)
+
+
+def has_gone(running: RunningInstance, paths: InstancePaths, egress: Egress) -> bool:
+    """Tell whether a companion that gave no answer is gone, or goes in this very moment."""
+    deadline = time.monotonic() + KILLED_SECONDS
+    while find_running(paths, egress) == running:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_SECONDS)
+    return True
+
+
+def known_reason(reason: object) -> Reason:
+    """Return what a companion answered, which may be of another release."""
+    try:
+        return Reason(str(reason))
+    except ValueError:
+        return Reason.CONTROL_UNAVAILABLE
+
+
+def wait_until_gone(running: RunningInstance, egress: Egress, seconds: float) -> bool:
+    """Wait until the companion has ended; False when it still runs after `seconds`.
+
+    It has ended when its process has, or when it let go of its lock and the process goes on:
+    a product that embeds it.
+    """
+    released = time.monotonic()
+    deadline = released + seconds
+    while _is_alive(running, egress):
+        now = time.monotonic()
+        if _is_held(running.lock_file):
+            released = now
+        elif now - released > EXIT_SECONDS:
+            return True
+        if now > deadline:
+            return False
+        time.sleep(POLL_SECONDS)
+    return True
+
+
+def _is_alive(running: RunningInstance, egress: Egress) -> bool:
+    seen = egress.identify(running.identity.pid)
+    return seen is not None and seen.start_time == running.identity.start_time

@@ -1,0 +1,232 @@
+"""The owner-only socket that status, exec, token, metrics, down and up --model talk to.
+
+The socket lies in a 0700 folder with mode 0600 and the peer's uid is checked, so what it
+answers (the session token among it) stays with the person; on Windows it is a named pipe that
+lets the person in alone. Nothing on the gateway manages anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from concurrent.futures import CancelledError
+from pathlib import Path
+from typing import Any, Final
+
+from companion_core.config.paths import InstancePaths
+from companion_core.control.client import MAX_LINE
+from companion_core.egress.control_link import peer_of
+from companion_core.egress.owner_pipe import (
+    OwnerPipes,
+    PipeEnd,
+    new_pipe_name,
+)
+from companion_core.egress.process_identity import ProcessIdentity
+from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason
+from companion_core.system.os_compat import user_id
+from companion_core.system.state_files import write_private
+
+__all__ = ["ControlServer", "Handler", "PipeDoor"]
+
+READ_DEADLINE_SECONDS: Final = 5.0
+WRITE_DEADLINE_SECONDS: Final = 5.0
+CLOSE_SECONDS: Final = 1.0
+PAUSE_SECONDS: Final = 0.1
+
+Handler = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
+Answer = Callable[[bytes], Coroutine[Any, Any, bytes]]
+
+
+class ControlServer:
+    """Answers the person's own commands while a companion runs."""
+
+    def __init__(self, paths: InstancePaths, handlers: Mapping[str, Handler]) -> None:
+        self._paths = paths
+        self._handlers = handlers
+        self._door: SocketDoor | PipeDoor | None = None
+
+    async def start(self, identity: ProcessIdentity) -> None:
+        """Listen, and write the state file that leads commands here.
+
+        Raises:
+            EnvironmentUnavailable: `control_unavailable`, `disk_unavailable`.
+        """
+        try:
+            if sys.platform == "win32":
+                self._door = PipeDoor(OwnerPipes.of_this_system(), self._answer)
+            else:
+                self._door = SocketDoor(self._paths.run_folder() / "control.sock", self._answer)
+        except OSError as error:
+            raise EnvironmentUnavailable(Reason.CONTROL_UNAVAILABLE) from error
+        state = {
+            "pid": identity.pid,
+            "start_time": identity.start_time,
+            "control_socket": self._door.address,
+        }
+        write_private(self._paths.state_file, json.dumps(state).encode())
+
+    async def close(self) -> None:
+        """Stop listening, let answers get out, and remove the socket and the state file."""
+        if self._door is not None:
+            await self._door.close()
+        self._paths.state_file.unlink(missing_ok=True)
+
+    async def _answer(self, line: bytes) -> bytes:
+        return json.dumps(await self._reply(line)).encode() + b"\n"
+
+    async def _reply(self, line: bytes) -> Mapping[str, Any]:
+        try:
+            request = json.loads(line)
+        except (ValueError, RecursionError):
+            request = None
+        handler = self._handlers.get(str(request.get("op"))) if isinstance(request, dict) else None
+        if handler is None:
+            return {"ok": False, "reason": Reason.USAGE.value}
+        try:
+            return {"ok": True, **await handler(request)}
+        except CompanionError as error:
+            return {"ok": False, "reason": error.reason.value}
+
+
+class SocketDoor:
+    """Listens on a Unix socket, on the event loop.
+
+    Raises:
+        OSError: the socket cannot be made.
+    """
+
+    def __init__(self, path: Path, answer: Answer) -> None:
+        self._answer = answer
+        self._path = path
+        self._answering: set[asyncio.Task[None]] = set()
+        self._listener: socket.socket | None = None
+        if sys.platform == "win32":
+            raise OSError  # there it is `PipeDoor`
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            path.unlink(missing_ok=True)  # the lock is held: a socket there is a dead one
+            listener.bind(str(path))
+            path.chmod(0o600)
+            listener.listen()
+            listener.settimeout(0)
+        except OSError:
+            listener.close()
+            raise
+        self._listener = listener
+        self._listen()
+
+    @property
+    def address(self) -> str:
+        """The socket's path."""
+        return str(self._path)
+
+    async def close(self) -> None:
+        """Stop listening, let answers get out, and remove the socket."""
+        if self._listener is not None:
+            asyncio.get_running_loop().remove_reader(self._listener)
+            self._listener.close()
+            self._listener = None
+        if self._answering:
+            _, late = await asyncio.wait(self._answering, timeout=CLOSE_SECONDS)
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late)
+        self._path.unlink(missing_ok=True)
+
+    def _listen(self) -> None:
+        if (listener := self._listener) is not None:
+            asyncio.get_running_loop().add_reader(listener, self._accept, listener)
+
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            connection, _ = listener.accept()
+        except OSError:
+            # The peer left again, or no descriptor is free, which asking at once would not change.
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(listener)
+            loop.call_later(PAUSE_SECONDS, self._listen)
+            return
+        task = asyncio.ensure_future(self._serve(connection))
+        self._answering.add(task)
+        task.add_done_callback(self._answering.discard)
+
+    async def _serve(self, connection: socket.socket) -> None:
+        # A peer that leaves or is silent, and one that is not the person, gets no answer.
+        with connection, contextlib.suppress(OSError, TimeoutError):
+            if peer_of(connection)[1] != user_id():
+                return
+            connection.settimeout(0)
+            async with asyncio.timeout(READ_DEADLINE_SECONDS):
+                line = await _read_line(connection)
+            answer = await self._answer(line)
+            async with asyncio.timeout(WRITE_DEADLINE_SECONDS):
+                await asyncio.get_running_loop().sock_sendall(connection, answer)
+
+
+async def _read_line(connection: socket.socket) -> bytes:
+    """Return what came up to the first line's end, or the limit, or the peer's end."""
+    line = b""
+    while b"\n" not in line and len(line) < MAX_LINE:
+        part = await asyncio.get_running_loop().sock_recv(connection, MAX_LINE)
+        if not part:
+            break
+        line += part
+    return line
+
+
+class PipeDoor:
+    """Listens on a named pipe, in threads: its calls block. Not run on Windows.
+
+    Raises:
+        OSError: the pipe cannot be made.
+    """
+
+    def __init__(self, pipes: OwnerPipes, answer: Answer) -> None:
+        self.address = new_pipe_name()
+        self._pipes = pipes
+        self._answer = answer
+        self._loop = asyncio.get_running_loop()
+        self._closing = threading.Event()
+        first = pipes.listen(self.address, first=True)
+        self._thread = threading.Thread(
+            target=self._accept, args=(first,), name="companion-control", daemon=True
+        )
+        self._thread.start()
+
+    async def close(self) -> None:
+        """Stop listening; an answer under way goes out while the process lasts."""
+        self._closing.set()
+        await asyncio.to_thread(self._thread.join, CLOSE_SECONDS)
+
+    def _accept(self, first: int) -> None:
+        handle: int | None = first
+        while not self._closing.is_set():
+            try:
+                if handle is None:
+                    handle = self._pipes.listen(self.address, first=False)
+                end = self._pipes.wait_for_client(handle, PAUSE_SECONDS)
+            except OSError:  # every end is taken, or this one is broken
+                self._drop(handle)
+                end = handle = None
+                self._closing.wait(PAUSE_SECONDS)
+            if end is not None:
+                handle = None
+                threading.Thread(target=self._serve, args=(end,), daemon=True).start()
+        self._drop(handle)
+
+    def _drop(self, handle: int | None) -> None:
+        if handle is not None:
+            with contextlib.suppress(OSError):
+                self._pipes.close(handle)
+
+    def _serve(self, end: PipeEnd) -> None:
+        # A peer that leaves or is silent gets no answer, nor does anybody while the loop ends.
+        with contextlib.closing(end), contextlib.suppress(OSError, CancelledError):
+            line = end.receive(MAX_LINE, READ_DEADLINE_SECONDS)
+            end.send(asyncio.run_coroutine_threadsafe(self._answer(line), self._loop).result())

@@ -1,0 +1,168 @@
+"""One GET over verified TLS: no redirect followed, no encoding, no credential, in time.
+
+Everything that http.client, ssl and the system can raise, also while the body is read,
+leaves here as `TransportFailed`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import re
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Final
+
+from companion_core.decisions.source import HttpsUrl
+from companion_core.egress.interface import Egress
+
+__all__ = ["HttpsAnswer", "TransportFailed", "open_get"]
+
+CONNECT_SECONDS: Final = 10.0
+IDLE_SECONDS: Final = 30.0
+HEAD_SECONDS: Final = 30.0
+
+_HEADERS: Final = {"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": "companion-core"}
+_DECIMAL = re.compile(r"[0-9]{1,16}", re.ASCII)
+
+
+class TransportFailed(Exception):
+    """The exchange failed; `retryable` when trying again may help.
+
+    Attributes:
+        untrusted: the host's certificate did not verify.
+    """
+
+    def __init__(self, *, retryable: bool, untrusted: bool = False) -> None:
+        super().__init__("transport failed")
+        self.retryable = retryable
+        self.untrusted = untrusted
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except ssl.SSLCertVerificationError as error:
+        raise TransportFailed(retryable=False, untrusted=True) from error
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        # ValueError: a host name that IDNA refuses, or a read from what a deadline has closed.
+        raise TransportFailed(retryable=True) from error
+
+
+class HttpsAnswer:
+    """The answer to one GET; its body is read with `readinto` until that returns 0.
+
+    Attributes:
+        length: the bytes the server announced; None when it announced none.
+    """
+
+    def __init__(self, response: http.client.HTTPResponse, hang_up: Callable[[], None]) -> None:
+        self._response = response
+        self._hang_up = hang_up
+        self._received = 0
+        self.status = response.status
+        self.length = self._announced()
+
+    def header(self, name: str) -> str | None:
+        """Return a header's value; one that comes more than once is a broken answer."""
+        values = self._response.headers.get_all(name)
+        if values is None:
+            return None
+        if len(values) != 1:
+            raise TransportFailed(retryable=False)
+        return str(values[0])
+
+    def _announced(self) -> int | None:
+        text = self.header("Content-Length")
+        if text is None or self._response.chunked:
+            return None
+        if _DECIMAL.fullmatch(text) is None:
+            raise TransportFailed(retryable=False)
+        return int(text)
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fill the buffer's beginning; 0 at the announced end, an early end is a failure."""
+        with _translated():
+            count = self._response.readinto(buffer)
+        self._received += count
+        if count == 0 and self.length is not None and self._received < self.length:
+            raise TransportFailed(retryable=True)
+        return count
+
+    def close(self) -> None:
+        """Hang up; also from another thread, which ends a read that waits."""
+        self._hang_up()
+        with contextlib.suppress(OSError, http.client.HTTPException, ValueError):
+            self._response.close()
+
+
+def open_get(
+    url: HttpsUrl,
+    *,
+    egress: Egress,
+    context: ssl.SSLContext,
+    headers: Mapping[str, str] = MappingProxyType({}),
+    idle_seconds: float = IDLE_SECONDS,
+    body_seconds: float | None = None,
+) -> HttpsAnswer:
+    """Send the request and return the answer once its head is read.
+
+    Args:
+        url: the address.
+        egress: the doorway.
+        context: from `build_tls_context`.
+        headers: further request headers.
+        idle_seconds: longest silence between two reads.
+        body_seconds: from now until the body must have been read; None leaves that to the
+            caller.
+
+    Raises:
+        TransportFailed: for anything that went wrong on the way.
+    """
+    with _translated():  # also a proxy's address that is none
+        connection = egress.connect_https(
+            url.host, url.port, context=context, timeout=min(CONNECT_SECONDS, idle_seconds)
+        )
+    timer: threading.Timer | None = None
+    try:
+        with _translated():
+            connection.connect()
+            channel = connection.sock
+            channel.settimeout(idle_seconds)
+            timer = _hang_up_after(HEAD_SECONDS, channel)
+            connection.request("GET", url.target, headers={**_HEADERS, **headers})
+            response = connection.getresponse()
+        timer.cancel()
+        timer = None if body_seconds is None else _hang_up_after(body_seconds, channel)
+
+        def hang_up(timer: threading.Timer | None = timer) -> None:
+            if timer is not None:
+                timer.cancel()
+            _shut(channel)
+            channel.close()
+            connection.close()
+
+        return HttpsAnswer(response, hang_up)
+    except BaseException:
+        if timer is not None:
+            timer.cancel()
+        connection.close()
+        raise
+
+
+def _hang_up_after(seconds: float, channel: socket.socket) -> threading.Timer:
+    """Bound the whole exchange: a server that sends a byte now and then is never idle."""
+    timer = threading.Timer(seconds, _shut, [channel])
+    timer.daemon = True
+    timer.start()
+    return timer
+
+
+def _shut(channel: socket.socket) -> None:
+    # The plain socket's shutdown: the TLS one would pull the session from under a reader.
+    with contextlib.suppress(OSError):
+        socket.socket.shutdown(channel, socket.SHUT_RDWR)

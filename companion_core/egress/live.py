@@ -1,0 +1,218 @@
+"""The doorway, open."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn, TypeVar
+
+from companion_core.egress import process_identity
+from companion_core.egress.interface import Stream
+from companion_core.egress.process_identity import ProcessIdentity, ProcessUnreadable
+
+if TYPE_CHECKING:  # a command that only asks the running companion loads none of these
+    import asyncio
+    import http.client
+    import socket
+    import ssl
+    import subprocess
+
+    from companion_core.egress.backend_channel import BackendChannel
+    from companion_core.egress.control_link import ControlLink
+    from companion_core.providers import TcpChannel, UnixChannel
+
+__all__ = ["LiveEgress"]
+
+P = TypeVar("P", bound="asyncio.BaseProtocol")
+
+
+CONTROL_TIMEOUT_SECONDS = 10.0
+
+_CREATE_SUSPENDED = 0x4  # of CreateProcess; `subprocess` has no name for it
+
+
+class LiveEgress:
+    """The doorway, open."""
+
+    def start_process(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        cwd: str | None = None,
+        stdin: Stream = None,
+        stdout: Stream = None,
+        stderr: Stream = None,
+        pass_fds: Sequence[int] = (),
+        suspended: bool = False,
+    ) -> subprocess.Popen[bytes]:
+        """See `Egress`."""
+        import subprocess  # noqa: PLC0415 - loaded on first use
+
+        null = subprocess.DEVNULL
+        flags = 0
+        if sys.platform == "win32":
+            # With streams given, Popen lets the program inherit those three handles alone.
+            flags = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW
+            flags |= _CREATE_SUSPENDED if suspended else 0
+        return subprocess.Popen(
+            list(argv),
+            env=dict(env),
+            cwd=cwd,
+            stdin=null if stdin is None else stdin,
+            stdout=null if stdout is None else stdout,
+            stderr=null if stderr is None else stderr,
+            pass_fds=tuple(pass_fds),
+            start_new_session=os.name == "posix",
+            creationflags=flags,
+        )
+
+    def replace_process(self, argv: Sequence[str], env: Mapping[str, str]) -> NoReturn:
+        """See `Egress`."""
+        if os.name == "posix":
+            # Python ignores these; a program expects them as the system has them.
+            for name in ("SIGPIPE", "SIGXFSZ"):
+                signal.signal(getattr(signal, name), signal.SIG_DFL)
+            os.execvpe(argv[0], list(argv), dict(env))  # noqa: S606 - the person's own command
+        import subprocess  # noqa: PLC0415 - as above
+
+        with subprocess.Popen(list(argv), env=dict(env)) as child:
+            sys.exit(child.wait())
+
+    def identify(self, pid: int) -> ProcessIdentity | None:
+        """See `Egress`."""
+        return process_identity.identify(pid)
+
+    def send_signal(self, identity: ProcessIdentity, number: int) -> bool:
+        """See `Egress`."""
+        if sys.platform == "linux":
+            return self._send_signal_linux(identity, number)
+        seen = self.identify(identity.pid)
+        if seen is None or seen.start_time != identity.start_time:
+            return False
+        try:
+            os.kill(identity.pid, number)
+        except ProcessLookupError:
+            return False
+        except OSError as error:
+            raise ProcessUnreadable from error
+        return True
+
+    def _send_signal_linux(self, identity: ProcessIdentity, number: int) -> bool:
+        if sys.platform != "linux":
+            return False
+        # The descriptor pins the process before it is identified: no pid can be reused between.
+        try:
+            descriptor = os.pidfd_open(identity.pid)
+        except ProcessLookupError:
+            return False
+        except OSError as error:
+            raise ProcessUnreadable from error
+        try:
+            seen = self.identify(identity.pid)
+            if seen is None or seen.start_time != identity.start_time:
+                return False
+            signal.pidfd_send_signal(descriptor, number)
+        except ProcessLookupError:
+            return False
+        except OSError as error:
+            raise ProcessUnreadable from error
+        finally:
+            os.close(descriptor)
+        return True
+
+    def connect_https(
+        self, host: str, port: int, *, context: ssl.SSLContext, timeout: float
+    ) -> http.client.HTTPSConnection:
+        """See `Egress`."""
+        import http.client  # noqa: PLC0415 - loaded on first use
+        import urllib.parse  # noqa: PLC0415 - as above
+        import urllib.request  # noqa: PLC0415 - as above
+
+        loopback = host in {"localhost", "127.0.0.1", "::1"}
+        proxy = None if loopback else urllib.request.getproxies().get("https")
+        if proxy is None or urllib.request.proxy_bypass(host):
+            return http.client.HTTPSConnection(host, port, context=context, timeout=timeout)
+        address = urllib.parse.urlsplit(proxy if "//" in proxy else f"//{proxy}")
+        connection = http.client.HTTPSConnection(
+            address.hostname or "", address.port or 3128, context=context, timeout=timeout
+        )
+        connection.set_tunnel(host, port)
+        return connection
+
+    def connect_loopback(self, port: int, *, timeout: float) -> http.client.HTTPConnection:
+        """See `Egress`."""
+        import http.client  # noqa: PLC0415 - loaded on first use
+
+        return http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+
+    def connect_control(self, path: Path) -> ControlLink:
+        """See `Egress`."""
+        if sys.platform == "win32":
+            from companion_core.egress.owner_pipe import OwnerPipes  # noqa: PLC0415 - as above
+
+            return OwnerPipes.of_this_system().connect(str(path), CONTROL_TIMEOUT_SECONDS)
+        import socket  # noqa: PLC0415 - as above
+
+        from companion_core.egress.control_link import SocketLink  # noqa: PLC0415 - as above
+
+        client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        client.settimeout(CONTROL_TIMEOUT_SECONDS)
+        try:
+            client.connect(str(path))
+        except OSError:
+            client.close()
+            raise
+        return SocketLink(client)
+
+    async def connect_backend(self, factory: Callable[[], P], channel: BackendChannel) -> P:
+        """See `Egress`."""
+        import asyncio  # noqa: PLC0415 - loaded on first use
+
+        from companion_core.egress.backend_channel import BrokeredChannel  # noqa: PLC0415 - as above
+        from companion_core.providers import UnixChannel  # noqa: PLC0415 - as above
+
+        loop = asyncio.get_running_loop()
+        if isinstance(channel, BrokeredChannel):
+            return (await loop.create_connection(factory, sock=await channel.connect()))[1]
+        connected = await _connect(channel)
+        if isinstance(channel, UnixChannel):
+            return (await loop.create_unix_connection(factory, sock=connected))[1]
+        return (await loop.create_connection(factory, sock=connected))[1]
+
+    async def reach_backend(self, channel: BackendChannel) -> None:
+        """See `Egress`."""
+        from companion_core.egress.backend_channel import BrokeredChannel  # noqa: PLC0415 - as above
+
+        if isinstance(channel, BrokeredChannel):
+            (await channel.connect()).close()
+        else:
+            (await _connect(channel)).close()
+
+
+async def _connect(channel: UnixChannel | TcpChannel) -> socket.socket:
+    """Connect within this machine: nearly always done at once, so nothing is waited for first."""
+    import asyncio  # noqa: PLC0415 - loaded on first use
+    import socket  # noqa: PLC0415 - as above
+
+    from companion_core.providers import TcpChannel  # noqa: PLC0415 - as above
+
+    address: str | tuple[str, int]
+    if isinstance(channel, TcpChannel):
+        client, address = socket.socket(), (channel.host, channel.port)
+    elif sys.platform == "win32":
+        raise ConnectionRefusedError
+    else:
+        client, address = socket.socket(socket.AF_UNIX), channel.path
+    try:
+        client.settimeout(0)
+        # The first call begins it; on Linux alone the second one says 0 when it is done.
+        if sys.platform != "linux" or (client.connect_ex(address) and client.connect_ex(address)):
+            await asyncio.get_running_loop().sock_connect(client, address)
+    except BaseException:
+        client.close()
+        raise
+    return client

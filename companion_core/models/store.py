@@ -1,0 +1,311 @@
+"""From a signed entry to proved bytes: the one place that makes a `VerifiedModel` (I-01, I-04).
+
+Bytes go into a file that only we could have made; what is hashed is that file, through a
+descriptor that stays open; only then does it get its name. What a failure leaves has no name
+that anything runs (`partial.py`); a later run goes on with it and hashes the whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import sys
+import threading
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from companion_core.decisions.evidence import Evidence
+from companion_core.decisions.integrity import parse_model_spec
+from companion_core.decisions.manifest import ManifestFile, ManifestModel
+from companion_core.decisions.verdict import Verdict
+from companion_core.errors import (
+    CompanionError,
+    EnvironmentUnavailable,
+    Reason,
+    Refused,
+    error_for,
+)
+from companion_core.models.byte_pump import Pace
+from companion_core.models.lease import (
+    is_held,
+    release,
+)
+from companion_core.models.partial import (
+    Partial,
+    make_room,
+    split_kept,
+)
+from companion_core.models.proof import (
+    Hold,
+    Identity,
+    Proof,
+    Prover,
+    identify,
+)
+from companion_core.models.transfer import (
+    Download,
+    Transfer,
+    receive,
+)
+from companion_core.system.clock import wall_now
+from companion_core.system.folder_lock import lock_folder
+from companion_core.system.state_files import (
+    fsync_folder,
+    private_folder,
+)
+
+__all__ = ["ModelStore", "ProvedFile", "VerifiedModel"]
+
+Progress = Callable[[int, int], None]
+
+# After these the bytes that are there are as good as before.
+_CUT_OFF: Final = frozenset({Reason.DOWNLOAD_FAILED, Reason.INTERRUPTED})
+_WRONG_BYTES: Final = frozenset({Reason.DIGEST_MISMATCH, Reason.SIZE_MISMATCH})
+
+
+@dataclass(frozen=True, slots=True)
+class ProvedFile(Evidence):
+    """One file whose bytes were hashed through `descriptor`, which is open for reading.
+
+    Attributes:
+        path: its name in the store; the descriptor is the proof, the name is not.
+        identity: device, inode, size and modification time at the moment of the proof.
+        held: it was hashed under a lease, so that a writer has to wait and is noticed.
+    """
+
+    name: str
+    sha256: str
+    size: int
+    descriptor: int
+    path: str
+    identity: Identity
+    held: bool
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedModel(Evidence):
+    """Proof that every file of a model is what the manifest signed for (I-01)."""
+
+    model_id: str
+    format: str
+    chat_template: str | None
+    files: tuple[ProvedFile, ...]
+    _open: list[int] = field(repr=False, compare=False)
+
+    def close(self) -> None:
+        """Give the leases up and close the descriptors; a second call does nothing."""
+        while self._open:
+            descriptor = self._open.pop()
+            release(descriptor)
+            os.close(descriptor)
+
+    def check_unchanged(self) -> None:
+        """Refuse when a file was written to, or is about to be; ask right before a start.
+
+        Raises:
+            Refused: `digest_mismatch`.
+        """
+        for file in self.files:
+            if not self._open or identify(os.fstat(file.descriptor)) != file.identity:
+                raise Refused(Reason.DIGEST_MISMATCH)
+            if file.held and not is_held(file.descriptor):
+                raise Refused(Reason.DIGEST_MISMATCH)
+
+
+class ModelStore:
+    """The folder of verified files, each named by its SHA-256.
+
+    Args:
+        folder: absolute; made 0700 and refused when it is not the person's alone.
+        pace: how long a downloader may take.
+        sleep: waits before another attempt; by default a wait that cancelling ends.
+        hold: holds what is being proved against writers; by default nothing does.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        pace: Pace | None = None,
+        sleep: Callable[[float], object] | None = None,
+        hold: Hold = lambda _descriptor, _pause: False,
+    ) -> None:
+        self._folder = folder
+        self._pace = Pace() if pace is None else pace
+        self._sleep = sleep
+        self._hold = hold
+
+    def stage(
+        self,
+        model: ManifestModel,
+        *,
+        allowed_sources: Sequence[str],
+        download: Download,
+        progress: Progress | None = None,
+        resumed: Progress | None = None,
+        cancelled: threading.Event | None = None,
+        plugin: str = "https",
+    ) -> VerifiedModel:
+        """Return the proved model, downloading what is not in the store. Blocks.
+
+        Args:
+            model: from a verified manifest.
+            allowed_sources: the manifest's, or fewer.
+            download: a downloader's `open`.
+            progress: called with bytes done and bytes in all.
+            resumed: the same, whenever it goes on with what it had received before.
+            cancelled: ends the work at the next block.
+            plugin: who is named when `download` misbehaves.
+
+        Raises:
+            Refused: by the source or the integrity rule, or an unsafe folder.
+            EnvironmentUnavailable: `download_failed` or `disk_unavailable`.
+            PluginFault: the downloader broke its contract.
+            CompanionError: `interrupted`.
+        """
+        if not self._folder.is_absolute():
+            raise Refused(Reason.STATE_PATH_UNSAFE)
+        private_folder(self._folder)
+        total = sum(file.size for file in model.files)
+        done = 0
+        event = threading.Event() if cancelled is None else cancelled
+        wanted = {file.sha256 for file in model.files}
+        proved: list[ProvedFile] = []
+        try:
+            for file in model.files:
+                base = done
+
+                def tell(received: int, to: Progress | None, base: int = base) -> None:
+                    if to is not None:
+                        to(base + received, total)
+
+                transfer = Transfer(
+                    allowed=allowed_sources,
+                    download=download,
+                    plugin=plugin,
+                    pace=self._pace,
+                    sleep=self._sleep or event.wait,
+                    cancelled=event,
+                    advance=functools.partial(tell, to=progress),
+                    resumes=functools.partial(tell, to=resumed),
+                )
+                proved.append(self._obtain(file, transfer, wanted))
+                done += file.size
+        except BaseException:
+            for earlier in proved:
+                release(earlier.descriptor)
+                os.close(earlier.descriptor)
+            raise
+        descriptors = [file.descriptor for file in proved]
+        return VerifiedModel(
+            model.id, model.format, model.chat_template, tuple(proved), descriptors
+        )
+
+    def _obtain(
+        self, file: ManifestFile, transfer: Transfer, wanted: Collection[str]
+    ) -> ProvedFile:
+        spec = parse_model_spec(file.sha256, file.size)
+        if isinstance(spec, Verdict):
+            raise error_for(spec.reason)
+        path = self._folder / spec.sha256
+        prover = Prover(spec, transfer.cancelled, self._hold)
+        with _disk_errors(), lock_folder(self._folder, transfer.cancelled):
+            for left in split_kept(self._folder, now=wall_now(), wanted=wanted)[1]:
+                left.unlink(missing_ok=True)
+            proof = self._reuse(path, prover)
+            if proof is None:
+                proof = self._fetch(prover, file.urls, transfer, wanted)
+            else:
+                transfer.advance(spec.size)
+        return ProvedFile(
+            file.name,
+            spec.sha256,
+            spec.size,
+            proof.descriptor,
+            str(path),
+            proof.identity,
+            proof.held,
+        )
+
+    def _reuse(self, path: Path, prover: Prover) -> Proof | None:
+        """Return the proof of a stored file that is still right, or remove the file."""
+        if not os.path.lexists(path):
+            return None
+        try:
+            return prover.prove(path)
+        except Refused:
+            path.unlink()
+            return None
+
+    def _fetch(
+        self, prover: Prover, urls: Sequence[str], transfer: Transfer, wanted: Collection[str]
+    ) -> Proof:
+        """Bring a file and prove it; bytes of an earlier run that turn out wrong cost one try."""
+        while True:
+            partial = Partial(self._folder, prover.spec)
+            try:
+                return self._complete(partial, prover, urls, transfer, wanted)
+            except Refused as error:
+                wrong = partial.doubtful and error.reason in _WRONG_BYTES
+                if not (wrong and partial.resumed):
+                    raise  # and what begins with nothing is not `resumed`
+
+    def _complete(
+        self,
+        partial: Partial,
+        prover: Prover,
+        urls: Sequence[str],
+        transfer: Transfer,
+        wanted: Collection[str],
+    ) -> Proof:
+        cut_off = False
+        try:
+            try:
+                missing = partial.spec.size - partial.received
+                if not make_room(self._folder, missing, wanted=wanted):
+                    raise EnvironmentUnavailable(Reason.DISK_UNAVAILABLE)
+                if partial.received:
+                    transfer.advance(partial.received)
+                receive(partial, urls, transfer)
+                partial.sync()
+            finally:
+                partial.close()  # no file is held against writers while there is one
+            proof = prover.prove(partial.path, sync=os.name == "posix")
+            return _name(partial.path, self._folder / prover.spec.sha256, proof, prover)
+        except CompanionError as error:
+            cut_off = error.reason in _CUT_OFF
+            raise
+        finally:
+            sound = cut_off or not partial.doubtful
+            if not (sound and partial.worth_keeping):
+                with contextlib.suppress(OSError):
+                    partial.remove()
+
+
+def _name(temporary: Path, path: Path, proof: Proof, prover: Prover) -> Proof:
+    """Give a proved file its name, durably, and return what proves it."""
+    if sys.platform == "win32":
+        # An open file cannot be renamed there, so it is proved once more under its name.
+        proof.discard()
+        temporary.replace(path)
+        return prover.prove(path)
+    try:
+        temporary.replace(path)
+        os.fchmod(proof.descriptor, 0o400)
+        fsync_folder(path.parent)
+    except BaseException:
+        proof.discard()
+        raise
+    return proof
+
+
+@contextlib.contextmanager
+def _disk_errors() -> Iterator[None]:
+    """Let no error of the system out with its path (I-15)."""
+    try:
+        yield
+    except OSError as error:
+        raise EnvironmentUnavailable(Reason.DISK_UNAVAILABLE) from error

@@ -1,0 +1,147 @@
+"""Bring the bytes of one file from the addresses that may give them, never more than signed for.
+
+Every address is admitted by the source rule, at each redirect again (I-03). What is there
+already, of this run or an earlier one, is gone on with where the address still has the same.
+Whether the bytes are right is decided later, over the file (`staging.py`).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO, Final
+
+from companion_core.decisions.source import admit_source
+from companion_core.decisions.verdict import Verdict
+from companion_core.errors import EnvironmentUnavailable, Reason, Refused, error_for
+from companion_core.models.byte_pump import (
+    BytePump,
+    Pace,
+)
+from companion_core.models.partial import Partial
+from companion_core.providers import DownloadFailed, DownloadRequest, Redirect, ResumeRefused
+
+__all__ = ["Download", "Transfer", "receive"]
+
+MAX_REDIRECTS: Final = 5
+# Pauses in seconds before each further attempt at one address.
+RETRY_PAUSES: Final = (0.5, 2.0)
+
+Download = Callable[[DownloadRequest], BinaryIO]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transfer:
+    """How bytes are brought.
+
+    Attributes:
+        allowed: the sources that the rule admits.
+        download: a downloader's `open`; `plugin` is who is named when it misbehaves.
+        sleep: waits between attempts.
+        cancelled: ends the work.
+        advance: told how many bytes are there.
+        resumes: told after how many bytes it goes on, once the address has agreed to that.
+    """
+
+    allowed: Sequence[str]
+    download: Download
+    plugin: str
+    pace: Pace
+    sleep: Callable[[float], object]
+    cancelled: threading.Event
+    advance: Callable[[int], None]
+    resumes: Callable[[int], None]
+
+
+def receive(partial: Partial, urls: Sequence[str], transfer: Transfer) -> None:
+    """Bring what `partial` lacks from the first address that answers; never beyond its size.
+
+    Raises:
+        Refused: an address is not admitted, or the stream is longer or announced otherwise.
+        EnvironmentUnavailable: `download_failed` when no address gives them.
+        OSError: of the disk.
+    """
+    if partial.complete:
+        return
+    failure = DownloadFailed(Reason.DOWNLOAD_FAILED, retryable=False)
+    # First the one that gave what is there: any other begins anew.
+    for url in sorted(urls, key=lambda url: not partial.came_from(url)):
+        try:
+            _try_address(partial, url, transfer)
+        except DownloadFailed as error:
+            failure = error
+        else:
+            return
+    raise EnvironmentUnavailable(Reason.DOWNLOAD_FAILED) from failure
+
+
+def _try_address(partial: Partial, url: str, transfer: Transfer) -> None:
+    refused: tuple[int, str | None] | None = None
+    for pause in (*RETRY_PAUSES, None):
+        offset, validator = point = partial.resume_point(url)
+        if point == refused:
+            offset, validator = 0, None
+        try:
+            _attempt(partial, url, offset, validator, transfer)
+        except ResumeRefused as error:
+            if not offset:
+                raise DownloadFailed(Reason.DOWNLOAD_FAILED, retryable=False) from error
+            refused = point  # what is there is dropped once another answer has begun
+        except DownloadFailed as error:
+            if partial.complete:
+                return  # it broke after the last byte
+            partial.doubtful = False
+            if not error.retryable or pause is None:
+                raise
+            transfer.sleep(pause)
+        else:
+            return
+    raise DownloadFailed(Reason.DOWNLOAD_FAILED, retryable=False)
+
+
+def _attempt(
+    partial: Partial, source: str, offset: int, validator: str | None, transfer: Transfer
+) -> None:
+    url = source
+    for _ in range(MAX_REDIRECTS + 1):
+        admitted = admit_source(url, transfer.allowed)
+        if isinstance(admitted, Verdict):
+            raise error_for(admitted.reason)
+        pump = BytePump(
+            transfer.download,
+            DownloadRequest(url=admitted.text, offset=offset, validator=validator),
+            plugin=transfer.plugin,
+            pace=transfer.pace,
+            cancelled=transfer.cancelled,
+        )
+        try:
+            with pump:
+                _take(partial, source, offset, pump, transfer)
+        except Redirect as redirect:
+            url = redirect.url
+        else:
+            return
+    raise DownloadFailed(Reason.DOWNLOAD_FAILED, retryable=False)
+
+
+def _take(partial: Partial, source: str, offset: int, pump: BytePump, transfer: Transfer) -> None:
+    expected = partial.spec.size
+    if pump.length is not None and offset + pump.length != expected:
+        if offset:
+            raise ResumeRefused  # the whole may still be right
+        raise Refused(Reason.SIZE_MISMATCH)
+    if offset:
+        partial.go_on(pump.validator)
+        transfer.resumes(offset)
+    else:
+        partial.begin(source, pump.validator)
+    for block in pump.blocks():
+        # Counted before it is written: never more on the disk than was signed for.
+        if partial.received + len(block) > expected:
+            raise Refused(Reason.SIZE_MISMATCH)
+        partial.append(block)
+        transfer.advance(partial.received)
+    if pump.length is None and not partial.complete:
+        # Without a length a stream that was cut off looks like one that ended.
+        raise DownloadFailed(Reason.DOWNLOAD_FAILED, retryable=True)

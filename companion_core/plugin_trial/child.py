@@ -1,0 +1,103 @@
+"""A child process in which plugins are imported, so that what they do ends here.
+
+    python -P -m companion_core.plugin_trial.child < REQUEST > REPORT
+
+REQUEST is a JSON object: the trust `records` to go by, the `names` that may load, the
+configured `runtime` and `keychain`; `check`, a plugin to run the conformance kit on, or null;
+and `ask`, the keychain scope for which the selected providers are asked what they find here,
+or null.
+REPORT says how far each plugin came. It is not a sandbox: the plugin has the person's rights
+here too, and could forge its own report.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any, NoReturn
+
+from companion_core.egress.refusing import RefusingEgress
+from companion_core.egress.tls_context import build_tls_context
+from companion_core.errors import CompanionError
+from companion_core.plugin_host import LoadedPlugins, PluginState
+from companion_core.plugin_host.rules import TrustRecord
+from companion_core.plugin_trial.provider_answers import ask_providers
+from companion_core.serving.assembly import load_every_plugin
+from companion_core.testing.plugin_kit import check_plugin
+
+__all__ = ["report_on"]
+
+
+def report_on(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Load what the request names, and return the report."""
+    os.environ["COMPANION_PLUGINS"] = ",".join(request["names"])
+    records = {row["name"]: TrustRecord(**row) for row in request["records"]}
+    loaded = load_every_plugin(RefusingEgress(), lambda: build_tls_context(None), records)
+    selected = dict(_select(loaded, request))
+    report: dict[str, Any] = {
+        "plugins": [_row(plugin, selected) for plugin in loaded.plugins],
+        "checked": None,
+        "answers": None,
+    }
+    if request["check"] is not None:
+        report["checked"] = _check(loaded, request["check"])
+    if request.get("ask") is not None:
+        report["answers"] = ask_providers(
+            loaded, request["ask"], runtime=request["runtime"], keychain=request["keychain"]
+        )
+    return report
+
+
+def _row(plugin: PluginState, selected: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "name": plugin.name,
+        "group": plugin.group,
+        "distribution": plugin.distribution,
+        "version": plugin.version,
+        "core": plugin.core,
+        "state": plugin.state.value,
+        "reason": plugin.reason.value,
+        "detail": plugin.detail,
+        "hooks": sorted(role.hook for role in plugin.roles),
+        "selected_for": []
+        if plugin.reason.value != "ok"
+        else sorted(role for role, name in selected.items() if name == plugin.name),
+    }
+
+
+def _select(loaded: LoadedPlugins, request: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield each role and the plugin that would fill it; a role that nobody fills is left out."""
+    with contextlib.suppress(CompanionError):
+        runtime = loaded.select_runtime(request["runtime"])
+        for role in ("spawn", "health", "download", "probe"):
+            yield role, getattr(runtime, role).plugin
+    with contextlib.suppress(CompanionError):
+        yield "keychain", loaded.select_keychain(request["keychain"]).plugin
+
+
+def _check(loaded: LoadedPlugins, name: str) -> dict[str, Any]:
+    try:
+        return {"passed": check_plugin(loaded, name), "failure": ""}
+    except AssertionError as error:
+        # It quotes what the plugin answered: only printable text goes to a terminal.
+        failure = str(error).encode("unicode_escape").decode("ascii")
+        return {"passed": [], "failure": failure}
+
+
+def main() -> NoReturn:
+    """Answer the request on standard input, and end whatever a plugin left running."""
+    request = json.loads(sys.stdin.buffer.read())
+    report = os.dup(1)
+    # What a plugin prints or reads is not part of the report.
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1):
+        os.dup2(nothing, descriptor)
+    os.write(report, json.dumps(report_on(request)).encode())
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What a running tree really holds: environment, sockets and descriptors, read back."""

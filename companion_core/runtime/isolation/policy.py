@@ -1,0 +1,118 @@
+"""What a confined runtime may reach: the system's libraries, its own program, two folders."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from companion_core.providers import SpawnPlan, TcpChannel, UnixChannel
+from companion_core.runtime.process.binary import ProvedBinary
+
+__all__ = ["SandboxPolicy", "interpreter_paths", "sandbox_policy"]
+
+_SYSTEM: Final = (
+    "/usr",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/libx32",
+    "/etc/alternatives",
+    "/etc/ld.so.cache",
+    "/opt/homebrew",  # programs and libraries of macOS, as /usr/local holds them elsewhere
+    "/sys/devices/system",  # how many cores there are, and which
+)
+_GPU: Final = ("/sys", "/etc/OpenCL", "/etc/vulkan", "/opt/rocm")
+_GPU_DEVICES: Final = ("nvidia*", "dri", "kfd")
+# Where there is no private /proc: the child's own entry, and numbers of the machine.
+_OWN_PROC: Final = ("/proc/self", "/proc/cpuinfo", "/proc/meminfo", "/proc/stat")
+_PLAIN_DEVICES: Final = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SandboxPolicy:
+    """Absolute paths, and where the runtime listens.
+
+    Attributes:
+        read: files and folders that it reads and executes.
+        write: folders that are its own.
+        devices: accelerators.
+        models: descriptors that it inherits and opens anew through /proc/self/fd.
+        port: of the loopback listener; None for a Unix socket.
+    """
+
+    read: tuple[str, ...]
+    write: tuple[str, ...]
+    devices: tuple[str, ...]
+    models: tuple[int, ...]
+    port: int | None
+
+    @classmethod
+    def of_program(cls, program: str) -> SandboxPolicy:
+        """Return the reach of a program that needs itself and libraries alone."""
+        read = _existing((*_SYSTEM, *_beside(program)))
+        return cls(read=read, write=(), devices=(), models=(), port=None)
+
+    def policy(self) -> dict[str, Any]:
+        """Return what `locks.lock` takes, as JSON does."""
+        models = [f"/proc/self/fd/{descriptor}" for descriptor in self.models]
+        return {
+            "read": [*self.read, *models, *_OWN_PROC],
+            "write": list(self.write),
+            "devices": [*_PLAIN_DEVICES, *self.devices],
+            "port": self.port,
+        }
+
+
+def sandbox_policy(
+    plan: SpawnPlan,
+    binary: ProvedBinary,
+    channel: UnixChannel | TcpChannel,
+    *,
+    write: Iterable[Path],
+    models: Iterable[int],
+) -> SandboxPolicy:
+    """Return what a checked plan needs.
+
+    A stand-alone program gets its own file and the libraries beside it; what else it loads is
+    for its plugin to name in `read_paths`. Nothing is read that does not exist.
+    """
+    program = interpreter_paths() if binary.embedded else _beside(binary.path)
+    gpu = _GPU if plan.gpu else ()
+    devices = [str(path) for name in _GPU_DEVICES for path in sorted(Path("/dev").glob(name))]
+    return SandboxPolicy(
+        read=_existing((*_SYSTEM, *program, *plan.read_paths, *gpu)),
+        write=tuple(str(path) for path in write),
+        devices=tuple(devices) if plan.gpu else (),
+        models=tuple(models),
+        port=None if isinstance(channel, UnixChannel) else channel.port,
+    )
+
+
+def interpreter_paths() -> tuple[str, ...]:
+    """Return the folders of the running interpreter and of the environment it runs in."""
+    folders = (sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix)
+    executable = os.path.realpath(sys.executable)
+    return (*folders, *map(os.path.realpath, folders), executable)
+
+
+def _beside(program: str) -> tuple[str, ...]:
+    found = [program, os.path.realpath(program)]
+    for path in map(Path, tuple(found)):
+        found += [str(library) for library in path.parent.glob("*.so*")]
+    return tuple(found)
+
+
+def _existing(paths: Iterable[str]) -> tuple[str, ...]:
+    """Return what there is of it, without what lies below another of the paths."""
+    found = dict.fromkeys(path for path in paths if os.path.lexists(path))
+    return tuple(path for path in found if not any(map(found.__contains__, _above(path))))
+
+
+def _above(path: str) -> list[str]:
+    return [str(folder) for folder in Path(path).parents]

@@ -1,0 +1,106 @@
+"""Prove a runtime program before it is executed (I-05).
+
+The program is executed under its configured name, so both that name and what it resolves
+to are proved: every component owned by the person or root, none replaceable by others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from companion_core.decisions.evidence import Evidence
+from companion_core.decisions.integrity import digests_equal
+from companion_core.errors import EnvironmentUnavailable, Reason, Refused
+from companion_core.system.os_compat import (
+    BINARY,
+    CLOSE_ON_EXEC,
+    NON_BLOCKING,
+)
+from companion_core.system.state_files import (
+    check_owned,
+    open_to_others,
+)
+
+__all__ = ["EMBEDDED", "ProvedBinary", "check_unreplaceable", "prove_binary"]
+
+EMBEDDED: Final = "embedded"
+
+
+@dataclass(frozen=True, slots=True)
+class ProvedBinary(Evidence):
+    """A program that nobody else can replace; `path` is the name to execute it under."""
+
+    path: str
+    embedded: bool
+
+
+def prove_binary(binary: str, sha256: str | None = None) -> ProvedBinary:
+    """Prove a configured program, or the running interpreter for `"embedded"`.
+
+    Blocking: it may hash the file. A sticky folder such as /tmp is accepted above the
+    program's folder, where it protects what stands in it, but never as that folder itself:
+    runtimes load libraries from beside themselves, and there anyone could add one.
+
+    Args:
+        binary: an absolute path, or `"embedded"`. The interpreter that runs this very code
+            is not questioned: whoever could replace it has already won.
+        sha256: lower-case hex as recorded at set-up; only `"embedded"` needs none.
+
+    Raises:
+        EnvironmentUnavailable: `runtime_not_found`.
+        Refused: `runtime_unsafe`, `runtime_changed`.
+    """
+    if binary == EMBEDDED:
+        if not os.path.isabs(sys.executable):  # noqa: PTH117 - empty where it is unknown
+            raise EnvironmentUnavailable(Reason.RUNTIME_NOT_FOUND)
+        return ProvedBinary(sys.executable, embedded=True)
+    path = Path(binary)
+    if not path.is_absolute() or ".." in path.parts:
+        raise Refused(Reason.RUNTIME_UNSAFE, binary)
+    try:
+        resolved = path.resolve(strict=True)
+    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
+        raise EnvironmentUnavailable(Reason.RUNTIME_NOT_FOUND, binary) from error
+    for name in (path, resolved):
+        check_unreplaceable(name)
+    _require_program(resolved, sha256, binary)
+    return ProvedBinary(str(path), embedded=False)
+
+
+def check_unreplaceable(path: Path) -> None:
+    """Require that nobody else can put another file under this name.
+
+    Raises:
+        Refused: `runtime_unsafe`.
+    """
+    try:
+        check_owned(path)
+    except Refused as error:
+        raise Refused(Reason.RUNTIME_UNSAFE, str(path)) from error
+    if os.name == "posix" and open_to_others(path.parent.stat()):
+        raise Refused(Reason.RUNTIME_UNSAFE, str(path.parent))
+
+
+def _require_program(resolved: Path, sha256: str | None, binary: str) -> None:
+    try:
+        descriptor = os.open(resolved, os.O_RDONLY | NON_BLOCKING | CLOSE_ON_EXEC | BINARY)
+    except OSError as error:
+        raise Refused(Reason.RUNTIME_UNSAFE, binary) from error
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or open_to_others(status):
+            raise Refused(Reason.RUNTIME_UNSAFE, binary)
+        if sha256 is None:
+            raise Refused(Reason.RUNTIME_CHANGED, "runtime.binary_sha256 is not recorded")
+        with open(descriptor, "rb", closefd=False) as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    finally:
+        os.close(descriptor)
+    if not digests_equal(digest, sha256):
+        raise Refused(Reason.RUNTIME_CHANGED, binary)

@@ -1,0 +1,235 @@
+"""Start a runtime under its keeper, and end both (I-08).
+
+`runtime/standalone/keeper.py` says how the tree is held. This is the companion's side of the
+pair: it gives the start, takes the reports, and closes the line to end everything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import json
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from companion_core.decisions.spawn_plan import parse_pid
+from companion_core.egress.interface import (
+    KILL,
+    Egress,
+    ProcessUnreadable,
+)
+from companion_core.egress.process_identity import ProcessIdentity
+from companion_core.errors import EnvironmentUnavailable, Reason
+from companion_core.providers import ResourceLimits
+from companion_core.runtime.process.handle import RuntimeProcess
+from companion_core.runtime.process.output import RuntimeOutput
+from companion_core.runtime.process.tree import (
+    descendants,
+    runtime_below,
+)
+from companion_core.runtime.process.windows_job import JobProcess
+
+__all__ = ["KeeperProcess", "launch"]
+
+_KEEPER: Final = Path(__file__).parents[1] / "standalone" / "keeper.py"
+_KEEPER_ENVIRONMENT: Final = {"LANG": "C.UTF-8"}
+_REPORT_BYTES: Final = 4096
+_POLL_SECONDS: Final = 0.002
+_SIGNALLED: Final = 128
+
+
+class KeeperProcess:
+    """A runtime below its keeper; satisfies `RuntimeProcess`, made by `launch`."""
+
+    def __init__(
+        self,
+        egress: Egress,
+        keeper: subprocess.Popen[bytes],
+        line: socket.socket,
+        output: RuntimeOutput,
+    ) -> None:
+        self.identity: ProcessIdentity | None = None
+        self.exited = asyncio.Event()
+        self.exit_code: int | None = None
+        self.for_memory = False
+        self.output = output
+        self._egress = egress
+        self._keeper = keeper
+        self._keeper_identity = egress.identify(keeper.pid)
+        self._line = line
+        self._programs = 0
+        self._started: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._watch = asyncio.ensure_future(self._watch_reports())
+
+    async def started(self, start: Mapping[str, object], *, programs: int = 0) -> ProcessIdentity:
+        """See `RuntimeProcess`; the keeper carries it out."""
+        text = json.dumps(start).encode() + b"\n"
+        with contextlib.suppress(OSError):  # a keeper that is gone is seen by its watch
+            await asyncio.get_running_loop().sock_sendall(self._line, text)
+        self._programs = programs
+        pid: int | None = await asyncio.shield(self._started)
+        if pid is not None and programs:
+            pid = await self._find_below(pid)
+        if pid is None:
+            raise EnvironmentUnavailable(Reason.RUNTIME_EXITED)
+        self.identity = self._egress.identify(pid)
+        if self.identity is None:
+            raise EnvironmentUnavailable(Reason.RUNTIME_EXITED)
+        return self.identity
+
+    async def _find_below(self, started: int) -> int | None:
+        while not self.exited.is_set():
+            with contextlib.suppress(ProcessUnreadable):  # it may be there: look again
+                pid = await asyncio.to_thread(runtime_below, started, self._programs)
+                if pid is not None:
+                    return pid
+            await asyncio.sleep(_POLL_SECONDS)  # an exec is no event that could be waited for
+        return None
+
+    def tree(self) -> tuple[int, ...]:
+        """See `RuntimeProcess`."""
+        return descendants(self._keeper.pid)
+
+    def identities(self) -> tuple[ProcessIdentity, ...]:
+        """See `RuntimeProcess`."""
+        return tuple(each for each in (self._keeper_identity, self.identity) if each is not None)
+
+    def end(self) -> None:
+        """See `RuntimeProcess`; the keeper kills it."""
+        with contextlib.suppress(OSError):
+            self._line.shutdown(socket.SHUT_WR)
+
+    async def stop(self, *, terminate_after: float, kill_after: float) -> None:
+        """See `RuntimeProcess`; a keeper that has not cleared the tree by then is killed too."""
+        identity = self.identity
+        if identity is not None and not self.exited.is_set() and terminate_after > 0:
+            with contextlib.suppress(ProcessUnreadable):  # the keeper kills it below
+                self._egress.send_signal(identity, signal.SIGTERM)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(terminate_after):
+                    await self.exited.wait()
+        self.end()
+        done, _ = await asyncio.wait({self._watch}, timeout=kill_after)
+        if not done:
+            self._kill_all()
+            done, _ = await asyncio.wait({self._watch}, timeout=kill_after)
+        if not done:  # the watch goes on killing
+            raise EnvironmentUnavailable(Reason.STALE_RUNTIME)
+
+    def _kill_all(self) -> None:
+        """Kill a tree whose keeper does not: stopped by someone, or dead before its time."""
+        known = [self.identity, self._keeper_identity]
+        with contextlib.suppress(ProcessUnreadable):  # who waits for its end looks again
+            known = [*(self._egress.identify(pid) for pid in self.tree()), *known]
+        for identity in known:
+            if identity is not None:
+                with contextlib.suppress(ProcessUnreadable):
+                    self._egress.send_signal(identity, KILL)
+
+    def _has_tree(self) -> bool:
+        """Tell whether something of the tree is left, as far as can be seen."""
+        try:
+            return bool(self.tree())
+        except ProcessUnreadable:
+            return True
+
+    async def _watch_reports(self) -> None:
+        loop = asyncio.get_running_loop()
+        pending = b""
+        try:
+            while data := await self._receive(loop):
+                *reports, pending = (pending + data).split(b"\n")
+                for report in reports:
+                    self._take(json.loads(report))
+        finally:
+            self.exited.set()
+            if not self._started.done():
+                self._started.set_exception(EnvironmentUnavailable(Reason.SPAWN_FAILED))
+            self._started.exception()  # it was taken, or nobody waits for it
+            self._line.close()
+            try:
+                await self._until_cleared()
+            finally:
+                self.output.close()
+
+    async def _until_cleared(self) -> None:
+        # Its end of the line closes just before it ends: there is no event to wait for.
+        while self._keeper.poll() is None:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(_POLL_SECONDS)
+        while self._keeper.returncode != 0 and self._has_tree():
+            self._kill_all()  # a keeper that was killed left its tree behind
+            await asyncio.sleep(_POLL_SECONDS)
+
+    async def _receive(self, loop: asyncio.AbstractEventLoop) -> bytes:
+        try:
+            return await loop.sock_recv(self._line, _REPORT_BYTES)
+        except OSError:
+            return b""
+
+    def _take(self, report: Mapping[str, object]) -> None:
+        match report:
+            case {"started": number} if isinstance(pid := parse_pid(number), int):
+                self._started.set_result(pid)
+            case {"failed": int(number)}:
+                detail = errno.errorcode.get(number, "")
+                self._started.set_exception(EnvironmentUnavailable(Reason.SPAWN_FAILED, detail))
+            case {"exited": int(code), "for_memory": bool(for_memory)}:
+                self.for_memory = for_memory
+                # What stands between tells a signal as shells do.
+                signalled = self._programs > 0 and code > _SIGNALLED
+                self.exit_code = _SIGNALLED - code if signalled else code
+                self.exited.set()
+
+
+def launch(
+    egress: Egress,
+    *,
+    folder: Path,
+    output: RuntimeOutput,
+    descriptors: Sequence[int],
+    limits: ResourceLimits,
+) -> RuntimeProcess:
+    """Start a keeper that waits for its start, or make a job; needs a running event loop.
+
+    Nothing is awaited between the process and the handle on it, so a cancelled caller
+    always holds what it has to end.
+
+    Args:
+        egress: the doorway.
+        folder: the working folder.
+        output: takes the runtime's stdout and stderr.
+        descriptors: what the runtime inherits, under the same numbers; nothing on Windows.
+        limits: what a job holds it to.
+
+    Raises:
+        EnvironmentUnavailable: `spawn_failed`, `isolation_unavailable`.
+    """
+    if sys.platform == "win32":
+        return JobProcess(egress, folder=folder, output=output, limits=limits)
+    line, far_end = socket.socketpair()
+    try:
+        line.settimeout(0)
+        keeper = egress.start_process(
+            (sys.executable, "-I", "-S", str(_KEEPER), str(far_end.fileno())),
+            env=_KEEPER_ENVIRONMENT,
+            cwd=str(folder),
+            stdout=output.writer,
+            stderr=output.writer,
+            pass_fds=(far_end.fileno(), *descriptors),
+        )
+    except OSError as error:
+        line.close()
+        raise EnvironmentUnavailable(Reason.SPAWN_FAILED) from error
+    except BaseException:
+        line.close()
+        raise
+    finally:
+        far_end.close()
+    output.start()
+    return KeeperProcess(egress, keeper, line, output)

@@ -1,0 +1,244 @@
+"""The core's own `process` probe: what the runtime's processes use (I-12).
+
+On Linux from `/proc`, elsewhere through psutil. Only the given processes are read, never
+listed; VRAM is their own or, where their own cannot be told, the devices' total. A number
+that cannot be had raises `ProbeFailed`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Final
+
+from companion_core.hookspecs import hookimpl
+from companion_core.providers import ProbeFailed, ProbeTarget, ResourceObservation
+from companion_core.system.os_compat import (
+    CLOSE_ON_EXEC,
+    read_at,
+)
+
+__all__ = ["ProcessProbe", "companion_probe", "free_vram", "has_driver"]
+
+# Two readings of the processor time closer together than this say nothing.
+MIN_INTERVAL_SECONDS: Final = 0.05
+_STAT_BYTES: Final = 4096
+_NVIDIA_DEVICE: Final = Path("/dev/nvidiactl")
+# The number that the kernel gives the first process namespace; in another one (a container),
+# the driver's process ids are not ours.
+_INITIAL_PID_NAMESPACE: Final = 0xEFFFFFFC
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """One process: `start` tells it from a later one with the same number."""
+
+    start: float
+    cpu_seconds: float
+    ram_bytes: int
+
+
+class ProcessProbe:
+    """Sums RAM, VRAM and processor time of a process tree; `cpu_percent` is of the machine."""
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+        read_vram: Callable[[tuple[int, ...]], int] | None = None,
+    ) -> None:
+        self._clock = clock
+        self._sleep = sleep
+        self._read_vram = _read_vram if read_vram is None else read_vram
+        self._lock = threading.Lock()
+        self._files = _StatFiles()
+        self._last: dict[int, _Reading] = {}
+        self._last_at: float | None = None
+
+    def observe(self, target: ProbeTarget) -> ResourceObservation:
+        """Return what the processes use together.
+
+        Processor use is what was used since the observation before, or within a short pause
+        the first time. A process that came meanwhile counts with all it has used.
+
+        Raises:
+            ProbeFailed: no process is there any more, or a number cannot be read. Asked for
+                none, it lets go of those it knew.
+        """
+        with self._lock:
+            self._files.keep_only(target.pids)
+            if not target.pids:
+                raise ProbeFailed
+            if self._last_at is None:
+                self._last, self._last_at = _read_all(target.pids, self._files), self._clock()
+            short = MIN_INTERVAL_SECONDS - (self._clock() - self._last_at)
+            if short > 0:
+                self._sleep(short)
+            readings, now = _read_all(target.pids, self._files), self._clock()
+            elapsed = now - self._last_at
+            used = sum(self._used(pid, reading) for pid, reading in readings.items())
+            self._last, self._last_at = readings, now
+        if elapsed <= 0:
+            raise ProbeFailed
+        share = 100 * used / elapsed / (os.cpu_count() or 1)
+        return ResourceObservation(
+            ram_bytes=sum(reading.ram_bytes for reading in readings.values()),
+            vram_bytes=self._read_vram(tuple(readings)),
+            cpu_percent=min(max(share, 0.0), 100.0),
+        )
+
+    def _used(self, pid: int, reading: _Reading) -> float:
+        before = self._last.get(pid)
+        if before is None or before.start != reading.start:
+            return reading.cpu_seconds
+        return reading.cpu_seconds - before.cpu_seconds
+
+
+@hookimpl
+def companion_probe() -> ProcessProbe:
+    """Register the probe that every system has."""
+    return ProcessProbe()
+
+
+class _StatFiles:
+    """Keeps `/proc/PID/stat` of each process open, which is five times as fast to read again.
+
+    An open one stays with its process: it reads nothing of a later one with the same number.
+    """
+
+    def __init__(self) -> None:
+        self._open: dict[int, int] = {}
+
+    def read(self, pid: int) -> bytes:
+        if pid not in self._open:
+            self._open[pid] = os.open(f"/proc/{pid}/stat", os.O_RDONLY | CLOSE_ON_EXEC)
+        try:
+            return read_at(self._open[pid], _STAT_BYTES, 0)
+        except OSError:
+            os.close(self._open.pop(pid))
+            raise
+
+    def keep_only(self, pids: tuple[int, ...]) -> None:
+        """Close those of processes that are not asked for any more."""
+        for pid in self._open.keys() - set(pids):
+            os.close(self._open.pop(pid))
+
+    def __del__(self) -> None:
+        self.keep_only(())
+
+
+def _read_all(pids: tuple[int, ...], files: _StatFiles) -> dict[int, _Reading]:
+    def read(pid: int) -> _Reading | None:
+        return _read_linux(pid, files) if sys.platform == "linux" else _read_elsewhere(pid)
+
+    readings = {pid: reading for pid in pids if (reading := read(pid)) is not None}
+    if not readings:
+        raise ProbeFailed
+    return readings
+
+
+def _read_linux(pid: int, files: _StatFiles) -> _Reading | None:
+    """Read `/proc/PID/stat` (proc(5)): utime, stime, starttime in ticks, rss in pages."""
+    try:
+        fields = files.read(pid).rsplit(b")", 1)[1].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    except (OSError, IndexError) as error:
+        raise ProbeFailed from error
+    if sys.platform == "win32":
+        return None
+    ticks, page = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
+    return _Reading(
+        start=int(fields[19]) / ticks,
+        cpu_seconds=(int(fields[11]) + int(fields[12])) / ticks,
+        ram_bytes=int(fields[21]) * page,
+    )
+
+
+def _read_elsewhere(pid: int) -> _Reading | None:
+    import psutil  # noqa: PLC0415 - needed only where /proc is not
+
+    try:
+        process = psutil.Process(pid)
+        with process.oneshot():
+            times = process.cpu_times()
+            return _Reading(
+                start=process.create_time(),
+                cpu_seconds=times.user + times.system,
+                ram_bytes=process.memory_info().rss,
+            )
+    except psutil.NoSuchProcess:
+        return None
+    except (psutil.Error, OSError) as error:
+        raise ProbeFailed from error
+
+
+def has_driver() -> bool:
+    """Tell whether there is an NVIDIA driver to ask; on Windows only asking shows it."""
+    if sys.platform == "darwin":
+        return False  # memory is shared there and counts as RAM
+    return sys.platform != "linux" or _NVIDIA_DEVICE.exists()
+
+
+def free_vram() -> int:
+    """Return bytes that the accelerators have free; 0 where there is none to ask."""
+    return _ask_driver(_sum_free)
+
+
+def _read_vram(pids: tuple[int, ...]) -> int:
+    """Return bytes of video memory that the processes hold; 0 without an NVIDIA driver."""
+    return _ask_driver(lambda nvml: _sum_vram(nvml, pids))
+
+
+def _ask_driver(question: Callable[[ModuleType], int]) -> int:
+    if not has_driver():
+        return 0
+    pynvml = importlib.import_module("pynvml")  # 46 ms, needed only beside a driver
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        if sys.platform == "win32" and error.value == pynvml.NVML_ERROR_LIBRARY_NOT_FOUND:
+            return 0
+        raise ProbeFailed from error
+    try:
+        return question(pynvml)
+    except pynvml.NVMLError as error:
+        raise ProbeFailed from error
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _sum_free(nvml: ModuleType) -> int:
+    devices = map(nvml.nvmlDeviceGetHandleByIndex, range(nvml.nvmlDeviceGetCount()))
+    return sum(int(nvml.nvmlDeviceGetMemoryInfo(device).free) for device in devices)
+
+
+def _sum_vram(nvml: ModuleType, pids: tuple[int, ...]) -> int:
+    """Sum what the driver lists for `pids`, or the devices' total where it cannot tell."""
+    total, own = 0, []
+    for number in range(nvml.nvmlDeviceGetCount()):
+        device = nvml.nvmlDeviceGetHandleByIndex(number)
+        total += nvml.nvmlDeviceGetMemoryInfo(device).used
+        compute = nvml.nvmlDeviceGetComputeRunningProcesses(device)
+        graphics = nvml.nvmlDeviceGetGraphicsRunningProcesses(device)
+        listed = {process.pid: process.usedGpuMemory for process in (*compute, *graphics)}
+        own += [listed[pid] for pid in pids if pid in listed]
+    unknown = any(type(used) is not int for used in own) or (not own and not _driver_knows_pids())
+    return int(total if unknown else sum(own))
+
+
+def _driver_knows_pids() -> bool:
+    """Tell whether process ids here are those of the driver; not so inside a container."""
+    if sys.platform != "linux":
+        return True
+    try:
+        return Path("/proc/self/ns/pid").stat().st_ino == _INITIAL_PID_NAMESPACE
+    except OSError:
+        return False

@@ -1,0 +1,1 @@
+"""The way up: from a proved program and a checked plan to a runtime that answers."""

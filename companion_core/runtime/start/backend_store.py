@@ -1,0 +1,299 @@
+"""What a backend keeps of the model: proved before each start, else removed and made anew (I-01).
+
+The folder is the backend's to write, so nothing in it is believed. The model's file there is
+the proved inode, or its bytes are hashed; every other file has to hash to what was written
+down, out of the backend's reach, once the start that made it had succeeded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import stat
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason, Refused
+from companion_core.models.store import (
+    ProvedFile,
+    VerifiedModel,
+)
+from companion_core.providers import BackendRequest, SpawnPlan
+from companion_core.system.os_compat import (
+    BINARY,
+    NO_FOLLOW,
+    NON_BLOCKING,
+    read_at,
+)
+from companion_core.system.state_files import (
+    private_folder,
+    read_private,
+    write_private,
+)
+
+__all__ = ["BackendStore"]
+
+_CHUNK_BYTES: Final = 1024 * 1024
+# Beside the model itself: what is more than this is no store that is worth keeping.
+_MOST_FILES: Final = 256
+_MOST_BYTES: Final = 64 * 1024 * 1024
+_RECORD_BYTES: Final = 256 * 1024
+_NEVER: Final = threading.Event()
+
+
+class BackendStore:
+    """The store of one plan. Blocking throughout: files are hashed.
+
+    Each method takes an event that is set when it should end early, with `interrupted`.
+
+    Args:
+        plan: a checked one.
+        model: what is to run.
+        data_dir: the runtime's own folder, in which the store lies; made by the core.
+        record: where is written down what the store held; not under the plan's data folder.
+        binary_sha256: of the program that made it; another one may store otherwise.
+    """
+
+    def __init__(
+        self,
+        plan: SpawnPlan,
+        model: VerifiedModel,
+        *,
+        data_dir: Path,
+        record: Path,
+        binary_sha256: str | None,
+    ) -> None:
+        self._plan = plan
+        self._model = model
+        self._data_dir = data_dir
+        self._cancelled = _NEVER
+        self._record = record
+        self._link = None if plan.model_link is None else Path(plan.model_link)
+        self._folder = None if plan.store is None else Path(plan.store)
+        self._maker = _digest_of_text([binary_sha256, model.files[0].sha256, *_texts_of(plan)])
+
+    def prove(self, cancelled: threading.Event = _NEVER) -> tuple[BackendRequest, ...]:
+        """Put the model in its place, remove what is not proved, and return what to send.
+
+        Raises:
+            Refused: `digest_mismatch`, `state_path_unsafe`.
+            EnvironmentUnavailable: `disk_unavailable`.
+        """
+        self._cancelled = cancelled
+        try:
+            self._remove_ways_out()
+            kept = self._is_kept()
+            if not kept:
+                self._clear()
+            placed = self._link is not None and self._place(self._link)
+        except OSError as error:
+            raise EnvironmentUnavailable(Reason.DISK_UNAVAILABLE) from error
+        return tuple(
+            request
+            for request in self._plan.prepare
+            if not (request.unless_stored and (placed if request.send_model else kept))
+        )
+
+    @property
+    def holds_links_alone(self) -> bool:
+        """Whether each of the backend's copies is the hashed file itself. Reads no content."""
+        return all(self._is_link(Path(copy)) for copy in self._plan.model_copies)
+
+    def require_model(self, cancelled: threading.Event = _NEVER) -> None:
+        """Require that the backend's copies are the model.
+
+        Raises:
+            Refused: `digest_mismatch`, also when there is no such file.
+        """
+        self._cancelled = cancelled
+        digests = {file.sha256 for file in self._model.files}
+        for copy in map(Path, self._plan.model_copies):
+            if not self._is_link(copy) and self._digest(copy) not in digests:
+                raise Refused(Reason.DIGEST_MISMATCH)
+
+    def write_down(self, cancelled: threading.Event = _NEVER) -> None:
+        """Write down what the backend stored; the next start keeps a store that is still so.
+
+        Raises:
+            CompanionError: `interrupted`, nothing is written down.
+            EnvironmentUnavailable: `disk_unavailable`.
+        """
+        self._cancelled = cancelled
+        if self._folder is not None:
+            content = {"maker": self._maker, "files": self._survey()}
+            self._require_wanted()
+            write_private(self._record, json.dumps(content).encode(), durable=False)
+
+    def _remove_ways_out(self) -> None:
+        """Remove a link in the place of a folder: what it leads to is not the store's.
+
+        Else a backend could have the person's own files cleared away, or the model put there.
+        """
+        for end in (self._folder, None if self._link is None else self._link.parent):
+            at = self._data_dir
+            for name in () if end is None else end.relative_to(at).parts:
+                at /= name
+                if _leads_elsewhere(at):
+                    at.unlink()
+
+    def _place(self, link: Path) -> bool:
+        """Return whether the model's bytes are there: by a link, as a copy, or from before."""
+        private_folder(link.parent)
+        file = self._model.files[0]
+        if _is_same_inode(file, link) or _link(file, link):
+            return True
+        if self._digest(link) == file.sha256:
+            return True
+        link.unlink(missing_ok=True)
+        if any(each.send_model and each.unless_stored for each in self._plan.prepare):
+            return False
+        self._copy(file, link)
+        return True
+
+    def _is_link(self, path: Path) -> bool:
+        return any(_is_same_inode(file, path) for file in self._model.files)
+
+    def _is_kept(self) -> bool:
+        """Tell whether the store is as it was when a start with these requests had succeeded."""
+        raw = None if self._folder is None else read_private(self._record, _RECORD_BYTES)
+        if raw is None:
+            return False
+        try:
+            content = json.loads(raw)
+        except ValueError:
+            return False
+        found = self._survey()
+        return bool(found) and content == {"maker": self._maker, "files": found}
+
+    def _clear(self) -> None:
+        """Remove what the store holds but the model's file, which is proved on its own."""
+        self._record.unlink(missing_ok=True)
+        if self._folder is None:
+            return
+        above = () if self._link is None else self._link.parents
+        with contextlib.suppress(FileNotFoundError):
+            for entry in [*_entries(self._folder, frozenset(map(str, above)))]:
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path)
+                elif self._link is None or entry.path != str(self._link):
+                    os.unlink(entry.path)  # noqa: PTH108 - it is no Path
+
+    def _survey(self) -> dict[str, str] | None:
+        """Return the digest of each file of the store but the model's; None: not to be kept."""
+        folder, found, size = self._folder, dict[str, str](), 0
+        if folder is None:
+            return None
+        for root, folders, names in os.walk(folder):
+            for name in (*names, *folders):
+                path = Path(root, name)
+                status = path.lstat()
+                if path == self._link or stat.S_ISDIR(status.st_mode):
+                    continue
+                size += status.st_size
+                if len(found) >= _MOST_FILES or size > _MOST_BYTES:
+                    return None
+                digest = self._digest(path)
+                if digest is None:  # a link, a pipe: no backend needs one here
+                    return None
+                found[str(path.relative_to(folder))] = digest
+        return found
+
+    def _digest(self, path: Path) -> str | None:
+        """Return the digest of an ordinary file, None for anything else."""
+        flags = os.O_RDONLY | NO_FOLLOW | NON_BLOCKING | BINARY
+        digest = hashlib.sha256()
+        try:
+            with open(os.open(path, flags), "rb") as file:  # noqa: PTH123 - follows no link
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    return None
+                while chunk := file.read(_CHUNK_BYTES):
+                    self._require_wanted()
+                    digest.update(chunk)
+        except OSError:  # there is none, or a disk that fails
+            return None
+        return digest.hexdigest()
+
+    def _copy(self, file: ProvedFile, link: Path) -> None:
+        temporary = _beside(link)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_FOLLOW | BINARY
+        digest, at = hashlib.sha256(), 0
+        try:
+            with open(os.open(temporary, flags, 0o600), "wb") as copy:  # noqa: PTH123 - made exclusively
+                while chunk := read_at(file.descriptor, _CHUNK_BYTES, at):
+                    self._require_wanted()
+                    digest.update(chunk)
+                    copy.write(chunk)
+                    at += len(chunk)
+            if digest.hexdigest() != file.sha256:
+                raise Refused(Reason.DIGEST_MISMATCH)
+            temporary.replace(link)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _require_wanted(self) -> None:
+        if self._cancelled.is_set():
+            raise CompanionError(Reason.INTERRUPTED)
+
+
+def _leads_elsewhere(path: Path) -> bool:
+    """Tell whether a path is a link or, on Windows, a junction."""
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return False
+    return stat.S_ISLNK(status.st_mode) or getattr(status, "st_reparse_tag", 0) != 0
+
+
+def _texts_of(plan: SpawnPlan) -> list[str | None]:
+    made = [each for each in plan.prepare if each.unless_stored]
+    return [text for each in made for text in (each.method, each.path, each.json)]
+
+
+def _digest_of_text(parts: list[str | None]) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _entries(folder: Path, kept: frozenset[str]) -> Iterator[os.DirEntry[str]]:
+    """Yield what stands in `folder` and in those of its folders that are kept themselves."""
+    for entry in os.scandir(folder):
+        if entry.is_dir(follow_symlinks=False) and entry.path in kept:
+            yield from _entries(Path(entry.path), kept)
+        else:
+            yield entry
+
+
+def _is_same_inode(file: ProvedFile, path: Path) -> bool:
+    try:
+        there, hashed = path.lstat(), os.fstat(file.descriptor)
+    except OSError:
+        return False
+    return (there.st_dev, there.st_ino) == (hashed.st_dev, hashed.st_ino)
+
+
+def _link(file: ProvedFile, link: Path) -> bool:
+    """Replace `link` by a hard link of the hashed inode; False on another file system."""
+    source = f"/proc/self/fd/{file.descriptor}" if sys.platform == "linux" else file.path
+    temporary = _beside(link)
+    try:
+        if sys.platform == "win32":
+            os.link(source, temporary)
+        else:  # with a folder's descriptor, here unused, Python takes linkat(2), which follows
+            os.link(source, temporary, src_dir_fd=file.descriptor, follow_symlinks=True)
+        if _is_same_inode(file, temporary):
+            temporary.replace(link)
+    except (OSError, NotImplementedError):
+        return False
+    finally:
+        temporary.unlink(missing_ok=True)
+    return _is_same_inode(file, link)
+
+
+def _beside(link: Path) -> Path:
+    return link.with_name(f".{link.name}.{secrets.token_hex(4)}")

@@ -1,0 +1,87 @@
+"""What one start needs on disk and as an address: its private folder, its channel, its model."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import socket
+import sys
+from pathlib import Path
+from typing import Final
+
+from companion_core.decisions.spawn_plan import MAX_UNIX_PATH
+from companion_core.errors import EnvironmentUnavailable, Reason
+from companion_core.models.store import VerifiedModel
+from companion_core.providers import ModelFile, TcpChannel, UnixChannel
+from companion_core.system.state_files import private_folder
+
+__all__ = [
+    "choose_channel",
+    "model_files",
+    "new_start_folder",
+    "remove_start_folder",
+]
+
+_SOCKET_NAME: Final = "backend.sock"  # llama-server takes a host for a socket when it ends so
+
+
+def new_start_folder(run_dir: Path) -> Path:
+    """Make the 0700 folder of one start, under a name that nobody could know before.
+
+    Raises:
+        Refused: `state_path_unsafe`.
+        EnvironmentUnavailable: `disk_unavailable`.
+    """
+    folder = private_folder(run_dir) / secrets.token_hex(4)
+    try:
+        folder.mkdir(mode=0o700)
+    except OSError as error:
+        raise EnvironmentUnavailable(Reason.DISK_UNAVAILABLE) from error
+    return folder
+
+
+def remove_start_folder(folder: Path) -> None:
+    """Remove the folder and whatever the runtime left in it."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def choose_channel(offered: frozenset[str], folder: Path) -> UnixChannel | TcpChannel:
+    """Choose where the backend listens: a socket in `folder`, else a free loopback port (I-07).
+
+    Raises:
+        EnvironmentUnavailable: `spawn_failed` where neither can be had.
+    """
+    path = str(folder / _SOCKET_NAME)
+    if "unix" in offered and len(os.fsencode(path)) <= MAX_UNIX_PATH.get(sys.platform, 0):
+        return UnixChannel(path=path)
+    if "tcp" not in offered:
+        raise EnvironmentUnavailable(Reason.SPAWN_FAILED)
+    # Another program may take the port before the runtime does. Then the tree does not hold
+    # it, which is read back before a byte, and the key with it, is sent there.
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as free:
+        free.bind(("127.0.0.1", 0))
+        return TcpChannel(host="127.0.0.1", port=free.getsockname()[1])
+
+
+def model_files(model: VerifiedModel, folder: Path) -> tuple[ModelFile, ...]:
+    """Return the model's files as the runtime opens them: by the descriptors that were hashed.
+
+    On Windows, which has no such paths, by their names: an open file cannot be replaced there.
+    Several files keep their names, which runtimes derive from one another: links in `folder`
+    that lead to the descriptors.
+    """
+    descriptors = "/proc/self/fd" if sys.platform == "linux" else "/dev/fd"
+    files = []
+    for file in model.files:
+        path = f"{descriptors}/{file.descriptor}" if sys.platform != "win32" else file.path
+        if len(model.files) > 1:
+            link = folder / "model" / file.name
+            link.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if sys.platform == "win32":
+                link.hardlink_to(path)
+            else:
+                link.symlink_to(path)
+            path = str(link)
+        files.append(ModelFile(name=file.name, path=path, sha256=file.sha256, size=file.size))
+    return tuple(files)

@@ -1,0 +1,155 @@
+"""What to start, and how: the plugin's plan, asked for once and rebuilt from what is allowed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+from companion_core.decisions.isolation import Tier
+from companion_core.decisions.spawn_plan import PlanFacts, check_plan
+from companion_core.decisions.verdict import Verdict
+from companion_core.errors import Reason, Refused, error_for
+from companion_core.models.store import VerifiedModel
+from companion_core.plugin_host.calls import call_provider
+from companion_core.providers import (
+    CannotPlan,
+    ResourceLimits,
+    Spawner,
+    SpawnPlan,
+    SpawnRequest,
+    TcpChannel,
+    UnixChannel,
+)
+from companion_core.runtime.process.binary import ProvedBinary
+from companion_core.runtime.start.folder import model_files
+
+__all__ = ["StartSpec", "ask_for_plan", "check_spec", "has_own_network", "tier_for"]
+
+PLAN_SECONDS: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartSpec:
+    """What to start.
+
+    Attributes:
+        plugin_modules: modules inside the plugin's own hashed files.
+        binary: an absolute path, or "embedded".
+        binary_sha256: as recorded at set-up; only "embedded" needs none.
+        data_dir: kept between starts.
+        record_path: where the running processes are written down, for `reclaim`.
+        run_dir: where the folder of this start is made; short, for the socket's sake.
+        parallel: requests that the gateway has in flight at most.
+        tier: how the runtime is confined, of those that work here.
+        allow_open_backend: the person accepted a backend without socket and key (I-07).
+    """
+
+    spawner: Spawner
+    plugin_name: str
+    plugin_modules: frozenset[str]
+    binary: str
+    binary_sha256: str | None
+    model: VerifiedModel
+    data_dir: Path
+    run_dir: Path
+    log_path: Path
+    record_path: Path
+    limits: ResourceLimits
+    parallel: int
+    threads: int
+    context_length: int | None
+    options: Mapping[str, str | int | float | bool]
+    tier: Tier
+    allow_open_backend: bool = False
+
+    @property
+    def store_record(self) -> Path:
+        """Where is written down what the backend stored; out of its own reach."""
+        return self.record_path.with_name("backend-store.json")
+
+
+def check_spec(spec: StartSpec) -> None:
+    """Require evidence for the model, and that the plugin knows its format and each option.
+
+    Raises:
+        Refused: `not_verified`.
+        CompanionError: `model_format_unsupported`, `unknown_option`.
+    """
+    if type(spec.model) is not VerifiedModel:  # evidence, whatever the types said (I-01)
+        raise Refused(Reason.NOT_VERIFIED)
+    if spec.model.format not in spec.spawner.formats:
+        raise error_for(Reason.MODEL_FORMAT_UNSUPPORTED, plugin=spec.plugin_name)
+    unknown = sorted(set(spec.options) - spec.spawner.option_names)
+    if unknown:
+        raise error_for(Reason.UNKNOWN_OPTION, ", ".join(unknown))
+
+
+async def ask_for_plan(
+    spec: StartSpec,
+    folder: Path,
+    binary: ProvedBinary,
+    channel: UnixChannel | TcpChannel,
+    *,
+    base_names: frozenset[str],
+    help_text: str,
+) -> SpawnPlan:
+    """Ask the plugin, and return its plan rebuilt from what is allowed in it.
+
+    Raises:
+        CompanionError: the plugin's reason, or that of the rule which its plan breaks.
+    """
+    files = model_files(spec.model, folder)
+    request = SpawnRequest(
+        binary=binary.path,
+        embedded=binary.embedded,
+        model_id=spec.model.model_id,
+        model_path=files[0].path,
+        chat_template=spec.model.chat_template,
+        model_files=files,
+        channel=channel,
+        private_dir=str(folder),
+        data_dir=str(spec.data_dir),
+        limits=spec.limits,
+        parallel=spec.parallel,
+        threads=spec.threads,
+        context_length=spec.context_length,
+        options=MappingProxyType(dict(spec.options)),
+        help_text=help_text,
+    )
+    try:
+        proposed = await call_provider(
+            spec.plugin_name, spec.spawner.plan, request, seconds=PLAN_SECONDS
+        )
+    except CannotPlan as error:
+        raise error_for(error.reason, plugin=spec.plugin_name) from error
+    facts = PlanFacts(
+        binary=binary.path,
+        embedded=binary.embedded,
+        embedded_modules=spec.plugin_modules,
+        env_names=spec.spawner.env_names,
+        base_names=base_names,
+        model_path=files[0].path,
+        channel=channel,
+        data_dir=str(spec.data_dir),
+        windows=sys.platform == "win32",
+        allow_open_backend=spec.allow_open_backend or has_own_network(spec.tier, channel),
+    )
+    plan = check_plan(proposed, facts)
+    if isinstance(plan, Verdict):
+        raise error_for(plan.reason, plugin=spec.plugin_name)
+    return plan
+
+
+def tier_for(spec: StartSpec, channel: UnixChannel | TcpChannel) -> Tier:
+    """Return the tier of this start: Landlock cannot hold a runtime of several listeners."""
+    several = isinstance(channel, TcpChannel) and spec.allow_open_backend
+    return Tier.NONE if several and spec.tier is Tier.LANDLOCK else spec.tier
+
+
+def has_own_network(tier: Tier, channel: UnixChannel | TcpChannel) -> bool:
+    """Tell whether the runtime listens in a network namespace that it alone is in (I-07)."""
+    return tier is Tier.BUBBLEWRAP and isinstance(channel, TcpChannel)

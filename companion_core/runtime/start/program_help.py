@@ -1,0 +1,64 @@
+"""What a stand-alone program says of its own flags, whose names change between releases."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from companion_core.decisions.isolation import Tier
+from companion_core.egress.interface import Egress
+from companion_core.runtime.isolation import SandboxPolicy, confine
+from companion_core.runtime.process.binary import ProvedBinary
+
+__all__ = ["read_help"]
+
+_SECONDS: Final = 10.0
+_LIMIT_BYTES: Final = 256 * 1024
+_ENVIRONMENT: Final = {"LANG": "C.UTF-8", "PATH": "/usr/bin:/bin"}
+# By digest: it is asked once as long as this process lives.
+_KNOWN: dict[tuple[str, tuple[str, ...]], str] = {}
+
+
+def read_help(
+    egress: Egress,
+    binary: ProvedBinary,
+    sha256: str | None,
+    arguments: Sequence[str],
+    *,
+    tier: Tier,
+    folder: Path,
+) -> str:
+    """Return what a proved program prints when it is asked; "" when it does not answer.
+
+    Blocking. It gets no model, no key and, in the bubblewrap tier, no network.
+    """
+    if binary.embedded or sha256 is None or not arguments:
+        return ""
+    question = (sha256, tuple(arguments))
+    if question not in _KNOWN:
+        _KNOWN[question] = _ask(egress, (binary.path, *arguments), tier, folder)
+    return _KNOWN[question]
+
+
+def _ask(egress: Egress, argv: tuple[str, ...], tier: Tier, folder: Path) -> str:
+    reach = SandboxPolicy.of_program(argv[0])
+    outer = tier if tier is Tier.BUBBLEWRAP else Tier.NONE
+    confined = confine(
+        outer, argv, _ENVIRONMENT, replace(reach, write=(str(folder),)), folder=folder
+    )
+    try:
+        process = egress.start_process(
+            confined.argv, env=confined.env, cwd=str(folder), stdout=subprocess.PIPE
+        )
+    except OSError:
+        return ""
+    with process:
+        try:
+            text, _ = process.communicate(timeout=_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return ""
+    return text[:_LIMIT_BYTES].decode("utf-8", "replace") if process.returncode == 0 else ""

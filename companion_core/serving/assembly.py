@@ -1,0 +1,160 @@
+"""Load the plugins and choose who fills each role; the two sides leave as two objects (I-14)."""
+
+from __future__ import annotations
+
+import os
+import ssl
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from companion_core import __version__
+from companion_core.authority import memory_keychain
+from companion_core.config.reader import Config
+from companion_core.decisions.isolation import Tier, choose_tier
+from companion_core.decisions.verdict import Verdict
+from companion_core.egress.interface import Egress
+from companion_core.errors import EnvironmentUnavailable, PluginFault, Reason, error_for
+from companion_core.hookspecs import AUTHORITY_GROUP
+from companion_core.models.https_downloader import (
+    HttpsDownloader,
+    HttpsDownloadPlugin,
+)
+from companion_core.plugin_host import (
+    Chosen,
+    ChosenRuntime,
+    CorePlugin,
+    LoadedPlugins,
+    TrustStore,
+    call_provider_sync,
+    load_plugins,
+    parse_narrow,
+)
+from companion_core.plugin_host.rules import TrustRecord
+from companion_core.plugin_host.snapshots import EMBEDDED, rebuild_binaries
+from companion_core.providers import API_VERSION, HostInfo, Keychain, ResourceLimits
+from companion_core.runtime.isolation import probe_isolation
+from companion_core.runtime.resources import probe
+
+__all__ = [
+    "AuthorityProviders",
+    "RuntimeProviders",
+    "assemble",
+    "default_ram_ceiling",
+    "load_every_plugin",
+]
+
+LOCATE_SECONDS: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuthorityProviders:
+    """Who fills the roles of the side that may hold secrets."""
+
+    keychain: Chosen[Keychain]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuntimeProviders:
+    """Who fills the roles of the side without secrets.
+
+    Attributes:
+        chosen: the provider of each role and the name of its plugin.
+        binary: "embedded" or the configured absolute path.
+        limits: as configured, with the default for memory filled in.
+        tier: how runtimes are confined here.
+    """
+
+    chosen: ChosenRuntime
+    binary: str
+    limits: ResourceLimits
+    tier: Tier
+
+
+def assemble(
+    config: Config, egress: Egress, context: ssl.SSLContext, plugin_store: Path
+) -> tuple[AuthorityProviders, RuntimeProviders]:
+    """Load every trusted plugin and select one provider per role. Blocking.
+
+    Args:
+        config: what the person configured.
+        egress: the doorway to the machine.
+        context: how servers are verified.
+        plugin_store: the file of the plugins that the person trusts.
+
+    Raises:
+        CompanionError: the refusal of a role that nobody, or nobody in particular, fills;
+            the trust store cannot be read.
+    """
+    loaded = load_every_plugin(egress, lambda: context, TrustStore(plugin_store).read().trusted)
+    chosen = loaded.select_runtime(config.runtime.name)
+    keychain = loaded.select_keychain(config.keychain.name)
+    runtime = RuntimeProviders(
+        chosen=chosen,
+        binary=_choose_binary(config, chosen),
+        limits=_fill_limits(config),
+        tier=_choose_tier(config, egress),
+    )
+    return AuthorityProviders(keychain=keychain), runtime
+
+
+def load_every_plugin(
+    egress: Egress,
+    context_factory: Callable[[], ssl.SSLContext],
+    trusted: Mapping[str, TrustRecord],
+) -> LoadedPlugins:
+    """Load the core's own plugins and, of those installed, the trusted ones."""
+    downloads = HttpsDownloadPlugin(HttpsDownloader(egress, context_factory))
+    return load_plugins(
+        HostInfo(api=API_VERSION, core_version=__version__, platform=sys.platform),
+        core_plugins=[
+            CorePlugin(
+                name="memory", plugin=memory_keychain, group=AUTHORITY_GROUP, only_by_name=True
+            ),
+            CorePlugin(name="https", plugin=downloads),
+            CorePlugin(name="process", plugin=probe),
+        ],
+        trusted=trusted,
+        narrow=parse_narrow(os.environ.get("COMPANION_PLUGINS")),
+    )
+
+
+def _choose_binary(config: Config, chosen: ChosenRuntime) -> str:
+    """Return the configured program, else the embedded one; nothing is taken from PATH."""
+    if config.runtime.binary is not None:
+        return config.runtime.binary
+    spawn = chosen.spawn
+    found = rebuild_binaries(
+        call_provider_sync(spawn.plugin, spawn.provider.locate, seconds=LOCATE_SECONDS)
+    )
+    if found is None:
+        raise PluginFault(Reason.PLUGIN_RESULT_INVALID, spawn.plugin, f"{spawn.plugin}: locate")
+    if any(binary.path == EMBEDDED for binary in found):
+        return EMBEDDED
+    raise EnvironmentUnavailable(Reason.RUNTIME_NOT_FOUND)
+
+
+def _choose_tier(config: Config, egress: Egress) -> Tier:
+    working = frozenset(state.tier for state in probe_isolation(egress) if state.works)
+    tier = choose_tier(config.runtime.isolation, sys.platform, working)
+    if isinstance(tier, Verdict):
+        raise error_for(tier.reason)
+    return tier
+
+
+def _fill_limits(config: Config) -> ResourceLimits:
+    limits = config.limits
+    return ResourceLimits(
+        max_ram_bytes=limits.max_ram_bytes or default_ram_ceiling(),
+        max_vram_bytes=limits.max_vram_bytes,
+        max_cpu_percent=limits.max_cpu_percent,
+    )
+
+
+def default_ram_ceiling() -> int:
+    """Return the ceiling of memory where none is configured: three quarters of the machine's."""
+    import psutil  # noqa: PLC0415 - needed only where no limit is configured
+
+    return int(psutil.virtual_memory().total) * 3 // 4

@@ -1,0 +1,192 @@
+"""The model that is served: kept serving, given up to a writer, or replaced by another.
+
+One task at a time moves the runtime: the watch that keeps it, or a swap that has ended the
+watch. A model is let go of only when no runtime has it open any more (I-01).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Final
+
+from companion_core.decisions.availability import evaluate_availability
+from companion_core.decisions.verdict import Verdict
+from companion_core.errors import CompanionError, Reason, Refused
+from companion_core.serving.model_source import HeldModel
+from companion_core.serving.serving import Serving
+from companion_core.serving.step import (
+    OnStep,
+    Step,
+)
+from companion_core.system.tasks import (
+    finish,
+    outlast,
+    unless,
+)
+
+__all__ = ["ServedModel"]
+
+DRAIN_SECONDS: Final = 30.0
+
+
+class ServedModel:
+    """What stands behind one gateway, from its first model to its last.
+
+    Args:
+        serving: the gateway and its runtime.
+        held: the first model.
+        on_step: told what happens while nobody swaps.
+        hurry: once it is set, running answers are not waited for any longer.
+        on_unwatched: called when nothing serves and nobody will start it again.
+    """
+
+    def __init__(
+        self,
+        serving: Serving,
+        held: HeldModel,
+        *,
+        on_step: OnStep,
+        hurry: asyncio.Event,
+        on_unwatched: Callable[[], None],
+    ) -> None:
+        self._serving = serving
+        self._held = held
+        self._on_step = on_step
+        self._hurry = hurry
+        self._on_unwatched = on_unwatched
+        self._watch: asyncio.Task[None] | None = None
+        self._drained_by: float | None = None
+
+    @property
+    def model_id(self) -> str:
+        """The id of what is started, served or drained."""
+        return self._held.model.model_id
+
+    @property
+    def verified(self) -> bool:
+        """Whether its proof holds: nobody has asked to write to it."""
+        return self._held.is_proved
+
+    def availability(self, *, token_stored: bool) -> Verdict:
+        """Say whether a request would be served now, and if not, why (I-09)."""
+        return evaluate_availability(
+            self._serving.availability_facts(verified=self.verified, token_stored=token_stored)
+        )
+
+    async def begin(self) -> None:
+        """Start the runtime, and keep it serving from then on.
+
+        Raises:
+            CompanionError: nothing of the runtime is left.
+        """
+        await self._start(self._held, self._on_step)
+        self._keep()
+
+    async def replace(self, new: HeldModel, on_step: OnStep) -> None:
+        """Drain and stop what runs, and serve `new` on the same port with the same token.
+
+        When it does not start, the model before is started again, as large as it was; when
+        that does not start either, `on_unwatched` is called.
+
+        Raises:
+            CompanionError: why `new` does not serve; it is let go of.
+        """
+        old, size = self._held, self._serving.size
+        try:
+            await self._make_way_for(new)
+        except BaseException:
+            new.close()
+            raise
+        try:
+            on_step(Step("drain", f"{self.model_id}: what runs may end, nothing new is taken"))
+            await self.drain()
+            await self._stop()
+            self._serving.begin_anew(self._serving.full_size)
+            await self._start(new, on_step)
+            old.close()
+            self._keep()
+        except CompanionError:
+            if not new.in_use:  # else it is let go of on the way down, behind what has it open
+                new.close()
+            on_step(Step("stopped", f"{new.model.model_id} is not served; back to the one before"))
+            with contextlib.suppress(CompanionError):
+                self._serving.begin_anew(size)
+                await self._start(old, on_step)
+                self._keep()
+            if self._watch is None:
+                on_step(Step("stopped", "that one does not start either: the companion stops"))
+            raise
+        finally:
+            if self._watch is None:
+                self._on_unwatched()
+
+    async def _make_way_for(self, new: HeldModel) -> None:
+        if not new.is_proved:
+            raise Refused(Reason.DIGEST_MISMATCH)
+        await self._serving.require_room_for(new.model)
+        await self.unwatch()
+
+    async def drain(self) -> None:
+        """Take no new work, and wait for what runs: once per model, and not while one hurries."""
+        now = asyncio.get_running_loop().time()
+        if self._drained_by is None:
+            self._drained_by = now + DRAIN_SECONDS
+        left = max(self._drained_by - now, 0)
+        await unless(self._serving.drain(left), self._hurry, self._held.wanted)
+
+    async def unwatch(self) -> None:
+        """Keep it no longer; raises what ended the watch, if anything did."""
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.cancel()
+            await outlast(watch)
+            if not watch.cancelled():
+                watch.result()
+
+    async def _start(self, held: HeldModel, on_step: OnStep) -> None:
+        self._held, self._drained_by = held, None
+        held.in_use = True
+        started = False
+        try:
+            started = await unless(self._serving.start(held.model), held.wanted)
+        finally:
+            if not started:
+                await self._stop()
+        if not started:
+            raise Refused(Reason.DIGEST_MISMATCH)
+        backend = self._serving.status()["runtime"]
+        on_step(
+            Step(
+                "runtime",
+                f"{backend['name']}, pid {backend['pid']}, {backend['channel']} socket,"
+                f" isolation: {backend['isolation']}",
+            )
+        )
+        on_step(Step("available", "a health check was answered through the gateway"))
+
+    async def _stop(self) -> None:
+        await self._serving.stop()
+        self._held.in_use = False
+        if self._held.wanted.is_set():
+            self._held.close()
+
+    def _keep(self) -> None:
+        self._watch = asyncio.create_task(self._keep_serving(self._held))
+        self._watch.add_done_callback(self._on_watch_end)
+
+    async def _keep_serving(self, held: HeldModel) -> None:
+        await unless(self._serving.watchdog.run(), held.wanted)
+        if held.wanted.is_set():
+            await finish(self._give_up())
+
+    async def _give_up(self) -> None:
+        """End what has the model open, before the writer gets in."""
+        await self._stop()
+        self._on_step(Step("stopped", "another program opened the model for writing"))
+
+    def _on_watch_end(self, watch: asyncio.Task[None]) -> None:
+        """Stop rather than serve unwatched; the way down raises what ended the watch."""
+        if not watch.cancelled() and (watch.exception() or not self._held.wanted.is_set()):
+            self._on_unwatched()

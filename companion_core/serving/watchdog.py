@@ -1,0 +1,135 @@
+"""Keep a runtime serving: ask how it is, replace it when it ended, shrink it, or give up.
+
+What follows an ending is decided in `decisions.restart`. The gateway keeps its port and the
+session its token, whatever becomes of the runtime behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+from typing import Protocol
+
+from companion_core.decisions.restart import Ending, Size, decide_restart, smaller
+from companion_core.decisions.verdict import Verdict
+from companion_core.errors import CompanionError, Reason
+from companion_core.system.clock import recency_now
+
+__all__ = ["Served", "Timing", "Watchdog"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """Seconds.
+
+    Attributes:
+        health_interval: between two looks.
+        liveness_interval: between two tokens that an idle runtime is asked for.
+        unresponsive_after: without a good answer a runtime is ended.
+        over_limit_after: above a ceiling of memory it is drained and started smaller.
+        drain: it has to finish what runs, then.
+    """
+
+    health_interval: float = 5.0
+    liveness_interval: float = 60.0
+    unresponsive_after: float = 30.0
+    over_limit_after: float = 5.0
+    drain: float = 30.0
+
+
+class Served(Protocol):
+    """What is kept serving: one runtime behind its gateway."""
+
+    exited: asyncio.Event
+    size: Size
+
+    @property
+    def last_ending(self) -> Ending | None: ...  # noqa: D102 - of the supervisor
+    @property
+    def idle(self) -> bool: ...  # noqa: D102 - nothing runs, nothing waits
+
+    async def restart(self) -> None: ...  # noqa: D102 - as large as `size`
+    async def stop(self) -> None: ...  # noqa: D102 - ends the runtime
+    async def drain(self, seconds: float) -> object: ...  # noqa: D102 - takes no new work
+    async def probe(self) -> Verdict: ...  # noqa: D102 - through the gateway
+    async def computes(self) -> bool: ...  # noqa: D102 - one token
+    def terminate_unhealthy(self, reason: Reason) -> None: ...  # noqa: D102 - sets `exited`
+    def over_memory_for(self) -> float: ...  # noqa: D102 - seconds
+
+
+class Watchdog:
+    """Watches for ever.
+
+    Attributes:
+        gave_up: why no runtime is started any more; None while there is one or will be.
+    """
+
+    def __init__(self, served: Served, timing: Timing) -> None:
+        self.gave_up: Reason | None = None
+        self._served = served
+        self._timing = timing
+        self._endings: list[float] = []
+
+    async def run(self) -> None:
+        """Return when it gave up; by then nothing of the runtime is left.
+
+        Raises:
+            CompanionError: `stale_runtime`, something of it may be left.
+        """
+        while self.gave_up is None:
+            ending: Ending | None = await self._watch()
+            await self._served.stop()
+            while ending is not None and self.gave_up is None:
+                ending = await self._start_another(ending)
+
+    async def _watch(self) -> Ending:
+        """Return how the runtime ended, which may be that it was drained for what it takes."""
+        healthy_at = asked_at = recency_now()
+        while not await self._exited_within(self._timing.health_interval):
+            if self._served.over_memory_for() >= self._timing.over_limit_after:
+                await self._served.drain(self._timing.drain)
+                return Ending(reason=Reason.RAM_OVER_LIMIT, exit_code=None, ready=True)
+            ok = (await self._served.probe()).ok
+            if (
+                ok
+                and self._served.idle
+                and recency_now() - asked_at >= self._timing.liveness_interval
+            ):
+                ok = await self._served.computes()
+                asked_at = recency_now() if ok else asked_at
+            if ok:
+                healthy_at = recency_now()
+            elif recency_now() - healthy_at >= self._timing.unresponsive_after:
+                self._served.terminate_unhealthy(Reason.HEALTH_FAILED)
+        ended = Ending(reason=Reason.RUNTIME_EXITED, exit_code=None, ready=True)
+        return self._served.last_ending or ended
+
+    async def _exited_within(self, seconds: float) -> bool:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._served.exited.wait()
+        return self._served.exited.is_set()
+
+    async def _start_another(self, ending: Ending) -> Ending | None:
+        """Return how that ended, None when the runtime serves or none is started any more."""
+        if ending.reason is Reason.RAM_OVER_LIMIT:  # as large, it would end so again
+            size = smaller(self._served.size)
+            if size is None:
+                self.gave_up = ending.reason
+                return None
+            self._served.size = size
+        else:
+            self._endings.append(recency_now())
+            decision = decide_restart(ending, self._endings, recency_now())
+            if decision.delay is None:
+                self.gave_up = decision.reason
+                return None
+            await asyncio.sleep(decision.delay)
+        try:
+            await self._served.restart()
+        except CompanionError as error:
+            last = self._served.last_ending
+            code = last.exit_code if last is not None else None
+            return Ending(reason=error.reason, exit_code=code, ready=False)
+        return None

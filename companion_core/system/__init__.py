@@ -1,0 +1,1 @@
+"""Gaps in the standard library; nothing here knows of a companion."""

@@ -1,0 +1,259 @@
+"""Owner-only folders and files: every path component owned by the person or root (I-18).
+
+Folders are 0700 and files 0600. A file is replaced atomically: written beside its place,
+fsynced, renamed, and the folder fsynced.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from companion_core.errors import EnvironmentUnavailable, Reason, Refused
+from companion_core.system.os_compat import (
+    BINARY,
+    CLOSE_ON_EXEC,
+    FOLDER,
+    NO_FOLLOW,
+    NON_BLOCKING,
+    group_id,
+    user_id,
+)
+
+__all__ = [
+    "check_owned",
+    "fsync_folder",
+    "open_ordinary",
+    "open_to_others",
+    "private_folder",
+    "read_private",
+    "refuse_link",
+    "try_lock",
+    "write_private",
+]
+
+_STICKY_WORLD = stat.S_ISVTX | stat.S_IWOTH
+_MAX_LINKS = 40  # as Linux has it
+
+
+def open_to_others(status: os.stat_result) -> bool:
+    """Tell whether someone besides the owner, root and the person's own group may write."""
+    if status.st_mode & stat.S_IWOTH:
+        return True
+    return bool(status.st_mode & stat.S_IWGRP) and status.st_gid not in {0, group_id()}
+
+
+def check_owned(path: Path) -> None:
+    """Refuse a path with a component that someone else could replace.
+
+    Each existing component, links and what they lead through included, must belong to the
+    person or root and not be writable by others, except a sticky folder such as /tmp.
+
+    Raises:
+        Refused: `state_path_unsafe`; the detail names the component.
+    """
+    if os.name != "posix":
+        return  # an owner-only ACL is inherited from the profile folder there
+    mine = {0, user_id()}
+    try:
+        for component, status in _walk(path.absolute()):
+            if status.st_uid not in mine:
+                raise _unsafe(component, "belongs to someone else")
+            sticky = (status.st_mode & _STICKY_WORLD) == _STICKY_WORLD
+            if not stat.S_ISLNK(status.st_mode) and open_to_others(status) and not sticky:
+                raise _unsafe(component, "can be changed by others")
+    except FileNotFoundError:
+        return  # what is not there yet will be made
+    except OSError as error:
+        raise _unsafe(path, "cannot be looked at") from error
+
+
+def _walk(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Yield each component as the system resolves an absolute path, links and ".." included."""
+    current, links = Path(path.anchor), 0
+    waiting = [*reversed(path.parts[1:])]
+    yield current, current.lstat()
+    while waiting:
+        part = waiting.pop()
+        if part == "..":
+            current = current.parent  # it was walked through: it is no link
+            continue
+        component = current / part
+        status = component.lstat()
+        yield component, status
+        if not stat.S_ISLNK(status.st_mode):
+            current = component
+            continue
+        links += 1
+        if links > _MAX_LINKS:
+            raise OSError(errno.ELOOP, "too many links")
+        target = component.readlink()
+        if target.is_absolute():
+            current = Path(target.anchor)
+        waiting += reversed(target.parts[1:] if target.is_absolute() else target.parts)
+
+
+def _unsafe(path: Path, why: str) -> Refused:
+    return Refused(Reason.STATE_PATH_UNSAFE, f"{path} {why}")
+
+
+def refuse_link(path: Path) -> None:
+    """Refuse a link in place of a folder of ours: it may lead to anything.
+
+    Raises:
+        Refused: `state_path_unsafe`.
+    """
+    if path.is_symlink() or _is_junction(path):
+        raise _unsafe(path, "is a link")
+
+
+def _is_junction(path: Path) -> bool:
+    """Tell whether it is Windows' other link between folders, which `is_symlink` passes over."""
+    try:
+        tag = getattr(path.lstat(), "st_reparse_tag", None)
+    except OSError:
+        return False
+    return tag is not None and tag == getattr(stat, "IO_REPARSE_TAG_MOUNT_POINT", None)
+
+
+def private_folder(path: Path, *, may_be_link: bool = False) -> Path:
+    """Make `path` and its missing parents 0700 and return it.
+
+    Args:
+        path: the folder.
+        may_be_link: the person names it, as they do the state folder; what is made below it
+            is no link.
+
+    Raises:
+        Refused: `state_path_unsafe` when it is not the person's alone.
+        EnvironmentUnavailable: `disk_unavailable`.
+    """
+    if not may_be_link:
+        refuse_link(path)
+    check_owned(path)
+    try:
+        missing = [p for p in [path, *path.parents] if not p.exists()]
+        for folder in reversed(missing):
+            folder.mkdir(mode=0o700, exist_ok=True)
+        status = path.stat()
+        if not stat.S_ISDIR(status.st_mode):
+            raise _unsafe(path, "is no folder")
+        if os.name == "posix":
+            if status.st_uid != user_id():
+                raise _unsafe(path, "belongs to someone else")
+            if open_to_others(status):
+                raise _unsafe(path, "is shared with others")
+            if stat.S_IMODE(status.st_mode) != 0o700:  # noqa: PLR2004 - owner only
+                path.chmod(0o700)
+    except OSError as error:
+        raise EnvironmentUnavailable(Reason.DISK_UNAVAILABLE) from error
+    return path
+
+
+def fsync_folder(path: Path) -> None:
+    """Make a rename in `path` durable, where the system lets a folder be synced."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(path, os.O_RDONLY | FOLDER | CLOSE_ON_EXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_private(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """Replace `path` atomically with `data`, 0600.
+
+    Args:
+        path: in a folder of the person's own.
+        data: the whole new content.
+        durable: wait for the disk; what is void after a crash of the machine need not.
+
+    Raises:
+        EnvironmentUnavailable: `disk_unavailable`; the old content is still there.
+    """
+    temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_FOLLOW
+    try:
+        with os.fdopen(os.open(temporary, flags, 0o600), "wb") as file:
+            file.write(data)
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+        temporary.replace(path)
+        if durable:
+            fsync_folder(path.parent)
+    except OSError as error:
+        raise EnvironmentUnavailable(Reason.DISK_UNAVAILABLE) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def open_ordinary(path: Path, flags: int = 0) -> BinaryIO:
+    """Open an ordinary file to read; a pipe that nobody writes to is refused, not waited for.
+
+    Raises:
+        OSError: it cannot be opened, or is no ordinary file.
+    """
+    flags |= os.O_RDONLY | NON_BLOCKING | BINARY | CLOSE_ON_EXEC
+    descriptor = os.open(path, flags)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "no ordinary file")
+    return os.fdopen(descriptor, "rb")
+
+
+def read_private(path: Path, limit: int) -> bytes | None:
+    """Return the content of a file that only its owner can change; None when there is none.
+
+    Args:
+        path: an ordinary file, no link.
+        limit: bytes; a longer file is refused.
+
+    Raises:
+        Refused: `state_path_unsafe`.
+    """
+    try:
+        opened = open_ordinary(path, NO_FOLLOW)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise Refused(Reason.STATE_PATH_UNSAFE) from error
+    with opened as file:
+        status = os.fstat(file.fileno())
+        foreign = os.name == "posix" and (
+            status.st_uid not in {0, user_id()} or open_to_others(status)
+        )
+        if foreign:
+            raise Refused(Reason.STATE_PATH_UNSAFE)
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise Refused(Reason.STATE_PATH_UNSAFE)
+    return data
+
+
+def try_lock(descriptor: int) -> bool:
+    """Take the lock of an open file, which ends with its last descriptor; False if it is held.
+
+    Raises:
+        OSError: the file system has no locks.
+    """
+    try:
+        if sys.platform == "win32":
+            import msvcrt  # noqa: PLC0415 - exists there only
+
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl  # noqa: PLC0415 - does not exist on Windows
+
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):  # what POSIX and Windows say of a held one
+        return False
+    return True

@@ -1,0 +1,750 @@
+"""The store with downloaders in memory; the same on real TLS hosts is in tests/integration."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from staging_parts import (
+    ALLOWED,
+    DATA,
+    URL,
+    Body,
+    cut_off,
+    good,
+    have_free,
+    model_of,
+    names,
+    stage,
+    store_of,
+)
+
+from companion_core.decisions.manifest import Manifest, verify_manifest
+from companion_core.errors import (
+    CompanionError,
+    EnvironmentUnavailable,
+    PluginFault,
+    Reason,
+    Refused,
+)
+from companion_core.models import (
+    proof as model_proof,
+)
+from companion_core.models import (
+    store as staging,
+)
+from companion_core.models.partial import Partial
+from companion_core.models.store import (
+    ModelStore,
+    ProvedFile,
+    VerifiedModel,
+)
+from companion_core.providers import DownloadFailed, DownloadRequest, Redirect, ResumeRefused
+from companion_core.testing.publisher import TEST_NOW, FakePublisher, manifest_document
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "models"
+
+
+def open_descriptors() -> int:
+    folder = Path("/proc/self/fd")
+    return len(list(folder.iterdir())) if folder.exists() else 0
+
+
+def refusal(folder: Path, download: Callable[[DownloadRequest], Any], **options: Any) -> Reason:
+    with pytest.raises(CompanionError) as caught:
+        stage(folder, download, **options)
+    assert names(folder) == []
+    assert str(caught.value) == caught.value.reason.value  # no path, no address, no digest
+    return caught.value.reason
+
+
+def test_the_descriptor_holds_exactly_the_bytes_that_were_signed_for(folder: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    verified = stage(folder, good, progress=lambda done, total: seen.append((done, total)))
+    [file] = verified.files
+    assert os.pread(file.descriptor, len(DATA) + 1, 0) == DATA
+    assert os.get_inheritable(file.descriptor) is False
+    assert names(folder) == [file.sha256]
+    assert Path(file.path).stat().st_mode & 0o777 == 0o400
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert [total for _, total in seen] == [len(DATA)] * len(seen)
+    assert seen == sorted(seen)
+    assert seen[-1][0] == len(DATA)
+    verified.close()
+    verified.close()
+
+
+def test_what_is_in_the_store_is_hashed_again_and_not_fetched_again(folder: Path) -> None:
+    stage(folder, good).close()
+
+    def never(_request: DownloadRequest) -> Body:
+        raise AssertionError
+
+    stage(folder, never).close()
+
+
+@pytest.mark.parametrize("damage", [b"", DATA[:-1], DATA + b"x", b"\1" + DATA[1:]])
+def test_a_damaged_stored_file_is_fetched_again(folder: Path, damage: bytes) -> None:
+    verified = stage(folder, good)
+    path = Path(verified.files[0].path)
+    verified.close()
+    path.chmod(0o600)
+    path.write_bytes(damage)
+    stage(folder, good).close()
+    assert path.read_bytes() == DATA
+
+
+def test_a_damaged_stored_file_is_gone_even_when_it_cannot_be_fetched(folder: Path) -> None:
+    verified = stage(folder, good)
+    path = Path(verified.files[0].path)
+    verified.close()
+    path.chmod(0o600)
+    path.write_bytes(b"damaged")
+    failing = DownloadFailed(Reason.DOWNLOAD_FAILED, retryable=False)
+
+    def fail(_request: DownloadRequest) -> Body:
+        raise failing
+
+    assert refusal(folder, fail) is Reason.DOWNLOAD_FAILED
+
+
+def test_a_link_in_the_place_of_a_model_is_removed_and_not_followed(
+    folder: Path, tmp_path: Path
+) -> None:
+    verified = stage(folder, good)
+    path = Path(verified.files[0].path)
+    verified.close()
+    victim = tmp_path / "victim"
+    victim.write_bytes(DATA)
+    path.unlink()
+    path.symlink_to(victim)
+    stage(folder, good).close()
+    assert not path.is_symlink()
+    assert victim.read_bytes() == DATA
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (DATA[:-1], Reason.DOWNLOAD_FAILED),
+        (DATA + b"x", Reason.SIZE_MISMATCH),
+        (b"", Reason.DOWNLOAD_FAILED),
+        (b"\1" + DATA[1:], Reason.DIGEST_MISMATCH),
+    ],
+)
+def test_wrong_bytes_get_no_name(folder: Path, data: bytes, reason: Reason) -> None:
+    assert refusal(folder, lambda _request: Body(data)) is reason
+
+
+def test_endless_stream(folder: Path) -> None:
+    """covers: download_stage/endless-stream"""
+    reads = 0
+
+    class Endless(Body):
+        def readinto(self, buffer: Any) -> int:
+            nonlocal reads
+            reads += 1
+            return len(buffer)
+
+    assert refusal(folder, lambda _request: Endless(b"")) is Reason.SIZE_MISMATCH
+    # One block over the size proves it, and no more than the ring holds was read ahead.
+    assert reads <= len(DATA) // (1 << 20) + 1 + 4
+
+
+def test_content_length_differs(folder: Path) -> None:
+    """covers: download_stage/content-length-differs"""
+
+    class Unread(Body):
+        def readinto(self, buffer: Any) -> int:
+            # The pump may have begun; nothing that it reads is taken.
+            return len(buffer)
+
+    written: list[int] = []
+    body = Unread(b"", length=len(DATA) + 1)
+    assert (
+        refusal(folder, lambda _request: body, progress=lambda done, _all: written.append(done))
+        is Reason.SIZE_MISMATCH
+    )
+    assert written == []
+
+
+def test_short_write(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """covers: download_stage/short-write"""
+    real = os.write
+    sizes: list[int] = []
+
+    def short(descriptor: int, data: Any) -> int:
+        sizes.append(len(data))
+        return real(descriptor, bytes(data[:50_000]))
+
+    monkeypatch.setattr("companion_core.models.partial.os.write", short)
+    stage(folder, good).close()
+    assert len(sizes) > len(DATA) // 50_000
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_enospc_mid_download(folder: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """covers: download_stage/enospc-mid-download"""
+    real = os.write
+    calls = 0
+
+    def full(descriptor: int, data: Any) -> int:
+        nonlocal calls
+        calls += 1
+        if calls == at:
+            raise OSError(errno.ENOSPC, "No space left on device", str(folder))
+        return real(descriptor, data)
+
+    monkeypatch.setattr("companion_core.models.partial.os.write", full)
+    assert refusal(folder, good) is Reason.DISK_UNAVAILABLE
+    assert calls == at
+
+
+def test_a_disk_that_is_too_small_is_told_before_the_download(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    have_free(monkeypatch, lambda: len(DATA) - 1)
+
+    def never(_request: DownloadRequest) -> Body:
+        raise AssertionError
+
+    assert refusal(folder, never) is Reason.DISK_UNAVAILABLE
+
+
+def test_slow_disk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """covers: download_stage/slow-disk"""
+    real = os.write
+    given, written, ahead = 0, 0, 0
+    data = bytes(12 << 20)
+
+    class Counting(Body):
+        def readinto(self, buffer: Any) -> int:
+            nonlocal given
+            count = super().readinto(buffer)
+            given += count
+            return count
+
+    turn = threading.Event()
+
+    def slow(descriptor: int, block: Any) -> int:
+        nonlocal written, ahead
+        turn.wait(0.01)
+        ahead = max(ahead, given - written)
+        written += len(block)
+        return real(descriptor, block)
+
+    monkeypatch.setattr("companion_core.models.partial.os.write", slow)
+    stage(folder, lambda _request: Counting(data), model_of(data)).close()
+    assert 0 < ahead <= 8 << 20
+
+
+def test_sink_raises(folder: Path) -> None:
+    """covers: download_stage/sink-raises"""
+    closed = threading.Event()
+    calls = 0
+
+    class Closing(Body):
+        def close(self) -> None:
+            closed.set()
+            super().close()
+
+    class Sink(Exception):
+        pass
+
+    def progress(_done: int, _total: int) -> None:
+        nonlocal calls
+        calls += 1
+        raise Sink
+
+    with pytest.raises(Sink):
+        stage(folder, lambda _request: Closing(DATA), progress=progress)
+    assert closed.wait(5)
+    assert calls == 1
+    assert names(folder) == []
+
+
+@pytest.mark.parametrize("make", [Path.symlink_to, Path.hardlink_to], ids=["link", "second-name"])
+@pytest.mark.parametrize("late", [False, True], ids=["before", "meanwhile"])
+def test_temp_symlink(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    make: Callable[[Path, Path], None],
+    *,
+    late: bool,
+) -> None:
+    """covers: download_stage/temp-symlink, temp-hardlink-or-shared-dir"""
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"precious")
+    victim.chmod(0o600)
+    cut_off(folder, 1_500_000)
+    data = folder / f".{model_of().files[0].sha256}.part"
+    data.unlink()
+    make(data, victim)
+    if late:
+        real = Partial.remove
+        monkeypatch.setattr(Partial, "remove", lambda self: (real(self), make(data, victim))[0])
+        with pytest.raises(EnvironmentUnavailable) as caught:
+            stage(folder, good)
+        assert caught.value.reason is Reason.DISK_UNAVAILABLE
+    else:
+        verified = stage(folder, good)
+        assert names(folder) == [verified.files[0].sha256]
+        verified.close()
+    assert victim.read_bytes() == b"precious"
+
+
+def test_shared_folder(folder: Path) -> None:
+    """covers: download_stage/temp-hardlink-or-shared-dir"""
+    folder.mkdir()
+    folder.chmod(0o777)
+    assert refusal(folder, good) is Reason.STATE_PATH_UNSAFE
+
+
+def test_relative_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """covers: download_stage/relative-verified-path"""
+    monkeypatch.chdir(tmp_path)
+
+    def never(_request: DownloadRequest) -> Body:
+        raise AssertionError
+
+    with pytest.raises(Refused) as caught:
+        stage(Path("models"), never)
+    assert caught.value.reason is Reason.STATE_PATH_UNSAFE
+    assert names(tmp_path) == []
+
+
+def test_file_then_rename_then_folder_are_synced(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """covers: download_stage/dir-fsync"""
+    steps: list[str] = []
+    real_fsync, real_replace, real_folder = os.fsync, Path.replace, staging.fsync_folder
+
+    def sync(descriptor: int) -> None:
+        if os.fstat(descriptor).st_size == len(DATA):  # the record of what came is small
+            steps.append("file")
+        real_fsync(descriptor)
+
+    def replace(path: Path, to: Path) -> None:
+        if not to.name.startswith("."):
+            steps.append("rename")
+        real_replace(path, to)
+
+    monkeypatch.setattr(staging.os, "fsync", sync)
+    monkeypatch.setattr(Path, "replace", replace)
+
+    def folder_sync(path: Path) -> None:
+        steps.append("folder")
+        real_folder(path)
+
+    monkeypatch.setattr(staging, "fsync_folder", folder_sync)
+    stage(folder, good).close()
+    assert steps == ["file", "rename", "folder"]
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_cross_device_and_failing_sync(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """covers: download_stage/cross-device"""
+    real_fsync, real_replace = os.fsync, Path.replace
+    crossed = OSError(errno.EXDEV, "Invalid cross-device link", str(folder))
+
+    def sync(descriptor: int) -> None:
+        if call == "fsync" and os.fstat(descriptor).st_size == len(DATA):
+            raise crossed
+        real_fsync(descriptor)
+
+    def replace(path: Path, to: Path) -> None:
+        if call == "replace" and not to.name.startswith("."):
+            raise crossed
+        real_replace(path, to)
+
+    monkeypatch.setattr(staging.os, "fsync", sync)
+    monkeypatch.setattr(Path, "replace", replace)
+    before = open_descriptors()
+    assert refusal(folder, good) is Reason.DISK_UNAVAILABLE
+    assert open_descriptors() <= before
+
+
+def test_replaced_or_rewritten_between_proof_and_start(folder: Path) -> None:
+    """covers: download_stage/toctou-spawn"""
+    verified = stage(folder, good)
+    [file] = verified.files
+    verified.check_unchanged()
+    path = Path(file.path)
+    path.unlink()
+    path.write_bytes(b"another model")
+    assert os.pread(file.descriptor, len(DATA), 0) == DATA  # the proof is not the name
+    verified.check_unchanged()
+    verified.close()
+
+    path.unlink()
+    verified = stage(folder, good)
+    path.chmod(0o600)
+    with path.open("r+b") as writer:
+        writer.write(b"evil")
+    with pytest.raises(Refused) as caught:
+        verified.check_unchanged()
+    assert caught.value.reason is Reason.DIGEST_MISMATCH
+    verified.close()
+    with pytest.raises(Refused):
+        verified.check_unchanged()
+
+
+def test_written_to_while_it_is_hashed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = model_proof.Prover._hash
+
+    def hash_and_touch(self: Any, descriptor: int) -> Any:
+        verdict = real(self, descriptor)
+        os.utime(descriptor, ns=(1, 1))
+        return verdict
+
+    monkeypatch.setattr(model_proof.Prover, "_hash", hash_and_touch)
+    assert refusal(folder, good) is Reason.DIGEST_MISMATCH
+
+
+def test_written_to_between_its_proof_and_its_name(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(store: Path) -> None:
+        name = names(store)[-1]
+        assert not name.startswith(".")
+        (store / name).chmod(0o600)
+        with (store / name).open("r+b") as writer:
+            writer.write(b"evil")
+
+    monkeypatch.setattr(staging, "fsync_folder", write)
+    verified = stage(folder, good)
+    with pytest.raises(Refused) as caught:
+        verified.check_unchanged()
+    assert caught.value.reason is Reason.DIGEST_MISMATCH
+    verified.close()
+
+
+def test_what_an_earlier_run_left_is_removed(folder: Path) -> None:
+    """covers: download_stage/resume"""
+    folder.mkdir(mode=0o700)
+    for left in (f".{'0' * 64}.{'a' * 16}.part", f"..{'1' * 64}.resume.{'a' * 16}"):
+        (folder / left).write_bytes(b"left over")
+    verified = stage(folder, good)
+    assert names(folder) == [verified.files[0].sha256]
+    verified.close()
+
+
+def test_two_at_once_fetch_once(folder: Path) -> None:
+    """covers: download_stage/resume"""
+    fetched = 0
+    started = threading.Event()
+    go_on = threading.Event()
+
+    def slow(_request: DownloadRequest) -> Body:
+        nonlocal fetched
+        fetched += 1
+        started.set()
+        go_on.wait(10)
+        return good(_request)
+
+    results: list[VerifiedModel] = []
+    threads = [
+        threading.Thread(target=lambda: results.append(stage(folder, slow))) for _ in range(2)
+    ]
+    threads[0].start()
+    assert started.wait(10)
+    threads[1].start()
+    go_on.set()
+    for thread in threads:
+        thread.join()
+    assert (fetched, len(results)) == (1, 2)
+    for verified in results:
+        verified.close()
+
+
+def test_error_text(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """covers: download_stage/error-text"""
+
+    def fail(path: Any, *_arguments: Any, **_options: Any) -> int:
+        raise OSError(errno.EACCES, "Permission denied", str(path))
+
+    folder.mkdir(mode=0o700)
+    model = model_of()
+    monkeypatch.setattr(shutil, "disk_usage", fail)
+    with pytest.raises(EnvironmentUnavailable) as caught:
+        stage(folder, good, model)
+    error = caught.value
+    assert error.reason is Reason.DISK_UNAVAILABLE
+    for text in (str(error), error.detail, error.advice):
+        assert str(folder) not in text
+        assert model.files[0].sha256 not in text
+
+
+def test_redirects_are_admitted_one_by_one(folder: Path) -> None:
+    """covers: download_stage/redirect"""
+    asked: list[str] = []
+
+    def moved(request: DownloadRequest) -> Body:
+        asked.append(request.url)
+        if len(asked) < 6:
+            raise Redirect(f"{ALLOWED[0]}hop{len(asked)}")
+        return good(request)
+
+    stage(folder, moved).close()
+    assert len(asked) == 6
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        ("https://evil.example/tiny.gguf", Reason.SOURCE_NOT_ALLOWED),
+        ("http://models.example.org/companion/tiny.gguf", Reason.SCHEME_NOT_ALLOWED),
+        ("file:///etc/passwd", Reason.SCHEME_NOT_ALLOWED),
+        (URL, Reason.DOWNLOAD_FAILED),  # a loop
+        (None, Reason.MALFORMED_SPEC),
+    ],
+)
+def test_redirects_to_elsewhere(folder: Path, target: Any, reason: Reason) -> None:
+    """covers: download_stage/redirect"""
+    asked: list[str] = []
+
+    def moved(request: DownloadRequest) -> Body:
+        asked.append(request.url)
+        raise Redirect(target)
+
+    assert refusal(folder, moved) is reason
+    assert set(asked) == {URL}
+    assert len(asked) <= 6
+
+
+def test_the_next_address_is_tried(folder: Path) -> None:
+    second = ALLOWED[0] + "mirror.gguf"
+    asked: list[str] = []
+
+    def first_fails(request: DownloadRequest) -> Body:
+        asked.append(request.url)
+        if request.url == URL:
+            raise DownloadFailed(Reason.DOWNLOAD_FAILED, retryable=False)
+        return good(request)
+
+    stage(folder, first_fails, model_of(DATA, URL, second)).close()
+    assert asked == [URL, second]
+
+
+def test_a_passing_failure_is_tried_three_times(folder: Path) -> None:
+    pauses: list[float] = []
+    asked = 0
+
+    def fail(_request: DownloadRequest) -> Body:
+        nonlocal asked
+        asked += 1
+        raise DownloadFailed(Reason.DOWNLOAD_FAILED, retryable=True)
+
+    store = ModelStore(folder, sleep=pauses.append)
+    assert refusal(folder, fail, store=store) is Reason.DOWNLOAD_FAILED
+    assert (asked, pauses) == (3, [0.5, 2.0])
+
+
+def test_what_was_received_is_resumed_and_verified_whole(folder: Path) -> None:
+    """covers: download_stage/resume"""
+    requests: list[tuple[int, str | None]] = []
+
+    def breaks(request: DownloadRequest) -> Body:
+        requests.append((request.offset, request.validator))
+        rest = DATA[request.offset :]
+        if request.offset:
+            return Body(rest, length=len(rest))
+        broken = DownloadFailed(Reason.DOWNLOAD_FAILED, retryable=True)
+        body = Body(rest[:1_500_000], length=len(DATA), failure=broken)
+        body.validator = '"v1"'
+        return body
+
+    stage(folder, breaks).close()
+    assert requests == [(0, None), (1_500_000, '"v1"')]
+
+
+def test_a_wrong_rest_is_no_model(folder: Path) -> None:
+    """covers: download_stage/resume"""
+
+    def breaks(request: DownloadRequest) -> Body:
+        if request.offset:
+            return Body(bytes(len(DATA) - request.offset))
+        broken = DownloadFailed(Reason.DOWNLOAD_FAILED, retryable=True)
+        body = Body(DATA[:10], failure=broken)
+        body.validator = '"v1"'
+        return body
+
+    assert refusal(folder, breaks) is Reason.DIGEST_MISMATCH
+
+
+def test_a_refused_resume_starts_from_zero(folder: Path) -> None:
+    """covers: download_stage/resume"""
+    offsets: list[int] = []
+
+    def refuses(request: DownloadRequest) -> Body:
+        offsets.append(request.offset)
+        if request.offset:
+            raise ResumeRefused
+        if len(offsets) > 1:
+            return good(request)
+        body = Body(DATA[:10], failure=DownloadFailed(Reason.DOWNLOAD_FAILED, retryable=True))
+        body.validator = '"v1"'
+        return body
+
+    stage(folder, refuses).close()
+    assert offsets == [0, 10, 0]
+
+
+def test_without_a_validator_it_starts_from_zero(folder: Path) -> None:
+    offsets: list[int] = []
+
+    def breaks(request: DownloadRequest) -> Body:
+        offsets.append(request.offset)
+        if len(offsets) > 1:
+            return good(request)
+        return Body(DATA[:10], failure=DownloadFailed(Reason.DOWNLOAD_FAILED, retryable=True))
+
+    stage(folder, breaks).close()
+    assert offsets == [0, 0]
+
+
+@pytest.mark.parametrize("where", ["open", "read"])
+def test_a_downloader_that_hangs_costs_a_deadline(folder: Path, where: str) -> None:
+    """covers: download_stage/stall"""
+    release = threading.Event()
+
+    class Hanging(Body):
+        def readinto(self, buffer: Any) -> int:
+            release.wait(30)
+            return 0
+
+    def hang(_request: DownloadRequest) -> Body:
+        if where == "open":
+            release.wait(30)
+        return Hanging(b"")
+
+    store = store_of(folder, open_seconds=0.2, block_seconds=0.2)
+    try:
+        assert refusal(folder, hang, store=store) is Reason.DOWNLOAD_FAILED
+    finally:
+        release.set()
+
+
+@pytest.mark.parametrize("result", [None, -1, 1 << 30, "5", True])
+def test_a_downloader_that_answers_nonsense_is_named(folder: Path, result: Any) -> None:
+    class Nonsense(Body):
+        def readinto(self, buffer: Any) -> Any:
+            return result
+
+    with pytest.raises(PluginFault) as caught:
+        stage(folder, lambda _request: Nonsense(b""), plugin="theirs")
+    assert (caught.value.reason, caught.value.plugin) == (Reason.PLUGIN_RESULT_INVALID, "theirs")
+    assert names(folder) == []
+
+
+@pytest.mark.parametrize("error", [RuntimeError, SystemExit, KeyboardInterrupt, OSError])
+def test_a_downloader_that_raises_anything_is_named(
+    folder: Path, error: type[BaseException]
+) -> None:
+    def fail(_request: DownloadRequest) -> Body:
+        raise error
+
+    assert refusal(folder, fail) is Reason.PLUGIN_CALL_FAILED
+
+
+def test_cancelling_leaves_nothing(folder: Path) -> None:
+    cancelled = threading.Event()
+
+    def progress(_done: int, _total: int) -> None:
+        cancelled.set()
+
+    assert refusal(folder, good, progress=progress, cancelled=cancelled) is Reason.INTERRUPTED
+
+
+def test_giving_up_hangs_up(folder: Path) -> None:
+    """covers: download_stage/stall"""
+    bodies: list[Waiting] = []
+
+    class Waiting(Body):
+        def __init__(self) -> None:
+            super().__init__(b"")
+            self.hung_up = threading.Event()
+            bodies.append(self)
+
+        def readinto(self, buffer: Any) -> int:
+            self.hung_up.wait(30)
+            return 0
+
+        def close(self) -> None:
+            self.hung_up.set()
+            super().close()
+
+    store = store_of(folder, block_seconds=0.1)
+    assert refusal(folder, lambda _request: Waiting(), store=store) is Reason.DOWNLOAD_FAILED
+    assert [body.hung_up.is_set() for body in bodies] == [True] * 3
+
+
+def test_cancelling_ends_the_wait_for_another(folder: Path) -> None:
+    cancelled = threading.Event()
+    waiting = threading.Event()
+
+    def hold(_request: DownloadRequest) -> Body:
+        waiting.set()
+        cancelled.wait(10)
+        raise DownloadFailed(Reason.DOWNLOAD_FAILED, retryable=False)
+
+    errors: list[Reason] = []
+
+    def first() -> None:
+        try:
+            stage(folder, hold)
+        except CompanionError as error:
+            errors.append(error.reason)
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    assert waiting.wait(10)
+    timer = threading.Timer(0.05, cancelled.set)
+    timer.start()
+    with pytest.raises(CompanionError) as caught:
+        stage(folder, good, cancelled=cancelled)
+    assert caught.value.reason is Reason.INTERRUPTED
+    thread.join()
+    timer.join()
+    assert errors == [Reason.DOWNLOAD_FAILED]
+
+
+def test_a_second_file_that_fails_closes_the_first(folder: Path) -> None:
+    publisher = FakePublisher()
+    document = manifest_document(URL, DATA)
+    [first] = document["models"][0]["files"]
+    document["models"][0]["files"] = [first, {**first, "name": "b.gguf", "sha256": "0" * 64}]
+    manifest = verify_manifest(
+        publisher.envelope(document),
+        trusted_keys=[publisher.public_key],
+        now=TEST_NOW,
+        last_seen=None,
+    )
+    assert isinstance(manifest, Manifest)
+    before = open_descriptors()
+    with pytest.raises(Refused):
+        stage(folder, good, manifest.models[0])
+    assert open_descriptors() <= before
+    assert names(folder) == [first["sha256"]]
+
+
+def test_only_staging_makes_the_proof() -> None:
+    with pytest.raises(TypeError):
+        VerifiedModel("tiny", "gguf", None, (), [])
+    with pytest.raises(TypeError):
+        ProvedFile("tiny", "0" * 64, 1, 0, "/", (0, 0, 0, 0), held=False)

@@ -1,0 +1,138 @@
+"""A report is taken only whole: a plugin could have written it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from companion_core.egress.interface import EgressRefused
+from companion_core.egress.refusing import RefusingEgress
+from companion_core.plugin_trial.trial import (
+    Trial,
+    _parse,
+    row_of,
+)
+
+pytestmark = pytest.mark.unit
+
+ROW = {
+    "name": "lamp",
+    "group": "companion.runtime.v1",
+    "distribution": "companion-runtime-lamp",
+    "version": "0.1.0",
+    "core": False,
+    "state": "registered",
+    "reason": "ok",
+    "detail": "",
+    "hooks": ["companion_spawn"],
+    "selected_for": ["spawn"],
+}
+
+
+ANSWERS = {
+    "keychain": {
+        "plugin": "vault",
+        "reason": "ok",
+        "detail": "",
+        "device_only": None,
+        "session_bound": False,
+        "proved": True,
+    },
+    "runtime": {
+        "plugin": "lamp",
+        "reason": "ok",
+        "detail": "",
+        "binaries": [["embedded", "lamp", ""]],
+        "channels": ["unix"],
+        "formats": ["gguf"],
+        "env_names": [],
+        "child_env_names": [],
+        "option_names": [],
+    },
+}
+
+
+def parse(
+    *, check: bool = False, checked: Any = None, answers: Any = None, **changes: Any
+) -> dict[str, Any] | None:
+    report = {"plugins": [{**ROW, **changes}], "checked": checked, "answers": answers}
+    return _parse(json.dumps(report).encode(), ["lamp"], check=check)
+
+
+def test_a_whole_report_is_taken():
+    report = parse()
+    assert report is not None
+    assert row_of(report, "lamp") == ROW
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"name": "other"},
+        {"name": 7},
+        {"group": "runtime"},
+        {"state": "sound"},
+        {"reason": "fine"},
+        {"reason": None},
+        {"core": 1},
+        {"detail": "\x1b[2J"},
+        {"hooks": None},
+        {"hooks": [1]},
+        {"selected_for": ["\n"]},
+        {"check": True},
+        {"check": True, "checked": {}},
+        {"check": True, "checked": {"passed": [], "failure": "\x07"}},
+    ],
+)
+def test_anything_else_is_no_report(changes: dict[str, Any]):
+    assert parse(**changes) is None
+
+
+def test_answers_are_taken_whole():
+    report = parse(answers=ANSWERS)
+    assert report is not None
+    assert report["answers"] == ANSWERS
+
+
+@pytest.mark.parametrize(
+    ("side", "changes"),
+    [
+        ("keychain", {"reason": "fine"}),
+        ("keychain", {"plugin": "\x1b[2J"}),
+        ("keychain", {"detail": 7}),
+        ("keychain", {"device_only": "yes"}),
+        ("keychain", {"session_bound": 1}),
+        ("keychain", {"proved": None}),
+        ("runtime", {"binaries": [["embedded"]]}),
+        ("runtime", {"binaries": [["a", "b", "\n"]]}),
+        ("runtime", {"binaries": 7}),
+        ("runtime", {"env_names": [7]}),
+        ("runtime", {"formats": None}),
+    ],
+)
+def test_other_answers_are_no_report(side: str, changes: dict[str, Any]):
+    assert parse(answers={**ANSWERS, side: {**ANSWERS[side], **changes}}) is None
+    assert parse(answers={"keychain": ANSWERS["keychain"]}) is None
+    assert parse(answers=[]) is None
+
+
+@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"7", b'{"plugins": 7}', b"[" * 100_000])
+def test_what_is_no_document_is_no_report(raw: bytes):
+    assert _parse(raw, [], check=False) is None
+
+
+def test_a_plugin_that_failed_needs_no_result_of_a_check():
+    assert parse(check=True, reason="plugin_import_failed") is not None
+    assert parse(check=True, checked={"passed": ["spawn"], "failure": ""}) is not None
+
+
+def test_without_a_report_it_is_the_plugins_fault():
+    row = row_of(None, "lamp")
+    assert (row["state"], row["reason"]) == ("trusted", "plugin_import_failed")
+
+
+def test_the_child_is_started_through_the_doorway_only():
+    with pytest.raises(EgressRefused):
+        Trial(egress=RefusingEgress(), records=[]).run(["lamp"])

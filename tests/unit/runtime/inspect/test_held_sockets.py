@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import socket
+import struct
+import sys
+import threading
+from pathlib import Path
+
+import psutil
+import pytest
+
+from companion_core.decisions.runtime_readback import Listener
+from companion_core.runtime.inspect import (
+    held_sockets,
+    readback,
+)
+from companion_core.runtime.inspect.held_sockets import listening_among
+
+pytestmark = [
+    pytest.mark.unit,
+    pytest.mark.skipif(sys.platform != "linux", reason="pidfd_getfd(2)"),
+]
+
+
+def held(*opened: socket.socket) -> dict[int, tuple[int, str]]:
+    def kind(each: socket.socket) -> str:
+        protocol = "tcp" if each.type == socket.SOCK_STREAM else "udp"
+        return protocol + ("6" if each.family == socket.AF_INET6 else "")
+
+    return {os.fstat(each.fileno()).st_ino: (each.fileno(), kind(each)) for each in opened}
+
+
+def test_what_listens_is_told_from_what_is_connected_or_bound_alone() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listening,
+        socket.socket() as bound,
+        socket.socket(type=socket.SOCK_DGRAM) as datagrams,
+        socket.socket(type=socket.SOCK_DGRAM) as talking,
+        socket.socket(type=socket.SOCK_DGRAM) as unbound,
+        socket.create_connection(listening.getsockname()) as client,
+    ):
+        bound.bind(("127.0.0.1", 0))
+        datagrams.bind(("127.0.0.1", 0))
+        talking.connect(datagrams.getsockname())
+        every = held(listening, bound, datagrams, talking, unbound, client)
+        found, unasked = listening_among(os.getpid(), every)
+        assert found == {
+            Listener("tcp", *listening.getsockname()),
+            Listener("udp", *datagrams.getsockname()),
+        }
+        assert unasked == set()
+
+
+@pytest.mark.parametrize(
+    ("address", "seen"), [("", "::"), ("::1", "::1"), ("::ffff:127.0.0.1", "127.0.0.1")]
+)
+def test_addresses_are_as_the_rules_know_them(address, seen, require_real) -> None:
+    require_real("sockets of IPv4 and IPv6 in one", socket.has_dualstack_ipv6())
+    with socket.create_server(
+        (address, 0), family=socket.AF_INET6, dualstack_ipv6=address != "::1"
+    ) as listening:
+        expected = {Listener("tcp", seen, listening.getsockname()[1])}
+        assert listening_among(os.getpid(), held(listening)) == (expected, set())
+
+
+@pytest.mark.parametrize("other", ["socket", "file", "nothing"])
+def test_a_number_that_is_another_s_by_now_is_not_asked_and_leaves_nothing(other) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listening,
+        socket.create_server(("127.0.0.1", 0)) as moved,
+        socket.socket() as another,
+        Path(os.devnull).open() as file,
+    ):
+        number = {"socket": another.fileno(), "file": file.fileno(), "nothing": 2**20 + 1}[other]
+        inode = os.fstat(moved.fileno()).st_ino
+        gc.collect()  # what earlier tests left is not let go of in between
+        opened = psutil.Process().num_fds()
+        found, unasked = listening_among(os.getpid(), held(listening) | {inode: (number, "tcp")})
+        assert found == {Listener("tcp", *listening.getsockname())}
+        assert unasked == {inode}
+        assert psutil.Process().num_fds() == opened
+
+
+def test_what_does_not_say_whether_it_has_a_peer_is_not_asked(monkeypatch) -> None:
+    def failing(_taken: socket.socket) -> bool:
+        raise OSError
+
+    monkeypatch.setattr(held_sockets, "_has_peer", failing)
+    with socket.socket(type=socket.SOCK_DGRAM) as datagrams:
+        datagrams.bind(("127.0.0.1", 0))
+        opened = psutil.Process().num_fds()
+        every = held(datagrams)
+        assert listening_among(os.getpid(), every) == (set(), set(every))
+        assert psutil.Process().num_fds() == opened
+
+
+def test_of_a_process_that_is_gone_nothing_is_asked() -> None:
+    assert listening_among(2**22 + 1, {1: (2, "tcp")}) == (set(), {1})
+
+
+def test_a_socket_whose_owner_lingers_is_not_waited_for() -> None:
+    """The last one to close it waits until its peer has taken everything."""
+    with socket.create_server(("127.0.0.1", 0)) as listening, socket.socket() as owner:
+        owner.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 30))
+        owner.connect(listening.getsockname())
+        peer, _ = listening.accept()
+        owner.settimeout(0)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                owner.send(bytes(65536))
+        taken = socket.socket(fileno=os.dup(owner.fileno()))
+        owner_number = owner.detach()
+        os.close(owner_number)
+        closing = threading.Thread(
+            target=held_sockets._close, args=(taken,), kwargs={"may_wait": True}, daemon=True
+        )
+        closing.start()
+        closing.join(10)
+        assert not closing.is_alive()
+        peer.close()
+
+
+def test_what_was_moved_or_may_not_be_taken_over_is_found_in_the_tables(monkeypatch) -> None:
+    def moved(holder: int, real=readback._network_sockets):
+        return {inode: (2**20 + 1, table) for inode, (_, table) in real(holder).items()}
+
+    def denied(*_args: int) -> int:
+        return -1
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        here = Listener("tcp", *listening.getsockname())
+        found = readback.listeners([os.getpid()])
+        assert found is not None
+        assert here in found
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setattr(readback, "_network_sockets", moved)
+            assert readback.listeners([os.getpid()]) == found
+        monkeypatch.setattr(held_sockets, "_system_call", lambda: denied)
+        assert readback.listeners([os.getpid()]) == found
+
+
+@pytest.mark.parametrize("default", [None, 5.0])
+def test_who_owns_a_socket_that_blocks_goes_on_blocking(default) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        here = Listener("tcp", *listening.getsockname())
+        socket.setdefaulttimeout(default)
+        try:
+            assert here in (readback.listeners([os.getpid()]) or ())
+        finally:
+            socket.setdefaulttimeout(None)
+        assert os.get_blocking(listening.fileno())
+
+
+def test_no_table_is_walked_for_sockets_that_can_be_asked(monkeypatch) -> None:
+    def walked(*_args):
+        raise AssertionError
+
+    monkeypatch.setattr(readback, "listening_sockets", walked)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        assert Listener("tcp", *listening.getsockname()) in (
+            readback.listeners([os.getpid()]) or ()
+        )

@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+from companion_core.decisions.verdict import OK
+from companion_core.egress.interface import ProcessUnreadable
+from companion_core.errors import Reason
+from companion_core.providers import (
+    ProbeFailed,
+    ProbeTarget,
+    ResourceLimits,
+    ResourceObservation,
+)
+from companion_core.runtime.resources import monitor as resource_monitor
+from companion_core.runtime.resources.monitor import ResourceMonitor
+
+pytestmark = pytest.mark.unit
+
+LIMITS = ResourceLimits(max_ram_bytes=100, max_vram_bytes=None, max_cpu_percent=100)
+
+
+def observation(**changes) -> ResourceObservation:
+    return ResourceObservation(**{"ram_bytes": 1, "vram_bytes": 0, "cpu_percent": 0.5} | changes)
+
+
+class FakeProbe:
+    def __init__(self, answer: object = None) -> None:
+        self.answer = observation() if answer is None else answer
+        self.targets: list[ProbeTarget] = []
+
+    def observe(self, target: ProbeTarget):
+        self.targets.append(target)
+        if isinstance(self.answer, BaseException):
+            raise self.answer
+        return self.answer
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def observed(probe, clock=None) -> ResourceMonitor:
+    monitor = ResourceMonitor(probe, lambda: (7, 8), LIMITS, clock=clock or Clock())
+
+    async def life() -> None:
+        await monitor._observe()
+
+    asyncio.run(life())
+    return monitor
+
+
+def test_before_the_first_observation_everything_is_denied() -> None:
+    monitor = ResourceMonitor(FakeProbe(), lambda: (7,), LIMITS, clock=Clock())
+    assert monitor.verdict().reason is Reason.PROBE_FAILED
+    assert monitor.latest is None
+
+
+def test_the_tree_is_asked_for_and_judged() -> None:
+    probe = FakeProbe()
+    monitor = observed(probe)
+    assert probe.targets == [ProbeTarget(pids=(7, 8))]
+    assert monitor.verdict() == OK
+    assert monitor.latest == probe.answer
+    assert monitor.latest is not probe.answer
+    assert observed(FakeProbe(observation(ram_bytes=101))).verdict().reason is (
+        Reason.RAM_OVER_LIMIT
+    )
+
+
+def test_a_tree_that_cannot_be_told_denies() -> None:
+    def unreadable() -> tuple[int, ...]:
+        raise ProcessUnreadable
+
+    probe = FakeProbe()
+    monitor = ResourceMonitor(probe, unreadable, LIMITS, clock=Clock())
+    asyncio.run(monitor._observe())
+    assert monitor.verdict().reason is Reason.PROBE_FAILED
+    assert probe.targets == []
+
+
+class Disguised(ResourceObservation):
+    pass
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        ProbeFailed(),
+        RuntimeError("broken"),
+        SystemExit(1),
+        {"ram_bytes": 1},
+        Disguised(ram_bytes=1, vram_bytes=0, cpu_percent=0),
+        observation(ram_bytes=-1),
+        observation(ram_bytes=1.0),
+        observation(ram_bytes=True),
+        observation(ram_bytes=2**60),
+        observation(vram_bytes=None),
+        observation(cpu_percent=100.1),
+        observation(cpu_percent=-0.1),
+        observation(cpu_percent=float("nan")),
+        observation(cpu_percent="5"),
+    ],
+)
+def test_a_probe_that_fails_or_lies_denies(answer) -> None:
+    monitor = observed(FakeProbe(answer))
+    assert monitor.verdict().reason is Reason.PROBE_FAILED
+    assert monitor.latest is None
+
+
+@pytest.mark.parametrize(("passed", "ok"), [(0, True), (2, True), (2.1, False), (-1, False)])
+def test_an_old_observation_denies_and_so_does_a_clock_that_steps_back(passed, ok) -> None:
+    # covers: resource_probe/cache-clock
+    clock = Clock()
+    monitor = observed(FakeProbe(), clock)
+    clock.now += passed
+    assert monitor.verdict().ok is ok
+
+
+def test_one_question_at_a_time(monkeypatch) -> None:
+    # covers: resource_probe/concurrent-stat
+    monkeypatch.setattr(resource_monitor, "OBSERVE_SECONDS", 0.05)
+    release, asked = threading.Event(), []
+
+    class Hanging:
+        def observe(self, target):
+            asked.append(target)
+            release.wait(30)
+            return observation()
+
+    monitor = ResourceMonitor(Hanging(), lambda: (7,), LIMITS, clock=Clock())
+
+    async def life() -> None:
+        for _ in range(3):
+            await monitor._observe()
+
+    asyncio.run(life())
+    release.set()
+    assert len(asked) == 1
+    assert monitor.verdict().reason is Reason.PROBE_FAILED
+
+
+def test_it_goes_on_by_itself_and_denies_once_stopped(monkeypatch) -> None:
+    monkeypatch.setattr(resource_monitor, "INTERVAL_SECONDS", 0.001)
+    probe, clock = FakeProbe(), Clock()
+    monitor = ResourceMonitor(probe, lambda: (7,), LIMITS, clock=clock)
+
+    async def life() -> None:
+        await monitor.start()
+        assert monitor.verdict() == OK
+        async with asyncio.timeout(30):
+            while len(probe.targets) < 3:  # noqa: ASYNC110 - another thread counts
+                await asyncio.sleep(0.001)
+        await monitor.stop()
+        await monitor.stop()
+
+    asyncio.run(life())
+    assert monitor.verdict().reason is Reason.PROBE_FAILED
+    assert monitor.latest is None
+
+
+def test_how_long_it_is_over_a_ceiling_of_memory_is_counted() -> None:
+    probe, clock = FakeProbe(observation(ram_bytes=101)), Clock()
+    monitor = ResourceMonitor(probe, lambda: (7,), LIMITS, clock=clock)
+
+    async def life() -> None:
+        assert monitor.over_memory_for() == 0
+        await monitor._observe()
+        clock.now += 3
+        await monitor._observe()
+        assert monitor.over_memory_for() == 3
+        probe.answer = observation(ram_bytes=100)
+        await monitor._observe()
+        assert monitor.over_memory_for() == 0
+
+    asyncio.run(life())
+
+
+def test_who_stops_lets_go_of_what_the_probe_keeps() -> None:
+    async def life() -> list[ProbeTarget]:
+        probe = FakeProbe()
+        monitor = ResourceMonitor(probe, lambda: (7, 8), LIMITS, clock=Clock())
+        await monitor.start()
+        await monitor.stop()
+        await monitor.stop()
+        return probe.targets
+
+    assert asyncio.run(life()) == [ProbeTarget(pids=(7, 8)), ProbeTarget(pids=())]
+
+
+def test_a_question_that_outlasts_the_observation_lets_go_behind_its_answer() -> None:
+    asked, release, over = threading.Event(), threading.Event(), threading.Event()
+
+    class Slow(FakeProbe):
+        def observe(self, target: ProbeTarget):
+            answer = super().observe(target)
+            if target.pids:
+                asked.set()
+                assert release.wait(30)
+            else:
+                over.set()
+                raise ProbeFailed
+            return answer
+
+    probe = Slow()
+    monitor = ResourceMonitor(probe, lambda: (7,), LIMITS, clock=Clock())
+
+    async def life() -> None:
+        starting = asyncio.ensure_future(monitor.start())
+        assert await asyncio.to_thread(asked.wait, 30)
+        starting.cancel()
+        await asyncio.wait({starting})
+        await monitor.stop()
+        assert len(probe.targets) == 1
+        release.set()
+        assert await asyncio.to_thread(over.wait, 30)
+
+    asyncio.run(life())
+    assert probe.targets == [ProbeTarget(pids=(7,)), ProbeTarget(pids=())]

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import runtime_parts as parts
+
+from companion_core.errors import CompanionError, Reason
+from companion_core.providers import TcpChannel, UnixChannel
+from companion_core.runtime.start.folder import (
+    choose_channel,
+    model_files,
+    new_start_folder,
+    remove_start_folder,
+)
+
+pytestmark = [
+    pytest.mark.unit,
+    pytest.mark.skipif(os.name != "posix", reason="descriptors as paths are POSIX"),
+]
+
+
+@pytest.fixture
+def model(tmp_path):
+    path = tmp_path / "tiny.gguf"
+    path.write_bytes(b"weights")
+    made = parts.verified_model(path)
+    yield made
+    made.close()
+
+
+def reason_of(function, *args) -> Reason:
+    with pytest.raises(CompanionError) as caught:
+        function(*args)
+    return caught.value.reason
+
+
+def test_each_start_has_a_folder_of_its_own(tmp_path) -> None:
+    first, second = (new_start_folder(tmp_path / "run") for _ in range(2))
+    assert first != second
+    assert {parts.mode(path) for path in (first, second, tmp_path / "run")} == {0o700}
+    (first / "left.txt").write_text("by the runtime")
+    remove_start_folder(first)
+    remove_start_folder(first)
+    assert not first.exists()
+    assert second.exists()
+
+
+def test_removing_a_start_folder_follows_no_link(tmp_path) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / "file").write_text("x")
+    folder = new_start_folder(tmp_path / "run")
+    (folder / "link").symlink_to(kept)
+    remove_start_folder(folder)
+    assert (kept / "file").exists()
+
+
+def test_a_socket_comes_first_and_its_path_is_short_enough(tmp_path) -> None:
+    both = frozenset({"unix", "tcp"})
+    channel = choose_channel(both, tmp_path)
+    assert channel == UnixChannel(path=str(tmp_path / "backend.sock"))
+    channel = choose_channel(both, tmp_path / ("x" * 100))
+    assert isinstance(channel, TcpChannel)
+    assert channel.host == "127.0.0.1"
+    assert 0 < channel.port < 65536
+    assert reason_of(choose_channel, frozenset({"unix"}), tmp_path / ("x" * 100)) is (
+        Reason.SPAWN_FAILED
+    )
+
+
+def test_the_model_is_named_by_the_descriptor_that_was_hashed(tmp_path, model) -> None:
+    (file,) = model_files(model, tmp_path)
+    assert file.path.rpartition("/")[2] == str(model.files[0].descriptor)
+    assert Path(file.path).read_bytes() == b"weights"
+    assert (file.name, file.size) == ("tiny.gguf", 7)

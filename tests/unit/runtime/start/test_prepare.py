@@ -1,0 +1,87 @@
+"""A prepared request reaches the backend, on the standard event loop and on uvloop."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from companion_core.egress.live import LiveEgress
+from companion_core.errors import CompanionError, Reason
+from companion_core.providers import BackendRequest, TcpChannel
+from companion_core.runtime.start.prepare import send_prepare
+
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("each_event_loop")]
+
+
+@contextmanager
+def backend(*answers: bytes) -> Iterator[tuple[TcpChannel, list[bytes]]]:
+    """Give each request the next answer, and say what the requests were."""
+    seen: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            for answer in answers:
+                connection, _ = listener.accept()
+                with connection:
+                    connection.settimeout(30)
+                    request = b""
+                    while not request.endswith(b"{}"):
+                        request += connection.recv(4096)
+                    seen.append(request)
+                    connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield TcpChannel(host="127.0.0.1", port=listener.getsockname()[1]), seen
+        thread.join()
+
+
+def send(channel: TcpChannel) -> None:
+    async def life() -> None:
+        async with asyncio.timeout(30):
+            request = BackendRequest(method="POST", path="/api/create", json="{}")
+            await send_prepare(LiveEgress(), channel, request, key="the-key")
+
+    asyncio.run(life())
+
+
+def test_it_is_sent_with_its_key_and_body() -> None:
+    with backend(b"HTTP/1.0 200 OK\r\n\r\ndone") as (channel, seen):
+        send(channel)
+    assert seen[0].startswith(b"POST /api/create HTTP/1.0\r\n")
+    assert b"Authorization: Bearer the-key\r\n" in seen[0]
+
+
+def test_what_the_backend_failed_at_itself_is_sent_once_more() -> None:
+    with backend(b"HTTP/1.0 500 No\r\n\r\n", b"HTTP/1.0 200 OK\r\n\r\n") as (channel, seen):
+        send(channel)
+    assert len(seen) == 2
+    assert seen[0] == seen[1]
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [b"HTTP/1.0 500 No\r\n\r\n", b"HTTP/1.0 500 No\r\n\r\n"],
+        [b"HTTP/1.0 404 No\r\n\r\n"],
+        [b""],
+    ],
+)
+def test_another_answer_is_a_refusal(answers) -> None:
+    with backend(*answers) as (channel, seen), pytest.raises(CompanionError) as caught:
+        send(channel)
+    assert (caught.value.reason, caught.value.detail) == (Reason.SPAWN_FAILED, "POST /api/create")
+    assert len(seen) == len(answers)
+
+
+def test_nobody_there_is_a_refusal() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        channel = TcpChannel(host="127.0.0.1", port=gone.getsockname()[1])
+    with pytest.raises(CompanionError) as caught:
+        send(channel)
+    assert caught.value.reason is Reason.SPAWN_FAILED

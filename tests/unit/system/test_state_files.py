@@ -1,0 +1,169 @@
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from companion_core.errors import EnvironmentUnavailable, Reason, Refused
+from companion_core.system.state_files import (
+    check_owned,
+    private_folder,
+    read_private,
+    refuse_link,
+    write_private,
+)
+
+pytestmark = pytest.mark.security
+
+
+def mode(path):
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_a_private_folder_and_its_new_parents_are_the_owners_alone(tmp_path):
+    folder = private_folder(tmp_path / "a" / "b")
+    assert mode(folder) == mode(folder.parent) == 0o700
+
+
+def test_a_folder_that_was_open_is_closed(tmp_path):
+    folder = tmp_path / "open"
+    folder.mkdir(mode=0o755)
+    assert mode(private_folder(folder)) == 0o700
+
+
+def test_a_component_that_others_may_replace_is_refused(tmp_path):
+    wide = tmp_path / "wide"
+    wide.mkdir()
+    wide.chmod(0o777)
+    with pytest.raises(Refused) as caught:
+        private_folder(wide / "state")
+    assert caught.value.reason is Reason.STATE_PATH_UNSAFE
+    assert not (wide / "state").exists()
+
+
+def test_a_sticky_folder_such_as_tmp_is_fine_above(tmp_path):
+    sticky = tmp_path / "sticky"
+    sticky.mkdir()
+    sticky.chmod(0o1777)
+    assert private_folder(sticky / "mine").is_dir()
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give away"
+)
+def test_a_foreign_component_and_a_foreign_link_are_refused(tmp_path):
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    os.chown(foreign, 65534, 65534)
+    with pytest.raises(Refused):
+        check_owned(foreign / "x")
+    link = tmp_path / "link"
+    link.symlink_to(foreign)
+    with pytest.raises(Refused):
+        check_owned(link / "x")
+
+
+def test_a_shared_folder_such_as_tmp_is_never_made_ones_own(tmp_path):
+    sticky = tmp_path / "sticky"
+    sticky.mkdir()
+    sticky.chmod(0o1777)
+    with pytest.raises(Refused):
+        private_folder(sticky)
+    assert stat.S_IMODE(sticky.stat().st_mode) == 0o1777
+
+
+def test_links_that_lead_in_a_circle_are_refused(tmp_path):
+    (tmp_path / "one").symlink_to("two")
+    (tmp_path / "two").symlink_to("one")
+    with pytest.raises(Refused) as caught:
+        private_folder(tmp_path / "one" / "state")
+    assert caught.value.reason is Reason.STATE_PATH_UNSAFE
+
+
+@pytest.mark.parametrize("target", ["wide/mine", "deep/../wide/mine"])
+def test_what_a_link_leads_through_is_looked_at_as_the_system_resolves_it(tmp_path, target):
+    wide = tmp_path / "wide"
+    (wide / "mine").mkdir(parents=True)
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "link").symlink_to(target)
+    private_folder(tmp_path / "link" / ".." / "fine")
+    wide.chmod(0o777)
+    with pytest.raises(Refused) as caught:
+        private_folder(tmp_path / "link" / ".." / "state")
+    assert str(wide) in caught.value.detail
+    assert not (wide / "state").exists()
+
+
+def test_a_file_stands_where_a_folder_should(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises((Refused, EnvironmentUnavailable)):
+        private_folder(tmp_path / "file")
+
+
+def test_a_write_is_private_whole_and_leaves_nothing_beside_it(tmp_path):
+    path = tmp_path / "state.json"
+    write_private(path, b"one")
+    write_private(path, b"two")
+    assert path.read_bytes() == b"two"
+    assert mode(path) == 0o600
+    assert [file.name for file in tmp_path.iterdir()] == ["state.json"]
+
+
+def test_a_failed_write_keeps_the_old_content(tmp_path, monkeypatch):
+    path = tmp_path / "state.json"
+    write_private(path, b"one")
+
+    def full(_descriptor):
+        raise OSError(28, "no space")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(EnvironmentUnavailable) as caught:
+        write_private(path, b"two")
+    assert caught.value.reason is Reason.DISK_UNAVAILABLE
+    assert path.read_bytes() == b"one"
+    assert [file.name for file in tmp_path.iterdir()] == ["state.json"]
+
+
+def test_reading_refuses_what_others_could_have_written(tmp_path):
+    path = tmp_path / "state.json"
+    assert read_private(path, 10) is None
+    write_private(path, b"12345")
+    assert read_private(path, 5) == b"12345"
+    with pytest.raises(Refused):
+        read_private(path, 4)
+    path.chmod(0o666)
+    with pytest.raises(Refused):
+        read_private(path, 5)
+    link = tmp_path / "link"
+    path.chmod(0o600)
+    link.symlink_to(path)
+    with pytest.raises(Refused):
+        read_private(link, 5)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no such pipes")
+def test_a_pipe_or_a_folder_in_a_files_place_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    (tmp_path / "folder").mkdir(mode=0o700)
+    for name in ("pipe", "folder"):
+        with pytest.raises(Refused):
+            read_private(tmp_path / name, 5)
+
+
+def test_a_junction_is_a_link(tmp_path, monkeypatch):
+    """Windows' other link between folders: `is_symlink` says no, its reparse tag tells."""
+    mount_point = 0xA0000003
+    monkeypatch.setattr(stat, "IO_REPARSE_TAG_MOUNT_POINT", mount_point, raising=False)
+    real = Path.lstat
+    refuse_link(tmp_path)
+
+    class Junction:
+        st_mode = stat.S_IFDIR | 0o700
+        st_reparse_tag = mount_point
+
+    monkeypatch.setattr(Path, "lstat", lambda path: Junction if path == tmp_path else real(path))
+    with pytest.raises(Refused) as caught:
+        refuse_link(tmp_path)
+    assert caught.value.reason is Reason.STATE_PATH_UNSAFE
+    Junction.st_reparse_tag = 0
+    refuse_link(tmp_path)
