@@ -36,7 +36,8 @@ HELD = (
     PATIENT
     + """
 import asyncio, sys, time
-from companion_core.models import proof as model_proof; from companion_core.runtime.start import sequence as starting
+from companion_core.models import proof as model_proof
+from companion_core.runtime.start import sequence as starting
 
 def hash_for_ever(*_):
     print("here", flush=True)

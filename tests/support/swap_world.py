@@ -35,7 +35,8 @@ HELD = (
     PATIENT
     + """
 import asyncio, dataclasses, sys, time
-from companion_core.models import proof as model_proof; from companion_core.runtime.start import sequence as starting
+from companion_core.models import proof as model_proof
+from companion_core.runtime.start import sequence as starting
 
 hashed, started = model_proof.Prover._hash, starting.until_serving
 planned = starting.ask_for_plan

@@ -311,7 +311,8 @@ def test_another_person_s_process_that_the_system_hides_is_left_out(family, monk
 def test_without_a_descriptor_left_nothing_is_said() -> None:
     code = (
         "import os, resource\n"
-        "from companion_core.egress.live import LiveEgress; from companion_core.egress.interface import ProcessUnreadable\n"
+        "from companion_core.egress.live import LiveEgress\n"
+        "from companion_core.egress.interface import ProcessUnreadable\n"
         "from companion_core.runtime.process.tree import descendants, lives\n"
         "me, egress = os.getpid(), LiveEgress()\n"
         "mine = egress.identify(me)\n"
