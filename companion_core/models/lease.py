@@ -75,6 +75,7 @@ class FileLeases:
         fcntl = _fcntl()
         # Before the lease: else the signal goes to the thread that asked for it.
         fcntl.fcntl(descriptor, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(descriptor, fcntl.F_SETSIG, 0)  # SIGIO, which we handle
         for attempt in range(ATTEMPTS):
             try:
                 fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
@@ -122,7 +123,7 @@ def is_held(descriptor: int) -> bool:
 
 
 def release(descriptor: int) -> None:
-    """Give a lease up, if there is one; children that share the descriptor would keep it."""
+    """Give a lease up, if there is one; a fork that shares the descriptor would keep it."""
     for leases in tuple(_OPEN):
         leases.forget(descriptor)
     if sys.platform == "linux":

@@ -1,24 +1,31 @@
-"""Prove the bytes of one file through one descriptor, which is what runs later (I-01, I-04).
+"""Prove the bytes of one file through one descriptor that nobody else gets (I-01, I-04).
 
 Opened once, held against writers where the system can, then hashed: nothing that happens to
-the name afterwards changes what the descriptor is.
+the name afterwards changes what the descriptor is. A lease, its signal and the place in the
+file belong to the open file description (open(2)), so whoever shares that could change them:
+a runtime gets a description of its own, which `reopen` makes of the same file.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from companion_core.decisions.integrity import IntegrityAccumulator, ModelSpec
 from companion_core.decisions.verdict import Verdict
 from companion_core.errors import CompanionError, Reason, Refused, error_for
 from companion_core.models.byte_pump import BLOCK_BYTES
-from companion_core.models.lease import release
+from companion_core.models.lease import (
+    is_held,
+    release,
+)
 from companion_core.models.windows_file import open_for_reading_alone
 from companion_core.system.os_compat import (
     BINARY,
@@ -28,23 +35,53 @@ from companion_core.system.os_compat import (
 )
 from companion_core.system.state_files import open_to_others
 
-__all__ = ["Hold", "Identity", "Proof", "Prover", "identify"]
+__all__ = ["Hold", "Identity", "Proof", "Prover", "identify", "reopen"]
 
 # Holds an open file against writers, waiting with the function it is given; False: cannot.
 Hold = Callable[[int, Callable[[float], object]], bool]
-# Device, inode, size and modification time.
-Identity = tuple[int, int, int, int]
+# Device, inode, size, time of modification and time of change, which no program can set.
+Identity = tuple[int, int, int, int, int]
 
+# A file whose mode or links alone changed while it was hashed is hashed once more.
+_ATTEMPTS: Final = 2
 _READ = os.O_RDONLY | NO_FOLLOW | CLOSE_ON_EXEC | BINARY
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Proof:
-    """An open descriptor of exactly the bytes that were asked for."""
+    """An open descriptor of exactly the bytes that were asked for.
+
+    Attributes:
+        descriptor: of a description that no other process shares.
+        identity: at the end of the newest proof.
+        held: it was hashed under a lease, which may have been lost since: ask `is_sound`.
+    """
 
     descriptor: int
     identity: Identity
     held: bool
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether nothing has happened since that could have changed a byte.
+
+        A lease that is there was never lost: none is taken twice without another proof.
+        """
+        held = not self.held or is_held(self.descriptor)
+        return held and identify(os.fstat(self.descriptor)) == self.identity
+
+    @contextlib.contextmanager
+    def own_change(self) -> Iterator[None]:
+        """Link, rename or change the mode of the file ourselves: no byte of it changes.
+
+        A lease shows that nobody else wrote meanwhile. Without one the proof is not sound
+        afterwards, and the file is hashed again before it is used.
+        """
+        sound = self.is_sound
+        yield
+        identity = identify(os.fstat(self.descriptor))
+        if sound and self.held and is_held(self.descriptor):
+            self.identity = identity
 
     def discard(self) -> None:
         """Let go of the file."""
@@ -74,16 +111,27 @@ class Prover:
             raise Refused(Reason.STATE_PATH_UNSAFE) from error
         try:
             held = self._hold(descriptor)
-            reason = _synced(descriptor, self._judge) if sync else self._judge(descriptor)
-            proof = Proof(descriptor, identify(os.fstat(descriptor)), held)
+            identity = _synced(descriptor, self._judge) if sync else self._judge(descriptor)
         except BaseException:
             release(descriptor)
             os.close(descriptor)
             raise
-        if reason is not Reason.OK:
-            proof.discard()
-            raise error_for(reason)
-        return proof
+        return Proof(descriptor, identity, held)
+
+    def prove_again(self, proof: Proof) -> None:
+        """Hash the file again, whole, unless the proof is sound.
+
+        Raises:
+            Refused: as `prove`; the file stays open.
+            OSError: the disk.
+        """
+        if proof.is_sound:
+            return
+        if not (proof.held and is_held(proof.descriptor)):
+            release(proof.descriptor)  # whoever waits to write gets in, and is seen below
+            proof.held = False
+            proof.held = self._hold(proof.descriptor)
+        proof.identity = self._judge(proof.descriptor)
 
     def _hold(self, descriptor: int) -> bool:
         try:
@@ -91,22 +139,29 @@ class Prover:
         except BlockingIOError as error:
             raise Refused(Reason.DIGEST_MISMATCH) from error
 
-    def _judge(self, descriptor: int) -> Reason:
-        before = os.fstat(descriptor)
-        foreign = os.name == "posix" and (before.st_uid != user_id() or open_to_others(before))
-        if foreign or not stat.S_ISREG(before.st_mode):
-            return Reason.STATE_PATH_UNSAFE
-        if before.st_size != self.spec.size:
-            return Reason.SIZE_MISMATCH
-        verdict = self._hash(descriptor)
+    def _judge(self, descriptor: int) -> Identity:
+        """Return the identity of the file whose bytes are right."""
+        for _ in range(_ATTEMPTS):
+            before = os.fstat(descriptor)
+            identity = identify(before)
+            foreign = os.name == "posix" and (before.st_uid != user_id() or open_to_others(before))
+            if foreign or not stat.S_ISREG(before.st_mode):
+                raise Refused(Reason.STATE_PATH_UNSAFE)
+            if before.st_size != self.spec.size:
+                raise Refused(Reason.SIZE_MISMATCH)
+            verdict = self._hash(descriptor)
+            if not verdict.ok:
+                raise error_for(verdict.reason)
+            if identify(os.fstat(descriptor)) == identity:
+                return identity
         # Written to while it was read: what was hashed is not what is there now.
-        changed = identify(os.fstat(descriptor)) != identify(before)
-        return Reason.DIGEST_MISMATCH if verdict.ok and changed else verdict.reason
+        raise Refused(Reason.DIGEST_MISMATCH)
 
     def _hash(self, descriptor: int) -> Verdict:
         accumulator = IntegrityAccumulator(self.spec)
         buffer = memoryview(bytearray(min(BLOCK_BYTES, self.spec.size + 1)))
         with open(descriptor, "rb", buffering=0, closefd=False) as file:
+            file.seek(0)
             while count := file.readinto(buffer):
                 if self.cancelled.is_set():
                     raise CompanionError(Reason.INTERRUPTED)
@@ -121,11 +176,40 @@ def _open(path: Path) -> int:
 
 
 def identify(status: os.stat_result) -> Identity:
-    """Return what changes when a file is replaced or written to."""
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+    """Return what changes when a file is replaced or written to.
+
+    A link, a new name or another mode changes it too: then only the bytes can tell.
+    """
+    times = status.st_mtime_ns, status.st_ctime_ns
+    return status.st_dev, status.st_ino, status.st_size, *times
 
 
-def _synced(descriptor: int, judge: Callable[[int], Reason]) -> Reason:
+def reopen(descriptor: int, path: str) -> int:
+    """Return a descriptor of a new open file description, for reading, of the same file.
+
+    Args:
+        descriptor: of the file.
+        path: its name, which only serves where the system opens descriptors as the same
+            description.
+
+    Raises:
+        Refused: `digest_mismatch` where the name leads to another file; `state_path_unsafe`
+            where the file cannot be opened.
+    """
+    try:
+        if sys.platform == "linux":  # it leads to the file, whatever becomes of the name
+            opened = os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | CLOSE_ON_EXEC)
+        else:
+            opened = os.open(path, _READ)
+    except OSError as error:
+        raise Refused(Reason.STATE_PATH_UNSAFE) from error
+    if not os.path.samestat(os.fstat(opened), os.fstat(descriptor)):
+        os.close(opened)
+        raise Refused(Reason.DIGEST_MISMATCH)
+    return opened
+
+
+def _synced(descriptor: int, judge: Callable[[int], Identity]) -> Identity:
     """Judge while the disk takes what was written; a descriptor for reading can sync too."""
     failures: list[OSError] = []
 
@@ -138,9 +222,9 @@ def _synced(descriptor: int, judge: Callable[[int], Reason]) -> Reason:
     thread = threading.Thread(target=sync, name="companion-fsync")
     thread.start()
     try:
-        reason = judge(descriptor)
+        identity = judge(descriptor)
     finally:
         thread.join()
     if failures:
         raise failures[0]
-    return reason
+    return identity

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from companion_core.decisions.evidence import Evidence
-from companion_core.decisions.integrity import parse_model_spec
+from companion_core.decisions.integrity import ModelSpec, parse_model_spec
 from companion_core.decisions.manifest import ManifestFile, ManifestModel
 from companion_core.decisions.verdict import Verdict
 from companion_core.errors import (
@@ -29,10 +29,7 @@ from companion_core.errors import (
     error_for,
 )
 from companion_core.models.byte_pump import Pace
-from companion_core.models.lease import (
-    is_held,
-    release,
-)
+from companion_core.models.lease import release
 from companion_core.models.partial import (
     Partial,
     make_room,
@@ -40,10 +37,8 @@ from companion_core.models.partial import (
 )
 from companion_core.models.proof import (
     Hold,
-    Identity,
     Proof,
     Prover,
-    identify,
 )
 from companion_core.models.transfer import (
     Download,
@@ -64,6 +59,11 @@ Progress = Callable[[int, int], None]
 # After these the bytes that are there are as good as before.
 _CUT_OFF: Final = frozenset({Reason.DOWNLOAD_FAILED, Reason.INTERRUPTED})
 _WRONG_BYTES: Final = frozenset({Reason.DIGEST_MISMATCH, Reason.SIZE_MISMATCH})
+_NEVER: Final = threading.Event()
+
+
+def _hold_nothing(_descriptor: int, _pause: Callable[[float], object]) -> bool:
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,17 +72,24 @@ class ProvedFile(Evidence):
 
     Attributes:
         path: its name in the store; the descriptor is the proof, the name is not.
-        identity: device, inode, size and modification time at the moment of the proof.
-        held: it was hashed under a lease, so that a writer has to wait and is noticed.
+        proof: renewed when the file is proved again.
     """
 
     name: str
     sha256: str
     size: int
-    descriptor: int
     path: str
-    identity: Identity
-    held: bool
+    proof: Proof = field(repr=False, compare=False)
+
+    @property
+    def descriptor(self) -> int:
+        """What the bytes were hashed through; never handed to another process."""
+        return self.proof.descriptor
+
+    @property
+    def held(self) -> bool:
+        """It was hashed under a lease, so that a writer has to wait and is noticed."""
+        return self.proof.held
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +101,12 @@ class VerifiedModel(Evidence):
     chat_template: str | None
     files: tuple[ProvedFile, ...]
     _open: list[int] = field(repr=False, compare=False)
+    _hold: Hold = field(default=_hold_nothing, repr=False, compare=False)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it may be used: it was neither closed nor found changed."""
+        return bool(self._open)
 
     def close(self) -> None:
         """Give the leases up and close the descriptors; a second call does nothing."""
@@ -102,17 +115,30 @@ class VerifiedModel(Evidence):
             release(descriptor)
             os.close(descriptor)
 
-    def check_unchanged(self) -> None:
-        """Refuse when a file was written to, or is about to be; ask right before a start.
+    def prove_again(self, cancelled: threading.Event = _NEVER) -> None:
+        """Require what was proved; to be asked right before each start. Blocks.
+
+        A file whose lease was never lost and whose identity is the same is what it was. Any
+        other is hashed again, whole. A model with a file that is refused is closed: nothing
+        is ever started from it again.
+
+        Args:
+            cancelled: ends the work at the next block.
 
         Raises:
-            Refused: `digest_mismatch`.
+            Refused: `digest_mismatch`, `size_mismatch`, `state_path_unsafe`.
+            EnvironmentUnavailable: `disk_unavailable`.
+            CompanionError: `interrupted`.
         """
-        for file in self.files:
-            if not self._open or identify(os.fstat(file.descriptor)) != file.identity:
-                raise Refused(Reason.DIGEST_MISMATCH)
-            if file.held and not is_held(file.descriptor):
-                raise Refused(Reason.DIGEST_MISMATCH)
+        if not self._open:
+            raise Refused(Reason.DIGEST_MISMATCH)
+        try:
+            for file in self.files:
+                with _disk_errors():
+                    Prover(_spec_of(file), cancelled, self._hold).prove_again(file.proof)
+        except Refused:
+            self.close()
+            raise
 
 
 class ModelStore:
@@ -131,7 +157,7 @@ class ModelStore:
         *,
         pace: Pace | None = None,
         sleep: Callable[[float], object] | None = None,
-        hold: Hold = lambda _descriptor, _pause: False,
+        hold: Hold = _hold_nothing,
     ) -> None:
         self._folder = folder
         self._pace = Pace() if pace is None else pace
@@ -201,15 +227,13 @@ class ModelStore:
             raise
         descriptors = [file.descriptor for file in proved]
         return VerifiedModel(
-            model.id, model.format, model.chat_template, tuple(proved), descriptors
+            model.id, model.format, model.chat_template, tuple(proved), descriptors, self._hold
         )
 
     def _obtain(
         self, file: ManifestFile, transfer: Transfer, wanted: Collection[str]
     ) -> ProvedFile:
-        spec = parse_model_spec(file.sha256, file.size)
-        if isinstance(spec, Verdict):
-            raise error_for(spec.reason)
+        spec = _spec_of(file)
         path = self._folder / spec.sha256
         prover = Prover(spec, transfer.cancelled, self._hold)
         with _disk_errors(), lock_folder(self._folder, transfer.cancelled):
@@ -220,15 +244,7 @@ class ModelStore:
                 proof = self._fetch(prover, file.urls, transfer, wanted)
             else:
                 transfer.advance(spec.size)
-        return ProvedFile(
-            file.name,
-            spec.sha256,
-            spec.size,
-            proof.descriptor,
-            str(path),
-            proof.identity,
-            proof.held,
-        )
+        return ProvedFile(file.name, spec.sha256, spec.size, str(path), proof)
 
     def _reuse(self, path: Path, prover: Prover) -> Proof | None:
         """Return the proof of a stored file that is still right, or remove the file."""
@@ -293,13 +309,21 @@ def _name(temporary: Path, path: Path, proof: Proof, prover: Prover) -> Proof:
         temporary.replace(path)
         return prover.prove(path)
     try:
-        temporary.replace(path)
-        os.fchmod(proof.descriptor, 0o400)
+        with proof.own_change():
+            temporary.replace(path)
+            os.fchmod(proof.descriptor, 0o400)
         fsync_folder(path.parent)
     except BaseException:
         proof.discard()
         raise
     return proof
+
+
+def _spec_of(file: ManifestFile | ProvedFile) -> ModelSpec:
+    spec = parse_model_spec(file.sha256, file.size)
+    if isinstance(spec, Verdict):
+        raise error_for(spec.reason)
+    return spec
 
 
 @contextlib.contextmanager

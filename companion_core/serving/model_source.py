@@ -62,8 +62,9 @@ class HeldModel:
 
     @property
     def is_proved(self) -> bool:
-        """Whether its proof holds: nobody has asked to write to it."""
-        return self._model is not None and not (self.closed or self.wanted.is_set())
+        """Whether its proof holds: nobody has asked to write to it or was found to have."""
+        proved = self._model is not None and self._model.is_open
+        return proved and not (self.closed or self.wanted.is_set())
 
     def hold(self, model: VerifiedModel) -> None:
         """Take the proof of what was hashed under `leases`."""

@@ -23,12 +23,8 @@ from companion_core.providers import ModelFile
 from companion_core.runtime.process import job_object
 from companion_core.runtime.process.output import RuntimeOutput
 from companion_core.runtime.process.windows_job import JobProcess
-from companion_core.runtime.start import (
-    plan as start_plan,
-)
-from companion_core.runtime.start import (
-    sequence as starting,
-)
+from companion_core.runtime.start import sequence as starting
+from companion_core.runtime.start.handed_model import HandedModel
 
 pytestmark = [
     pytest.mark.integration,
@@ -148,13 +144,15 @@ def spec(machine, *behaviour, **changes):
 def by_name(monkeypatch):
     """A descriptor is not inherited on Windows: the model is opened by its name."""
 
-    def model_files(model, _folder):
-        return tuple(
-            ModelFile(name=file.name, path=file.path, sha256=file.sha256, size=file.size)
-            for file in model.files
+    def by_name(model, _folder, _tier):
+        return HandedModel(
+            tuple(
+                ModelFile(name=file.name, path=file.path, sha256=file.sha256, size=file.size)
+                for file in model.files
+            )
         )
 
-    monkeypatch.setattr(start_plan, "model_files", model_files)
+    monkeypatch.setattr(starting, "hand_on", by_name)
 
 
 def test_it_runs_inside_its_job_and_ends_with_it(machine, kernel) -> None:

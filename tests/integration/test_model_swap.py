@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from runtime_parts import alive
+from runtime_parts import alive, wait_until
 
 from companion_core.companion import Companion
 from companion_core.decisions.integrity import parse_model_spec
@@ -120,6 +121,60 @@ def test_readers_renames_and_links_do_not_disturb_it(model) -> None:
             os.open(model.with_name("linked"), os.O_WRONLY | os.O_NONBLOCK)
         proof.discard()
         leases.close()
+
+    asyncio.run(life())
+
+
+def test_a_lease_that_was_lost_is_taken_anew_and_the_file_hashed_again(model) -> None:
+    async def life() -> None:
+        leases = FileLeases(lambda: None)
+        leases.open()
+        again = prover(leases.hold)
+        proof = await asyncio.to_thread(again.prove, model)
+        assert proof.is_sound
+        with writer(model) as attacker:  # it waits: the lease is being broken
+            await asyncio.to_thread(wait_until, lambda: not is_held(proof.descriptor))
+            assert not proof.is_sound
+            await asyncio.to_thread(again.prove_again, proof)
+            assert await asyncio.to_thread(attacker.stdout.readline) == "in\n"
+        assert proof.held
+        assert proof.is_sound
+        descriptor = os.open(model, os.O_RDONLY)
+        with contextlib.suppress(BlockingIOError):
+            os.open(model, os.O_WRONLY | os.O_NONBLOCK)
+        release(proof.descriptor)
+        writing = os.open(model, os.O_WRONLY)
+        with pytest.raises(Refused) as caught:  # it has it open
+            await asyncio.to_thread(again.prove_again, proof)
+        assert caught.value.reason is Reason.DIGEST_MISMATCH
+        assert not proof.held
+        os.pwrite(writing, b"T", 0)
+        os.close(writing)
+        os.close(descriptor)
+        with pytest.raises(Refused):
+            await asyncio.to_thread(again.prove_again, proof)
+        proof.discard()
+        leases.close()
+
+    asyncio.run(life())
+
+
+def test_a_change_of_our_own_is_explained_by_the_lease_alone(model) -> None:
+    async def life() -> None:
+        for hold in (True, False):
+            leases = FileLeases(lambda: None)
+            if hold:
+                leases.open()
+            proof = await asyncio.to_thread(prover(leases.hold).prove, model)
+            with proof.own_change():
+                os.link(model, model.with_name(f"link {hold}"))
+            assert proof.is_sound is hold
+            os.link(model, model.with_name(f"another {hold}"))
+            with proof.own_change():
+                model.chmod(0o400)
+            assert not proof.is_sound  # the link was not ours
+            proof.discard()
+            leases.close()
 
     asyncio.run(life())
 

@@ -21,7 +21,11 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="the tiers of Linux"),
 ]
 
-FILES = ["tests/security/test_isolation.py", "tests/integration/test_runtime_isolation.py"]
+FILES = [
+    "tests/security/test_isolation.py",
+    "tests/security/test_model_held_against_runtime.py",
+    "tests/integration/test_runtime_isolation.py",
+]
 
 
 def test_the_tiers_hold_for_an_ordinary_user(require_real: Any) -> None:

@@ -21,6 +21,10 @@ import psutil
 
 from companion_core.decisions.isolation import Tier
 from companion_core.egress.live import LiveEgress
+from companion_core.models.proof import (
+    Proof,
+    identify,
+)
 from companion_core.models.store import (
     ProvedFile,
     VerifiedModel,
@@ -48,16 +52,15 @@ def verified_model(*paths: Path) -> VerifiedModel:
     for path in paths:
         descriptor = os.open(path, os.O_RDONLY)
         status = os.fstat(descriptor)
+        proof = Proof(descriptor, identify(status), held=False)
         files.append(
             forge(
                 ProvedFile,
                 name=path.name,
                 sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
                 size=status.st_size,
-                descriptor=descriptor,
                 path=str(path),
-                identity=(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns),
-                held=False,
+                proof=proof,
             )
         )
     return forge(
@@ -67,6 +70,7 @@ def verified_model(*paths: Path) -> VerifiedModel:
         chat_template=None,
         files=tuple(files),
         _open=[file.descriptor for file in files],
+        _hold=lambda _descriptor, _pause: False,
     )
 
 

@@ -18,7 +18,8 @@ SMALL = Size(parallel=1, context_length=512)
 def held_model(name: str, log: list[str]) -> HeldModel:
     """Return one that is proved; its end is logged."""
     held = HeldModel()
-    proof: Any = SimpleNamespace(model_id=name, close=lambda: log.append(f"let go of {name}"))
+    let_go = f"let go of {name}"
+    proof: Any = SimpleNamespace(model_id=name, is_open=True, close=lambda: log.append(let_go))
     held.hold(proof)
     return held
 

@@ -42,14 +42,16 @@ def wrap(
     """Return the command that runs `argv` in `folder` and lets it reach nothing else.
 
     Binds are made from the shortest path to the longest, so that a folder never covers what
-    was bound below it.
+    was bound below it. The program closes the descriptors of the model's files once they are
+    mounted, and ends when what it mounted is another file.
     """
-    binds = [(path, "--ro-bind") for path in reach.read]
-    binds += [(path, "--dev-bind") for path in reach.devices]
-    binds += [(path, "--bind") for path in reach.write]
+    binds = [(path, "--ro-bind", path) for path in reach.read]
+    binds += [(path, "--dev-bind", path) for path in reach.devices]
+    binds += [(path, "--bind", path) for path in reach.write]
+    binds += [(path, "--ro-bind-fd", str(descriptor)) for path, descriptor in reach.models]
     mounts = [
         part
-        for path, kind in sorted(binds, key=lambda bind: len(bind[0]))
-        for part in (kind, path, path)
+        for path, kind, source in sorted(binds, key=lambda bind: len(bind[0]))
+        for part in (kind, source, path)
     ]
     return (program, *_FIXED, *mounts, "--remount-ro", "/", "--chdir", folder, "--", *argv)

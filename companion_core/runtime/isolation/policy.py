@@ -42,14 +42,14 @@ class SandboxPolicy:
         read: files and folders that it reads and executes.
         write: folders that are its own.
         devices: accelerators.
-        models: descriptors that it inherits and opens anew through /proc/self/fd.
+        models: where it opens each of the model's files, and the descriptor that leads there.
         port: of the loopback listener; None for a Unix socket.
     """
 
     read: tuple[str, ...]
     write: tuple[str, ...]
     devices: tuple[str, ...]
-    models: tuple[int, ...]
+    models: tuple[tuple[str, int], ...]
     port: int | None
 
     @classmethod
@@ -60,7 +60,7 @@ class SandboxPolicy:
 
     def policy(self) -> dict[str, Any]:
         """Return what `locks.lock` takes, as JSON does."""
-        models = [f"/proc/self/fd/{descriptor}" for descriptor in self.models]
+        models = [path for path, _ in self.models]
         return {
             "read": [*self.read, *models, *_OWN_PROC],
             "write": list(self.write),
@@ -75,18 +75,21 @@ def sandbox_policy(
     channel: UnixChannel | TcpChannel,
     *,
     write: Iterable[Path],
-    models: Iterable[int],
+    models: Iterable[tuple[str, int]],
 ) -> SandboxPolicy:
     """Return what a checked plan needs.
 
-    A stand-alone program gets its own file and the libraries beside it; what else it loads is
-    for its plugin to name in `read_paths`. Nothing is read that does not exist.
+    A model that lies in one of the folders in `write` is named in `read` too: where each is a
+    mount of its own, the runtime cannot change it. A stand-alone program gets its own file and
+    the libraries beside it; what else it loads is for its plugin to name in `read_paths`.
+    Nothing is read that does not exist.
     """
     program = interpreter_paths() if binary.embedded else _beside(binary.path)
     gpu = _GPU if plan.gpu else ()
+    linked = () if plan.model_link is None else (plan.model_link,)
     devices = [str(path) for name in _GPU_DEVICES for path in sorted(Path("/dev").glob(name))]
     return SandboxPolicy(
-        read=_existing((*_SYSTEM, *program, *plan.read_paths, *gpu)),
+        read=_existing((*_SYSTEM, *program, *plan.read_paths, *gpu, *linked)),
         write=tuple(str(path) for path in write),
         devices=tuple(devices) if plan.gpu else (),
         models=tuple(models),

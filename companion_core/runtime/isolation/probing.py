@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 from companion_core.decisions.isolation import TIERS, Tier
@@ -102,10 +104,21 @@ def _probe_bubblewrap(egress: Egress) -> TierState:
     if program is None:
         return TierState(Tier.BUBBLEWRAP, works=False, detail="bubblewrap is not installed")
     reach = SandboxPolicy.of_program(program)
-    command = bubblewrap.wrap(program, (program, "--version"), reach, folder="/")
-    if _succeeds(egress, command):
-        return TierState(Tier.BUBBLEWRAP, works=True, detail="no network, an empty file system")
-    return TierState(Tier.BUBBLEWRAP, works=False, detail="this system allows no user namespaces")
+    descriptor = os.open(os.devnull, os.O_RDONLY)
+    try:  # a file that is mounted by its descriptor, as a model is
+        mounting = replace(reach, models=(("/probe", descriptor),))
+        if _succeeds(egress, _version_of(program, mounting), pass_fds=(descriptor,)):
+            return TierState(Tier.BUBBLEWRAP, works=True, detail="no network, an empty file system")
+    finally:
+        os.close(descriptor)
+    detail = "this system allows no user namespaces"
+    if _succeeds(egress, _version_of(program, reach)):
+        detail = "this bubblewrap knows no --ro-bind-fd; update it (version 0.10 is new enough)"
+    return TierState(Tier.BUBBLEWRAP, works=False, detail=detail)
+
+
+def _version_of(program: str, reach: SandboxPolicy) -> tuple[str, ...]:
+    return bubblewrap.wrap(program, (program, "--version"), reach, folder="/")
 
 
 def _probe_landlock(_egress: Egress) -> TierState:
@@ -128,9 +141,9 @@ def _probe_job_object(_egress: Egress) -> TierState:
     return TierState(Tier.JOB_OBJECT, works=works, detail="job object; not tried here yet")
 
 
-def _succeeds(egress: Egress, command: tuple[str, ...]) -> bool:
+def _succeeds(egress: Egress, command: tuple[str, ...], pass_fds: Sequence[int] = ()) -> bool:
     try:
-        process = egress.start_process(command, env=_ENVIRONMENT)
+        process = egress.start_process(command, env=_ENVIRONMENT, pass_fds=pass_fds)
     except (OSError, EgressRefused):
         return False
     with process:

@@ -1,4 +1,4 @@
-"""What one start needs on disk and as an address: its private folder, its channel, its model."""
+"""What one start needs on disk and as an address: its private folder and its channel."""
 
 from __future__ import annotations
 
@@ -12,13 +12,11 @@ from typing import Final
 
 from companion_core.decisions.spawn_plan import MAX_UNIX_PATH
 from companion_core.errors import EnvironmentUnavailable, Reason
-from companion_core.models.store import VerifiedModel
-from companion_core.providers import ModelFile, TcpChannel, UnixChannel
+from companion_core.providers import TcpChannel, UnixChannel
 from companion_core.system.state_files import private_folder
 
 __all__ = [
     "choose_channel",
-    "model_files",
     "new_start_folder",
     "remove_start_folder",
 ]
@@ -62,26 +60,3 @@ def choose_channel(offered: frozenset[str], folder: Path) -> UnixChannel | TcpCh
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as free:
         free.bind(("127.0.0.1", 0))
         return TcpChannel(host="127.0.0.1", port=free.getsockname()[1])
-
-
-def model_files(model: VerifiedModel, folder: Path) -> tuple[ModelFile, ...]:
-    """Return the model's files as the runtime opens them: by the descriptors that were hashed.
-
-    On Windows, which has no such paths, by their names: an open file cannot be replaced there.
-    Several files keep their names, which runtimes derive from one another: links in `folder`
-    that lead to the descriptors.
-    """
-    descriptors = "/proc/self/fd" if sys.platform == "linux" else "/dev/fd"
-    files = []
-    for file in model.files:
-        path = f"{descriptors}/{file.descriptor}" if sys.platform != "win32" else file.path
-        if len(model.files) > 1:
-            link = folder / "model" / file.name
-            link.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if sys.platform == "win32":
-                link.hardlink_to(path)
-            else:
-                link.symlink_to(path)
-            path = str(link)
-        files.append(ModelFile(name=file.name, path=path, sha256=file.sha256, size=file.size))
-    return tuple(files)

@@ -17,6 +17,7 @@ from companion_core.models.store import VerifiedModel
 from companion_core.plugin_host.calls import call_provider
 from companion_core.providers import (
     CannotPlan,
+    ModelFile,
     ResourceLimits,
     Spawner,
     SpawnPlan,
@@ -25,7 +26,6 @@ from companion_core.providers import (
     UnixChannel,
 )
 from companion_core.runtime.process.binary import ProvedBinary
-from companion_core.runtime.start.folder import model_files
 
 __all__ = ["StartSpec", "ask_for_plan", "check_spec", "has_own_network", "tier_for"]
 
@@ -94,15 +94,24 @@ async def ask_for_plan(
     binary: ProvedBinary,
     channel: UnixChannel | TcpChannel,
     *,
+    files: tuple[ModelFile, ...],
     base_names: frozenset[str],
     help_text: str,
 ) -> SpawnPlan:
     """Ask the plugin, and return its plan rebuilt from what is allowed in it.
 
+    Args:
+        spec: what to start.
+        folder: of this start.
+        binary: proved.
+        channel: where the backend is to listen.
+        files: the model's, as the runtime opens them.
+        base_names: environment variables that the core sets itself.
+        help_text: what the program says of its flags.
+
     Raises:
         CompanionError: the plugin's reason, or that of the rule which its plan breaks.
     """
-    files = model_files(spec.model, folder)
     request = SpawnRequest(
         binary=binary.path,
         embedded=binary.embedded,

@@ -51,6 +51,10 @@ from companion_core.runtime.start.folder import (
     remove_start_folder,
 )
 from companion_core.runtime.start.folder_watch import FolderWatch
+from companion_core.runtime.start.handed_model import (
+    HandedModel,
+    hand_on,
+)
 from companion_core.runtime.start.plan import (
     StartSpec,
     ask_for_plan,
@@ -125,6 +129,7 @@ class Run:
         watched: the runtime's process and what it was to be like.
         read_back_at: when it was last found so, on the event loop's clock.
         store: what the runtime keeps for its next start, if it keeps anything.
+        model: its files as this start hands them on, until the runtime has them.
         socket_watch: tells when the runtime, which announces nothing, makes its socket.
         ended: its end has been asked for or told, so that the end is no news any more.
     """
@@ -135,6 +140,7 @@ class Run:
     group: ControlGroup | None = None
     ceilings: CeilingState | None = None
     output: RuntimeOutput | None = None
+    model: HandedModel | None = None
     kept: RuntimeProcess | None = None
     watched: Watched | None = None
     read_back_at: float = -math.inf
@@ -173,8 +179,15 @@ async def bring_up(
         tier=spec.tier,
         folder=run.folder,
     )
+    run.model = hand_on(spec.model, run.folder, tier)
     plan = await ask_for_plan(
-        spec, run.folder, binary, channel, base_names=frozenset(base), help_text=help_text
+        spec,
+        run.folder,
+        binary,
+        channel,
+        files=run.model.files,
+        base_names=frozenset(base),
+        help_text=help_text,
     )
     store = _store_of(run, plan)
     plan = replace(plan, prepare=await run_in_worker(store.prove))
@@ -182,10 +195,9 @@ async def bring_up(
     if plan.backend_key_env is not None:
         key = env[plan.backend_key_env] = make_key()
 
-    spec.model.check_unchanged()
+    await run_in_worker(spec.model.prove_again)
     # A linked model is opened by its link: then no descriptor is handed on.
-    by_link = plan.model_link is not None
-    models = [] if by_link else [file.descriptor for file in spec.model.files]
+    models = run.model.reached_by if plan.model_link is None else ()
     reach = sandbox_policy(plan, binary, channel, write=(run.folder, spec.data_dir), models=models)
     argv = with_fresh_bytecode(plan.argv, run.folder) if binary.embedded else plan.argv
     own_network = has_own_network(tier, channel)
@@ -193,8 +205,8 @@ async def bring_up(
     run.output = RuntimeOutput(spec.log_path, ready_text=plan.ready_text, secret=key)
     if plan.ready_text is None and isinstance(channel, UnixChannel):
         run.socket_watch = FolderWatch(run.folder, run.output.activity.set)
-    with contextlib.ExitStack() as handed_on:
-        descriptors = list(models)
+    with contextlib.closing(run.model), contextlib.ExitStack() as handed_on:
+        descriptors = [descriptor for _, descriptor in models]
         if own_network and isinstance(channel, TcpChannel):
             run.broker, far_end = open_broker(channel)
             handed_on.callback(far_end.close)
@@ -273,7 +285,7 @@ async def take_down(run: Run, *, terminate_after: float, kill_after: float) -> N
     steps: list[Callable[[], Awaitable[None] | None]] = [
         partial(_end_tree, run, terminate_after, kill_after)
     ]
-    made = (run.output, run.broker, run.group, run.socket_watch)
+    made = (run.output, run.broker, run.group, run.socket_watch, run.model)
     steps += [each.close for each in made if each is not None]
     if run.folder is not None:
         steps.append(partial(remove_start_folder, run.folder))

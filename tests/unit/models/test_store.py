@@ -383,12 +383,12 @@ def test_replaced_or_rewritten_between_proof_and_start(folder: Path) -> None:
     """covers: download_stage/toctou-spawn"""
     verified = stage(folder, good)
     [file] = verified.files
-    verified.check_unchanged()
+    verified.prove_again()
     path = Path(file.path)
     path.unlink()
     path.write_bytes(b"another model")
     assert os.pread(file.descriptor, len(DATA), 0) == DATA  # the proof is not the name
-    verified.check_unchanged()
+    verified.prove_again()
     verified.close()
 
     path.unlink()
@@ -397,11 +397,11 @@ def test_replaced_or_rewritten_between_proof_and_start(folder: Path) -> None:
     with path.open("r+b") as writer:
         writer.write(b"evil")
     with pytest.raises(Refused) as caught:
-        verified.check_unchanged()
+        verified.prove_again()
     assert caught.value.reason is Reason.DIGEST_MISMATCH
     verified.close()
     with pytest.raises(Refused):
-        verified.check_unchanged()
+        verified.prove_again()
 
 
 def test_written_to_while_it_is_hashed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -429,7 +429,7 @@ def test_written_to_between_its_proof_and_its_name(
     monkeypatch.setattr(staging, "fsync_folder", write)
     verified = stage(folder, good)
     with pytest.raises(Refused) as caught:
-        verified.check_unchanged()
+        verified.prove_again()
     assert caught.value.reason is Reason.DIGEST_MISMATCH
     verified.close()
 
@@ -748,3 +748,78 @@ def test_only_staging_makes_the_proof() -> None:
         VerifiedModel("tiny", "gguf", None, (), [])
     with pytest.raises(TypeError):
         ProvedFile("tiny", "0" * 64, 1, 0, "/", (0, 0, 0, 0), held=False)
+
+
+def test_only_what_could_have_changed_a_byte_has_it_hashed_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[int] = []
+    real = model_proof.Prover._hash
+
+    def counted(prover: Any, descriptor: int) -> Any:
+        hashed.append(descriptor)
+        return real(prover, descriptor)
+
+    stage(folder, good).close()
+    verified = stage(folder, good)
+    [file] = verified.files
+    path = Path(file.path)
+    monkeypatch.setattr(model_proof.Prover, "_hash", counted)
+    for change in (
+        lambda: None,
+        lambda: path.chmod(0o600),
+        lambda: os.link(path, path.with_name("link")),
+        lambda: path.rename(path.with_name("renamed")),
+        lambda: os.utime(file.descriptor, ns=(1, 1)),
+    ):
+        change()
+        verified.prove_again()
+        verified.prove_again()
+    assert len(hashed) == 4
+    assert verified.is_open
+    verified.close()
+
+
+@pytest.mark.parametrize("bad", ["bytes", "size", "mode"])
+def test_what_was_changed_and_hidden_is_found_and_never_used_again(folder: Path, bad: str) -> None:
+    stage(folder, good).close()
+    verified = stage(folder, good)
+    path = Path(verified.files[0].path)
+    before = path.stat()
+    path.chmod(0o600)
+    with path.open("r+b") as writer:
+        if bad == "size":
+            writer.truncate(len(DATA) - 1)
+        elif bad == "bytes":
+            writer.write(b"evil")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    path.chmod(0o666 if bad == "mode" else 0o400)
+    reasons = {
+        "bytes": Reason.DIGEST_MISMATCH,
+        "size": Reason.SIZE_MISMATCH,
+        "mode": Reason.STATE_PATH_UNSAFE,
+    }
+    for reason in (reasons[bad], Reason.DIGEST_MISMATCH):
+        with pytest.raises(Refused) as caught:
+            verified.prove_again()
+        assert caught.value.reason is reason
+        assert not verified.is_open
+
+
+def test_another_proof_that_is_cut_short_refutes_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verified = stage(folder, good)
+    cancelled = threading.Event()
+    cancelled.set()
+    Path(verified.files[0].path).chmod(0o600)
+    with pytest.raises(CompanionError) as caught:
+        verified.prove_again(cancelled)
+    assert caught.value.reason is Reason.INTERRUPTED
+    with monkeypatch.context() as patched:
+        patched.setattr(model_proof.Prover, "_hash", lambda *_: os.read(-1, 1))
+        with pytest.raises(EnvironmentUnavailable) as failed:
+            verified.prove_again()
+    assert failed.value.reason is Reason.DISK_UNAVAILABLE
+    verified.prove_again()
+    verified.close()

@@ -35,7 +35,7 @@ REACH = SandboxPolicy(
     read=("/usr", "/usr/local/it", '/o"dd\\path'),
     write=("/run/me", "/data"),
     devices=("/dev/nvidia0",),
-    models=(7,),
+    models=(("/proc/self/fd/7", 7),),
     port=None,
 )
 UNIX = UnixChannel(path="/run/me/backend.sock")
@@ -54,7 +54,7 @@ def test_bubblewrap_binds_from_the_outside_in() -> None:
     assert argv[argv.index("--chdir") + 1] == "/run/me"
     assert argv[argv.index("--") :] == ("--", "/it", "--flag")
     assert {"--unshare-all", "--die-with-parent", "--new-session"} <= set(argv)
-    kinds = {"--ro-bind", "--dev-bind", "--bind"}
+    kinds = {"--ro-bind", "--dev-bind", "--bind", "--ro-bind-fd"}
     binds = [(part, argv[at + 1], argv[at + 2]) for at, part in enumerate(argv) if part in kinds]
     assert binds == [
         ("--ro-bind", "/usr", "/usr"),
@@ -63,6 +63,7 @@ def test_bubblewrap_binds_from_the_outside_in() -> None:
         ("--ro-bind", '/o"dd\\path', '/o"dd\\path'),
         ("--dev-bind", "/dev/nvidia0", "/dev/nvidia0"),
         ("--ro-bind", "/usr/local/it", "/usr/local/it"),
+        ("--ro-bind-fd", "7", "/proc/self/fd/7"),
     ]
 
 
@@ -122,7 +123,9 @@ def test_a_program_reaches_itself_and_the_libraries_beside_it(tmp_path) -> None:
         argv=(str(tmp_path / "server"),), served_model="m", read_paths=(str(tmp_path / "extra"),)
     )
     binary = evidence(str(tmp_path / "server"), embedded=False)
-    reach = sandbox_policy(plan, binary, UNIX, write=(Path("/run/me"),), models=(7,))
+    reach = sandbox_policy(
+        plan, binary, UNIX, write=(Path("/run/me"),), models=(("/proc/self/fd/7", 7),)
+    )
     own = sorted(Path(path).name for path in reach.read if path.startswith(str(tmp_path)))
     assert own == ["extra", "libone.so", "libtwo.so.1", "server"]
     assert reach.port is None
@@ -190,10 +193,35 @@ def test_a_tier_works_where_its_program_was_seen_working(monkeypatch, ending, wo
     egress = Programs(ending)
     state = probe_isolation(egress, "linux")[0]
     assert (state.tier, state.works) == (Tier.BUBBLEWRAP, works)
-    assert "--unshare-all" in egress.started[0]
+    assert {"--unshare-all", "--ro-bind-fd"} <= set(egress.started[0])
     assert probe_isolation(egress, "darwin")[0].works is works
     assert probe_isolation(egress, "plan9") == ()
     assert not probe_isolation(egress, "win32")[0].works
+
+
+def test_a_bubblewrap_that_cannot_mount_a_model_is_told_apart(monkeypatch) -> None:
+    class Old(Programs):
+        def start_process(self, argv, **options):
+            self.ending = 1 if "--ro-bind-fd" in argv else 0
+            return super().start_process(argv, **options)
+
+    monkeypatch.setattr(bubblewrap, "find_bubblewrap", lambda: "/usr/bin/bwrap")
+    state = probe_isolation(Old(0), "linux")[0]
+    assert not state.works
+    assert "--ro-bind-fd" in state.detail
+
+
+def test_a_linked_model_is_read_where_all_else_is_written(tmp_path) -> None:
+    link = tmp_path / "model"
+    plan = SpawnPlan(argv=("/it",), served_model="m", model_link=str(link))
+    binary = evidence("/it", embedded=False)
+    without = sandbox_policy(plan, binary, UNIX, write=(tmp_path,), models=())
+    assert str(link) not in without.read  # the backend is to make it
+    link.touch()
+    reach = sandbox_policy(plan, binary, UNIX, write=(tmp_path,), models=())
+    argv = bubblewrap.wrap("/usr/bin/bwrap", ("/it",), reach, folder="/")
+    assert argv.index(str(tmp_path)) < argv.index(str(link))
+    assert argv[argv.index(str(link)) - 1] == "--ro-bind"
 
 
 def test_what_is_missing_is_named(monkeypatch) -> None:

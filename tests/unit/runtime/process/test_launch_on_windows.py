@@ -23,7 +23,7 @@ from companion_core.runtime.process import (
     windows_job as job_process,
 )
 from companion_core.runtime.process.output import RuntimeOutput
-from companion_core.runtime.start.folder import model_files
+from companion_core.runtime.start.handed_model import hand_on
 
 pytestmark = [
     pytest.mark.unit,
@@ -62,10 +62,12 @@ def test_the_model_is_named_as_it_is_held(windows, tmp_path) -> None:
     for name in ("one.gguf", "two.gguf"):
         (tmp_path / name).write_text(name)
     one = parts.verified_model(tmp_path / "one.gguf")
-    (file,) = model_files(one, tmp_path)
+    (file,) = hand_on(one, tmp_path, Tier.JOB_OBJECT).files
     assert file.path == str(tmp_path / "one.gguf")
     both = parts.verified_model(tmp_path / "one.gguf", tmp_path / "two.gguf")
-    for file in model_files(both, tmp_path):  # links to files need a privilege there
+    for file in hand_on(
+        both, tmp_path, Tier.JOB_OBJECT
+    ).files:  # links to files need a privilege there
         assert not Path(file.path).is_symlink()
         assert Path(file.path).samefile(tmp_path / file.name)
         assert Path(file.path).name == file.name

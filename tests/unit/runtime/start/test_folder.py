@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import pytest
 import runtime_parts as parts
@@ -10,7 +9,6 @@ from companion_core.errors import CompanionError, Reason
 from companion_core.providers import TcpChannel, UnixChannel
 from companion_core.runtime.start.folder import (
     choose_channel,
-    model_files,
     new_start_folder,
     remove_start_folder,
 )
@@ -19,15 +17,6 @@ pytestmark = [
     pytest.mark.unit,
     pytest.mark.skipif(os.name != "posix", reason="descriptors as paths are POSIX"),
 ]
-
-
-@pytest.fixture
-def model(tmp_path):
-    path = tmp_path / "tiny.gguf"
-    path.write_bytes(b"weights")
-    made = parts.verified_model(path)
-    yield made
-    made.close()
 
 
 def reason_of(function, *args) -> Reason:
@@ -68,10 +57,3 @@ def test_a_socket_comes_first_and_its_path_is_short_enough(tmp_path) -> None:
     assert reason_of(choose_channel, frozenset({"unix"}), tmp_path / ("x" * 100)) is (
         Reason.SPAWN_FAILED
     )
-
-
-def test_the_model_is_named_by_the_descriptor_that_was_hashed(tmp_path, model) -> None:
-    (file,) = model_files(model, tmp_path)
-    assert file.path.rpartition("/")[2] == str(model.files[0].descriptor)
-    assert Path(file.path).read_bytes() == b"weights"
-    assert (file.name, file.size) == ("tiny.gguf", 7)

@@ -1,0 +1,103 @@
+"""What one start hands a runtime of the model: files that it can read, and change nothing of.
+
+Each start opens the proved files anew. The description that carries the proof stays ours, so a
+runtime can neither give its lease up nor choose the signal that tells of a writer. In the
+bubblewrap tier not even the new descriptor reaches the runtime: the file is mounted read-only.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from companion_core.decisions.isolation import Tier
+from companion_core.errors import Reason, Refused
+from companion_core.models.proof import reopen
+from companion_core.models.store import VerifiedModel
+from companion_core.providers import ModelFile
+
+__all__ = ["HandedModel", "hand_on"]
+
+# In the runtime's own file system, where nothing else has this name.
+_MOUNTED: Final = "/verified-model"
+
+
+@dataclass(slots=True)
+class HandedModel:
+    """The files of one start, until `close`.
+
+    Attributes:
+        files: as the runtime opens them.
+        reached_by: the path under which each file is reached, and the descriptor that leads to
+            it; none on Windows.
+    """
+
+    files: tuple[ModelFile, ...] = ()
+    reached_by: tuple[tuple[str, int], ...] = ()
+    _open: list[int] = field(default_factory=list, repr=False)
+
+    def close(self) -> None:
+        """Let go of the descriptors; a second call does nothing."""
+        while self._open:
+            os.close(self._open.pop())
+
+
+def hand_on(model: VerifiedModel, folder: Path, tier: Tier) -> HandedModel:
+    """Open the model's files for one start, and say where the runtime finds them.
+
+    On Windows, which has no paths of descriptors, they keep their names: an open file cannot be
+    replaced there. Several files keep their names, which runtimes derive from one another: in
+    the folder of the mounts, else as links in `folder` that lead to the descriptors.
+
+    Raises:
+        Refused: `digest_mismatch`, `state_path_unsafe`; nothing is open.
+    """
+    if not model.is_open:
+        raise Refused(Reason.DIGEST_MISMATCH)
+    handed = HandedModel()
+    files = []
+    try:
+        for file in model.files:
+            path = file.path
+            if sys.platform != "win32":
+                descriptor = reopen(file.descriptor, file.path)
+                handed._open.append(descriptor)  # noqa: SLF001 - it is made here
+                path = _path_of(descriptor, file.name, tier)
+                handed.reached_by += ((path, descriptor),)
+            if len(model.files) > 1 and tier is not Tier.BUBBLEWRAP:
+                path = _link(folder / "model" / file.name, path)
+            files.append(ModelFile(name=file.name, path=path, sha256=file.sha256, size=file.size))
+    except BaseException:
+        handed.close()
+        raise
+    handed.files = tuple(files)
+    return handed
+
+
+def _path_of(descriptor: int, name: str, tier: Tier) -> str:
+    if tier is Tier.BUBBLEWRAP:
+        _require_a_name(descriptor)
+        return f"{_MOUNTED}/{name}"
+    return f"{'/proc/self/fd' if sys.platform == 'linux' else '/dev/fd'}/{descriptor}"
+
+
+def _require_a_name(descriptor: int) -> None:
+    """Only what still has a name can be mounted; bubblewrap itself looks at it again."""
+    try:
+        named = os.stat(os.readlink(f"/proc/self/fd/{descriptor}"))  # noqa: PTH115, PTH116 - as it is
+    except OSError as error:
+        raise Refused(Reason.DIGEST_MISMATCH) from error
+    if not os.path.samestat(named, os.fstat(descriptor)):
+        raise Refused(Reason.DIGEST_MISMATCH)
+
+
+def _link(link: Path, path: str) -> str:
+    link.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if sys.platform == "win32":
+        link.hardlink_to(path)
+    else:
+        link.symlink_to(path)
+    return str(link)
