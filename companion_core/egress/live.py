@@ -210,7 +210,13 @@ async def _connect(channel: UnixChannel | TcpChannel) -> socket.socket:
     try:
         client.settimeout(0)
         # The first call begins it; on Linux alone the second one says 0 when it is done.
-        if sys.platform != "linux" or (client.connect_ex(address) and client.connect_ex(address)):
+        begun = client.connect_ex(address) if sys.platform == "linux" else errno.EINPROGRESS
+        while begun == errno.EAGAIN and not isinstance(channel, TcpChannel):
+            # A Unix socket's full backlog (connect(2)). It can be written to, for which asyncio
+            # takes it for connected.
+            await asyncio.sleep(BACKLOG_SECONDS)
+            begun = client.connect_ex(address)
+        if begun and (sys.platform != "linux" or client.connect_ex(address)):
             await asyncio.get_running_loop().sock_connect(client, address)
     except BaseException:
         client.close()

@@ -102,7 +102,7 @@ class Exchange:
         if gateway.requests is not None and gateway.pool is not None:
             self._waits_for = _FIRST_BYTE
             self._client.wait_for_backend(now + gateway.settings.health_seconds)
-            gateway.pool.open_and_send(self, gateway.requests.health_check)
+            gateway.pool.open_and_send(self, gateway.requests.health_check, check=True)
         elif (wait := preferred_wait(head)) and len(gateway.held) < MAX_HELD:
             self._waits_for = _A_BACKEND
             self._client.wait_for_backend(now + min(wait, gateway.settings.hold_seconds))

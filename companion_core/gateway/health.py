@@ -135,7 +135,7 @@ class HealthProbe:
             f"{_PREFER_TO_WAIT if wait else ''}\r\n"
         )
         answer = _Answer(pool)
-        pool.open_and_send(answer, request.encode("ascii"))
+        pool.open_and_send(answer, request.encode("ascii"), check=True)
         return answer
 
     def _new_pool(self) -> BackendPool:

@@ -51,9 +51,11 @@ def test_streams_byte_for_byte_whatever_the_segments(unix: bool) -> None:
                 await asyncio.sleep(0)
 
     async def main() -> None:
-        async with parts.open_door(dribble, unix=unix) as door:
+        clock = parts.Clock()
+        async with parts.open_door(dribble, unix=unix, clock=clock) as door:
             client = await door.connect()
             for step in (1, 7, 100_000):
+                clock.now += 1  # by then a backend that ends its connections would have done so
                 client.writer.write(door.post({"model": "m", "step": step}))
                 answer = await client.read_answer()
                 assert answer.body == wire

@@ -6,6 +6,7 @@ ambiguous about the end is refused (RFC 9112 section 6).
 
 from __future__ import annotations
 
+import math
 import re
 from functools import lru_cache
 from typing import Final, NamedTuple
@@ -17,6 +18,7 @@ BODILESS: Final = frozenset({204, 304})
 _STATUS_LINE = re.compile(r"HTTP/1\.[01] ([1-5][0-9][0-9])(?: [^\r\n]*)?", re.ASCII)
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)
 _CONTENT_TYPE = re.compile(r"[\x20-\x7e]{1,256}", re.ASCII)
+_KEEP_ALIVE = re.compile(r"\b(timeout|max)=([0-9]{1,9})(?![0-9])", re.ASCII)
 _MAX_LENGTH_DIGITS: Final = 15
 _SINGLE: Final = frozenset(
     {"content-length", "transfer-encoding", "content-type", "content-encoding"}
@@ -30,6 +32,7 @@ class ResponseHead(NamedTuple):
         content_length: in bytes; None when the answer ends otherwise.
         chunked: it ends with its last chunk; with neither, it ends with the connection.
         reusable: the backend keeps the connection open.
+        keep_alive_seconds: for how long it says that it does so.
     """
 
     status: int
@@ -37,6 +40,7 @@ class ResponseHead(NamedTuple):
     content_length: int | None
     chunked: bool
     reusable: bool
+    keep_alive_seconds: float = math.inf
 
 
 @lru_cache(maxsize=16)  # a backend's heads are nearly all the same
@@ -56,7 +60,7 @@ def parse_response_head(raw: bytes) -> ResponseHead | None:
             if name in fields:
                 return None
             fields[name] = value.strip(" \t")
-        elif name == "connection":
+        elif name in {"connection", "keep-alive"}:
             fields[name] = fields.get(name, "") + "," + value.lower()
     if "content-encoding" in fields:
         return None  # none was asked for
@@ -73,9 +77,13 @@ def parse_response_head(raw: bytes) -> ResponseHead | None:
     status = int(match[1])
     length = 0 if status in BODILESS else None if stated is None else int(stated)
     chunked = coding is not None and length is None
+    keep_alive = dict(_KEEP_ALIVE.findall(fields.get("keep-alive", "")))
+    seconds = float(keep_alive.get("timeout", math.inf))
     reusable = (
         raw.startswith(b"HTTP/1.1")
         and "close" not in fields.get("connection", "")
         and (length is not None or chunked)
+        and seconds > 0
+        and float(keep_alive.get("max", 1)) > 0
     )
-    return ResponseHead(status, content_type, length, chunked, reusable)
+    return ResponseHead(status, content_type, length, chunked, reusable, seconds)

@@ -211,3 +211,24 @@ def test_a_program_that_replaces_this_one_ignores_no_signal_that_python_ignores(
     ignored = int(done.stdout.split()[1], 16)
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         assert not ignored >> (number - 1) & 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="EAGAIN for a full backlog is Linux's")
+def test_a_listener_with_a_full_backlog_is_waited_for(tmp_path: Path) -> None:
+    """Such a socket can be written to, and is not connected."""
+    path = str(tmp_path / "s")
+
+    async def main() -> None:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(path)
+            listener.listen(0)
+            egress, channel = LiveEgress(), UnixChannel(path=path)
+            await egress.connect_backend(asyncio.Protocol, channel)
+            second = asyncio.ensure_future(egress.connect_backend(asyncio.Protocol, channel))
+            await asyncio.sleep(0.05)
+            assert not second.done()
+            listener.accept()[0].close()
+            async with asyncio.timeout(10):
+                await second
+
+    asyncio.run(main())

@@ -129,6 +129,18 @@ def test_a_relayed_head_keeps_three_things() -> None:
             b"HTTP/1.0 200 OK\r\nContent-Length: 5",
             ResponseHead(200, None, 5, chunked=False, reusable=False),
         ),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nKeep-Alive: timeout=5, max=100",
+            ResponseHead(200, None, 5, chunked=False, reusable=True, keep_alive_seconds=5),
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nKeep-Alive: timeout=-1, max=x",
+            ResponseHead(200, None, 5, chunked=False, reusable=True),
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nKeep-Alive: Timeout=3\r\nKeep-Alive: max=0",
+            ResponseHead(200, None, 5, chunked=False, reusable=False, keep_alive_seconds=3),
+        ),
         (b"HTTP/1.1 204 No", ResponseHead(204, None, 0, chunked=False, reusable=True)),
         (b"HTTP/1.1 200 OK", ResponseHead(200, None, None, chunked=False, reusable=False)),
         (b"HTTP/2 200 OK", None),
