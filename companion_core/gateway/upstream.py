@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 from collections.abc import Callable
 from typing import Final
 
@@ -85,13 +84,14 @@ class BackendPool:
         """Return a connection that no end is on its way to; None where there is none."""
         if self._settling:
             self._settle(now)
-        while self._idle:
-            connection = self._idle[-1]
+        idle = self._idle
+        while idle:
+            connection = idle[-1]
             if now >= connection.idle_until:
-                self._idle.pop()
+                idle.pop()
                 connection.abort()
             elif connection.is_silent():
-                return self._idle.pop()
+                return idle.pop()
             else:
                 self.ended_idle(connection)
                 connection.abort()
@@ -164,35 +164,30 @@ class BackendPool:
         """Keep a connection after an answer, if what is known of the backend allows it."""
         kind = connection.kind = (head.status, head.chunked)
         if kind in self._stays_after:
-            self.keep(connection, now, head.keep_alive_seconds)
-        elif kind in self._closes_after or len(self._settling) >= MAX_IDLE_CONNECTIONS:
+            kept = self._idle
+        elif kind in self._closes_after:
             connection.abort()
+            return
         else:
-            self.keep(connection, now, head.keep_alive_seconds, self._settling)
+            kept = self._settling
+        if self.closed_for_good or len(kept) >= MAX_IDLE_CONNECTIONS:
+            connection.abort()
+            return
+        seconds = head.keep_alive_seconds / 2  # the rest is for the way
+        connection.waited = True
+        connection.idle_since = now
+        connection.idle_until = now + (min(IDLE_SECONDS, seconds))
+        kept.append(connection)
 
-    def keep(
-        self,
-        connection: BackendConnection,
-        now: float,
-        keep_alive_seconds: float = math.inf,
-        among: list[BackendConnection] | None = None,
-    ) -> None:
-        """Keep an idle connection for the next request.
-
-        Args:
-            connection: nothing is under way on it.
-            now: on the pool's clock.
-            keep_alive_seconds: how long the backend keeps it; half of that is made use of.
-            among: those that wait with it; by default those that may be used at once.
-        """
-        among = self._idle if among is None else among
-        if self.closed_for_good or len(among) >= MAX_IDLE_CONNECTIONS:
+    def keep(self, connection: BackendConnection, now: float) -> None:
+        """Keep a connection that nothing was sent on for the next request."""
+        if self.closed_for_good or len(self._idle) >= MAX_IDLE_CONNECTIONS:
             connection.abort()
             return
         connection.waited = True
         connection.idle_since = now
-        connection.idle_until = now + min(IDLE_SECONDS, keep_alive_seconds / 2)
-        among.append(connection)
+        connection.idle_until = now + IDLE_SECONDS
+        self._idle.append(connection)
 
     def ended_idle(self, connection: BackendConnection) -> None:
         """Forget a connection that the backend ended, or spoke on, while nobody asked."""
