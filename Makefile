@@ -31,7 +31,7 @@ PLUGIN_FILES := $(shell find plugins -name '*.py' -o -name 'pyproject.toml' 2>/d
 demo: $(VENV)/.demo
 	@$(BIN)/companion demo
 
-test: $(VENV)/.dev
+test: $(VENV)/.dev $(VENV)/.clients
 	$(BIN)/python -m pytest $(ARGS)
 
 LLAMA_SERVER := $(VENV)/llama-server
@@ -98,6 +98,9 @@ lock:
 	$(PYTHON) -m uv pip compile -q --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-header --no-annotate -c constraints/dev.txt \
 		-o constraints/mlx.txt constraints/mlx.in
+	$(PYTHON) -m uv pip compile -q --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-header --no-annotate \
+		-o constraints/clients.txt constraints/clients.in
 
 clean:
 	rm -rf $(VENV)
@@ -120,6 +123,14 @@ $(VENV)/.dev: $(VENV)/.made constraints/dev.txt pyproject.toml $(PLUGIN_FILES)
 	$(PIP) install --no-deps --no-build-isolation --editable .
 	$(PIP) install --no-deps --no-build-isolation --force-reinstall $(addprefix ./,$(PLUGINS))
 	@touch $@ $(VENV)/.demo
+
+# What `companion exec` starts in the tests, apart: its dependencies are none of ours. What is
+# imported is compiled then, which is a small part of it.
+$(VENV)/.clients: $(VENV)/.made constraints/clients.txt
+	$(PYTHON) -m venv --clear $(VENV)/clients
+	$(VENV)/clients/bin/python -m pip --disable-pip-version-check --quiet install \
+		--no-compile --only-binary :all: --require-hashes -r constraints/clients.txt
+	@touch $@
 
 $(VENV)/.mutation: $(VENV)/.dev constraints/mutation.txt
 	$(PIP) install --require-hashes -r constraints/mutation.txt

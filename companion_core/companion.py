@@ -333,7 +333,8 @@ class Companion:
         verdict = self.availability()
         if not verdict.ok:
             raise error_for(verdict.reason)
-        return {"base_url": self.base_url, "token": self.token}
+        model = None if self._served is None else self._served.model_id
+        return {"base_url": self.base_url, "token": self.token, "model": model}
 
     async def _answer_metrics(self, _request: Mapping[str, Any]) -> Mapping[str, Any]:
         return {"text": "" if self._serving is None else self._serving.gateway.metrics_text()}

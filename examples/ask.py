@@ -8,7 +8,7 @@ import sys
 import openai
 
 question = " ".join(sys.argv[1:]) or "What are you?"
-client = openai.OpenAI()  # OPENAI_BASE_URL and OPENAI_API_KEY come from `companion exec`
+client = openai.OpenAI()  # address and key come from `companion exec`
 model = client.models.list().data[0].id
 answer = client.chat.completions.create(
     model=model, messages=[{"role": "user", "content": question}], stream=True

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from companion_core.config.reader import SECTIONS
+from companion_core.decisions.client_environment import HARMLESS, ROWS, Row, Session
 from companion_core.decisions.guard import GUARD_ORDER
 from companion_core.decisions.lifecycle import TRANSITIONS, Event, State, can_serve_inference
 from companion_core.decisions.request_gate import GATE_ORDER
@@ -214,6 +215,65 @@ def scenarios() -> Iterator[str]:
         yield "None."
 
 
+def clients() -> Iterator[str]:
+    """Yield the lines of docs/clients.md."""
+    yield "# What a client inherits from `companion exec`"
+    yield ""
+    yield NOTE
+    yield ""
+    yield "`companion exec -- CMD` starts a program in your environment, with the session's"
+    yield "address, key and model under every name that clients read, and without the inherited"
+    yield "variables that could lead it, its prompts or the token elsewhere (invariant I-19). Names"
+    yield "are compared without regard to case; `*` stands for any characters."
+    yield ""
+    yield "## Set, whether you had them or not"
+    yield ""
+    yield from _table(
+        ("variables", "value", "otherwise", "read by"),
+        [
+            (_named(row.names), _client_value(row), row.why, row.read_by)
+            for row in ROWS
+            if row.value is not None
+        ],
+    )
+    yield ""
+    yield "A model is named only while one is served. Hosts of loopback are added to `NO_PROXY` and"
+    yield "`no_proxy`; `HTTP_PROXY`, `HTTPS_PROXY` and `ALL_PROXY` stay for the program's other"
+    yield "connections."
+    yield ""
+    yield "## Set aside"
+    yield ""
+    yield from _table(
+        ("variables", "what they could do", "read by"),
+        [(_named(row.names), row.why, row.read_by) for row in ROWS if row.value is None],
+    )
+    yield ""
+    yield "Of these families the following lead nowhere and stay as you have them:"
+    yield f"{_named(HARMLESS)}."
+    yield ""
+    yield "stderr names the inherited variables whose values CMD does not get, never the values;"
+    yield "`companion --quiet exec` does not. `exec --keep NAME` leaves one as it is, and may be"
+    yield "repeated; the session's own address and key cannot be replaced that way."
+    yield ""
+    yield "## What `exec` does not reach"
+    yield ""
+    yield "* Files. aider's `.env` (in your home, the repository and the current folder),"
+    yield "  opencode's `opencode.json`, a program's own `.env`: where such a file names another"
+    yield "  address, the request goes there, and the token with it. Codex, Zed, crush, Continue,"
+    yield "  Cline and the stored models of `llm` take their address from files alone."
+    yield "* What the program's own text says: an address in the code, a tracer that it switches"
+    yield "  on."
+    yield "* Variables that run code (`PYTHONPATH`, `NODE_OPTIONS`, `LD_PRELOAD`) or that only your"
+    yield "  program knows. They are yours, and stay."
+    yield ""
+    yield "`companion token` prints the token for a program that `exec` cannot start. Nothing is"
+    yield "set aside there: look through the table above first."
+
+
+def _client_value(row: Row) -> str:
+    return row.value.value if isinstance(row.value, Session) else f"`{row.value}`"
+
+
 PAGES: dict[str, Callable[[], Iterator[str]]] = {
     "docs/reasons.md": reasons,
     "docs/lifecycle.md": lifecycle,
@@ -221,6 +281,7 @@ PAGES: dict[str, Callable[[], Iterator[str]]] = {
     "docs/guard.md": guard,
     "docs/rules.md": rules,
     "docs/scenarios.md": scenarios,
+    "docs/clients.md": clients,
 }
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NoReturn
 
 import click
 
-from companion_core.cli import Settings, refuse
+from companion_core.cli import Settings, drop_output, refuse
 from companion_core.control.client import ask_running
+from companion_core.decisions.client_environment import client_environment, set_aside, unkeepable
 from companion_core.errors import CompanionError, Reason, UsageError
 
 # As POSIX shells and env(1) have it.
@@ -17,26 +19,43 @@ EXIT_OWN_FAILURE: Final = 125
 EXIT_NOT_EXECUTABLE: Final = 126
 EXIT_NOT_FOUND: Final = 127
 
-LOOPBACK_HOSTS: Final = ("127.0.0.1", "localhost", "::1")
+# How many names the line on stderr has at most.
+_NAMES_SHOWN: Final = 8
 
 
 @click.command(
     "exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False}
 )
+@click.option(
+    "--keep",
+    "keep",
+    multiple=True,
+    metavar="NAME",
+    help="Leave an inherited variable as it is; repeatable. Not the address or the key.",
+)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="CMD...")
 @click.pass_obj
-def command(settings: Settings, arguments: tuple[str, ...]) -> int:
-    """Run CMD with OPENAI_BASE_URL and OPENAI_API_KEY of this session.
+def command(settings: Settings, arguments: tuple[str, ...], keep: tuple[str, ...]) -> int:
+    """Run CMD with the address, the key and the model of this session.
 
-    Loopback is added to NO_PROXY; nothing else changes and the token is never printed.
+    They stand under every name that clients read (OPENAI_BASE_URL, OPENAI_API_KEY, OPENAI_MODEL,
+    ANTHROPIC_BASE_URL and others). Inherited variables that could lead CMD, its prompts or the
+    token elsewhere are set aside, and stderr names them: another address, a vendor's key, a
+    proxy of the client's own, a tracer. Loopback is added to NO_PROXY; nothing else changes and
+    the token is never printed. Files that CMD reads are its own. docs/clients.md lists the names.
+
     CMD's descendants inherit the token. Exits with CMD's code; 125 to 127 are own failures.
     """
     try:
-        session = _session(settings, arguments)
+        session = _session(settings, arguments, keep)
     except CompanionError as error:
         refuse(error)
         return EXIT_OWN_FAILURE
-    env = client_environment(os.environ, session["base_url"], session["token"])
+    env = client_environment(
+        os.environ, session["base_url"], session["token"], session.get("model"), keep=keep
+    )
+    if not settings.quiet:
+        _tell(set_aside(os.environ, env))
     try:
         become(settings, arguments, env)
     except FileNotFoundError:
@@ -47,25 +66,29 @@ def command(settings: Settings, arguments: tuple[str, ...]) -> int:
         return EXIT_NOT_EXECUTABLE
 
 
-def _session(settings: Settings, arguments: tuple[str, ...]) -> dict[str, Any]:
+def _session(
+    settings: Settings, arguments: tuple[str, ...], keep: tuple[str, ...]
+) -> dict[str, Any]:
     if not arguments:
         raise UsageError(Reason.USAGE, "name the program to run after --")
+    if refused := unkeepable(keep):
+        raise UsageError(Reason.USAGE, f"{refused[0].upper()} is the session's own")
     return ask_running(settings.paths, settings.egress, "session")
+
+
+def _tell(names: Sequence[str]) -> None:
+    """Name what CMD does not inherit, without its value: a name may be of any bytes."""
+    if not names:
+        return
+    shown = [n if n.isascii() and n.isidentifier() else ascii(n) for n in names[:_NAMES_SHOWN]]
+    more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
+    line = f"companion: set aside: {', '.join(shown)}{more}; exec --keep NAME leaves one as it is"
+    try:
+        click.echo(line, err=True)
+    except OSError:  # nobody reads it, which is no reason not to run
+        drop_output(sys.stderr)
 
 
 def become(settings: Settings, arguments: tuple[str, ...], env: Mapping[str, str]) -> NoReturn:
     """Become the client, so that its exit code and its signals are its own."""
     settings.egress.replace_process(arguments, env)
-
-
-def client_environment(env: Mapping[str, str], base_url: str, token: str) -> dict[str, str]:
-    """Return `env` with the session in it and loopback kept from any proxy (I-17)."""
-    changed = {**env, "OPENAI_BASE_URL": base_url, "OPENAI_API_KEY": token}
-    for name, other in (("NO_PROXY", "no_proxy"), ("no_proxy", "NO_PROXY")):
-        # Programs read one of the two: a new one must not hide what the other says.
-        hosts = [host for host in env.get(name, env.get(other, "")).split(",") if host.strip()]
-        if hosts == ["*"]:  # no proxy for anything, as long as it stands alone
-            changed[name] = "*"
-            continue
-        changed[name] = ",".join([*hosts, *(h for h in LOOPBACK_HOSTS if h not in hosts)])
-    return changed

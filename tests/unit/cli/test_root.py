@@ -1,4 +1,5 @@
 import dataclasses
+import io
 import json
 import os
 import re
@@ -10,7 +11,7 @@ from pathlib import Path
 import click
 import pytest
 
-from companion_core.cli import COMMANDS, main, refuse
+from companion_core.cli import COMMANDS, exec_command, main, refuse
 from companion_core.cli.progress import StepPrinter
 from companion_core.cli.status_command import as_text
 from companion_core.control import client as control
@@ -67,6 +68,49 @@ def test_token_of_nothing_exits_5_with_its_advice_last(tmp_path, capsys):
 def test_exec_without_a_program_is_an_own_failure(capsys):
     assert main(["exec"]) == 125
     assert capsys.readouterr().err.splitlines()[-1].startswith("companion: usage: ")
+
+
+def test_exec_cannot_keep_another_key_than_the_sessions(tmp_path, capsys):
+    arguments = ["exec", "--keep", "openai_api_key", "--", "true"]
+    assert main(["--state-dir", str(tmp_path), *arguments]) == 125
+    said, last = capsys.readouterr().err.splitlines()
+    assert said == "companion: OPENAI_API_KEY is the session's own"
+    assert last.startswith("companion: usage: ")
+
+
+class Unwritable(io.StringIO):
+    def write(self, _text):
+        raise BrokenPipeError
+
+
+@pytest.fixture
+def executed(tmp_path, monkeypatch):
+    """Run `exec` beside a companion that answers; return what CMD would get."""
+    session = {"base_url": "http://127.0.0.1:4/v1", "token": "t"}
+    monkeypatch.setattr(exec_command, "ask_running", lambda *_: session)
+    got = []
+    monkeypatch.setattr(exec_command, "become", lambda *given: got.append(given[2]))
+    main(["--state-dir", str(tmp_path), "exec", "--", "true"])
+    return got
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_exec_names_a_few_of_what_it_set_aside_as_plain_text(taken, request, monkeypatch, capsys):
+    for number in range(9):
+        monkeypatch.setenv(f"OPENAI_{number}\x1b[2J", "a secret of the person")
+    if not taken:
+        monkeypatch.setattr(sys, "stderr", Unwritable())
+    (env,) = request.getfixturevalue("executed")
+    assert env["OPENAI_BASE_URL"] == "http://127.0.0.1:4/v1"
+    assert "OPENAI_MODEL" not in env  # a companion of an earlier release does not name it
+    assert "a secret of the person" not in env.values()
+    if taken:
+        said = capsys.readouterr().err
+        assert "a secret of the person" not in said
+        assert said.isascii()
+        assert "\x1b" not in said
+        assert "'OPENAI_0\\x1b[2J', " in said
+        assert " and 1 more; " in said
 
 
 def test_exec_of_nothing_is_an_own_failure(tmp_path, capsys):
