@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,7 +27,7 @@ class Session(enum.Enum):
     MODEL = "the id of the model"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """What becomes of some variables.
 
@@ -45,7 +45,7 @@ class Row:
 
 
 def _row(names: str, value: Session | str | None, why: str, read_by: str) -> Row:
-    return Row(tuple(names.split()), value, why, read_by)
+    return Row(names=tuple(names.split()), value=value, why=why, read_by=read_by)
 
 
 ROWS: Final = (
@@ -200,7 +200,7 @@ def client_environment(
     token: str,
     model_id: str | None,
     *,
-    keep: Collection[str] = (),
+    keep: Sequence[str] = (),
 ) -> dict[str, str]:
     """Return `env` as a client of the session gets it.
 
@@ -252,6 +252,6 @@ def set_aside(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[str,
     )
 
 
-def unkeepable(names: Iterable[str]) -> tuple[str, ...]:
+def unkeepable(names: Sequence[str]) -> tuple[str, ...]:
     """Return those of the names that hold the session's own address or key."""
     return tuple(name for name in names if name.upper() in _OF_THE_SESSION)
