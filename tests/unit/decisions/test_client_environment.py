@@ -222,3 +222,14 @@ def test_one_of_the_two_names_does_not_hide_what_the_other_says():
 def test_a_star_keeps_its_meaning():
     after = run({"no_proxy": "*"})
     assert after["no_proxy"] == after["NO_PROXY"] == "*"
+
+
+def test_a_star_in_one_name_leaves_the_other_its_hosts():
+    after = run({"NO_PROXY": "*", "no_proxy": "internal.example"})
+    assert after["NO_PROXY"] == "*"
+    assert after["no_proxy"] == "internal.example,127.0.0.1,localhost,::1"
+
+
+def test_loopback_alone_stands_there_when_nothing_was_inherited():
+    after = run({})
+    assert after["NO_PROXY"] == after["no_proxy"] == "127.0.0.1,localhost,::1"
