@@ -169,6 +169,10 @@ def test_a_name_that_the_person_keeps_stays():
 
 
 def test_the_sessions_own_address_and_key_cannot_be_kept_from():
+    assert unkeepable(["OLLAMA_HOST", "ANTHROPIC_AUTH_TOKEN"]) == (
+        "OLLAMA_HOST",
+        "ANTHROPIC_AUTH_TOKEN",
+    )
     asked = ["GROQ_API_KEY", "openai_base_url", "OPENAI_API_KEY", "OPENAI_MODEL", "no_proxy"]
     assert unkeepable(asked) == ("openai_base_url", "OPENAI_API_KEY", "no_proxy")
     before = dict.fromkeys(asked, ELSEWHERE)
