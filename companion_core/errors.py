@@ -119,6 +119,7 @@ class Reason(enum.StrEnum):
     RUNTIME_ENVIRONMENT = "runtime_environment"
     RUNTIME_LISTENS_WIDE = "runtime_listens_wide"
     BACKEND_OPEN = "backend_open"
+    BACKEND_FOREIGN = "backend_foreign"
     ISOLATION_UNAVAILABLE = "isolation_unavailable"
     HEALTH_FAILED = "health_failed"
     CRASH_LOOP = "crash_loop"

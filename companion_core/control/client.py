@@ -139,7 +139,7 @@ def ask(running: RunningInstance, egress: Egress, op: str, **arguments: Any) -> 
     line = json.dumps({"op": op, **arguments}).encode() + b"\n"
     try:
         with contextlib.closing(egress.connect_control(running.control_socket)) as link:
-            if link.peer() not in {(running.identity.pid, user_id()), (0, user_id())}:
+            if link.peer() != (running.identity.pid, user_id()):
                 raise EnvironmentUnavailable(Reason.CONTROL_UNAVAILABLE)
             answer = json.loads(link.ask(line, MAX_LINE))
     except (OSError, ValueError) as error:

@@ -20,13 +20,13 @@ from typing import Any, Final
 
 from companion_core.config.paths import InstancePaths
 from companion_core.control.client import MAX_LINE
-from companion_core.egress.control_link import peer_of
 from companion_core.egress.owner_pipe import (
     OwnerPipes,
     PipeEnd,
     new_pipe_name,
 )
 from companion_core.egress.process_identity import ProcessIdentity
+from companion_core.egress.unix_socket import peer_of
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason
 from companion_core.system.os_compat import user_id
 from companion_core.system.state_files import write_private

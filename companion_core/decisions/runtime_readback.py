@@ -1,7 +1,7 @@
 """Rules for this file: whether a started runtime is what was planned (I-06, I-07).
 
 Pure; imports values only. It judges what was read back of the process tree: names in the
-environment and sockets that listen. What could not be read is no.
+environment, sockets that listen, and who answers. What could not be read is no.
 """
 
 from __future__ import annotations
@@ -16,7 +16,13 @@ from companion_core.decisions.verdict import OK, Verdict, refuse
 from companion_core.errors import Reason
 from companion_core.providers import TcpChannel, UnixChannel
 
-__all__ = ["Listener", "LoopbackChannel", "check_environment", "check_listeners"]
+__all__ = [
+    "Listener",
+    "LoopbackChannel",
+    "check_environment",
+    "check_listeners",
+    "check_peer",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +93,19 @@ def check_listeners(
         if not allow_open_backend or not _is_loopback(listener.address):
             return refuse(Reason.RUNTIME_LISTENS_WIDE)
     return proof if own in listeners else refuse(Reason.HEALTH_FAILED)
+
+
+def check_peer(pid: int, tree: frozenset[int], *, ended: bool) -> Verdict:
+    """Require that whoever answers on a Unix socket is a living process of the runtime's tree.
+
+    Args:
+        pid: of the process that listens, 0 where the system does not tell.
+        tree: the living processes of the runtime.
+        ended: the process is no more, and its number may be another's.
+    """
+    if pid <= 0 or ended or pid not in tree:
+        return refuse(Reason.BACKEND_FOREIGN)
+    return OK
 
 
 @lru_cache(maxsize=64)

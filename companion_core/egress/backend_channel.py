@@ -1,5 +1,7 @@
 """How the gateway reaches a backend: a channel of the plan, or a broker that hands out sockets.
 
+Each connection to a channel of a plan is proved before a byte is sent on it: another program may
+have taken the runtime's place there.
 A broker stands in the network namespace of a runtime that has neither Unix socket nor key
 (I-07). Whoever holds the line to it reaches the runtime; nobody else does.
 """
@@ -10,6 +12,8 @@ import contextlib
 import os
 import socket
 import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from companion_core.providers import TcpChannel, UnixChannel
@@ -17,13 +21,47 @@ from companion_core.providers import TcpChannel, UnixChannel
 if TYPE_CHECKING:  # a command that only asks the running companion does not load it
     import asyncio
 
-__all__ = ["BackendChannel", "BrokeredChannel"]
+__all__ = [
+    "BackendChannel",
+    "BrokeredChannel",
+    "ProvedTcpChannel",
+    "ProvedUnixChannel",
+    "connection_of",
+]
 
 _ASK: Final = b"c"
+
+Connect = Callable[[], Awaitable[socket.socket]]
+# Makes a connection and returns it when the runtime's own tree is at its other end; else it raises
+# `ForeignPeer`, or another `OSError` where nobody is.
+Prove = Callable[[Connect], Awaitable[socket.socket]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProvedUnixChannel(UnixChannel):
+    """A runtime's own Unix socket, and what proves who listens on it."""
+
+    prove: Prove = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProvedTcpChannel(TcpChannel):
+    """A runtime's own port, and what proves who listens on it."""
+
+    prove: Prove = field(repr=False, compare=False)
+
+
+async def connection_of(channel: UnixChannel | TcpChannel, connect: Connect) -> socket.socket:
+    """Return what `connect` connects to a channel, proved where the channel says how."""
+    if isinstance(channel, ProvedUnixChannel | ProvedTcpChannel):
+        return await channel.prove(connect)
+    return await connect()
 
 
 class BrokeredChannel:
     """A loopback listener in another network namespace; for one event loop.
+
+    Only the runtime's own tree is in that namespace, so nobody else can be connected to.
 
     Args:
         line: this side of a pair of sequenced-packet sockets; taken over.

@@ -5,13 +5,17 @@ Who is at the other end is the system's word, not the peer's: see `peer`.
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Protocol
+
+from companion_core.egress.unix_socket import (
+    listener_has_ended,
+    peer_of,
+)
 
 if TYPE_CHECKING:
     import socket
 
-__all__ = ["ControlLink", "SocketLink", "peer_of"]
+__all__ = ["ControlLink", "SocketLink"]
 
 
 class ControlLink(Protocol):
@@ -35,6 +39,8 @@ class SocketLink:
 
     def peer(self) -> tuple[int, int]:
         """See `ControlLink`."""
+        if listener_has_ended(self._connection):
+            return 0, -1  # its number may be another's by now
         return peer_of(self._connection)
 
     def ask(self, line: bytes, limit: int) -> bytes:
@@ -46,20 +52,3 @@ class SocketLink:
     def close(self) -> None:
         """See `ControlLink`."""
         self._connection.close()
-
-
-def peer_of(connection: socket.socket) -> tuple[int, int]:
-    """Return pid and uid at the other end; 0 and -1 for what the system does not tell."""
-    import socket  # noqa: PLC0415 - who asks has it loaded
-    import struct  # noqa: PLC0415 - as above
-
-    if sys.platform == "linux":
-        size = struct.calcsize("3i")
-        pid, uid, _ = struct.unpack(
-            "3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
-        )
-        return pid, uid
-    # LOCAL_PEERCRED of macOS and the BSDs: struct xucred {version, uid, ngroups, groups[16]}.
-    raw = connection.getsockopt(0, 0x001, struct.calcsize("IIh16I"))
-    uid = struct.unpack_from("II", raw)[1] if len(raw) >= struct.calcsize("II") else -1
-    return 0, uid

@@ -103,7 +103,10 @@ class Egress(Protocol):
         ...
 
     async def connect_backend(self, factory: Callable[[], P], channel: BackendChannel) -> P:
-        """Connect a protocol to the runtime's own listener; raise `OSError` on failure."""
+        """Connect a protocol to the runtime's own listener; raise `OSError` on failure.
+
+        A channel that proves its listener is asked before the protocol has the connection.
+        """
         ...
 
     async def reach_backend(self, channel: BackendChannel) -> None:

@@ -158,11 +158,13 @@ class LiveEgress:
         import socket  # noqa: PLC0415 - as above
 
         from companion_core.egress.control_link import SocketLink  # noqa: PLC0415 - as above
+        from companion_core.egress.unix_socket import address_of  # noqa: PLC0415 - as above
 
         client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         client.settimeout(CONTROL_TIMEOUT_SECONDS)
         try:
-            client.connect(str(path))
+            with address_of(str(path)) as address:
+                client.connect(address)
         except OSError:
             client.close()
             raise
@@ -190,23 +192,37 @@ class LiveEgress:
         if isinstance(channel, BrokeredChannel):
             (await channel.connect()).close()
         else:
-            (await _connect(channel)).close()
+            (await _connect(channel, sends=False)).close()
 
 
-async def _connect(channel: UnixChannel | TcpChannel) -> socket.socket:
-    """Connect within this machine: nearly always done at once, so nothing is waited for first."""
-    import asyncio  # noqa: PLC0415 - loaded on first use
-    import socket  # noqa: PLC0415 - as above
+async def _connect(channel: UnixChannel | TcpChannel, *, sends: bool = True) -> socket.socket:
+    """Connect within this machine, to whom the channel proves.
 
+    A port on which nothing is sent is not proved: that takes a look that the caller takes next.
+    """
+    import socket  # noqa: PLC0415 - loaded on first use
+
+    from companion_core.egress.backend_channel import connection_of  # noqa: PLC0415 - as above
+    from companion_core.egress.unix_socket import address_of  # noqa: PLC0415 - as above
     from companion_core.providers import TcpChannel  # noqa: PLC0415 - as above
 
-    address: str | tuple[str, int]
-    if isinstance(channel, TcpChannel):
-        client, address = socket.socket(), (channel.host, channel.port)
-    elif sys.platform == "win32":
-        raise ConnectionRefusedError
-    else:
-        client, address = socket.socket(socket.AF_UNIX), channel.path
+    async def connect() -> socket.socket:
+        if isinstance(channel, TcpChannel):
+            return await _connected(socket.socket(), (channel.host, channel.port))
+        if sys.platform == "win32":
+            raise ConnectionRefusedError
+        with address_of(channel.path) as address:
+            return await _connected(socket.socket(socket.AF_UNIX), address)
+
+    if isinstance(channel, TcpChannel) and not sends:
+        return await connect()
+    return await connection_of(channel, connect)
+
+
+async def _connected(client: socket.socket, address: str | tuple[str, int]) -> socket.socket:
+    """Connect a socket: nearly always done at once, so nothing is waited for first."""
+    import asyncio  # noqa: PLC0415 - loaded on first use
+
     try:
         client.settimeout(0)
         # The first call begins it; on Linux alone the second one says 0 when it is done.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import secrets
 from collections.abc import Callable, Mapping
@@ -226,6 +227,19 @@ class Supervisor:
             self._end(self._run)
             self._tell_exit(Ending(reason=reason, exit_code=None, ready=True))
 
+    def _distrust(self, run: Run, perhaps: bool) -> None:
+        """End a runtime in whose place another program answers; perhaps, while it starts, not yet.
+
+        Some close the listener that they loaded behind and open it anew.
+        """
+        if run is not self._run or run.ended or (perhaps and self.state is State.STARTING):
+            return
+        if self._starting is not None and not self._starting.done():
+            run.foreign = True  # its start says so
+            self._end(run)
+        else:
+            self.terminate_unhealthy(Reason.BACKEND_FOREIGN)
+
     @property
     def _kept(self) -> RuntimeProcess | None:
         return self._run.kept if self._run is not None else None
@@ -234,15 +248,10 @@ class Supervisor:
         if self._run is not None:  # the one before was told to end and has not ended yet
             await finish(self._take_down(self._run, 0, KILL_AFTER_SECONDS))
         run = self._run = Run(spec=spec)
+        run.on_foreign = functools.partial(self._distrust, run)
         self._last_lines = ()
         try:
-            backend = await bring_up(
-                run,
-                egress=self._egress,
-                make_key=self._make_key,
-                environment=self._environment,
-                hooks=self.hooks,
-            )
+            backend = await self._bring_up(run)
         except BaseException as error:
             if isinstance(error, CompanionError):
                 code = run.kept.exit_code if run.kept is not None else None
@@ -251,6 +260,24 @@ class Supervisor:
             raise
         if run.kept is not None:
             self._watch = asyncio.ensure_future(self._watch_exit(run, run.kept))
+        return backend
+
+    async def _bring_up(self, run: Run) -> StartedBackend:
+        """As `bring_up`; what follows from a foreign listener is told as `backend_foreign`."""
+        try:
+            backend = await bring_up(
+                run,
+                egress=self._egress,
+                make_key=self._make_key,
+                environment=self._environment,
+                hooks=self.hooks,
+            )
+        except CompanionError as error:
+            if run.foreign:
+                raise error_for(Reason.BACKEND_FOREIGN) from error
+            raise
+        if run.foreign:
+            raise error_for(Reason.BACKEND_FOREIGN)
         return backend
 
     async def _watch_exit(self, run: Run, kept: RuntimeProcess) -> None:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import os
-import stat
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -27,6 +25,7 @@ from companion_core.egress.interface import (
     Egress,
     ProcessUnreadable,
 )
+from companion_core.egress.unix_socket import make_private
 from companion_core.errors import EnvironmentUnavailable, Reason, error_for
 from companion_core.models.store import ProvedFile
 from companion_core.providers import SpawnPlan, TcpChannel, UnixChannel
@@ -295,9 +294,7 @@ def _is_in_place(channel: BackendChannel) -> bool:
     if not isinstance(channel, UnixChannel):
         return True
     try:
-        if not stat.S_ISSOCK(os.lstat(channel.path).st_mode):
-            return False  # a link leads to another program's
-        os.chmod(channel.path, 0o600)  # noqa: PTH101 - in half the time
+        make_private(channel.path)  # a link leads to another program's
     except OSError:
         return False
     return True

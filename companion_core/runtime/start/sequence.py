@@ -25,6 +25,7 @@ from companion_core.egress.backend_channel import (
 from companion_core.egress.interface import Egress
 from companion_core.errors import EnvironmentUnavailable, Reason
 from companion_core.providers import Route, SpawnPlan, TcpChannel, UnixChannel
+from companion_core.runtime.inspect.backend_peer import BackendPeer
 from companion_core.runtime.isolation import (
     CeilingState,
     ControlGroup,
@@ -132,9 +133,13 @@ class Run:
         model: its files as this start hands them on, until the runtime has them.
         socket_watch: tells when the runtime, which announces nothing, makes its socket.
         ended: its end has been asked for or told, so that the end is no news any more.
+        on_foreign: called when another program answers where the runtime is to listen, or may do
+            so; see `BackendPeer`.
+        foreign: that was why the start was ended.
     """
 
     spec: StartSpec
+    on_foreign: Callable[[bool], None] = lambda _: None
     folder: Path | None = None
     broker: BrokeredChannel | None = None
     group: ControlGroup | None = None
@@ -147,6 +152,7 @@ class Run:
     store: BackendStore | None = None
     socket_watch: FolderWatch | None = None
     ended: bool = False
+    foreign: bool = False
 
 
 async def bring_up(
@@ -236,7 +242,8 @@ async def bring_up(
                 kept=run.kept,
                 plugin=spec.plugin_name,
                 channel=channel,
-                reached_by=run.broker or channel,
+                reached_by=run.broker
+                or BackendPeer(run.kept, egress, run.on_foreign).proved(channel),
                 planned_names=frozenset(confined.env),
                 child_names=spec.spawner.child_env_names | _NAMES_OF_LAUNCHERS,
                 allow_open_backend=spec.allow_open_backend or own_network,

@@ -7,6 +7,7 @@ from companion_core.decisions.runtime_readback import (
     LoopbackChannel,
     check_environment,
     check_listeners,
+    check_peer,
 )
 from companion_core.decisions.verdict import refuse
 from companion_core.errors import Reason
@@ -88,3 +89,20 @@ def test_a_channel_beyond_loopback_is_none(host: str) -> None:
 def test_only_the_rule_makes_the_proof() -> None:
     with pytest.raises(TypeError):
         LoopbackChannel(ok=True, reason=Reason.OK, channel=UNIX)
+
+
+@pytest.mark.parametrize(
+    ("pid", "tree", "ended", "ok"),
+    [
+        (7, (3, 7), False, True),
+        (7, (3, 7), True, False),
+        (8, (3, 7), False, False),
+        (7, (), False, False),
+        (0, (0, 7), False, False),
+        (-1, (-1, 7), False, False),
+    ],
+)
+def test_whoever_answers_lives_and_is_of_the_tree(pid, tree, ended, ok) -> None:
+    verdict = check_peer(pid, frozenset(tree), ended=ended)
+    assert verdict.ok is ok
+    assert verdict.reason is (Reason.OK if ok else Reason.BACKEND_FOREIGN)

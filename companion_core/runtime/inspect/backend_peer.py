@@ -1,0 +1,153 @@
+"""Who answers where a runtime listens: proved of each connection before it is used (I-07).
+
+A runtime that was taken over can put another program's socket in the place of its own, or leave
+its port to another program. Neither a prompt nor the backend's key may go there.
+
+Of a Unix socket the system says whose it is. Of a port it does not: the very socket that the
+tree listened on before a connection was made has to be there, and listen, after it too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Final, TypeVar
+
+from companion_core.decisions.runtime_readback import Listener, check_peer
+from companion_core.egress.backend_channel import (
+    Connect,
+    ProvedTcpChannel,
+    ProvedUnixChannel,
+)
+from companion_core.egress.interface import (
+    Egress,
+    ProcessUnreadable,
+)
+from companion_core.egress.process_identity import ProcessIdentity
+from companion_core.egress.unix_socket import (
+    ForeignPeer,
+    listener_has_ended,
+    peer_of,
+)
+from companion_core.providers import TcpChannel, UnixChannel
+from companion_core.runtime.inspect.readback import (
+    HeldListener,
+    find_listener,
+    still_listens,
+)
+from companion_core.runtime.process.handle import RuntimeProcess
+
+__all__ = ["BackendPeer"]
+
+T = TypeVar("T")
+
+_LOOKS: Final = 2  # a runtime may have closed its port and opened it anew
+_LONG_SECONDS: Final = 0.005
+
+
+class BackendPeer:
+    """Proves the connections to one runtime.
+
+    Args:
+        kept: the runtime.
+        egress: identifies processes.
+        on_foreign: called while the runtime lives when its tree does not listen there: with True
+            where it may just have closed its listener, with False where another program answers.
+    """
+
+    def __init__(
+        self, kept: RuntimeProcess, egress: Egress, on_foreign: Callable[[bool], None]
+    ) -> None:
+        self._kept = kept
+        self._egress = egress
+        self._on_foreign = on_foreign
+        self._known: ProcessIdentity | None = None  # has listened, and was found in the tree
+        self._held: HeldListener | None = None
+        self._takes_long = sys.platform != "linux"  # a look, so that a thread has to
+
+    def proved(self, channel: UnixChannel | TcpChannel) -> ProvedUnixChannel | ProvedTcpChannel:
+        """Return the channel as connections are made to it."""
+        if isinstance(channel, UnixChannel):
+            return ProvedUnixChannel(path=channel.path, prove=self._prove_unix)
+        own = Listener("tcp", channel.host, channel.port)
+        prove = partial(self._prove_tcp, own)
+        return ProvedTcpChannel(host=channel.host, port=channel.port, prove=prove)
+
+    async def _prove_unix(self, connect: Connect) -> socket.socket:
+        try:
+            client = await connect()
+        except ForeignPeer:
+            self._report(perhaps=False)
+            raise
+        try:
+            pid, _ = peer_of(client)
+            identity = self._egress.identify(pid) if pid > 0 else None
+            if identity is not None and identity == self._known:
+                tree = frozenset({pid})
+            else:
+                tree = frozenset(await self._look(self._kept.tree))
+            # Asked last: who has not ended by now has had this number all the time.
+            ended = identity is None or listener_has_ended(client)
+            if check_peer(pid, tree, ended=ended).ok:
+                self._known = identity
+                return client
+        except ProcessUnreadable as error:
+            client.close()
+            raise ConnectionRefusedError from error
+        except BaseException:
+            client.close()
+            raise
+        client.close()
+        self._report(perhaps=ended and pid > 0)
+        raise ForeignPeer
+
+    async def _prove_tcp(self, own: Listener, connect: Connect) -> socket.socket:
+        for _ in range(_LOOKS):
+            if self._held is None:
+                self._held = await self._look(partial(self._find, own))
+            held = self._held
+            if held is None:
+                break
+            client = await connect()
+            try:
+                if await self._look(partial(still_listens, held, own)):
+                    return client
+            except BaseException:
+                client.close()
+                raise
+            client.close()
+            self._held = None
+        self._report(perhaps=True)
+        raise ForeignPeer
+
+    def _find(self, own: Listener) -> HeldListener | None:
+        try:
+            return find_listener(self._kept.tree(), own)
+        except ProcessUnreadable as error:
+            raise ConnectionRefusedError from error
+
+    async def _look(self, look: Callable[[], T]) -> T:
+        """Look without a thread where that was quick before."""
+        if self._takes_long:
+            return await asyncio.to_thread(look)
+        began = time.monotonic()
+        try:
+            return look()
+        finally:
+            self._takes_long = time.monotonic() - began > _LONG_SECONDS
+
+    def _report(self, *, perhaps: bool) -> None:
+        """Tell of it, unless the runtime has ended: then that is told by what keeps it."""
+        identity = self._kept.identity
+        if identity is None or self._kept.exited.is_set():
+            return
+        try:
+            seen = self._egress.identify(identity.pid)
+        except ProcessUnreadable:
+            return
+        if seen is not None and seen.start_time == identity.start_time:
+            self._on_foreign(perhaps)
