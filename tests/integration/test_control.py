@@ -20,6 +20,7 @@ from companion_core.control.client import (
     has_gone,
 )
 from companion_core.control.server import ControlServer
+from companion_core.egress.control_link import SocketLink
 from companion_core.egress.live import LiveEgress
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason, Refused
 from companion_core.system.state_files import write_private
@@ -140,6 +141,40 @@ def test_another_uid_is_not_answered(paths, monkeypatch):
         return caught.value.reason
 
     assert serve(paths, ask_status) is Reason.CONTROL_UNAVAILABLE
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Unix sockets")
+def test_nothing_is_sent_through_a_link_in_the_place_of_the_socket(paths):
+    """The companion itself listens where it leads: nobody else could be told apart by who it is."""
+    path = paths.run_folder() / "control.sock"
+
+    def ask_status(running):
+        path.rename(path.with_name("aside.sock"))
+        path.symlink_to("aside.sock")
+        with pytest.raises(EnvironmentUnavailable) as caught:
+            ask(running, LiveEgress(), "status")
+        return caught.value.reason
+
+    assert serve(paths, ask_status) is Reason.CONTROL_UNAVAILABLE
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Unix sockets")
+@pytest.mark.parametrize("told", [{"pid": 0}, {"pid": 1}, {"ended": True}], ids=str)
+def test_nothing_is_sent_to_whom_the_system_does_not_name(paths, monkeypatch, told):
+    seen = []
+    pid = told.get("pid", os.getpid())
+    monkeypatch.setattr("companion_core.egress.control_link.peer_of", lambda _: (pid, os.geteuid()))
+    ended = told.get("ended", False)
+    monkeypatch.setattr("companion_core.egress.control_link.listener_has_ended", lambda _: ended)
+    monkeypatch.setattr(SocketLink, "ask", lambda *_: seen.append(1))
+
+    def ask_status(running):
+        with pytest.raises(EnvironmentUnavailable) as caught:
+            ask(running, LiveEgress(), "status")
+        return caught.value.reason
+
+    assert serve(paths, ask_status) is Reason.CONTROL_UNAVAILABLE
+    assert seen == []
 
 
 def test_a_state_file_of_a_dead_or_other_process_is_not_believed(paths):
