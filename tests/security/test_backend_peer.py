@@ -148,6 +148,7 @@ def test_a_link_to_another_programs_socket_leads_nowhere(machine, tier, bystande
     assert bystander.received == []
 
 
+@pytest.mark.usefixtures("each_event_loop")
 @pytest.mark.parametrize(
     "code",
     [

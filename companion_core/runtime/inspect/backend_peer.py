@@ -86,7 +86,7 @@ class BackendPeer:
         try:
             pid, _ = peer_of(client)
             identity = self._egress.identify(pid) if pid > 0 else None
-            if identity is not None and identity == self._known:
+            if identity is not None and self._is_known(identity):
                 tree = frozenset({pid})
             else:
                 tree = frozenset(await self._look(self._kept.tree))
@@ -104,6 +104,11 @@ class BackendPeer:
         client.close()
         self._report(perhaps=ended and pid > 0)
         raise ForeignPeer
+
+    def _is_known(self, identity: ProcessIdentity) -> bool:
+        """Tell whether a process is the runtime itself, or was found in its tree before."""
+        known = (each for each in (self._kept.identity, self._known) if each is not None)
+        return (identity.pid, identity.start_time) in {(one.pid, one.start_time) for one in known}
 
     async def _prove_tcp(self, own: Listener, connect: Connect) -> socket.socket:
         for _ in range(_LOOKS):
@@ -125,8 +130,10 @@ class BackendPeer:
         raise ForeignPeer
 
     def _find(self, own: Listener) -> HeldListener | None:
+        runtime = self._kept.identity  # nearly always the one
         try:
-            return find_listener(self._kept.tree(), own)
+            held = find_listener((runtime.pid,), own) if runtime is not None else None
+            return held or find_listener(self._kept.tree(), own)
         except ProcessUnreadable as error:
             raise ConnectionRefusedError from error
 

@@ -46,7 +46,7 @@ class Runtime:
         self.pids: Any = tree
         self.looks = 0
         self.told: list[bool] = []
-        identity = EGRESS.identify(os.getpid())
+        identity = EGRESS.identify(os.getppid())
         self.kept = SimpleNamespace(tree=self.tree, identity=identity, exited=asyncio.Event())
         self.peer = BackendPeer(self.kept, EGRESS, self.told.append)
 
@@ -96,6 +96,17 @@ def test_who_is_in_the_tree_is_reached_and_the_tree_is_read_once(monkeypatch, sy
     assert runtime.told == []
 
 
+@pytest.mark.usefixtures("own")
+def test_the_runtime_itself_is_of_its_tree_without_a_look() -> None:
+    runtime = Runtime()
+    runtime.kept.identity = EGRESS.identify(os.getpid())
+    assert runtime.reached(UNIX)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        assert runtime.reached(port_of(listener))
+    assert runtime.looks == 0
+    assert runtime.told == []
+
+
 def _on(system: str, call: Any, *arguments: Any) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "platform", system)
@@ -136,7 +147,7 @@ def test_the_end_of_the_runtime_is_told_by_what_keeps_it() -> None:
         if ended == "told":
             runtime.kept.exited.set()
         else:
-            runtime.kept.identity = SimpleNamespace(pid=os.getpid(), start_time=-1)
+            runtime.kept.identity = SimpleNamespace(pid=os.getppid(), start_time=-1)
         assert not runtime.reached(UNIX)
         assert runtime.told == []
 
