@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -30,6 +31,7 @@ P = TypeVar("P", bound="asyncio.BaseProtocol")
 
 
 CONTROL_TIMEOUT_SECONDS = 10.0
+BACKLOG_SECONDS = 0.002  # after which a listener that was full is asked again
 
 _CREATE_SUSPENDED = 0x4  # of CreateProcess; `subprocess` has no name for it
 
@@ -227,7 +229,7 @@ async def _connected(client: socket.socket, address: str | tuple[str, int]) -> s
         client.settimeout(0)
         # The first call begins it; on Linux alone the second one says 0 when it is done.
         begun = client.connect_ex(address) if sys.platform == "linux" else errno.EINPROGRESS
-        while begun == errno.EAGAIN and not isinstance(channel, TcpChannel):
+        while begun == errno.EAGAIN and isinstance(address, str):
             # A Unix socket's full backlog (connect(2)). It can be written to, for which asyncio
             # takes it for connected.
             await asyncio.sleep(BACKLOG_SECONDS)
