@@ -17,8 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from companion_core.plugin_host import scan
-from companion_core.plugin_host.survey import survey_plugins
+from companion_core.plugin_host import scan, survey_plugins
 
 ROUNDS, DISTRIBUTIONS = 31, 150
 LONG_AGO = 1_600_000_000

@@ -1,4 +1,4 @@
-"""`companion manifest`: make, fill, sign and verify a list of models."""
+"""`companion manifest`: start, fill, sign and verify a list of models."""
 
 from __future__ import annotations
 
@@ -138,9 +138,12 @@ def _measure_file(path: Path) -> Measured:
 
 
 def _measure_url(settings: Settings, url: str, extra_ca_file: Path | None) -> Measured:
-    # TLS is slow to load, and a local file needs none.
-    from companion_core.egress.tls_context import build_tls_context  # noqa: PLC0415
-    from companion_core.models.https_downloader import HttpsDownloader  # noqa: PLC0415
+    from companion_core.egress.tls_context import (  # noqa: PLC0415 - slow; a local file needs no TLS
+        build_tls_context,
+    )
+    from companion_core.models.https_downloader import (  # noqa: PLC0415 - a local file needs none
+        HttpsDownloader,
+    )
 
     parsed = parse_https_url(url)
     if isinstance(parsed, Verdict):
@@ -149,7 +152,7 @@ def _measure_url(settings: Settings, url: str, extra_ca_file: Path | None) -> Me
     downloader = HttpsDownloader(settings.egress, lambda: context)
     try:
         with downloader.open(DownloadRequest(url=url)) as stream:
-            return measure(stream.readinto)  # type: ignore[attr-defined] # offered by contract
+            return measure(stream.readinto)  # type: ignore[attr-defined] # `Downloader.open` promises it, BinaryIO does not name it
     except Redirect as error:
         hint = "the address redirects; give the one it leads to"
         raise click.BadParameter(hint, param_hint="FILE-OR-URL") from error

@@ -30,7 +30,7 @@ from companion_core.decisions.verdict import Verdict
 from companion_core.errors import Reason, Refused
 from companion_core.hookspecs import AUTHORITY_GROUP, RUNTIME_GROUP
 from companion_core.models.store import VerifiedModel
-from companion_core.plugin_host.rules import FoundPlugin, judge_found
+from companion_core.plugin_host import FoundPlugin, judge_found
 from companion_core.providers import SpawnPlan, TcpChannel, UnixChannel
 
 __all__ = [

@@ -9,9 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-from companion_core.plugin_host.calls import PLUGIN_REASONS
-from companion_core.plugin_host.selection import Role
-from companion_core.plugin_host.snapshots import snapshot_provider
+from companion_core.plugin_host import PLUGIN_REASONS, Role, snapshot_provider
 from companion_core.providers import DownloadFailed, DownloadRequest, Redirect, ResumeRefused
 from companion_core.testing.certificate_authority import CertificateAuthority
 from companion_core.testing.model_host import Misbehaviour, ModelHost

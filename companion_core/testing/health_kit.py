@@ -7,8 +7,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Final
 
-from companion_core.plugin_host.selection import Role
-from companion_core.plugin_host.snapshots import snapshot_provider
+from companion_core.plugin_host import Role, snapshot_provider
 from companion_core.providers import HealthResponse
 from companion_core.testing.rulebook import Rulebook, type_name
 

@@ -10,9 +10,7 @@ from typing import Any, Final
 from companion_core.egress.refusing import RefusingEgress
 from companion_core.egress.tls_context import build_tls_context
 from companion_core.errors import Reason
-from companion_core.plugin_host import LoadedPlugins, PluginState, Role
-from companion_core.plugin_host.inventory import find_plugins
-from companion_core.plugin_host.rules import record_of
+from companion_core.plugin_host import LoadedPlugins, PluginState, Role, find_plugins, record_of
 from companion_core.serving.assembly import load_every_plugin
 from companion_core.testing.downloader_kit import check_downloader
 from companion_core.testing.health_kit import check_health_checker

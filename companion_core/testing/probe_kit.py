@@ -8,8 +8,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from companion_core.decisions.resources import evaluate_resources
-from companion_core.plugin_host.selection import Role
-from companion_core.plugin_host.snapshots import snapshot_provider
+from companion_core.plugin_host import Role, snapshot_provider
 from companion_core.providers import (
     ProbeFailed,
     ProbeTarget,

@@ -12,9 +12,7 @@ from typing import Any, Final
 
 from companion_core.decisions.spawn_plan import check_env_name
 from companion_core.decisions.verdict import Verdict
-from companion_core.plugin_host.calls import PLUGIN_REASONS
-from companion_core.plugin_host.selection import Role
-from companion_core.plugin_host.snapshots import rebuild_binaries, snapshot_provider
+from companion_core.plugin_host import PLUGIN_REASONS, Role, rebuild_binaries, snapshot_provider
 from companion_core.providers import (
     CannotPlan,
     SpawnPlan,
