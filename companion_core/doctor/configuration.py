@@ -33,7 +33,7 @@ _MAX_NARROW: Final = 200
 
 
 def check_file(situation: Situation) -> Finding:
-    """Read the configuration; what it says is for the rows behind."""
+    """Read the configuration file; the rows after this one show its values."""
     path = situation.config_file()
     document, text = read_document(path)
     situation.config = parse_config(document, source=str(path), text=text)
@@ -44,7 +44,7 @@ def check_file(situation: Situation) -> Finding:
 
 
 def check_options(situation: Situation) -> list[Row]:
-    """Return what stands outside the file: options of the command line, the environment."""
+    """Return the settings outside the file: command-line options and the environment."""
     values: dict[str, Callable[[], str]] = {
         "config_file": lambda: str(situation.config_file()),
         "state_dir": lambda: str(situation.paths.root),

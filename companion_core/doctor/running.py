@@ -1,7 +1,7 @@
-"""What the running companion and its runtime really are: read back from outside (I-06 to I-18).
+"""Checks of the running companion and its runtime, read back from outside (I-06 to I-18).
 
-Harmless questions only: its status, three requests that the gateway has to refuse, and what the
-system shows of its processes and sockets.
+All of them are harmless: they ask for the status, send three requests that the gateway has to
+refuse, and read what the system shows of processes and sockets.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ __all__ = ["checks"]
 ASK_SECONDS: Final = 5.0
 _TAIL_BYTES: Final = 1024 * 1024
 _LOOPBACK: Final = frozenset({"127.0.0.1", "::1"})
-# The tiers' own programs set it to the working folder.
+# The programs of the isolation tiers set it to the working folder.
 _TIER_NAMES: Final = frozenset({"PWD"})
 
 
@@ -142,7 +142,7 @@ def _unplanned(
 
 
 def _base_names(seen: frozenset[str]) -> frozenset[str]:
-    """Return the core's own names, the choice of accelerators where it is there included."""
+    """Return the names of the core's base environment, which may choose accelerators."""
     return frozenset(
         base_environment(sys.platform, private_dir="/", inherited=dict.fromkeys(seen, ""))
     )
@@ -183,13 +183,13 @@ def _named(found: frozenset[Listener] | None) -> str:
 
 def check_gateway_sockets(situation: Situation) -> Finding:
     """Read which addresses hold the gateway's port: loopback and no other (I-17)."""
-    import psutil  # noqa: PLC0415 - slow to import, and asked for here alone
+    import psutil  # noqa: PLC0415 - slow to import; only this check needs it
 
     port = _port(situation)
     try:
         connections = psutil.net_connections(kind="tcp")
     except psutil.AccessDenied:
-        return skipped(Reason.NOT_APPLICABLE, "this system shows sockets to its owner alone")
+        return skipped(Reason.NOT_APPLICABLE, "this system shows sockets to administrators alone")
     held = {
         each.laddr.ip
         for each in connections
@@ -203,8 +203,8 @@ def check_gateway_sockets(situation: Situation) -> Finding:
     return fine(where)
 
 
-# What a stranger might send, and what the gateway has to say to it; whoever has no token is
-# told so until strangers have asked too often.
+# What a stranger might send, and how the gateway has to refuse it. A request without a token is
+# refused for that until requests without a token exceed their rate.
 _STRANGERS: Final[tuple[tuple[str, Mapping[str, str], frozenset[Reason]], ...]] = (
     ("a foreign Host", {"Host": "attacker.example"}, frozenset({Reason.HOST_NOT_ALLOWED})),
     (
@@ -217,7 +217,7 @@ _STRANGERS: Final[tuple[tuple[str, Mapping[str, str], frozenset[Reason]], ...]] 
 
 
 def check_guard(situation: Situation) -> Finding:
-    """Send what a stranger might send, and see it refused without a CORS header (I-10, I-17)."""
+    """Send what a stranger might send, and require a refusal without a CORS header (I-10, I-17)."""
     port = _port(situation)
     for who, headers, expected in _STRANGERS:
         try:
@@ -249,7 +249,7 @@ def _request(situation: Situation, port: int, headers: Mapping[str, str]) -> tup
 def check_process(situation: Situation) -> Finding:
     """Require owner-only files and no core dump of the companion's process (I-18)."""
     if sys.platform != "linux":
-        return skipped(Reason.NOT_APPLICABLE, "this system does not show it")
+        return skipped(Reason.NOT_APPLICABLE, "this system does not show a process's limits")
     pid = _status(situation)["pid"]
     umask = _field(Path(f"/proc/{pid}/status"), "Umask:")
     core = _field(Path(f"/proc/{pid}/limits"), "Max core file size")
@@ -259,7 +259,7 @@ def check_process(situation: Situation) -> Finding:
     command = Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace").split("\0")
     if any(Path(part).name in {"companion", "companion_core"} for part in command):
         return broken(Reason.INTERNAL_FAULT, detail)
-    return skipped(Reason.NOT_APPLICABLE, f"{detail}: the program that embeds it says so")
+    return skipped(Reason.NOT_APPLICABLE, f"{detail}: set by the program that embeds it")
 
 
 def _field(path: Path, name: str) -> list[str]:
