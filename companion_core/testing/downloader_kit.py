@@ -42,8 +42,8 @@ def check_downloader(make: Callable[[Path], Any]) -> None:
     """Check a downloader against `DOWNLOADER_RULES`.
 
     Args:
-        make: returns the downloader; it gets the path of a PEM file with the authority that
-            vouches for the host of this check.
+        make: returns the downloader; its argument is the path of a PEM file with the authority
+            that vouches for this check's host.
 
     Raises:
         AssertionError: with the rule's number, what was seen and what was expected.
@@ -99,7 +99,7 @@ def _check_ranges(provider: Any, host: ModelHost) -> None:
     first = _BOOK.ask(2, provider.open, DownloadRequest(url=host.url(_PATH)))
     validator = getattr(first, "validator", None)
     _BOOK.ask(10, first.close)
-    if validator is None:  # it cannot say what it would resume
+    if validator is None:  # without one it cannot resume
         return
     answer = _fetch(5, provider, host, Misbehaviour(), validator)
     resumed = answer == _BODY[_OFFSET:] or isinstance(answer, ResumeRefused)

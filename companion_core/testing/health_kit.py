@@ -1,4 +1,4 @@
-"""Conformance of a health checker: it says yes only to what it was made for, and never raises."""
+"""Conformance of a health checker: it never calls a failure healthy, and never raises."""
 
 from __future__ import annotations
 

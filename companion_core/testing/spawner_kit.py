@@ -1,4 +1,4 @@
-"""Conformance of a spawner: what it plans, the core would carry out. Nothing is started."""
+"""Conformance of a spawner: the core would accept its plans. Nothing is started."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ _BOOK: Final = Rulebook("spawner", SPAWNER_RULES)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpawnerAbilities:
-    """What a spawner declares of the parts that are optional.
+    """Which optional parts a spawner supports.
 
     Attributes:
-        forms: of {"embedded", "program"}, those it has to plan; empty: whichever it does.
+        forms: of {"embedded", "program"}, those it has to plan; empty accepts either.
         chat_template: it uses the template of the manifest.
         open_backend: on loopback TCP it has no key; the person has to accept that.
-        embedded_modules: the modules of its distribution; None: not compared.
+        embedded_modules: the modules of its distribution; None skips the comparison.
     """
 
     forms: frozenset[str] = frozenset()
@@ -118,7 +118,7 @@ def _planned(
 
 
 def _plan(provider: Any, able: SpawnerAbilities, request: SpawnRequest) -> SpawnPlan | None:
-    """Return the spawner's plan after the core's own rules, None when it declines."""
+    """Return the spawner's plan as the core accepts it; None if the spawner declines."""
     answer = _BOOK.ask(3, provider.plan, request, may_raise=(CannotPlan,))
     if isinstance(answer, CannotPlan):
         allowed = answer.reason in PLUGIN_REASONS[CannotPlan]
