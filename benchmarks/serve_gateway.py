@@ -1,4 +1,4 @@
-"""Serve the real gateway before any backend, with every limit raised out of the way.
+"""Serve the real gateway in front of any backend, with every limit raised out of the way.
 
     python benchmarks/serve_gateway.py --port P --backend unix:/path|host:port --token T
         [--model m] [--loop auto|asyncio|uvloop] [--second-parser auto|on|off]
@@ -101,7 +101,7 @@ def main() -> None:
         ("httptools", options.second_parser == "on"),
     ):
         if wanted:
-            importlib.import_module(name)  # say so where it is missing
+            importlib.import_module(name)  # raises if it is missing
     if options.loop == "asyncio":
         asyncio.run(serve(options))
         return

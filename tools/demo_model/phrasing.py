@@ -85,14 +85,14 @@ class Knowledge:
 
     def _reword(self, question: str, rng: Random) -> str:
         for first, *others in rng.sample(self.alike, len(self.alike)):
-            if first in question and rng.random() < 0.4:  # noqa: PLR2004 - a chance
+            if first in question and rng.random() < 0.4:  # noqa: PLR2004 - a probability
                 question = question.replace(first, rng.choice(others), 1)
                 break
-        if rng.random() < 0.3:  # noqa: PLR2004 - a chance
+        if rng.random() < 0.3:  # noqa: PLR2004 - a probability
             question = rng.choice(self.openings) + question
         question = _recase(question, rng.random())
         question = _repunctuate(question, rng)
-        if rng.random() < 0.12 and len(question) > LONG_ENOUGH_TO_MISTYPE:  # noqa: PLR2004
+        if rng.random() < 0.12 and len(question) > LONG_ENOUGH_TO_MISTYPE:  # noqa: PLR2004 - a probability
             question = _mistype(question, rng)
         return question.strip()
 
@@ -128,9 +128,9 @@ def _recase(question: str, chance: float) -> str:
 
 def _repunctuate(question: str, rng: Random) -> str:
     chance = rng.random()
-    if chance < 0.4:  # noqa: PLR2004 - a chance
+    if chance < 0.4:  # noqa: PLR2004 - a probability
         return question.rstrip(".?!")
-    if chance < 0.5:  # noqa: PLR2004 - a chance
+    if chance < 0.5:  # noqa: PLR2004 - a probability
         return question.rstrip(".?!") + rng.choice("?.!")
     return question
 

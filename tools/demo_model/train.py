@@ -177,7 +177,7 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(mode=True)
     knowledge = load_knowledge(HERE / "questions.toml")
-    corpus = knowledge.corpus(Random(options.seed), rounds=8)  # noqa: S311 - not secrets
+    corpus = knowledge.corpus(Random(options.seed), rounds=8)  # noqa: S311 - samples
     tokenizer = train_tokenizer(corpus, VOCABULARY)
     shape = Shape(vocabulary=len(tokenizer.tokens))
     print(f"{len(knowledge.answers)} answers, {len(knowledge.trained)} questions")
