@@ -97,7 +97,7 @@ def main() -> None:
         ("guard on a parsed head", guard),
         ("guard, lifecycle, admission, resources", decide),
         ("parse a JSON body", lambda: parse_body(BODY, "m")),
-        ("write it anew", rewrite),
+        ("write it again", rewrite),
         ("follow one streamed event", lambda: framer.feed(EVENT)),
     )
     for name, call in rows:

@@ -66,7 +66,7 @@ def main() -> None:
 
             rows: tuple[tuple[str, Callable[[], object]], ...] = (
                 ("survey, the folder known", functools.partial(survey_plugins, path=path)),
-                ("survey, the folder read anew", afresh),
+                ("survey, the folder read again", afresh),
                 ("importlib.metadata, the names alone", library),
             )
             for name, call in rows:

@@ -91,7 +91,7 @@ def main() -> None:
         "--second-parser",
         choices=("auto", "on", "off"),
         default="auto",
-        help="let httptools read each new head too; auto: where it is installed",
+        help="let httptools read each new head too; auto: if it is installed",
     )
     parser.add_argument("--in-flight", type=int, default=4096)
     parser.add_argument("--queue", type=int, default=4096)

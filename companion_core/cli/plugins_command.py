@@ -61,7 +61,7 @@ def info(settings: Settings, *, name: str, as_json: bool) -> None:
 @command.command("trust")
 @click.argument("name")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@click.option("--editable", is_flag=True, help="Trust a link to a source tree, as it is now.")
+@click.option("--editable", is_flag=True, help="Trust the present state of a linked source tree.")
 @_as_json
 @click.pass_obj
 def trust(settings: Settings, *, name: str, yes: bool, editable: bool, as_json: bool) -> None:

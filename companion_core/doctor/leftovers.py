@@ -163,7 +163,7 @@ def _judge_downloads(folder: Path, *, repair: bool) -> Finding:
     left = [path for path in rest if is_ours(path)]
     if not left:
         if useful:
-            return fine(f"{_amount(useful)}: kept for the next start")
+            return fine(f"{_amount(useful)}: the next start resumes from it")
         return fine("no download was cut off")
     what = _amount(left)
     if not repair:

@@ -130,10 +130,10 @@ def check_memory(situation: Situation) -> Finding:
 
 
 def check_ceilings(_situation: Situation, name: str = sys.platform) -> Finding:
-    """Say whether the system would hold a runtime started from here to its ceilings (I-12)."""
+    """Say whether the system would enforce the ceilings of a runtime started here (I-12)."""
     state = probe_ceilings(name)
     if state.hard:
-        return fine(f"held by the system: {state.detail}")
+        return fine(f"enforced by the system: {state.detail}")
     fix = _DELEGATED if name == "linux" else ""
     return skipped(Reason.NOT_APPLICABLE, f"observed, not enforced: {state.detail}", fix=fix)
 
@@ -227,14 +227,14 @@ def check_temporary(_situation: Situation) -> Finding:
 
 
 def check_port(situation: Situation) -> Finding:
-    """Require that a configured port can be taken, unless the companion itself holds it."""
+    """Require that a configured port is free, unless the running companion uses it."""
     from companion_core.gateway.listener import bind_loopback  # noqa: PLC0415 - only this check needs it
 
     port = require_config(situation).gateway.port
     if port == 0:
         return fine("0: the system chooses a free one at each start")
     if situation.status is not None and situation.status.get("gateway"):
-        return fine(f"{port}: held by the running companion")
+        return fine(f"{port}: used by the running companion")
     try:
         listeners = bind_loopback(port)
     except OSError as error:

@@ -111,8 +111,8 @@ def read_environment(*names: str) -> Verdict:
 
 def read_listener(address: str) -> Verdict:
     """Judge a runtime on a Unix socket that also listens on `address` (I-07)."""
-    held = frozenset({Listener("tcp", address, 8080)})
-    return check_listeners(held, _SOCKET, allow_open_backend=False)
+    found = frozenset({Listener("tcp", address, 8080)})
+    return check_listeners(found, _SOCKET, allow_open_backend=False)
 
 
 # --- I-09: lifecycle and availability ------------------------------------------------------

@@ -50,7 +50,7 @@ _TIER_NAMES: Final = frozenset({"PWD"})
 
 
 def check_available(situation: Situation) -> Finding:
-    """Say whether a request would be served now, and if not, why (I-09)."""
+    """Say whether the companion would serve a request now, and if not, why (I-09)."""
     status = _status(situation)
     if status["available"]:
         age = status["last_health_ok_seconds_ago"]
@@ -59,7 +59,7 @@ def check_available(situation: Situation) -> Finding:
 
 
 def check_runtime(situation: Situation) -> Finding:
-    """Say whether there is a runtime to look at."""
+    """Say whether a runtime runs that can be checked."""
     runtime = _status(situation)["runtime"]
     if runtime is None:
         return skipped(Reason.NOT_READY, "no runtime yet, or no more")
@@ -68,17 +68,17 @@ def check_runtime(situation: Situation) -> Finding:
 
 
 def check_gateway(situation: Situation) -> Finding:
-    """Say whether there is a gateway to ask."""
+    """Say whether a gateway listens that can be checked."""
     gateway = _status(situation)["gateway"]
     return skipped(Reason.NOT_READY, "no gateway yet") if gateway is None else fine(gateway["url"])
 
 
 def check_verified(situation: Situation) -> Finding:
-    """Require that what is served was verified (I-01)."""
+    """Require that the served model was verified (I-01)."""
     model = _status(situation)["model"]
     if not model["verified"]:
         return broken(Reason.NOT_VERIFIED, model["id"])
-    return fine(f"{model['id']} is held by the descriptor that was hashed")
+    return fine(f"{model['id']} is open as the descriptor that was hashed")
 
 
 def check_admission(situation: Situation) -> Finding:
@@ -160,7 +160,7 @@ def check_runtime_sockets(situation: Situation) -> Finding:
         return fine("no network socket; a Unix socket in a folder of its own")
     config = situation.config
     several = channel == "namespace" or (config is not None and config.runtime.unsafe_open_backend)
-    held = any(
+    planned = any(
         check_listeners(
             found,
             TcpChannel(host=each.address, port=each.port),
@@ -169,7 +169,7 @@ def check_runtime_sockets(situation: Situation) -> Finding:
         for each in found or ()
         if each.address in _LOOPBACK
     )
-    if not held:
+    if not planned:
         return broken(Reason.RUNTIME_LISTENS_WIDE, _named(found))
     where = "in a network of its own" if channel == "namespace" else "with a per-start key"
     return fine(f"loopback only, {where}")
@@ -182,7 +182,7 @@ def _named(found: frozenset[Listener] | None) -> str:
 
 
 def check_gateway_sockets(situation: Situation) -> Finding:
-    """Read which addresses hold the gateway's port: loopback and no other (I-17)."""
+    """Require that the gateway's port is bound on loopback addresses alone (I-17)."""
     import psutil  # noqa: PLC0415 - slow to import; only this check needs it
 
     port = _port(situation)
@@ -190,15 +190,15 @@ def check_gateway_sockets(situation: Situation) -> Finding:
         connections = psutil.net_connections(kind="tcp")
     except psutil.AccessDenied:
         return skipped(Reason.NOT_APPLICABLE, "this system shows sockets to administrators alone")
-    held = {
+    addresses = {
         each.laddr.ip
         for each in connections
         if each.status == psutil.CONN_LISTEN and each.laddr and each.laddr.port == port
     }
-    if not held:
+    if not addresses:
         return broken(Reason.LISTENER_NOT_BOUND, f"nothing listens on port {port}")
-    where = f"port {port} on {', '.join(sorted(held))}"
-    if not all(ipaddress.ip_address(address).is_loopback for address in held):
+    where = f"port {port} on {', '.join(sorted(addresses))}"
+    if not all(ipaddress.ip_address(address).is_loopback for address in addresses):
         return broken(Reason.INTERNAL_FAULT, f"{where}: beyond loopback")
     return fine(where)
 

@@ -22,12 +22,12 @@ DOWNLOADER_RULES: Final[Mapping[int, str]] = MappingProxyType(
         1: "open is a method",
         2: "what open returns has readinto and close, and yields the bytes that were sent",
         3: "a redirect is raised as Redirect with its address, and never followed",
-        4: "a status that is no success is DownloadFailed with a reason that a plugin may give",
-        5: "a range is asked for and yields exactly the rest, or is ResumeRefused",
+        4: "a status other than success is DownloadFailed with a reason that a plugin may give",
+        5: "a request with an offset yields exactly the rest, or is ResumeRefused",
         6: "a range that the server ignores or shifts is refused",
-        7: "a body that ends early or never comes whole is DownloadFailed or ends; it adds nothing",
-        8: "bytes under a content coding are DownloadFailed, never handed on",
-        9: "a server that the authorities do not vouch for is DownloadFailed, and gets no request",
+        7: "a body that ends early is DownloadFailed or ends early too; no byte is added",
+        8: "bytes under a content coding are DownloadFailed, never passed on",
+        9: "a server without a trusted certificate is DownloadFailed, and gets no request",
         10: "close may be called twice, and before the end",
     }
 )

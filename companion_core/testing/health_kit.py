@@ -18,8 +18,8 @@ HEALTH_RULES: Final[Mapping[int, str]] = MappingProxyType(
         1: "path is an absolute path without a query, and judge is a method",
         2: "judge returns a bool, whatever the runtime answers",
         3: "a status other than 2xx is never healthy",
-        4: "one answer is judged one way",
-        5: "the answer that is declared healthy is healthy",
+        4: "the same answer is always judged the same way",
+        5: "the answer that the author declares healthy is healthy",
     }
 )
 

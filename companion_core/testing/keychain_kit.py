@@ -28,13 +28,13 @@ KEYCHAIN_RULES: Final[Mapping[int, str]] = MappingProxyType(
         1: "a provider has the methods status, get, set and delete",
         2: "status returns a KeychainStatus that is ok exactly when its reason is, "
         "else names a keychain reason",
-        3: "an operation raises nothing but KeychainUnavailable with a keychain reason, "
-        "and a store that is not usable raises it",
+        3: "an operation raises only KeychainUnavailable with a keychain reason, "
+        "and every operation of an unusable store raises it",
         4: "an item that was never set reads as None",
         5: "what set stored, get returns unchanged",
         6: "a second set replaces the first",
-        7: "accounts do not touch each other",
-        8: "the longest secret is kept unchanged, or refused",
+        7: "accounts do not affect each other",
+        8: "the longest secret is stored unchanged, or refused",
         9: "what delete removed reads as None",
         10: "deleting an absent item is fine",
     }

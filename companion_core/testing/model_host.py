@@ -70,7 +70,7 @@ class ModelHost(TlsHost):
     """A `TlsHost` that records its requests and misbehaves as told.
 
     Attributes:
-        misbehave: read anew for each request.
+        misbehave: read again for each request.
         requests: path and headers (names in lower case) of each request so far.
     """
 
