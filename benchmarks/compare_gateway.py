@@ -2,10 +2,10 @@
 
     python benchmarks/compare_gateway.py [--rounds 5] [--scale 1]
 
-Every target stands before the same backend and compares token and Host. Quote ratios of one
-run: times depend on the machine and on who else uses it. The main measure is the processor
-time that the target's own processes spend per request or event, from Linux's schedstat.
-nginx, and uvloop with httptools, are measured where they are installed.
+Every target stands in front of the same backend and compares token and Host. Quote ratios of one
+run: times depend on the machine and its other load. The main measure is the processor time that
+the target's own processes spend per request or event, from Linux's schedstat. nginx, and uvloop
+with httptools, are measured if they are installed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from load import Load
 from companion_core.cli.foreground import run_event_loop
 
 HERE = Path(__file__).parent
-TOKEN = "benchmark"  # noqa: S105 - compared with itself
+TOKEN = "benchmark"  # noqa: S105 - made up for the run
 WAITING = 500
 STANDARD = "gateway, standard library"
 FAST = "gateway, uvloop and httptools"
@@ -43,8 +43,8 @@ EVENTS = "thousand events a second"
 ONE_CLIENT = "median of one client, µs"
 MEMORY = "PSS after load, MiB"
 
-Row = Mapping[str, Sequence[float]]  # column to what each round measured
-# The targets run on the last one, their backend and their clients on the first.
+Row = Mapping[str, Sequence[float]]  # column to the results of each round
+# The targets run on the last processor, their backend and their clients on the first.
 PROCESSORS = sorted(os.sched_getaffinity(0))
 
 NGINX = """
@@ -78,7 +78,7 @@ class Target:
     pid: int
 
     def processes(self) -> list[int]:
-        """Return its process and the children of that."""
+        """Return its process and that one's children."""
         with contextlib.suppress(OSError):
             children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
             return [self.pid, *map(int, children)]
@@ -102,7 +102,7 @@ class Target:
 @contextlib.contextmanager
 def start(name: str, command: list[str], port: int) -> Iterator[Target]:
     """Start a proxy on a processor of its own and wait until it listens."""
-    os.sched_setaffinity(0, {PROCESSORS[-1]})  # what is started inherits it, its children too
+    os.sched_setaffinity(0, {PROCESSORS[-1]})  # the child and its children inherit it
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         try:
             os.sched_setaffinity(0, {PROCESSORS[0]})
@@ -118,7 +118,7 @@ def start(name: str, command: list[str], port: int) -> Iterator[Target]:
 
 
 def free_port() -> int:
-    """Return a port that nobody holds."""
+    """Return a port that is free now."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
 
@@ -132,7 +132,7 @@ def gateway(port: int, backend: str, loop: str, *more: str) -> list[str]:
 
 
 def commands(folder: Path, backend: str) -> Iterator[tuple[str, list[str], int]]:
-    """Yield what is installed: name, command, port."""
+    """Yield each target that is installed: name, command, port."""
     if shutil.which("nginx"):
         port = free_port()
         file = folder / "nginx.conf"
@@ -160,14 +160,14 @@ def measure(target: Target, load: Load, units: int) -> tuple[float, Load]:
 
 
 def memory_per_waiting(backend: str) -> float:
-    """Return how many KiB a request costs that waits in the queue."""
+    """Return how many KiB each request in the queue costs."""
     port = free_port()
     command = gateway(port, backend, "asyncio", "--in-flight", "1", "--queue", str(WAITING))
-    with start("queue", command, port) as target, contextlib.ExitStack() as held:
+    with start("queue", command, port) as target, contextlib.ExitStack() as clients:
         request = Load(port, TOKEN, 1, 1, pause_microseconds=-1).request()
 
         def send() -> None:
-            client = held.enter_context(socket.create_connection(("127.0.0.1", port)))
+            client = clients.enter_context(socket.create_connection(("127.0.0.1", port)))
             client.sendall(request)
 
         send()
@@ -229,14 +229,14 @@ def run_round(target: Target, measured: dict[str, list[float]], scale: float) ->
 
 
 def times(row: Row, nginx: Row, column: str) -> str:
-    """Return how many times nginx's it is: the median of the rounds, each compared in itself."""
+    """Return the ratio to nginx: the median of the ratios within each round."""
     rounds = zip(row[column], nginx.get(column, ()), strict=False)
     ratios = [one / other for one, other in rounds]
     return f"{statistics.median(ratios):.2f}" if ratios else ""
 
 
 def added(row: Row, nginx: Row, column: str) -> str:
-    """Return how much more than nginx's it is, in the same way."""
+    """Return the difference to nginx: the median of the differences within each round."""
     rounds = zip(row[column], nginx.get(column, ()), strict=False)
     differences = [one - other for one, other in rounds]
     return f"{statistics.median(differences):.0f}" if differences else ""
@@ -247,7 +247,7 @@ def median(row: Row, _nginx: Row, column: str) -> str:
     return f"{statistics.median(row[column]):.1f}"
 
 
-# What we ask of ourselves: what, must, aim, how it is compared, in which column, of whom.
+# Our targets: the name, must, aim, the comparison, its column, and the targets it is for.
 BOUNDS = (
     ("CPU per JSON request, times nginx's", "≤ 1.8", "1.5", times, JSON, (FAST,)),
     ("the same", "≤ 2.4", "2.0", times, JSON, (STANDARD,)),
@@ -259,7 +259,7 @@ BOUNDS = (
 
 
 def print_bounds(rows: Mapping[str, Row], waiting: float) -> None:
-    """Print what we ask of ourselves beside what was measured; empty where nginx is missing."""
+    """Print our targets beside the results; a cell is empty if nginx is missing."""
     print(f"\n| | must | aim | {FAST} | {STANDARD} |\n|---|---|---|---|---|")
     nginx = rows.get("nginx", {})
     for name, must, aim, compare, column, targets in BOUNDS:

@@ -3,7 +3,7 @@
     python benchmarks/decisions.py
 
 Not a test: numbers depend on the machine. The aim is about 1 µs for the guard on a parsed
-head and about 2 µs for the whole decision, beside about 4 µs for parsing a head.
+head and about 2 µs for the whole decision; parsing a head takes about 4 µs.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def main() -> None:
         ("guard on a parsed head", guard),
         ("guard, lifecycle, admission, resources", decide),
         ("parse a JSON body", lambda: parse_body(BODY, "m")),
-        ("write it anew", rewrite),
+        ("write it again", rewrite),
         ("follow one streamed event", lambda: framer.feed(EVENT)),
     )
     for name, call in rows:

@@ -2,9 +2,8 @@
 
     python benchmarks/download_once.py --url URL --sha256 HEX --size BYTES --ca FILE --dest PATH
 
-The bytes go where a model's bytes go, through the same calls: a manifest signed for this
-run, its verification, the store, the descriptor's hash, fsync and rename. One line of JSON
-says how long it took.
+The bytes take the same path as a model's: a manifest signed for this run, its verification, the
+store, the descriptor's hash, fsync and rename. One line of JSON says how long it took.
 """
 
 from __future__ import annotations

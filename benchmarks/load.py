@@ -2,8 +2,8 @@
 
     python benchmarks/load.py backend unix:/path|host:port
 
-The clients are functions; `compare_gateway.py` runs them. Neither end is part of what is
-measured: that is the processor time of the process in between.
+`compare_gateway.py` runs the clients. Neither end is measured, only the processor time of the
+process between them.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class Client(asyncio.Protocol):
 
 @dataclass
 class Load:
-    """What clients ask for, all of them at once and each one request after the other."""
+    """Clients that run at the same time; each sends one request after the other."""
 
     port: int
     token: str
@@ -157,7 +157,7 @@ class Load:
         ).encode()
 
     async def run(self, connected: Callable[[], None]) -> None:
-        """Send everything; `connected` is called before, when all clients are connected."""
+        """Send every request; `connected` is called first, once all clients are connected."""
         loop = asyncio.get_running_loop()
         clients = [
             (await loop.create_connection(lambda: Client(self), "127.0.0.1", self.port))[1]

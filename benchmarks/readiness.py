@@ -3,15 +3,15 @@
     python benchmarks/readiness.py [ROUNDS]
 
 Not a test: numbers depend on the machine. A runtime is ready when its socket accepts and its
-health path answers 200. The test runtime announces that moment itself; llama.cpp is asked twice
-a millisecond by a process beside it, and its moment is that of the last answer that was not 200
-yet; Ollama's is its answer that the model is loaded. `read back` is when the supervisor has
-found the runtime's environment and sockets as planned; `confirmed` when one request more was
-answered, through the gateway; `available` when that answer was judged by the plugin, resources
-are observed and the lifecycle is `ready`. The aim is at most 2 ms.
+health path answers 200. The test runtime announces that moment itself. A process beside llama.cpp
+asks it twice a millisecond, and the moment is that of the last answer before the first 200. For
+Ollama it is the answer that the model is loaded. `read back` is when the supervisor has found
+the runtime's environment and sockets as planned; `confirmed` when one more request was answered
+through the gateway; `available` when the plugin has judged that answer, resources are observed and
+the lifecycle is `ready`. The aim is at most 2 ms.
 
 The first row is the least that could be done: wait for the announcement, send the runtime one
-request and look at nothing else.
+request and read nothing back.
 """
 
 from __future__ import annotations
@@ -33,12 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from companion_core.config.paths import InstancePaths
-from companion_core.runtime.start import (
-    prepare as backend_client,
-)
-from companion_core.runtime.start import (
-    readiness,
-)
+from companion_core.runtime.start import prepare, readiness
 from companion_core.testing import FakeHealthChecker, FakeSpawner, fake_runtime
 from companion_core.testing.fake_runtime import READY
 
@@ -71,27 +66,27 @@ while status != b"200":
         not_yet = time.monotonic()
         time.sleep(0.0005)
 print(not_yet, flush=True)
-time.sleep(60)  # an interpreter that ends takes a processor from what is measured
+time.sleep(60)  # an interpreter that ends would take a processor from the measurement
 """
 
 
 @dataclass(frozen=True)
 class Case:
-    """One way to become ready; without a model it is the test runtime's."""
+    """One way to become ready; a case without a model uses the test runtime."""
 
     name: str
     make: Callable[[Any], Any]
     model: Path | None = None
-    prepared: bool = False  # its answer to the last request of its plan says when it is ready
+    prepared: bool = False  # it is ready when it answers the last request of its plan
 
 
 def silent(plan: Any, _request: Any) -> Any:
-    """Plan the same start, without a text that announces it."""
+    """Return the plan without the text that announces readiness."""
     return replace(plan, ready_text=None)
 
 
 def with_test_runtime(spawner: FakeSpawner) -> Callable[[Any], Any]:
-    """Return what makes a gateway before the test runtime."""
+    """Return a function that makes a gateway in front of the test runtime."""
 
     def make(made: Any) -> Any:
         digest = hashlib.sha256(made.program.read_bytes()).hexdigest()
@@ -102,12 +97,12 @@ def with_test_runtime(spawner: FakeSpawner) -> Callable[[Any], Any]:
 
 
 def with_real_runtime(name: str, made: Any) -> Any:
-    """Return a gateway before llama.cpp or Ollama."""
+    """Return a gateway in front of llama.cpp or Ollama."""
     return real_runtimes.make_real(name, made.folder)
 
 
 def cases() -> Iterator[Case]:
-    """Name what is timed; the real runtimes where they are, confined as by default."""
+    """Yield the cases; real runtimes are included if installed, confined as by default."""
     for name, channels in (("Unix socket", frozenset({"unix"})), ("TCP", frozenset({"tcp"}))):
         announced = FakeSpawner(("slow",), channels=channels)
         yield Case(f"{name}, announced by a line", with_test_runtime(announced))
@@ -121,15 +116,15 @@ def cases() -> Iterator[Case]:
 
 
 class TimedServing:
-    """One start of a case on a machine of its own."""
+    """One start of a case, with state folders of its own."""
 
     def __init__(self, case: Case, made: Any) -> None:
         self.read_back = self.prepared = self.answered = 0.0
         self._case = case
         self._paths = InstancePaths(made.folder / "state")
         self.serving = case.make(made)
-        supervisor = self.serving._supervisor  # noqa: SLF001 - looked at from outside
-        started, send = supervisor.start, backend_client.send_prepare
+        supervisor = self.serving._supervisor  # noqa: SLF001 - a probe into it
+        started, send = supervisor.start, prepare.send_prepare
 
         async def noted(spec: Any) -> Any:
             backend = await started(spec)
@@ -140,20 +135,21 @@ class TimedServing:
             await send(*args, **options)
             self.prepared = time.monotonic()
 
-        health = self.serving._health  # noqa: SLF001 - as above
-        asked = health._answer  # noqa: SLF001 - as above
+        health = self.serving._health  # noqa: SLF001 - a probe into it
+        asked = health._answer  # noqa: SLF001 - a probe into it
 
         async def noted_health() -> Any:
             answer = await asked()
             self.answered = time.monotonic()
             return answer
 
-        setattr(health, "_answer", noted_health)  # noqa: B010 - a method, for this start
-        setattr(supervisor, "start", noted)  # noqa: B010 - as above
-        setattr(readiness, "send_prepare", noted_answer)  # noqa: B010 - as above
+        # Methods are replaced for this start, which mypy refuses as plain assignments.
+        replaced = ((health, "_answer", noted_health), (supervisor, "start", noted))
+        for owner, name, function in (*replaced, (readiness, "send_prepare", noted_answer)):
+            setattr(owner, name, function)
 
     async def time(self, model: Any) -> tuple[float, ...]:
-        """Return milliseconds behind the runtime: until read back, confirmed, and available."""
+        """Return milliseconds after the runtime: until read back, confirmed, and available."""
         await self.serving.open()
         starting = asyncio.ensure_future(self.serving.start(model))
         observed = self._case.model is not None and not self._case.prepared
@@ -170,15 +166,15 @@ class TimedServing:
                 await observer.wait()
             await self.serving.stop()
             await self.serving.gateway.close()
-        if self._case.model is None:  # by now its last line is in the log
+        if self._case.model is None:  # by now the log holds its last line
             ready_at = announced_at((self._paths.logs / "runtime.log").read_text())
         confirmed = max(self.read_back, self.answered)
         return tuple((at - ready_at) * 1e3 for at in (self.read_back, confirmed, available))
 
     async def _observer(self) -> Any:
         runs = self._paths.run_folder()
-        # Folders of another program: nothing tells of them.
-        while not (folders := [path for path in runs.glob("*") if path.is_dir()]):  # noqa: ASYNC110
+        # Another part makes the folder and sends no event, so this polls.
+        while not (folders := [path for path in runs.glob("*") if path.is_dir()]):  # noqa: ASYNC110 - see above
             await asyncio.sleep(0.001)
         return await asyncio.create_subprocess_exec(
             *(sys.executable, "-IS", "-c", OBSERVER, str(folders[0] / "backend.sock")),
@@ -215,11 +211,11 @@ async def least(folder: Path) -> float:
 
 
 def time_once(case: Case) -> tuple[float, ...]:
-    """Start a case once, and leave nothing of it."""
+    """Start a case once, then stop it and remove its files."""
     with machine() as made, contextlib.ExitStack() as closing:
         model = made.model
         if case.model is not None:
-            # As staging leaves it: only an owner may link a file.
+            # A copy, as staging makes it: only a file's owner may link it.
             model = verified_model(shutil.copyfile(case.model, made.folder / "model.gguf"))
             closing.callback(model.close)
         gc.collect()
@@ -227,7 +223,7 @@ def time_once(case: Case) -> tuple[float, ...]:
 
 
 def shown(times: Sequence[float]) -> str:
-    """Return the median, the least and the most."""
+    """Return the median, the minimum and the maximum."""
     median = statistics.median(times)
     return f"{median:.2f} ({min(times):.2f} to {max(times):.2f})" if median > 0 else "before"
 
@@ -235,13 +231,13 @@ def shown(times: Sequence[float]) -> str:
 def main() -> None:
     """Measure and print."""
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS
-    print("| ms behind the runtime's own readiness | read back | confirmed | available |")
+    print("| ms after the runtime's own readiness | read back | confirmed | available |")
     print("|---|---|---|---|")
     bare = []
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as folder:
             bare.append(asyncio.run(least(Path(folder))))
-    print(f"| a line, one request, nothing looked at | | {shown(bare)} | |", flush=True)
+    print(f"| a line, one request, nothing read back | | {shown(bare)} | |", flush=True)
     for case in cases():
         columns = zip(*(time_once(case) for _ in range(rounds)), strict=True)
         print(f"| {case.name} | {' | '.join(map(shown, columns))} |", flush=True)

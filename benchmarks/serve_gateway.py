@@ -1,4 +1,4 @@
-"""Serve the real gateway before any backend, with every limit raised out of the way.
+"""Serve the real gateway in front of any backend, with every limit raised out of the way.
 
     python benchmarks/serve_gateway.py --port P --backend unix:/path|host:port --token T
         [--model m] [--loop auto|asyncio|uvloop] [--second-parser auto|on|off]
@@ -91,7 +91,7 @@ def main() -> None:
         "--second-parser",
         choices=("auto", "on", "off"),
         default="auto",
-        help="let httptools read each new head too; auto: where it is installed",
+        help="let httptools read each new head too; auto: if it is installed",
     )
     parser.add_argument("--in-flight", type=int, default=4096)
     parser.add_argument("--queue", type=int, default=4096)
@@ -101,7 +101,7 @@ def main() -> None:
         ("httptools", options.second_parser == "on"),
     ):
         if wanted:
-            importlib.import_module(name)  # say so where it is missing
+            importlib.import_module(name)  # raises if it is missing
     if options.loop == "asyncio":
         asyncio.run(serve(options))
         return

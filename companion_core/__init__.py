@@ -1,7 +1,7 @@
-"""Run a local AI runtime on a person's own machine, and let nothing unsafe happen on the way.
+"""Run a local AI runtime on a person's own machine: verified, guarded and confined.
 
-`hookimpl` is what a plugin imports; `Companion` is what a product embeds. Both are loaded
-on first use so that importing the package stays cheap.
+A plugin imports `hookimpl`; a product that embeds the companion imports `Companion`. Both are
+loaded on first use, so that importing the package stays cheap.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The closed list of reasons, the advice for each, and one exception class per culprit.
 
-A reason is all that ever leaves a refusal: no message carries a secret, a digest, a URL,
-a path or a person's text (invariant I-15). `REASONS`, written in reasons.toml, is the table
-that the command line, the gateway, the documentation and the tests read.
+Outside this process a refusal shows its reason alone: no message carries a secret, a digest,
+a URL, a path or a person's text (invariant I-15). `REASONS`, written in reasons.toml, is the
+table that the command line, the gateway, the documentation and the tests read.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Reason(enum.StrEnum):
     MISSING_TOKEN = "missing_token"  # noqa: S105 - a reason, not a secret
     INVALID_TOKEN = "invalid_token"  # noqa: S105 - a reason, not a secret
 
-    # The body and the way upstream.
+    # The body and the request to the backend.
     LENGTH_REQUIRED = "length_required"
     BODY_TOO_LARGE = "body_too_large"
     HEAD_TOO_LARGE = "head_too_large"
@@ -221,7 +221,7 @@ class ReasonInfo:
 
 
 class _Reasons(Mapping[Reason, ReasonInfo]):
-    """Reads the table on its first use: a command that is not refused never needs it."""
+    """Reads the table on first use: most commands never need it."""
 
     def __getitem__(self, reason: Reason) -> ReasonInfo:
         return _read_table()[reason]
@@ -235,7 +235,7 @@ class _Reasons(Mapping[Reason, ReasonInfo]):
 
 @functools.cache
 def _read_table() -> Mapping[Reason, ReasonInfo]:
-    import tomllib  # noqa: PLC0415 - as above
+    import tomllib  # noqa: PLC0415 - most commands never need it
 
     text = Path(__file__).with_name("reasons.toml").read_text(encoding="utf-8")
     return {

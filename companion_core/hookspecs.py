@@ -44,7 +44,7 @@ class AuthorityHooks:
     """Hooks of `companion.authority.v1`."""
 
     @hookspec
-    def companion_keychain(self, host: HostInfo) -> Keychain:  # type: ignore[empty-body]
+    def companion_keychain(self, host: HostInfo) -> Keychain:  # type: ignore[empty-body] # a hook
         """Return the provider of this system's keychain."""
 
 
@@ -52,17 +52,17 @@ class RuntimeHooks:
     """Hooks of `companion.runtime.v1`."""
 
     @hookspec
-    def companion_spawn(self, host: HostInfo) -> Spawner:  # type: ignore[empty-body]
+    def companion_spawn(self, host: HostInfo) -> Spawner:  # type: ignore[empty-body] # a hook
         """Return the provider that plans how a runtime is started."""
 
     @hookspec
-    def companion_download(self, host: HostInfo) -> Downloader:  # type: ignore[empty-body]
+    def companion_download(self, host: HostInfo) -> Downloader:  # type: ignore[empty-body] # a hook
         """Return the provider that pumps a model's bytes."""
 
     @hookspec
-    def companion_health(self, host: HostInfo) -> HealthChecker:  # type: ignore[empty-body]
+    def companion_health(self, host: HostInfo) -> HealthChecker:  # type: ignore[empty-body] # a hook
         """Return the provider that judges the runtime's health answer."""
 
     @hookspec
-    def companion_probe(self, host: HostInfo) -> ResourceProbe:  # type: ignore[empty-body]
+    def companion_probe(self, host: HostInfo) -> ResourceProbe:  # type: ignore[empty-body] # a hook
         """Return the provider that reads the runtime's resources."""

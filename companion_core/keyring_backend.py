@@ -1,9 +1,9 @@
-"""For keychain plugins that stand on one class of `keyring`: that class, and no stand-in.
+"""Pins one backend class of `keyring`, for the keychain plugins that use it.
 
-Rules: keyring is never asked to choose a backend; a class that something else replaced, or
-that the environment configures, is untrusted; one service per account; nothing but
-`KeychainUnavailable` leaves, and no foreign exception with it (I-13, I-15). The plugin imports
-keyring and hands its class over: the core has no need of it.
+Rules: keyring is never asked to choose a backend; a class that was replaced, or that the
+environment configures, is untrusted; one service per account; only `KeychainUnavailable` is
+raised, and it carries no foreign exception (I-13, I-15). The plugin imports keyring and passes
+the class in, so the core does not depend on keyring.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ __all__ = ["KeyringBackend", "contained", "delete_if_there", "pinned_backend", "
 T = TypeVar("T")
 
 _CHOOSER: Final = "PYTHON_KEYRING_BACKEND"
-_PROPERTY: Final = "KEYRING_PROPERTY_"  # keyring looks for it anywhere in a name
+_PROPERTY: Final = "KEYRING_PROPERTY_"  # keyring accepts it anywhere in a variable's name
 
 
 class KeyringBackend(Protocol):
-    """What the plugins use of `keyring.backend.KeyringBackend`, which carries no annotations."""
+    """The part of `keyring.backend.KeyringBackend` that plugins use; keyring does not type it."""
 
     def get_password(self, service: str, username: str) -> str | None:
-        """Return the secret, or None where there is none."""
+        """Return the secret; None if there is no such item."""
 
     def set_password(self, service: str, username: str, password: str) -> None:
-        """Store the secret in place of the one there."""
+        """Store the secret, in place of any earlier one."""
 
     def delete_password(self, service: str, username: str) -> None:
-        """Delete the secret; keyring raises for an absent one as for a refusal."""
+        """Delete the secret; keyring raises the same for an absent item and for a refusal."""
 
 
 def service_of(account: str) -> str:
-    """Return the service under which keyring stores an account: one each.
+    """Return the service under which keyring stores an account; each account has its own.
 
-    So no account is mistaken for another by a partial match, and none is moved aside to make
-    room for another, as keyring does on Windows where two share a service.
+    So no partial match confuses two accounts, and keyring never moves one account's secret to
+    make room for another's, as it does on Windows for accounts that share a service.
     """
     return f"companion_core/{account}"
 
@@ -52,13 +52,13 @@ def pinned_backend(
 
     Args:
         kind: the class as it was imported.
-        module: the full name of the module that must have defined it.
-        name: the class's qualified name there.
-        redirected_by: further names of environment variables that point this class elsewhere.
+        module: the full name of the module that must have defined the class.
+        name: the class's qualified name in that module.
+        redirected_by: further environment variables that point this class to another store.
 
     Raises:
-        KeychainUnavailable: `keychain_untrusted` when the class is another one, or something
-            configures it; `keychain_absent` when it does not work on this system.
+        KeychainUnavailable: `keychain_untrusted` if it is another class, or if something
+            configures it; `keychain_absent` if it does not work on this system.
     """
     vetoes = redirected_by | {_CHOOSER}
     if any(variable in vetoes or _PROPERTY in variable for variable in os.environ):
@@ -74,23 +74,23 @@ def pinned_backend(
 
 
 def delete_if_there(backend: KeyringBackend, account: str) -> None:
-    """Delete an account's secret; an absent one is fine, a refused deletion raises."""
+    """Delete an account's secret, if there is one; raise if the deletion is refused."""
     service = service_of(account)
     if backend.get_password(service, account) is not None:
         backend.delete_password(service, account)
 
 
 def contained(operation: Callable[[], T], reason_for: Callable[[Exception], Reason]) -> T:
-    """Return what `operation` returns; every foreign exception becomes `KeychainUnavailable`.
+    """Return what `operation` returns; turn a foreign exception into `KeychainUnavailable`.
 
     Args:
         operation: one call to the store; may raise `KeychainUnavailable` itself.
-        reason_for: the reason of the store's own exceptions. A missing library never reaches
-            it: that is `keychain_untrusted`, for the distribution is not whole.
+        reason_for: returns the reason for one of the store's exceptions. It is not asked about
+            a failed import, which is `keychain_untrusted`: the distribution is incomplete.
 
     Raises:
-        KeychainUnavailable: outside the handler, for a foreign exception may hold the secret
-            and must not be the context either.
+        KeychainUnavailable: raised outside the handler, because a foreign exception may hold
+            the secret and must not become the context.
     """
     try:
         return operation()

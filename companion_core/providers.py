@@ -1,9 +1,9 @@
-"""What crosses a seam: frozen values and the `Protocol` of each provider, nothing else.
+"""The public plugin API, version 1.0: the values that cross a seam and each provider's `Protocol`.
 
-This is the public plugin API, version 1.0. Values are inert (`str`, `int`, `float`,
-`bytes`, `bool`, tuples, read-only mappings) and nothing that crosses a runtime seam can
-carry a secret. Every method is synchronous; the core calls it in a worker with a deadline
-and rebuilds what it returns from primitives before using it.
+Values are frozen and inert (`str`, `int`, `float`, `bytes`, `bool`, tuples, read-only
+mappings), and none that crosses a runtime seam can carry a secret. Every method is synchronous;
+the core calls it in a worker with a deadline, and rebuilds what it returns from primitives
+before using it.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ API_VERSION: Final = "1.0"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostInfo:
-    """What a plugin may know of its host when it registers."""
+    """What a plugin is told of its host when it registers."""
 
     api: str
     core_version: str
@@ -70,7 +70,7 @@ class KeychainStatus:
     Attributes:
         ok: usable without a prompt.
         reason: `Reason.OK`, or why not.
-        device_only: the secret stays on this device; None when the system cannot say.
+        device_only: the secret stays on this device; None if the system cannot say.
         session_bound: usable only while the person's desktop session lasts.
     """
 
@@ -80,7 +80,7 @@ class KeychainStatus:
     session_bound: bool = False
 
 
-# The reasons a keychain may give.
+# The reasons that a keychain may give.
 KEYCHAIN_REASONS: Final = frozenset(
     {
         Reason.KEYCHAIN_ABSENT,
@@ -91,7 +91,7 @@ KEYCHAIN_REASONS: Final = frozenset(
     }
 )
 
-# The longest secret the core stores, in UTF-8 bytes; a store that holds less refuses.
+# The longest secret that the core stores, in UTF-8 bytes; a store that cannot hold it refuses.
 MAX_SECRET_BYTES: Final = 8192
 
 
@@ -112,7 +112,7 @@ class Keychain(Protocol):
         ...
 
     def get(self, account: str) -> str | None:
-        """Return the secret, or None when there is no such item; anything else raises."""
+        """Return the secret, or None if there is no such item; raise in any other case."""
         ...
 
     def set(self, account: str, secret: str) -> None:
@@ -149,9 +149,10 @@ class RuntimeBinary:
     """A runtime program that `locate` found.
 
     Attributes:
-        path: absolute, or "embedded": a module of this plugin run by the running interpreter.
-        label: what a person reads in a list.
-        version: as the program states it, if it does.
+        path: absolute, or "embedded" for a module of this plugin that the running interpreter
+            runs.
+        label: the name for a person.
+        version: as the program states it; None if unknown.
         files: libraries whose digests are pinned together with the program.
     """
 
@@ -197,20 +198,20 @@ class ResourceLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpawnRequest:
-    """Everything a spawner may use to plan; paths are absolute.
+    """Everything that a spawner may use to plan; paths are absolute.
 
     Attributes:
         binary: proved by the core; the running interpreter when `embedded`.
         model_path: the first verified file; may be `/proc/self/fd/N`. Pass it on verbatim.
-        model_files: all of them; several lie under their own names in one folder, which holds
-            nothing else.
+        model_files: all verified files; several lie under their own names in one folder, which
+            holds nothing else.
         chat_template: from the signed manifest; None means the model's own.
-        channel: the core's choice of where the backend listens.
-        private_dir: 0700, of this start only; the child's working folder and HOME.
-        data_dir: 0700, kept between starts.
-        parallel: requests that the gateway has in flight at most.
+        channel: where the backend has to listen; the core chooses it.
+        private_dir: 0700, for this start only; the child's working folder and HOME.
+        data_dir: 0700, reused by later starts.
+        parallel: the most requests that the gateway has in flight.
         context_length: in tokens; None means the model's own.
-        help_text: what a stand-alone program answered to `help_arguments`; "" if nothing.
+        help_text: what a stand-alone program printed for `help_arguments`; "" if nothing.
     """
 
     binary: str
@@ -241,9 +242,9 @@ class BackendRequest:
         send_model: send the bytes of the verified model file as the body instead.
         expect_status: any other status fails the start.
         expect_last_line: literal text of the last line of a line-delimited answer.
-        unless_stored: left out where what it makes is there already and proved unchanged: the
-            model's bytes at `SpawnPlan.model_link` for `send_model`, else all that
-            `SpawnPlan.store` held when a start with these same requests had succeeded.
+        unless_stored: do not send it if its result exists and is proved unchanged: for
+            `send_model` the model's bytes at `SpawnPlan.model_link`, else everything that
+            `SpawnPlan.store` held after the last successful start with the same requests.
     """
 
     method: str
@@ -261,15 +262,15 @@ class SpawnPlan:
 
     Attributes:
         argv: absolute program and its arguments; never a shell.
-        served_model: the model name the backend expects in request bodies.
+        served_model: the model name that the backend expects in request bodies.
         env: added to the core's base environment; names must be in `Spawner.env_names`.
         backend_key_env: the core puts a fresh key under this name and sends it as Bearer.
         prepare: requests sent once the backend listens.
-        model_link: under data_dir, where the core puts a hard link of the file; else a copy, or
-            nothing where `prepare` sends the model with `unless_stored`.
+        model_link: a path under data_dir at which the core makes a hard link to the file. If it
+            cannot, it makes a copy, or nothing if `prepare` sends the model `unless_stored`.
         model_copies: files under data_dir that the backend makes of the model; hashed again.
-        store: folder under data_dir of what `prepare` makes; all that is not proved to be as it
-            was is removed before the start.
+        store: the folder under data_dir that `prepare` fills. Before a start the core removes
+            whatever in it is not proved unchanged.
         ready_text: literal text on stdout or stderr that announces "listening".
         routes: what the runtime serves, within the core's allow-list.
         drop_fields: request fields that the gateway removes.
@@ -307,28 +308,28 @@ class Spawner(Protocol):
 
     Attributes:
         channels: of {"unix", "tcp"}, what the backend can listen on.
-        formats: model formats it runs, such as {"gguf"}.
-        env_names: names its plans may set, beyond the core's base.
-        child_env_names: names its own descendants may add.
-        option_names: keys it knows in [runtime.options]; others are refused.
+        formats: the model formats that it runs, such as {"gguf"}.
+        env_names: variables that its plans may set, beyond the core's base.
+        child_env_names: variables that the runtime may add for its descendants.
+        option_names: the keys that it knows in [runtime.options]; others are refused.
 
-    A spawner may also have `help_arguments`, a tuple of texts such as ("--help",): with these
-    the core runs a stand-alone program once, and hands `plan` what it printed.
+    A spawner may also have `help_arguments`, a tuple of texts such as ("--help",). With them the
+    core runs a stand-alone program once, and passes what it printed to `plan`.
     """
 
     @property
-    def channels(self) -> frozenset[str]: ...  # noqa: D102 - described above
+    def channels(self) -> frozenset[str]: ...  # noqa: D102 - under Attributes
     @property
-    def formats(self) -> frozenset[str]: ...  # noqa: D102 - described above
+    def formats(self) -> frozenset[str]: ...  # noqa: D102 - under Attributes
     @property
-    def env_names(self) -> frozenset[str]: ...  # noqa: D102 - described above
+    def env_names(self) -> frozenset[str]: ...  # noqa: D102 - under Attributes
     @property
-    def child_env_names(self) -> frozenset[str]: ...  # noqa: D102 - described above
+    def child_env_names(self) -> frozenset[str]: ...  # noqa: D102 - under Attributes
     @property
-    def option_names(self) -> frozenset[str]: ...  # noqa: D102 - described above
+    def option_names(self) -> frozenset[str]: ...  # noqa: D102 - under Attributes
 
     def locate(self) -> Sequence[RuntimeBinary]:
-        """Find runtime programs; used at set-up time only, the one place that searches."""
+        """Find runtime programs; called at set-up time only, and nothing else searches."""
         ...
 
     def plan(self, request: SpawnRequest) -> SpawnPlan:
@@ -347,10 +348,14 @@ class HealthResponse:
 
 @runtime_checkable
 class HealthChecker(Protocol):
-    """Judges the runtime's health answer (hook `companion_health`); `path` is asked with GET."""
+    """Judges the runtime's health answer (hook `companion_health`).
+
+    Attributes:
+        path: where the core sends its GET.
+    """
 
     @property
-    def path(self) -> str: ...  # noqa: D102 - described above
+    def path(self) -> str: ...  # noqa: D102 - under Attributes
 
     def judge(self, response: HealthResponse) -> bool:
         """Return True only when the runtime can serve its model now."""
@@ -389,15 +394,15 @@ class DownloadFailed(Exception):
 
 @runtime_checkable
 class Downloader(Protocol):
-    """A byte pump (hook `companion_download`); it never decides whether bytes are right."""
+    """Fetches bytes (hook `companion_download`); it never decides whether they are right."""
 
     def open(self, request: DownloadRequest) -> BinaryIO:
         """Return an object with `readinto()` and `close()`.
 
         Raises:
             Redirect: instead of following one.
-            ResumeRefused: when a range is asked for and not honoured.
-            DownloadFailed: for anything else.
+            ResumeRefused: the request asks for a range and the server does not honour it.
+            DownloadFailed: for any other failure.
         """
         ...
 
@@ -429,6 +434,6 @@ class ResourceProbe(Protocol):
     def observe(self, target: ProbeTarget) -> ResourceObservation:
         """Return what the processes use together, or raise `ProbeFailed`.
 
-        Asked for none when the runtime is gone: then nothing of it need be kept open.
+        The core passes no process once the runtime has ended, so the probe can release it.
         """
         ...

@@ -1,7 +1,6 @@
-"""The conformance kit and the simulators as fixtures; pytest loads this where the core is.
+"""The conformance kit and the simulators as fixtures; pytest loads them if the core is installed.
 
-Each fixture imports what it needs when it is asked for, so a test run without them pays
-nothing.
+Each fixture imports what it needs on use, so a test run without them costs nothing.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ __all__ = [
 
 @pytest.fixture
 def fake_keychain() -> Iterator[FakeKeychain]:
-    """A keychain with the faults that real ones have; what blocks in it ends with the test."""
-    from companion_core.testing import FakeKeychain  # noqa: PLC0415 - only when asked for
+    """A keychain with the faults of real ones; calls that block in it end with the test."""
+    from companion_core.testing import FakeKeychain  # noqa: PLC0415 - loaded on use
 
     keychain = FakeKeychain()
     yield keychain
@@ -36,16 +35,18 @@ def fake_keychain() -> Iterator[FakeKeychain]:
 @pytest.fixture
 def fake_runtime(tmp_path: Path) -> Path:
     """The program of a runtime without a model; its arguments say how it misbehaves."""
-    from companion_core.testing import write_fake_runtime  # noqa: PLC0415 - as above
+    from companion_core.testing import write_fake_runtime  # noqa: PLC0415 - loaded on use
 
     return write_fake_runtime(tmp_path / "fake-runtime")
 
 
 @pytest.fixture
 def model_host(tmp_path: Path) -> Iterator[ModelHost]:
-    """A TLS host on loopback that misbehaves as told; `tmp_path / "tls"` has its authority."""
-    from companion_core.testing import ModelHost  # noqa: PLC0415 - as above
-    from companion_core.testing.certificate_authority import CertificateAuthority  # noqa: PLC0415 - as above
+    """A TLS host on loopback that misbehaves as told; its authority is in `tmp_path / "tls"`."""
+    from companion_core.testing import ModelHost  # noqa: PLC0415 - loaded on use
+    from companion_core.testing.certificate_authority import (  # noqa: PLC0415 - loaded on use
+        CertificateAuthority,
+    )
 
     folder = tmp_path / "tls"
     folder.mkdir()
@@ -61,6 +62,6 @@ def check_installed_plugin() -> Callable[[str], tuple[str, ...]]:
     It trusts the code as it is installed now, for this test alone. It returns the roles that
     were checked, and raises `AssertionError` for a plugin that does not register.
     """
-    from companion_core.testing.plugin_kit import check_installed  # noqa: PLC0415 - as above
+    from companion_core.testing.plugin_kit import check_installed  # noqa: PLC0415 - loaded on use
 
     return check_installed

@@ -1,4 +1,4 @@
-"""Ask the companion one question: an ordinary OpenAI program, nothing about it is special.
+"""Ask the companion one question, as any program that uses the OpenAI library does.
 
 companion exec -- python examples/ask.py "What are you?"
 """

@@ -1,4 +1,4 @@
-"""Make the example plugins importable in their own tests; nobody installs them here."""
+"""Make the example plugins importable in their own tests, which run without installing them."""
 
 import sys
 from pathlib import Path

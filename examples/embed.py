@@ -1,4 +1,4 @@
-"""A product that brings its own companion up and down, without the command line.
+"""A product that starts and stops its own companion, without the command line.
 
 python examples/embed.py companion.toml
 """

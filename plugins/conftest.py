@@ -1,7 +1,7 @@
 """Make every plugin importable in its own tests.
 
-`make test` installs the plugins that fit this system, as a person would. The others are
-imported from their source trees; what is installed stays first.
+`make test` installs the plugins for this system, as a person would. The others are imported
+from their source trees; an installed plugin takes precedence.
 """
 
 import importlib.util

@@ -1,6 +1,6 @@
 """Fuzz the gateway's parsers with coverage feedback; stops at the first crash or difference.
 
-python tools/fuzz.py [SECONDS]     for each parser, a minute if not told; needs atheris
+python tools/fuzz.py [SECONDS]     for each parser, by default 60; needs atheris
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SEEDS = {
 }
 
 
-# Where the input of a finding is left.
+# Where atheris writes the input of a finding.
 ARTIFACTS = str(Path(tempfile.gettempdir()) / "companion-fuzz-")
 
 

@@ -1,7 +1,8 @@
-"""Rules for this file: judge one faulty module in one process, and nothing outlives it.
+"""Rules for this file: judge each faulty module in a process of its own.
 
-The parent loads what the tests load and forgets what is ours. Each fault is a fork that imports
-the faulty module first and then runs the tests that load it, those likeliest to fail first.
+The parent loads every module that the tests load, then forgets those of this repository. Each
+fault gets a fork that imports the faulty module and runs the tests that load it, the likeliest to
+fail first.
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ TESTS = (ROOT / "tests" / "unit" / "decisions", ROOT / "tests" / "vectors")
 SURVIVED, KILLED, TIMEOUT, NO_PROGRAM = "survived", "killed", "timeout", "no program"
 
 _OURS = tuple(ROOT / folder for folder in ("companion_core", "tests", "tools"))
-_SECONDS = 120  # of CPU for one fault; all of the tests need a quarter
+_SECONDS = 120  # of CPU for one fault; all tests together need a quarter of that
 _BYTES = 8 * 2**30
-_ANSWER = 1024  # characters: it must fit into the pipe, which is read after the end
+_ANSWER = 1024  # characters: it must fit into the pipe, which is read after the process has ended
 _NOTICED = frozenset({1, 2, 3})  # pytest: a test failed, a file could not be loaded, a fault
 
 
@@ -67,7 +68,7 @@ class Runner:
         self._running[pid] = reader, module, mutant
 
     def finish(self) -> tuple[str, Mutant, str]:
-        """Wait for one fault; return its module, itself and what became of it."""
+        """Wait for one result; return the module, the fault and its status."""
         pid, code = os.waitpid(-1, 0)
         reader, module, mutant = self._running.pop(pid)
         status, finder = _answer(pid, reader, code)
@@ -78,7 +79,7 @@ class Runner:
         return module, mutant, status
 
     def _tests_for(self, module: str, mutant: Mutant) -> list[str]:
-        """Return what is run, in this order: what found the like, its own tests, the quickest."""
+        """Return the tests in order: finders of similar faults, its own, then the quickest."""
         keys = _place_and_kind(module, mutant)
         likeliest = [self._finders[key] for key in keys if key in self._finders]
         loading = [file.path for file in self._files if module in file.modules]
@@ -95,7 +96,7 @@ def _place_and_kind(module: str, mutant: Mutant) -> tuple[str, str]:
 
 
 def _warm_up() -> None:
-    """Load all that the tests load, then forget what is ours: each fault imports it anew."""
+    """Load all modules of the tests, then forget ours, so that each fault imports them again."""
     hypothesis.settings.register_profile(
         "mutation",
         parent=hypothesis.settings.get_profile("ci"),
@@ -110,12 +111,12 @@ def _warm_up() -> None:
         path = Path(str(getattr(sys.modules[name], "__file__", None)))
         if any(path.is_relative_to(folder) for folder in _OURS):
             del sys.modules[name]
-    gc.freeze()  # else each child's pytest looks through all of this again
+    gc.freeze()  # else the garbage collector of each child walks all of this again
 
 
 @dataclass(frozen=True, slots=True)
 class _TestFile:
-    """A file of tests, the modules of the decision core that it loads, and what it takes."""
+    """A file of tests, the modules of the decision core that it loads, and its CPU time."""
 
     path: Path
     modules: frozenset[str]
@@ -136,11 +137,11 @@ def _try_without_fault(path: Path) -> _TestFile:
 
 
 def _fork(work: Callable[[], str]) -> tuple[int, int]:
-    """Start `work` in a process of its own; return that and where its answer will be read."""
+    """Start `work` in a child; return its pid and the descriptor to read its answer from."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
-        with contextlib.suppress(BaseException):  # nothing may return into the parent's work
+        with contextlib.suppress(BaseException):  # the child must not go on with the parent's code
             resource.setrlimit(resource.RLIMIT_CPU, (_SECONDS, _SECONDS))
             resource.setrlimit(resource.RLIMIT_AS, (_BYTES, _BYTES))
             nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -153,7 +154,7 @@ def _fork(work: Callable[[], str]) -> tuple[int, int]:
 
 
 def _answer(pid: int, reader: int, code: int | None = None) -> tuple[str, str]:
-    """Return the two parts of a process's answer, after its end: the status and the finder."""
+    """Wait for the process to end; return its status and the test that found the fault."""
     if code is None:
         code = os.waitpid(pid, 0)[1]
     with os.fdopen(reader, encoding="utf-8") as answer:
@@ -167,7 +168,7 @@ def _answer(pid: int, reader: int, code: int | None = None) -> tuple[str, str]:
 
 
 class _Import(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Import one module from code that stands in no file."""
+    """Imports one module from code that is in no file."""
 
     def __init__(self, name: str, path: Path, tree: ast.Module) -> None:
         self._name = name
@@ -185,11 +186,11 @@ class _Import(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         """Run the faulty code."""
-        exec(self._code, module.__dict__)  # noqa: S102 - this is how a module is loaded
+        exec(self._code, module.__dict__)  # noqa: S102 - a loader executes its module
 
 
 class _Finder:
-    """A pytest plugin that keeps the name of the first test that fails."""
+    """A pytest plugin that records the name of the first test that fails."""
 
     name = ""
 
@@ -202,15 +203,15 @@ def _judge(module: str, tree: ast.Module, mutant: Mutant, tests: list[str]) -> s
     mutant.apply(tree)
     name = f"{PACKAGE}.{module}"
     sys.meta_path.insert(0, _Import(name, path_of(module), tree))
-    importlib.import_module(name)  # a fault that is no program ends here, without an answer
+    importlib.import_module(name)  # a fault that cannot be imported ends here, without an answer
     try:
         return _first_failure(tests)
-    except BaseException:  # noqa: BLE001 - a fault that ends the run has been found
+    except BaseException:  # noqa: BLE001 - a fault that stops the run is found
         return KILLED
 
 
 def _first_failure(tests: Sequence[str]) -> str:
-    for test in tests:  # one by one: a run begins by loading all that it is given
+    for test in tests:  # one by one: pytest loads all its arguments before it runs the first
         finder = _Finder()
         if _pytest(["-x", "--tb=no", test], finder) in _NOTICED:
             return f"{KILLED}\n{finder.name}"[:_ANSWER]

@@ -1,8 +1,8 @@
 """Rules for this file: the faults in tables, grammars and reasons that mutmut does not make.
 
-mutmut changes the bodies of plain functions. What stands in a module or a class (tables, limits,
-patterns, defaults) and under a decorator is changed here, and in every function the reason given
-and each guard: one change a mutant, named by its place and its text, so that a name outlives edits.
+mutmut changes the bodies of plain functions. This file changes the bodies of modules and classes
+(tables, limits, patterns, defaults) and of decorated functions, and in every function the reasons
+and the guards. Each mutant has one change, and its name is place and text, which survive edits.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class Mutant:
 
     Attributes:
         name: unique in the module.
-        old: the node that is wrong in the faulty version.
-        new: what stands in its place; None: nothing.
+        old: the node that is replaced.
+        new: the node in its place; None removes it.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Mutant:
     new: ast.AST | None
 
     def apply(self, tree: ast.Module) -> None:
-        """Make `tree`, of which `old` is a part, the faulty version."""
+        """Change `tree`, of which `old` is a part, into the faulty version."""
         for parent in ast.walk(tree):
             for field, value in ast.iter_fields(parent):
                 if value is self.old:
@@ -44,13 +44,15 @@ class Mutant:
         ast.fix_missing_locations(tree)
 
 
-# A change: the node, what is wrong with it, and the node that takes its place.
+# A change: the node, a text that says what is changed, and the node that takes its place.
 _Change = tuple[ast.AST, str, ast.AST | None]
 
 _ENUMS = frozenset({"Reason", "State", "Event", "Lane", "RefreshDecision"})
 _UNTOUCHED = frozenset({"__all__", "__slots__", "_P", "_D"})
-_TRANSPARENT = frozenset({"classmethod", "staticmethod"})  # mutmut looks below these alone
-# The first mutmut does not change; the second has run before mutmut switches a fault on.
+_TRANSPARENT = frozenset(
+    {"classmethod", "staticmethod"}
+)  # mutmut changes functions under these only
+# mutmut never changes the first; the second has run before mutmut switches a fault on.
 _NEVER_BY_MUTMUT = frozenset({"__new__", "__init_subclass__"})
 
 
@@ -60,14 +62,14 @@ def pattern_names(trees: Iterable[ast.Module]) -> frozenset[str]:
         part.value.id
         for tree in trees
         for call in ast.walk(tree)
-        if _is_pattern(call)
+        if _pattern_of(call) is not None
         for part in ast.walk(call)
         if isinstance(part, ast.FormattedValue) and isinstance(part.value, ast.Name)
     )
 
 
 def mutants_of(tree: ast.Module, patterns: frozenset[str]) -> list[Mutant]:
-    """Return every faulty version of `tree`; `patterns` is from `pattern_names`."""
+    """Return every faulty version of `tree`; `patterns` is the result of `pattern_names`."""
     seen: Counter[str] = Counter()
     found = []
     members = _members(tree)
@@ -105,7 +107,7 @@ def _places(body: ast.AST, prefix: str) -> Iterator[tuple[str, ast.AST, bool]]:
                 yield prefix + name, node, False
 
 
-# --- what is wrong anywhere -----------------------------------------------------------------
+# --- faults in any code ---------------------------------------------------------------------
 
 
 def _members(tree: ast.Module) -> dict[str, list[str]]:
@@ -134,10 +136,10 @@ def _of_anything(node: ast.AST, members: dict[str, list[str]]) -> Iterator[_Chan
 
 def _short(node: ast.AST) -> str:
     text = " ".join(ast.unparse(node).split())
-    return text if len(text) <= 60 else text[:57] + "..."  # noqa: PLR2004 - a line of the report
+    return text if len(text) <= 60 else text[:57] + "..."  # noqa: PLR2004 - it fits a line of the report
 
 
-# --- what is wrong in data ------------------------------------------------------------------
+# --- faults in data -------------------------------------------------------------------------
 
 
 def _of_data(node: ast.AST, place: str, patterns: frozenset[str]) -> Iterator[_Change]:
@@ -145,8 +147,7 @@ def _of_data(node: ast.AST, place: str, patterns: frozenset[str]) -> Iterator[_C
     for part in ast.walk(node):
         if id(part) in skipped:
             continue
-        if _is_pattern(part):
-            grammar = part.args[0]  # type: ignore[attr-defined]
+        if (grammar := _pattern_of(part)) is not None:
             for text in ast.walk(grammar):
                 skipped.add(id(text))
                 if isinstance(text, ast.Constant) and isinstance(text.value, str):
@@ -175,7 +176,7 @@ def _of_data(node: ast.AST, place: str, patterns: frozenset[str]) -> Iterator[_C
             for element in part.elts:
                 yield element, f"without {_short(element)}", None
                 if isinstance(element, ast.Constant) and isinstance(element.value, str):
-                    skipped.add(id(element))  # another text in its place is as good as none
+                    skipped.add(id(element))  # a changed text tests no more than a missing one
         elif isinstance(part, ast.comprehension):
             for condition in part.ifs:
                 yield condition, f"without `if {_short(condition)}`", None
@@ -203,15 +204,17 @@ def _without_pairs(table: ast.Dict) -> Iterator[_Change]:
 
 def _of_constant(constant: ast.Constant) -> Iterator[_Change]:
     value = constant.value
-    others: tuple[object, ...] = ()
+    others: tuple[float | str | bytes, ...] = ()
     if isinstance(value, bool):
         others = (not value,)
     elif isinstance(value, int | float):
         others = (value + 1, value - 1)
-    elif isinstance(value, str | bytes):
-        others = (value + (b"~" if isinstance(value, bytes) else "~"),)  # type: ignore[operator]
+    elif isinstance(value, str):
+        others = (value + "~",)
+    elif isinstance(value, bytes):
+        others = (value + b"~",)
     for other in others:
-        yield constant, f"{value!r} -> {other!r}", ast.Constant(other)  # type: ignore[arg-type]
+        yield constant, f"{value!r} -> {other!r}", ast.Constant(other)
 
 
 def _of_comparison(node: ast.Compare) -> Iterator[_Change]:
@@ -227,17 +230,20 @@ def _of_comparison(node: ast.Compare) -> Iterator[_Change]:
         yield node, f"{_short(node)} -> {_short(changed)}", changed
 
 
-# --- what is wrong in a pattern -------------------------------------------------------------
+# --- faults in a pattern --------------------------------------------------------------------
 
 
-def _is_pattern(node: ast.AST) -> bool:
-    return (
+def _pattern_of(node: ast.AST) -> ast.expr | None:
+    """Return the pattern of a call such as `re.compile(...)`; None for any other node."""
+    if (
         isinstance(node, ast.Call)
         and isinstance(node.func, ast.Attribute)
         and isinstance(node.func.value, ast.Name)
         and node.func.value.id == "re"
-        and bool(node.args)
-    )
+        and node.args
+    ):
+        return node.args[0]
+    return None
 
 
 _TOKEN = re.compile(
@@ -257,7 +263,7 @@ _MEMBER = re.compile(r"(?:\\x[0-9a-f]{2}|\\.|.)(?:-(?:\\x[0-9a-f]{2}|\\.|[^\]]))
 
 def _of_pattern(constant: ast.Constant) -> Iterator[_Change]:
     pattern = constant.value
-    assert isinstance(pattern, str)  # noqa: S101 - the caller looked
+    assert isinstance(pattern, str)  # noqa: S101 - the caller checked its type
     for start, end, other in _edits(pattern):
         changed = pattern[:start] + other + pattern[end:]
         around = pattern[max(0, start - 12) : start]
@@ -293,7 +299,7 @@ def _class_edits(text: str) -> Iterator[tuple[int, int, str]]:
 
 
 def _branch_edits(pattern: str) -> Iterator[tuple[int, int, str]]:
-    """Take out each alternative of a group that has several."""
+    """Yield the removal of each alternative of a group that has several."""
     groups: list[list[int]] = [[0]]
     for token in _TOKEN.finditer(pattern):
         if token.lastgroup == "open":

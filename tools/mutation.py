@@ -1,13 +1,13 @@
 """Plant faults in the decision core and count those that its tests find.
 
 python tools/mutation.py                  every module
-python tools/mutation.py oauth.token ...  these modules; the others keep what is recorded
-python tools/mutation.py --report         none; judge what is recorded
+python tools/mutation.py oauth.token ...  these modules; the others keep their recorded result
+python tools/mutation.py --report         no module; judge the recorded results
 
-Two tools take turns: mutmut changes the functions, tools/mutants.py what mutmut leaves alone. A
-fault is found when a test fails, or when it would run on without an end. The result is recorded
-in docs/mutation.json and written into docs/mutation.md. Exit 1: a survivor that
-tools/mutation.toml does not explain, a line there that no longer survives, a module without a
+Two tools take turns: mutmut changes the functions, tools/mutants.py everything that mutmut leaves
+alone. A fault is found if a test fails or does not end. The result is recorded in
+docs/mutation.json and written into docs/mutation.md. The exit code is 1 for a survivor that
+tools/mutation.toml does not explain, an entry there that no longer survives, a module without a
 result, or too low a score.
 """
 
@@ -49,7 +49,7 @@ LEAST_SCORE = 95.0
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One fault and what became of it; `name` is the change, at its place in `module`."""
+    """One fault and its status; `name` is its place in `module` and the change."""
 
     module: str
     name: str
@@ -64,7 +64,7 @@ class Fault:
 
 # --- functions: mutmut ----------------------------------------------------------------------
 
-# Exit codes of a mutant's tests, as mutmut keeps them: a test failed, or the CPU limit struck.
+# Exit codes of a mutant's tests, as mutmut records them: a test failed; the CPU limit was reached.
 _MUTMUT_KILLED = frozenset({1, 3})
 _MUTMUT_TIMEOUT = frozenset({-24, 24, 36, 152, 255})
 
@@ -74,7 +74,7 @@ def run_mutmut(modules: Sequence[str], jobs: int) -> Iterator[Fault]:
     shutil.rmtree(WORK, ignore_errors=True)
     only = [f"{PACKAGE}.{module}.*" for module in modules]
     command = [sys.executable, "-m", "mutmut", "run", "--max-children", str(jobs), *only]
-    # What it says of its progress is for a terminal alone.
+    # Its progress is shown on a terminal only.
     sink = None if sys.stdout.isatty() else subprocess.DEVNULL
     subprocess.run(command, cwd=ROOT, check=True, stdout=sink)
     return _read_mutmut(modules)
@@ -107,7 +107,7 @@ def _mutmut_status(code: int | None) -> str:
 
 
 def _change(versions: Mapping[str, list[str]], name: str) -> str:
-    """Return what a version of a function changes: its number would not outlive an edit."""
+    """Return what a version of a function changes; mutmut's number would not survive an edit."""
     stem = name.rpartition("__mutmut_")[0]
     place = stem.removeprefix("x_").removeprefix("xǁ").replace("ǁ", ".")
     before = [line for line in versions[f"{stem}__mutmut_orig"] if "__mutmut_" not in line]
@@ -121,7 +121,7 @@ def _change(versions: Mapping[str, list[str]], name: str) -> str:
 
 
 def _shortest(old: str, new: str, around: int = 24) -> str:
-    """Return the differing part of two lines with a little of what stands around it."""
+    """Return the differing part of two lines with a little text around it."""
     start = _common(old, new)
     end = _common(old[start:][::-1], new[start:][::-1])
     before = old[max(0, start - around) : start]
@@ -130,7 +130,7 @@ def _shortest(old: str, new: str, around: int = 24) -> str:
 
 
 def _common(a: str, b: str) -> int:
-    """Return how many characters two texts begin with alike."""
+    """Return the length of the longest common beginning of two texts."""
     return next(
         (n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b))
     )
@@ -172,13 +172,13 @@ def _modules() -> list[str]:
 
 
 def read_record() -> dict[str, Row]:
-    """Return the rows of the modules that there are."""
+    """Return the recorded rows of the modules that still exist."""
     rows = json.loads(RECORD.read_text("utf-8")) if RECORD.exists() else {}
     return {module: rows[module] for module in _modules() if module in rows}
 
 
 def add_to_record(modules: Sequence[str], faults: Sequence[Fault]) -> None:
-    """Replace the rows of `modules` by what became of their faults."""
+    """Replace the rows of `modules` with the results of their faults."""
     today = dt.datetime.now(dt.UTC).date().isoformat()
     record = read_record()
     for module in modules:
@@ -266,7 +266,7 @@ def _complaints(record: Mapping[str, Row], explained: Iterable[str]) -> Iterator
 
 
 def report() -> int:
-    """Write the page from the record; return 1 when something is wrong with it."""
+    """Write the page from the record; return 1 if the record is not acceptable."""
     record, explained = read_record(), _explained()
     before, _, rest = PAGE.read_text("utf-8").partition(BEGIN)
     after = rest.partition(END)[2]

@@ -1,7 +1,7 @@
-"""Write the documentation that is drawn from tables in the code.
+"""Write the documentation that is generated from tables in the code.
 
 python tools/write_docs.py            write the pages of `PAGES`
-python tools/write_docs.py --check    change nothing; exit 1 when one of them is not current
+python tools/write_docs.py --check    change nothing; exit 1 if one of them is out of date
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def reasons() -> Iterator[str]:
     yield ""
     yield NOTE
     yield ""
-    yield "Every refusal names one reason of this closed list. The value is stable: scripts may"
-    yield "match on it. The exit code is that of the command line."
+    yield "Every refusal names one reason of this closed list. The values are stable: scripts may"
+    yield "match on them. The exit code is that of the command line."
     yield ""
     yield from _table(
         ("reason", "who has to act", "exit code", "what to do"),
@@ -60,8 +60,8 @@ def lifecycle() -> Iterator[str]:
     yield NOTE
     yield ""
     serving = " and ".join(f"`{state}`" for state in State if can_serve_inference(state))
-    yield f"The runtime is given work in {serving} only. An event that a state's row does not list"
-    yield "is refused with `invalid_transition` and changes nothing (invariant I-09)."
+    yield f"The runtime gets work in {serving} only. An event that a state's row does not list is"
+    yield "refused with `invalid_transition` and changes nothing (invariant I-09)."
     yield ""
     yield "```mermaid"
     yield "stateDiagram-v2"
@@ -85,11 +85,11 @@ def guard() -> Iterator[str]:
     yield ""
     yield NOTE
     yield ""
-    yield "Every request passes these steps in this order; the first that fails is the answer, and"
-    yield "no model work was done (invariant I-10). What reaches a counted step uses the budget of"
-    yield "whoever sent it: the owner, who shows the token, or the strangers together. The first"
-    yield f"{len(GUARD_ORDER)} steps are the guard (`decisions/guard.py`), the others the request"
-    yield "gate (`decisions/request_gate.py`), which a health check skips."
+    yield "Every request passes these steps in this order. The first step that fails answers it,"
+    yield "and no model work is done (invariant I-10). A request that reaches a counted step uses"
+    yield "its sender's budget: the owner, who shows the token, has one, and all strangers share"
+    yield f"one. The first {len(GUARD_ORDER)} steps are the guard (`decisions/guard.py`), the"
+    yield "others the request gate (`decisions/request_gate.py`), which a health check skips."
     yield ""
     yield "```mermaid"
     yield "flowchart LR"
@@ -128,8 +128,8 @@ def rules() -> Iterator[str]:
     yield ""
     yield NOTE
     yield ""
-    yield "Every decision is a pure function of `companion_core/decisions/`, and every module there"
-    yield "begins with its rules. This page collects them; consent stands beside the lanes."
+    yield "Every decision is a pure function in `companion_core/decisions/`, and every module there"
+    yield "begins with its rules. This page collects them; `lanes.py` has those of consent too."
     yield ""
     folder = ROOT / "companion_core" / "decisions"
     rows = []
@@ -148,8 +148,9 @@ def configuration() -> Iterator[str]:
     yield ""
     yield NOTE
     yield ""
-    yield "TOML. A key that is not listed here is refused with its line and the nearest known one."
-    yield "Only `[manifest]` and `[model]` are needed; every other value has the default below."
+    yield "The file is TOML. A key that is not listed here is refused, with its line and the"
+    yield "nearest known key. Only `[manifest]` and `[model]` are needed; every other value has the"
+    yield "default below."
     for name, section in SECTIONS.items():
         yield ""
         yield f"## [{name}]"
@@ -200,7 +201,7 @@ def scenarios() -> Iterator[str]:
     yield ""
     yield "## Reference answers that a rule replaces"
     yield ""
-    yield "Beyond those that the vectors themselves mark, from `tests/vectors/superseded.json`."
+    yield "Further answers than those that the vectors mark; from `tests/vectors/superseded.json`."
     yield ""
     if replaced:
         yield from _table(
@@ -296,7 +297,7 @@ def main(arguments: Sequence[str]) -> int:
             continue
         stale += 1
         if check:
-            print(f"{name} is not current; run python tools/write_docs.py")
+            print(f"{name} is out of date; run python tools/write_docs.py")
         else:
             path.parent.mkdir(exist_ok=True)
             path.write_text(text, encoding="utf-8")

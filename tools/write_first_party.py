@@ -1,9 +1,9 @@
 """Write the table of first-party plugins that the core recognises.
 
 For each distribution under `plugins/` it records version, group, entry points and the digest
-over the files of its package, the same that an installed wheel of that tree has. Versions
-recorded before stay. With `--check` nothing is written; the exit code says whether the table
-is true.
+over the files of its package, which equals that of an installed wheel of the tree. Versions
+recorded before stay. With `--check` nothing is written; the exit code is 1 if the table is out of
+date.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def main() -> int:
     old = TABLE.read_text(encoding="utf-8") if TABLE.exists() else "{}"
     new = json.dumps(table_of(ROOT / "plugins", json.loads(old)), indent=2) + "\n"
     if check and new != old:
-        print("first_party.json is not true to plugins/: run tools/write_first_party.py")
+        print("first_party.json differs from plugins/: run tools/write_first_party.py")
         return 1
     if not check:
         TABLE.write_text(new, encoding="utf-8")

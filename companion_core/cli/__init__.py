@@ -1,7 +1,7 @@
 """The `companion` command: one file per command, loaded when it is called.
 
-`COMMANDS` is the table that the help, the loader and the tests read, so `--help` imports
-no command and works with no plugin importable.
+`COMMANDS` is the table that the help, the loader and the tests read. So `--help` imports
+no command, and works even if no plugin can be imported.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from companion_core.errors import (
 
 __all__ = ["COMMANDS", "Settings", "cli", "echo_result", "explain", "is_terminal", "main", "refuse"]
 
-# What a disk that is full, read-only or broken says, wherever that comes up.
+# The errors of a disk that is full, read-only or broken, from whichever call they come.
 _DISK_ERRORS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
 
 
@@ -49,7 +49,7 @@ class _Entry:
     help: str
 
 
-# Command name (and module, with "-" as "_") to its place in the help.
+# Command to its place in the help. The command `x` lives in the module `x_command`.
 COMMANDS: Final[dict[str, _Entry]] = {
     "demo": _Entry("Daily", "Run the whole job once on what ships in the package."),
     "up": _Entry("Daily", "Start the companion and serve the configured model."),
@@ -66,10 +66,10 @@ COMMANDS: Final[dict[str, _Entry]] = {
 
 @dataclass(slots=True)
 class Settings:
-    """What the root command's options say; every command receives it.
+    """The root command's options; every command receives them.
 
     Attributes:
-        egress: the doorway to the machine; the live one is made in `main` alone.
+        egress: the doorway to the machine; only `main` makes the live one.
     """
 
     egress: Egress
@@ -90,7 +90,7 @@ class Settings:
         return self.config_file if self.config_file is not None else default_config_file()
 
     def root_arguments(self) -> list[str]:
-        """Return the root command's options that lead another process to the same instance."""
+        """Return the root options with which another process finds the same instance."""
         paths = self.paths
         return [
             *("--config", str(self.config.absolute())),
@@ -102,18 +102,18 @@ class Settings:
 class _Commands(click.Group):
     """A group whose commands are imported when they are called."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+    def list_commands(self, _ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - as above
+    def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
         module = import_module(f"companion_core.cli.{cmd_name}_command")
         command = module.command
-        assert isinstance(command, click.Command)  # noqa: S101 - a fault of the package
+        assert isinstance(command, click.Command)  # noqa: S101 - else our own module is wrong
         return command
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - as above
+    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for section in dict.fromkeys(entry.section for entry in COMMANDS.values()):
             with formatter.section(section):
                 formatter.write_dl(
@@ -163,7 +163,7 @@ def cli(
 
 
 def main(arguments: list[str] | None = None, *, egress: Egress | None = None) -> int:
-    """Run the command line and return its exit code; this makes the live doorway."""
+    """Run the command line and return its exit code; without `egress`, use the live doorway."""
     argv = sys.argv[1:] if arguments is None else arguments
     settings = Settings(egress=LiveEgress() if egress is None else egress)
     try:
@@ -180,11 +180,11 @@ def main(arguments: list[str] | None = None, *, egress: Egress | None = None) ->
     except (KeyboardInterrupt, click.exceptions.Abort):
         return _report(CompanionError(Reason.INTERRUPTED), argv)
     except BrokenPipeError:
-        drop_output(sys.stdout)  # whoever read it has left; there is nobody to tell
+        drop_output(sys.stdout)  # the reader of the pipe has exited
         return EXIT_CODES[Culprit.PROGRAM]
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
-            drop_output(sys.stdout)  # which may be what the disk did not take
+            drop_output(sys.stdout)  # stdout itself may be the file that could not be written
             return _report(EnvironmentUnavailable(Reason.DISK_UNAVAILABLE), argv)
         if os.environ.get("COMPANION_DEBUG") == "1":
             raise
@@ -193,7 +193,7 @@ def main(arguments: list[str] | None = None, *, egress: Egress | None = None) ->
 
 
 def _report(error: CompanionError, argv: list[str]) -> int:
-    """Say what was refused and what to do; stderr ends with `companion: REASON: advice`."""
+    """Report the error, with --json on stdout too; stderr ends with `companion: REASON: advice`."""
     if "--json" in argv[: argv.index("--")] if "--" in argv else "--json" in argv:
         document = {"ok": False, "reason": error.reason.value, "advice": error.advice}
         with contextlib.suppress(OSError):
@@ -202,7 +202,7 @@ def _report(error: CompanionError, argv: list[str]) -> int:
 
 
 def refuse(error: CompanionError) -> int:
-    """Say on stderr what was refused and what to do, and return the exit code."""
+    """Print the refusal and its advice on stderr, and return the exit code."""
     try:
         if explanation := explain(error):
             click.echo(f"companion: {explanation}", err=True)
@@ -213,18 +213,18 @@ def refuse(error: CompanionError) -> int:
 
 
 def explain(error: CompanionError) -> str:
-    """Return what is known beyond the reason: the plugin at fault, a file, a line."""
+    """Return the details beyond the reason: the plugin at fault, a file, a line."""
     plugin = f"plugin {error.plugin}" if isinstance(error, PluginFault) and error.plugin else ""
     return ": ".join(part for part in (plugin, error.detail) if part)
 
 
 def is_terminal(stream: IO[str] | None) -> bool:
-    """Tell whether a person reads the stream; one that was closed is None."""
+    """Tell whether the stream is a terminal; a standard stream that was closed is None."""
     return stream is not None and stream.isatty()
 
 
 def drop_output(stream: IO[str] | None) -> None:
-    """Send what is still buffered nowhere: writing it again at exit would fail again."""
+    """Discard what is still buffered: Python would try to write it at exit and fail again."""
     if stream is not None:
         with contextlib.suppress(OSError):
             descriptor = stream.fileno()

@@ -22,7 +22,7 @@ def command(settings: Settings, *, as_json: bool) -> None:
 
     Two TLS hosts on loopback, a signed manifest, the bundled model, a real llama.cpp and a
     streamed answer through the gateway. Secrets stay in this process (the "memory" keychain).
-    Nothing is left behind, also when interrupted.
+    No process and no file is left, also when interrupted.
     """
     harden_process()
     report = asyncio.run(_run(settings, as_json=as_json))

@@ -1,4 +1,8 @@
-"""`companion doctor`: every invariant, the configuration and the machine, and what to do."""
+"""`companion doctor`: checks every invariant, the configuration and the machine.
+
+The doctor imports every side of the core, so the functions import it when they run: the help
+must not load it.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +19,7 @@ from companion_core.cli import Settings, echo_result, is_terminal, refuse
 from companion_core.errors import error_for
 
 if TYPE_CHECKING:
-    from companion_core.doctor import PluginSurvey, Situation, Status
-    from companion_core.doctor.checks import Check
+    from companion_core.doctor import Check, PluginSurvey, Situation, Status
 
 _OPTIONS: Final = ("config_file", "state_dir", "instance")
 _COLOURS: Final = {"ok": "green", "fail": "red", "repaired": "yellow", "skip": "bright_black"}
@@ -33,16 +36,22 @@ _LINE_WIDTH: Final = 40
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 @click.pass_context
 def command(ctx: click.Context, *, repair: bool, bundle: Path | None, as_json: bool) -> int:
-    """Say what is here, whether each invariant holds, and what to do where not.
+    """Say what is here, whether each invariant holds, and what to do if one does not.
 
     Exits with 0 when all is well or was repaired, 3 when a rule is broken, 4 when the
     environment lacks something. Nothing is changed without --repair, which closes the modes of
     the companion's own files and removes what a dead companion left.
     """
     from companion_core.cli.foreground import harden_process  # noqa: PLC0415 - not for --help
-    from companion_core.doctor import examine, new_bundle, write_bundle  # noqa: PLC0415 - as above
-    from companion_core.doctor.report import LINE_WIDTH  # noqa: PLC0415 - as above
-    from companion_core.system.stop_signals import stop_signals_interrupt  # noqa: PLC0415 - as above
+    from companion_core.doctor import (  # noqa: PLC0415 - not for --help
+        LINE_WIDTH,
+        examine,
+        new_bundle,
+        write_bundle,
+    )
+    from companion_core.system.stop_signals import (  # noqa: PLC0415 - not for --help
+        stop_signals_interrupt,
+    )
 
     settings: Settings = ctx.obj
     harden_process()
@@ -86,11 +95,14 @@ def _situation(ctx: click.Context, settings: Settings, *, repair: bool) -> Situa
 
 def _survey(settings: Settings) -> PluginSurvey:
     from companion_core.cli.plugin_facts import PluginCatalog  # noqa: PLC0415 - not for --help
-    from companion_core.doctor import PluginSurvey  # noqa: PLC0415 - as above
+    from companion_core.doctor import PluginSurvey  # noqa: PLC0415 - not for --help
 
-    shelf = PluginCatalog(settings, strict=False)
-    documents = shelf.documents(ask=settings.paths.keychain_scope)
-    return PluginSurvey(documents=documents, store_reason=shelf.store_reason, answers=shelf.answers)
+    catalog = PluginCatalog(settings, strict=False)
+    return PluginSurvey(
+        documents=catalog.documents(ask=settings.paths.keychain_scope),
+        store_reason=catalog.store_reason,
+        answers=catalog.answers,
+    )
 
 
 def _wants_colour() -> bool:
@@ -106,7 +118,7 @@ def _style(text: str, status: Status) -> str:
 
 
 class _Progress:
-    """Says on a terminal which check is running."""
+    """Shows on a terminal which check is running."""
 
     def __init__(self, *, quiet: bool) -> None:
         self._draws = is_terminal(sys.stderr) and not quiet and "CI" not in os.environ
@@ -117,6 +129,6 @@ class _Progress:
             click.echo(f"\r{f'looking at: {check.title}':{_LINE_WIDTH}}", err=True, nl=False)
 
     def clear(self) -> None:
-        """Take the line away."""
+        """Erase the line."""
         if self._draws:
             click.echo("\r" + " " * _LINE_WIDTH + "\r", err=True, nl=False)

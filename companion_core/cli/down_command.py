@@ -20,8 +20,8 @@ from companion_core.egress.interface import (
 )
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason
 
-# A drain lets running answers finish (30 s); then the runtime is terminated, or killed (10 s),
-# and the keychain lets go of the token (10 s).
+# Running answers may finish (30 s), the runtime is terminated or killed (10 s), and the token is
+# deleted from the keychain (10 s).
 STOP_DEADLINE_SECONDS: Final = 60.0
 KILL_DEADLINE_SECONDS: Final = 5.0
 
@@ -31,7 +31,7 @@ KILL_DEADLINE_SECONDS: Final = 5.0
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 @click.pass_obj
 def command(settings: Settings, *, now: bool, as_json: bool) -> None:
-    """Drain and stop the companion; nothing running is fine."""
+    """Drain and stop the companion; it is fine if none runs."""
     running = find_running(settings.paths, settings.egress)
     if running is None:
         echo_result({"ok": True, "stopped": False}, "nothing runs", as_json=as_json)
@@ -41,15 +41,16 @@ def command(settings: Settings, *, now: bool, as_json: bool) -> None:
 
 
 def stop(running: RunningInstance, egress: Egress, *, now: bool) -> None:
-    """Stop a companion that was proved to be ours, and return when it is gone.
+    """Stop a companion that was proved to be ours, and return when it has ended.
 
     Raises:
-        EnvironmentUnavailable: `control_unavailable` when it outlives even the last signal.
+        EnvironmentUnavailable: `control_unavailable` if it survives even the last signal.
     """
     try:
         ask(running, egress, "drain", now=now)
     except CompanionError:
-        # It does not answer; its pid and start time are proved, so a signal hits no other.
+        # It does not answer. Its pid and start time are proved, so the signal hits no other
+        # process.
         egress.send_signal(running.identity, signal.SIGTERM)
     if wait_until_gone(running, egress, STOP_DEADLINE_SECONDS):
         return

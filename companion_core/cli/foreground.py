@@ -1,4 +1,4 @@
-"""Run a coroutine in the foreground, and what its command does about signals."""
+"""Run a command's coroutine in the foreground, and hand its stop signals to the command."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 def harden_process() -> None:
-    """Owner-only files from here on, and no core dump that could hold a secret (I-18)."""
+    """Create only owner-only files from now on, and no core dump with a secret in it (I-18)."""
     os.umask(0o077)
     if sys.platform == "win32":
         return
@@ -29,14 +29,14 @@ def harden_process() -> None:
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux":
-        import ctypes  # noqa: PLC0415 - needed here only
+        import ctypes  # noqa: PLC0415 - slow to import, and only Linux needs it
 
-        # PR_SET_DUMPABLE 0: other programs of the person cannot read this one's memory either.
+        # PR_SET_DUMPABLE 0: the person's other programs cannot read this process's memory.
         ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
 
 
 def run_event_loop(main: Coroutine[Any, Any, T]) -> T:
-    """Run on uvloop where `companion-core[fast]` brought it, else on the standard loop."""
+    """Run on uvloop if `companion-core[fast]` installed it, else on the standard loop."""
     try:
         import uvloop  # noqa: PLC0415 - optional, and slow to import
     except ImportError:
@@ -48,11 +48,11 @@ def run_event_loop(main: Coroutine[Any, Any, T]) -> T:
 async def run_interruptible(
     work: Coroutine[Any, Any, T], *, on_interrupt: Callable[[int, int], None]
 ) -> T:
-    """Return the work's result.
+    """Return the result of `work`.
 
     Args:
-        work: what to run; it is cancelled from nowhere but by `on_interrupt`'s doing.
-        on_interrupt: called with the signal's number and how many came so far.
+        work: what to run; a stop signal does not cancel it, `on_interrupt` may.
+        on_interrupt: called with a signal's number and with how many came so far.
     """
     loop = asyncio.get_running_loop()
     count = 0

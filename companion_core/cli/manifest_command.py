@@ -1,4 +1,4 @@
-"""`companion manifest`: make, fill, sign and verify a list of models."""
+"""`companion manifest`: start, fill, sign and verify a list of models."""
 
 from __future__ import annotations
 
@@ -35,7 +35,11 @@ def command() -> None:
 @command.command("init")
 @click.argument("folder", metavar="DIR", type=_FOLDER)
 @click.option(
-    "--key-out", "key_file", type=_FILE, required=True, help="Gets the private key; keep it safe."
+    "--key-out",
+    "key_file",
+    type=_FILE,
+    required=True,
+    help="Where to write the private key; keep it safe.",
 )
 @_as_json
 def init(folder: Path, key_file: Path, as_json: bool) -> None:
@@ -54,7 +58,7 @@ def init(folder: Path, key_file: Path, as_json: bool) -> None:
 @click.option("--format", "model_format", required=True, help="Such as gguf.")
 @click.option("--licence", help="An SPDX expression.")
 @click.option("--chat-template-file", type=_FILE, help="A template instead of the model's own.")
-@click.option("--extra-ca-file", type=_FILE, help="Trusted beside the system's authorities.")
+@click.option("--extra-ca-file", type=_FILE, help="An authority to trust beside the system's.")
 @_as_json
 @click.pass_obj
 def add(  # noqa: PLR0917 - click passes options by name
@@ -98,7 +102,7 @@ def add(  # noqa: PLR0917 - click passes options by name
 @command.command("sign")
 @click.argument("folder", metavar="DIR", type=_FOLDER)
 @click.option("--key", "key_file", type=_FILE, required=True, help="The private key.")
-@click.option("--expires", required=True, help="How long it holds, such as 30d.")
+@click.option("--expires", required=True, help="How long it is valid, such as 30d.")
 @_as_json
 def sign(folder: Path, key_file: Path, expires: str, as_json: bool) -> None:
     """Write DIR/manifest.json from the draft, one version on."""
@@ -120,7 +124,7 @@ def sign(folder: Path, key_file: Path, expires: str, as_json: bool) -> None:
 @click.option("--trusted-key", "trusted_keys", multiple=True, required=True, help="ed25519:…")
 @_as_json
 def verify(file: Path, trusted_keys: tuple[str, ...], as_json: bool) -> None:
-    """Say whether a reader who trusts the key would accept MANIFEST now."""
+    """Say whether a companion that trusts the key would accept MANIFEST now."""
     manifest = verify_file(file, list(trusted_keys), now=dt.datetime.now(tz=dt.UTC))
     until = _date(manifest.expires)
     models = [model.id for model in manifest.models]
@@ -138,9 +142,12 @@ def _measure_file(path: Path) -> Measured:
 
 
 def _measure_url(settings: Settings, url: str, extra_ca_file: Path | None) -> Measured:
-    # TLS is slow to load, and a local file needs none.
-    from companion_core.egress.tls_context import build_tls_context  # noqa: PLC0415
-    from companion_core.models.https_downloader import HttpsDownloader  # noqa: PLC0415
+    from companion_core.egress.tls_context import (  # noqa: PLC0415 - slow; a local file needs no TLS
+        build_tls_context,
+    )
+    from companion_core.models.https_downloader import (  # noqa: PLC0415 - a local file needs none
+        HttpsDownloader,
+    )
 
     parsed = parse_https_url(url)
     if isinstance(parsed, Verdict):
@@ -149,7 +156,7 @@ def _measure_url(settings: Settings, url: str, extra_ca_file: Path | None) -> Me
     downloader = HttpsDownloader(settings.egress, lambda: context)
     try:
         with downloader.open(DownloadRequest(url=url)) as stream:
-            return measure(stream.readinto)  # type: ignore[attr-defined] # offered by contract
+            return measure(stream.readinto)  # type: ignore[attr-defined] # `Downloader.open` promises it, BinaryIO does not name it
     except Redirect as error:
         hint = "the address redirects; give the one it leads to"
         raise click.BadParameter(hint, param_hint="FILE-OR-URL") from error

@@ -1,4 +1,4 @@
-"""`companion metrics`: what the gateway counted, for a collector that reads Prometheus text."""
+"""`companion metrics`: the gateway's counts, for a collector that reads Prometheus text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 from companion_core.cli import Settings, echo_result
 from companion_core.control.client import ask_running
 
-# One sample of the exposition format, as the gateway writes it: no label's value is escaped.
+# One sample of the exposition format. The gateway writes no label value that needs escaping.
 _SAMPLE: Final = re.compile(r"(?P<name>\w+)(?:\{(?P<labels>[^}]*)\})? (?P<value>\S+)")
 _LABEL: Final = re.compile(r'(\w+)="([^"]*)"')
 
@@ -20,7 +20,7 @@ _LABEL: Final = re.compile(r'(\w+)="([^"]*)"')
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 @click.pass_obj
 def command(settings: Settings, *, as_json: bool) -> None:
-    """Print counts and latencies by path and reason; no network serves them."""
+    """Print counts and latencies by path and reason; they are not served on the network."""
     text: str = ask_running(settings.paths, settings.egress, "metrics")["text"]
     document = {"ok": True, "samples": list(_samples(text))}
     echo_result(document, text.removesuffix("\n"), as_json=as_json)

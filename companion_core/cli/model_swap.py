@@ -29,7 +29,7 @@ from companion_core.system.stop_signals import stop_signals_interrupt
 
 __all__ = ["swap_model"]
 
-# A minute: a question that is not answered takes ten seconds.
+# A minute in all: an unanswered question times out after ten seconds.
 ATTEMPTS: Final = 6
 
 
@@ -38,13 +38,13 @@ def swap_model(
 ) -> dict[str, Any]:
     """Return the companion's status once it serves the model. Blocks.
 
-    A stop signal before the drain ends the swap; a later one is told that it comes too late,
-    and the next one ends the waiting alone.
+    A stop signal before the drain cancels the swap. After it the swap goes on: the first signal
+    is told so, and the next one ends this waiting.
 
     Raises:
-        CompanionError: why the model does not serve; `control_unavailable` where that is open,
-            because the companion is there and has not answered for a minute.
-        KeyboardInterrupt: nobody waits for the swap any more.
+        CompanionError: why the model does not serve; `control_unavailable` if the outcome is
+            unknown, because the companion runs and has not answered for a minute.
+        KeyboardInterrupt: the person stopped waiting for the swap.
     """
     following = _Following(settings, running, on_step)
     with stop_signals_interrupt() as finish:
@@ -59,11 +59,11 @@ def swap_model(
 
 
 class _Following:
-    """Hears what becomes of one swap.
+    """Follows one swap by asking the companion for news.
 
-    The companion answers several times a second, however long a step takes. When it does not
-    and is gone, so is the swap; when it is there, it is asked again for a while: it may be
-    stopped, or on a machine that is overloaded.
+    The companion answers several times a second, however long a step takes. If it does not
+    answer and has exited, the swap has ended too. If it still runs, it is asked again for a
+    while: it may be suspended, or its machine overloaded.
     """
 
     def __init__(self, settings: Settings, running: RunningInstance, on_step: OnStep) -> None:
@@ -74,11 +74,11 @@ class _Following:
         self._seen = 0
 
     def begin(self, model_id: str) -> None:
-        """Have the swap begin."""
+        """Ask the companion to begin the swap."""
         self._ask("swap", swap=self._swap, model=model_id)
 
     def follow(self) -> None:
-        """Tell of each step, and return when the new model serves."""
+        """Show each step, and return when the new model serves."""
         while not (news := self._ask("swap_news", swap=self._swap, seen=self._seen))["ended"]:
             self._show(news)
         self._show(news)
@@ -91,7 +91,7 @@ class _Following:
         try:
             cancelled = self._ask("swap_cancel", swap=self._swap)["cancelled"]
         except UsageError:
-            raise KeyboardInterrupt from None  # it had not even begun
+            raise KeyboardInterrupt from None  # the swap had not begun
         if not cancelled:
             click.echo("companion: the drain has begun; the swap goes on to its end", err=True)
 
@@ -107,7 +107,7 @@ class _Following:
             self._on_step(Step(**news["progress"]))
 
     def _ask(self, op: str, **arguments: Any) -> dict[str, Any]:
-        """Ask until there is an answer; every question may be asked twice."""
+        """Ask until there is an answer; each question may be repeated safely."""
         for attempt in range(ATTEMPTS):
             try:
                 return ask(self._running, self._settings.egress, op, **arguments)

@@ -1,4 +1,4 @@
-"""What `companion plugins` knows of each plugin, from the inventory, the store and a trial."""
+"""The facts on each plugin for `companion plugins`: from the inventory, the store and a trial."""
 
 from __future__ import annotations
 
@@ -15,14 +15,18 @@ from companion_core.errors import (
     UsageError,
     error_for,
 )
-from companion_core.plugin_host.rules import FoundPlugin, TrustRecord, judge_found, parse_narrow
-from companion_core.plugin_host.survey import (
+from companion_core.plugin_host import (
+    FoundPlugin,
     PluginState,
     State,
+    TrustBook,
+    TrustRecord,
+    TrustStore,
     first_party_releases,
+    judge_found,
+    parse_narrow,
     survey_plugins,
 )
-from companion_core.plugin_host.trust_store import TrustBook, TrustStore
 from companion_core.plugin_trial.trial import (
     Trial,
     row_of,
@@ -36,14 +40,14 @@ Document = dict[str, Any]
 
 
 class PluginCatalog:
-    """Every installed plugin, as far as it can be told without importing it here.
+    """Every installed plugin and what is known of it without importing it in this process.
 
     Attributes:
         store: the file of the plugins that the person trusts.
-        book: its content.
-        store_reason: why it could not be read, else `ok`.
+        book: the file's content.
+        store_reason: why the file could not be read, else `ok`.
         plugins: each plugin as found, and its state.
-        answers: what the selected providers said, after `documents` was told to ask them.
+        answers: what the selected providers said, once `documents` has asked them.
     """
 
     def __init__(self, settings: Settings, *, strict: bool = True) -> None:
@@ -51,7 +55,7 @@ class PluginCatalog:
 
         Args:
             settings: of the command line.
-            strict: a store that cannot be read refuses; else nobody is trusted.
+            strict: raise if the store cannot be read; else go on and trust no plugin.
         """
         self._settings = settings
         self.store = TrustStore(settings.paths.plugin_store)
@@ -84,7 +88,7 @@ class PluginCatalog:
         return claims[0]
 
     def judge_with(self, record: TrustRecord) -> Reason:
-        """Return what would be said of the plugin of `record` if the person trusted it."""
+        """Return the verdict on the plugin of `record` if the person trusted it."""
         found = [plugin for plugin, _ in self.plugins]
         reasons = judge_found(
             found,
@@ -95,13 +99,13 @@ class PluginCatalog:
         return next(r for p, r in zip(found, reasons, strict=True) if p.name == record.name)
 
     def trial(self, *more: TrustRecord) -> Trial:
-        """Return a trial that goes by the store, `more` and the configuration, if there is one."""
+        """Return a trial with the stored records, `more` and the configuration, if there is one."""
         runtime = keychain = None
         try:
             config = load_config(self._settings.config)
             runtime, keychain = config.runtime.name, config.keychain.name
         except UsageError:
-            pass  # it is another command's to complain
+            pass  # other commands report a wrong configuration
         return Trial(
             egress=self._settings.egress,
             records=[*self.book.trusted.values(), *more],
@@ -113,7 +117,7 @@ class PluginCatalog:
         """Return what is known of each plugin; the core's own come last.
 
         Args:
-            ask: the instance for which `answers` are wanted.
+            ask: the keychain scope for which the selected providers are asked; None asks none.
         """
         rows, core = self._outcomes(ask)
         return [
@@ -122,10 +126,10 @@ class PluginCatalog:
         ]
 
     def _outcomes(self, ask: str | None) -> tuple[dict[str, Document], list[Document]]:
-        """Return how far each trusted plugin came in a child, and the rows of the core's own.
+        """Return how far each trusted plugin got in a child, and the rows of the core's own.
 
-        When together they give no report, each is tried alone: then it is known whose fault
-        it is, and the providers are chosen from those that are sound.
+        If a child with all of them gives no report, each is tried in a child of its own. That
+        shows which plugin is at fault, and the providers are chosen from the others.
         """
         names = [state.name for _, state in self.plugins if state.state is State.TRUSTED]
         trial = self.trial()
@@ -172,12 +176,12 @@ class PluginCatalog:
 
 
 def refusal(state: PluginState) -> CompanionError:
-    """Return the exception for a plugin that may go no further."""
+    """Return the exception for a plugin that was refused in this state."""
     return refusal_of(state.reason, state.name, state.detail)
 
 
 def refusal_of(reason: Reason, name: str, detail: str = "") -> CompanionError:
-    """Return the exception for a plugin, named in its detail."""
+    """Return the exception for a plugin; its detail names the plugin."""
     return error_for(reason, ": ".join(filter(None, [name, detail])), plugin=name)
 
 
@@ -198,7 +202,7 @@ def _core_document(row: Document) -> Document:
 
 
 def _fix(reason: Reason, plugin: PluginState) -> str:
-    """Return the command that ends `reason`, "" when there is no single one."""
+    """Return the command that removes `reason`; "" if no single command does."""
     trust = f"companion plugins trust {plugin.name}"
     untrust = f"companion plugins untrust {plugin.name}"
     uninstall = f"pip uninstall {plugin.distribution}"

@@ -20,14 +20,14 @@ def write_plugin(kind: str, name: str, into: Path) -> tuple[Path, list[str]]:
 
     Args:
         kind: "runtime" or "keychain", a folder of templates.
-        name: of the plugin, as its entry point will have it.
-        into: where the folder of the distribution is made.
+        name: the plugin's name, which its entry point will have.
+        into: the folder in which the distribution's folder is made.
 
     Returns:
-        the folder, and the paths of its files relative to it.
+        the distribution's folder, and the paths of its files relative to it.
 
     Raises:
-        UsageError: `usage` for a name that no plugin can have, or a folder that is there.
+        UsageError: `usage` for a name that no plugin can have, or a folder that exists.
         EnvironmentUnavailable: `disk_unavailable`.
     """
     if not _NAME.fullmatch(name) or len(name) > _MAX_NAME:

@@ -1,6 +1,6 @@
-"""`companion plugins`: what is installed, whom the person trusts, and a start for authors.
+"""`companion plugins`: list, trust and check plugins, and write a new one for its author.
 
-No plugin is imported in this process: what has to be imported is so in a child.
+No plugin is imported in this process; a child process imports those that have to be tried.
 """
 
 from __future__ import annotations
@@ -14,9 +14,7 @@ import click
 from companion_core.cli import Settings, echo_result
 from companion_core.cli.plugin_facts import Document, PluginCatalog, refusal, refusal_of
 from companion_core.errors import PluginFault, Reason, UsageError
-from companion_core.plugin_host.rules import TrustRecord, record_of
-from companion_core.plugin_host.survey import PluginState, State
-from companion_core.plugin_host.trust_store import CheckRecord
+from companion_core.plugin_host import CheckRecord, PluginState, State, TrustRecord, record_of
 from companion_core.plugin_trial.trial import (
     CHECK_SECONDS,
     row_of,
@@ -35,14 +33,14 @@ def command() -> None:
 @_as_json
 @click.pass_obj
 def list_(settings: Settings, *, as_json: bool) -> None:
-    """List every plugin: how far it came, why no further, and what to do."""
-    shelf = PluginCatalog(settings, strict=False)
-    documents = shelf.documents()
+    """List every plugin: how far it got, why no further, and what to do."""
+    catalog = PluginCatalog(settings, strict=False)
+    documents = catalog.documents()
     lines = [_line(document) for document in documents]
-    if shelf.store_reason is not Reason.OK:
-        lines.append(f"nobody is trusted: {shelf.store_reason}")
+    if catalog.store_reason is not Reason.OK:
+        lines.append(f"no plugin is trusted: {catalog.store_reason}")
     plugins = [{k: v for k, v in row.items() if k != "files"} for row in documents]
-    document = {"store": shelf.store_reason.value, "plugins": plugins}
+    document = {"store": catalog.store_reason.value, "plugins": plugins}
     echo_result(document, "\n".join(lines), as_json=as_json)
 
 
@@ -51,29 +49,29 @@ def list_(settings: Settings, *, as_json: bool) -> None:
 @_as_json
 @click.pass_obj
 def info(settings: Settings, *, name: str, as_json: bool) -> None:
-    """Tell everything that is known of the plugin NAME."""
-    shelf = PluginCatalog(settings, strict=False)
-    claims = [row for row in shelf.documents() if row["name"] == name]
+    """Show everything that is known of the plugin NAME."""
+    catalog = PluginCatalog(settings, strict=False)
+    claims = [row for row in catalog.documents() if row["name"] == name]
     if not claims:
         raise refusal_of(Reason.PLUGIN_NOT_FOUND, name)
     text = "\n\n".join(_facts(row) for row in claims)
-    echo_result({"store": shelf.store_reason.value, "plugins": claims}, text, as_json=as_json)
+    echo_result({"store": catalog.store_reason.value, "plugins": claims}, text, as_json=as_json)
 
 
 @command.command("trust")
 @click.argument("name")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@click.option("--editable", is_flag=True, help="Trust a link to a source tree, as it is now.")
+@click.option("--editable", is_flag=True, help="Trust the present state of a linked source tree.")
 @_as_json
 @click.pass_obj
 def trust(settings: Settings, *, name: str, yes: bool, editable: bool, as_json: bool) -> None:
     """Trust the code of the plugin NAME as it is installed now.
 
-    It is imported once, in a child with a deadline; one that fails there is not trusted. From
-    then on it runs inside the companion, with your rights: nothing contains a hostile one.
+    It is imported once, in a child with a deadline; if that fails, it is not trusted. From
+    then on it runs inside the companion with your rights, and nothing contains a hostile one.
     """
-    shelf = PluginCatalog(settings)
-    found, state = shelf.only(name)
+    catalog = PluginCatalog(settings)
+    found, state = catalog.only(name)
     if state.state is State.TRUSTED:
         document = {"ok": True, "name": name, "already": True}
         echo_result(document, f"{name} is trusted already", as_json=as_json)
@@ -81,14 +79,14 @@ def trust(settings: Settings, *, name: str, yes: bool, editable: bool, as_json: 
     if found.editable and not editable:
         raise refusal_of(Reason.PLUGIN_EDITABLE, name)
     record = record_of(found)
-    reason = shelf.judge_with(record)
+    reason = catalog.judge_with(record)
     if reason is not Reason.OK:
         raise refusal_of(reason, name, state.detail)
     _confirm(state, record, yes=yes)
-    row = row_of(shelf.trial(record).run([name]), name)
+    row = row_of(catalog.trial(record).run([name]), name)
     if row["reason"] != Reason.OK.value:
         raise refusal_of(Reason(row["reason"]), name, row["detail"])
-    shelf.store.trust(record)
+    catalog.store.trust(record)
     document = {
         "ok": True,
         "name": name,
@@ -108,9 +106,9 @@ def trust(settings: Settings, *, name: str, yes: bool, editable: bool, as_json: 
 @_as_json
 @click.pass_obj
 def untrust(settings: Settings, *, name: str, as_json: bool) -> None:
-    """Trust the plugin NAME no more."""
+    """Stop trusting the plugin NAME."""
     known = PluginCatalog(settings).store.untrust(name)
-    text = f"{name} is not trusted any more" if known else f"{name} was not trusted by you"
+    text = f"{name} is no longer trusted" if known else f"{name} was not trusted by you"
     echo_result({"ok": True, "name": name, "was_trusted": known}, text, as_json=as_json)
 
 
@@ -124,18 +122,18 @@ def check(settings: Settings, *, name: str, as_json: bool) -> None:
     The result is bound to the code's digest. A keychain is checked for real, under two
     accounts of the check's own.
     """
-    from companion_core.testing.rulebook import KIT_VERSION  # noqa: PLC0415 - this command only
+    from companion_core.testing.rulebook import KIT_VERSION  # noqa: PLC0415 - only `check` needs it
 
-    shelf = PluginCatalog(settings)
-    found, state = shelf.only(name)
+    catalog = PluginCatalog(settings)
+    found, state = catalog.only(name)
     if state.state is not State.TRUSTED:
         raise refusal(state)
-    report = shelf.trial().run([name], check=name, seconds=CHECK_SECONDS)
+    report = catalog.trial().run([name], check=name, seconds=CHECK_SECONDS)
     row = row_of(report, name)
     if report is None or row["reason"] != Reason.OK.value:
         raise refusal_of(Reason(row["reason"]), name, row["detail"])
     passed, failure = tuple(report["checked"]["passed"]), report["checked"]["failure"]
-    shelf.store.remember_check(
+    catalog.store.remember_check(
         name,
         CheckRecord(digest=found.digest or "", kit=KIT_VERSION, passed=passed, failure=failure),
     )
@@ -158,7 +156,7 @@ def check(settings: Settings, *, name: str, as_json: bool) -> None:
 @_as_json
 def new(kind: str, name: str, into: Path, as_json: bool) -> None:
     """Write the distribution of a new plugin NAME that passes the conformance kit."""
-    from companion_core.cli.plugin_template import write_plugin  # noqa: PLC0415 - this command only
+    from companion_core.cli.plugin_template import write_plugin  # noqa: PLC0415 - only `new` needs it
 
     folder, files = write_plugin(kind, name, into)
     document = {"ok": True, "path": str(folder), "files": files}
@@ -177,7 +175,7 @@ def _confirm(state: PluginState, record: TrustRecord, *, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise UsageError(Reason.USAGE, "nobody is there to be asked; look at it, then add --yes")
+        raise UsageError(Reason.USAGE, "no terminal to ask on; look at these facts, then add --yes")
     question = "It will run with your rights inside the companion. Trust it?"
     click.confirm(question, abort=True, err=True)
 

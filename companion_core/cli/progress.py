@@ -1,4 +1,4 @@
-"""How steps reach a person: lines on stderr, a bar only on a terminal."""
+"""Shows steps to a person: lines on stderr, and a bar if that is a terminal."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class StepPrinter:
             return
         try:
             self._show(step)
-        except OSError:  # who read it has left: what is told of goes on
+        except OSError:  # the reader of stderr has exited; the work goes on without it
             drop_output(sys.stderr)
             self._quiet = True
 

@@ -56,7 +56,7 @@ def read_status(settings: Settings) -> dict[str, Any]:
 
 
 def as_text(status: dict[str, Any]) -> str:
-    """Say the same facts in lines a person reads."""
+    """Return the same facts as lines for a person."""
     if status["pid"] is None:
         return "not running"
     state = "available" if status["available"] else f"not available ({status['reason']})"

@@ -1,4 +1,4 @@
-"""`companion token`: the session token, for programs that cannot be run by `companion exec`."""
+"""`companion token`: the session token, for a program that `companion exec` cannot start."""
 
 from __future__ import annotations
 

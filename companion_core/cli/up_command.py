@@ -42,17 +42,17 @@ from companion_core.system.stop_signals import (
 )
 
 MAX_LOG_BYTES: Final = 4 * 1024 * 1024
-# -P: nothing is imported from the working folder, which is the instance's.
+# -P: import nothing from the working folder, which is the instance's.
 _SELF: Final = (sys.executable, "-P", "-m", "companion_core")
 
 
 @click.command("up")
-@click.option("--detach", is_flag=True, help="Return when available; the companion goes on.")
+@click.option("--detach", is_flag=True, help="Return when available; the companion keeps running.")
 @click.option(
     "--model",
     "model_id",
     metavar="ID",
-    help="Serve this model of the manifest, also in the place of another that is served now.",
+    help="Serve this model of the manifest; it replaces one that is served now.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON document when available.")
 @click.option("--announce-fd", type=int, hidden=True, help="Tell a waiting parent on this pipe.")
@@ -67,13 +67,13 @@ def command(
 ) -> int:
     """Start the companion and serve the configured model.
 
-    Fetches the manifest, downloads and verifies the model, starts the runtime and serves when
-    a health check was answered. Ctrl-C once drains, twice stops now.
+    Fetches the manifest, downloads and verifies the model, starts the runtime and serves once
+    it has answered a health check. Ctrl-C drains; a second one stops at once.
 
-    With --model and a companion that serves another model, that one replaces it: it fetches and
-    verifies the new model while it serves the old one, then drains, and starts the new one behind
-    the same address and token. This command returns then; Ctrl-C before the drain leaves the old
-    model serving.
+    With --model, a companion that already serves another model replaces it: it fetches and
+    verifies the new model while it serves the old one, drains, and serves the new one at the
+    same address and with the same token. This command then returns; Ctrl-C before the drain
+    leaves the old model serving.
     """
     config = _read_config(settings, model_id)
     harden_process()
@@ -138,14 +138,14 @@ async def _serve(
     return 0
 
 
-# --- detached: a child in its own session that tells this process how it goes ---------------
+# --- detached: a child in its own session that reports its steps to this process ------------
 
 
 def _serve_for_parent(settings: Settings, config: Config, descriptor: int) -> int:
     with os.fdopen(descriptor, "w", encoding="utf-8") as pipe:
 
         def tell(**message: Any) -> None:
-            # The parent may have been interrupted; the companion goes on without it.
+            # The parent may have been interrupted; the companion keeps running without it.
             try:
                 if not pipe.closed:
                     pipe.write(json.dumps(message) + "\n")
@@ -163,7 +163,9 @@ def _serve_for_parent(settings: Settings, config: Config, descriptor: int) -> in
             )
         except CompanionError as error:
             tell(error=error.reason.value, detail=explain(error))
-            raise error_for(error.reason) from None  # the detail is for the person, not the log
+            raise error_for(
+                error.reason
+            ) from None  # the person may read the detail, the log must not hold it
 
 
 def _detach(settings: Settings, model_id: str | None, on_step: OnStep) -> dict[str, Any]:
@@ -201,7 +203,7 @@ def _detach(settings: Settings, model_id: str | None, on_step: OnStep) -> dict[s
 
 
 def _interrupt(child: subprocess.Popen[bytes]) -> None:
-    """Have the child give up its start; a further interrupt makes it stop at once."""
+    """Make the child give up its start; a further interrupt makes it stop at once."""
     while child.poll() is None:
         child.terminate()
         with contextlib.suppress(KeyboardInterrupt):
@@ -209,7 +211,7 @@ def _interrupt(child: subprocess.Popen[bytes]) -> None:
 
 
 def _follow(pipe: IO[str], on_step: OnStep) -> dict[str, Any]:
-    """Relay the child's steps; return its status, or raise what it ended with."""
+    """Relay the child's steps; return its status, or raise the error that ended it."""
     for line in pipe:
         message = json.loads(line)
         if "step" in message:

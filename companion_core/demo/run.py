@@ -1,8 +1,8 @@
-"""The whole job on what ships in the package, on loopback, with nothing configured.
+"""Runs the whole job on what ships in the package, on loopback, with nothing configured.
 
-A publisher signs a manifest, one TLS host serves it and another the model; the companion
-fetches, verifies, starts a real llama.cpp and serves it; a plain HTTP client gets a streamed
-answer. Everything lives in one temporary folder and is gone at the end.
+A publisher signs a manifest; one TLS host serves it and another the model. The companion
+fetches and verifies the model, starts a real llama.cpp and serves it; a plain HTTP client gets
+a streamed answer. All files lie in one temporary folder, which is removed at the end.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class DemoReport:
 async def run_demo(
     egress: Egress, *, on_step: Callable[[Step], None], on_text: Callable[[str], None]
 ) -> DemoReport:
-    """Run the main job once and leave nothing behind, also when cancelled.
+    """Run the main job once; leave no process and no file, also when cancelled.
 
     Args:
         egress: the doorway to the machine.
@@ -111,7 +111,7 @@ async def run_demo(
 def _publish(
     folder: Path, model_host: TlsHost, manifest_host: TlsHost, on_step: Callable[[Step], None]
 ) -> str:
-    """Play the publisher: sign for the model, put both on their hosts, return the public key."""
+    """Play the publisher: sign a manifest, put it and the model on their hosts, return the key."""
     content = MODEL_FILE.read_bytes()
     model_host.content = {f"/{MODEL_FILE.name}": content}
     key_file = folder.with_name("publisher.key")
@@ -202,13 +202,14 @@ class _Client:
         def close(work: asyncio.Future[T]) -> None:
             connection.close()
             if not work.cancelled():
-                work.exception()  # when nobody waits for it any more
+                work.exception()  # marks it as seen, in case nothing awaits it any more
 
         work.add_done_callback(close)
         try:
             return await asyncio.shield(work)
         except asyncio.CancelledError:
-            # Not closed under its reader, who might then wait for whoever gets the number next.
+            # Shut down, not closed: the worker still reads from it, and another socket could
+            # get a closed descriptor's number.
             if connection.sock is not None:
                 with contextlib.suppress(OSError):
                     connection.sock.shutdown(socket.SHUT_RDWR)
@@ -227,7 +228,7 @@ def _texts(answer: http.client.HTTPResponse) -> Iterator[str]:
 
 
 async def _prove_gateway(client: _Client, on_step: Callable[[Step], None]) -> None:
-    """Show who gets in and who does not."""
+    """Prove that the gateway serves the token's owner, and refuses a stranger and a web page."""
     healthy = await client.status_of("/-/health", client.authorization)
     if healthy != http.HTTPStatus.OK:
         raise EnvironmentUnavailable(Reason.HEALTH_FAILED)

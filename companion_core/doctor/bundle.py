@@ -1,7 +1,7 @@
-"""The archive of a support request: the report without anything that is the person's own.
+"""Writes the archive of a support request: the report without personal data.
 
-No secret, token, prompt, digest, credential or home path goes in (I-15). What is in it lies
-in plain JSON and text, so that the person can look before sending it.
+No secret, token, prompt, digest, credential or home path goes in (I-15). The files are plain
+JSON and text, so that the person can read them before sending the archive.
 """
 
 from __future__ import annotations
@@ -57,18 +57,18 @@ _INVENTORY: Final = (
 )
 _NOTE: Final = """What `companion doctor --bundle` gathered for a support request.
 
-Secrets, digests, credentials in addresses and the person's folders were taken out, and of the
-logs only lines that begin as a known program's were kept. Look through it before you send
+Secrets, digests, credentials in addresses and the names of your folders were removed. Of the
+logs, only lines that begin like those of a known program were kept. Read it before you send
 it: it is plain text.
 """
 
 
 @contextlib.contextmanager
 def new_bundle(path: Path) -> Iterator[BinaryIO]:
-    """Create the archive's file, for its owner alone; whatever ends the context early removes it.
+    """Create the archive's file for its owner alone; an exception in the context removes it.
 
     Raises:
-        UsageError: `usage` when something has that name already.
+        UsageError: `usage` if something has that name already.
         EnvironmentUnavailable: `disk_unavailable`.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
@@ -95,7 +95,7 @@ def write_bundle(file: BinaryIO, report: Report, situation: Situation) -> None:
     Args:
         file: from `new_bundle`.
         report: what was found.
-        situation: what it was found in.
+        situation: what the checks looked at.
     """
     redactor = _redactor(situation)
     with tarfile.open(fileobj=file, mode="w:gz") as archive:
@@ -107,7 +107,7 @@ def write_bundle(file: BinaryIO, report: Report, situation: Situation) -> None:
 
 
 def _redactor(situation: Situation) -> Redactor:
-    """Return what takes out the session's token and the person's folders."""
+    """Return a redactor for the session's token and the person's folders."""
     secrets = []
     if situation.running is not None:
         with contextlib.suppress(CompanionError):
@@ -131,8 +131,8 @@ def _files(report: Report, situation: Situation, redactor: Redactor) -> Iterator
     for path in _logs(situation.paths.logs):
         with contextlib.suppress(OSError):
             lines = [redactor.log_line(line, path.name) for line in _tail(path)]
-            kept = [line for line in lines if line is not None]
-            yield f"logs/{path.name}", "".join(f"{line}\n" for line in kept)
+            safe = [line for line in lines if line is not None]
+            yield f"logs/{path.name}", "".join(f"{line}\n" for line in safe)
 
 
 def _logs(folder: Path) -> list[Path]:

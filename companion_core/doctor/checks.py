@@ -1,7 +1,6 @@
-"""How checks are run: one after the other, each with a deadline, none of them trusted to end.
+"""Runs the checks one after the other, each with a deadline.
 
-A check that raises, hangs or needs what is not there becomes a row; nothing of it stops the
-next one.
+A check that raises, hangs or lacks what it needs becomes a row, and the next check runs.
 """
 
 from __future__ import annotations
@@ -36,12 +35,12 @@ CHECK_SECONDS: Final = 10.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PluginSurvey:
-    """What was found out about the plugins in a child, without importing any of them here.
+    """What a child found out about the plugins; none of them is imported in this process.
 
     Attributes:
-        documents: one per plugin, as `companion plugins list --json` has them.
+        documents: one per plugin, as `companion plugins list --json` prints them.
         store_reason: why the file of trusted plugins could not be read, else `ok`.
-        answers: what the selected providers said (`testing.provider_answers`); None when
+        answers: what the selected providers said (`plugin_trial.provider_answers`); None if
             the child gave no report.
     """
 
@@ -52,17 +51,17 @@ class PluginSurvey:
 
 @dataclass(slots=True, kw_only=True)
 class Situation:
-    """What the checks look at, and what earlier ones found for later ones.
+    """What the checks look at, and what earlier checks found for later ones.
 
     Attributes:
-        config_file: finds the configuration file; raises where the person has no home.
+        config_file: finds the configuration file; raises if the person has no home folder.
         origins: where each option of the root command came from.
         environ: the environment of this process.
-        survey: has the plugins tried in a child.
+        survey: tries the plugins in a child.
         repair: put right what is harmless to put right.
         written: the keys that the configuration file has, as "section.key".
-        status: of the running companion; None when none runs.
-        cancelled: set when the running check is not waited for any longer.
+        status: of the running companion; None if none runs.
+        cancelled: set once the result of the running check is no longer awaited.
     """
 
     paths: InstancePaths
@@ -85,13 +84,13 @@ class Situation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One check, or one that yields several rows.
+    """One check, which yields a row or several.
 
     Attributes:
         run: returns the finding of the check's own row, or rows in its place.
-        needs: ids of rows without which there is nothing to look at.
-        seconds: the deadline; None for one that starts processes: each of these has its own,
-            and Ctrl-C has to reach the check, so that none of them stays.
+        needs: ids of rows that must not have failed; else the check is skipped.
+        seconds: the deadline. None for a check that starts processes: each process has a
+            deadline of its own, and Ctrl-C has to reach the check so that none is left running.
     """
 
     id: str
@@ -148,7 +147,7 @@ def _run(check: Check, situation: Situation) -> Finding | Sequence[Row]:
         return broken(Reason.CHECK_TIMEOUT, f"no answer within {check.seconds} s")
     except OSError as error:
         return broken(Reason.DISK_UNAVAILABLE, error.strerror or "")
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - a row, and the next check
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - becomes a row; the next check runs
         return broken(Reason.INTERNAL_FAULT, type(error).__name__)
     finally:
         situation.cancelled.set()

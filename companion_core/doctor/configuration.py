@@ -33,7 +33,7 @@ _MAX_NARROW: Final = 200
 
 
 def check_file(situation: Situation) -> Finding:
-    """Read the configuration; what it says is for the rows behind."""
+    """Read the configuration file; the rows after this one show its values."""
     path = situation.config_file()
     document, text = read_document(path)
     situation.config = parse_config(document, source=str(path), text=text)
@@ -44,7 +44,7 @@ def check_file(situation: Situation) -> Finding:
 
 
 def check_options(situation: Situation) -> list[Row]:
-    """Return what stands outside the file: options of the command line, the environment."""
+    """Return the settings outside the file: command-line options and the environment."""
     values: dict[str, Callable[[], str]] = {
         "config_file": lambda: str(situation.config_file()),
         "state_dir": lambda: str(situation.paths.root),
@@ -96,7 +96,7 @@ def _value(situation: Situation, section: str, key: dataclasses.Field[Any]) -> F
     value = getattr(getattr(config, section), key.name)
     finding = fine()
     if f"config.{name}" == OPEN_BACKEND and value:
-        detail = "every local program may reach the runtime past the gateway"
+        detail = "every local program can reach the runtime past the gateway"
         finding = broken(Reason.BACKEND_OPEN, detail, fix=f"set {name} = false in the file")
     shown = _SHOWN.get(name, _plain)(value)
     if value is None:
@@ -110,12 +110,12 @@ def _plain(value: Any) -> str:
 
 
 def _shown_options(options: Mapping[str, Any]) -> str:
-    """Name each option; a text may be a secret of the runtime's, a number or a flag is none."""
+    """Return the options; texts are hidden, because a runtime's option may be a secret."""
     shown = {name: "…" if isinstance(value, str) else value for name, value in options.items()}
     return json.dumps(shown, ensure_ascii=False)
 
 
-# What is not shown as it stands: keys and digests are counted, addresses lose what is secret.
+# Values that are not shown in full: keys, a digest, an address with credentials or a query.
 _SHOWN: Final[Mapping[str, Callable[[Any], str]]] = {
     "manifest.url": lambda url: json.dumps(shown_url(url)),
     "manifest.trusted_keys": lambda keys: f"{len(keys)} of Ed25519",
@@ -139,5 +139,5 @@ def checks() -> tuple[Check, ...]:
 
 def require_config(situation: Situation) -> Config:
     """Return the configuration of a check that needs its row."""
-    assert situation.config is not None  # noqa: S101 - the runner saw to what the check needs
+    assert situation.config is not None  # noqa: S101 - the check needs the row "configuration"
     return situation.config

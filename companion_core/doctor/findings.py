@@ -1,7 +1,7 @@
 """Rules for this file: what a row of the doctor says, and what all rows together mean.
 
-Pure; imports only the reasons. A row that is neither fine nor explained cannot be made, and
-a reason that the table below does not list counts as a broken rule.
+Pure; imports only the reasons. Every row that is not fine has a reason. A reason whose culprit
+the table below does not list counts as a broken rule.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = [
 
 
 class Status(enum.StrEnum):
-    """What a check came to; `skip` also where something that it needs failed."""
+    """The outcome of a check; `skip` also if something that it needs failed."""
 
     OK = "ok"
     FAIL = "fail"
@@ -56,7 +56,7 @@ class Section(enum.StrEnum):
 BROKEN: Final = 3
 LACKING: Final = 4
 
-# Whose turn it is decides the exit code; a culprit that is not listed means a broken rule.
+# The culprit decides the exit code; a culprit that is not listed means a broken rule.
 _EXIT_CODES: Final[Mapping[Culprit, int]] = MappingProxyType(
     {Culprit.ENVIRONMENT: LACKING, Culprit.CALLER: LACKING, Culprit.NOT_RUNNING: LACKING}
 )
@@ -69,9 +69,9 @@ class Finding:
     Attributes:
         detail: for a person. It may name files, plugins and addresses that the person
             configured, never a secret, a digest or a prompt (I-15).
-        fix: the one command that ends it; "" where there is none.
+        fix: the one command that puts it right; "" if there is none.
         value: of a configuration key, as text.
-        source: where that comes from: default, file, environment or option.
+        source: where the value comes from: default, file, environment or option.
     """
 
     status: Status
@@ -93,17 +93,17 @@ class Row:
 
     @property
     def status(self) -> Status:
-        """What the check came to."""
+        """The outcome of the check."""
         return self.finding.status
 
     @property
     def reason(self) -> Reason:
-        """Why it is not ok; `Reason.OK` where it is."""
+        """Why it is not ok; `Reason.OK` if it is."""
         return self.finding.reason
 
     @property
     def advice(self) -> str:
-        """What to do, from the closed list; "" where nothing is."""
+        """What to do, from the closed list; "" if there is nothing to do."""
         if self.status in {Status.OK, Status.REPAIRED}:
             return ""
         return REASONS[self.reason].advice
@@ -125,36 +125,39 @@ class Row:
 
 
 def fine(detail: str = "") -> Finding:
-    """Return what is as it should be."""
+    """Return the finding that all is well."""
     return Finding(status=Status.OK, detail=detail)
 
 
 def broken(reason: Reason, detail: str = "", *, fix: str = "") -> Finding:
-    """Return what is not; "fine" is no reason, and counts as the program's own fault."""
+    """Return the finding of a failure.
+
+    A `reason` that means "fine" is a mistake of the check and becomes `internal_fault`.
+    """
     reason = Reason.INTERNAL_FAULT if REASONS[reason].culprit is Culprit.NOBODY else reason
     return Finding(status=Status.FAIL, reason=reason, detail=detail, fix=fix)
 
 
 def repaired(reason: Reason, detail: str) -> Finding:
-    """Return what was broken for `reason` and is not any more."""
+    """Return the finding that something was broken for `reason` and has been put right."""
     return replace(broken(reason, detail), status=Status.REPAIRED)
 
 
 def skipped(reason: Reason, detail: str, *, fix: str = "") -> Finding:
-    """Return what could not be, or need not be, looked at."""
+    """Return the finding that something could not be checked, or need not be."""
     return Finding(status=Status.SKIP, reason=reason, detail=detail, fix=fix)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:
-    """What the rows mean together: the exit code, and the reason that stands for them."""
+    """What the rows mean together: the exit code, and the reason that explains it."""
 
     exit_code: int
     reason: Reason
 
 
 def is_broken(reason: Reason) -> bool:
-    """Tell whether a failure for this reason is a broken rule, not a lack of the environment."""
+    """Tell whether this reason breaks a rule; else the environment lacks something."""
     return _exit_code(reason) == BROKEN
 
 

@@ -1,8 +1,8 @@
-"""Rules for this file: what each invariant's row says, from questions and from evidence.
+"""Rules for this file: what each invariant's row says, from probes and from evidence.
 
-An invariant fails when its rule answers a hostile question wrongly, or when what was looked at
-speaks against it; it is skipped when what it needs could not be looked at; else it is fine, and
-the row says what showed it. Pure but for the questions themselves, which touch no machine.
+An invariant fails if its rule answers a hostile probe wrongly, or if the evidence contradicts
+it. It is skipped if its evidence could not be gathered. Else it is fine, and the row says what
+showed it. Pure; the probes do not touch the machine.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Invariant:
     Attributes:
         title: what holds, in words.
         evidence: ids of the rows that show it on this machine.
-        breaks: reasons of the evidence that break it although the environment is to blame.
+        breaks: reasons of the evidence that break it although their culprit is the environment.
     """
 
     id: str
@@ -78,11 +78,11 @@ INVARIANTS: Final = (
 
 
 def judge_invariant(invariant: Invariant, rows: Mapping[str, Row]) -> Finding:
-    """Return what shows or breaks the invariant.
+    """Return the finding that shows or breaks the invariant.
 
     Args:
         invariant: of the table.
-        rows: what was found before, by id.
+        rows: the findings of earlier checks, by id.
     """
     probes = PROBES[invariant.id]
     for probe in probes:

@@ -1,7 +1,7 @@
-"""What a companion that was killed left: its state file, its runtime, a download cut off.
+"""Checks for what a killed companion left: its state file, its runtime, an incomplete download.
 
-With `repair`, what is proved to be a dead companion's is removed, while its lock is held. No
-link is followed, and nothing that somebody else made is touched.
+With `repair`, leftovers that are proved to be a dead companion's are removed while its lock is
+held. No link is followed, and nothing of another user is touched.
 """
 
 from __future__ import annotations
@@ -76,9 +76,9 @@ def _in_use(situation: Situation) -> bool:
 
 @contextlib.contextmanager
 def _holding(paths: InstancePaths) -> Iterator[None]:
-    """Hold the instance's lock: then no companion runs, and none starts meanwhile."""
+    """Hold the instance's lock, so that no companion runs or starts meanwhile."""
     lock = InstanceLock(paths.lock_file)
-    if paths.folder.is_dir():  # else no companion was ever here
+    if paths.folder.is_dir():  # else no companion ever ran here
         lock.acquire()
     try:
         yield
@@ -87,7 +87,7 @@ def _holding(paths: InstancePaths) -> Iterator[None]:
 
 
 def check_state_file(situation: Situation) -> Finding:
-    """Look for what leads commands to a companion that is dead."""
+    """Look for files that lead commands to a dead companion."""
     paths = situation.paths
     if _in_use(situation):
         return fine("they are the running companion's")
@@ -96,7 +96,7 @@ def check_state_file(situation: Situation) -> Finding:
     socket = run_folder / "control.sock"
     left = [path for path in (paths.state_file, socket) if os.path.lexists(path)]
     if not left:
-        return fine("none of a companion that ended")
+        return fine("no dead companion left any")
     names = ", ".join(path.name for path in left)
     if not situation.repair:
         return broken(Reason.STALE_STATE, names, fix=REPAIR)
@@ -117,7 +117,7 @@ def check_processes(situation: Situation) -> Finding:
         return _judge_running(situation, {each.pid for each in lives})
     folders = start_folders(paths.run_folder_path())
     if not lives and not folders and not os.path.lexists(paths.runtime_record):
-        return fine("none of a runtime that outlived its companion")
+        return fine("no runtime outlived its companion")
     reason = Reason.STALE_RUNTIME if lives else Reason.STALE_STATE
     what = f"{len(lives)} processes, {len(folders)} folders of an earlier start"
     if not situation.repair:
@@ -130,7 +130,7 @@ def check_processes(situation: Situation) -> Finding:
 
 
 def _judge_running(situation: Situation, proved: set[int]) -> Finding:
-    """Require that the running runtime is written down, so that it could be ended later."""
+    """Require that the running runtime is recorded, so that it could be ended later."""
     runtime = situation.status["runtime"] if situation.status is not None else None
     if runtime is not None and runtime["pid"] not in proved:
         return broken(Reason.STALE_RUNTIME, "the running runtime is not recorded")
@@ -138,7 +138,7 @@ def _judge_running(situation: Situation, proved: set[int]) -> Finding:
 
 
 def check_downloads(situation: Situation) -> Finding:
-    """Look for what downloads left that no later one goes on with (I-04)."""
+    """Look for parts of downloads that no later download can resume (I-04)."""
     folder = situation.paths.models
     if not folder.is_dir():
         return fine("no download was begun")
@@ -158,12 +158,12 @@ def _judge_downloads(folder: Path, *, repair: bool) -> Finding:
         if re.fullmatch(KEPT_NAMES, path.name) and stat.S_ISDIR(path.lstat().st_mode):
             what = f"{shown(path)} is a folder in the place of a download; remove it"
             return broken(Reason.STATE_PATH_UNSAFE, what)
-    # How old they are is for a start to judge: it knows what it wants and has a sound clock.
+    # Only a start judges their age: it knows which files it needs, and its clock was checked.
     useful, rest = split_kept(folder, now=None)
     left = [path for path in rest if is_ours(path)]
     if not left:
         if useful:
-            return fine(f"{_amount(useful)}: kept for the next start")
+            return fine(f"{_amount(useful)}: the next start resumes from it")
         return fine("no download was cut off")
     what = _amount(left)
     if not repair:

@@ -1,4 +1,4 @@
-"""What this machine has: Python, memory, accelerators, loopback, proxies, ways to confine."""
+"""Checks of this machine: Python, memory, accelerators, loopback, proxies, isolation."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ _DELEGATED: Final = "systemd-run --user --scope -p Delegate=yes -- companion up"
 
 
 def check_python(_situation: Situation) -> Finding:
-    """Require a Python that the package runs on."""
+    """Require a Python version that the package supports."""
     version = f"{platform.python_implementation()} {platform.python_version()}"
     if sys.version_info < OLDEST_PYTHON:
         return broken(Reason.RUNTIME_UNSAFE, version)
@@ -69,12 +69,12 @@ def check_platform(_situation: Situation, name: str = sys.platform) -> Finding:
         return broken(Reason.CONTROL_UNAVAILABLE, f"{name} is not supported")
     about = f"{_SYSTEMS[name]} {platform.release()}, {platform.machine()}"
     if name != "linux":
-        return fine(f"{about}; what is written for it has not been run by its makers yet")
+        return fine(f"{about}; the companion's makers have not run its code for this system yet")
     return fine(about)
 
 
 def check_packages(_situation: Situation) -> Finding:
-    """Require what the package depends on, without importing it."""
+    """Require the package's dependencies, without importing them."""
     missing = [name for name, module in _PACKAGES if importlib.util.find_spec(module) is None]
     if missing:
         names = " ".join(missing)
@@ -83,7 +83,7 @@ def check_packages(_situation: Situation) -> Finding:
 
 
 def check_extra(_situation: Situation, *, module: str, extra: str) -> Finding:
-    """Say whether something optional is installed."""
+    """Say whether an optional package is installed."""
     if importlib.util.find_spec(module) is None:
         fix = f"pip install 'companion-core[{extra}]'"
         return skipped(Reason.NOT_APPLICABLE, "optional, not installed", fix=fix)
@@ -98,7 +98,7 @@ def _version(distribution: str) -> str:
 
 
 def check_clock(situation: Situation) -> Finding:
-    """Require that the clock was not set back behind what was seen before (I-18)."""
+    """Require that the clock was not set back before the latest time seen (I-18)."""
     now = wall_now()
     behind = ManifestMemory(situation.paths.manifest_memory).latest_time(now) - now
     if behind > CLOCK_SKEW_SECONDS:
@@ -109,7 +109,7 @@ def check_clock(situation: Situation) -> Finding:
 
 def check_memory(situation: Situation) -> Finding:
     """Compare the configured ceilings with what the machine has (I-12)."""
-    import psutil  # noqa: PLC0415 - slow to import, and asked for here alone
+    import psutil  # noqa: PLC0415 - slow to import; only this check needs it
 
     total, free = int(psutil.virtual_memory().total), available_memory()
     detail = f"{free / 1e9:.1f} of {total / 1e9:.1f} GB are free"
@@ -130,16 +130,16 @@ def check_memory(situation: Situation) -> Finding:
 
 
 def check_ceilings(_situation: Situation, name: str = sys.platform) -> Finding:
-    """Say whether the system would hold a runtime started from here to its ceilings (I-12)."""
+    """Say whether the system would enforce the ceilings of a runtime started here (I-12)."""
     state = probe_ceilings(name)
     if state.hard:
-        return fine(f"held by the system: {state.detail}")
+        return fine(f"enforced by the system: {state.detail}")
     fix = _DELEGATED if name == "linux" else ""
     return skipped(Reason.NOT_APPLICABLE, f"observed, not enforced: {state.detail}", fix=fix)
 
 
 def check_gpu(_situation: Situation) -> Finding:
-    """Ask the driver for free video memory, where there is one."""
+    """Ask the NVIDIA driver, if there is one, for free video memory."""
     if not has_driver():
         return skipped(Reason.NOT_APPLICABLE, "no NVIDIA driver: video memory is not watched")
     try:
@@ -149,7 +149,7 @@ def check_gpu(_situation: Situation) -> Finding:
 
 
 def check_loopback(_situation: Situation, *, family: socket.AddressFamily, host: str) -> Finding:
-    """Take a free port on a loopback address and let it go again."""
+    """Bind a free port on a loopback address, and release it."""
     try:
         with socket.socket(family, socket.SOCK_STREAM) as listener:
             listener.bind((host, 0))
@@ -178,7 +178,7 @@ def check_certificates(situation: Situation) -> Finding:
 
 
 def check_isolation(situation: Situation) -> list[Row]:
-    """Return a row for each way to confine a runtime here, and one for the chosen one."""
+    """Return a row for each isolation tier of this system, and one for the chosen tier."""
     situation.tiers = probe_isolation(situation.egress)
     rows = [
         _isolation_row(state.tier.value, _tier(state.tier, works=state.works, about=state.detail))
@@ -200,7 +200,7 @@ def _tier(tier: Tier, *, works: bool, about: str) -> Finding:
 
 
 def _promises(tier: Tier) -> str:
-    """Say what a runtime in the tier does, as far as tests have shown it."""
+    """Say what a runtime in the tier can and cannot do, as far as tests have shown."""
     return "A runtime " + "; ".join(sorted(promise.value for promise in PROMISES[tier]))
 
 
@@ -219,7 +219,7 @@ def _chosen(situation: Situation) -> Finding:
 
 
 def check_temporary(_situation: Situation) -> Finding:
-    """Require a folder for what the plugins' trial and sockets need."""
+    """Require a temporary folder, which the trial of plugins and sockets need."""
     with tempfile.TemporaryFile() as file:
         file.write(b"\0")
         file.flush()
@@ -227,14 +227,14 @@ def check_temporary(_situation: Situation) -> Finding:
 
 
 def check_port(situation: Situation) -> Finding:
-    """Require that a configured port can be taken, unless the companion itself holds it."""
-    from companion_core.gateway.listener import bind_loopback  # noqa: PLC0415 - this check alone
+    """Require that a configured port is free, unless the running companion uses it."""
+    from companion_core.gateway.listener import bind_loopback  # noqa: PLC0415 - only this check needs it
 
     port = require_config(situation).gateway.port
     if port == 0:
         return fine("0: the system chooses a free one at each start")
     if situation.status is not None and situation.status.get("gateway"):
-        return fine(f"{port}: held by the running companion")
+        return fine(f"{port}: used by the running companion")
     try:
         listeners = bind_loopback(port)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The manifest and the stored models: looked at, and nothing of them written."""
+"""Checks of the manifest and the stored models; they only read."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ _STORED = re.compile(r"[0-9a-f]{64}")
 
 
 class _Glance(ManifestMemory):
-    """Knows what was seen before, and remembers nothing new."""
+    """Reads the memory of earlier manifests, and adds nothing to it."""
 
     def record(self, trusted_keys: Sequence[str], manifest: Manifest, wall_now: float) -> None:
-        """Write nothing: looking at a manifest is not accepting it."""
+        """Write nothing: the doctor looks at a manifest and does not accept it."""
 
 
 def check_manifest(situation: Situation) -> Finding:
-    """Fetch the manifest from where it is configured, and judge it as a start would (I-02)."""
+    """Fetch the manifest from its configured address, and judge it as a start would (I-02)."""
     config = require_config(situation)
     now = wall_now()
     manifest = fetch_manifest(

@@ -1,6 +1,6 @@
-"""Which plugins are here and how far each came, and what the selected ones find.
+"""Checks of the plugins: how far each got, and what the selected ones find on this machine.
 
-All of it was asked in a child (`testing.trial`); no plugin is imported in this process.
+A child answered all of it (`plugin_trial.trial`); no plugin is imported in this process.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from companion_core.runtime.process.binary import (
 __all__ = ["checks"]
 
 BINARY_SECONDS: Final = 60.0
-# Nobody trusted them, or the person kept them out: they cost nothing and break nothing.
+# The person does not trust them, or left them out: such plugins break nothing.
 _LEFT_OUT: Final = frozenset(
     {Reason.PLUGIN_UNTRUSTED, Reason.PLUGIN_EDITABLE, Reason.PLUGIN_NARROWED}
 )
 
 
 def check_plugins(situation: Situation) -> list[Row]:
-    """Return a row for each plugin: name, distribution, version, and how far it came."""
+    """Return a row for each plugin: name, distribution, version, and how far it got."""
     situation.plugins = survey = situation.survey()
     names = Counter(document["name"] for document in survey.documents)
     rows = [_row(document, names[document["name"]]) for document in survey.documents]
     if survey.store_reason is not Reason.OK:
-        found = broken(survey.store_reason, "nobody is trusted")
+        found = broken(survey.store_reason, "no plugin is trusted")
     else:
         found = fine(f"{len(rows)} plugins, none of them imported in this process")
     summary = Row(id="plugins", title="plugins", section=Section.PLUGINS, finding=found)
@@ -84,7 +84,7 @@ def check_sides(situation: Situation) -> Finding:
 
 
 def check_keychain(situation: Situation) -> Finding:
-    """Say whether the selected keychain can be used, and that it keeps what it is given (I-13)."""
+    """Say whether the selected keychain can be used and returns what was stored (I-13)."""
     answer = _answer(situation, "keychain")
     if answer["reason"] != Reason.OK.value:
         return _refused(answer)
@@ -99,7 +99,7 @@ def check_keychain(situation: Situation) -> Finding:
 
 
 def check_runtime(situation: Situation) -> Finding:
-    """Say which runtime is selected and which programs it finds here."""
+    """Say which runtime is selected and which programs it finds on this machine."""
     answer = _answer(situation, "runtime")
     if answer["reason"] != Reason.OK.value:
         return _refused(answer)
@@ -115,7 +115,7 @@ def check_runtime(situation: Situation) -> Finding:
 
 
 def check_binary(situation: Situation) -> Finding:
-    """Prove the program that would be started: unreplaceable by others, unchanged (I-05)."""
+    """Prove that nobody else can replace the program to start, and that it is unchanged (I-05)."""
     section = situation.config.runtime if situation.config is not None else None
     binary = section.binary if section is not None else None
     if section is None or binary is None or binary == EMBEDDED:

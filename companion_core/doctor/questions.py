@@ -1,6 +1,6 @@
-"""What a hostile party would ask of each rule, as functions that return the rule's answer.
+"""Questions that a hostile party would put to each rule; each returns the rule's answer.
 
-Nothing here touches the machine, and everything that is asked about is made up.
+Nothing here touches the machine: all models, plans, requests and plugins are made up.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from companion_core.decisions.verdict import Verdict
 from companion_core.errors import Reason, Refused
 from companion_core.hookspecs import AUTHORITY_GROUP, RUNTIME_GROUP
 from companion_core.models.store import VerifiedModel
-from companion_core.plugin_host.rules import FoundPlugin, judge_found
+from companion_core.plugin_host import FoundPlugin, judge_found
 from companion_core.providers import SpawnPlan, TcpChannel, UnixChannel
 
 __all__ = [
@@ -49,11 +49,11 @@ __all__ = [
     "request",
 ]
 
-# --- I-01: evidence is made by what proved it ----------------------------------------------
+# --- I-01: only the code that verified a model makes its evidence --------------------------
 
 
 def forge_model() -> Reason:
-    """Make a `VerifiedModel` here, which is not where models are verified."""
+    """Try to make a `VerifiedModel` outside the code that verifies models."""
     try:
         VerifiedModel("forged", "gguf", None, (), [])
     except TypeError:
@@ -68,9 +68,9 @@ FILE: Final = "https://models.example.org/companion/x.gguf"
 
 
 def receive(data: bytes, size: int, *, of: bytes = b"") -> Verdict:
-    """Check `data` as a file of so many bytes and the digest of `of` (I-01, I-04)."""
+    """Check `data` against a signed entry with this size and the digest of `of` (I-01, I-04)."""
     spec = parse_model_spec(hashlib.sha256(of).hexdigest(), size)
-    assert isinstance(spec, ModelSpec)  # noqa: S101 - a digest and a size are one
+    assert isinstance(spec, ModelSpec)  # noqa: S101 - its digest and size are valid
     accumulator = IntegrityAccumulator(spec)
     verdict = accumulator.update(data)
     return verdict if not verdict.ok else accumulator.finalize()
@@ -103,23 +103,23 @@ def check_made_up_plan(
 
 
 def read_environment(*names: str) -> Verdict:
-    """Judge a runtime that has these names beside the planned PATH (I-06)."""
+    """Judge a runtime whose environment has these names and the planned PATH (I-06)."""
     return check_environment(
         frozenset({"PATH", *names}), (), planned=frozenset({"PATH"}), child_names=frozenset()
     )
 
 
 def read_listener(address: str) -> Verdict:
-    """Judge a runtime on a Unix socket that also listens here (I-07)."""
-    held = frozenset({Listener("tcp", address, 8080)})
-    return check_listeners(held, _SOCKET, allow_open_backend=False)
+    """Judge a runtime on a Unix socket that also listens on `address` (I-07)."""
+    found = frozenset({Listener("tcp", address, 8080)})
+    return check_listeners(found, _SOCKET, allow_open_backend=False)
 
 
 # --- I-09: lifecycle and availability ------------------------------------------------------
 
 
 def availability(**changes: object) -> Verdict:
-    """Judge facts that are all well but for `changes` (I-09)."""
+    """Judge the facts of a healthy companion with `changes` (I-09)."""
     facts = {
         "verified": True,
         "state": State.READY,
@@ -128,13 +128,15 @@ def availability(**changes: object) -> Verdict:
         "last_health_ok": 100.0,
         "now": 101.0,
     }
-    return evaluate_availability(AvailabilityFacts(**{**facts, **changes}))  # type: ignore[arg-type]
+    return evaluate_availability(
+        AvailabilityFacts(**{**facts, **changes})  # type: ignore[arg-type] # a probe may pass any type
+    )
 
 
 # --- I-10, I-17: the guard -----------------------------------------------------------------
 
 _HOST: Final = "127.0.0.1:40123"
-TOKEN: Final = "a" * 43  # no session's token: the guard is asked, not a gateway
+TOKEN: Final = "a" * 43  # made up: the guard's rule is asked, not a running gateway
 
 
 @functools.cache
@@ -152,7 +154,7 @@ def request(
     policy: GuardPolicy | None = None,
     **headers: str,
 ) -> Verdict:
-    """Send the guard what the owner would send, but for what is given (I-10, I-17)."""
+    """Judge a request of the owner, changed by the arguments (I-10, I-17)."""
     budgets = RateBudgets(RateWindow(), RateWindow()) if rates else RateBudgets(None, None)
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     sent = {"host": _HOST, **named}
@@ -163,7 +165,7 @@ def request(
 
 
 def plugin_on_both_sides() -> Reason:
-    """Have a distribution judged that declares plugins on both sides."""
+    """Judge a distribution that declares plugins on both sides."""
 
     def declared(name: str, group: str) -> FoundPlugin:
         return FoundPlugin(
@@ -189,7 +191,7 @@ def plugin_on_both_sides() -> Reason:
 
 
 def leak_a_secret() -> Reason:
-    """See that an error's text is its reason alone, whatever its detail is."""
-    secret = "a secret of the probe"  # noqa: S105 - made up
+    """Show that an error's text is its reason alone, whatever its detail is."""
+    secret = "a secret of the probe"  # noqa: S105 - made up for this probe
     error = Refused(Reason.SECRET_INVALID, secret)
     return Reason.OK if secret in f"{error} {error!r} {error.args}" else error.reason

@@ -1,7 +1,7 @@
-"""Rules for this file: what of a text may leave the machine in a support request (I-15).
+"""Rules for this file: which parts of a text may leave the machine in a support request (I-15).
 
-Pure. Secrets that are known are replaced wherever they stand; what only looks like one is
-replaced too, so that the doubt is on the safe side.
+Pure. Known secrets are replaced wherever they stand. Text that merely looks like a secret is
+replaced too, so that in doubt nothing leaves.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _GONE: Final = "[redacted]"
 _SHORTEST_SECRET: Final = 6
 _LONGEST_LINE: Final = 300
 
-# user:password@ and ?query of anything that is written like an address.
+# user:password@ and ?query of any text in the form of an address.
 _URL = re.compile(
     r"\b([a-z][a-z0-9+.-]*://)(?:[^\s/@\"'<>]*@)?([^\s?#\"'<>]*)[^\s\"'<>]*", re.IGNORECASE
 )
@@ -30,22 +30,22 @@ _NAMED_SECRET = re.compile(
     r"\s*[=:]\s*)(?:\"[^\"]*\"?|'[^']*'?|\S+)",
     re.IGNORECASE,
 )
-# Digests, keys, tokens: no word and no path segment of ours is as long or written so.
+# Digests, keys, tokens: no word or path segment that we write is as long or has such a prefix.
 _LONG_RUN = re.compile(
     r"[A-Za-z0-9_+=-]{32,}|[A-Za-z0-9+/]{24,}={1,2}|\bed25519:\S+"
     r"|\b(?:sk|pk|gh[a-z]|github_pat|hf|xox[a-z])[-_][A-Za-z0-9_-]{6,}"
 )
 _PEOPLE_FOLDERS = re.compile(r"(/home/|/Users/|[A-Za-z]:\\Users\\)[^/\\\s:\"']+")
-# What a runtime writes about a request may be the request.
+# A runtime that logs a request may quote it.
 _QUOTED = re.compile(r"\"[^\"]*\"?|`[^`]*`?|(?<!\w)'[^']*'?")
 _TALK = re.compile(
     r"\b(prompts?|contents?|messages?|inputs?|texts?|chat|user|assistant|system|completion|query"
     r"|response|output)\b\s*[=:>].*",
     re.IGNORECASE,
 )
-# How the programs that we know begin what they say of themselves; a prompt has lines of any kind.
+# The beginnings of the log lines that known programs write. Other lines may belong to a prompt.
 _RUNTIME_LINE = re.compile(
-    r"(?:\d+(?:\.\d+)+ [DIWE] )?"  # of llama.cpp: time and level, then who speaks
+    r"(?:\d+(?:\.\d+)+ [DIWE] )?"  # llama.cpp: time and level, then the part that logs
     r"(?:(?:srv|slot|que|cmn)\s+[\w()]+\s*:|(?:main|llama_\w+|load_\w+|print_info|ggml_\w+)\s*:)"
     r"|time=\d\S* level=[A-Z]+ "  # of programs in Go
 )
@@ -53,17 +53,17 @@ _COMPANION_LINE = re.compile(r"companion: ")
 
 
 def shown_url(url: str) -> str:
-    """Return an address without what may be a secret in it: credentials, query, fragment."""
+    """Return an address without the parts that may be secret: credentials, query, fragment."""
     return _URL.sub(lambda match: match[1] + match[2], url)
 
 
 @dataclass(frozen=True, slots=True)
 class Redactor:
-    """Takes secrets and personal places out of texts.
+    """Removes secrets and the names of personal folders from texts.
 
     Attributes:
-        secrets: known ones; each is replaced wherever it stands.
-        places: folders and what they are called instead, the longest first.
+        secrets: known secrets; each is replaced wherever it stands.
+        places: folders and the names that replace them, the longest folder first.
     """
 
     secrets: tuple[str, ...] = ()
@@ -71,7 +71,7 @@ class Redactor:
 
     @classmethod
     def of(cls, *, secrets: Iterable[str], places: Iterable[tuple[str, str]]) -> Redactor:
-        """Return a redactor; what is too short to tell from ordinary words is left out."""
+        """Return a redactor; it ignores secrets too short to be told from ordinary words."""
         known = sorted((s for s in secrets if len(s) >= _SHORTEST_SECRET), key=len, reverse=True)
         named = sorted((p for p in places if len(p[0]) > 1), key=lambda p: len(p[0]), reverse=True)
         return cls(tuple(known), tuple(named))
@@ -90,7 +90,7 @@ class Redactor:
         return _LONG_RUN.sub(_GONE, text)
 
     def log_line(self, line: str, log: str = "runtime.log") -> str | None:
-        """Return a line of a log, cut to what a program says of itself; None for any other."""
+        """Return a line that a known program wrote to `log`, redacted; None for any other line."""
         begins = _COMPANION_LINE if log.startswith("companion.log") else _RUNTIME_LINE
         if begins.match(line) is None:
             return None
@@ -99,7 +99,7 @@ class Redactor:
         return self.text(line)[:_LONGEST_LINE]
 
     def document(self, value: Any) -> Any:
-        """Return a JSON value with every text in it redacted; keys are the program's own."""
+        """Return a JSON value with every text redacted; keys stay, for the program chose them."""
         if isinstance(value, str):
             return self.text(value)
         if isinstance(value, dict):

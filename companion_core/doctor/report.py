@@ -1,4 +1,4 @@
-"""The report: every check in its order, the JSON document, and the lines a person reads."""
+"""The report: all checks in order, the JSON document, and the lines for a person."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from companion_core.errors import REASONS
 
 __all__ = ["CHECKS", "Report", "examine"]
 
-# Each check comes behind what it needs; a row's place in the report is its section's.
+# Each check stands after those it needs; the report orders the rows by section.
 CHECKS: Final[tuple[Check, ...]] = (
     *configuration.checks(),
     *state.checks(),
@@ -66,7 +66,7 @@ class Report:
 
     @property
     def advice(self) -> str:
-        """What to do about the worst of it; "" where nothing is."""
+        """What to do about the worst row; "" if there is nothing to do."""
         return "" if self.judgement.exit_code == 0 else REASONS[self.judgement.reason].advice
 
     def document(self) -> dict[str, Any]:
@@ -87,8 +87,8 @@ class Report:
         """Yield the same facts for a person, section by section.
 
         Args:
-            style: paints a status, where colours are wanted.
-            width: of a line.
+            style: colours a status; the default leaves it plain.
+            width: of a line, in characters.
         """
         for section, rows in itertools.groupby(self.rows, key=lambda row: row.section):
             yield section.value
@@ -102,7 +102,7 @@ class Report:
 
 
 def _grouped(rows: Sequence[Row]) -> Iterator[list[Row]]:
-    """Yield rows that were skipped for one and the same lack together, each other one alone."""
+    """Group neighbouring rows that were skipped for the same lack; any other row stands alone."""
 
     def alike(row: Row) -> tuple[object, ...]:
         lacking = row.status is Status.SKIP and row.finding.detail.startswith("needs ")

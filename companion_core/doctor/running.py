@@ -1,7 +1,7 @@
-"""What the running companion and its runtime really are: read back from outside (I-06 to I-18).
+"""Checks of the running companion and its runtime, read back from outside (I-06 to I-18).
 
-Harmless questions only: its status, three requests that the gateway has to refuse, and what the
-system shows of its processes and sockets.
+All of them are harmless: they ask for the status, send three requests that the gateway has to
+refuse, and read what the system shows of processes and sockets.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ __all__ = ["checks"]
 ASK_SECONDS: Final = 5.0
 _TAIL_BYTES: Final = 1024 * 1024
 _LOOPBACK: Final = frozenset({"127.0.0.1", "::1"})
-# The tiers' own programs set it to the working folder.
+# The programs of the isolation tiers set it to the working folder.
 _TIER_NAMES: Final = frozenset({"PWD"})
 
 
 def check_available(situation: Situation) -> Finding:
-    """Say whether a request would be served now, and if not, why (I-09)."""
+    """Say whether the companion would serve a request now, and if not, why (I-09)."""
     status = _status(situation)
     if status["available"]:
         age = status["last_health_ok_seconds_ago"]
@@ -59,7 +59,7 @@ def check_available(situation: Situation) -> Finding:
 
 
 def check_runtime(situation: Situation) -> Finding:
-    """Say whether there is a runtime to look at."""
+    """Say whether a runtime runs that can be checked."""
     runtime = _status(situation)["runtime"]
     if runtime is None:
         return skipped(Reason.NOT_READY, "no runtime yet, or no more")
@@ -68,17 +68,17 @@ def check_runtime(situation: Situation) -> Finding:
 
 
 def check_gateway(situation: Situation) -> Finding:
-    """Say whether there is a gateway to ask."""
+    """Say whether a gateway listens that can be checked."""
     gateway = _status(situation)["gateway"]
     return skipped(Reason.NOT_READY, "no gateway yet") if gateway is None else fine(gateway["url"])
 
 
 def check_verified(situation: Situation) -> Finding:
-    """Require that what is served was verified (I-01)."""
+    """Require that the served model was verified (I-01)."""
     model = _status(situation)["model"]
     if not model["verified"]:
         return broken(Reason.NOT_VERIFIED, model["id"])
-    return fine(f"{model['id']} is held by the descriptor that was hashed")
+    return fine(f"{model['id']} is open as the descriptor that was hashed")
 
 
 def check_admission(situation: Situation) -> Finding:
@@ -142,7 +142,7 @@ def _unplanned(
 
 
 def _base_names(seen: frozenset[str]) -> frozenset[str]:
-    """Return the core's own names, the choice of accelerators where it is there included."""
+    """Return the names of the core's base environment, which may choose accelerators."""
     return frozenset(
         base_environment(sys.platform, private_dir="/", inherited=dict.fromkeys(seen, ""))
     )
@@ -160,7 +160,7 @@ def check_runtime_sockets(situation: Situation) -> Finding:
         return fine("no network socket; a Unix socket in a folder of its own")
     config = situation.config
     several = channel == "namespace" or (config is not None and config.runtime.unsafe_open_backend)
-    held = any(
+    planned = any(
         check_listeners(
             found,
             TcpChannel(host=each.address, port=each.port),
@@ -169,7 +169,7 @@ def check_runtime_sockets(situation: Situation) -> Finding:
         for each in found or ()
         if each.address in _LOOPBACK
     )
-    if not held:
+    if not planned:
         return broken(Reason.RUNTIME_LISTENS_WIDE, _named(found))
     where = "in a network of its own" if channel == "namespace" else "with a per-start key"
     return fine(f"loopback only, {where}")
@@ -182,29 +182,29 @@ def _named(found: frozenset[Listener] | None) -> str:
 
 
 def check_gateway_sockets(situation: Situation) -> Finding:
-    """Read which addresses hold the gateway's port: loopback and no other (I-17)."""
-    import psutil  # noqa: PLC0415 - slow to import, and asked for here alone
+    """Require that the gateway's port is bound on loopback addresses alone (I-17)."""
+    import psutil  # noqa: PLC0415 - slow to import; only this check needs it
 
     port = _port(situation)
     try:
         connections = psutil.net_connections(kind="tcp")
     except psutil.AccessDenied:
-        return skipped(Reason.NOT_APPLICABLE, "this system shows sockets to its owner alone")
-    held = {
+        return skipped(Reason.NOT_APPLICABLE, "this system shows sockets to administrators alone")
+    addresses = {
         each.laddr.ip
         for each in connections
         if each.status == psutil.CONN_LISTEN and each.laddr and each.laddr.port == port
     }
-    if not held:
+    if not addresses:
         return broken(Reason.LISTENER_NOT_BOUND, f"nothing listens on port {port}")
-    where = f"port {port} on {', '.join(sorted(held))}"
-    if not all(ipaddress.ip_address(address).is_loopback for address in held):
+    where = f"port {port} on {', '.join(sorted(addresses))}"
+    if not all(ipaddress.ip_address(address).is_loopback for address in addresses):
         return broken(Reason.INTERNAL_FAULT, f"{where}: beyond loopback")
     return fine(where)
 
 
-# What a stranger might send, and what the gateway has to say to it; whoever has no token is
-# told so until strangers have asked too often.
+# What a stranger might send, and how the gateway has to refuse it. A request without a token is
+# refused for that until requests without a token exceed their rate.
 _STRANGERS: Final[tuple[tuple[str, Mapping[str, str], frozenset[Reason]], ...]] = (
     ("a foreign Host", {"Host": "attacker.example"}, frozenset({Reason.HOST_NOT_ALLOWED})),
     (
@@ -217,7 +217,7 @@ _STRANGERS: Final[tuple[tuple[str, Mapping[str, str], frozenset[Reason]], ...]] 
 
 
 def check_guard(situation: Situation) -> Finding:
-    """Send what a stranger might send, and see it refused without a CORS header (I-10, I-17)."""
+    """Send what a stranger might send, and require a refusal without a CORS header (I-10, I-17)."""
     port = _port(situation)
     for who, headers, expected in _STRANGERS:
         try:
@@ -249,7 +249,7 @@ def _request(situation: Situation, port: int, headers: Mapping[str, str]) -> tup
 def check_process(situation: Situation) -> Finding:
     """Require owner-only files and no core dump of the companion's process (I-18)."""
     if sys.platform != "linux":
-        return skipped(Reason.NOT_APPLICABLE, "this system does not show it")
+        return skipped(Reason.NOT_APPLICABLE, "this system does not show a process's limits")
     pid = _status(situation)["pid"]
     umask = _field(Path(f"/proc/{pid}/status"), "Umask:")
     core = _field(Path(f"/proc/{pid}/limits"), "Max core file size")
@@ -259,7 +259,7 @@ def check_process(situation: Situation) -> Finding:
     command = Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace").split("\0")
     if any(Path(part).name in {"companion", "companion_core"} for part in command):
         return broken(Reason.INTERNAL_FAULT, detail)
-    return skipped(Reason.NOT_APPLICABLE, f"{detail}: the program that embeds it says so")
+    return skipped(Reason.NOT_APPLICABLE, f"{detail}: set by the program that embeds it")
 
 
 def _field(path: Path, name: str) -> list[str]:

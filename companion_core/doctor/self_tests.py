@@ -1,6 +1,6 @@
-"""Ask each rule something hostile and see it refused: what can only be shown in action.
+"""Puts hostile questions to each rule and expects its refusal.
 
-`PROBES` is the table; each row says who asks, and the one answer that shows the rule at work.
+`PROBES` is the table: each row says who asks, and the one answer that shows the rule at work.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from companion_core.doctor.questions import (
     request,
 )
 from companion_core.errors import CompanionError, Reason
-from companion_core.plugin_host.selection import choose_keychain
+from companion_core.plugin_host import choose_keychain
 from companion_core.providers import MAX_SECRET_BYTES, ResourceLimits, ResourceObservation
 from companion_core.runtime.process.binary import prove_binary
 
@@ -57,7 +57,7 @@ class Probe:
     expected: Reason
 
     def answer(self) -> Reason:
-        """Return the reason that the rule gave; one that gave none is `internal_fault`."""
+        """Return the reason that the rule gave; `internal_fault` if it gave none."""
         try:
             said = self.ask()
         except CompanionError as error:
@@ -131,7 +131,7 @@ PROBES: Final[Mapping[str, tuple[Probe, ...]]] = MappingProxyType(
             ),
             Probe(
                 "a runtime that listens wide",
-                lambda: read_listener("0.0.0.0"),  # noqa: S104 - to see it refused
+                lambda: read_listener("0.0.0.0"),  # noqa: S104 - a made-up address that has to be refused
                 Reason.RUNTIME_LISTENS_WIDE,
             ),
             Probe(
@@ -175,7 +175,7 @@ PROBES: Final[Mapping[str, tuple[Probe, ...]]] = MappingProxyType(
         "I-11": (
             Probe("an idle gateway", lambda: decide_arrival(0, 2, 0, 16), Reason.OK),
             Probe("a full queue", lambda: decide_arrival(2, 2, 16, 16), Reason.QUEUE_FULL),
-            Probe("who overtakes", lambda: decide_arrival(1, 2, 1, 16), Reason.AT_CAPACITY),
+            Probe("an overtaker", lambda: decide_arrival(1, 2, 1, 16), Reason.AT_CAPACITY),
             Probe(
                 "counters beyond their bounds",
                 lambda: decide_arrival(3, 2, 0, 16),
@@ -229,7 +229,7 @@ PROBES: Final[Mapping[str, tuple[Probe, ...]]] = MappingProxyType(
                 "an address beyond loopback",
                 lambda: (
                     Reason.OK
-                    if loopback_hosts("0.0.0.0", 80)  # noqa: S104 - to see it refused
+                    if loopback_hosts("0.0.0.0", 80)  # noqa: S104 - a made-up address that has to be refused
                     else Reason.HOST_NOT_ALLOWED
                 ),
                 Reason.HOST_NOT_ALLOWED,

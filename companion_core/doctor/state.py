@@ -1,7 +1,7 @@
-"""What a companion keeps on disk: whose it is, who may look at it, and the room for it.
+"""Checks of a companion's files: who owns and can read them, and whether the disk has room.
 
-With `repair`, modes are closed. No link is followed, and nothing that somebody else made or
-that also stands elsewhere is touched.
+With `repair`, files that others can read are closed to them. No link is followed, and no file
+of another user or with a second hard link is touched.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ ACCESS: Final = "state-access"
 REPAIR: Final = "companion doctor --repair"
 ROOM_BYTES: Final = 64 * 1024 * 1024
 _SHOWN: Final = 5
-# Stored models, what was received of one, and logs; the other files have one name each.
+# Stored models, parts of downloads, and logs; each other file has one fixed name.
 _MADE: Final = re.compile(rf"[0-9a-f]{{64}}|{KEPT_NAMES}|[a-z]+\.log(\.1)?")
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _OTHERS: Final = 0o077
@@ -67,7 +67,7 @@ class _Entry:
 
     @property
     def foreign(self) -> str:
-        """Why it is not ours to touch; "" where it is."""
+        """Why the companion must not touch it; "" if it may."""
         if not self.folder and not stat.S_ISREG(self.status.st_mode):
             return "is no file or folder"
         if os.name == "posix" and self.status.st_uid not in {0, user_id()}:
@@ -83,7 +83,7 @@ class _Entry:
 
 
 def check_access(situation: Situation) -> Finding:
-    """Require that the person can use the state folder at all."""
+    """Require that the person can read and write the state folder."""
     root = situation.paths.root
     check_owned(root.parent)
     if not root.exists():
@@ -102,7 +102,7 @@ def check_access(situation: Situation) -> Finding:
 
 
 def check_folder(situation: Situation) -> Finding:
-    """Require that every folder and file of the companion is the person's alone (I-18)."""
+    """Require that only the person can use the companion's folders and files (I-18)."""
     root = situation.paths.root
     if not root.exists():
         return fine(f"{root}: made at the first start, for you alone")
@@ -132,13 +132,13 @@ def check_folder(situation: Situation) -> Finding:
 
 
 def shown(path: Path) -> str:
-    """Return the path with the beginning of the digest that a stored file is named after."""
+    """Return the path for display: a digest in its name is cut to its first digits."""
     name = _DIGEST.sub(lambda match: f"{match[0][:8]}…", path.name)
     return str(path.with_name(name)) if name else str(path)
 
 
 def _entries(paths: InstancePaths) -> Iterator[_Entry]:
-    """Yield what a companion makes in its state folder, and nothing that a runtime makes."""
+    """Yield the files that a companion makes in its state folder, but none that a runtime makes."""
     yield _entry(paths.root)
     tops = [(paths.root / "instances", 1), (paths.models, 1), (paths.plugin_store, 0)]
     for top, depth in tops:
@@ -169,9 +169,9 @@ def _entry(path: Path) -> _Entry:
 
 
 def _close(entry: _Entry) -> bool:
-    """Take others' rights away from exactly what was looked at; False when that cannot be."""
+    """Remove others' rights from exactly the file that was checked; False if that fails."""
     if sys.platform == "win32":
-        return False  # nothing is open there: access lists are inherited from the profile
+        return False  # files inherit the profile's access list there, so none is open to others
     kind = FOLDER if entry.folder else 0
     try:
         descriptor = os.open(entry.path, os.O_RDONLY | NO_FOLLOW | NON_BLOCKING | kind)
@@ -201,7 +201,7 @@ def is_ours(path: Path) -> bool:
 
 
 def check_room(situation: Situation) -> Finding:
-    """Require room to write, and for what of the configured model is not stored yet."""
+    """Require room to write, and for the missing files of the configured model."""
     folder = situation.paths.root
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
@@ -231,7 +231,7 @@ def _missing_bytes(situation: Situation) -> int:
 
 def check_trust_store(situation: Situation) -> Finding:
     """Require that the file of trusted plugins can be read."""
-    from companion_core.plugin_host import TrustStore  # noqa: PLC0415 - this check alone
+    from companion_core.plugin_host import TrustStore  # noqa: PLC0415 - only this check needs it
 
     try:
         book = TrustStore(situation.paths.plugin_store).read()
@@ -241,7 +241,7 @@ def check_trust_store(situation: Situation) -> Finding:
 
 
 def checks() -> tuple[Check, ...]:
-    """Return the checks of this file; room is asked for once the manifest is known."""
+    """Return the checks of this file but `room`, which runs once the manifest is known."""
     check = partial(Check, section=Section.STATE, needs=(ACCESS,))
     return (
         check(id=ACCESS, title="access", run=check_access, needs=()),
@@ -251,5 +251,5 @@ def checks() -> tuple[Check, ...]:
 
 
 def room() -> Check:
-    """Return the check that needs to know what is still to be fetched."""
+    """Return the check of the disk, which runs once it is known what is still to be fetched."""
     return Check(id="room", title="disk", section=Section.STATE, run=check_room)

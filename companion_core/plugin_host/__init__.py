@@ -1,8 +1,12 @@
-"""Inventory, trust, sealed managers and selection of plugins."""
+"""Installed plugins: found, judged by trust, imported, registered, selected and called.
+
+This is the folder's whole face. The core outside this folder imports from here alone; the
+modules stay private to the folder and to its tests.
+"""
 
 from __future__ import annotations
 
-from companion_core.plugin_host.calls import call_provider, call_provider_sync
+from companion_core.plugin_host.calls import PLUGIN_REASONS, call_provider, call_provider_sync
 from companion_core.plugin_host.host import (
     Chosen,
     ChosenRuntime,
@@ -10,23 +14,49 @@ from companion_core.plugin_host.host import (
     LoadedPlugins,
     load_plugins,
 )
-from companion_core.plugin_host.rules import parse_narrow
-from companion_core.plugin_host.selection import Role
-from companion_core.plugin_host.survey import PluginState, State, survey_plugins
-from companion_core.plugin_host.trust_store import TrustStore
+from companion_core.plugin_host.inventory import find_plugins
+from companion_core.plugin_host.rules import (
+    FoundPlugin,
+    TrustRecord,
+    judge_found,
+    parse_narrow,
+    record_of,
+)
+from companion_core.plugin_host.selection import Role, choose_keychain
+from companion_core.plugin_host.snapshots import EMBEDDED, rebuild_binaries, snapshot_provider
+from companion_core.plugin_host.survey import (
+    PluginState,
+    State,
+    first_party_releases,
+    survey_plugins,
+)
+from companion_core.plugin_host.trust_store import CheckRecord, TrustBook, TrustStore
 
 __all__ = [
+    "EMBEDDED",
+    "PLUGIN_REASONS",
+    "CheckRecord",
     "Chosen",
     "ChosenRuntime",
     "CorePlugin",
+    "FoundPlugin",
     "LoadedPlugins",
     "PluginState",
     "Role",
     "State",
+    "TrustBook",
+    "TrustRecord",
     "TrustStore",
     "call_provider",
     "call_provider_sync",
+    "choose_keychain",
+    "find_plugins",
+    "first_party_releases",
+    "judge_found",
     "load_plugins",
     "parse_narrow",
+    "rebuild_binaries",
+    "record_of",
+    "snapshot_provider",
     "survey_plugins",
 ]

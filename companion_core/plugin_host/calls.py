@@ -1,8 +1,8 @@
-"""Call a plugin so that whatever it does costs the plugin alone.
+"""Call a plugin so that a failure costs that plugin alone.
 
-The call runs in a worker with a deadline. An exception of the seam's own vocabulary is
-rebuilt from its reason and passed on; everything else, `SystemExit` included, becomes a
-`PluginFault` that carries no text of the foreign exception (I-15).
+The call runs in a worker with a deadline. An exception that the seam declares is rebuilt from
+its reason and passed on; any other, `SystemExit` included, becomes a `PluginFault` that carries
+no text of the foreign exception (I-15).
 """
 
 from __future__ import annotations
@@ -71,14 +71,14 @@ async def call_provider(plugin: str, function: Callable[..., T], *args: Any, sec
 
     Args:
         plugin: the name that a fault carries.
-        function: a synchronous method of its provider.
-        args: handed over as they are; give frozen values.
+        function: a synchronous method of the plugin's provider.
+        args: passed on unchanged; give frozen values.
         seconds: the deadline; a call that misses it is abandoned.
 
     Raises:
         KeychainUnavailable, CannotPlan, Redirect, ResumeRefused, DownloadFailed, ProbeFailed:
             as the plugin raised them, rebuilt.
-        PluginFault: `plugin_call_failed` for anything else it raises and for a missed
+        PluginFault: `plugin_call_failed` for any other exception and for a missed
             deadline; `plugin_result_invalid` for an awaitable or generator in place of a value.
     """
     try:
@@ -89,7 +89,7 @@ async def call_provider(plugin: str, function: Callable[..., T], *args: Any, sec
 
 
 def call_provider_sync(plugin: str, function: Callable[..., T], *args: Any, seconds: float) -> T:
-    """As `call_provider`, for callers without an event loop."""
+    """Do what `call_provider` does, for a caller without an event loop."""
     try:
         outcome = call_with_deadline(_outcome, plugin, function, args, seconds=seconds)
     except TimeoutError:
@@ -98,7 +98,7 @@ def call_provider_sync(plugin: str, function: Callable[..., T], *args: Any, seco
 
 
 class _Value:
-    """A result, told apart from a refusal that is returned."""
+    """Wraps a result, so that an exception which a plugin returns is not taken for a fault."""
 
     __slots__ = ("value",)
 
@@ -115,8 +115,8 @@ def _unwrap(outcome: _Value | Exception) -> object:
 def _outcome(
     plugin: str, function: Callable[..., object], args: tuple[Any, ...]
 ) -> _Value | Exception:
-    # All foreign code runs here, in the worker: an exception that reaches the waiting side is
-    # the caller's own (Ctrl-C, cancellation, the deadline) and is never mistaken for the plugin's.
+    # All foreign code runs here, in the worker. So an exception on the waiting side is the
+    # caller's own (Ctrl-C, cancellation, the deadline) and never mistaken for the plugin's.
     try:
         result = function(*args)
         if inspect.iscoroutine(result):
@@ -124,16 +124,16 @@ def _outcome(
             return PluginFault(Reason.PLUGIN_RESULT_INVALID, plugin)
         if inspect.isawaitable(result) or inspect.isgenerator(result) or inspect.isasyncgen(result):
             return PluginFault(Reason.PLUGIN_RESULT_INVALID, plugin)
-    except BaseException as error:  # noqa: BLE001 - SystemExit and the rest cost the plugin only
+    except BaseException as error:  # noqa: BLE001 - even SystemExit is the plugin's fault alone
         try:
             return _rebuilt(error) or PluginFault(Reason.PLUGIN_CALL_FAILED, plugin)
-        except BaseException:  # noqa: BLE001 - a subclass with surprises in its attributes
+        except BaseException:  # noqa: BLE001 - reading a hostile exception may raise too
             return PluginFault(Reason.PLUGIN_CALL_FAILED, plugin)
     return _Value(result)
 
 
 def _rebuilt(error: BaseException) -> Exception | None:
-    """Return the seam's own exception made anew, or None when `error` is not one."""
+    """Return a new exception of the seam's own class; None if `error` is not of the seam."""
     match error:
         case KeychainUnavailable(reason=reason):
             return KeychainUnavailable(reason) if _may_give(KeychainUnavailable, reason) else None

@@ -1,7 +1,7 @@
-"""Life of a plugin: found, trusted, imported, registered, selected.
+"""Load plugins: each is found, trusted, imported, registered, and perhaps selected.
 
-Whatever goes wrong with a plugin costs that plugin: it keeps its last state and a reason,
-and the others load. The core's own plugins take the same road from registration on.
+A failure costs only the plugin that failed: it keeps its last state and a reason, and the
+others load. The core's own plugins are registered and selected like any other.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class CorePlugin:
     """A plugin that ships in the core, given as an object with hook implementations.
 
     Attributes:
-        group: the side it registers on.
+        group: the entry-point group that it registers in.
         only_by_name: never chosen unless the configuration names it.
     """
 
@@ -65,7 +65,7 @@ class CorePlugin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chosen(Generic[P]):
-    """A provider and the name of its plugin, which a fault of its calls carries."""
+    """A provider and the name of its plugin; a fault of the provider's calls carries the name."""
 
     plugin: str
     provider: P
@@ -73,7 +73,7 @@ class Chosen(Generic[P]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChosenRuntime:
-    """Who fills the runtime's roles; `modules` are those of the spawner's own plugin."""
+    """The providers of the runtime's roles; `modules` are those of the spawner's plugin."""
 
     spawn: Chosen[Spawner]
     health: Chosen[HealthChecker]
@@ -94,7 +94,7 @@ class LoadedPlugins:
 
     @property
     def plugins(self) -> tuple[PluginState, ...]:
-        """The state of each plugin, the selected ones marked as such."""
+        """The state of each plugin; `SELECTED` for those that were chosen."""
         return tuple(
             replace(plugin, state=State.SELECTED)
             if plugin.name in self._selected and plugin.state is State.REGISTERED
@@ -156,13 +156,13 @@ def load_plugins(
 ) -> LoadedPlugins:
     """Find the installed plugins, import the trusted ones and register what they provide.
 
-    Never raises for a plugin's fault: that is in its `PluginState`.
+    A plugin's fault never raises; its `PluginState` says what happened.
 
     Args:
         host_info: what a plugin may know of its host.
-        core_plugins: the core's own; their names are nobody else's.
+        core_plugins: the core's own; no installed plugin may have one of their names.
         trusted: what the person vouched for (`trust_store`).
-        narrow: names of installed plugins that may load (`rules.parse_narrow`); None leaves all.
+        narrow: names of installed plugins that may load (`rules.parse_narrow`); None allows all.
         first_party: the releases to recognise; None is the table that ships with the core.
         path: the folders to search; None is `sys.path`.
     """
@@ -182,7 +182,7 @@ def load_plugins(
 
 
 class _Loader:
-    """Takes plugins one by one; each leaves a state, and providers if all of it fits."""
+    """Loads plugins one by one, and collects a state and, if all is well, providers of each."""
 
     def __init__(self, host: HostInfo) -> None:
         self._host = host
@@ -230,7 +230,7 @@ class _Loader:
             }
         except PluginFault as fault:
             return replace(state, reason=fault.reason, detail=fault.detail)
-        # Half a plugin is none: its providers count once all of them fit.
+        # All or nothing: no provider counts unless all of the plugin's providers fit.
         for role, provider in providers.items():
             self._providers[role][name] = provider
         return replace(state, state=State.REGISTERED, roles=frozenset(providers))
@@ -246,12 +246,12 @@ class _Loader:
 
 
 def _contained(reason: Reason, plugin: str, function: Any, *args: object) -> object:
-    """Run foreign code; give `reason` to whatever it raises."""
+    """Run foreign code; turn any exception of it into a `PluginFault` with `reason`."""
     try:
         return cast("object", call_provider_sync(plugin, function, *args, seconds=LOAD_SECONDS))
     except PluginFault as fault:
         if fault.reason is Reason.PLUGIN_CALL_FAILED:
             raise PluginFault(reason, plugin, fault.detail) from None
         raise
-    except Exception:  # noqa: BLE001 - the seam's vocabulary has no meaning while loading
+    except Exception:  # noqa: BLE001 - while loading, any exception is the plugin's fault
         raise PluginFault(reason, plugin) from None

@@ -1,9 +1,8 @@
 """Import a trusted plugin from exactly the bytes that were hashed.
 
 A byte-code cache may hold other code than the source beside it, and a file may change
-between the check and the import. So the modules of trusted plugins are compiled from their
-source, and each is compared with its digest in the moment it is read, also when it is
-imported later.
+between the check and the import. So each module of a trusted plugin is compiled from source,
+and the source is compared with its digest whenever it is read, also by a later import.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ class _PinnedLoader(importlib.machinery.SourceFileLoader):
 
 
 class _PinnedFinder(importlib.abc.MetaPathFinder):
-    """Finds the modules of trusted plugins in their own files, and nowhere else."""
+    """Finds the modules of trusted plugins in their hashed files only."""
 
     def __init__(self) -> None:
         self._loaders: dict[str, _PinnedLoader] = {}
@@ -48,7 +47,7 @@ class _PinnedFinder(importlib.abc.MetaPathFinder):
     def pin(self, plugin: FoundPlugin) -> None:
         digests = {file.path: file.sha256 for file in plugin.files}
         for module, path in plugin.modules.items():
-            if path.endswith(".py"):  # extension modules are the system loader's
+            if path.endswith(".py"):  # the system's loader takes extension modules
                 file = str(Path(plugin.root) / path)
                 self._loaders[module] = _PinnedLoader(module, file, digests[path])
 
@@ -56,7 +55,7 @@ class _PinnedFinder(importlib.abc.MetaPathFinder):
         self,
         fullname: str,
         path: Sequence[str] | None,  # noqa: ARG002 - the finder's protocol
-        target: ModuleType | None = None,  # noqa: ARG002 - as above
+        target: ModuleType | None = None,  # noqa: ARG002 - the finder's protocol
     ) -> importlib.machinery.ModuleSpec | None:
         loader = self._loaders.get(fullname)
         if loader is None:
@@ -71,15 +70,15 @@ def import_plugin(plugin: FoundPlugin) -> ModuleType:
     """Import `plugin.module` and return it. Executes the plugin's code.
 
     Raises:
-        ImportError: what was imported is not a plain module from the plugin's own file;
-            besides, whatever the plugin raises.
+        ImportError: the result is not a plain module from the plugin's own file.
+        BaseException: whatever the plugin's code raises.
     """
     _FINDER.pin(plugin)
     if _FINDER not in sys.meta_path:
         sys.meta_path.insert(0, _FINDER)
     module = importlib.import_module(plugin.module)
     own = os.path.realpath(Path(plugin.root) / plugin.modules[plugin.module])
-    # A module can put any object in its own place; only a plain one from its own file counts.
+    # A module can replace itself in sys.modules with any object; only a plain module counts.
     if type(module) is not ModuleType or os.path.realpath(module.__file__ or "") != own:
         raise ImportError("the plugin is not a plain module of its own file", name=plugin.module)
     return module

@@ -1,7 +1,7 @@
 """Find installed plugins without importing any of them.
 
-Reads entry points, the installer's RECORD and the files it lists. What cannot be read is
-reported as it is; `rules.judge_found` decides what that means.
+Reads entry points, the installer's RECORD and the files it lists. An unreadable part is
+reported as such; `rules.judge_found` decides what that means.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _FACT_LENGTH = 100
 
 
 class _EntryPointsFile(configparser.RawConfigParser):
-    """The form of `entry_points.txt`: only "=" separates, and names keep their case."""
+    """Reads `entry_points.txt`, where only "=" separates and names keep their case."""
 
     def __init__(self) -> None:
         super().__init__(delimiters=("=",), comment_prefixes=("#",))
@@ -47,9 +47,9 @@ class _EntryPointsFile(configparser.RawConfigParser):
 
 
 def find_plugins(path: Sequence[str] | None = None) -> tuple[FoundPlugin, ...]:
-    """Return every entry point of both groups, sorted by name, nothing imported.
+    """Return every entry point of both groups, sorted by name; import nothing.
 
-    A distribution that cannot be read costs itself only.
+    A distribution that cannot be read is left out; the others are found.
 
     Args:
         path: the folders to search, in import order; None is `sys.path`.
@@ -64,7 +64,8 @@ def find_plugins(path: Sequence[str] | None = None) -> tuple[FoundPlugin, ...]:
                 continue
             name, version = _fact(distribution, "Name"), _fact(distribution, "Version")
             root = Path(os.path.realpath(str(distribution.locate_file(""))))
-            # One folder may stand twice on the path (lib and lib64); two copies are two claims.
+            # The path may list one folder twice (lib and lib64): that is one claim. Two copies
+            # in different folders are two claims.
             identity = (str(root), normalized(name), version)
             if identity in seen:
                 continue
@@ -79,19 +80,21 @@ def find_plugins(path: Sequence[str] | None = None) -> tuple[FoundPlugin, ...]:
                     search=search,
                 )
             )
-        except Exception:  # noqa: BLE001, S112 - what cannot be read is not imported either
+        except Exception:  # noqa: BLE001, S112 - an unreadable distribution is never imported
             continue
     return tuple(sorted(found, key=lambda plugin: (plugin.name, plugin.group, plugin.distribution)))
 
 
 def owner_of(module: str, path: Sequence[str] | None = None) -> str:
-    """Say who installed `module`, for a person; reads every distribution, so only for a refusal.
+    """Say for a person which distribution installed `module`.
+
+    It reads every distribution, so it is called for a refusal only.
 
     Args:
         module: a dotted name; its top-level package decides.
         path: the folders to search; None is `sys.path`.
     """
-    from importlib import metadata  # noqa: PLC0415 - as the scan does
+    from importlib import metadata  # noqa: PLC0415 - slow to import; only a refusal needs it
 
     top = module.partition(".")[0]
     if top in sys.stdlib_module_names:
@@ -101,16 +104,16 @@ def owner_of(module: str, path: Sequence[str] | None = None) -> str:
             files = distribution.files or ()
             if any(file.parts[0] in {top, f"{top}.py"} for file in files):
                 return f"{_fact(distribution, 'Name')} {_fact(distribution, 'Version')}"
-        except Exception:  # noqa: BLE001, S112 - one that cannot be read owns nothing
+        except Exception:  # noqa: BLE001, S112 - an unreadable distribution owns nothing
             continue
     return "nobody"
 
 
 def code_files(root: Path, paths: Sequence[str]) -> tuple[CodeFile, ...]:
-    """Hash the files at `paths` below `root`, from what is in them now.
+    """Hash the present content of the files at `paths` below `root`.
 
     Raises:
-        OSError: one of them is missing, unreadable or no ordinary file.
+        OSError: one of them is missing, unreadable or not an ordinary file.
     """
     files = []
     for path in paths:
@@ -122,7 +125,10 @@ def code_files(root: Path, paths: Sequence[str]) -> tuple[CodeFile, ...]:
 
 
 def _declared(distribution: Distribution) -> list[tuple[str, str, str]]:
-    """Return (group, name, module) of our groups; a text that cannot be parsed names itself."""
+    """Return (group, name, module) of our groups.
+
+    A file that cannot be parsed yields one row: the distribution's name and no module.
+    """
     text = distribution.read_text("entry_points.txt") or ""
     if not any(group in text for group in GROUPS):
         return []
@@ -185,12 +191,12 @@ def _fact(distribution: Distribution, key: str) -> str:
 
 
 def _shown(text: str) -> str:
-    """Foreign text reaches terminals: printable ASCII, and not too much of it."""
+    """Return printable ASCII of bounded length: foreign text reaches terminals."""
     return text.encode("unicode_escape").decode("ascii")[:_FACT_LENGTH]
 
 
 def _listed(distribution: Distribution) -> set[str]:
-    """Return the code files of RECORD; none when there is no readable one."""
+    """Return the code files that RECORD lists; empty without a readable RECORD."""
     try:
         text = distribution.read_text("RECORD")
         rows = list(csv.reader(text.splitlines())) if text else []
@@ -209,7 +215,7 @@ def _listed(distribution: Distribution) -> set[str]:
 
 
 def _unlisted(root: Path, listed: set[str]) -> bool:
-    """Tell whether a folder of the distribution holds anything that RECORD does not list."""
+    """Tell whether a folder of the distribution holds a file that RECORD does not list."""
     tops = {PurePosixPath(path).parts[0] for path in listed if "/" in path}
     for top in tops:
         for folder, folders, names in os.walk(root / top):
@@ -227,7 +233,7 @@ def _origin(distribution: Distribution) -> dict[str, object]:
     try:
         origin = json.loads(text) if text else None
     except ValueError:
-        return {}  # its files have to be listed and known like anybody's
+        return {}  # not proved to be editable, so its files must be listed and known
     return origin if isinstance(origin, dict) else {}
 
 
@@ -247,7 +253,7 @@ def _linked_tree(
     url = str(_origin(distribution).get("url", ""))
     if not url.startswith("file://"):
         return root, ()
-    from urllib.request import url2pathname  # noqa: PLC0415 - an author's machine only
+    from urllib.request import url2pathname  # noqa: PLC0415 - slow; only editable installs need it
 
     project = Path(os.path.realpath(url2pathname(url.removeprefix("file://"))))
     tops = {module.partition(".")[0] for _, _, module in declared}

@@ -1,7 +1,7 @@
-"""The sealed plugin managers: registration only, no tricks, closed to newcomers.
+"""The sealed plugin managers: plugins register plain hooks, and none is added after loading.
 
-In a hook chain any plugin's wrapper could turn another's refusal into an approval, so no
-wrapper, ordering or alias is accepted, and every implementation is called singly.
+In a hook chain the wrapper of one plugin could turn the refusal of another into an approval.
+So no wrapper, ordering or alias is accepted, and each implementation is called on its own.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class SealedPluginManager(pluggy.PluginManager):
         self._closed = False
 
     def parse_hookimpl_opts(self, plugin: Any, name: str) -> Any:
-        """Refuse what would reach beyond the plugin's own implementation.
+        """Refuse any option by which a plugin would affect another plugin's implementation.
 
         Raises:
             pluggy.PluginValidationError: an option of pluggy that the core reserves, or a
@@ -57,11 +57,11 @@ class SealedPluginManager(pluggy.PluginManager):
         return options
 
     def register(self, plugin: Any, name: str | None = None) -> str | None:
-        """Register a plugin; it is left out whole when any part of it is refused.
+        """Register a plugin; if any part of it is refused, all of it is.
 
         Raises:
             pluggy.PluginValidationError: see `parse_hookimpl_opts`; also for a plugin without
-                a hook, and for anyone once the manager is sealed.
+                a hook, and for every plugin once the manager is sealed.
         """
         if self._closed:
             raise pluggy.PluginValidationError(plugin, "the plugins are already loaded")
@@ -72,7 +72,7 @@ class SealedPluginManager(pluggy.PluginManager):
         return registered
 
     def seal(self) -> None:
-        """Check that nothing is pending, and close the manager to newcomers."""
+        """Check that no hook is unknown, and refuse every later registration."""
         self.check_pending()
         self._closed = True
 
@@ -88,7 +88,7 @@ class SealedPluginManager(pluggy.PluginManager):
 
 
 def sealed_managers() -> dict[str, SealedPluginManager]:
-    """Return an empty, still open manager for each of the two groups."""
+    """Return an empty manager, not sealed yet, for each of the two groups."""
     return {
         AUTHORITY_GROUP: SealedPluginManager(AuthorityHooks),
         RUNTIME_GROUP: SealedPluginManager(RuntimeHooks),

@@ -1,6 +1,6 @@
-"""Rules for this file: which of the plugins that were found may be imported, and why not.
+"""Rules for this file: which of the installed plugins may be imported, and why the others not.
 
-It takes what the inventory read and the table of first-party releases; it imports no I/O and
+Takes what the inventory read and the table of first-party releases. It imports no I/O and
 never trusts a name: a plugin is recognised by distribution, version, entry point and digest.
 """
 
@@ -41,7 +41,7 @@ _NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 
 @dataclass(frozen=True, slots=True)
 class CodeFile:
-    """A file of a distribution: `path` relative to its folder, with "/"; SHA-256 in hex."""
+    """A file of a distribution: `path` relative to its folder, with "/"; `sha256` in hex."""
 
     path: str
     sha256: str
@@ -52,14 +52,14 @@ class FoundPlugin:
     """One entry point as installed, nothing of it imported.
 
     Attributes:
-        name: the entry point's name, which is the provider's.
+        name: the entry point's name, which is also the provider's.
         group: the entry-point group, which carries the side and the API version.
-        module: what the entry point names; checked against `modules`.
-        root: the folder that the files are relative to; "" where there is no folder.
+        module: the module that the entry point names; checked against `modules`.
+        root: the folder that the files are relative to; "" without a folder.
         editable: installed as a link to a source tree.
         digest: over the code files; None when the distribution does not list them.
         modules: dotted name to path, of every module among the code files.
-        intact: every listed file is there, and no other lies in the plugin's folders.
+        intact: every listed file exists, and the plugin's folders hold no other file.
         first_on_path: importing the top-level package would find the distribution's own file.
     """
 
@@ -91,7 +91,7 @@ class TrustRecord:
     """What the person trusted: one plugin, exactly as it was then.
 
     Attributes:
-        files: path to SHA-256, so that a later change can be told by name.
+        files: path to SHA-256, so that a later change can be named by its file.
         editable: trusted as a link to a source tree.
     """
 
@@ -117,7 +117,7 @@ def normalized(distribution: str) -> str:
 def code_digest(files: Iterable[CodeFile]) -> str:
     """Return the SHA-256 (hex) over the sorted paths and contents of a plugin's code.
 
-    Installer metadata is not part of it, so an equal rebuild has an equal digest.
+    Installer metadata is left out, so an equal rebuild has an equal digest.
     """
     digest = hashlib.sha256()
     for file in sorted(files, key=lambda file: file.path):
@@ -132,7 +132,7 @@ def is_bytecode_cache(path: str) -> bool:
 
 
 def sourceless(path: str) -> bool:
-    """Tell whether `path` is byte code that would be imported without any source."""
+    """Tell whether `path` is byte code that Python would import without any source."""
     return path.endswith((".pyc", ".pyo")) and not is_bytecode_cache(path)
 
 
@@ -143,7 +143,7 @@ def modules_of(paths: Iterable[str]) -> dict[str, str]:
         file = PurePosixPath(path)
         if file.suffix not in {".py", ".so", ".pyd"}:
             continue
-        stem = file.name.partition(".")[0]  # extension modules carry the platform after it
+        stem = file.name.partition(".")[0]  # an extension module's name goes on with the platform
         parts = file.parts[:-1] if stem == "__init__" else (*file.parts[:-1], stem)
         if parts and all(part.isidentifier() for part in parts):
             modules[".".join(parts)] = path
@@ -164,14 +164,14 @@ def parse_first_party(text: str) -> FirstParty:
 
 
 def parse_narrow(text: str | None) -> frozenset[str] | None:
-    """Read COMPANION_PLUGINS: names separated by commas; None leaves all, "" leaves none."""
+    """Read COMPANION_PLUGINS: names separated by commas; None allows all, "" allows none."""
     if text is None:
         return None
     return frozenset(name.strip() for name in text.split(",")) - {""}
 
 
 def record_of(plugin: FoundPlugin) -> TrustRecord:
-    """Return what trusting `plugin` as it is now records."""
+    """Return the record that is stored when the person trusts `plugin` in its present state."""
     return TrustRecord(
         name=plugin.name,
         group=plugin.group,
@@ -185,7 +185,7 @@ def record_of(plugin: FoundPlugin) -> TrustRecord:
 
 
 def changes_since(record: TrustRecord, plugin: FoundPlugin) -> tuple[str, ...]:
-    """Say by name what is no longer as `record` has it; empty when nothing is."""
+    """Name each fact and file that differs from `record`; empty when nothing differs."""
     now = record_of(plugin)
     facts = [
         f"{fact}: {getattr(record, fact)} -> {getattr(now, fact)}"
@@ -217,11 +217,11 @@ def judge_found(
     """Return one reason per plugin; only `Reason.OK` may be imported.
 
     Args:
-        plugins: everything that was found, of both sides.
+        plugins: every plugin that was found, of both sides.
         first_party: the releases that the core recognises.
         trusted: what the person vouched for, by the plugin's name.
-        reserved: names of the core's own plugins, which nobody else may claim.
-        narrow: names that may load; None leaves all. It never adds trust.
+        reserved: names of the core's own plugins, which no installed plugin may claim.
+        narrow: names that may load; None allows all. It never adds trust.
     """
     names = Counter(plugin.name for plugin in plugins)
     groups: dict[str, set[str]] = {}

@@ -1,7 +1,7 @@
-"""Rules for this file: which provider fills a role. Pure; it imports only errors.
+"""Rules for this file: which provider fills a role. Pure; it imports only the errors.
 
-The one that the configuration names, else the single trusted one, else a refusal that names
-the candidates. Priority, order of installation and failure of a rival never decide.
+The configured one fills it, else the only trusted one; else the role is refused and the
+refusal names the candidates. Priority, order of installation and a rival's failure never decide.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["Candidate", "Role", "RuntimeChoice", "choose_keychain", "choose_runt
 
 
 class Role(enum.StrEnum):
-    """A seam; `companion_` and the value is its hook."""
+    """A seam. Its hook's name is `companion_` followed by the value."""
 
     KEYCHAIN = "keychain"
     SPAWN = "spawn"
@@ -32,16 +32,16 @@ class Role(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """A plugin as far as selection is concerned.
+    """What selection needs to know of a plugin.
 
     Attributes:
         name: of the plugin and of its providers.
         side: the role that its group is chosen by, `keychain` or `spawn`.
-        roles: what it provides; empty for one that was refused or failed.
+        roles: what it provides; empty if it was refused or failed.
         reason: `Reason.OK`, or why it provides nothing.
-        trusted: the person or the core vouches for it, whether or not it then failed.
-        core: one of the core's own.
-        only_by_name: never the single one; it has to be asked for.
+        trusted: the person or the core vouches for it, even if it failed later.
+        core: it is one of the core's own.
+        only_by_name: it is never chosen as the only one; the configuration has to name it.
         about: distribution, version and what the reason is about, for its refusal.
     """
 
@@ -70,21 +70,23 @@ def choose_keychain(candidates: Sequence[Candidate], configured: str | None) -> 
 
     Args:
         candidates: every plugin of both sides, refused ones included.
-        configured: `keychain.name`, None when the configuration is silent.
+        configured: `keychain.name`, None when the configuration does not set it.
 
     Raises:
-        CompanionError: the refusal of the plugin that would have been it; else
+        CompanionError: the refusal of the plugin that would have been chosen; else
             `provider_missing` or `provider_ambiguous`, naming the candidates.
     """
     return _choose(Role.KEYCHAIN, candidates, configured)
 
 
 def choose_runtime(candidates: Sequence[Candidate], configured: str | None) -> RuntimeChoice:
-    """Return who fills the runtime's roles; the spawner's own plugin comes before the core's.
+    """Return which plugin fills each role of the runtime.
+
+    Health, download and probe are taken from the spawner's own plugin, else from the core.
 
     Args:
         candidates: every plugin of both sides, refused ones included.
-        configured: `runtime.name`, None when the configuration is silent.
+        configured: `runtime.name`, None when the configuration does not set it.
 
     Raises:
         CompanionError: as `choose_keychain`; also `provider_missing` when neither the
@@ -109,7 +111,7 @@ def _choose(role: Role, candidates: Sequence[Candidate], configured: str | None)
             if role in candidate.roles:
                 return candidate.name
         raise error_for(Reason.PROVIDER_MISSING, f"{role}: {configured}")
-    # One that is trusted and failed still counts: its rival must not win by its failure.
+    # A trusted plugin that failed still counts: its rival must not win by that failure.
     able = [
         candidate
         for candidate in side

@@ -1,8 +1,8 @@
-"""Rebuild what a hook returned as a value of the core's own.
+"""Copy the provider that a hook returned into a value of the core's own.
 
-A provider is asked once: its attributes are checked and copied, its methods are kept as they
-were found. Whatever its class does later (a property that changes its mind, an attribute
-that is replaced) no longer reaches the core.
+A provider is read once: its attributes are checked and copied, and its bound methods stored.
+Later changes of it (a property that returns something else, an attribute that is replaced)
+do not reach the core.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ MAX_HELP_ARGUMENTS: Final = 4
 
 # A name of an environment variable, a format or an option: printable, no space, no "=".
 _NAME: Final = re.compile(r"[!-<>-~]{1,128}")
-# A flag or a subcommand; no value, no path.
+# A flag or a subcommand, but no value and no path.
 _HELP_ARGUMENT: Final = re.compile(r"-{0,2}[a-z][a-z-]{0,31}")
 # The origin form of a request target without its query (RFC 9112, section 3.2.1).
 _PATH: Final = re.compile(r"/[!-~]{0,255}")
@@ -106,7 +106,7 @@ Snapshot = (
 def snapshot_provider(role: Role, provider: object) -> Snapshot | str:
     """Return the core's own copy of `provider`, or the name of what does not fit the seam.
 
-    Runs the plugin's attribute look-ups, so it is called contained (`calls`).
+    Reading attributes may run the plugin's code, so call it through `calls`.
     """
     if isinstance(provider, type):
         return "a class in place of a provider"
@@ -121,9 +121,9 @@ def snapshot_provider(role: Role, provider: object) -> Snapshot | str:
 
 
 def rebuild_binaries(found: object) -> tuple[RuntimeBinary, ...] | None:
-    """Return what `Spawner.locate` found, made anew; None when any of it does not fit.
+    """Return a copy of what `Spawner.locate` found; None if any part does not fit.
 
-    Only exact types are looked at, so no code of the plugin's runs here.
+    Only exact types are accepted, so no code of the plugin runs here.
     """
     if type(found) not in {list, tuple}:
         return None
@@ -136,7 +136,7 @@ def rebuild_binaries(found: object) -> tuple[RuntimeBinary, ...] | None:
         if not all(type(text) is str for text in texts):
             return None
         paths = binary.files if binary.path == EMBEDDED else (binary.path, *binary.files)
-        if not all(os.path.isabs(path) for path in paths):  # noqa: PTH117 - as text, not looked up
+        if not all(os.path.isabs(path) for path in paths):  # noqa: PTH117 - text of another program
             return None
         binaries.append(replace(binary))
     return tuple(binaries)
@@ -145,7 +145,7 @@ def rebuild_binaries(found: object) -> tuple[RuntimeBinary, ...] | None:
 def _method(value: Any) -> Any:
     if not callable(value):
         return None
-    for function in (value, getattr(value, "__call__", None)):  # noqa: B004 - its own code is asked
+    for function in (value, getattr(value, "__call__", None)):  # noqa: B004 - an object's own method
         if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
             return None
     return value
@@ -168,7 +168,7 @@ def _path(value: Any) -> str | None:
 
 
 def _help_arguments(value: Any) -> tuple[str, ...] | None:
-    """Take the one attribute that a spawner may lack."""
+    """Read the only attribute that a spawner may lack."""
     if value is None:
         return ()
     if type(value) is not tuple or len(value) > MAX_HELP_ARGUMENTS:

@@ -1,4 +1,4 @@
-"""How far each installed plugin may go, and why no further; nothing is imported."""
+"""Which installed plugins may be imported, and why the others may not; imports none of them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["PluginState", "State", "first_party_releases", "survey_plugins"]
 
 
 class State(enum.StrEnum):
-    """How far a plugin came."""
+    """How far a plugin got."""
 
     FOUND = "found"
     TRUSTED = "trusted"
@@ -35,16 +35,16 @@ class State(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PluginState:
-    """What a person may know of one plugin.
+    """What the companion shows a person of one plugin.
 
     Attributes:
         state: the last state it reached.
         reason: `Reason.OK`, or why it did not get further.
         detail: what the reason is about, such as the rival distribution.
-        digest: over its code; None for the core's own and where files are not listed.
-        module: what its entry point names.
+        digest: over its code; None for the core's own and if its files are not listed.
+        module: the module that its entry point names.
         editable: it is a link to a source tree.
-        changes: what differs from what the person trusted, by name.
+        changes: the facts and files that differ from what the person trusted.
         modules: names of the modules among its hashed files.
         roles: the seams that it provides.
         core: it is one of the core's own.
@@ -88,9 +88,9 @@ def survey_plugins(
     first_party: FirstParty | None = None,
     path: Sequence[str] | None = None,
 ) -> tuple[tuple[FoundPlugin, PluginState], ...]:
-    """Return every installed plugin as found, and what trust says of it.
+    """Return every installed plugin as found, and the state that follows from trust.
 
-    A plugin that may be imported has the state `trusted`, each other one `found` and a reason.
+    A plugin that may be imported is `trusted`; any other is `found` and has a reason.
     The arguments are those of `host.load_plugins` and `rules.judge_found`.
     """
     found = find_plugins(path)
@@ -129,7 +129,7 @@ def _explained(
     trusted: Mapping[str, TrustRecord],
     path: Sequence[str] | None,
 ) -> PluginState:
-    """Return the state with what its reason is about: rivals, owners and files by name."""
+    """Add what the reason is about to the state: rivals, owners and files by name."""
     if state.reason is Reason.PLUGIN_DUPLICATE:
         claims = [f"{p.distribution} {p.version}" for p in everyone if p.name == plugin.name]
         if len(claims) == 1:

@@ -1,7 +1,7 @@
-"""The person's memory of plugins: which they trust, and what the conformance kit said.
+"""The file that records which plugins the person trusts, and what the conformance kit said.
 
-One owner-only file, replaced atomically. A file that is unsafe or malformed refuses: it is
-never read as "nobody is trusted, and nothing was ever checked".
+One owner-only file, replaced atomically. An unsafe or malformed file is refused; it is never
+read as "nothing is trusted, and nothing was ever checked".
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ _SCHEMA: Final = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckRecord:
-    """What the conformance kit said of exactly one code.
+    """What the conformance kit said of a plugin in exactly one state of its code.
 
     Attributes:
-        digest: of the code that was checked; the result says nothing of any other.
+        digest: of the code that was checked; the result says nothing of other code.
         kit: version of the kit.
         passed: the roles that were checked, when all of them passed.
-        failure: the first rule that was broken; "" when none was.
+        failure: the first rule that was broken; "" if all passed.
     """
 
     digest: str
@@ -55,13 +55,13 @@ class TrustBook:
 
 
 class TrustStore:
-    """The file at `path`; whoever changes it writes the whole of it anew."""
+    """Reads and replaces the file at `path`; every change writes the whole file again."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def read(self) -> TrustBook:
-        """Return what is stored; nothing when there is no file.
+        """Return what is stored; an empty book when there is no file.
 
         Raises:
             Refused: `state_path_unsafe`.
@@ -76,12 +76,12 @@ class TrustStore:
             raise EnvironmentUnavailable(Reason.PLUGIN_STORE_MALFORMED, str(self._path)) from error
 
     def trust(self, record: TrustRecord) -> None:
-        """Trust `record.name` as recorded, and nothing that had the name before."""
+        """Trust `record`, in place of whatever was trusted under its name before."""
         with self._changing() as book:
             self._write(replace(book, trusted={**book.trusted, record.name: record}))
 
     def untrust(self, name: str) -> bool:
-        """Forget all about `name`; False when it was not trusted."""
+        """Forget trust and checks of `name`; False if it was not trusted."""
         with self._changing() as book:
             self._write(
                 TrustBook(
@@ -92,13 +92,13 @@ class TrustStore:
         return name in book.trusted
 
     def remember_check(self, name: str, record: CheckRecord) -> None:
-        """Keep what the conformance kit said of `name`."""
+        """Store what the conformance kit said of `name`."""
         with self._changing() as book:
             self._write(replace(book, checked={**book.checked, name: record}))
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[TrustBook]:
-        """Hold the folder, so that no change of another process is overwritten."""
+        """Lock the folder, so that no change of another process is overwritten."""
         folder = private_folder(self._path.parent, may_be_link=True)
         with lock_folder(folder, threading.Event()):
             yield self.read()

@@ -1,1 +1,1 @@
-"""A plugin tried in a child process, so that what it does ends there."""
+"""Try plugins in a child process: what they do at import ends with the child."""

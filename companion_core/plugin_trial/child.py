@@ -1,13 +1,12 @@
-"""A child process in which plugins are imported, so that what they do ends here.
+"""The child process that imports plugins, so that what they do ends with it.
 
     python -P -m companion_core.plugin_trial.child < REQUEST > REPORT
 
-REQUEST is a JSON object: the trust `records` to go by, the `names` that may load, the
-configured `runtime` and `keychain`; `check`, a plugin to run the conformance kit on, or null;
-and `ask`, the keychain scope for which the selected providers are asked what they find here,
-or null.
-REPORT says how far each plugin came. It is not a sandbox: the plugin has the person's rights
-here too, and could forge its own report.
+REQUEST is a JSON object: the `records` of trust, the `names` that may load, the configured
+`runtime` and `keychain`; `check`, a plugin to run the conformance kit on, or null; and `ask`,
+the keychain scope for which the selected providers are asked what they find here, or null.
+REPORT says how far each plugin got. The child is not a sandbox: a plugin has the person's
+rights here too, and could forge its own report.
 """
 
 from __future__ import annotations
@@ -22,8 +21,7 @@ from typing import Any, NoReturn
 from companion_core.egress.refusing import RefusingEgress
 from companion_core.egress.tls_context import build_tls_context
 from companion_core.errors import CompanionError
-from companion_core.plugin_host import LoadedPlugins, PluginState
-from companion_core.plugin_host.rules import TrustRecord
+from companion_core.plugin_host import LoadedPlugins, PluginState, TrustRecord
 from companion_core.plugin_trial.provider_answers import ask_providers
 from companion_core.serving.assembly import load_every_plugin
 from companion_core.testing.plugin_kit import check_plugin
@@ -69,7 +67,7 @@ def _row(plugin: PluginState, selected: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _select(loaded: LoadedPlugins, request: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield each role and the plugin that would fill it; a role that nobody fills is left out."""
+    """Yield each role that can be filled, and the plugin that would fill it."""
     with contextlib.suppress(CompanionError):
         runtime = loaded.select_runtime(request["runtime"])
         for role in ("spawn", "health", "download", "probe"):
@@ -82,16 +80,16 @@ def _check(loaded: LoadedPlugins, name: str) -> dict[str, Any]:
     try:
         return {"passed": check_plugin(loaded, name), "failure": ""}
     except AssertionError as error:
-        # It quotes what the plugin answered: only printable text goes to a terminal.
+        # The error quotes the plugin's answer, and only printable text may reach a terminal.
         failure = str(error).encode("unicode_escape").decode("ascii")
         return {"passed": [], "failure": failure}
 
 
 def main() -> NoReturn:
-    """Answer the request on standard input, and end whatever a plugin left running."""
+    """Answer the request on standard input, then end every thread that a plugin left."""
     request = json.loads(sys.stdin.buffer.read())
     report = os.dup(1)
-    # What a plugin prints or reads is not part of the report.
+    # A plugin that prints or reads must not reach the report or the request.
     nothing = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1):
         os.dup2(nothing, descriptor)

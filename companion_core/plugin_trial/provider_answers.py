@@ -1,7 +1,7 @@
-"""What the selected keychain and runtime say of this machine, asked where plugins are tried.
+"""Asks the selected keychain and runtime what they find on this machine; runs in the trial.
 
-The keychain's test value lies under accounts of its own, so that asking never meets the value
-that a companion which starts in the same moment is writing.
+The keychain's test value has accounts of its own, so that it never meets the test value of a
+companion that starts in the same moment.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from typing import Any, Final
 
 from companion_core.authority.keychain import GuardedKeychain
 from companion_core.errors import CompanionError, Reason
-from companion_core.plugin_host import LoadedPlugins, call_provider_sync
-from companion_core.plugin_host.snapshots import rebuild_binaries
+from companion_core.plugin_host import LoadedPlugins, call_provider_sync, rebuild_binaries
 from companion_core.providers import CannotPlan
 from companion_core.serving.assembly import LOCATE_SECONDS
 
@@ -27,10 +26,10 @@ def ask_providers(
     """Return for `keychain` and `runtime` a reason, what it is about, and what was answered.
 
     Args:
-        loaded: the plugins as far as they came.
+        loaded: the plugins, loaded in this process.
         instance: the keychain scope of the companion; its own accounts are not touched.
-        runtime: the configured one, if any.
-        keychain: likewise.
+        runtime: the configured runtime, if any.
+        keychain: the configured keychain, if any.
     """
     return {
         "keychain": _contained(_ask_keychain, loaded, keychain, instance),
@@ -45,7 +44,7 @@ def _contained(question: Any, *arguments: object) -> Mapping[str, Any]:
     except (CompanionError, CannotPlan) as error:
         answer["reason"] = error.reason.value
         answer["detail"] = getattr(error, "detail", "")
-    except Exception:  # noqa: BLE001 - one provider's fault is told, and costs the other nothing
+    except Exception:  # noqa: BLE001 - a fault is reported, and the other provider is still asked
         answer["reason"] = Reason.PLUGIN_CALL_FAILED.value
     return answer
 
@@ -65,7 +64,7 @@ def _ask_keychain(
         "device_only": status.device_only,
         "session_bound": status.session_bound,
     }
-    if status.ok:  # only then nothing is asked of the person
+    if status.ok:  # else the store could prompt the person
         guarded.prove()
         answer["proved"] = True
 

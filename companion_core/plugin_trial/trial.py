@@ -1,4 +1,4 @@
-"""Have plugins imported in a child with a deadline (`testing.trial`), and read its report."""
+"""Start a child that imports plugins (`plugin_trial.child`), with a deadline; read its report."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from typing import Any, Final
 
 from companion_core.egress.interface import Egress
 from companion_core.errors import Reason
-from companion_core.plugin_host.rules import TrustRecord
-from companion_core.plugin_host.survey import State
+from companion_core.plugin_host import State, TrustRecord
 from companion_core.system.stop_signals import stop_signals_wait
 
 __all__ = ["CHECK_SECONDS", "LOAD_SECONDS", "Trial", "row_of"]
@@ -28,11 +27,12 @@ _MODULE: Final = "companion_core.plugin_trial.child"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """What the child goes by; each call of `run` is another child.
+    """What every child is told; each call of `run` starts another child.
 
     Attributes:
-        runtime: the configured runtime, to tell who would be selected.
-        keychain: the configured keychain, likewise.
+        records: the trust that the child applies.
+        runtime: the configured runtime, from which the child tells what would be selected.
+        keychain: the configured keychain, for the same purpose.
     """
 
     egress: Egress
@@ -48,13 +48,13 @@ class Trial:
         ask: str | None = None,
         seconds: float = LOAD_SECONDS,
     ) -> dict[str, Any] | None:
-        """Return the report on the plugins of these names, None when the child gave none.
+        """Return the report on the plugins of these names; None if the child gave none.
 
         Args:
-            names: only they are imported.
-            check: the one to run the conformance kit on.
+            names: the only plugins that are imported.
+            check: the plugin to run the conformance kit on.
             ask: the keychain scope for which the selected providers are asked what they find.
-            seconds: after which the child is killed.
+            seconds: the deadline; the child is killed at it.
         """
         request = {
             "records": [asdict(record) for record in self.records],
@@ -64,7 +64,7 @@ class Trial:
             "check": check,
             "ask": ask,
         }
-        # Files, not pipes: what a plugin leaves running cannot keep them from ending.
+        # Files, not pipes: a process that a plugin leaves running would keep a pipe open.
         with tempfile.TemporaryFile() as question, tempfile.TemporaryFile() as answer:
             question.write(json.dumps(request).encode())
             question.seek(0)
@@ -89,7 +89,10 @@ class Trial:
 
 
 def _parse(raw: bytes, names: Sequence[str], *, check: bool) -> dict[str, Any] | None:
-    """Return a report that is one: a plugin may have ended the child, or written its own."""
+    """Return the report if it is well formed, else None.
+
+    A plugin may have ended the child early, or written a report of its own.
+    """
     try:
         report = json.loads(raw)
         rows = report["plugins"]
@@ -121,7 +124,7 @@ def _is_result(result: dict[str, Any]) -> bool:
 
 
 def _are_answers(answers: dict[str, Any]) -> bool:
-    """Tell whether the answers of `testing.provider_answers` have the form it gives them."""
+    """Tell whether the answers have the form that `provider_answers` gives them."""
     keychain, runtime = answers["keychain"], answers["runtime"]
     texts = [answer[key] for answer in (keychain, runtime) for key in ("plugin", "detail")]
     for key in ("channels", "formats", "env_names", "child_env_names", "option_names"):
@@ -140,7 +143,7 @@ def _are_answers(answers: dict[str, Any]) -> bool:
 def row_of(report: Mapping[str, Any] | None, name: str) -> dict[str, Any]:
     """Return the report's row on the installed plugin `name`.
 
-    One that ended or stalled its child gave no report: that is how far it came.
+    Without a report the row says that the plugin ended or stalled its child.
     """
     rows = [] if report is None else report["plugins"]
     silent = {

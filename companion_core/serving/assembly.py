@@ -23,17 +23,18 @@ from companion_core.models.https_downloader import (
     HttpsDownloadPlugin,
 )
 from companion_core.plugin_host import (
+    EMBEDDED,
     Chosen,
     ChosenRuntime,
     CorePlugin,
     LoadedPlugins,
+    TrustRecord,
     TrustStore,
     call_provider_sync,
     load_plugins,
     parse_narrow,
+    rebuild_binaries,
 )
-from companion_core.plugin_host.rules import TrustRecord
-from companion_core.plugin_host.snapshots import EMBEDDED, rebuild_binaries
 from companion_core.providers import API_VERSION, HostInfo, Keychain, ResourceLimits
 from companion_core.runtime.isolation import probe_isolation
 from companion_core.runtime.resources import probe

@@ -1,4 +1,9 @@
-"""The conformance kit and the fakes, shipped for plugin authors; none of it needs pytest."""
+"""The conformance kit and the fakes, shipped for plugin authors; none of it needs pytest.
+
+`__all__` is what authors build on. The folder has no closed face: the demo, the trial of plugins
+and the pytest plugin also import its modules (`plugin_kit`, `tls_host`, `certificate_authority`),
+because handing those out here would make authors' tests load them and promise them to authors.
+"""
 
 from companion_core.testing.downloader_kit import check_downloader
 from companion_core.testing.fake_keychain import FakeKeychain

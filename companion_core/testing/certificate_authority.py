@@ -1,6 +1,7 @@
 """A certificate authority that lives for one run, for TLS hosts on loopback.
 
-Its key is never written. What it signs is valid for loopback names and for a day.
+Its key is never written to disk. Its certificates are valid for loopback names and for a day.
+cryptography is imported in the functions that use it: importing the kit does not load it.
 """
 
 from __future__ import annotations
@@ -37,10 +38,9 @@ class CertificateAuthority:
     """
 
     def __init__(self, folder: Path) -> None:
-        # cryptography is heavy, and most commands never make a certificate.
-        from cryptography import x509  # noqa: PLC0415
-        from cryptography.hazmat.primitives import serialization  # noqa: PLC0415
-        from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
+        from cryptography import x509  # noqa: PLC0415 - slow to import
+        from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 - slow to import
+        from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415 - slow to import
 
         self._folder = folder
         self._key = ec.generate_private_key(ec.SECP256R1())
@@ -57,12 +57,12 @@ class CertificateAuthority:
         """Return a server's TLS context with a fresh certificate for `names`.
 
         Args:
-            names: IP addresses and DNS names; the loopback ones when none is given.
-            expires: a day from now when not given.
+            names: IP addresses and DNS names; without any, the loopback names.
+            expires: a day from now unless given.
         """
-        from cryptography import x509  # noqa: PLC0415
-        from cryptography.hazmat.primitives import serialization  # noqa: PLC0415
-        from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
+        from cryptography import x509  # noqa: PLC0415 - slow to import
+        from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 - slow to import
+        from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415 - slow to import
 
         key = ec.generate_private_key(ec.SECP256R1())
         until = _now() + _DAY if expires is None else expires
@@ -82,7 +82,7 @@ class CertificateAuthority:
         )
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        # OpenSSL reads a key only from a file; it is gone before this returns.
+        # OpenSSL reads a key only from a file, which is deleted before this returns.
         file = self._folder / f".{secrets.token_hex(8)}.pem"
         write_private(file, pem)
         try:
@@ -94,7 +94,7 @@ class CertificateAuthority:
     def _builder(
         self, subject: x509.Name, key: ec.EllipticCurvePublicKey, until: dt.datetime
     ) -> x509.CertificateBuilder:
-        from cryptography import x509  # noqa: PLC0415
+        from cryptography import x509  # noqa: PLC0415 - slow to import
 
         return (
             x509.CertificateBuilder()
@@ -112,7 +112,7 @@ class CertificateAuthority:
         )
 
     def _sign(self, builder: x509.CertificateBuilder) -> x509.Certificate:
-        from cryptography.hazmat.primitives import hashes  # noqa: PLC0415
+        from cryptography.hazmat.primitives import hashes  # noqa: PLC0415 - slow to import
 
         return builder.sign(self._key, hashes.SHA256())
 
@@ -122,13 +122,13 @@ def _now() -> dt.datetime:
 
 
 def _common_name(text: str) -> x509.Name:
-    from cryptography import x509  # noqa: PLC0415
+    from cryptography import x509  # noqa: PLC0415 - slow to import
 
     return x509.Name([x509.NameAttribute(x509.oid.NameOID.COMMON_NAME, text)])
 
 
 def _alternative_names(names: tuple[str, ...]) -> x509.SubjectAlternativeName:
-    from cryptography import x509  # noqa: PLC0415
+    from cryptography import x509  # noqa: PLC0415 - slow to import
 
     entries: list[x509.GeneralName] = []
     for name in names:
@@ -140,7 +140,7 @@ def _alternative_names(names: tuple[str, ...]) -> x509.SubjectAlternativeName:
 
 
 def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
-    from cryptography import x509  # noqa: PLC0415
+    from cryptography import x509  # noqa: PLC0415 - slow to import
 
     return x509.KeyUsage(
         digital_signature=not signs_certificates,

@@ -9,9 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-from companion_core.plugin_host.calls import PLUGIN_REASONS
-from companion_core.plugin_host.selection import Role
-from companion_core.plugin_host.snapshots import snapshot_provider
+from companion_core.plugin_host import PLUGIN_REASONS, Role, snapshot_provider
 from companion_core.providers import DownloadFailed, DownloadRequest, Redirect, ResumeRefused
 from companion_core.testing.certificate_authority import CertificateAuthority
 from companion_core.testing.model_host import Misbehaviour, ModelHost
@@ -24,12 +22,12 @@ DOWNLOADER_RULES: Final[Mapping[int, str]] = MappingProxyType(
         1: "open is a method",
         2: "what open returns has readinto and close, and yields the bytes that were sent",
         3: "a redirect is raised as Redirect with its address, and never followed",
-        4: "a status that is no success is DownloadFailed with a reason that a plugin may give",
-        5: "a range is asked for and yields exactly the rest, or is ResumeRefused",
+        4: "a status other than success is DownloadFailed with a reason that a plugin may give",
+        5: "a request with an offset yields exactly the rest, or is ResumeRefused",
         6: "a range that the server ignores or shifts is refused",
-        7: "a body that ends early or never comes whole is DownloadFailed or ends; it adds nothing",
-        8: "bytes under a content coding are DownloadFailed, never handed on",
-        9: "a server that the authorities do not vouch for is DownloadFailed, and gets no request",
+        7: "a body that ends early is DownloadFailed or ends early too; no byte is added",
+        8: "bytes under a content coding are DownloadFailed, never passed on",
+        9: "a server without a trusted certificate is DownloadFailed, and gets no request",
         10: "close may be called twice, and before the end",
     }
 )
@@ -44,8 +42,8 @@ def check_downloader(make: Callable[[Path], Any]) -> None:
     """Check a downloader against `DOWNLOADER_RULES`.
 
     Args:
-        make: returns the downloader; it gets the path of a PEM file with the authority that
-            vouches for the host of this check.
+        make: returns the downloader; its argument is the path of a PEM file with the authority
+            that vouches for this check's host.
 
     Raises:
         AssertionError: with the rule's number, what was seen and what was expected.
@@ -101,7 +99,7 @@ def _check_ranges(provider: Any, host: ModelHost) -> None:
     first = _BOOK.ask(2, provider.open, DownloadRequest(url=host.url(_PATH)))
     validator = getattr(first, "validator", None)
     _BOOK.ask(10, first.close)
-    if validator is None:  # it cannot say what it would resume
+    if validator is None:  # without one it cannot resume
         return
     answer = _fetch(5, provider, host, Misbehaviour(), validator)
     resumed = answer == _BODY[_OFFSET:] or isinstance(answer, ResumeRefused)

@@ -10,13 +10,13 @@ from companion_core.providers import KeychainStatus, KeychainUnavailable
 
 __all__ = ["FakeKeychain"]
 
-# A forgotten `release()` ends a test run late instead of never.
+# Without a `release()` the test run still ends, only late.
 _LONGEST_HANG_SECONDS = 30.0
 
 
 @dataclass(kw_only=True)
 class FakeKeychain:
-    """Satisfies `Keychain`; each knob may be turned at any time.
+    """Satisfies `Keychain`; each attribute may be changed at any time.
 
     Attributes:
         locked: every operation raises `keychain_locked`.
@@ -25,10 +25,10 @@ class FakeKeychain:
         prompting: `status` says locked; operations block until `release()`, like a prompt
             that waits for the person.
         lossy: `set` succeeds and stores nothing.
-        changing: `get` returns something near what was stored.
+        changing: `get` returns the stored value with a newline added.
         leaking: `set` raises an exception that carries the secret.
-        items: what is stored.
-        calls: how many calls came in.
+        items: the stored secrets by account.
+        calls: the number of calls so far.
     """
 
     locked: bool = False
@@ -43,7 +43,7 @@ class FakeKeychain:
     _released: threading.Event = field(default_factory=threading.Event, init=False, repr=False)
 
     def release(self) -> None:
-        """Let every blocked call go on, and the later ones pass."""
+        """Unblock every waiting call, and block no later one."""
         self._released.set()
 
     def status(self) -> KeychainStatus:

@@ -1,4 +1,4 @@
-"""A whole runtime without a model: kind by default, hostile as told. A program of its own.
+"""A runtime without a model, run as a program: well behaved, unless its arguments say otherwise.
 
     python -IS fake_runtime.py MODEL ADDRESS [BEHAVIOUR ...]
 
@@ -6,12 +6,12 @@ ADDRESS is a socket's path or HOST:PORT. It reads the model, announces `READY`, 
 `GET /health` and echoes completions, streamed if asked; it fails at the first `/stumble`. It takes
 one connection at a time. Its announcement also says when it was ready, in seconds of the
 monotonic clock, and the key that it was given, which no log may show.
-BEHAVIOUR is any of: exit, hang (never ready), slow (loads before it listens), busy (loads
-behind its listener and answers 503 meanwhile), never (503 for ever), stubborn (ignores
-SIGTERM), offspring (a grandchild in its own session; not on Windows), leak (a descendant with
-another environment), wide (listens on every address; on SIGUSR1 later), aside (so does a thread
-with descriptors of its own; on Linux), udp. On SIGUSR2 it exits with 1. It imports the standard
-library only and nothing of this package.
+BEHAVIOUR is any of: exit, hang (never ready), slow (loads before it listens), busy (listens
+first, and answers 503 while it loads), never (always 503), stubborn (ignores SIGTERM),
+offspring (a grandchild in its own session; not on Windows), leak (a descendant with another
+environment), wide (listens on every address; SIGUSR1 makes any runtime do so later), aside (a
+thread with descriptors of its own listens on every address; on Linux), udp (has a UDP socket).
+On SIGUSR2 it exits with 1. It imports the standard library only, nothing of this package.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ _FOREVER_SECONDS = 3600
 _NOT_YET = b"HTTP/1.0 503 loading\r\n\r\n"
 _LOADING_SECONDS = 0.25
 _CLONE_FILES = 0x400
-_kept: list[socket.socket] = []
+_open_sockets: list[socket.socket] = []
 _stumbled: list[bool] = []
 
 
 def listen_wide(*_: object) -> None:
-    """Listen where nobody should."""
+    """Listen on every address, which a runtime must not."""
     wide = socket.socket()
-    wide.bind(("0.0.0.0", 0))  # noqa: S104 - what the core has to notice
+    wide.bind(("0.0.0.0", 0))  # noqa: S104 - a fault that the core must notice
     wide.listen()
-    _kept.append(wide)
+    _open_sockets.append(wide)
 
 
 def listen_aside(listening: threading.Event) -> None:
-    """Listen where nobody should, by a descriptor that the process's own table does not show."""
+    """Listen on every address with a descriptor that the process's own table does not show."""
     ctypes.CDLL(None).unshare(_CLONE_FILES)  # of this thread alone
     listen_wide()
     listening.set()
@@ -55,7 +55,7 @@ def listen_aside(listening: threading.Event) -> None:
 
 
 def misbehave(behaviour: list[str]) -> None:
-    """Do what is asked before the listener is there."""
+    """Misbehave as told; runs before the backend listens."""
     if "exit" in behaviour:
         sys.exit(3)
     if "hang" in behaviour:
@@ -71,7 +71,7 @@ def misbehave(behaviour: list[str]) -> None:
             if os.fork():
                 os._exit(0)
             time.sleep(_FOREVER_SECONDS)
-        os.wait()  # from here on there is the one that stays, and nothing between
+        os.wait()  # the process between has ended; the grandchild stays
     if "leak" in behaviour:
         subprocess.Popen(["/bin/sleep", str(_FOREVER_SECONDS)], env={**os.environ, "SMUGGLED": "1"})
     if "wide" in behaviour:
@@ -83,7 +83,7 @@ def misbehave(behaviour: list[str]) -> None:
     if "udp" in behaviour:
         datagrams = socket.socket(type=socket.SOCK_DGRAM)
         datagrams.bind(("127.0.0.1", 0))
-        _kept.append(datagrams)
+        _open_sockets.append(datagrams)
     if sys.platform != "win32":
         signal.signal(signal.SIGUSR1, listen_wide)
         signal.signal(signal.SIGUSR2, lambda *_: sys.exit(1))
@@ -103,7 +103,7 @@ def listen(address: str) -> socket.socket:
 
 
 def read_request(client: socket.socket) -> tuple[bytes, bytes]:
-    """Return head and body of one request; the head is empty when the client has left."""
+    """Return head and body of one request; the head is empty if the client hung up."""
     request = b""
     while b"\r\n\r\n" not in request and (part := client.recv(65536)):
         request += part
@@ -159,17 +159,17 @@ def _document(document: dict[str, object]) -> bytes:
 
 
 def announce(ready_at: float) -> None:
-    """Say that it is ready, once it is."""
+    """Wait until the model is loaded, then announce that the runtime is ready."""
     if (loading := ready_at - time.monotonic()) > 0:
         time.sleep(loading)
-    print(READY, ready_at, os.environ.get(KEY_ENV, ""), flush=True)  # noqa: T201 - what a program says
+    print(READY, ready_at, os.environ.get(KEY_ENV, ""), flush=True)  # noqa: T201 - the announcement
 
 
 def main() -> None:
     """Serve until the process is ended."""
     model, address, *behaviour = sys.argv[1:]
     Path("model.seen").write_bytes(Path(model).read_bytes())
-    print("started", flush=True)  # noqa: T201 - as above
+    print("started", flush=True)  # noqa: T201 - a program's output
     misbehave(behaviour)
     listener = listen(address)
     ready_at = time.monotonic()

@@ -1,4 +1,4 @@
-"""Providers for tests, one for each seam of the runtime side; `FakeKeychain` is beside them."""
+"""Providers for tests, one for each seam of the runtime side; see `fake_keychain` for the other."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ __all__ = [
 
 
 def write_fake_runtime(path: Path) -> Path:
-    """Write `fake_runtime` as a program of its own and return its path."""
+    """Write `fake_runtime` as an executable program and return its path."""
     source = Path(fake_runtime.__file__).read_text(encoding="utf-8")
     path.write_text(f"#!{sys.executable} -IS\n{source}", encoding="utf-8")
     path.chmod(0o755)
@@ -49,9 +49,9 @@ class FakeSpawner:
     """Plans the program that `write_fake_runtime` wrote.
 
     Attributes:
-        behaviour: what the runtime does wrong.
+        behaviour: the runtime's faults; see `fake_runtime`.
         alter: changes the plan as a hostile plugin would.
-        program: what `locate` finds.
+        program: the path that `locate` finds; None finds nothing.
     """
 
     behaviour: tuple[str, ...] = ()
@@ -93,8 +93,8 @@ class FakeHealthChecker:
     """Healthy on status 200, unless told otherwise.
 
     Attributes:
-        answer: given in place of the judgement.
-        responses: what it was asked to judge.
+        answer: returned in place of the judgement, or raised if it is an exception.
+        responses: every response that it was asked to judge.
     """
 
     path: str = "/health"
@@ -106,7 +106,7 @@ class FakeHealthChecker:
         self.responses.append(response)
         if isinstance(self.answer, BaseException):
             raise self.answer
-        healthy = response.status == 200 if self.answer is None else self.answer  # noqa: PLR2004 - HTTP's own number
+        healthy = response.status == 200 if self.answer is None else self.answer  # noqa: PLR2004 - HTTP's "OK"
         return cast("bool", healthy)
 
 
@@ -115,11 +115,11 @@ class FakeDownloader:
     """Serves bytes from memory.
 
     Attributes:
-        content: address to bytes; an address that is not in it cannot be reached.
-        redirects: address to the address that it leads to.
+        content: address to bytes; any other address fails.
+        redirects: address to the address that it redirects to.
         resumable: it honours ranges.
-        truncate: bytes after which a body ends early.
-        requests: what it was asked for.
+        truncate: the number of bytes after which a body ends early.
+        requests: every request so far.
     """
 
     content: Mapping[str, bytes]
@@ -142,10 +142,10 @@ class FakeDownloader:
 
 @dataclass
 class FakeProbe:
-    """Tells the numbers that it was given; None fails.
+    """Reports the given observation; None makes it fail.
 
     Attributes:
-        targets: what it was asked about.
+        targets: every target that it was asked about.
     """
 
     observation: Any = field(

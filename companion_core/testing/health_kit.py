@@ -1,4 +1,4 @@
-"""Conformance of a health checker: it says yes only to what it was made for, and never raises."""
+"""Conformance of a health checker: it never calls a failure healthy, and never raises."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Final
 
-from companion_core.plugin_host.selection import Role
-from companion_core.plugin_host.snapshots import snapshot_provider
+from companion_core.plugin_host import Role, snapshot_provider
 from companion_core.providers import HealthResponse
 from companion_core.testing.rulebook import Rulebook, type_name
 
@@ -19,8 +18,8 @@ HEALTH_RULES: Final[Mapping[int, str]] = MappingProxyType(
         1: "path is an absolute path without a query, and judge is a method",
         2: "judge returns a bool, whatever the runtime answers",
         3: "a status other than 2xx is never healthy",
-        4: "one answer is judged one way",
-        5: "the answer that is declared healthy is healthy",
+        4: "the same answer is always judged the same way",
+        5: "the answer that the author declares healthy is healthy",
     }
 )
 

@@ -28,13 +28,13 @@ KEYCHAIN_RULES: Final[Mapping[int, str]] = MappingProxyType(
         1: "a provider has the methods status, get, set and delete",
         2: "status returns a KeychainStatus that is ok exactly when its reason is, "
         "else names a keychain reason",
-        3: "an operation raises nothing but KeychainUnavailable with a keychain reason, "
-        "and a store that is not usable raises it",
+        3: "an operation raises only KeychainUnavailable with a keychain reason, "
+        "and every operation of an unusable store raises it",
         4: "an item that was never set reads as None",
         5: "what set stored, get returns unchanged",
         6: "a second set replaces the first",
-        7: "accounts do not touch each other",
-        8: "the longest secret is kept unchanged, or refused",
+        7: "accounts do not affect each other",
+        8: "the longest secret is stored unchanged, or refused",
         9: "what delete removed reads as None",
         10: "deleting an absent item is fine",
     }
@@ -46,11 +46,11 @@ _BOOK: Final = Rulebook("keychain", KEYCHAIN_RULES)
 def check_keychain(provider: Any) -> None:
     """Check `provider` against `KEYCHAIN_RULES`.
 
-    Where the store is locked or absent, only the first three can be checked.
+    If the store is locked or absent, only the first three rules can be checked.
 
     Raises:
-        AssertionError: with the rule's number, what was seen and what was expected. It holds
-            none of the values that were stored.
+        AssertionError: with the rule's number, what was seen and what was expected. It never
+            holds a value that was stored.
     """
     methods = [getattr(provider, name, None) for name in ("status", "get", "set", "delete")]
     _BOOK.expect(
@@ -133,9 +133,10 @@ def _call(operation: Callable[..., Any], *args: str) -> Any:
     """Return what the operation returned, or the `KeychainUnavailable` that it raised."""
     try:
         return operation(*args)
-    except Exception as error:  # noqa: BLE001 - rule 3 is about every other exception
+    except Exception as error:  # noqa: BLE001 - rule 3 forbids any other exception
         answer = error
-    # Raised outside the handler: what the store raised may hold the value, so it is no context.
+    # Raise outside the handler: the store's exception may hold the secret and must not be the
+    # context of ours.
     refused = isinstance(answer, KeychainUnavailable) and answer.reason in KEYCHAIN_REASONS
     expected = "KeychainUnavailable with a keychain reason"
     _BOOK.expect(3, refused, seen=f"{type(answer).__name__} raised", expected=expected)

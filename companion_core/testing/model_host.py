@@ -1,4 +1,4 @@
-"""A model host with evil knobs: every way a server can be wrong, on real TLS.
+"""A model host, on real TLS, with a switch for each way in which a server can misbehave.
 
 authority = CertificateAuthority(folder)
 with ModelHost(authority.server_context(), {"/m.gguf": data}) as host:
@@ -27,7 +27,7 @@ _CHUNK = 64 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Misbehaviour:
-    """How an answer differs from the right one; the default differs in nothing.
+    """How an answer differs from the right one; by default it does not.
 
     Attributes:
         status: instead of 200.
@@ -70,7 +70,7 @@ class ModelHost(TlsHost):
     """A `TlsHost` that records its requests and misbehaves as told.
 
     Attributes:
-        misbehave: read anew for each request.
+        misbehave: read again for each request.
         requests: path and headers (names in lower case) of each request so far.
     """
 
@@ -93,7 +93,7 @@ class ModelHost(TlsHost):
         knobs = self.misbehave
         if knobs.times is not None and len(self.requests) > knobs.times:
             knobs = Misbehaviour(weak_etag=knobs.weak_etag, ranges=knobs.ranges)
-        # A client that has seen enough hangs up; that is its right.
+        # A client may hang up once it has seen enough.
         with contextlib.suppress(OSError):
             self._answer(request, headers, knobs)
 

@@ -1,4 +1,4 @@
-"""The checks of everything that one installed plugin offers."""
+"""Checks every provider of one installed plugin."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from typing import Any, Final
 from companion_core.egress.refusing import RefusingEgress
 from companion_core.egress.tls_context import build_tls_context
 from companion_core.errors import Reason
-from companion_core.plugin_host import LoadedPlugins, PluginState, Role
-from companion_core.plugin_host.inventory import find_plugins
-from companion_core.plugin_host.rules import record_of
+from companion_core.plugin_host import LoadedPlugins, PluginState, Role, find_plugins, record_of
 from companion_core.serving.assembly import load_every_plugin
 from companion_core.testing.downloader_kit import check_downloader
 from companion_core.testing.health_kit import check_health_checker
@@ -26,7 +24,7 @@ Check = Callable[[Any, PluginState], None]
 
 
 def _spawner(provider: Any, plugin: PluginState) -> None:
-    # What an author may declare is not known here, so only what holds for everybody is asked.
+    # The author's declared abilities are unknown here, so only the common rules are checked.
     abilities = SpawnerAbilities(
         chat_template=False, open_backend=True, embedded_modules=plugin.modules
     )
@@ -35,7 +33,7 @@ def _spawner(provider: Any, plugin: PluginState) -> None:
 
 def _downloader(provider: Any, _plugin: PluginState) -> None:
     def make(ca_file: Path) -> Any:
-        # The way to name an authority that OpenSSL and every client on top of it know.
+        # OpenSSL reads this variable, and so does every client that uses OpenSSL's defaults.
         os.environ["SSL_CERT_FILE"] = str(ca_file)
         return provider
 
@@ -63,7 +61,7 @@ def check_installed(name: str) -> tuple[str, ...]:
     Its code is trusted as it is installed now, for this call alone.
 
     Raises:
-        AssertionError: it does not register, or the first rule that is broken.
+        AssertionError: the plugin does not register, or breaks a rule; names the first one.
     """
     found = [plugin for plugin in find_plugins() if plugin.name == name]
     loaded = load_every_plugin(
@@ -80,10 +78,10 @@ def check_installed(name: str) -> tuple[str, ...]:
 
 
 def check_plugin(loaded: LoadedPlugins, name: str) -> tuple[str, ...]:
-    """Run the kit of each role that the registered plugin `name` fills; return the roles.
+    """Run the kit for each role that the registered plugin `name` fills; return the roles.
 
     Raises:
-        AssertionError: the first rule that is broken.
+        AssertionError: the plugin breaks a rule; names the first one.
     """
     (plugin,) = [p for p in loaded.plugins if p.name == name and not p.core]
     roles = tuple(sorted(plugin.roles))

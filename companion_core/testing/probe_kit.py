@@ -8,8 +8,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from companion_core.decisions.resources import evaluate_resources
-from companion_core.plugin_host.selection import Role
-from companion_core.plugin_host.snapshots import snapshot_provider
+from companion_core.plugin_host import Role, snapshot_provider
 from companion_core.providers import (
     ProbeFailed,
     ProbeTarget,
@@ -25,8 +24,8 @@ PROBE_RULES: Final[Mapping[int, str]] = MappingProxyType(
         1: "observe is a method",
         2: "observe returns a ResourceObservation with numbers in range",
         3: "a living process uses memory",
-        4: "memory that the process takes is seen",
-        5: "a process that is gone is ProbeFailed, or not counted",
+        4: "memory that the process takes is counted",
+        5: "a process that has ended is ProbeFailed, or not counted",
         6: "no process at all is ProbeFailed, or uses nothing",
     }
 )

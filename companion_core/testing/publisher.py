@@ -1,4 +1,4 @@
-"""A publisher for tests: signs any document, right or wrong, with a key of its own.
+"""A publisher for tests: signs any document, valid or not, with a key of its own.
 
 `companion_core.authority.publisher` refuses to sign what a reader would refuse; this one does not.
 """

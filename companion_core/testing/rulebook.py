@@ -1,7 +1,7 @@
-"""What the conformance checks share: numbered rules, and calls that cannot escape.
+"""What the conformance checks share: numbered rules, and calls with a deadline.
 
-No check needs pytest: a rule that is broken is an `AssertionError` that names its number, what
-was seen and what was expected.
+No check needs pytest: a broken rule raises an `AssertionError` with its number, what was seen
+and what was expected.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Rulebook:
             raise self.broken(rule, seen=seen, expected=expected)
 
     def broken(self, rule: int, *, seen: str, expected: str) -> AssertionError:
-        """Return what says that `rule` is broken."""
+        """Return the exception which says that `rule` is broken."""
         return AssertionError(
             f"{self._seam} rule {rule} ({self._rules[rule]}): seen {seen}, expected {expected}"
         )
@@ -51,7 +51,7 @@ class Rulebook:
             answer = call_with_deadline(function, *args, seconds=CALL_SECONDS)
         except KeyboardInterrupt:
             raise
-        except BaseException as raised:  # noqa: BLE001 - SystemExit is no answer either
+        except BaseException as raised:  # noqa: BLE001 - SystemExit breaks the rule too
             error = raised
         if error is not None:
             if isinstance(error, may_raise):
@@ -67,5 +67,5 @@ class Rulebook:
 
 
 def type_name(value: object) -> str:
-    """Return what a message calls the kind of `value`."""
+    """Return the name of the type of `value`, for a message."""
     return type(value).__name__

@@ -1,4 +1,4 @@
-"""Requests as the core makes them, for the tests of a spawner."""
+"""Requests like the core's own, for the tests of a spawner."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ _REQUEST: Final = SpawnRequest(
 
 
 def spawn_request(*, embedded: bool = False, **changes: Any) -> SpawnRequest:
-    """Return a request of the kind that the core makes, with fields changed.
+    """Return a request like the core's own, with some fields changed.
 
     Args:
         embedded: the program is the running interpreter.
-        changes: fields of `SpawnRequest`.
+        changes: fields of `SpawnRequest` and their values.
     """
     if embedded:
         changes = {"binary": "/usr/bin/python3", "embedded": True, **changes}
@@ -61,13 +61,13 @@ def accepted_plan(
     embedded_modules: frozenset[str] | None = None,
     open_backend: bool = False,
 ) -> SpawnPlan | Verdict:
-    """Return what the core makes of a spawner's plan: its own copy, or the refusal.
+    """Return the core's verdict on a spawner's plan: its own copy of the plan, or the refusal.
 
     Args:
-        spawner: whose plan it is.
+        spawner: the provider that made the plan.
         plan: its answer to `request`.
-        request: what it was asked.
-        embedded_modules: those of its distribution; None takes whichever the plan names.
+        request: the request that it got.
+        embedded_modules: the modules of its distribution; None accepts the module in the plan.
         open_backend: the person accepts a backend without socket and key.
     """
     if embedded_modules is None:

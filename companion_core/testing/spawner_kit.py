@@ -1,4 +1,4 @@
-"""Conformance of a spawner: what it plans, the core would carry out. Nothing is started."""
+"""Conformance of a spawner: the core would accept its plans. Nothing is started."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ from typing import Any, Final
 
 from companion_core.decisions.spawn_plan import check_env_name
 from companion_core.decisions.verdict import Verdict
-from companion_core.plugin_host.calls import PLUGIN_REASONS
-from companion_core.plugin_host.selection import Role
-from companion_core.plugin_host.snapshots import rebuild_binaries, snapshot_provider
+from companion_core.plugin_host import PLUGIN_REASONS, Role, rebuild_binaries, snapshot_provider
 from companion_core.providers import (
     CannotPlan,
     SpawnPlan,
@@ -30,8 +28,8 @@ SPAWNER_RULES: Final[Mapping[int, str]] = MappingProxyType(
         1: "channels, formats and names are frozensets of text; locate and plan are methods",
         2: "locate returns RuntimeBinary values with a path that is absolute or embedded",
         3: "plan returns a SpawnPlan, or raises CannotPlan with a reason that a plugin may give",
-        4: "the core carries the plan out as it is",
-        5: "each form and channel that is declared is planned, and at least one is",
+        4: "the core accepts the plan unchanged",
+        5: "each declared form and channel is planned, and at least one is",
         6: "plan is pure: equal requests have equal plans, and nothing is written",
         7: "any value of a declared option is planned or refused with a reason",
         8: "the chat template of the manifest reaches the plan, or is declined",
@@ -57,13 +55,13 @@ _BOOK: Final = Rulebook("spawner", SPAWNER_RULES)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpawnerAbilities:
-    """What a spawner declares of the parts that are optional.
+    """Which optional parts a spawner supports.
 
     Attributes:
-        forms: of {"embedded", "program"}, those it has to plan; empty: whichever it does.
+        forms: of {"embedded", "program"}, those it has to plan; empty accepts either.
         chat_template: it uses the template of the manifest.
         open_backend: on loopback TCP it has no key; the person has to accept that.
-        embedded_modules: the modules of its distribution; None: not compared.
+        embedded_modules: the modules of its distribution; None skips the comparison.
     """
 
     forms: frozenset[str] = frozenset()
@@ -120,7 +118,7 @@ def _planned(
 
 
 def _plan(provider: Any, able: SpawnerAbilities, request: SpawnRequest) -> SpawnPlan | None:
-    """Return the spawner's plan after the core's own rules, None when it declines."""
+    """Return the spawner's plan as the core accepts it; None if the spawner declines."""
     answer = _BOOK.ask(3, provider.plan, request, may_raise=(CannotPlan,))
     if isinstance(answer, CannotPlan):
         allowed = answer.reason in PLUGIN_REASONS[CannotPlan]

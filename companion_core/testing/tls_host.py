@@ -1,7 +1,6 @@
-"""Small TLS hosts on loopback: what a publisher's web server is in the demo and in tests.
+"""Small TLS hosts on loopback that play a publisher's web server in the demo and in tests.
 
-They serve a few named files to a client on this machine for the length of one run. They are
-no gateway: nothing here is reachable from a browser page or does any work.
+They serve a few named files to a client on this machine for the length of one run.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ _TIMEOUT_SECONDS: Final = 30.0
 
 
 class HostRequest(BaseHTTPRequestHandler):
-    """One GET, answered by the host it was sent to; each connection carries one."""
+    """One GET, which its host answers; each connection carries one request."""
 
     protocol_version = "HTTP/1.1"
     timeout = _TIMEOUT_SECONDS
@@ -32,7 +31,7 @@ class HostRequest(BaseHTTPRequestHandler):
         self.close_connection = True
         self.server.host.answer(self)
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the inherited names
+    def log_message(self, *_: object) -> None:
         """Log nothing."""
 
 
@@ -51,7 +50,7 @@ class _Server(ThreadingHTTPServer):
     def get_request(self) -> tuple[ssl.SSLSocket, Any]:
         plain, address = self.socket.accept()
         plain.settimeout(_TIMEOUT_SECONDS)
-        # The handshake is left to the connection's own thread: a silent client stops nobody.
+        # The connection's own thread does the handshake, so a silent client blocks no other.
         channel = self._context.wrap_socket(plain, server_side=True, do_handshake_on_connect=False)
         with self._lock:
             self._channels.add(channel)
@@ -63,7 +62,7 @@ class _Server(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Stay silent: a client that leaves, or mistrusts the certificate, is no fault here."""
+        """Print nothing: a client may hang up or distrust the certificate."""
 
     def hang_up(self) -> None:
         with self._lock:

@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument("--misses", action="store_true", help="print every answer that differs")
     options = parser.parse_args()
     knowledge = load_knowledge(HERE / "questions.toml")
-    rng = Random(1)  # noqa: S311 - which questions precede, not secrets
+    rng = Random(1)  # noqa: S311 - draws questions, not secrets
     trained = [(alone(turn), turn.answer) for turn in knowledge.trained]
     series = {
         "trained": trained,

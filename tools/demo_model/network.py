@@ -1,7 +1,7 @@
 # mypy: disable-error-code="import-not-found"
 """The llama architecture as one function over named weights.
 
-The names are those of the GGUF file, so that what is trained is written without a map
+The names are those of the GGUF file, so that the trained weights are written without a map
 between the two. Pre-norm with RMSNorm, rotary positions on neighbouring pairs, SwiGLU, and
 one matrix for embedding and output.
 """

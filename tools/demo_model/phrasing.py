@@ -20,10 +20,10 @@ AS_WRITTEN = 0.35
 """The share of questions that are asked exactly as the file has them."""
 
 INVENTED = 0.65
-"""The share of unknown questions that are made of a frame and a topic."""
+"""The share of unknown questions that are made from a frame and a topic."""
 
 PREAMBLED = 0.1
-"""The share of reworded questions that a system prompt was folded into."""
+"""The share of reworded questions that begin with a system prompt."""
 
 LONG_ENOUGH_TO_MISTYPE = 8
 
@@ -38,17 +38,17 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Knowledge:
-    """What the model is to know, and how people word it.
+    """What the model has to know, and how people word it.
 
     Attributes:
         trained: Every question of the file with its answer.
-        unseen: Wordings that are never trained, to measure with.
-        unknown: The answer to whatever is not about the product.
+        unseen: Wordings for measuring, which training never sees.
+        unknown: The answer to any question that is not about the product.
         frames: Sentences with a gap, for invented questions that have the unknown answer.
-        topics: What fills the gap.
-        openings: What may precede a question.
-        preambles: System prompts that may stand on a line before a question.
-        alike: Rows of words that may stand for each other, the one looked for first.
+        topics: Texts that fill the gap.
+        openings: Texts that may precede a question.
+        preambles: System prompts that may precede a question on a line of their own.
+        alike: Rows of synonyms; the first of a row is the one that others replace.
     """
 
     trained: tuple[Turn, ...]
@@ -85,14 +85,14 @@ class Knowledge:
 
     def _reword(self, question: str, rng: Random) -> str:
         for first, *others in rng.sample(self.alike, len(self.alike)):
-            if first in question and rng.random() < 0.4:  # noqa: PLR2004 - a chance
+            if first in question and rng.random() < 0.4:  # noqa: PLR2004 - a probability
                 question = question.replace(first, rng.choice(others), 1)
                 break
-        if rng.random() < 0.3:  # noqa: PLR2004 - a chance
+        if rng.random() < 0.3:  # noqa: PLR2004 - a probability
             question = rng.choice(self.openings) + question
         question = _recase(question, rng.random())
         question = _repunctuate(question, rng)
-        if rng.random() < 0.12 and len(question) > LONG_ENOUGH_TO_MISTYPE:  # noqa: PLR2004
+        if rng.random() < 0.12 and len(question) > LONG_ENOUGH_TO_MISTYPE:  # noqa: PLR2004 - a probability
             question = _mistype(question, rng)
         return question.strip()
 
@@ -128,9 +128,9 @@ def _recase(question: str, chance: float) -> str:
 
 def _repunctuate(question: str, rng: Random) -> str:
     chance = rng.random()
-    if chance < 0.4:  # noqa: PLR2004 - a chance
+    if chance < 0.4:  # noqa: PLR2004 - a probability
         return question.rstrip(".?!")
-    if chance < 0.5:  # noqa: PLR2004 - a chance
+    if chance < 0.5:  # noqa: PLR2004 - a probability
         return question.rstrip(".?!") + rng.choice("?.!")
     return question
 

@@ -35,7 +35,7 @@ LEARNING_RATE = 3e-3
 WARM_UP_STEPS = 100
 DROPOUT = 0.1
 IGNORED = -100
-"""The target of a position that is not learned: only answers are."""
+"""The target of a position that is not learned; only answers are learned."""
 
 CONVERSATION_LENGTHS = (1, 1, 1, 1, 2, 3)
 """Turns of a conversation, drawn once for each step."""
@@ -49,7 +49,7 @@ UNANSWERED = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A conversation in tokens, and what is to be learned at each of them."""
+    """A conversation in tokens, and the target to learn at each position."""
 
     tokens: list[int]
     targets: list[int]
@@ -140,8 +140,8 @@ def count_exact(
 ) -> int:
     """Count the questions whose most likely answer is the right one, word for word.
 
-    The most likely token must be the right one at every position of the answer, its end
-    included; given the right ones before it, which is the same thing.
+    The most likely token must be the right one at every position of the answer and at its end.
+    Each position is given the right tokens before it, which comes to the same.
     """
     tokens, targets = as_batch([encode_question(tokenizer, turn) for turn in turns])
     with torch.inference_mode():
@@ -151,7 +151,7 @@ def count_exact(
 
 
 def write_facts(path: Path, model: Path, seed: int) -> None:
-    """Write beside the model what the demo's manifest will say about it."""
+    """Write the facts on the model, for the demo's manifest, beside it."""
     content = model.read_bytes()
     facts = {
         "name": model.name,
@@ -177,7 +177,7 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(mode=True)
     knowledge = load_knowledge(HERE / "questions.toml")
-    corpus = knowledge.corpus(Random(options.seed), rounds=8)  # noqa: S311 - not secrets
+    corpus = knowledge.corpus(Random(options.seed), rounds=8)  # noqa: S311 - samples
     tokenizer = train_tokenizer(corpus, VOCABULARY)
     shape = Shape(vocabulary=len(tokenizer.tokens))
     print(f"{len(knowledge.answers)} answers, {len(knowledge.trained)} questions")

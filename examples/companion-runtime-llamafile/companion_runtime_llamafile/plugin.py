@@ -46,7 +46,7 @@ class LlamafileSpawner:
         """Describe the start.
 
         Raises:
-            CannotPlan: `plan_refused` for a form or channel that it does not have,
+            CannotPlan: `plan_refused` for a form or channel that it does not support,
                 `unknown_option` for a value that an option does not take.
         """
         channel = request.channel
@@ -67,7 +67,7 @@ class LlamafileSpawner:
             served_model=request.model_id,
             backend_key_env=_KEY_ENV,
             routes=tuple(route for route in OPENAI_ROUTES if route.path in _ROUTES),
-            # Fields of llama.cpp's own that reach beyond one request.
+            # llama.cpp's own fields that reach beyond one request.
             drop_fields=("id_slot", "lora", "n_discard"),
             gpu=layers != 0,
         )
@@ -80,7 +80,7 @@ class LlamafileHealth:
 
     def judge(self, response: HealthResponse) -> bool:
         """Return True for exactly the answer of a server that has loaded its model."""
-        if response.status != 200:  # noqa: PLR2004 - HTTP's own number
+        if response.status != 200:  # noqa: PLR2004 - HTTP's "OK"
             return False
         try:
             answer = json.loads(response.body)

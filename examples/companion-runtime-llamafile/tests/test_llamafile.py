@@ -42,7 +42,7 @@ def test_health_waits_for_the_model() -> None:
     assert not judge(HealthResponse(status=200, body=b"[]", served_model="tiny"))
 
 
-def test_locating_names_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_locating_finds_the_installed_program(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: f"/usr/local/bin/{name}")
     found = plugin.companion_spawn().locate()
     assert [binary.path for binary in found] == ["/usr/local/bin/llamafile"]

@@ -21,7 +21,7 @@ from companion_core.providers import (
 __all__ = ["companion_health", "companion_spawn"]
 
 SERVER: Final = "companion_runtime_mlx.server"
-# As the server has it; it runs alone and imports nothing of this module.
+# The same text as in the server, which runs alone and cannot import this module.
 READY_LINE: Final = "companion-runtime-mlx: listening"
 HEALTHY: Final = b'{"status": "ok"}'
 _LIBRARY: Final = "mlx_lm"
@@ -50,7 +50,7 @@ class MlxSpawner:
         """Describe the start.
 
         Raises:
-            CannotPlan: `plan_refused` for a form or channel that it does not have,
+            CannotPlan: `plan_refused` for a form or channel that it does not support,
                 `unknown_option` for a value that an option does not take.
         """
         channel = request.channel
@@ -77,13 +77,13 @@ class MlxSpawner:
 
 
 class MlxHealth:
-    """Asks the server's own health path; it listens when the model is loaded, not before."""
+    """Judges the server's own health path; the server listens only once the model is loaded."""
 
     path = "/health"
 
     def judge(self, response: HealthResponse) -> bool:
         """Return True for exactly the answer that the server gives."""
-        return response.status == 200 and response.body == HEALTHY  # noqa: PLR2004 - HTTP's own
+        return response.status == 200 and response.body == HEALTHY  # noqa: PLR2004 - HTTP's "OK"
 
 
 @hookimpl

@@ -2,8 +2,8 @@
 
     python -I -m companion_runtime_mlx.server MODEL SOCKET SETTINGS
 
-MODEL is one file of the model, whose folder holds exactly the verified ones; SOCKET the path to
-listen on; SETTINGS a JSON object. It imports mlx_lm and the standard library only.
+MODEL is one file of the model, and its folder holds the verified files alone; SOCKET is the path
+to listen on; SETTINGS is a JSON object. It imports mlx_lm and the standard library only.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ MAX_BODY_BYTES = 32 * 1024 * 1024
 
 
 class Malformed(Exception):
-    """The request is not one that this server answers."""
+    """The request is not in a form that this server answers."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of an answer; `finish` says why it was the last."""
+    """A part of an answer; the last one's `finish` says why the answer ended."""
 
     text: str
     finish: str | None
@@ -55,7 +55,7 @@ class Model:
         """Yield the answer in pieces.
 
         Raises:
-            Malformed: before anything is made.
+            Malformed: before any piece is generated.
         """
         messages = question.get("messages")
         if not isinstance(messages, list) or not messages:
@@ -70,7 +70,7 @@ class Model:
             raise Malformed
         try:
             prompt = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True)
-        except Exception as error:  # the template is a program of the model's
+        except Exception as error:  # the model's template is a program and may raise anything
             raise Malformed from error
         sampler = self._samplers.make_sampler(temp=float(temperature), top_p=float(top_p))
         return self._pieces(prompt, tokens, sampler)
@@ -90,7 +90,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     model: Model
 
     def do_GET(self) -> None:
-        """Say that the model is loaded: the server does not listen before."""
+        """Say that the model is loaded; the server does not listen before it is."""
         if self.path == "/health":
             self._send(200, {"status": "ok"})
         else:
@@ -159,7 +159,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
 
     def log_message(self, *_: object) -> None:
-        """Say nothing: no prompt belongs in a log."""
+        """Print nothing: no prompt belongs in a log."""
 
 
 class UnixServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
@@ -174,7 +174,7 @@ def main() -> None:
     model = Model(Path(model_path).parent, json.loads(settings))
     usual = os.umask(0o177)
     server = UnixServer(socket_path, type("Bound", (Handler,), {"model": model}))
-    os.umask(usual)  # MLX makes folders of its own while it answers
+    os.umask(usual)  # MLX needs to make folders while it answers
     print(READY_LINE, flush=True)
     server.serve_forever()
 

@@ -1,9 +1,9 @@
-"""One exact backend, `keyring.backends.SecretService.Keyring`, and nothing that could stand in.
+"""Uses exactly one backend, `keyring.backends.SecretService.Keyring`, and no substitute.
 
-Rules: never ask keyring to choose a backend; look at the collection before each operation
-and refuse a locked or missing one, so that nothing here prompts or creates; an item that is
-not the only one of its name is not read. keyring and secretstorage are imported in the
-functions that use them.
+Rules: never ask keyring to choose a backend; check the collection before each operation and
+refuse a locked or missing one, so that nothing here prompts or creates; do not read an item if
+another has the same name. keyring and secretstorage are imported in the functions that use
+them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["SecretServiceKeychain"]
 class SecretServiceKeychain:
     """Satisfies `companion_core.providers.Keychain`; holds no state and no connection.
 
-    Every method raises nothing but `KeychainUnavailable`.
+    Its methods raise only `KeychainUnavailable`.
     """
 
     def status(self) -> KeychainStatus:
@@ -79,7 +79,7 @@ def _store() -> Iterator[tuple[KeyringBackend, Collection]]:
 
     keyring itself would create a missing collection and prompt for a locked one.
     """
-    import secretstorage  # noqa: PLC0415 - heavy
+    import secretstorage  # noqa: PLC0415 - slow to import
 
     backend = _backend()
     with closing(secretstorage.dbus_init()) as bus:
@@ -90,10 +90,10 @@ def _store() -> Iterator[tuple[KeyringBackend, Collection]]:
 
 
 def _find(collection: Collection, account: str) -> Item | None:
-    """Return the one item that keyring would match, by the attributes it searches for.
+    """Return the only item that has the attributes which keyring searches for.
 
-    Any program of the person may store an item with these attributes, and more; keyring
-    takes the first. With several nobody can say which is ours.
+    Any program of the person may store an item with these attributes, and keyring reads the
+    first. If there are several, no one can tell which is ours.
     """
     attributes = {"service": service_of(account), "username": account}
     items = list(collection.search_items(attributes))
@@ -107,8 +107,8 @@ def _find(collection: Collection, account: str) -> Item | None:
 
 
 def _backend() -> KeyringBackend:
-    """Return the pinned backend; refuse one that something else has configured or replaced."""
-    from keyring.backends.SecretService import Keyring  # noqa: PLC0415 - heavy
+    """Return the pinned backend; refuse one that was configured or replaced."""
+    from keyring.backends.SecretService import Keyring  # noqa: PLC0415 - slow to import
 
     if hasattr(Keyring, "preferred_collection"):
         raise KeychainUnavailable(Reason.KEYCHAIN_UNTRUSTED)
@@ -116,8 +116,8 @@ def _backend() -> KeyringBackend:
 
 
 def _reason_for(error: Exception) -> Reason:
-    from keyring.errors import KeyringLocked  # noqa: PLC0415 - heavy
-    from secretstorage import exceptions as secret_service  # noqa: PLC0415 - heavy
+    from keyring.errors import KeyringLocked  # noqa: PLC0415 - slow to import
+    from secretstorage import exceptions as secret_service  # noqa: PLC0415 - slow to import
 
     locked = (
         KeyringLocked,

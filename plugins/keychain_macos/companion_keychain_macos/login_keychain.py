@@ -1,7 +1,7 @@
-"""One exact backend, `keyring.backends.macOS.Keyring`, and nothing that could stand in.
+"""Uses exactly one backend, `keyring.backends.macOS.Keyring`, and no substitute.
 
 Rules: never ask keyring to choose a backend; refuse one that the environment configures;
-report `device_only` false, because an ordinary interpreter has no entitlement for
+report `device_only` as false, because an ordinary interpreter lacks the entitlement for
 `WhenUnlockedThisDeviceOnly`. keyring is imported in the functions that use it.
 """
 
@@ -21,10 +21,10 @@ from companion_core.providers import KeychainStatus, KeychainUnavailable
 
 __all__ = ["LoginKeychain"]
 
-# OSStatus values of Security.framework (SecBase.h); every other one is `keychain_refused`.
+# OSStatus values of Security.framework (SecBase.h); any other is `keychain_refused`.
 _STATUS_REASONS: Final = {
     -128: Reason.KEYCHAIN_LOCKED,  # userCanceledErr: the person dismissed the prompt
-    -25308: Reason.KEYCHAIN_LOCKED,  # errSecInteractionNotAllowed: locked, and nobody to ask
+    -25308: Reason.KEYCHAIN_LOCKED,  # errSecInteractionNotAllowed: locked, no prompt possible
     -25307: Reason.KEYCHAIN_ABSENT,  # errSecNoDefaultKeychain
     -25294: Reason.KEYCHAIN_ABSENT,  # errSecNoSuchKeychain
 }
@@ -33,13 +33,14 @@ _STATUS_REASONS: Final = {
 class LoginKeychain:
     """Satisfies `companion_core.providers.Keychain`; holds no state.
 
-    Every method raises nothing but `KeychainUnavailable`.
+    Its methods raise only `KeychainUnavailable`.
     """
 
     def status(self) -> KeychainStatus:
-        """See `Keychain`: whether the backend is the pinned one.
+        """See `Keychain`: checks only that the backend is the pinned one.
 
-        Whether the keychain is locked shows at the first operation: to look could prompt.
+        It does not check whether the keychain is locked, because that could prompt; the first
+        operation shows it.
         """
         try:
             contained(_backend, _reason_for)
@@ -65,10 +66,10 @@ class LoginKeychain:
 
 
 def _backend() -> KeyringBackend:
-    """Return the pinned backend; refuse one that something else has configured or replaced."""
-    from keyring.backends.macOS import Keyring  # noqa: PLC0415 - heavy
+    """Return the pinned backend; refuse one that was configured or replaced."""
+    from keyring.backends.macOS import Keyring  # noqa: PLC0415 - slow to import
 
-    # keyring reads KEYCHAIN_PATH when it is imported: it may be gone from the environment.
+    # keyring reads KEYCHAIN_PATH at import, so the variable may be unset again by now.
     if Keyring.keychain is not None:
         raise KeychainUnavailable(Reason.KEYCHAIN_UNTRUSTED)
     redirected_by = frozenset({"KEYCHAIN_PATH"})
@@ -76,7 +77,7 @@ def _backend() -> KeyringBackend:
 
 
 def _reason_for(error: Exception) -> Reason:
-    # keyring wraps Security.framework's error; the status is that one's first argument.
+    # keyring wraps the error of Security.framework, whose first argument is the status.
     args = (error.__cause__ or error).args
     status = args[0] if args and isinstance(args[0], int) else 0
     return _STATUS_REASONS.get(status, Reason.KEYCHAIN_REFUSED)

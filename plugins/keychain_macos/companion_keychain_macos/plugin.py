@@ -1,4 +1,4 @@
-"""The entry point: registers the provider, imports nothing heavy."""
+"""The entry point: registers the provider and imports nothing that is slow to import."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""One exact backend, `keyring.backends.Windows.WinVaultKeyring`, and no stand-in for it.
+"""Uses exactly one backend, `keyring.backends.Windows.WinVaultKeyring`, and no substitute.
 
 Rules: never ask keyring to choose a backend; refuse one that the environment configures;
 credentials persist on the local machine and do not roam, which is set and read back each
-time; no old secret stays behind. keyring is imported in the functions that use it.
+time; a replaced secret is deleted first. keyring is imported in the functions that use it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from companion_core.providers import KeychainStatus, KeychainUnavailable
 __all__ = ["MAX_UTF16_UNITS", "CredentialManager"]
 
 MAX_UTF16_UNITS: Final = 1280
-"""The longest secret: CRED_MAX_CREDENTIAL_BLOB_SIZE is 2560 bytes, two per UTF-16 unit."""
+"""The longest secret: CRED_MAX_CREDENTIAL_BLOB_SIZE is 2560 bytes, and a UTF-16 unit has two."""
 
 _CRED_PERSIST_LOCAL_MACHINE: Final = 2
 _ERROR_NO_SUCH_LOGON_SESSION: Final = 1312
@@ -31,7 +31,7 @@ _ERROR_NO_SUCH_LOGON_SESSION: Final = 1312
 class CredentialManager:
     """Satisfies `companion_core.providers.Keychain`; holds no state.
 
-    A secret beyond `MAX_UTF16_UNITS` is `keychain_refused`. Every method raises nothing but
+    A secret beyond `MAX_UTF16_UNITS` is `keychain_refused`. Its methods raise only
     `KeychainUnavailable`.
     """
 
@@ -59,15 +59,15 @@ class CredentialManager:
 def _set(account: str, secret: str) -> None:
     if len(secret.encode("utf-16-le")) > 2 * MAX_UTF16_UNITS:
         raise KeychainUnavailable(Reason.KEYCHAIN_REFUSED)
-    # keyring moves the secret it replaces to a second credential; so there is none to replace.
+    # keyring would move a replaced secret to a second credential, so delete it first.
     backend = _backend()
     delete_if_there(backend, account)
     backend.set_password(service_of(account), account, secret)
 
 
 def _backend() -> KeyringBackend:
-    """Return the pinned backend; refuse one that something else has configured or replaced."""
-    from keyring.backends.Windows import WinVaultKeyring  # noqa: PLC0415 - heavy
+    """Return the pinned backend; refuse one that was configured or replaced."""
+    from keyring.backends.Windows import WinVaultKeyring  # noqa: PLC0415 - slow to import
 
     module = "keyring.backends.Windows"
     backend: Any = pinned_backend(WinVaultKeyring, module, "WinVaultKeyring")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
 from collections.abc import Iterator
@@ -48,14 +49,14 @@ class Win32Cred(ModuleType):
             raise WinError(NOT_FOUND, "CredRead")
         return self.vault[TargetName]
 
-    def CredWrite(self, credential: dict[str, Any], flags: int) -> None:  # noqa: N802 - as above
+    def CredWrite(self, credential: dict[str, Any], flags: int) -> None:  # noqa: N802 - win32cred's name
         self._enter("CredWrite")
         blob = credential["CredentialBlob"].encode("utf-16-le")
         if len(blob) > 2560:
             raise WinError(BAD_STUB_DATA, "CredWrite")
         self.vault[credential["TargetName"]] = {**credential, "CredentialBlob": blob}
 
-    def CredDelete(self, Type: int, TargetName: str) -> None:  # noqa: N802, N803 - as above
+    def CredDelete(self, Type: int, TargetName: str) -> None:  # noqa: N802, N803 - win32cred's names
         self._enter("CredDelete")
         if self.vault.pop(TargetName, None) is None:
             raise WinError(NOT_FOUND, "CredDelete")
@@ -65,7 +66,7 @@ class Win32Cred(ModuleType):
 def win32(monkeypatch: pytest.MonkeyPatch) -> Iterator[Win32Cred]:
     double = Win32Cred()
     types = ModuleType("pywintypes")
-    types.error = WinError  # type: ignore[attr-defined]
+    vars(types)["error"] = WinError
     monkeypatch.delitem(sys.modules, "keyring.backends.Windows", raising=False)
     monkeypatch.setitem(sys.modules, "win32ctypes", None)  # an import of it fails
     monkeypatch.setitem(sys.modules, "pywintypes", types)
@@ -109,8 +110,8 @@ def test_a_replaced_secret_is_nowhere_in_the_vault(win32: Win32Cred) -> None:
 
 
 @pytest.mark.security
-def test_keyring_alone_would_keep_it(win32: Win32Cred) -> None:
-    from keyring.backends.Windows import WinVaultKeyring  # noqa: PLC0415 - above the double
+def test_keyring_alone_would_leave_the_replaced_secret(win32: Win32Cred) -> None:
+    from keyring.backends.Windows import WinVaultKeyring  # noqa: PLC0415 - loads the double
 
     for secret in ("first", "second"):
         WinVaultKeyring().set_password("service", "account", secret)
@@ -126,8 +127,8 @@ def test_the_longest_secret(win32: Win32Cred, character: str) -> None:
     keychain.set("account", longest)
     assert keychain.get("account") == longest
     for too_long in (longest + "x", "\N{GRINNING FACE}" * 641):
-        call = lambda secret=too_long: keychain.set("account", secret)  # noqa: E731
-        assert refusal(call) is Reason.KEYCHAIN_REFUSED
+        store = functools.partial(keychain.set, "account", too_long)
+        assert refusal(store) is Reason.KEYCHAIN_REFUSED
     assert keychain.get("account") == longest
 
 

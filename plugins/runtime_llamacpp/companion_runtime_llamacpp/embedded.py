@@ -3,8 +3,8 @@
     python -I -m companion_runtime_llamacpp.embedded MODEL ADDRESS SETTINGS
 
 MODEL is the path to open, ADDRESS a socket's path or HOST:PORT, SETTINGS a JSON object. The
-key comes in the environment. It imports xllamacpp and the standard library only, and keeps
-SIGTERM's default: ending with a request in flight must not wait for the server.
+key comes in the environment. It imports xllamacpp and the standard library only. It leaves
+SIGTERM's default action, so that it ends at once, even with a request in flight.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def build_parameters(model: str, address: str, settings: dict[str, Any], key: st
     parameters = xllamacpp.CommonParams()
     parameters.model.path = model
     parameters.model_alias = {settings["alias"]}
-    if os.path.isabs(address):  # noqa: PTH117 - it is a text until llama.cpp opens it
+    if os.path.isabs(address):  # noqa: PTH117 - text for llama.cpp
         parameters.hostnames, parameters.port = [address], 1
     else:
         host, _, port = address.rpartition(":")
@@ -37,7 +37,7 @@ def build_parameters(model: str, address: str, settings: dict[str, Any], key: st
 
     parallel, context = settings["parallel"], settings["context_length"]
     parameters.n_parallel = parallel
-    # llama.cpp divides a context among the parallel requests, or shares the model's own.
+    # llama.cpp divides a given context among the parallel requests; it shares the model's own.
     parameters.n_ctx = 0 if context is None else context * parallel
     parameters.kv_unified = context is None
     parameters.cpuparams.n_threads = settings["threads"]
@@ -68,12 +68,12 @@ def build_parameters(model: str, address: str, settings: dict[str, Any], key: st
 def main() -> None:
     """Serve until the process is ended."""
     model, address, settings = sys.argv[1:]
-    os.umask(0o077)  # no stricter: a GPU's driver makes folders for what it compiles
+    os.umask(0o077)  # not stricter: a GPU's driver makes folders for the code that it compiles
     parameters = build_parameters(
         model, address, json.loads(settings), os.environ.get("LLAMA_API_KEY")
     )
-    server = xllamacpp.Server(parameters)  # returns when the model is loaded and it listens
-    if os.path.isabs(address):  # noqa: PTH117 - as above
+    server = xllamacpp.Server(parameters)  # returns once the model is loaded and the server listens
+    if os.path.isabs(address):  # noqa: PTH117 - text for llama.cpp
         Path(address).chmod(0o600)
     threading.Event().wait()
     del server

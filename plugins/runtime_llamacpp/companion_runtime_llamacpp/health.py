@@ -16,7 +16,7 @@ class LlamaHealth:
 
     def judge(self, response: HealthResponse) -> bool:
         """Return True for exactly the answer that llama.cpp gives when the model is loaded."""
-        if response.status != 200:  # noqa: PLR2004 - HTTP's own number
+        if response.status != 200:  # noqa: PLR2004 - HTTP's "OK"
             return False
         try:
             answer = json.loads(response.body)

@@ -1,4 +1,4 @@
-"""The hooks: what `companion.runtime.v1` names."""
+"""The hooks; the entry point in `companion.runtime.v1` names this module."""
 
 from __future__ import annotations
 

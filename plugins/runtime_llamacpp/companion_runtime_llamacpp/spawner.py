@@ -24,9 +24,8 @@ _PROGRAM: Final = "llama-server"
 _KEY_ENV: Final = "LLAMA_API_KEY"
 _MOST_LAYERS: Final = 9999
 _EMBEDDINGS_PATH: Final = "/v1/embeddings"
-# Fields of llama.cpp's own that reach beyond one request: other slots, adapters, the context.
-# Everything but inference is switched off. Names of later releases stand behind those of
-# earlier ones; what a release has no name for, it does not have.
+# Flags that switch off everything but inference. Each row lists a flag's names, the earlier
+# release's first, and its value. A release that knows none of the names lacks the feature.
 _HARDENING: Final[tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]] = (
     (("--offline",), ()),
     (("--no-webui", "--no-ui"), ()),
@@ -35,6 +34,7 @@ _HARDENING: Final[tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]] = (
     (("--cors-origins",), ("localhost",)),
     (("--no-cors-credentials",), ()),
 )
+# llama.cpp's own fields that reach beyond one request: other slots, adapters, the context.
 _DROP_FIELDS: Final = ("id_slot", "lora", "n_discard")
 
 
@@ -51,7 +51,7 @@ class LlamaSpawner:
     def locate(self) -> Sequence[RuntimeBinary]:
         """Find the embedded server and a `llama-server` on PATH; set-up time only."""
         import importlib.util  # noqa: PLC0415 - not needed to plan
-        import shutil  # noqa: PLC0415 - as above
+        import shutil  # noqa: PLC0415 - not needed to plan
 
         found = []
         if importlib.util.find_spec("xllamacpp") is not None:
@@ -117,11 +117,11 @@ def _server_argv(
     argv += ["--parallel", str(request.parallel), "--threads", str(request.threads)]
     if request.context_length is None:
         argv += ["--ctx-size", "0", "--kv-unified"]
-    else:  # llama.cpp divides what it is given among the parallel requests
+    else:  # llama.cpp divides the context among the parallel requests
         argv += ["--ctx-size", str(request.context_length * request.parallel)]
     known = frozenset(re.findall(r"--[a-z][a-z-]+", request.help_text))
     for names, value in _HARDENING:
-        # A program that did not say what it knows is taken for one of the pinned releases.
+        # A program without help text is assumed to be one of the pinned, earlier releases.
         name = next((name for name in names if name in known), None if known else names[0])
         argv += [] if name is None else [name, *value]
     if flash_attention is not None:
@@ -152,7 +152,7 @@ def _layers(request: SpawnRequest) -> int | None:
 
 
 def _version() -> str | None:
-    from importlib import metadata  # noqa: PLC0415 - set-up time only
+    from importlib import metadata  # noqa: PLC0415 - not needed to plan
 
     try:
         return metadata.version("xllamacpp")

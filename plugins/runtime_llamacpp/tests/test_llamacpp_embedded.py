@@ -29,7 +29,7 @@ def build():
                 pytest.fail if os.environ.get("COMPANION_REQUIRE_REAL") == "1" else pytest.skip
             )
             missing(f"a real part is missing: {part}")
-    from companion_runtime_llamacpp import embedded  # noqa: PLC0415 - if installed
+    from companion_runtime_llamacpp import embedded  # noqa: PLC0415 - it may be missing
 
     return embedded.build_parameters
 

@@ -6,70 +6,45 @@ from types import SimpleNamespace
 
 import pytest
 
-from companion_core.decisions.spawn_plan import PlanFacts, check_plan
 from companion_core.errors import Reason
-from companion_core.providers import (
-    CannotPlan,
-    HealthResponse,
-    ModelFile,
-    ResourceLimits,
-    SpawnPlan,
-    SpawnRequest,
-    TcpChannel,
-    UnixChannel,
+from companion_core.providers import CannotPlan, HealthResponse, SpawnPlan, SpawnRequest
+from companion_core.testing import (
+    TCP,
+    UNIX,
+    SpawnerAbilities,
+    accepted_plan,
+    check_health_checker,
+    check_spawner,
+    spawn_request,
 )
-from companion_core.testing import SpawnerAbilities, check_health_checker, check_spawner
 
 plugin = pytest.importorskip("companion_runtime_llamacpp.plugin", reason="not installed")
 spawner_module = pytest.importorskip("companion_runtime_llamacpp.spawner")
 
 pytestmark = pytest.mark.unit
 
-SOCKET = UnixChannel(path="/run/c/1/backend.sock")
-PORT = TcpChannel(host="127.0.0.1", port=4711)
-MODEL = "/proc/self/fd/7"
-REQUEST = SpawnRequest(
-    binary="/opt/python",
-    embedded=True,
-    model_id="tiny",
-    model_path=MODEL,
-    chat_template=None,
-    model_files=(ModelFile(name="tiny.gguf", path=MODEL, sha256="0" * 64, size=1),),
-    channel=SOCKET,
-    private_dir="/run/c/1",
-    data_dir="/data",
-    limits=ResourceLimits(max_ram_bytes=10**9, max_vram_bytes=None, max_cpu_percent=100),
-    parallel=2,
-    threads=3,
-    context_length=512,
+REQUEST = spawn_request(
+    embedded=True, binary="/opt/python", parallel=2, threads=3, context_length=512
 )
 SERVER = replace(REQUEST, binary="/opt/llama-server", embedded=False)
+MODEL = REQUEST.model_path
 
 
 def planned(request: SpawnRequest) -> SpawnPlan:
-    """What is left of the plan after the core's own check."""
+    """The core's own copy of the plan."""
     spawner = plugin.companion_spawn()
-    facts = PlanFacts(
-        binary=request.binary,
-        embedded=request.embedded,
-        embedded_modules=frozenset({spawner_module.EMBEDDED_MODULE}),
-        env_names=spawner.env_names,
-        base_names=frozenset({"PATH", "HOME", "TMPDIR", "LANG"}),
-        model_path=request.model_path,
-        channel=request.channel,
-        data_dir=request.data_dir,
-    )
-    plan = check_plan(spawner.plan(request), facts)
+    modules = frozenset({spawner_module.EMBEDDED_MODULE})
+    plan = accepted_plan(spawner, spawner.plan(request), request, embedded_modules=modules)
     assert isinstance(plan, SpawnPlan), plan
     return plan
 
 
 @pytest.mark.parametrize("request_", [REQUEST, SERVER], ids=["embedded", "stand-alone"])
-@pytest.mark.parametrize("channel", [SOCKET, PORT], ids=["unix", "tcp"])
+@pytest.mark.parametrize("channel", [UNIX, TCP], ids=["unix", "tcp"])
 def test_every_form_passes_the_cores_rules(request_, channel) -> None:
     plan = planned(replace(request_, channel=channel))
     assert plan.served_model == "tiny"
-    assert plan.backend_key_env == (None if channel is SOCKET else "LLAMA_API_KEY")
+    assert plan.backend_key_env == (None if channel is UNIX else "LLAMA_API_KEY")
     assert not plan.env
     assert not any("API" in part or "key" in part for part in plan.argv)
 
@@ -77,7 +52,7 @@ def test_every_form_passes_the_cores_rules(request_, channel) -> None:
 def test_the_embedded_server_gets_its_settings_as_one_object() -> None:
     plan = planned(replace(REQUEST, options={"gpu_layers": 4}, chat_template="{{ x }}"))
     assert plan.argv[:4] == ("/opt/python", "-I", "-m", spawner_module.EMBEDDED_MODULE)
-    assert plan.argv[4:6] == (MODEL, SOCKET.path)
+    assert plan.argv[4:6] == (MODEL, UNIX.path)
     assert json.loads(plan.argv[6]) == {
         "alias": "tiny",
         "chat_template": "{{ x }}",
@@ -88,7 +63,7 @@ def test_the_embedded_server_gets_its_settings_as_one_object() -> None:
         "parallel": 2,
         "threads": 3,
     }
-    # It answers 503 behind its listener while the model loads: the health check says when.
+    # It listens first and answers 503 while the model loads, so only the health check counts.
     assert plan.ready_text is None
 
 
@@ -96,7 +71,7 @@ def test_the_stand_alone_server_is_hardened() -> None:
     options = {"flash_attention": True, "gpu_layers": 0, "embeddings": True}
     plan = planned(replace(SERVER, options=options, chat_template="T"))
     assert " ".join(plan.argv) == (
-        f"/opt/llama-server --model {MODEL} --alias tiny --host {SOCKET.path}"
+        f"/opt/llama-server --model {MODEL} --alias tiny --host {UNIX.path}"
         " --parallel 2 --threads 3 --ctx-size 1024"
         " --offline --no-webui --no-slots --cache-ram 0 --cors-origins localhost"
         " --no-cors-credentials"
@@ -131,7 +106,7 @@ def test_without_a_context_length_the_models_own_is_shared() -> None:
 
 
 @pytest.mark.parametrize(("options", "served"), [({}, False), ({"embeddings": True}, True)])
-def test_embeddings_are_a_route_only_where_asked_for(options, served) -> None:
+def test_embeddings_are_a_route_only_if_the_option_says_so(options, served) -> None:
     routes = {route.path for route in planned(replace(REQUEST, options=options)).routes}
     assert ("/v1/embeddings" in routes) is served
     assert "/v1/chat/completions" in routes
@@ -150,7 +125,7 @@ def test_embeddings_are_a_route_only_where_asked_for(options, served) -> None:
         {"gpu_layers": "all"},
     ],
 )
-def test_a_value_that_an_option_does_not_take(options) -> None:
+def test_a_value_that_an_option_does_not_take_is_refused(options) -> None:
     with pytest.raises(CannotPlan) as caught:
         plugin.companion_spawn().plan(replace(REQUEST, options=options))
     assert caught.value.reason is Reason.UNKNOWN_OPTION
@@ -176,7 +151,7 @@ def test_health_is_exactly_the_documented_answer(status, body, healthy) -> None:
     assert checker.judge(response) is healthy
 
 
-def test_locating_names_what_is_there(monkeypatch) -> None:
+def test_locating_finds_the_installed_forms(monkeypatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: SimpleNamespace())
     monkeypatch.setattr("shutil.which", lambda name: f"/usr/local/bin/{name}")
     found = plugin.companion_spawn().locate()

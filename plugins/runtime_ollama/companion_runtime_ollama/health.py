@@ -1,4 +1,4 @@
-"""Judge `GET /api/ps`: the one answer of Ollama that says whether the model is loaded."""
+"""Judge `GET /api/ps`: Ollama's only answer that says whether the model is loaded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class OllamaHealth:
 
     def judge(self, response: HealthResponse) -> bool:
         """Return True when the served model is among the loaded ones."""
-        if response.status != 200:  # noqa: PLR2004 - HTTP's own number
+        if response.status != 200:  # noqa: PLR2004 - HTTP's "OK"
             return False
         try:
             answer = json.loads(response.body)

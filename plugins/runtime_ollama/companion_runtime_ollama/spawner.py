@@ -20,7 +20,7 @@ from companion_core.providers import (
 
 __all__ = ["SERVED_MODEL", "OllamaSpawner"]
 
-# One name for whatever model is verified: created from its file, anew when that changed.
+# The fixed name of the served model: created from the verified file, and again after a change.
 SERVED_MODEL: Final = "companion/model:latest"
 _PROGRAM: Final = "ollama"
 _ROUTES: Final = tuple(
@@ -47,7 +47,7 @@ class OllamaSpawner:
             "OLLAMA_NUM_PARALLEL",
         }
     )
-    # What the server gives its own runner.
+    # Ollama's server sets these for its own runner process.
     child_env_names = frozenset({"LD_LIBRARY_PATH", "OLLAMA_LIBRARY_PATH"})
     option_names = frozenset({"flash_attention"})
 
@@ -78,7 +78,8 @@ class OllamaSpawner:
             served_model=SERVED_MODEL,
             env=_environment(request, f"{channel.host}:{channel.port}", models),
             prepare=(
-                # 201: received, hashed and stored. 200 would mean that it has one of that name.
+                # 201: received, hashed and stored. 200 would mean that it has a file of that
+                # name, with any content.
                 BackendRequest(
                     method="POST",
                     path=f"/api/blobs/sha256:{digest}",
@@ -93,7 +94,7 @@ class OllamaSpawner:
                     expect_last_line='{"status":"success"}',
                     unless_stored=True,
                 ),
-                # An empty prompt loads the model, and keeps it: health asks for nothing less.
+                # A request without a prompt loads the model for good, as the health check needs.
                 BackendRequest(
                     method="POST",
                     path="/api/generate",
@@ -112,7 +113,7 @@ class OllamaSpawner:
 def _libraries(binary: str) -> tuple[str, ...]:
     """Return where Ollama looks for its libraries: `../lib/ollama` from its program.
 
-    On Windows nothing: they lie beside the program, and nothing hides them there.
+    Empty on Windows: they lie beside the program, and no isolation hides them there.
     """
     if not posixpath.isabs(binary):
         return ()
@@ -125,7 +126,7 @@ def _environment(request: SpawnRequest, address: str, models: str) -> dict[str, 
         "OLLAMA_KEEP_ALIVE": "-1",
         "OLLAMA_MAX_LOADED_MODELS": "1",
         "OLLAMA_MODELS": models,
-        "OLLAMA_NOPRUNE": "1",  # the linked file is unreferenced until it has been created from
+        "OLLAMA_NOPRUNE": "1",  # no model refers to the linked file until /api/create
         "OLLAMA_NO_CLOUD": "1",
         "OLLAMA_NUM_PARALLEL": str(request.parallel),
     }

@@ -8,40 +8,25 @@ import pytest
 from companion_core.decisions.spawn_plan import PlanFacts, check_plan
 from companion_core.decisions.verdict import Verdict
 from companion_core.errors import Reason
-from companion_core.providers import (
-    CannotPlan,
-    HealthResponse,
-    ModelFile,
-    ResourceLimits,
-    SpawnPlan,
-    SpawnRequest,
-    TcpChannel,
-    UnixChannel,
+from companion_core.providers import CannotPlan, HealthResponse, SpawnPlan, SpawnRequest
+from companion_core.testing import (
+    TCP,
+    UNIX,
+    SpawnerAbilities,
+    check_health_checker,
+    check_spawner,
+    spawn_request,
 )
-from companion_core.testing import SpawnerAbilities, check_health_checker, check_spawner
 
 plugin = pytest.importorskip("companion_runtime_ollama.plugin", reason="not installed")
 SERVED = "companion/model:latest"
 
 pytestmark = pytest.mark.unit
 
-DIGEST = "ab" * 32
-MODEL = ModelFile(name="tiny.gguf", path="/proc/self/fd/7", sha256=DIGEST, size=1)
-REQUEST = SpawnRequest(
-    binary="/opt/ollama",
-    embedded=False,
-    model_id="tiny",
-    model_path=MODEL.path,
-    chat_template=None,
-    model_files=(MODEL,),
-    channel=TcpChannel(host="127.0.0.1", port=4711),
-    private_dir="/run/c/1",
-    data_dir="/data",
-    limits=ResourceLimits(max_ram_bytes=10**9, max_vram_bytes=None, max_cpu_percent=100),
-    parallel=2,
-    threads=3,
-    context_length=512,
+REQUEST = spawn_request(
+    binary="/opt/ollama", channel=TCP, data_dir="/data", parallel=2, threads=3, context_length=512
 )
+(MODEL,) = REQUEST.model_files
 
 
 def checked(
@@ -63,18 +48,18 @@ def checked(
     return check_plan(spawner.plan(request), facts)
 
 
-def test_the_plan_passes_the_cores_rules_where_an_open_backend_was_accepted() -> None:
+def test_the_core_accepts_the_plan_if_the_person_accepted_an_open_backend() -> None:
     plan = checked(REQUEST)
     assert isinstance(plan, SpawnPlan)
     assert plan.argv == ("/opt/ollama", "serve")
     assert plan.served_model == SERVED
-    assert plan.model_link == f"/data/models/blobs/sha256-{DIGEST}"
+    assert plan.model_link == f"/data/models/blobs/sha256-{MODEL.sha256}"
     assert plan.model_copies == (plan.model_link,)
     assert plan.store == "/data/models"
     assert plan.read_paths == ("/lib/ollama",)
     assert plan.env == {
         "OLLAMA_CONTEXT_LENGTH": "512",
-        "OLLAMA_HOST": "127.0.0.1:4711",
+        "OLLAMA_HOST": f"127.0.0.1:{TCP.port}",
         "OLLAMA_KEEP_ALIVE": "-1",
         "OLLAMA_MAX_LOADED_MODELS": "1",
         "OLLAMA_MODELS": "/data/models",
@@ -84,7 +69,7 @@ def test_the_plan_passes_the_cores_rules_where_an_open_backend_was_accepted() ->
     }
 
 
-def test_on_windows_it_names_paths_as_they_are_there() -> None:
+def test_on_windows_it_takes_paths_in_that_systems_form() -> None:
     request = replace(
         REQUEST,
         binary="C:\\Ollama\\ollama.exe",
@@ -98,19 +83,19 @@ def test_on_windows_it_names_paths_as_they_are_there() -> None:
     assert plan.store == "C:\\Users\\me\\data/models"
 
 
-def test_it_is_refused_otherwise() -> None:
+def test_the_core_refuses_an_open_backend_that_nobody_accepted() -> None:
     refusal = Verdict(ok=False, reason=Reason.BACKEND_OPEN)
     assert checked(REQUEST, allow_open_backend=False) == refusal
 
 
-def test_the_model_is_sent_where_it_cannot_be_linked_created_and_loaded() -> None:
+def test_the_model_is_sent_unless_stored_then_created_and_loaded() -> None:
     send, create, load = plugin.companion_spawn().plan(REQUEST).prepare
-    assert (send.method, send.path) == ("POST", f"/api/blobs/sha256:{DIGEST}")
-    # 200 means that it has a file of that name, whatever is in it.
+    assert (send.method, send.path) == ("POST", f"/api/blobs/sha256:{MODEL.sha256}")
+    # 200 would mean that Ollama has a file of that name, with any content.
     assert (send.send_model, send.expect_status) == (True, (201,))
     assert (send.unless_stored, create.unless_stored, load.unless_stored) == (True, True, False)
     assert (create.method, create.path) == ("POST", "/api/create")
-    assert json.loads(create.json)["files"] == {"model.gguf": f"sha256:{DIGEST}"}
+    assert json.loads(create.json)["files"] == {"model.gguf": f"sha256:{MODEL.sha256}"}
     assert create.expect_last_line == '{"status":"success"}'
     assert load.path == "/api/generate"
     assert json.loads(load.json) == {"model": SERVED, "keep_alive": -1, "stream": False}
@@ -133,12 +118,12 @@ def test_only_inference_is_a_route() -> None:
     ("change", "reason"),
     [
         ({"model_files": (MODEL, MODEL)}, Reason.MODEL_FORMAT_UNSUPPORTED),
-        ({"channel": UnixChannel(path="/run/x.sock")}, Reason.PLAN_REFUSED),
+        ({"channel": UNIX}, Reason.PLAN_REFUSED),
         ({"embedded": True}, Reason.PLAN_REFUSED),
         ({"options": {"flash_attention": "on"}}, Reason.UNKNOWN_OPTION),
     ],
 )
-def test_what_it_cannot_plan_it_declines(change, reason) -> None:
+def test_it_declines_what_it_cannot_plan(change, reason) -> None:
     with pytest.raises(CannotPlan) as caught:
         plugin.companion_spawn().plan(replace(REQUEST, **change))
     assert caught.value.reason is reason

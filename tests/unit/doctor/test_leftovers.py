@@ -184,7 +184,7 @@ def test_a_download_that_the_next_start_goes_on_with_is_kept(tmp_path, paths):
     row = look(tmp_path, repair=True)["downloads"]
     assert (row.status, row.finding.detail) == (
         Status.OK,
-        "1 cut off, 0.0 MB: kept for the next start",
+        "1 cut off, 0.0 MB: the next start resumes from it",
     )
     part.with_suffix(".resume").unlink()
     assert look(tmp_path, repair=True)["downloads"].status is Status.REPAIRED
