@@ -16,6 +16,7 @@ from companion_core.decisions.numbers import is_finite
 from companion_core.decisions.rate import RateWindow
 from companion_core.decisions.verdict import OK, Verdict, refuse
 from companion_core.errors import Reason
+from companion_core.system.secret import Secret
 
 __all__ = [
     "GUARD_ORDER",
@@ -97,26 +98,38 @@ class RateBudgets:
     strangers: RateWindow | None
 
 
+class _Expected:
+    """Holds the token's bytes beside the fields, so that nothing shows or copies them."""
+
+    __slots__ = ("expected",)
+    expected: bytes | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GuardPolicy:
+class GuardPolicy(_Expected):
     """What the guard compares with; `guard_policy` makes it.
 
     Attributes:
         hosts: the exact Host values, in lower case; empty admits nothing.
         routes: path to method; empty admits nothing.
         token: the expected token; None admits nothing.
+        expected: the token's bytes, made once: the guard compares them on each request.
     """
 
     hosts: frozenset[str]
     routes: Mapping[str, str]
-    token: bytes | None
+    token: Secret | None
+
+    def __post_init__(self) -> None:
+        encoded = None if self.token is None else _encode(self.token.reveal())
+        object.__setattr__(self, "expected", encoded)
 
 
 def guard_policy(
     *,
     hosts: object,
     routes: Mapping[str, str],
-    token: object,
+    token: Secret | None,
     minimum_token_length: int = MINIMUM_TOKEN_LENGTH,
 ) -> GuardPolicy:
     """Return the policy; whatever is malformed is left out, which refuses.
@@ -128,13 +141,13 @@ def guard_policy(
         minimum_token_length: in bytes; a shorter token is never accepted.
     """
     listed = hosts if isinstance(hosts, list | tuple | frozenset) else ()
-    secret = _encode(token)
+    encoded = _encode(token.reveal()) if isinstance(token, Secret) else None
     return GuardPolicy(
         hosts=frozenset(
             entry.lower() for entry in listed if isinstance(entry, str) and _is_bound_host(entry)
         ),
         routes=routes,
-        token=secret if secret and len(secret) >= minimum_token_length else None,
+        token=token if encoded and len(encoded) >= minimum_token_length else None,
     )
 
 
@@ -290,7 +303,7 @@ def verify_request(  # noqa: PLR0917 - called per request, where keywords cost t
     if not (_PROGRAM_FIELDS.issuperset(headers) or _same_origin(headers, host)):
         return _CROSS_SITE
 
-    presented, expected = _encode(token), policy.token
+    presented, expected = _encode(token), policy.expected
     owner = presented and expected and hmac.compare_digest(presented, expected)
     if not (owner and path == HEALTH_PATH):
         window = budgets.owner if owner else budgets.strangers

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 from urllib.parse import parse_qsl, urlencode
@@ -24,6 +24,7 @@ from companion_core.decisions.oauth.pkce import METHOD, is_code_challenge
 from companion_core.decisions.oauth.redirect import admit_redirect_uri
 from companion_core.decisions.verdict import Verdict, refuse
 from companion_core.errors import Reason
+from companion_core.system.secret import Secret
 
 __all__ = [
     "AuthorizationCode",
@@ -61,7 +62,7 @@ class ServerError(Verdict):
 class AuthorizationCode:
     """The one-time code of an answer whose state and issuer were right."""
 
-    code: str = field(repr=False)
+    code: Secret
 
 
 # Every registered parameter that carries security (IANA OAuth Parameters, OpenID Connect Core
@@ -190,4 +191,4 @@ def validate_authorization_response(
     code = params.get("code")
     if not is_printable(code):
         return refuse(Reason.MISSING_CODE)
-    return AuthorizationCode(code)
+    return AuthorizationCode(Secret(code))

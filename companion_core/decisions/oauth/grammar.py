@@ -9,6 +9,8 @@ import hmac
 import re
 from typing import Final, TypeGuard
 
+from companion_core.system.secret import Secret
+
 __all__ = [
     "MAX_BYTES",
     "PATH",
@@ -16,6 +18,7 @@ __all__ = [
     "has_dot_segment",
     "is_bearer_token",
     "is_printable",
+    "is_printable_secret",
     "is_scope_list",
     "is_scope_text",
     "is_sendable",
@@ -36,6 +39,11 @@ _DOT_SEGMENT: Final = re.compile(r"/(?:\.|%2e){1,2}(?:/|$)", re.IGNORECASE)
 def is_printable(value: object) -> TypeGuard[str]:
     """Return whether `value` is 1 to 8192 characters of VSCHAR (RFC 6749 A.1, A.5, A.11, A.17)."""
     return isinstance(value, str) and _VSCHAR.fullmatch(value) is not None
+
+
+def is_printable_secret(value: object) -> TypeGuard[Secret]:
+    """Return whether `value` is a `Secret` of which `is_printable` holds."""
+    return isinstance(value, Secret) and is_printable(value.reveal())
 
 
 def is_bearer_token(value: object) -> TypeGuard[str]:

@@ -23,6 +23,7 @@ from companion_core.decisions.oauth.grammar import (
     constant_time_equal,
     is_bearer_token,
     is_printable,
+    is_printable_secret,
     is_scope_list,
     is_scope_text,
 )
@@ -30,6 +31,7 @@ from companion_core.decisions.oauth.pkce import is_code_verifier
 from companion_core.decisions.oauth.redirect import admit_redirect_uri
 from companion_core.decisions.verdict import OK, Verdict, refuse
 from companion_core.errors import Reason
+from companion_core.system.secret import Secret
 
 __all__ = [
     "REFRESH_SKEW_MS",
@@ -66,17 +68,25 @@ class RefreshDecision(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenRequest:
-    """A form to POST to the token endpoint; its fields are secrets."""
+    """A form to POST to the token endpoint.
+
+    Attributes:
+        params: the fields; each credential among them is a `Secret`.
+    """
 
     url: str
-    params: Mapping[str, str] = field(repr=False)
+    params: Mapping[str, str | Secret]
     headers: Mapping[str, str] = field(default_factory=lambda: _HEADERS)
     method: str = "POST"
 
     @property
     def body(self) -> bytes:
-        """The encoded form (RFC 6749 appendix B)."""
-        return urlencode(self.params).encode()
+        """The encoded form, with the credentials in it (RFC 6749 appendix B)."""
+        sent = {
+            name: value.reveal() if isinstance(value, Secret) else value
+            for name, value in self.params.items()
+        }
+        return urlencode(sent).encode()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,11 +98,11 @@ class TokenResponse:
         id_token: to be checked with `check_id_token_nonce` before anything is believed.
     """
 
-    access_token: str = field(repr=False)
-    refresh_token: str | None = field(repr=False)
+    access_token: Secret
+    refresh_token: Secret | None
     expires_in: int
     scope: str | None
-    id_token: str | None = field(default=None, repr=False)
+    id_token: Secret | None = None
 
 
 def build_token_request(
@@ -104,19 +114,30 @@ def build_token_request(
     redirect_uri: object,
     allowed_redirect_hosts: object = None,
 ) -> TokenRequest | Verdict:
-    """Return the exchange of the code (RFC 6749 4.1.3, RFC 7636 4.5), or why not."""
+    """Return the exchange of the code (RFC 6749 4.1.3, RFC 7636 4.5), or why not.
+
+    Args:
+        token_endpoint: of the server that issued the code.
+        client_id: of this public client.
+        code: the `Secret` of the answer (`AuthorizationCode`).
+        code_verifier: the `Secret` of this attempt (`verifier_from`).
+        redirect_uri: as it was sent with the authorization request.
+        allowed_redirect_hosts: as in `admit_redirect_uri`.
+    """
     endpoint = admit_endpoint(token_endpoint)
     if isinstance(endpoint, Verdict):
         return endpoint
     redirect = admit_redirect_uri(redirect_uri, allowed_redirect_hosts)
     if isinstance(redirect, Verdict):
         return redirect
-    if not is_printable(client_id) or not is_printable(code) or not is_code_verifier(code_verifier):
+    if not (
+        is_printable(client_id) and is_printable_secret(code) and is_code_verifier(code_verifier)
+    ):
         return refuse(Reason.MALFORMED_INPUT)
-    params = {
+    params: dict[str, str | Secret] = {
         "grant_type": "authorization_code",
         "code": code,
-        "code_verifier": str(code_verifier),
+        "code_verifier": code_verifier,
         "redirect_uri": redirect.text,
         "client_id": client_id,
     }
@@ -136,16 +157,16 @@ def build_refresh_request(
     Args:
         token_endpoint: of the server that issued the refresh token.
         client_id: of this public client.
-        refresh_token: as stored.
+        refresh_token: the stored `Secret`.
         scopes: a narrower scope to ask for; None keeps the granted one.
         original_scopes: the granted one, where known; asking for more is `scope_exceeded`.
     """
     endpoint = admit_endpoint(token_endpoint)
     if isinstance(endpoint, Verdict):
         return endpoint
-    if not is_printable(client_id) or not is_printable(refresh_token):
+    if not is_printable(client_id) or not is_printable_secret(refresh_token):
         return refuse(Reason.MALFORMED_INPUT)
-    params = {
+    params: dict[str, str | Secret] = {
         "grant_type": "refresh_token",
         "refresh_token": refresh_token,
         "client_id": client_id,
@@ -153,9 +174,9 @@ def build_refresh_request(
     if scopes is not None:
         if not is_scope_list(scopes):
             return refuse(Reason.MALFORMED_INPUT)
-        params["scope"] = " ".join(scopes)
+        scope = params["scope"] = " ".join(scopes)
         if original_scopes is not None:
-            within = check_granted_scope(params["scope"], original_scopes)
+            within = check_granted_scope(scope, original_scopes)
             if not within.ok:
                 return within
     return TokenRequest(url=endpoint.url, params=MappingProxyType(params))
@@ -190,11 +211,11 @@ def validate_token_response(response: object) -> TokenResponse | Verdict:
     ):
         return refuse(Reason.INVALID_TOKEN_RESPONSE)
     return TokenResponse(
-        access_token=access_token,
-        refresh_token=refresh_token,
+        access_token=Secret(access_token),
+        refresh_token=None if refresh_token is None else Secret(refresh_token),
         expires_in=int(expires_in),
         scope=scope,
-        id_token=id_token,
+        id_token=None if id_token is None else Secret(id_token),
     )
 
 
@@ -226,9 +247,8 @@ def check_id_token_nonce(id_token: object, expected_nonce: object) -> Verdict:
     place of its signature; it is read for its nonce alone.
     """
     mismatch = refuse(Reason.NONCE_MISMATCH)
-    if not isinstance(id_token, str) or len(id_token) > _MAX_ID_TOKEN_CHARACTERS:
-        return mismatch
-    match = _ID_TOKEN.fullmatch(id_token)
+    text = id_token.reveal() if isinstance(id_token, Secret) else ""
+    match = _ID_TOKEN.fullmatch(text) if len(text) <= _MAX_ID_TOKEN_CHARACTERS else None
     if match is None:
         return mismatch
     try:

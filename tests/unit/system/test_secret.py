@@ -117,7 +117,7 @@ def test_it_is_made_of_a_plain_text_alone(value: Any) -> None:
         lambda secret: secret.__getstate__(),
         lambda secret: secret.__reduce__(),
         lambda secret: secret + "",
-        lambda secret: "".join([secret]),
+        lambda secret: "".join(iter([secret])),
         lambda secret: {secret: 1},
         lambda secret: setattr(secret, "_text", "other"),
         lambda secret: delattr(secret, "_text"),
