@@ -21,7 +21,7 @@ from companion_core.decisions.manifest import (
     MAX_MANIFEST_BYTES,
     LastSeen,
     Manifest,
-    check_trust_anchor,
+    check_manifest_origin,
     verify_manifest,
 )
 from companion_core.decisions.source import HttpsUrl, parse_https_url
@@ -146,19 +146,10 @@ def fetch_manifest(
     manifest = verify_manifest(raw, trusted_keys=trusted_keys, now=now, last_seen=last_seen)
     if isinstance(manifest, Verdict):
         raise error_for(manifest.reason)
-    for model in manifest.models:
-        for file in model.files:
-            for model_url in file.urls:
-                anchored = check_trust_anchor(
-                    manifest,
-                    manifest_url=url,
-                    model_url=model_url,
-                    sha256=file.sha256,
-                    size=file.size,
-                    allowed=manifest.allowed_sources,
-                )
-                if not anchored.ok:
-                    raise error_for(anchored.reason)
+    addresses = [each for model in manifest.models for file in model.files for each in file.urls]
+    anchored = check_manifest_origin(url, addresses)
+    if not anchored.ok:
+        raise error_for(anchored.reason)
     memory.record(trusted_keys, manifest, wall_now)
     return manifest
 

@@ -18,15 +18,13 @@ from pathlib import Path
 from typing import Final
 
 from companion_core.decisions.evidence import Evidence
-from companion_core.decisions.integrity import parse_model_spec
 from companion_core.decisions.manifest import ManifestFile, ManifestModel
-from companion_core.decisions.verdict import Verdict
+from companion_core.decisions.source import SourceUrl
 from companion_core.errors import (
     CompanionError,
     EnvironmentUnavailable,
     Reason,
     Refused,
-    error_for,
 )
 from companion_core.models.byte_pump import Pace
 from companion_core.models.lease import (
@@ -153,7 +151,7 @@ class ModelStore:
 
         Args:
             model: from a verified manifest.
-            allowed_sources: the manifest's, or fewer.
+            allowed_sources: the manifest's; a redirect has to stay within them.
             download: a downloader's `open`.
             progress: called with bytes done and bytes in all.
             resumed: the same, whenever it goes on with what it had received before.
@@ -207,9 +205,7 @@ class ModelStore:
     def _obtain(
         self, file: ManifestFile, transfer: Transfer, wanted: Collection[str]
     ) -> ProvedFile:
-        spec = parse_model_spec(file.sha256, file.size)
-        if isinstance(spec, Verdict):
-            raise error_for(spec.reason)
+        spec = file.spec
         path = self._folder / spec.sha256
         prover = Prover(spec, transfer.cancelled, self._hold)
         with _disk_errors(), lock_folder(self._folder, transfer.cancelled):
@@ -241,7 +237,7 @@ class ModelStore:
             return None
 
     def _fetch(
-        self, prover: Prover, urls: Sequence[str], transfer: Transfer, wanted: Collection[str]
+        self, prover: Prover, urls: Sequence[SourceUrl], transfer: Transfer, wanted: Collection[str]
     ) -> Proof:
         """Bring a file and prove it; bytes of an earlier run that turn out wrong cost one try."""
         while True:
@@ -257,7 +253,7 @@ class ModelStore:
         self,
         partial: Partial,
         prover: Prover,
-        urls: Sequence[str],
+        urls: Sequence[SourceUrl],
         transfer: Transfer,
         wanted: Collection[str],
     ) -> Proof:

@@ -490,6 +490,18 @@ def test_error_text(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert model.files[0].sha256 not in text
 
 
+def test_what_the_manifest_proved_is_not_proved_again(folder: Path) -> None:
+    """The address of the manifest stands; a redirect is a new one, which nothing has proved."""
+    with pytest.raises(Refused) as caught:
+        store_of(folder).stage(model_of(), allowed_sources=(), download=redirected)
+    assert caught.value.reason is Reason.SOURCE_NOT_ALLOWED
+    store_of(folder).stage(model_of(), allowed_sources=(), download=good).close()
+
+
+def redirected(_request: DownloadRequest) -> Body:
+    raise Redirect(URL)
+
+
 def test_redirects_are_admitted_one_by_one(folder: Path) -> None:
     """covers: download_stage/redirect"""
     asked: list[str] = []
