@@ -1,8 +1,11 @@
-"""Custody of the sign-in session and of the loopback token; the rules: decisions/custody.py.
+"""Custody of the loopback token and of the sign-in session; the rules: decisions/custody.py.
 
-A session loads whole or not at all; everything is checked before anything is written;
-clearing tries every account whatever fails. The loopback token has nothing to do with the
-session: it is new at each start and gone at shutdown.
+The loopback token is new at each start and gone after shutdown; `companion.py` calls for it. It
+has nothing to do with the session.
+
+`SessionCustody` will be called by `companion login`, which is not built yet. A session loads
+whole or not at all; everything is checked before anything is written; clearing tries every
+account, whatever fails.
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ __all__ = [
 LOOPBACK_BYTES: Final = 32  # 256 bits, 43 characters of base64url
 
 KEEP: Final = object()
-"""For `store_session`: the refresh token stays as it is."""
+"""For `store_session`: the stored refresh token stays."""
 
 
 # --- the session --------------------------------------------------------------------------
@@ -46,7 +49,7 @@ KEEP: Final = object()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """A whole session."""
+    """A whole session, as `SessionCustody` loads it."""
 
     access_token: Secret
     refresh_token: Secret | None
@@ -61,12 +64,12 @@ class Session:
 class SessionCustody:
     """Keeps one session in the keychain.
 
-    The metadata is the seal: it goes first and comes back last, so that a write which was
-    cut off anywhere loads as no session.
+    The metadata seals the session: it is removed first and written last, so that a write that
+    is cut off anywhere loads as no session.
 
     Raises:
         CompanionError: from the methods, what `GuardedKeychain` raises; `secret_invalid` for
-            a token and `malformed_input` for metadata, before anything was changed.
+            a token or metadata that cannot be stored, before anything was changed.
     """
 
     def __init__(self, keychain: GuardedKeychain) -> None:
@@ -81,8 +84,8 @@ class SessionCustody:
         Args:
             access_token: a `Secret` of visible ASCII.
             meta: of both tokens.
-            refresh_token: None removes the old one, `KEEP` leaves it (RFC 6749 section 6: a
-                refresh need not bring a new one).
+            refresh_token: a `Secret`; None removes the old one, `KEEP` leaves it (RFC 6749
+                section 6: a refresh need not bring a new one).
         """
         access = _require_token(access_token)
         keep = refresh_token is KEEP
@@ -150,7 +153,7 @@ class SessionCustody:
 
 
 def _load(keychain: GuardedKeychain, account: Account) -> str | None:
-    """Return what is stored; something that could never have been stored counts as nothing."""
+    """Return what is stored; a value that could never have been stored counts as absent."""
     try:
         return keychain.get(account)
     except PluginFault as fault:
@@ -179,9 +182,9 @@ def generate_loopback_token() -> Secret:
 
 
 class LoopbackToken:
-    """Keeps the token that local programs show to the gateway.
+    """Stores the token that local programs show to the gateway.
 
-    A start stores a new one, shutdown clears it; sign-in and logout do not touch it.
+    A start stores a new one and shutdown clears it; sign-in and logout do not touch it.
     """
 
     def __init__(self, keychain: GuardedKeychain) -> None:

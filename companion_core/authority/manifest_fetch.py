@@ -1,7 +1,7 @@
 """Fetch the signed manifest, and remember what was seen so that nothing older is accepted.
 
-All judgement is `decisions/manifest.py`'s; this file brings the bytes, the time and the
-memory (I-02, I-18).
+`decisions/manifest.py` judges; this file brings the bytes, the time and the memory of earlier
+manifests (I-02, I-18).
 """
 
 from __future__ import annotations
@@ -58,15 +58,15 @@ _UNTRUSTED: Final = (
 class ManifestMemory:
     """The newest manifest seen for each set of trusted keys, and the latest wall time.
 
-    Kept in one owner-only file. A damaged one is refused rather than forgotten: forgetting
-    would let an old manifest back in.
+    One owner-only file holds them. A damaged file is refused, not replaced: a memory that starts
+    anew would accept an old manifest again.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def last_seen(self, trusted_keys: Sequence[str]) -> LastSeen | None:
-        """Return what was accepted last under these keys."""
+        """Return the newest manifest that was accepted under these keys."""
         entry = self._read()[1].get(_key_set(trusted_keys))
         return None if entry is None else LastSeen(entry[0], entry[1])
 
@@ -78,7 +78,7 @@ class ManifestMemory:
         """Remember an accepted manifest and the time.
 
         Raises:
-            EnvironmentUnavailable: `disk_unavailable`; what is not remembered is not used.
+            EnvironmentUnavailable: `disk_unavailable`; the manifest must then not be used.
         """
         latest, seen = self._read()
         seen[_key_set(trusted_keys)] = (manifest.version, manifest.payload_sha256)
@@ -131,9 +131,9 @@ def fetch_manifest(
         egress: the doorway.
         context: from `build_tls_context`.
         trusted_keys: "ed25519:BASE64" each.
-        memory: what was seen before; written when the manifest is accepted.
+        memory: of earlier manifests; an accepted one is recorded.
         wall_now: seconds since the epoch.
-        cancelled: ends the wait for the network; nothing is remembered then.
+        cancelled: ends the wait for the network; nothing is recorded then.
 
     Raises:
         EnvironmentUnavailable: `manifest_unavailable` when it cannot be fetched or read.
@@ -158,7 +158,7 @@ def _fetch(
     url: str, egress: Egress, context: ssl.SSLContext, cancelled: threading.Event | None
 ) -> bytes:
     if url.startswith("file:///"):
-        fetch = functools.partial(_read_file, url)  # it may lie on a disk that hangs
+        fetch = functools.partial(_read_file, url)  # the disk may hang
     else:
         parsed = parse_https_url(url)
         if isinstance(parsed, Verdict):

@@ -2,6 +2,9 @@
 
 Counters outside their own bounds are a fault and admit nothing. A new arrival never overtakes
 a request that waits (I-11). Nothing here waits, and nothing is changed in place.
+
+The gateway's queue asks `decide_arrival`, `count_one_more` and `count_one_less` on bare integers;
+the known answers and the property tests walk the same rules on snapshots.
 """
 
 from __future__ import annotations
@@ -127,8 +130,7 @@ def evaluate_arrival(state: object) -> Verdict:
     return decide_arrival(state.in_flight, state.max_in_flight, state.queued, state.queue_bound)
 
 
-# The four steps of the gateway's queue, as the known answers and the property tests walk them.
-# The queue itself takes them on bare integers, with the same two functions.
+# The four steps of the gateway's queue, on a snapshot.
 
 
 def record_in_flight(state: Any) -> AdmissionSnapshot:

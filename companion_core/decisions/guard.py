@@ -1,7 +1,10 @@
 """Rules for this file: decide from a request's head alone whether a local program sent it.
 
-`GUARD_ORDER` is the order, as data; the first step that fails is the answer. What is absent
-where it must be present, ambiguous, empty or unknown refuses (I-10, I-16, I-17). No I/O.
+`GUARD_ORDER` is the order, as data; the first step that fails is the answer. A part that is
+missing, ambiguous, empty or unknown refuses (I-10, I-16, I-17). No I/O.
+
+The gateway calls `verify_request`. Only the known answers of `tests/vectors` ask
+`is_loopback_host`, `counts_toward_rate` and `fold_headers`.
 """
 
 from __future__ import annotations
@@ -42,7 +45,7 @@ MINIMUM_TOKEN_LENGTH: Final = 43  # 256 bits in unpadded base64url
 
 @dataclass(frozen=True, slots=True)
 class GuardStep:
-    """One step of the guard: its name, what it may answer, whether reaching it is counted."""
+    """One step of the guard: its name, its possible answers, whether a request there counts."""
 
     name: str
     reasons: tuple[Reason, ...]
@@ -64,7 +67,7 @@ _COUNTED = frozenset(reason for step in GUARD_ORDER if step.counted for reason i
 
 _METHODS = frozenset({"GET", "POST"})
 _LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
-# Where only these occur there is no Origin and no fetch metadata: nothing more to look at.
+# A request with only these fields has no Origin and no fetch metadata to look at.
 _PROGRAM_FIELDS = frozenset(
     {"accept", "authorization", "connection", "content-length", "content-type", "host"}
 )
@@ -132,7 +135,7 @@ def guard_policy(
     token: Secret | None,
     minimum_token_length: int = MINIMUM_TOKEN_LENGTH,
 ) -> GuardPolicy:
-    """Return the policy; whatever is malformed is left out, which refuses.
+    """Return the policy; malformed parts are left out, and what is left out is refused.
 
     Args:
         hosts: `name:port` texts; only loopback names with a decimal port count.
@@ -221,7 +224,7 @@ def bearer_token(authorization: object) -> str:
 
 
 def counts_toward_rate(reason: object) -> bool:
-    """Tell whether a request that ended so used up a place in its rate window."""
+    """Tell whether a request with this answer used up a place in its rate window."""
     return isinstance(reason, str) and reason in _COUNTED
 
 

@@ -101,7 +101,7 @@ class Manifest(Evidence):
 
     Attributes:
         issued: seconds since the epoch, as is `expires`.
-        payload_sha256: of the signed bytes; with `version` it is what the next is held against.
+        payload_sha256: of the signed bytes; the next manifest is compared with it and `version`.
     """
 
     version: int
@@ -131,13 +131,13 @@ class _Malformed(Exception):
 def verify_manifest(
     raw: bytes, *, trusted_keys: Sequence[str], now: float, last_seen: LastSeen | None
 ) -> Manifest | Verdict:
-    """Return the manifest that `raw` proves, or why it proves none.
+    """Return the manifest that `raw` proves, or the reason why it proves none.
 
     Args:
         raw: the envelope, at most 256 KiB.
         trusted_keys: "ed25519:BASE64", at least one; a malformed one refuses everything.
         now: wall time in seconds since the epoch, never earlier than any seen before.
-        last_seen: refuses an older version, and other bytes under the same version.
+        last_seen: an older version is refused, and so are other bytes under the same version.
     """
     try:
         payload = _signed_payload(raw, trusted_keys)
@@ -158,7 +158,7 @@ def verify_manifest(
 
 
 def check_payload(payload: bytes) -> Verdict:
-    """Say whether a payload could be a manifest once it is signed; its dates aside."""
+    """Say whether a payload would be a manifest if it were signed; its dates are not judged."""
     try:
         _manifest(payload)
     except _Malformed as malformed:
@@ -237,7 +237,7 @@ def _signed_payload(raw: object, trusted_keys: Sequence[str]) -> bytes:
 def _signature(entry: object) -> tuple[str, bytes]:
     name, encoded = _fields(entry, "key_id", "signature")
     signature = decode_base64(encoded)
-    # What is no signature at all verifies as none: the reason is the same as for a wrong one.
+    # A malformed signature counts as an invalid one, so that both have the same reason.
     return str(name), b"" if signature is None else signature
 
 

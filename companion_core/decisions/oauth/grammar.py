@@ -1,6 +1,8 @@
 """Rules for this file: the character sets of OAuth (RFC 6749 appendix A) and of URLs.
 
 Text is judged as it will be sent, never after a parser has repaired it, and within 8192 bytes.
+
+It will be called by `companion login`, which is not built yet.
 """
 
 from __future__ import annotations
@@ -55,7 +57,7 @@ def is_sendable(value: object) -> TypeGuard[str]:
     """Return whether `value` is text that can be encoded, of at most 8192 bytes in UTF-8."""
     try:
         return isinstance(value, str) and len(value.encode()) <= MAX_BYTES
-    except UnicodeEncodeError:  # a lone surrogate is no text
+    except UnicodeEncodeError:  # a lone surrogate cannot be sent
         return False
 
 

@@ -2,6 +2,8 @@
 
 A request is a description that the authority side sends over verified TLS, without redirects
 and never with a client secret. An answer is taken only whole, typed, bounded and unambiguous.
+
+It will be called by `companion login`, which is not built yet.
 """
 
 from __future__ import annotations
@@ -94,8 +96,8 @@ class TokenResponse:
     """A successful answer (RFC 6749 5.1); `expires_in` in seconds.
 
     Attributes:
-        scope: as granted; None: as asked for.
-        id_token: to be checked with `check_id_token_nonce` before anything is believed.
+        scope: as granted; None if it is the one that was asked for.
+        id_token: `check_id_token_nonce` has to check it before anything in it is believed.
     """
 
     access_token: Secret
@@ -159,7 +161,7 @@ def build_refresh_request(
         client_id: of this public client.
         refresh_token: the stored `Secret`.
         scopes: a narrower scope to ask for; None keeps the granted one.
-        original_scopes: the granted one, where known; asking for more is `scope_exceeded`.
+        original_scopes: the granted scope, if known; asking for more is `scope_exceeded`.
     """
     endpoint = admit_endpoint(token_endpoint)
     if isinstance(endpoint, Verdict):
@@ -185,8 +187,8 @@ def build_refresh_request(
 def validate_token_response(response: object) -> TokenResponse | Verdict:
     """Return the tokens of a decoded JSON answer, or `invalid_token_response` (RFC 6749 5.1).
 
-    An `error` member refuses whatever else is there, and brings its code where it is a known
-    one (`ServerError`). Tokens are at most 8192 characters; a life is 1 second to 366 days.
+    An `error` member refuses, whatever else the answer holds, with its code if that is a known
+    one (`ServerError`). Tokens have at most 8192 characters; they live 1 second to 366 days.
     """
     if not isinstance(response, Mapping):
         return refuse(Reason.INVALID_TOKEN_RESPONSE)
@@ -222,7 +224,8 @@ def validate_token_response(response: object) -> TokenResponse | Verdict:
 def check_granted_scope(granted: object, asked: object) -> Verdict:
     """Return whether the `granted` text stays within the `asked` list (RFC 6749 3.3).
 
-    None was granted as asked (RFC 6749 5.1). A malformed ceiling holds nothing.
+    None means that the scope was granted as asked (RFC 6749 5.1). Nothing is within a malformed
+    list.
     """
     if not is_scope_list(asked):
         return refuse(Reason.SCOPE_EXCEEDED)
@@ -243,8 +246,8 @@ def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def check_id_token_nonce(id_token: object, expected_nonce: object) -> Verdict:
     """Return whether the ID token answers this attempt (OpenID Connect Core 3.1.3.7, item 11).
 
-    The token came over verified TLS straight from the token endpoint, which item 6 accepts in
-    place of its signature; it is read for its nonce alone.
+    The token came over verified TLS straight from the token endpoint; item 6 accepts that instead
+    of its signature. It is read for its nonce alone.
     """
     mismatch = refuse(Reason.NONCE_MISMATCH)
     text = id_token.reveal() if isinstance(id_token, Secret) else ""
@@ -272,12 +275,14 @@ def decide_token_refresh(
     """Return whether the access token is used, refreshed, or the person signs in again.
 
     Args:
-        expires_at: end of the access token; milliseconds of the epoch, as are all times here.
+        expires_at: the end of the access token, in milliseconds since the epoch, as all times
+            here.
         now: the present.
-        skew_ms: how long before its end a token is no longer used; not below zero, else the
-            default of 30 seconds holds.
-        refresh_expires_at: end of the refresh token; None: unknown. Malformed: it has ended.
-        has_refresh_token: only `True` counts; without one a refresh could never succeed.
+        skew_ms: how long before its end a token is no longer used; a malformed or negative value
+            counts as the default of 30 seconds.
+        refresh_expires_at: the end of the refresh token; None if unknown. A malformed value
+            counts as past.
+        has_refresh_token: only `True` counts; without one a refresh cannot succeed.
     """
     if not is_finite(expires_at) or not is_finite(now):
         return RefreshDecision.REAUTH
