@@ -78,7 +78,7 @@ class SourceUrl(Evidence):
 
 
 def parse_https_url(url: object) -> HttpsUrl | Verdict:
-    """Return the parsed address, or why it is none.
+    """Return the parsed address, or why it is refused.
 
     Refusals: `malformed_spec` when it is no absolute address, `scheme_not_allowed` for
     anything but https, `source_not_allowed` when it parses but parsers or servers disagree
