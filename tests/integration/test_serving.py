@@ -22,6 +22,7 @@ from companion_core.egress.live import LiveEgress
 from companion_core.errors import CompanionError, Reason
 from companion_core.providers import BackendRequest
 from companion_core.runtime.isolation import probe_isolation
+from companion_core.system.secret import Secret
 
 MODEL = Path(__file__).parents[2] / "companion_core" / "demo" / "model" / "companion-tiny.gguf"
 MODULE = "companion_runtime_llamacpp.embedded"
@@ -114,9 +115,10 @@ def test_health_is_asked_through_the_gateway_with_the_token(llama, model) -> Non
             before = serving.gateway.metrics_text()
             assert (await serving.probe()).ok
             assert serving.gateway.metrics_text() != before  # it was counted there
-            serving._health._token = "x" * 43
+            serving._health._token = Secret("x" * 43)
             assert not (await serving.probe()).ok
-            serving._health._token = serving_parts.TOKEN
+            serving._health._token = Secret(serving_parts.TOKEN)
+            assert (await serving.probe()).ok
             await serving.gateway.close()
             assert not (await serving.probe()).ok
 
