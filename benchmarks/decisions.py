@@ -30,6 +30,7 @@ from companion_core.gateway.http.head import (
     parse_head,
 )
 from companion_core.gateway.queue import AdmissionQueue
+from companion_core.system.secret import Secret
 
 ROUNDS, CALLS = 15, 20_000
 TOKEN = "a" * 43
@@ -65,7 +66,7 @@ def main() -> None:
     policy = guard_policy(
         hosts=("127.0.0.1:40123", "localhost:40123", "[::1]:40123"),
         routes={"/v1/chat/completions": "POST", "/v1/models": "GET"},
-        token=TOKEN,
+        token=Secret(TOKEN),
     )
     budgets = RateBudgets(RateWindow.per_minute(10**9), RateWindow.per_minute(10**9))
     queue = AdmissionQueue(max_in_flight=2, queue_bound=16, deadline_seconds=30)

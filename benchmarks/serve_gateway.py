@@ -22,6 +22,7 @@ from companion_core.decisions.verdict import OK, Verdict
 from companion_core.egress.live import LiveEgress
 from companion_core.gateway import Backend, Gateway, GatewaySettings
 from companion_core.providers import TcpChannel, UnixChannel
+from companion_core.system.secret import Secret
 
 
 class AlwaysServing:
@@ -47,7 +48,7 @@ def parse_channel(text: str) -> UnixChannel | TcpChannel:
 async def serve(options: argparse.Namespace) -> None:
     """Serve until a signal comes."""
     settings = GatewaySettings(
-        token=options.token,
+        token=Secret(options.token),
         minimum_token_length=1,
         model_id=options.model,
         port=options.port,

@@ -55,6 +55,7 @@ from companion_core.serving.step import (
 )
 from companion_core.serving.swap import Swaps
 from companion_core.system.clock import wall_now
+from companion_core.system.secret import Secret
 from companion_core.system.tasks import (
     outlast,
     run_in_worker,
@@ -84,7 +85,7 @@ class Companion:
         self._stop_now = asyncio.Event()
         self._closing: asyncio.Future[None] | None = None
         self._plugins: dict[str, str] = {}
-        self._token: str | None = None
+        self._token: Secret | None = None
         self._serving: Serving | None = None
         self._served: ServedModel | None = None
         self._swaps = Swaps(config.model.id, on_step)
@@ -149,7 +150,7 @@ class Companion:
         """This session's token; a new one at each start."""
         if self._token is None:
             raise EnvironmentUnavailable(Reason.NOT_READY)
-        return self._token
+        return self._token.reveal()
 
     def request_stop(self, *, now: bool = False) -> None:
         """Ask for a drain; with `now`, running answers are not waited for any longer.
@@ -267,7 +268,7 @@ class Companion:
         self._undo.push_async_callback(control.close)
         await control.start(identity)
 
-    async def _open_keychain(self, authority: AuthorityProviders) -> str:
+    async def _open_keychain(self, authority: AuthorityProviders) -> Secret:
         """Prove the keychain and put this start's token into it."""
         chosen = authority.keychain
         keychain = GuardedKeychain(
@@ -284,7 +285,9 @@ class Companion:
         )
         return token
 
-    async def _serve(self, held: HeldModel, runtime: RuntimeProviders, token: str) -> ServedModel:
+    async def _serve(
+        self, held: HeldModel, runtime: RuntimeProviders, token: Secret
+    ) -> ServedModel:
         serving = Serving(self._config, self._paths, runtime, token=token, egress=self._egress)
         served = ServedModel(
             serving,

@@ -12,7 +12,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import leak_watch
 import pytest
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Search what each test writes for the secrets that it made."""
+    leak_watch.install(config)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,8 +1,11 @@
-"""Custody of the sign-in session and of the loopback token; the rules: decisions/custody.py.
+"""Custody of the loopback token and of the sign-in session; the rules: decisions/custody.py.
 
-A session loads whole or not at all; everything is checked before anything is written;
-clearing tries every account whatever fails. The loopback token has nothing to do with the
-session: it is new at each start and gone at shutdown.
+The loopback token is new at each start and gone after shutdown; `companion.py` calls for it. It
+has nothing to do with the session.
+
+`SessionCustody` will be called by `companion login`, which is not built yet. A session loads
+whole or not at all; everything is checked before anything is written; clearing tries every
+account, whatever fails.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from companion_core.authority.keychain import GuardedKeychain, require_secret
@@ -25,6 +28,7 @@ from companion_core.decisions.custody import (
 )
 from companion_core.decisions.oauth.token import RefreshDecision
 from companion_core.errors import CompanionError, PluginFault, Reason, error_for
+from companion_core.system.secret import Secret
 
 __all__ = [
     "KEEP",
@@ -37,7 +41,7 @@ __all__ = [
 LOOPBACK_BYTES: Final = 32  # 256 bits, 43 characters of base64url
 
 KEEP: Final = object()
-"""For `store_session`: the refresh token stays as it is."""
+"""For `store_session`: the stored refresh token stays."""
 
 
 # --- the session --------------------------------------------------------------------------
@@ -45,10 +49,10 @@ KEEP: Final = object()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """A whole session; the tokens stay out of its `repr`."""
+    """A whole session, as `SessionCustody` loads it."""
 
-    access_token: str = field(repr=False)
-    refresh_token: str | None = field(repr=False)
+    access_token: Secret
+    refresh_token: Secret | None
     expires_at: float
     refresh_expires_at: float | None
     scope: str | None
@@ -60,12 +64,12 @@ class Session:
 class SessionCustody:
     """Keeps one session in the keychain.
 
-    The metadata is the seal: it goes first and comes back last, so that a write which was
-    cut off anywhere loads as no session.
+    The metadata seals the session: it is removed first and written last, so that a write that
+    is cut off anywhere loads as no session.
 
     Raises:
         CompanionError: from the methods, what `GuardedKeychain` raises; `secret_invalid` for
-            a token and `malformed_input` for metadata, before anything was changed.
+            a token or metadata that cannot be stored, before anything was changed.
     """
 
     def __init__(self, keychain: GuardedKeychain) -> None:
@@ -78,10 +82,10 @@ class SessionCustody:
         """Replace the session.
 
         Args:
-            access_token: visible ASCII.
+            access_token: a `Secret` of visible ASCII.
             meta: of both tokens.
-            refresh_token: None removes the old one, `KEEP` leaves it (RFC 6749 section 6: a
-                refresh need not bring a new one).
+            refresh_token: a `Secret`; None removes the old one, `KEEP` leaves it (RFC 6749
+                section 6: a refresh need not bring a new one).
         """
         access = _require_token(access_token)
         keep = refresh_token is KEEP
@@ -91,10 +95,10 @@ class SessionCustody:
             self._keychain.delete(Account.SESSION_META)
             try:
                 if refresh is not None:
-                    self._keychain.set(Account.REFRESH_TOKEN, refresh)
+                    self._keychain.set(Account.REFRESH_TOKEN, refresh.reveal())
                 elif not keep:
                     self._keychain.delete(Account.REFRESH_TOKEN)
-                self._keychain.set(Account.ACCESS_TOKEN, access)
+                self._keychain.set(Account.ACCESS_TOKEN, access.reveal())
                 self._keychain.set(Account.SESSION_META, sealed)
             except CompanionError:
                 with contextlib.suppress(CompanionError):
@@ -144,13 +148,12 @@ class SessionCustody:
     def _load_meta(self) -> SessionMeta | None:
         return parse_stored_meta(_load(self._keychain, Account.SESSION_META))
 
-    def _load_token(self, account: Account) -> str | None:
-        stored = _load(self._keychain, account)
-        return stored if is_token(stored) else None
+    def _load_token(self, account: Account) -> Secret | None:
+        return _load_token(self._keychain, account)
 
 
 def _load(keychain: GuardedKeychain, account: Account) -> str | None:
-    """Return what is stored; something that could never have been stored counts as nothing."""
+    """Return what is stored; a value that could never have been stored counts as absent."""
     try:
         return keychain.get(account)
     except PluginFault as fault:
@@ -159,8 +162,13 @@ def _load(keychain: GuardedKeychain, account: Account) -> str | None:
         raise
 
 
-def _require_token(value: object) -> str:
-    if not is_token(value):
+def _load_token(keychain: GuardedKeychain, account: Account) -> Secret | None:
+    stored = _load(keychain, account)
+    return Secret(stored) if is_token(stored) else None
+
+
+def _require_token(value: object) -> Secret:
+    if not (isinstance(value, Secret) and is_token(value.reveal())):
         raise error_for(Reason.SECRET_INVALID)
     return value
 
@@ -168,35 +176,38 @@ def _require_token(value: object) -> str:
 # --- the loopback token -------------------------------------------------------------------
 
 
-def generate_loopback_token() -> str:
+def generate_loopback_token() -> Secret:
     """Return a new token: 256 bits of the system's randomness in base64url."""
-    return secrets.token_urlsafe(LOOPBACK_BYTES)
+    return Secret(secrets.token_urlsafe(LOOPBACK_BYTES))
 
 
 class LoopbackToken:
-    """Keeps the token that local programs show to the gateway.
+    """Stores the token that local programs show to the gateway.
 
-    A start stores a new one, shutdown clears it; sign-in and logout do not touch it.
+    A start stores a new one and shutdown clears it; sign-in and logout do not touch it.
     """
 
     def __init__(self, keychain: GuardedKeychain) -> None:
         self._keychain = keychain
 
     def store(self, token: object) -> None:
-        """Put `token` in the place of the last one.
+        """Store `token` instead of the last one.
+
+        Args:
+            token: a `Secret`, from `generate_loopback_token`.
 
         Raises:
-            UsageError: `secret_invalid` when it is short, no visible ASCII, or the token that
-                is stored already: a rotation to the same value would be none.
+            UsageError: `secret_invalid` when it is short, no visible ASCII, or stored already:
+                storing the same value again rotates nothing.
         """
-        if not is_loopback_token(token) or self.load() == token:
+        text = _require_token(token).reveal()
+        if not is_loopback_token(text) or self.load() == token:
             raise error_for(Reason.SECRET_INVALID)
-        self._keychain.set(Account.LOOPBACK_TOKEN, token)
+        self._keychain.set(Account.LOOPBACK_TOKEN, text)
 
-    def load(self) -> str | None:
-        """Return the stored token, or None when there is none or it is corrupt."""
-        stored = _load(self._keychain, Account.LOOPBACK_TOKEN)
-        return stored if is_token(stored) else None
+    def load(self) -> Secret | None:
+        """Return the stored token; None when no valid one is stored."""
+        return _load_token(self._keychain, Account.LOOPBACK_TOKEN)
 
     def clear(self) -> None:
         """Remove the token."""

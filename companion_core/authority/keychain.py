@@ -1,8 +1,8 @@
 """The core's guard around the one keychain provider that was selected (I-13).
 
-Rules: four accounts, `get`/`set`/`delete`, nothing that lists and no fallback. Every call
-runs in a worker with a deadline; what was written is read back; nothing is stored or read
-before a canary went through the provider unchanged. No exception carries a secret (I-15).
+Rules: four accounts, `get`/`set`/`delete`, no listing and no fallback. Every call runs in a
+worker with a deadline; every write is read back; nothing is stored or read before a canary has
+gone through the provider unchanged. No exception carries a secret (I-15).
 """
 
 from __future__ import annotations
@@ -60,20 +60,20 @@ def require_secret(value: object) -> str:
 class GuardedKeychain:
     """The only way to a keychain provider.
 
-    Blocking: an event loop calls it in a worker. Calls are served one at a time. After one
-    that did not come back in time every further one is refused at once, until it does; so a
-    prompt that nobody answers costs one thread.
+    Blocking: an event loop calls it in a worker. Calls are served one at a time. While a call is
+    overdue, every further one is refused at once; so a prompt that nobody answers costs one
+    thread.
 
     Args:
         provider: what the selected plugin registered.
         instance: names the companion's accounts (`InstancePaths.keychain_scope`); each
             companion has its own.
-        plugin: the name that faults of the provider carry.
+        plugin: the name that the provider's faults carry.
         deadline_seconds: for each single call of the provider.
 
     Raises:
-        PluginFault: `plugin_registration_refused` when it is no `Keychain`; from the methods
-            `plugin_call_failed`, `plugin_result_invalid`, `keychain_untrusted`.
+        PluginFault: `plugin_registration_refused` for a provider that is no `Keychain`; from
+            the methods `plugin_call_failed`, `plugin_result_invalid`, `keychain_untrusted`.
         EnvironmentUnavailable: from the methods, a keychain reason.
     """
 
@@ -119,16 +119,16 @@ class GuardedKeychain:
     def prove(self) -> None:
         """Write, read and delete a random value under an account of its own.
 
-        Done before the first `get` or `set` in any case; `doctor` asks for it by name.
+        The first `get` or `set` does it in any case; `doctor` calls it by itself.
 
         Raises:
-            PluginFault: `keychain_untrusted` when the value was lost, changed or stayed.
+            PluginFault: `keychain_untrusted` when the value was lost, changed or not deleted.
         """
         with self._turn:
             self._prove()
 
     def get(self, account: Account) -> str | None:
-        """Return the secret, or None when there is none."""
+        """Return the secret, or None when the account has none."""
         name = self._name(account)
         with self._turn:
             self._require_proof()
@@ -150,7 +150,7 @@ class GuardedKeychain:
     def delete(self, account: Account) -> None:
         """Remove the secret and see that it is gone; an absent one is fine.
 
-        Needs no canary: a store that takes nothing new must still let go of what it has.
+        It needs no canary: a store that takes nothing new must still remove what it has.
         """
         name = self._name(account)
         with self._turn:
@@ -187,7 +187,7 @@ class GuardedKeychain:
     def _call(self, method: str, *args: str) -> Any:
         """Call the provider in a worker; the caller holds the turn.
 
-        What the provider raises is replaced, not chained: it may hold the secret.
+        An exception of the provider is replaced, not chained: it may hold the secret.
         """
         if self._overdue is not None and not self._overdue.done():
             raise EnvironmentUnavailable(Reason.KEYCHAIN_TIMEOUT)

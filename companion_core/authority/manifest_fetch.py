@@ -1,7 +1,7 @@
 """Fetch the signed manifest, and remember what was seen so that nothing older is accepted.
 
-All judgement is `decisions/manifest.py`'s; this file brings the bytes, the time and the
-memory (I-02, I-18).
+`decisions/manifest.py` judges; this file brings the bytes, the time and the memory of earlier
+manifests (I-02, I-18).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from companion_core.decisions.manifest import (
     MAX_MANIFEST_BYTES,
     LastSeen,
     Manifest,
-    check_trust_anchor,
+    check_manifest_origin,
     verify_manifest,
 )
 from companion_core.decisions.source import HttpsUrl, parse_https_url
@@ -58,15 +58,15 @@ _UNTRUSTED: Final = (
 class ManifestMemory:
     """The newest manifest seen for each set of trusted keys, and the latest wall time.
 
-    Kept in one owner-only file. A damaged one is refused rather than forgotten: forgetting
-    would let an old manifest back in.
+    One owner-only file holds them. A damaged file is refused, not replaced: a memory that starts
+    anew would accept an old manifest again.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def last_seen(self, trusted_keys: Sequence[str]) -> LastSeen | None:
-        """Return what was accepted last under these keys."""
+        """Return the newest manifest that was accepted under these keys."""
         entry = self._read()[1].get(_key_set(trusted_keys))
         return None if entry is None else LastSeen(entry[0], entry[1])
 
@@ -78,7 +78,7 @@ class ManifestMemory:
         """Remember an accepted manifest and the time.
 
         Raises:
-            EnvironmentUnavailable: `disk_unavailable`; what is not remembered is not used.
+            EnvironmentUnavailable: `disk_unavailable`; the manifest must then not be used.
         """
         latest, seen = self._read()
         seen[_key_set(trusted_keys)] = (manifest.version, manifest.payload_sha256)
@@ -131,9 +131,9 @@ def fetch_manifest(
         egress: the doorway.
         context: from `build_tls_context`.
         trusted_keys: "ed25519:BASE64" each.
-        memory: what was seen before; written when the manifest is accepted.
+        memory: of earlier manifests; an accepted one is recorded.
         wall_now: seconds since the epoch.
-        cancelled: ends the wait for the network; nothing is remembered then.
+        cancelled: ends the wait for the network; nothing is recorded then.
 
     Raises:
         EnvironmentUnavailable: `manifest_unavailable` when it cannot be fetched or read.
@@ -146,19 +146,10 @@ def fetch_manifest(
     manifest = verify_manifest(raw, trusted_keys=trusted_keys, now=now, last_seen=last_seen)
     if isinstance(manifest, Verdict):
         raise error_for(manifest.reason)
-    for model in manifest.models:
-        for file in model.files:
-            for model_url in file.urls:
-                anchored = check_trust_anchor(
-                    manifest,
-                    manifest_url=url,
-                    model_url=model_url,
-                    sha256=file.sha256,
-                    size=file.size,
-                    allowed=manifest.allowed_sources,
-                )
-                if not anchored.ok:
-                    raise error_for(anchored.reason)
+    addresses = [each for model in manifest.models for file in model.files for each in file.urls]
+    anchored = check_manifest_origin(url, addresses)
+    if not anchored.ok:
+        raise error_for(anchored.reason)
     memory.record(trusted_keys, manifest, wall_now)
     return manifest
 
@@ -167,7 +158,7 @@ def _fetch(
     url: str, egress: Egress, context: ssl.SSLContext, cancelled: threading.Event | None
 ) -> bytes:
     if url.startswith("file:///"):
-        fetch = functools.partial(_read_file, url)  # it may lie on a disk that hangs
+        fetch = functools.partial(_read_file, url)  # the disk may hang
     else:
         parsed = parse_https_url(url)
         if isinstance(parsed, Verdict):

@@ -1,7 +1,7 @@
 """The core's keychain "memory": secrets live as long as the process and nowhere else.
 
-For servers without a keychain and for tests. It is used when the configuration names it
-and never otherwise (I-13).
+It is meant for servers without a keychain and for tests. Only a configuration that names it
+selects it (I-13).
 """
 
 from __future__ import annotations

@@ -1,7 +1,10 @@
 """The publisher's side: make a key, list models, sign the list (`companion manifest`).
 
 A folder holds `draft.json`, which grows with each `add`, and `manifest.json`, which `sign`
-writes from it. What is signed is checked with the reader's own rule before it is written.
+writes from it. The reader's own rule checks a signed manifest before it is written.
+
+The private key lives in its file and, while it signs, inside `cryptography`; nothing here holds
+its text as a value.
 """
 
 from __future__ import annotations
@@ -58,7 +61,7 @@ _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What a file is: bytes and lower-case hex SHA-256."""
+    """A file's size in bytes and its SHA-256 in lower-case hex."""
 
     size: int
     sha256: str
@@ -66,7 +69,7 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Signed:
-    """What `sign_draft` wrote."""
+    """The manifest that `sign_draft` wrote, and where."""
 
     path: Path
     manifest: Manifest
@@ -83,8 +86,8 @@ def init_draft(folder: Path, key_file: Path) -> str:
         UsageError: something is there already.
         EnvironmentUnavailable: `disk_unavailable`.
     """
-    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 - seldom needed
-    from cryptography.hazmat.primitives.asymmetric import ed25519  # noqa: PLC0415
+    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 - heavy, seldom needed
+    from cryptography.hazmat.primitives.asymmetric import ed25519  # noqa: PLC0415 - heavy
 
     key = ed25519.Ed25519PrivateKey.generate()
     pem = key.private_bytes(
@@ -110,7 +113,7 @@ def init_draft(folder: Path, key_file: Path) -> str:
 
 
 def measure(read: Callable[[memoryview], int | None]) -> Measured:
-    """Read a stream to its end, block by block, and say what it is."""
+    """Read a stream to its end, block by block, and return its size and digest."""
     digest, size = hashlib.sha256(), 0
     buffer = memoryview(bytearray(_BLOCK_BYTES))
     while count := read(buffer):
@@ -131,8 +134,8 @@ def add_file(
 ) -> str:
     """Enter one file into the draft and return its name, which is the end of its address.
 
-    A second file under the same id makes a model of several files; the same name again
-    replaces the entry. The address's folder becomes an allowed source.
+    A second file under the same id makes a model of several files; a file of the same name
+    replaces the earlier entry. The address's folder becomes an allowed source.
 
     Raises:
         UsageError: the format differs from the model's, or a manifest cannot hold the entry.
@@ -176,7 +179,7 @@ def parse_lifetime(text: str) -> dt.timedelta:
     """Return the time that "30d", "12h", "45m" or "90s" names.
 
     Raises:
-        UsageError: it names none, or more than a year.
+        UsageError: the text names no time, or more than a year.
     """
     match = _LIFETIME.fullmatch(text)
     lifetime = None if match is None else dt.timedelta(**{_UNITS[match[2]]: int(match[1])})
@@ -186,7 +189,7 @@ def parse_lifetime(text: str) -> dt.timedelta:
 
 
 def sign_draft(folder: Path, key_file: Path, *, lifetime: dt.timedelta, now: dt.datetime) -> Signed:
-    """Write `manifest.json` from the draft, one version on.
+    """Write `manifest.json` from the draft, under the next version.
 
     Args:
         folder: with a draft.
@@ -195,8 +198,8 @@ def sign_draft(folder: Path, key_file: Path, *, lifetime: dt.timedelta, now: dt.
         now: aware; cut to the second.
 
     Raises:
-        UsageError: no draft or no key there.
-        CompanionError: the reason for which a reader would refuse the result.
+        UsageError: the draft or the key is missing.
+        CompanionError: a reader would refuse the result, for this reason.
     """
     draft = _draft(folder)
     if not draft["models"]:
@@ -221,16 +224,16 @@ def sign_draft(folder: Path, key_file: Path, *, lifetime: dt.timedelta, now: dt.
     )
     if isinstance(manifest, Verdict):
         raise error_for(manifest.reason)
-    # The version first: after a crash between the two, a number is skipped, never used twice.
+    # The version is written first: a crash between the two skips a number and never uses one twice.
     _write(folder / DRAFT, {**draft, "version": manifest.version})
     path = folder / MANIFEST
     write_private(path, raw)
-    path.chmod(0o644)  # it is made to be served
+    path.chmod(0o644)  # a web server has to read it
     return Signed(path, manifest)
 
 
 def verify_file(path: Path, trusted_keys: list[str], *, now: dt.datetime) -> Manifest:
-    """Return what a reader with these keys would accept, or raise the reason why not."""
+    """Return the manifest if a reader with these keys would accept it, or raise why not."""
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_MANIFEST_BYTES + 1)
@@ -272,8 +275,8 @@ def _write(path: Path, document: dict[str, Any]) -> None:
 
 def _private_key(key_file: Path) -> ed25519.Ed25519PrivateKey:
     from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415 - seldom needed
-    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415
-    from cryptography.hazmat.primitives.asymmetric import ed25519  # noqa: PLC0415
+    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 - heavy, seldom needed
+    from cryptography.hazmat.primitives.asymmetric import ed25519  # noqa: PLC0415 - heavy
 
     try:
         with key_file.open("rb") as file:

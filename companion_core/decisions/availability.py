@@ -1,7 +1,7 @@
 """Rules for this file: whether the companion may call itself available (I-09).
 
-Available is verified, ready, bound, with a stored token and a health answer that is recent and
-never from the future. Any doubt is no, with the first reason that fails.
+Available means verified, ready and bound, with a stored token and a health answer that is recent
+and not from the future. Any doubt means no; the reason is that of the first fact that fails.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ RECENCY_SECONDS: Final = 15.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AvailabilityFacts:
-    """What is known now. Only `True` counts as true.
+    """The facts of this moment. Only `True` counts as true.
 
     Attributes:
         verified: the started model has evidence (I-01).

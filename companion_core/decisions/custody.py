@@ -1,7 +1,10 @@
-"""Rules for this file: what is kept of a sign-in, under which four names, and when it counts.
+"""Rules for this file: what a sign-in stores, under which four names, and when that counts.
 
-Sizes are bounded, metadata holds no secret and no field of a caller's, and what is torn or
-corrupt is no session (I-13). Imports no keychain; never raises on bad input.
+Sizes are bounded; metadata holds no secret and no field but its own; torn or corrupt metadata is
+no session (I-13). Imports no keychain; never raises on bad input.
+
+A start stores the loopback token by these rules. `companion login`, which is not built yet, will
+store the session by them.
 """
 
 from __future__ import annotations
@@ -45,12 +48,12 @@ class Account(enum.StrEnum):
     """The four accounts of an instance; there is no fifth."""
 
     ACCESS_TOKEN = "access_token"  # noqa: S105 - an account, not a secret
-    REFRESH_TOKEN = "refresh_token"  # noqa: S105 - as above
+    REFRESH_TOKEN = "refresh_token"  # noqa: S105 - an account, not a secret
     SESSION_META = "session_meta"
-    LOOPBACK_TOKEN = "loopback_token"  # noqa: S105 - as above
+    LOOPBACK_TOKEN = "loopback_token"  # noqa: S105 - an account, not a secret
 
 
-# What ends with the session, the longest-lived first; the loopback token is no part of it.
+# The accounts that end with the session, the longest-lived first; the loopback token stays.
 CLEARING_ORDER: Final = (Account.REFRESH_TOKEN, Account.ACCESS_TOKEN, Account.SESSION_META)
 
 
@@ -73,7 +76,7 @@ def is_token(value: object) -> TypeGuard[str]:
 
 
 def is_loopback_token(value: object) -> TypeGuard[str]:
-    """Tell whether `value` is a token of which the guard would accept the length."""
+    """Tell whether `value` is a token that is long enough for the guard."""
     return is_token(value) and len(value) >= MINIMUM_TOKEN_LENGTH
 
 
@@ -82,7 +85,7 @@ def is_loopback_token(value: object) -> TypeGuard[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionMeta:
-    """What is kept beside the tokens; no secret, and no field but these.
+    """What is stored beside the tokens: no secret, and no field but these.
 
     Times are milliseconds since the epoch.
     """
@@ -100,7 +103,7 @@ class SessionMeta:
 
 
 def parse_session_meta(value: object) -> SessionMeta | Verdict:
-    """Return the known fields of `value`; an optional one of another type counts as absent.
+    """Return the known fields of `value`; an optional field of another type counts as absent.
 
     Without a finite `expires_at` it is `malformed_input`.
     """
@@ -120,7 +123,7 @@ def parse_session_meta(value: object) -> SessionMeta | Verdict:
 
 
 def parse_stored_meta(stored: object) -> SessionMeta | None:
-    """Return the metadata in a stored text; what is torn or corrupt is none."""
+    """Return the metadata in a stored text; None when it is torn or corrupt."""
     if not is_storable(stored):
         return None
     try:
@@ -167,8 +170,8 @@ def build_session_meta(
 def decide_session(meta: object, *, has_refresh_token: object, now: object) -> RefreshDecision:
     """Return what to do with a session at `now`, in milliseconds since the epoch.
 
-    A clock that stands before the time of storing says nothing about a token's age: the
-    access token is then not used as it is.
+    A clock that shows a time before the session was stored says nothing about a token's age:
+    the access token is then refreshed before it is used.
     """
     if not isinstance(meta, SessionMeta) or not is_finite(now):
         return RefreshDecision.REAUTH

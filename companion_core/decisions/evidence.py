@@ -1,7 +1,7 @@
 """Rules for this file: a value that proves something can be made only by what proved it.
 
 An evidence class names the one module that may make it. Construction from anywhere else
-raises `TypeError`, which is a fault of the program and never an answer to input.
+raises `TypeError`: that is a fault of the program and never an answer to input.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Evidence:
     __slots__ = ()
     made_in: ClassVar[str] = ""
 
-    def __new__(cls, *_args: Any, **_kwargs: Any) -> Any:  # noqa: D102 - see the class
+    def __new__(cls, *_args: Any, **_kwargs: Any) -> Any:  # noqa: D102 - the class docstring describes construction
         caller = sys._getframe(1).f_globals.get("__name__")  # noqa: SLF001 - the only way to see it
         if not cls.made_in or caller != cls.made_in:
             raise TypeError(f"{cls.__name__} is made by {cls.made_in or 'nobody'} alone")

@@ -1,7 +1,10 @@
 """Rules for this file: decide from a request's head alone whether a local program sent it.
 
-`GUARD_ORDER` is the order, as data; the first step that fails is the answer. What is absent
-where it must be present, ambiguous, empty or unknown refuses (I-10, I-16, I-17). No I/O.
+`GUARD_ORDER` is the order, as data; the first step that fails is the answer. A part that is
+missing, ambiguous, empty or unknown refuses (I-10, I-16, I-17). No I/O.
+
+The gateway calls `verify_request`. Only the known answers of `tests/vectors` ask
+`is_loopback_host`, `counts_toward_rate` and `fold_headers`.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from companion_core.decisions.numbers import is_finite
 from companion_core.decisions.rate import RateWindow
 from companion_core.decisions.verdict import OK, Verdict, refuse
 from companion_core.errors import Reason
+from companion_core.system.secret import Secret
 
 __all__ = [
     "GUARD_ORDER",
@@ -41,7 +45,7 @@ MINIMUM_TOKEN_LENGTH: Final = 43  # 256 bits in unpadded base64url
 
 @dataclass(frozen=True, slots=True)
 class GuardStep:
-    """One step of the guard: its name, what it may answer, whether reaching it is counted."""
+    """One step of the guard: its name, its possible answers, whether a request there counts."""
 
     name: str
     reasons: tuple[Reason, ...]
@@ -63,7 +67,7 @@ _COUNTED = frozenset(reason for step in GUARD_ORDER if step.counted for reason i
 
 _METHODS = frozenset({"GET", "POST"})
 _LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
-# Where only these occur there is no Origin and no fetch metadata: nothing more to look at.
+# A request with only these fields has no Origin and no fetch metadata to look at.
 _PROGRAM_FIELDS = frozenset(
     {"accept", "authorization", "connection", "content-length", "content-type", "host"}
 )
@@ -97,29 +101,41 @@ class RateBudgets:
     strangers: RateWindow | None
 
 
+class _Expected:
+    """Holds the token's bytes beside the fields, so that nothing shows or copies them."""
+
+    __slots__ = ("expected",)
+    expected: bytes | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GuardPolicy:
+class GuardPolicy(_Expected):
     """What the guard compares with; `guard_policy` makes it.
 
     Attributes:
         hosts: the exact Host values, in lower case; empty admits nothing.
         routes: path to method; empty admits nothing.
         token: the expected token; None admits nothing.
+        expected: the token's bytes, made once: the guard compares them on each request.
     """
 
     hosts: frozenset[str]
     routes: Mapping[str, str]
-    token: bytes | None
+    token: Secret | None
+
+    def __post_init__(self) -> None:
+        encoded = None if self.token is None else _encode(self.token.reveal())
+        object.__setattr__(self, "expected", encoded)
 
 
 def guard_policy(
     *,
     hosts: object,
     routes: Mapping[str, str],
-    token: object,
+    token: Secret | None,
     minimum_token_length: int = MINIMUM_TOKEN_LENGTH,
 ) -> GuardPolicy:
-    """Return the policy; whatever is malformed is left out, which refuses.
+    """Return the policy; malformed parts are left out, and what is left out is refused.
 
     Args:
         hosts: `name:port` texts; only loopback names with a decimal port count.
@@ -128,13 +144,13 @@ def guard_policy(
         minimum_token_length: in bytes; a shorter token is never accepted.
     """
     listed = hosts if isinstance(hosts, list | tuple | frozenset) else ()
-    secret = _encode(token)
+    encoded = _encode(token.reveal()) if isinstance(token, Secret) else None
     return GuardPolicy(
         hosts=frozenset(
             entry.lower() for entry in listed if isinstance(entry, str) and _is_bound_host(entry)
         ),
         routes=routes,
-        token=secret if secret and len(secret) >= minimum_token_length else None,
+        token=token if encoded and len(encoded) >= minimum_token_length else None,
     )
 
 
@@ -208,7 +224,7 @@ def bearer_token(authorization: object) -> str:
 
 
 def counts_toward_rate(reason: object) -> bool:
-    """Tell whether a request that ended so used up a place in its rate window."""
+    """Tell whether a request with this answer used up a place in its rate window."""
     return isinstance(reason, str) and reason in _COUNTED
 
 
@@ -290,7 +306,7 @@ def verify_request(  # noqa: PLR0917 - called per request, where keywords cost t
     if not (_PROGRAM_FIELDS.issuperset(headers) or _same_origin(headers, host)):
         return _CROSS_SITE
 
-    presented, expected = _encode(token), policy.token
+    presented, expected = _encode(token), policy.expected
     owner = presented and expected and hmac.compare_digest(presented, expected)
     if not (owner and path == HEALTH_PATH):
         window = budgets.owner if owner else budgets.strangers

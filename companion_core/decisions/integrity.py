@@ -2,6 +2,9 @@
 
 A check is used once, counts before it hashes, and answers every call. Imports `hashlib` and
 `hmac` for their arithmetic alone; never raises.
+
+`decisions/manifest.py` makes the `ModelSpec`, and `models/proof.py` checks the bytes against it.
+Only the known answers of `tests/vectors` ask `verify_model_bytes`.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec(Evidence):
-    """What a file must be: 64 lower-case hex digits and a size in bytes.
+    """The digest (64 lower-case hex digits) and the size in bytes that a file must have.
 
     Made by `parse_model_spec` alone.
     """
@@ -62,8 +65,8 @@ def digests_equal(a: object, b: object) -> bool:
 class IntegrityAccumulator:
     """Counts and hashes a stream, and says at the end whether it is the model (I-01).
 
-    `update` as often as there are bytes, `finalize` once. An overflow is told by the
-    `update` that brings it, and its bytes are not hashed.
+    Call `update` as often as there are bytes and `finalize` once. The `update` that brings too
+    many bytes refuses, and does not hash them.
     """
 
     __slots__ = ("_aborted", "_finalized", "_hash", "_received", "_spec")
@@ -77,7 +80,7 @@ class IntegrityAccumulator:
 
     @property
     def received_bytes(self) -> int:
-        """How many bytes were offered before the check ended."""
+        """The number of bytes that were offered before the check ended."""
         return self._received
 
     def update(self, chunk: object) -> Verdict:
@@ -124,7 +127,7 @@ class IntegrityAccumulator:
 def verify_model_bytes(
     data: object, *, sha256: object, size: object, source: object, allowed: object
 ) -> Verdict:
-    """Decide on a whole model in memory: source, specification, type, size, digest."""
+    """Judge a whole model in memory: source, specification, type, size, digest."""
     admitted = check_source_url(source, allowed)
     if not admitted.ok:
         return admitted

@@ -1,7 +1,7 @@
-"""Rules for this file: how a runtime is confined, and what each way promises (I-07, I-08).
+"""Rules for this file: how a runtime is confined, and what each tier promises (I-07, I-08).
 
-Pure; imports values only. A tier is chosen from those that were seen working on this very
-machine; a promise that no test of its tier has shown is not in the table.
+Pure; imports values only. A tier is chosen among those that were seen to work on this machine; a
+promise is in the table only if a test of its tier has shown it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Promise(enum.StrEnum):
     LIFETIME = "ends when the companion ends"
 
 
-# What may be had on each system, the best first.
+# The tiers of each system, the best first.
 TIERS: Final[Mapping[str, tuple[Tier, ...]]] = MappingProxyType(
     {
         "linux": (Tier.BUBBLEWRAP, Tier.LANDLOCK),
@@ -63,10 +63,10 @@ def choose_tier(policy: object, platform: str, working: frozenset[Tier]) -> Tier
     """Choose how runtimes are confined.
 
     Args:
-        policy: "best" takes the best that works, if only none; "required" takes the best
-            tier of this system or nothing.
+        policy: "best" takes the best tier that works, down to `NONE`; "required" takes the
+            best tier of this system or refuses.
         platform: as `sys.platform` has it.
-        working: the tiers that were probed on this machine and worked.
+        working: the tiers that worked when they were probed on this machine.
 
     Returns:
         the tier, or `isolation_unavailable`.

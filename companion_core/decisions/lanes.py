@@ -2,6 +2,9 @@
 
 The nearest available lane wins, in the order of the tables. Only `True` makes a lane available
 or opts in; only `False` (or a preference never set) leaves a restriction off.
+
+The gateway will call these rules when it serves lanes beyond this device, which is not built
+yet. Until then every request takes the local lane.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ __all__ = [
 
 
 class Lane(enum.StrEnum):
-    """Where inference runs, from this device outwards."""
+    """Where inference runs; the nearest lane first."""
 
     LOCAL = "local"
     SELF_HOSTED = "self_hosted"
@@ -62,7 +65,7 @@ _ALLOW: Final = Verdict(ok=True, reason=Reason.ALLOW)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaneCapabilities:
-    """What can be reached now."""
+    """The lanes that can be reached now."""
 
     in_browser_available: bool = False
     companion_available: bool = False
@@ -74,7 +77,7 @@ class LaneCapabilities:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LanePreferences:
-    """What the person and the organisation asked for; None: never set."""
+    """The restrictions that the person and the organisation set; None means never set."""
 
     keep_on_device: bool | None = None
     org_privacy_mode: bool | None = None
@@ -84,17 +87,17 @@ _STRICTEST: Final = LanePreferences(keep_on_device=True, org_privacy_mode=True)
 
 
 def _is_on(restriction: object) -> bool:
-    # A restriction that is neither off nor unset is on, whatever it was meant to be.
+    # A restriction is on unless it is plainly off or was never set.
     return restriction is not False and restriction is not None
 
 
 def select_lane(capabilities: object, preferences: object) -> Lane:
-    """Return the first lane that is available and preferred; `DISABLED` when none is.
+    """Return the first lane, in the order of preference, that is available; else `DISABLED`.
 
     Keep-on-device takes out `openrouter`, which would send the text to a third party without
-    asking; the managed lane stays, because it asks (`enforce_consent_policy`). Anything that is
-    not a `LaneCapabilities` offers nothing; anything that is not a `LanePreferences` restricts
-    as much as it could.
+    asking; the managed lane stays, because it asks (`enforce_consent_policy`). A value that is
+    not a `LaneCapabilities` offers nothing; one that is not a `LanePreferences` restricts as
+    much as possible.
     """
     if not isinstance(capabilities, LaneCapabilities):
         return Lane.DISABLED
@@ -138,12 +141,13 @@ def enforce_consent_policy(
 
     Args:
         lane: as `select_lane` chose it; `disabled` and unknown lanes are denied.
-        contains_private_data: not `False` counts as private; the managed lane needs consent.
-        is_delegate: not `False` counts as someone acting for an owner.
+        contains_private_data: anything but `False` counts as private data, for which the
+            managed lane needs consent.
+        is_delegate: anything but `False` counts as someone who acts for an owner.
         delegated_managed_allowed: the owner opted in to delegates on the managed lane.
         enriches_delegated_partition: the result is written to the owner's data.
         delegated_enrichment_allowed: the owner opted in to that.
-        consent_id: names the recorded consent; blank is none.
+        consent_id: names the recorded consent; a blank one counts as no consent.
     """
     known = _LANES.get(lane) if isinstance(lane, str) else None
     if known is None or known is Lane.DISABLED:

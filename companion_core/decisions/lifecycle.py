@@ -62,8 +62,8 @@ class Transition:
 
     Attributes:
         ok: the event was in order.
-        state: the state from now on. After a refusal, the one before; `STOPPED` where that
-            was none of the four, because what is unknown must not serve.
+        state: the state from now on. After a refusal it is the one before, or `STOPPED` where
+            that was unknown: an unknown state must not serve.
         reason: `Reason.OK`, or why not.
     """
 
@@ -88,9 +88,9 @@ _STATES: Final = {state.value: state for state in State}
 def transition(state: object, event: object) -> Transition:
     """Return what `event` makes of `state`; both are names or members (I-09).
 
-    A state that is no text is `unknown_state`, an event that is no text or empty is
-    `unknown_event`, an unknown name of a state is `unknown_state`, and any pair that the
-    table does not list (an unknown event's name included) is `invalid_transition`.
+    In this order: a state that is not a text is `unknown_state`; an event that is empty or not a
+    text is `unknown_event`; an unknown name of a state is `unknown_state`; a pair that the table
+    does not list, such as one with an unknown event, is `invalid_transition`.
     """
     if not isinstance(state, str):
         return _REFUSALS[State.STOPPED, Reason.UNKNOWN_STATE]
@@ -103,5 +103,5 @@ def transition(state: object, event: object) -> Transition:
 
 
 def can_serve_inference(state: object) -> bool:
-    """Return whether the runtime may be given work: in `ready` and nowhere else (I-09)."""
+    """Return whether the runtime may be given work: only in `ready` (I-09)."""
     return isinstance(state, str) and state == _READY

@@ -14,14 +14,19 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from companion_core.decisions.evidence import Evidence
-from companion_core.decisions.integrity import MAX_SIZE, parse_model_spec
+from companion_core.decisions.integrity import MAX_SIZE, ModelSpec, parse_model_spec
 from companion_core.decisions.numbers import is_finite
 from companion_core.decisions.signatures import (
     any_trusted,
     parse_public_key,
     pre_authentication_encoding,
 )
-from companion_core.decisions.source import check_source_url, parse_https_url
+from companion_core.decisions.source import (
+    SourceUrl,
+    admit_source,
+    check_source_url,
+    parse_https_url,
+)
 from companion_core.decisions.strict_json import MALFORMED, decode_base64, parse_json
 from companion_core.decisions.verdict import OK, Verdict, refuse
 from companion_core.errors import Reason
@@ -59,12 +64,24 @@ _INSTANT = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class ManifestFile(Evidence):
-    """One file of a model: what it must be, and where it may be fetched."""
+    """One file of a model: what its bytes must be, and where they may be fetched.
+
+    Both are proved here and nowhere again; only a redirect is a new address, and is checked.
+    """
 
     name: str
-    size: int
-    sha256: str
-    urls: tuple[str, ...]
+    spec: ModelSpec
+    urls: tuple[SourceUrl, ...]
+
+    @property
+    def sha256(self) -> str:
+        """The digest that `spec` has."""
+        return self.spec.sha256
+
+    @property
+    def size(self) -> int:
+        """The size that `spec` has, in bytes."""
+        return self.spec.size
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +101,7 @@ class Manifest(Evidence):
 
     Attributes:
         issued: seconds since the epoch, as is `expires`.
-        payload_sha256: of the signed bytes; with `version` it is what the next is held against.
+        payload_sha256: of the signed bytes; the next manifest is compared with it and `version`.
     """
 
     version: int
@@ -114,13 +131,13 @@ class _Malformed(Exception):
 def verify_manifest(
     raw: bytes, *, trusted_keys: Sequence[str], now: float, last_seen: LastSeen | None
 ) -> Manifest | Verdict:
-    """Return the manifest that `raw` proves, or why it proves none.
+    """Return the manifest that `raw` proves, or the reason why it proves none.
 
     Args:
         raw: the envelope, at most 256 KiB.
         trusted_keys: "ed25519:BASE64", at least one; a malformed one refuses everything.
         now: wall time in seconds since the epoch, never earlier than any seen before.
-        last_seen: refuses an older version, and other bytes under the same version.
+        last_seen: an older version is refused, and so are other bytes under the same version.
     """
     try:
         payload = _signed_payload(raw, trusted_keys)
@@ -141,7 +158,7 @@ def verify_manifest(
 
 
 def check_payload(payload: bytes) -> Verdict:
-    """Say whether a payload could be a manifest once it is signed; its dates aside."""
+    """Say whether a payload would be a manifest if it were signed; its dates are not judged."""
     try:
         _manifest(payload)
     except _Malformed as malformed:
@@ -153,13 +170,17 @@ def check_manifest_origin(manifest_url: object, model_urls: object) -> Verdict:
     """Refuse a manifest that comes from the host of a model it vouches for (I-02).
 
     A manifest in a file has no host: its signature alone is the anchor.
+
+    Args:
+        manifest_url: where the manifest was read.
+        model_urls: a list or tuple of the models' addresses, each a text or a `SourceUrl`.
     """
     if not isinstance(model_urls, list | tuple) or not model_urls:
         return refuse(Reason.MANIFEST_UNTRUSTED)
     in_file = type(manifest_url) is str and manifest_url.startswith("file:///")
     origin = None if in_file else parse_https_url(manifest_url)
     for url in model_urls:
-        model = parse_https_url(url)
+        model = url if type(url) is SourceUrl else parse_https_url(url)
         if isinstance(origin, Verdict) or isinstance(model, Verdict):
             return refuse(Reason.MANIFEST_UNTRUSTED)
         if origin is not None and origin.host == model.host:
@@ -179,7 +200,9 @@ def check_trust_anchor(
     """Decide whether a manifest may vouch for one file (I-02, I-03).
 
     Order: the manifest is proved, its origin is another, the source is allowed, the
-    specification is whole.
+    specification is whole. Only the known answers of `tests/vectors` ask all four at once:
+    `verify_manifest` has proved the last two of every file, so that `fetch_manifest` asks
+    `check_manifest_origin` alone.
     """
     if type(manifest) is not Manifest:
         return refuse(Reason.MANIFEST_UNTRUSTED)
@@ -214,7 +237,7 @@ def _signed_payload(raw: object, trusted_keys: Sequence[str]) -> bytes:
 def _signature(entry: object) -> tuple[str, bytes]:
     name, encoded = _fields(entry, "key_id", "signature")
     signature = decode_base64(encoded)
-    # What is no signature at all verifies as none: the reason is the same as for a wrong one.
+    # A malformed signature counts as an invalid one, so that both have the same reason.
     return str(name), b"" if signature is None else signature
 
 
@@ -273,12 +296,15 @@ def _file(entry: object, allowed: tuple[str, ...]) -> ManifestFile:
     spec = parse_model_spec(sha256, size)
     if isinstance(spec, Verdict):
         raise _Malformed(spec.reason)
-    addresses = _list(urls, MAX_URLS)
-    for url in addresses:
-        verdict = check_source_url(url, allowed)
-        if not verdict.ok:
-            raise _Malformed(verdict.reason)
-    return ManifestFile(_text(name, _FILE_NAME), spec.size, spec.sha256, tuple(addresses))
+    addresses = tuple(_address(url, allowed) for url in _list(urls, MAX_URLS))
+    return ManifestFile(_text(name, _FILE_NAME), spec, addresses)
+
+
+def _address(url: object, allowed: tuple[str, ...]) -> SourceUrl:
+    admitted = admit_source(url, allowed)
+    if isinstance(admitted, Verdict):
+        raise _Malformed(admitted.reason)
+    return admitted
 
 
 # --- the grammar ----------------------------------------------------------------------------

@@ -2,6 +2,9 @@
 
 A malformed bound, stamp or time never means "fits" (I-16). No clock and no I/O; a window is
 the one value in this folder that changes in place, so that checking and counting are one step.
+
+The guard calls `take`. Only the known answers of `tests/vectors` ask `check_rate` and
+`restore_rate_window`, which judge a window that arrives as data.
 """
 
 from __future__ import annotations
@@ -52,7 +55,7 @@ class RateWindow:
     def per_minute(cls, requests: int) -> RateWindow:
         """Return a window for a budget per minute.
 
-        A large budget is kept over a proportionally shorter window, which bounds the memory
+        A large budget is counted over a proportionally shorter window: that bounds the memory
         and never allows more per minute.
         """
         if requests <= LONGEST_WINDOW_STAMPS:
@@ -115,7 +118,7 @@ class RateWindow:
 
 
 def check_rate(window: RateWindow | None, now: object) -> Verdict:
-    """Say whether one more request fits; a window that is not there refuses (I-16)."""
+    """Say whether one more request fits; without a window none does (I-16)."""
     return _NO_RATE_STATE if window is None else window.check(now)
 
 

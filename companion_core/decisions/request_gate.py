@@ -1,7 +1,10 @@
 """Rules for this file: after the guard, a request passes lifecycle, admission and resources.
 
 `GATE_ORDER` is that order, as data; the first step that refuses is the answer (I-10), and a
-part of the context that is missing refuses (I-16). It asks nobody and changes nothing.
+missing part of the context refuses (I-16). It asks nobody and changes nothing.
+
+The gateway calls `gate_request` with three verdicts. Only the known answers of `tests/vectors`
+ask `evaluate_runtime_request`, which draws them from the raw state.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ __all__ = ["GATE_ORDER", "GateStep", "evaluate_runtime_request", "gate_request"]
 
 @dataclass(frozen=True, slots=True)
 class GateStep:
-    """One step of the gate: its name, and with what it may refuse."""
+    """One step of the gate: its name, and the reasons it may refuse with."""
 
     name: str
     refusals: tuple[Reason, ...]
@@ -46,7 +49,7 @@ GATE_ORDER: Final[tuple[GateStep, ...]] = (
         ),
     ),
 )
-# Which of `gate_request`'s arguments comes first, second and third.
+# Which argument of `gate_request` is judged first, second and third.
 _ARGUMENTS = ("lifecycle", "admission", "resources")
 _in_order: Callable[[tuple[Verdict, ...]], tuple[Verdict, ...]] = itemgetter(
     *(_ARGUMENTS.index(step.name) for step in GATE_ORDER)

@@ -1,7 +1,7 @@
 """Rules for this file: whether a runtime that ended is started again, when, and how big.
 
-Pure; imports values only. What ends by itself before it was ready would end so again; what
-was killed, or had served, may do better next time, but not for ever.
+Pure; imports values only. A runtime that exits by itself before it was ready would do so again.
+One that was killed, or had served, may do better next time, but not endlessly.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from companion_core.errors import REASONS, Culprit, Reason
 
 __all__ = ["Ending", "RestartDecision", "Size", "decide_restart", "smaller"]
 
-# Before the first try, the second, …; the last stands for all that follow.
+# Before the first restart, the second, and so on; the last value holds for all that follow.
 DELAYS_SECONDS: Final = (1.0, 5.0, 15.0, 60.0)
-# So many endings within so long are a loop.
+# This many endings within this time are a crash loop.
 LOOP_ENDINGS: Final = 5
 LOOP_SECONDS: Final = 600.0
 _LEAST_CONTEXT: Final = 512
@@ -29,8 +29,8 @@ class Ending:
 
     Attributes:
         reason: `runtime_exited` for one that ended by itself, else why it was ended.
-        exit_code: of one that ended by itself, negative for a signal; None when unknown.
-        ready: it had been ready.
+        exit_code: of a runtime that ended by itself, negative for a signal; None when unknown.
+        ready: the runtime had been ready.
     """
 
     reason: Reason
@@ -40,24 +40,29 @@ class Ending:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestartDecision:
-    """`delay`: seconds to wait before the next start; None: none, and `reason` says why."""
+    """Whether there is a next start.
+
+    Attributes:
+        delay: seconds to wait before it; None when there is none.
+        reason: why there is none, else OK.
+    """
 
     delay: float | None
     reason: Reason
 
 
 def decide_restart(ending: Ending, endings: Sequence[float], now: float) -> RestartDecision:
-    """Decide what follows an ending.
+    """Decide whether the runtime is started again after it ended.
 
     Args:
         ending: the newest one.
-        endings: when each one so far was, the newest included, on the clock of `now`.
+        endings: the time of each ending so far, the newest included, on the clock of `now`.
         now: seconds on a clock that never steps back.
 
     Returns:
-        no delay for what is permanent (an exit before readiness that no signal caused, and
-        every reason that waiting does not change) and for a crash loop; else a delay that
-        grows with the endings of the last ten minutes.
+        no delay after a permanent ending (an exit before readiness that no signal caused, or a
+        reason that waiting does not change) and in a crash loop; else a delay that grows with
+        the endings of the last ten minutes.
     """
     if ending.reason is Reason.RUNTIME_EXITED:
         own_exit = ending.exit_code is not None and ending.exit_code >= 0
@@ -75,7 +80,7 @@ def decide_restart(ending: Ending, endings: Sequence[float], now: float) -> Rest
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """How much of it is started: requests at once, and tokens of context for each."""
+    """How much of the runtime is started: requests at once, and tokens of context for each."""
 
     parallel: int
     context_length: int | None

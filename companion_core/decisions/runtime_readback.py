@@ -1,7 +1,8 @@
 """Rules for this file: whether a started runtime is what was planned (I-06, I-07).
 
-Pure; imports values only. It judges what was read back of the process tree: names in the
-environment, sockets that listen, and who answers. What could not be read is no.
+Pure; imports values only. It judges what was read back from the process tree: the names in the
+environment, the listening sockets, and the peer of a connection. What could not be read counts as
+a refusal.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Listener:
 class LoopbackChannel(Verdict, Evidence):
     """Proof that a runtime's tree listened on its channel and nowhere wider.
 
-    The approval that `check_listeners` alone gives.
+    Only `check_listeners` gives it.
     """
 
     channel: UnixChannel | TcpChannel
@@ -51,13 +52,13 @@ def check_environment(
     planned: frozenset[str],
     child_names: frozenset[str],
 ) -> Verdict:
-    """Require exactly the planned names of the runtime and no undeclared one below it.
+    """Require exactly the planned names in the runtime and no undeclared one in its descendants.
 
     Args:
-        runtime: names in the started process; None when they could not be read.
-        descendants: the same of each process below it.
-        planned: what the core gave.
-        child_names: what the plugin declared that its own descendants add.
+        runtime: the names in the started process; None when they could not be read.
+        descendants: the same for each process below it.
+        planned: the names that the core gave.
+        child_names: the names that the runtime's descendants may add, as its plugin declared.
     """
     if runtime != planned:
         return refuse(Reason.RUNTIME_ENVIRONMENT)
@@ -74,12 +75,12 @@ def check_listeners(
 ) -> Verdict:
     """Require that the tree listens on its channel and nowhere else.
 
-    Where the person accepted an open backend, further loopback ports pass (Ollama's runner
-    has one); beyond loopback never does.
+    If the person accepted an open backend, further loopback ports pass (Ollama's runner has one);
+    a socket beyond loopback never does.
 
     Returns:
-        a `LoopbackChannel`; else `runtime_listens_wide`, or `health_failed` where the channel
-        is not the tree's own.
+        a `LoopbackChannel`; else `runtime_listens_wide`, or `health_failed` when no process of
+        the tree listens on the channel.
     """
     proof = LoopbackChannel(ok=True, reason=Reason.OK, channel=channel)
     if listeners is None:

@@ -1,7 +1,7 @@
 """Rules: a payload counts only with an Ed25519 signature of a trusted key (I-02).
 
-What is signed is the DSSE pre-authentication encoding, so a signature for one type of
-document is none for another. Imports no I/O; never raises.
+The DSSE pre-authentication encoding is signed, so a signature for one type of document is not
+valid for another. Imports no I/O; never raises.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def parse_public_key(text: object) -> bytes | None:
     """Return the 32 bytes of "ed25519:BASE64", or None.
 
     A key in a non-canonical encoding is refused, and so is one of the eight points of small
-    order: under such a key a signature can be made that fits every message.
+    order: for such a key a signature can be made that fits every message.
     """
     if type(text) is not str or not text.startswith(KEY_PREFIX):
         return None
@@ -62,10 +62,9 @@ def key_id(public_key: bytes) -> str:
 
 
 def signature_is_valid(public_key: bytes, signature: bytes, message: bytes) -> bool:
-    """Tell whether `signature` is the key's own for `message` (RFC 8032 section 5.1.7)."""
-    # Heavy, and used once for each manifest.
-    from cryptography.exceptions import InvalidSignature  # noqa: PLC0415
-    from cryptography.hazmat.primitives.asymmetric import ed25519  # noqa: PLC0415
+    """Tell whether the key made `signature` for `message` (RFC 8032 section 5.1.7)."""
+    from cryptography.exceptions import InvalidSignature  # noqa: PLC0415 - once per manifest
+    from cryptography.hazmat.primitives.asymmetric import ed25519  # noqa: PLC0415 - heavy
 
     try:
         ed25519.Ed25519PublicKey.from_public_bytes(public_key).verify(signature, message)

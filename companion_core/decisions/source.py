@@ -41,7 +41,7 @@ _ENCODED_TROUBLE = re.compile(r"%(?:2[eEfF]|5[cC]|[01][0-9A-Fa-f]|7[fF])")
 
 @dataclass(frozen=True, slots=True)
 class HttpsUrl:
-    """A well-formed `https` address; being one says nothing about being allowed.
+    """A well-formed `https` address; that says nothing about whether it is allowed.
 
     Attributes:
         host: lower case; an IPv6 address without brackets.
@@ -78,7 +78,7 @@ class SourceUrl(Evidence):
 
 
 def parse_https_url(url: object) -> HttpsUrl | Verdict:
-    """Return the parsed address, or why it is none.
+    """Return the parsed address, or why it is refused.
 
     Refusals: `malformed_spec` when it is no absolute address, `scheme_not_allowed` for
     anything but https, `source_not_allowed` when it parses but parsers or servers disagree
@@ -111,7 +111,7 @@ def parse_https_url(url: object) -> HttpsUrl | Verdict:
 
 
 def _host(v6: str | None, name: str) -> str | None:
-    """Return the host in its one spelling, or None when it is none."""
+    """Return the host in its one spelling, or None when it is malformed."""
     try:
         if v6 is not None:
             address = ipaddress.IPv6Address(v6)
@@ -132,8 +132,8 @@ def admit_source(url: object, allowed: object) -> SourceUrl | Verdict:
     Args:
         url: the address, as text.
         allowed: a list or tuple of allowed addresses. An entry covers its own origin and
-            its path, at segment boundaries; an entry that is no plain https address, or has
-            a query or fragment, covers nothing.
+            its path, at segment boundaries; an entry that is not a plain https address, or
+            has a query or fragment, covers nothing.
     """
     if type(url) is not str or not url:
         return refuse(Reason.MALFORMED_SPEC)
@@ -158,6 +158,6 @@ def _covers(entry: object, url: HttpsUrl) -> bool:
 
 
 def check_source_url(url: object, allowed: object) -> Verdict:
-    """As `admit_source`, for callers that need only the answer."""
+    """Judge as `admit_source` does, for callers that need only the answer."""
     admitted = admit_source(url, allowed)
     return admitted if isinstance(admitted, Verdict) else OK

@@ -1,7 +1,7 @@
 """Rules for this file: whether a runtime plugin's plan may be carried out (I-05 to I-07).
 
 Pure; imports values and text rules only. The plugin's plan is rebuilt from primitives of
-exact types: nothing of the plugin's own survives, and nothing that it asks for is guessed.
+exact types: no object of the plugin survives, and nothing that it asks for is guessed.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ _STATUSES = range(100, 600)
 
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}\Z")
 _REQUEST_PATH = re.compile(r"/[!-~]{0,1023}\Z")
-# What steers a loader, an interpreter or the C library, whoever declares it.
+# Names that steer a loader, an interpreter or the C library; no plugin may set one.
 _FORBIDDEN_PREFIXES = ("LD_", "DYLD_", "PYTHON", "MALLOC_", "BASH_", "PERL5", "RUBY", "NODE_")
 _FORBIDDEN_NAMES = frozenset({"ENV", "IFS", "SHELLOPTS", "GCONV_PATH", "GLIBC_TUNABLES", "LOCPATH"})
-# What holds a secret. The core's per-start key goes in under `backend_key_env` alone.
+# Names that would hold a secret. The core's per-start key goes in under `backend_key_env` alone.
 _SECRET_ENDINGS = ("KEY", "TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIALS", "COOKIE")
 
 _BASE_PATH = "/usr/bin:/bin"
-# Which accelerators the person lets programs see; numbers and names, no paths.
+# Which accelerators the person lets programs use: numbers and names, no paths.
 _ACCELERATORS = (
     "CUDA_VISIBLE_DEVICES",
     "GGML_VK_VISIBLE_DEVICES",
@@ -69,17 +69,17 @@ _ACCELERATOR_VALUE = re.compile(r"[A-Za-z0-9_.,:-]{0,512}\Z")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanFacts:
-    """What the core knows and chose before it asked the plugin.
+    """What the core knew and chose before it asked the plugin.
 
     Attributes:
         binary: the proved program, absolute; the running interpreter when `embedded`.
         embedded_modules: modules inside the plugin's own hashed files.
-        env_names: what the spawner declared that its plans may set.
-        base_names: what the core sets itself; a plan may not.
-        model_path: what the verified model is opened by.
-        routes: what the gateway would serve at most.
+        env_names: the names that plans may set, as the spawner declared.
+        base_names: the names that the core sets itself; a plan may not.
+        model_path: the path by which the runtime opens the verified model.
+        routes: all that the gateway would serve.
         allow_open_backend: the person accepted a backend without socket and key (I-07).
-        windows: paths are as that system has them; a plan may separate with "/" there too.
+        windows: paths are Windows paths; a plan may separate with "/" there too.
     """
 
     binary: str
@@ -105,7 +105,7 @@ def parse_pid(value: object) -> int | Verdict:
 def check_env_name(name: object) -> Verdict:
     """Tell whether a plugin may set this environment variable at all (I-06).
 
-    Never: what steers the loader or an interpreter, and what would hold a secret.
+    It may set none that steers the loader or an interpreter, or that would hold a secret.
     """
     if type(name) is not str or not _ENV_NAME.match(name):
         return refuse(Reason.PLAN_REFUSED)
@@ -119,7 +119,7 @@ def check_env_name(name: object) -> Verdict:
 def base_environment(
     platform: str, *, private_dir: str, inherited: Mapping[str, str]
 ) -> dict[str, str]:
-    """Return the environment every runtime starts from: an allow-list, built from nothing.
+    """Return the environment that every runtime starts from: an allow-list, built from nothing.
 
     Args:
         platform: as `sys.platform` has it.
@@ -150,8 +150,8 @@ def check_plan(plan: object, facts: PlanFacts) -> SpawnPlan | Verdict:
     """Rebuild a plugin's plan from what is allowed in it, or refuse it whole.
 
     Returns:
-        a plan of the core's own making, or `plan_refused`, or `backend_open` where the
-        backend would be reachable for every local program.
+        a plan that the core made anew, or `plan_refused`, or `backend_open` when every local
+        program could reach the backend.
     """
     refused = refuse(Reason.PLAN_REFUSED)
     if type(plan) is not SpawnPlan:
@@ -252,9 +252,9 @@ def _program_is_proved(argv: tuple[str, ...], facts: PlanFacts) -> bool:
 def _environment(value: object, facts: PlanFacts) -> dict[str, str] | None:
     if type(value) not in {dict, MappingProxyType}:
         return None
-    try:  # a read-only view may stand before a mapping of the plugin's own making
-        items = list(dict(value).items())  # type: ignore[call-overload]
-    except Exception:  # noqa: BLE001 - any fault of it is a refusal
+    try:  # behind a read-only view there may be a mapping that the plugin wrote
+        items = list(dict(value).items())  # type: ignore[call-overload]  # its type is tested above
+    except Exception:  # noqa: BLE001 - whatever the plugin's mapping raises is a refusal
         return None
     if len(items) > _MAX_ITEMS:
         return None
@@ -270,7 +270,7 @@ def _environment(value: object, facts: PlanFacts) -> dict[str, str] | None:
 
 
 def _takes_key(name: object, env: Mapping[str, str], facts: PlanFacts) -> bool:
-    """Tell whether the core's key may go in under `name`: a secret's name is fine here."""
+    """Tell whether the core's key may go in under `name`; here a secret's name is fine."""
     if type(name) is not str or not _ENV_NAME.match(name):
         return False
     if name.upper().startswith(_FORBIDDEN_PREFIXES) or name.upper() in _FORBIDDEN_NAMES:
@@ -288,7 +288,7 @@ def _names_model(argv: tuple[str, ...], env: Mapping[str, str], path: str) -> bo
 def _names_channel(
     argv: tuple[str, ...], env: Mapping[str, str], channel: UnixChannel | TcpChannel
 ) -> bool:
-    """Tell whether the core's choice of channel appears; the sockets are read back as well."""
+    """Tell whether the channel that the core chose appears; the sockets are read back as well."""
     wanted = channel.path if isinstance(channel, UnixChannel) else str(channel.port)
     return any(
         part == wanted or part.endswith(("=" + wanted, ":" + wanted))
@@ -297,7 +297,7 @@ def _names_channel(
 
 
 def _normal(path: str, facts: PlanFacts) -> str | None:
-    """Return an absolute path in the form that paths are compared in; None for any other."""
+    """Return an absolute path in the form in which paths are compared; None for any other path."""
     if not facts.windows:
         return path if posixpath.isabs(path) else None
     absolute = ntpath.splitdrive(path)[0] and ntpath.isabs(path)
@@ -313,7 +313,7 @@ def _inside(path: object, facts: PlanFacts) -> bool:
 
 
 def _may_read(path: str, facts: PlanFacts) -> bool:
-    """Tell whether isolation may leave it readable: no folder that the person's state is in."""
+    """Tell whether isolation may leave it readable: it must not contain the person's state."""
     normal, folder = _normal(path, facts), _normal(facts.data_dir, facts)
     if normal is None or folder is None or normal != posixpath.normpath(normal):
         return False

@@ -16,7 +16,7 @@ __all__ = ["MALFORMED", "decode_base64", "parse_json"]
 
 MAX_DEPTH: Final = 16
 MAX_INTEGER_DIGITS: Final = 16
-# What `parse_json` answers for a refused document; None is a value that JSON can hold.
+# The answer of `parse_json` to a refused document; None is a value that JSON can hold.
 MALFORMED: Final = object()
 
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
@@ -78,5 +78,5 @@ def decode_base64(text: object) -> bytes | None:
         data = base64.b64decode(text)
     except (ValueError, binascii.Error):
         return None
-    # The decoder skips what is foreign to it; only the one spelling comes back the same.
+    # The decoder skips foreign characters; only the canonical spelling comes back unchanged.
     return data if base64.b64encode(data).decode() == text else None

@@ -32,6 +32,7 @@ from companion_core.hookspecs import AUTHORITY_GROUP, RUNTIME_GROUP
 from companion_core.models.store import VerifiedModel
 from companion_core.plugin_host import FoundPlugin, judge_found
 from companion_core.providers import SpawnPlan, TcpChannel, UnixChannel
+from companion_core.system.secret import Secret
 
 __all__ = [
     "ALLOWED",
@@ -142,7 +143,7 @@ TOKEN: Final = "a" * 43  # made up: the guard's rule is asked, not a running gat
 @functools.cache
 def _policy() -> GuardPolicy:
     hosts = loopback_hosts("127.0.0.1", PORT.port)
-    return guard_policy(hosts=hosts, routes={"/v1/models": "GET"}, token=TOKEN)
+    return guard_policy(hosts=hosts, routes={"/v1/models": "GET"}, token=Secret(TOKEN))
 
 
 def request(

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from companion_core.system.secret import Secret
+
 __all__ = ["Redactor", "shown_url"]
 
 _GONE: Final = "[redacted]"
@@ -66,7 +68,7 @@ class Redactor:
         places: folders and the names that replace them, the longest folder first.
     """
 
-    secrets: tuple[str, ...] = ()
+    secrets: tuple[Secret, ...] = ()
     places: tuple[tuple[str, str], ...] = ()
 
     @classmethod
@@ -74,12 +76,12 @@ class Redactor:
         """Return a redactor; it ignores secrets too short to be told from ordinary words."""
         known = sorted((s for s in secrets if len(s) >= _SHORTEST_SECRET), key=len, reverse=True)
         named = sorted((p for p in places if len(p[0]) > 1), key=lambda p: len(p[0]), reverse=True)
-        return cls(tuple(known), tuple(named))
+        return cls(tuple(map(Secret, known)), tuple(named))
 
     def text(self, text: str) -> str:
         """Return `text` without secrets, digests, credentials and the person's folders."""
         for secret in self.secrets:
-            text = text.replace(secret, _GONE)
+            text = text.replace(secret.reveal(), _GONE)
         for folder, name in self.places:
             text = text.replace(folder, name)
         text = _PEOPLE_FOLDERS.sub(lambda match: match[1] + "[person]", text)

@@ -38,6 +38,7 @@ from companion_core.errors import CompanionError, Reason
 from companion_core.plugin_host import choose_keychain
 from companion_core.providers import MAX_SECRET_BYTES, ResourceLimits, ResourceObservation
 from companion_core.runtime.process.binary import prove_binary
+from companion_core.system.secret import Secret
 
 __all__ = ["PROBES", "Probe"]
 
@@ -208,7 +209,7 @@ PROBES: Final[Mapping[str, tuple[Probe, ...]]] = MappingProxyType(
             Probe(
                 "no host",
                 lambda: request(
-                    policy=guard_policy(hosts=(), routes={"/v1/models": "GET"}, token=TOKEN)
+                    policy=guard_policy(hosts=(), routes={"/v1/models": "GET"}, token=Secret(TOKEN))
                 ),
                 Reason.HOST_NOT_ALLOWED,
             ),

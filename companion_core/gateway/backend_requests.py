@@ -39,7 +39,8 @@ class BackendRequests:
     __slots__ = ("_drop_fields", "_heads", "_served_model", "health_check")
 
     def __init__(self, backend: Backend) -> None:
-        authorization = "" if backend.key is None else f"Authorization: Bearer {backend.key}\r\n"
+        key = backend.key
+        authorization = "" if key is None else f"Authorization: Bearer {key.reveal()}\r\n"
         common = f"Host: localhost\r\n{authorization}"
         self.health_check = (
             f"GET {backend.health_path} HTTP/1.1\r\n{common}Connection: close\r\n\r\n".encode(

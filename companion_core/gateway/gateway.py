@@ -253,7 +253,7 @@ class Gateway:
     def _retry_after(self, reason: Reason, token: str) -> int:
         """Return in how many seconds whoever showed `token` may send its request again."""
         if reason is Reason.RATE_LIMITED:
-            owner = tokens_equal(token, self.settings.token)
+            owner = tokens_equal(token, self.settings.token.reveal())
             window = self.budgets.owner if owner else self.budgets.strangers
             return max(1, math.ceil(window.seconds_until_free(self.now()))) if window else 1
         if reason in {Reason.QUEUE_FULL, Reason.QUEUE_DEADLINE}:

@@ -23,6 +23,7 @@ from companion_core.system.deadline import (
     result_of,
     start_call,
 )
+from companion_core.system.secret import Secret
 
 __all__ = ["HealthProbe"]
 
@@ -43,7 +44,7 @@ class HealthProbe:
         self,
         *,
         port: Callable[[], int],
-        token: str,
+        token: Secret,
         checker: HealthChecker,
         served_model: Callable[[], str],
         egress: Egress,
@@ -131,7 +132,7 @@ class HealthProbe:
         pool, self._ahead = self._ahead or self._new_pool(), None
         request = (
             f"GET {HEALTH_PATH} HTTP/1.1\r\nHost: 127.0.0.1:{self._port()}\r\n"
-            f"Authorization: Bearer {self._token}\r\n"
+            f"Authorization: Bearer {self._token.reveal()}\r\n"
             f"{_PREFER_TO_WAIT if wait else ''}\r\n"
         )
         answer = _Answer(pool)

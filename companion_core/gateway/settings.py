@@ -9,6 +9,7 @@ from companion_core.decisions.guard import MINIMUM_TOKEN_LENGTH
 from companion_core.decisions.verdict import Verdict
 from companion_core.egress.backend_channel import BackendChannel
 from companion_core.providers import OPENAI_ROUTES, Route
+from companion_core.system.secret import Secret
 
 __all__ = ["Backend", "GatewaySettings", "ServingConditions"]
 
@@ -42,7 +43,7 @@ class GatewaySettings:
         minimum_token_length: in bytes. Benchmarks lower it; the companion never does.
     """
 
-    token: str
+    token: Secret
     model_id: str
     port: int = 0
     requests_per_minute: int = 600
@@ -80,7 +81,7 @@ class Backend:
     channel: BackendChannel
     served_model: str
     health_path: str
-    key: str | None = None
+    key: Secret | None = None
     routes: tuple[Route, ...] = OPENAI_ROUTES
     drop_fields: tuple[str, ...] = ()
 

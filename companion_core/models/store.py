@@ -18,15 +18,14 @@ from pathlib import Path
 from typing import Final
 
 from companion_core.decisions.evidence import Evidence
-from companion_core.decisions.integrity import ModelSpec, parse_model_spec
+from companion_core.decisions.integrity import ModelSpec
 from companion_core.decisions.manifest import ManifestFile, ManifestModel
-from companion_core.decisions.verdict import Verdict
+from companion_core.decisions.source import SourceUrl
 from companion_core.errors import (
     CompanionError,
     EnvironmentUnavailable,
     Reason,
     Refused,
-    error_for,
 )
 from companion_core.models.byte_pump import Pace
 from companion_core.models.lease import release
@@ -71,15 +70,25 @@ class ProvedFile(Evidence):
     """One file whose bytes were hashed through `descriptor`, which is open for reading.
 
     Attributes:
+        spec: what the manifest signed for, and what was found.
         path: its name in the store; the descriptor is the proof, the name is not.
         proof: renewed when the file is proved again.
     """
 
     name: str
-    sha256: str
-    size: int
+    spec: ModelSpec
     path: str
     proof: Proof = field(repr=False, compare=False)
+
+    @property
+    def sha256(self) -> str:
+        """In small letters."""
+        return self.spec.sha256
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return self.spec.size
 
     @property
     def descriptor(self) -> int:
@@ -135,7 +144,7 @@ class VerifiedModel(Evidence):
         try:
             for file in self.files:
                 with _disk_errors():
-                    Prover(_spec_of(file), cancelled, self._hold).prove_again(file.proof)
+                    Prover(file.spec, cancelled, self._hold).prove_again(file.proof)
         except Refused:
             self.close()
             raise
@@ -179,7 +188,7 @@ class ModelStore:
 
         Args:
             model: from a verified manifest.
-            allowed_sources: the manifest's, or fewer.
+            allowed_sources: the manifest's; a redirect has to stay within them.
             download: a downloader's `open`.
             progress: called with bytes done and bytes in all.
             resumed: the same, whenever it goes on with what it had received before.
@@ -233,7 +242,7 @@ class ModelStore:
     def _obtain(
         self, file: ManifestFile, transfer: Transfer, wanted: Collection[str]
     ) -> ProvedFile:
-        spec = _spec_of(file)
+        spec = file.spec
         path = self._folder / spec.sha256
         prover = Prover(spec, transfer.cancelled, self._hold)
         with _disk_errors(), lock_folder(self._folder, transfer.cancelled):
@@ -244,7 +253,7 @@ class ModelStore:
                 proof = self._fetch(prover, file.urls, transfer, wanted)
             else:
                 transfer.advance(spec.size)
-        return ProvedFile(file.name, spec.sha256, spec.size, str(path), proof)
+        return ProvedFile(file.name, spec, str(path), proof)
 
     def _reuse(self, path: Path, prover: Prover) -> Proof | None:
         """Return the proof of a stored file that is still right, or remove the file."""
@@ -257,7 +266,7 @@ class ModelStore:
             return None
 
     def _fetch(
-        self, prover: Prover, urls: Sequence[str], transfer: Transfer, wanted: Collection[str]
+        self, prover: Prover, urls: Sequence[SourceUrl], transfer: Transfer, wanted: Collection[str]
     ) -> Proof:
         """Bring a file and prove it; bytes of an earlier run that turn out wrong cost one try."""
         while True:
@@ -273,7 +282,7 @@ class ModelStore:
         self,
         partial: Partial,
         prover: Prover,
-        urls: Sequence[str],
+        urls: Sequence[SourceUrl],
         transfer: Transfer,
         wanted: Collection[str],
     ) -> Proof:
@@ -317,13 +326,6 @@ def _name(temporary: Path, path: Path, proof: Proof, prover: Prover) -> Proof:
         proof.discard()
         raise
     return proof
-
-
-def _spec_of(file: ManifestFile | ProvedFile) -> ModelSpec:
-    spec = parse_model_spec(file.sha256, file.size)
-    if isinstance(spec, Verdict):
-        raise error_for(spec.reason)
-    return spec
 
 
 @contextlib.contextmanager

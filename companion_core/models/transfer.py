@@ -1,8 +1,9 @@
 """Bring the bytes of one file from the addresses that may give them, never more than signed for.
 
-Every address is admitted by the source rule, at each redirect again (I-03). What is there
-already, of this run or an earlier one, is gone on with where the address still has the same.
-Whether the bytes are right is decided later, over the file (`staging.py`).
+The manifest's rule has admitted every address; a redirect names a new one, which is checked
+(I-03). A transfer resumes after the bytes that this run or an earlier one received, if the
+address still has the same file. `store.py` decides later, over the whole file, whether the
+bytes are right.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, Final
 
-from companion_core.decisions.source import admit_source
+from companion_core.decisions.source import SourceUrl, admit_source
 from companion_core.decisions.verdict import Verdict
 from companion_core.errors import EnvironmentUnavailable, Reason, Refused, error_for
 from companion_core.models.byte_pump import (
@@ -36,7 +37,7 @@ class Transfer:
     """How bytes are brought.
 
     Attributes:
-        allowed: the sources that the rule admits.
+        allowed: the sources that a redirect may lead to.
         download: a downloader's `open`; `plugin` is who is named when it misbehaves.
         sleep: waits between attempts.
         cancelled: ends the work.
@@ -54,11 +55,11 @@ class Transfer:
     resumes: Callable[[int], None]
 
 
-def receive(partial: Partial, urls: Sequence[str], transfer: Transfer) -> None:
+def receive(partial: Partial, urls: Sequence[SourceUrl], transfer: Transfer) -> None:
     """Bring what `partial` lacks from the first address that answers; never beyond its size.
 
     Raises:
-        Refused: an address is not admitted, or the stream is longer or announced otherwise.
+        Refused: a redirect leads elsewhere, or the stream is longer or announced otherwise.
         EnvironmentUnavailable: `download_failed` when no address gives them.
         OSError: of the disk.
     """
@@ -66,7 +67,7 @@ def receive(partial: Partial, urls: Sequence[str], transfer: Transfer) -> None:
         return
     failure = DownloadFailed(Reason.DOWNLOAD_FAILED, retryable=False)
     # First the one that gave what is there: any other begins anew.
-    for url in sorted(urls, key=lambda url: not partial.came_from(url)):
+    for url in sorted(urls, key=lambda url: not partial.came_from(url.text)):
         try:
             _try_address(partial, url, transfer)
         except DownloadFailed as error:
@@ -76,10 +77,10 @@ def receive(partial: Partial, urls: Sequence[str], transfer: Transfer) -> None:
     raise EnvironmentUnavailable(Reason.DOWNLOAD_FAILED) from failure
 
 
-def _try_address(partial: Partial, url: str, transfer: Transfer) -> None:
+def _try_address(partial: Partial, url: SourceUrl, transfer: Transfer) -> None:
     refused: tuple[int, str | None] | None = None
     for pause in (*RETRY_PAUSES, None):
-        offset, validator = point = partial.resume_point(url)
+        offset, validator = point = partial.resume_point(url.text)
         if point == refused:
             offset, validator = 0, None
         try:
@@ -101,16 +102,13 @@ def _try_address(partial: Partial, url: str, transfer: Transfer) -> None:
 
 
 def _attempt(
-    partial: Partial, source: str, offset: int, validator: str | None, transfer: Transfer
+    partial: Partial, source: SourceUrl, offset: int, validator: str | None, transfer: Transfer
 ) -> None:
     url = source
     for _ in range(MAX_REDIRECTS + 1):
-        admitted = admit_source(url, transfer.allowed)
-        if isinstance(admitted, Verdict):
-            raise error_for(admitted.reason)
         pump = BytePump(
             transfer.download,
-            DownloadRequest(url=admitted.text, offset=offset, validator=validator),
+            DownloadRequest(url=url.text, offset=offset, validator=validator),
             plugin=transfer.plugin,
             pace=transfer.pace,
             cancelled=transfer.cancelled,
@@ -119,13 +117,22 @@ def _attempt(
             with pump:
                 _take(partial, source, offset, pump, transfer)
         except Redirect as redirect:
-            url = redirect.url
+            url = _admit_redirect(redirect.url, transfer)
         else:
             return
     raise DownloadFailed(Reason.DOWNLOAD_FAILED, retryable=False)
 
 
-def _take(partial: Partial, source: str, offset: int, pump: BytePump, transfer: Transfer) -> None:
+def _admit_redirect(url: object, transfer: Transfer) -> SourceUrl:
+    admitted = admit_source(url, transfer.allowed)
+    if isinstance(admitted, Verdict):
+        raise error_for(admitted.reason)
+    return admitted
+
+
+def _take(
+    partial: Partial, source: SourceUrl, offset: int, pump: BytePump, transfer: Transfer
+) -> None:
     expected = partial.spec.size
     if pump.length is not None and offset + pump.length != expected:
         if offset:
@@ -135,7 +142,7 @@ def _take(partial: Partial, source: str, offset: int, pump: BytePump, transfer: 
         partial.go_on(pump.validator)
         transfer.resumes(offset)
     else:
-        partial.begin(source, pump.validator)
+        partial.begin(source.text, pump.validator)
     for block in pump.blocks():
         # Counted before it is written: never more on the disk than was signed for.
         if partial.received + len(block) > expected:

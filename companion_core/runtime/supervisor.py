@@ -32,6 +32,7 @@ from companion_core.runtime.start.sequence import (
     bring_up,
     take_down,
 )
+from companion_core.system.secret import Secret
 from companion_core.system.tasks import (
     finish,
     outlast,
@@ -47,6 +48,11 @@ _PASSING: Final = {
     False: frozenset({Reason.NOT_RUNNING}),
     True: frozenset({Reason.NOT_RUNNING, Reason.HEALTH_FAILED}),
 }
+
+
+def new_backend_key() -> Secret:
+    """Return a new key: 256 bits of the system's randomness in base64url."""
+    return Secret(secrets.token_urlsafe())
 
 
 class Supervisor:
@@ -72,7 +78,7 @@ class Supervisor:
         egress: Egress,
         *,
         clock: Callable[[], float],
-        make_key: Callable[[], str] = secrets.token_urlsafe,
+        make_key: Callable[[], Secret] = new_backend_key,
         environment: Mapping[str, str] = os.environ,
     ) -> None:
         self.state = State.STOPPED

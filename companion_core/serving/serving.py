@@ -33,6 +33,7 @@ from companion_core.serving.watchdog import (
     Watchdog,
 )
 from companion_core.system.clock import recency_now
+from companion_core.system.secret import Secret
 from companion_core.system.tasks import (
     cancel,
     outlast,
@@ -66,7 +67,7 @@ class Serving:
         paths: InstancePaths,
         providers: RuntimeProviders,
         *,
-        token: str,
+        token: Secret,
         egress: Egress,
         timing: Timing | None = None,
     ) -> None:

@@ -24,6 +24,7 @@ from companion_core.authority.keychain import GuardedKeychain
 from companion_core.decisions.custody import Account, SessionMeta
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason
 from companion_core.providers import KeychainStatus, KeychainUnavailable
+from companion_core.system.secret import Secret
 from companion_core.testing import check_keychain
 
 # Well under the 25 seconds that a prompt nobody answers would take, so a refusal that had to
@@ -88,12 +89,12 @@ def round_trip() -> None:
 def custody() -> None:
     session, loopback = SessionCustody(guarded()), LoopbackToken(guarded())
     meta = SessionMeta(expires_at=2e12, scope="read write", stored_at=1e12)
-    session.store_session(access_token="access", refresh_token="refresh", meta=meta)
+    session.store_session(access_token=Secret("access"), refresh_token=Secret("refresh"), meta=meta)
     token = new_token()
     loopback.store(token)
     loaded = SessionCustody(guarded()).load_session()
     assert loaded is not None
-    assert (loaded.access_token, loaded.refresh_token) == ("access", "refresh")
+    assert (loaded.access_token, loaded.refresh_token) == (Secret("access"), Secret("refresh"))
     session.clear_session()
     assert session.load_session() is None
     assert loopback.load() == token

@@ -19,6 +19,7 @@ from companion_core.errors import Reason
 from companion_core.gateway import Backend, HealthProbe
 from companion_core.gateway.exchange import MAX_HELD
 from companion_core.providers import OPENAI_ROUTES, TcpChannel, UnixChannel
+from companion_core.system.secret import Secret
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("each_event_loop")]
 
@@ -258,7 +259,7 @@ def test_its_connection_goes_on_behind_the_answer() -> None:
 def probe_of(door: parts.Door) -> HealthProbe:
     return HealthProbe(
         port=lambda: door.gateway.port,
-        token=parts.TOKEN,
+        token=Secret(parts.TOKEN),
         checker=parts.Checker(lambda response: response.status == 200),
         served_model=lambda: "served",
         egress=LiveEgress(),

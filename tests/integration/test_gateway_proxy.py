@@ -18,6 +18,7 @@ from companion_core.egress.refusing import RefusingEgress
 from companion_core.errors import Reason
 from companion_core.gateway import Backend, HealthProbe, health
 from companion_core.providers import HealthResponse, UnixChannel
+from companion_core.system.secret import Secret
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("each_event_loop")]
 
@@ -377,7 +378,7 @@ def test_health_goes_through_the_front_door(monkeypatch) -> None:
             def probe_with(judge: Any, token: str = parts.TOKEN) -> HealthProbe:
                 return HealthProbe(
                     port=lambda: door.gateway.port,
-                    token=token,
+                    token=Secret(token),
                     checker=parts.Checker(judge),
                     served_model=lambda: "served",
                     egress=LiveEgress(),
@@ -415,7 +416,7 @@ def test_a_probe_takes_the_connection_made_ahead_or_if_that_was_cut_its_own() ->
             door.gateway.connection_opened = lambda one: opened.append(one) or real(one)  # type: ignore[method-assign]
             probe = HealthProbe(
                 port=lambda: door.gateway.port,
-                token=parts.TOKEN,
+                token=Secret(parts.TOKEN),
                 checker=parts.Checker(lambda response: response.status == 200),
                 served_model=lambda: "served",
                 egress=LiveEgress(),

@@ -22,6 +22,7 @@ from companion_core.egress.live import LiveEgress
 from companion_core.errors import CompanionError, Reason
 from companion_core.providers import BackendRequest
 from companion_core.runtime.isolation import probe_isolation
+from companion_core.system.secret import Secret
 
 MODEL = Path(__file__).parents[2] / "companion_core" / "demo" / "model" / "companion-tiny.gguf"
 MODULE = "companion_runtime_llamacpp.embedded"
@@ -114,9 +115,10 @@ def test_health_is_asked_through_the_gateway_with_the_token(llama, model) -> Non
             before = serving.gateway.metrics_text()
             assert (await serving.probe()).ok
             assert serving.gateway.metrics_text() != before  # it was counted there
-            serving._health._token = "x" * 43
+            serving._health._token = Secret("x" * 43)
             assert not (await serving.probe()).ok
-            serving._health._token = serving_parts.TOKEN
+            serving._health._token = Secret(serving_parts.TOKEN)
+            assert (await serving.probe()).ok
             await serving.gateway.close()
             assert not (await serving.probe()).ok
 
@@ -380,7 +382,7 @@ def test_a_failed_start_says_what_the_runtime_said_last_without_its_key(machine)
         serving._supervisor._make_key = lambda: made.append(make_key()) or made[-1]
         error = await wait_in_vain(serving, machine.model)
         assert "[key]" in error.detail  # the test runtime prints it on purpose
-        assert made[0] not in error.detail
+        assert made[0].reveal() not in error.detail
         # The next failure has lines of its own, and none where nothing was started.
         spawner.behaviour = ("exit",)
         with pytest.raises(CompanionError) as caught:

@@ -16,6 +16,7 @@ from companion_core.decisions.verdict import refuse
 from companion_core.egress.live import LiveEgress
 from companion_core.errors import EnvironmentUnavailable, Reason, UsageError
 from companion_core.gateway import Gateway, GatewaySettings
+from companion_core.system.secret import Secret
 
 pytestmark = pytest.mark.security
 CORPUS = json.loads((Path(__file__).parent / "data" / "requests.json").read_text(encoding="utf-8"))
@@ -381,13 +382,13 @@ def test_short_token_and_empty_hosts_admit_nobody() -> None:
         async with parts.open_door() as door:
             with pytest.raises(UsageError) as raised:
                 Gateway(
-                    GatewaySettings(token="t" * 42, model_id="m"),
+                    GatewaySettings(token=Secret("t" * 42), model_id="m"),
                     door.conditions,
                     egress=LiveEgress(),
                 )
             assert raised.value.reason is Reason.SECRET_INVALID
             unbound = Gateway(
-                GatewaySettings(token=parts.TOKEN, model_id="m"),
+                GatewaySettings(token=Secret(parts.TOKEN), model_id="m"),
                 door.conditions,
                 egress=LiveEgress(),
             )
@@ -401,7 +402,7 @@ def test_port_is_never_shared() -> None:
     async def main() -> None:
         async with parts.open_door() as door:
             rival = Gateway(
-                GatewaySettings(token=parts.TOKEN, model_id="m", port=door.gateway.port),
+                GatewaySettings(token=Secret(parts.TOKEN), model_id="m", port=door.gateway.port),
                 door.conditions,
                 egress=LiveEgress(),
             )

@@ -12,6 +12,7 @@ from companion_core.authority.custody import LoopbackToken, SessionCustody
 from companion_core.authority.keychain import GuardedKeychain
 from companion_core.decisions.custody import Account, SessionMeta
 from companion_core.errors import CompanionError
+from companion_core.system.secret import Secret
 from companion_core.testing import FakeKeychain
 
 pytestmark = pytest.mark.security
@@ -54,9 +55,11 @@ def test_what_a_store_raises_is_not_passed_on(
     calls = (
         lambda: keychain.set(Account.ACCESS_TOKEN, SECRET),
         lambda: SessionCustody(keychain).store_session(
-            access_token=SECRET, refresh_token=SECRET, meta=SessionMeta(expires_at=1)
+            access_token=Secret(SECRET),
+            refresh_token=Secret(SECRET),
+            meta=SessionMeta(expires_at=1),
         ),
-        lambda: LoopbackToken(keychain).store(SECRET),
+        lambda: LoopbackToken(keychain).store(Secret(SECRET)),
     )
     for call in calls:
         with pytest.raises(CompanionError) as caught:
@@ -71,9 +74,11 @@ def test_a_refused_secret_is_not_in_its_refusal(tail: str) -> None:
     custody, loopback = SessionCustody(keychain), LoopbackToken(keychain)
     meta = SessionMeta(expires_at=1)
     for call in (
-        lambda: custody.store_session(access_token=SECRET + tail, meta=meta),
-        lambda: custody.store_session(access_token="a", refresh_token=SECRET + tail, meta=meta),
-        lambda: loopback.store(SECRET + tail),
+        lambda: custody.store_session(access_token=Secret(SECRET + tail), meta=meta),
+        lambda: custody.store_session(
+            access_token=Secret("a"), refresh_token=Secret(SECRET + tail), meta=meta
+        ),
+        lambda: loopback.store(Secret(SECRET + tail)),
     ):
         with pytest.raises(CompanionError) as caught:
             call()

@@ -17,6 +17,7 @@ from companion_core.egress.live import LiveEgress
 from companion_core.errors import Reason
 from companion_core.gateway import Backend, Gateway, GatewaySettings
 from companion_core.providers import HealthResponse, TcpChannel, UnixChannel
+from companion_core.system.secret import Secret
 
 TOKEN = "t" * 43
 CHAT = "/v1/chat/completions"
@@ -205,7 +206,7 @@ async def open_door(
             channel = TcpChannel(host="127.0.0.1", port=server.sockets[0].getsockname()[1])
         more = {} if clock is None else {"clock": clock}
         gateway = Gateway(
-            GatewaySettings(**({"token": TOKEN, "model_id": "m"} | settings)),
+            GatewaySettings(**({"token": Secret(TOKEN), "model_id": "m"} | settings)),
             conditions,
             egress=LiveEgress(),
             **more,
@@ -216,7 +217,7 @@ async def open_door(
                 channel=channel,
                 served_model="served",
                 health_path="/health",
-                key="k" * 43,
+                key=Secret("k" * 43),
                 drop_fields=drop_fields,
             )
         )

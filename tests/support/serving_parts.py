@@ -21,6 +21,7 @@ from companion_core.runtime.resources.probe import ProcessProbe
 from companion_core.serving.assembly import RuntimeProviders
 from companion_core.serving.serving import Serving
 from companion_core.serving.watchdog import Timing
+from companion_core.system.secret import Secret
 
 TOKEN = "t" * 43
 PUBLIC_KEY = "ed25519:11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="  # RFC 8032, section 7.1
@@ -65,7 +66,7 @@ def make_serving(
         modules=modules,
     )
     providers = RuntimeProviders(chosen=chosen, binary=binary, limits=limits, tier=tier)
-    return Serving(config, paths, providers, token=TOKEN, egress=egress, timing=timing)
+    return Serving(config, paths, providers, token=Secret(TOKEN), egress=egress, timing=timing)
 
 
 @contextlib.asynccontextmanager

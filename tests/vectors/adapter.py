@@ -44,6 +44,7 @@ from companion_core.errors import CompanionError, Reason, error_for
 from companion_core.gateway.http.head import parse_head
 from companion_core.gateway.http.responses import WIRE_STATUS
 from companion_core.providers import ResourceLimits, ResourceObservation
+from companion_core.system.secret import Secret
 
 UNDEFINED = object()
 Translator = Callable[[dict[str, Any]], Any]
@@ -90,11 +91,18 @@ def plain(value: Any) -> Any:
     """Turn what a translator returned into plain JSON values."""
     if isinstance(value, enum.Enum):
         return value.value
+    if isinstance(value, Secret):
+        return value.reveal()
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     return value
+
+
+def _secret(value: Any) -> Any:
+    """Return a text as the secret that the rules take; any other value goes on as it came."""
+    return Secret(value) if isinstance(value, str) else value
 
 
 def _verdict(verdict: Verdict) -> dict[str, Any]:
@@ -241,7 +249,7 @@ def _enforce_consent_policy(args: dict[str, Any]) -> Any:
 
 @translates("oauth_pkce", "compute_code_challenge")
 def _compute_code_challenge(args: dict[str, Any]) -> Any:
-    return {"code_challenge": _proved(oauth.code_challenge(args.get("code_verifier")))}
+    return {"code_challenge": _proved(oauth.code_challenge(_secret(args.get("code_verifier"))))}
 
 
 @translates("oauth_pkce", "constant_time_equal")
@@ -257,10 +265,14 @@ def _validate_redirect_uri(args: dict[str, Any]) -> Any:
     return {"ok": True, "host": result.host, "port": result.port, "pathname": result.path}
 
 
+# The arguments that are secrets.
+_SECRETS = frozenset({"code", "code_verifier", "refresh_token"})
+
+
 def _keywords(function: Callable[..., Any], args: dict[str, Any]) -> dict[str, Any]:
     # Arguments that the function does not have are dropped, those without a default are None.
     return {
-        name: args.get(name)
+        name: _secret(args.get(name)) if name in _SECRETS else args.get(name)
         for name, parameter in inspect.signature(function).parameters.items()
         if name in args or parameter.default is inspect.Parameter.empty
     }
@@ -489,7 +501,7 @@ def _guard_answer(params: Any, window: rate.RateWindow | None) -> dict[str, Any]
         guard.guard_policy(
             hosts=params.get("allowed_hosts"),
             routes={"get": "GET", "post": "POST"},
-            token=params.get("expected_token"),
+            token=_secret(params.get("expected_token")),
         ),
         guard.RateBudgets(window, window),
         params.get("now"),
@@ -768,8 +780,8 @@ def _custody_operation(
             if isinstance(meta, Verdict):
                 raise error_for(meta.reason)
             return session.store_session(
-                access_token=args.get("access_token"),
-                refresh_token=args.get("refresh_token", unnamed),
+                access_token=_secret(args.get("access_token")),
+                refresh_token=_secret(args.get("refresh_token", unnamed)),
                 meta=meta,
             )
         case "load_session":
@@ -780,7 +792,7 @@ def _custody_operation(
         case "decide":
             return session.decide(args["now"])
         case "store_loopback_token" | "rotate_loopback_token":
-            return loopback.store(args.get("token"))
+            return loopback.store(_secret(args.get("token")))
         case "get_loopback_token":
             return loopback.load()
         case "clear_loopback_token":

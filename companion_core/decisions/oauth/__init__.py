@@ -1,4 +1,7 @@
-"""Signing in like any native app: pure rules (RFC 6749, 7636, 8252, 9207)."""
+"""Signing in like any native app: pure rules (RFC 6749, 7636, 8252, 9207).
+
+They will be called by `companion login`, which is not built yet.
+"""
 
 from companion_core.decisions.oauth.authorization import (
     AuthorizationCode,

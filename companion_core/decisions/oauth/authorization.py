@@ -1,14 +1,16 @@
 """Rules for this file: the authorization request and its answer (RFC 6749 4.1, RFC 9207).
 
-The answer is judged state first, then issuer, then error, then code: one without the right
-state is not an answer to our request, whatever it says, and does not end the attempt.
+The answer is judged by state first, then issuer, then error, then code: one without the right
+state is no answer to our request, whatever it says, and does not end the attempt.
+
+It will be called by `companion login`, which is not built yet.
 """
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 from urllib.parse import parse_qsl, urlencode
@@ -24,6 +26,7 @@ from companion_core.decisions.oauth.pkce import METHOD, is_code_challenge
 from companion_core.decisions.oauth.redirect import admit_redirect_uri
 from companion_core.decisions.verdict import Verdict, refuse
 from companion_core.errors import Reason
+from companion_core.system.secret import Secret
 
 __all__ = [
     "AuthorizationCode",
@@ -36,7 +39,7 @@ __all__ = [
 
 
 class ErrorCode(enum.StrEnum):
-    """The error codes that are passed on (RFC 6749 4.1.2.1 and 5.2); any other is not."""
+    """The error codes that are passed on (RFC 6749 4.1.2.1 and 5.2), and no others."""
 
     INVALID_REQUEST = "invalid_request"
     UNAUTHORIZED_CLIENT = "unauthorized_client"
@@ -52,7 +55,7 @@ class ErrorCode(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ServerError(Verdict):
-    """A refusal by the server; `error_code` is None where it gave none of the known ones."""
+    """A refusal by the server; `error_code` is None when the server gave no known code."""
 
     error_code: ErrorCode | None = None
 
@@ -61,12 +64,12 @@ class ServerError(Verdict):
 class AuthorizationCode:
     """The one-time code of an answer whose state and issuer were right."""
 
-    code: str = field(repr=False)
+    code: Secret
 
 
 # Every registered parameter that carries security (IANA OAuth Parameters, OpenID Connect Core
-# 3.1.2.1 and 6). Neither the endpoint's own query nor an extra parameter may set one, in any
-# spelling of case; what is left are a server's own parameters and the harmless prompts.
+# 3.1.2.1 and 6). Neither the endpoint's own query nor an extra parameter may set one, in upper or
+# lower case. A server's own parameters and the harmless prompts remain.
 _RESERVED_PARAMETERS: Final = frozenset(
     {
         *("response_type", "response_mode", "client_id", "redirect_uri", "scope", "state"),
@@ -109,8 +112,9 @@ def build_authorization_url(
 ) -> str | Verdict:
     """Return the address that the person's browser opens (RFC 6749 4.1.1, RFC 7636 4.3).
 
-    The endpoint's own query is kept. `nonce` is sent where it is a text; without one, a later
-    ID token is refused. Of `extra_params` only texts are sent that set no reserved parameter.
+    The endpoint's own query is kept. `state` and `nonce` are texts: the browser shows them. A
+    nonce is sent if there is one; without it, a later ID token is refused. Of `extra_params`,
+    only texts are sent that set no reserved parameter.
 
     Returns:
         The URL; else `invalid_redirect_uri`, or `malformed_input` for anything else.
@@ -157,7 +161,7 @@ def build_authorization_url(
 
 
 def server_error(reason: Reason, error: object) -> ServerError:
-    """Return the refusal for a server's `error` member, with its code where it is a known one."""
+    """Return the refusal for a server's `error` member, with its code if that is a known one."""
     code = _ERROR_CODES.get(error) if isinstance(error, str) else None
     return ServerError(ok=False, reason=reason, error_code=code)
 
@@ -169,9 +173,9 @@ def validate_authorization_response(
 
     Args:
         params: the query of the redirect, as `parse_redirect_query` returns it.
-        expected_state: of this attempt; the caller forgets it once used, so that it is used once.
-        expected_issuer: the server's issuer, which the answer must carry, error answers
-            included. There is no default: None, that it is not known, has to be said.
+        expected_state: of this attempt; the caller drops it after one use.
+        expected_issuer: the server's issuer, which every answer must carry, an error too. There
+            is no default: a caller that does not know the issuer has to pass None.
     """
     if not isinstance(params, Mapping):
         return refuse(Reason.MALFORMED_INPUT)
@@ -190,4 +194,4 @@ def validate_authorization_response(
     code = params.get("code")
     if not is_printable(code):
         return refuse(Reason.MISSING_CODE)
-    return AuthorizationCode(code)
+    return AuthorizationCode(Secret(code))

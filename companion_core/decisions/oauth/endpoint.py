@@ -1,7 +1,9 @@
 """Rules for this file: the addresses of an authorization server (RFC 6749 3.1, 3.2).
 
 `https` with a host name, no userinfo, no fragment, nothing that two parsers could read in two
-ways. What is sent there is a person's password or the code and its verifier.
+ways: a person's password, or the code and its verifier, is sent there.
+
+It will be called by `companion login`, which is not built yet.
 """
 
 from __future__ import annotations
@@ -34,8 +36,8 @@ class Endpoint(Evidence):
 
     Attributes:
         origin: scheme, lower-case host, and the port where it is not 443.
-        path: "/" where the address has none.
-        query: the endpoint's own, kept as it is (RFC 6749 3.1); "" where it has none.
+        path: "/" if the address has none.
+        query: the endpoint's own, kept unchanged (RFC 6749 3.1); "" if it has none.
     """
 
     origin: str
@@ -71,8 +73,8 @@ def admit_endpoint(url: object) -> Endpoint | Verdict:
 def check_endpoints_of_issuer(issuer: object, *endpoints: object) -> Verdict:
     """Return whether every endpoint belongs to the issuer's own origin (RFC 9207 section 4).
 
-    The code and the verifier are sent to the token endpoint: one that another server named
-    would be given both. No endpoint at all is a mismatch (I-16).
+    The code and the verifier are sent to the token endpoint; an endpoint that another server
+    named would get both. No endpoint at all is a mismatch (I-16).
     """
     home = admit_endpoint(issuer)
     if isinstance(home, Verdict) or not endpoints:

@@ -1,6 +1,8 @@
 """Rules for this file: the character sets of OAuth (RFC 6749 appendix A) and of URLs.
 
 Text is judged as it will be sent, never after a parser has repaired it, and within 8192 bytes.
+
+It will be called by `companion login`, which is not built yet.
 """
 
 from __future__ import annotations
@@ -9,6 +11,8 @@ import hmac
 import re
 from typing import Final, TypeGuard
 
+from companion_core.system.secret import Secret
+
 __all__ = [
     "MAX_BYTES",
     "PATH",
@@ -16,6 +20,7 @@ __all__ = [
     "has_dot_segment",
     "is_bearer_token",
     "is_printable",
+    "is_printable_secret",
     "is_scope_list",
     "is_scope_text",
     "is_sendable",
@@ -38,6 +43,11 @@ def is_printable(value: object) -> TypeGuard[str]:
     return isinstance(value, str) and _VSCHAR.fullmatch(value) is not None
 
 
+def is_printable_secret(value: object) -> TypeGuard[Secret]:
+    """Return whether `value` is a `Secret` of which `is_printable` holds."""
+    return isinstance(value, Secret) and is_printable(value.reveal())
+
+
 def is_bearer_token(value: object) -> TypeGuard[str]:
     """Return whether `value` can stand in a header: VSCHAR without the space (RFC 6750 2.1)."""
     return isinstance(value, str) and _VISIBLE.fullmatch(value) is not None
@@ -47,7 +57,7 @@ def is_sendable(value: object) -> TypeGuard[str]:
     """Return whether `value` is text that can be encoded, of at most 8192 bytes in UTF-8."""
     try:
         return isinstance(value, str) and len(value.encode()) <= MAX_BYTES
-    except UnicodeEncodeError:  # a lone surrogate is no text
+    except UnicodeEncodeError:  # a lone surrogate cannot be sent
         return False
 
 

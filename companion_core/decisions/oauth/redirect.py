@@ -1,7 +1,9 @@
 """Rules for this file: the redirect URI and the query that comes back on it (RFC 8252 7.3).
 
-The URI is sent as the text it is, so it must be the canonical literal already: lower-case http,
-a loopback literal, a decimal port, a plain path. A caller may narrow the hosts, never widen.
+The URI is sent unchanged, so it must be canonical already: lower-case http, a loopback literal, a
+decimal port, a plain path. A caller may narrow the hosts, never widen them.
+
+It will be called by `companion login`, which is not built yet.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ _DEFAULT_HOSTS: Final = frozenset({"127.0.0.1", "::1"})
 _LOOPBACK_HOSTS: Final = _DEFAULT_HOSTS | {"localhost"}
 
 _URI: Final = re.compile(
-    r"http://(?P<host>[a-z0-9.]+|\[::1\])"  # which of them, `_hosts` says
+    r"http://(?P<host>[a-z0-9.]+|\[::1\])"  # `_hosts` says which of them are allowed
     r":(?P<port>[1-9][0-9]{0,4})"
     rf"(?P<path>{PATH})"
 )
@@ -39,10 +41,10 @@ class RedirectUri(Evidence):
     """A loopback redirect URI, proved canonical.
 
     Attributes:
-        text: what is sent, unchanged.
+        text: the URI as it is sent.
         host: `127.0.0.1`, `::1` or `localhost`.
         port: 1 to 65535.
-        path: as in `text`; "/" where that has none.
+        path: as in `text`; "/" if that has none.
     """
 
     text: str
@@ -63,8 +65,8 @@ def admit_redirect_uri(uri: object, allowed_hosts: object = None) -> RedirectUri
 
     Args:
         uri: at most 8192 characters.
-        allowed_hosts: a list that narrows the loopback hosts, or names `localhost` too; the
-            two address literals where it is no list or empty.
+        allowed_hosts: a list that narrows the loopback hosts, or names `localhost` too; if it
+            is empty or not a list, the two address literals are allowed.
     """
     if isinstance(uri, str) and len(uri) <= MAX_BYTES and (match := _URI.fullmatch(uri)):
         host = match["host"].strip("[]")
@@ -83,8 +85,8 @@ def admit_redirect_uri(uri: object, allowed_hosts: object = None) -> RedirectUri
 def parse_redirect_query(query: object) -> Mapping[str, str] | Verdict:
     """Return the parameters of an answer, or `malformed_input`.
 
-    A parameter that stands twice is refused: which of them counts would be a guess
-    (RFC 6749 3.1). At most 32 parameters in 8192 ASCII characters.
+    A parameter that occurs twice is refused: to choose one would be a guess (RFC 6749 3.1). At
+    most 32 parameters in 8192 ASCII characters.
     """
     if not isinstance(query, str) or not query.isascii() or len(query) > MAX_BYTES:
         return refuse(Reason.MALFORMED_INPUT)

@@ -2,6 +2,8 @@
 
 A request is a description that the authority side sends over verified TLS, without redirects
 and never with a client secret. An answer is taken only whole, typed, bounded and unambiguous.
+
+It will be called by `companion login`, which is not built yet.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from companion_core.decisions.oauth.grammar import (
     constant_time_equal,
     is_bearer_token,
     is_printable,
+    is_printable_secret,
     is_scope_list,
     is_scope_text,
 )
@@ -30,6 +33,7 @@ from companion_core.decisions.oauth.pkce import is_code_verifier
 from companion_core.decisions.oauth.redirect import admit_redirect_uri
 from companion_core.decisions.verdict import OK, Verdict, refuse
 from companion_core.errors import Reason
+from companion_core.system.secret import Secret
 
 __all__ = [
     "REFRESH_SKEW_MS",
@@ -66,17 +70,25 @@ class RefreshDecision(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenRequest:
-    """A form to POST to the token endpoint; its fields are secrets."""
+    """A form to POST to the token endpoint.
+
+    Attributes:
+        params: the fields; each credential among them is a `Secret`.
+    """
 
     url: str
-    params: Mapping[str, str] = field(repr=False)
+    params: Mapping[str, str | Secret]
     headers: Mapping[str, str] = field(default_factory=lambda: _HEADERS)
     method: str = "POST"
 
     @property
     def body(self) -> bytes:
-        """The encoded form (RFC 6749 appendix B)."""
-        return urlencode(self.params).encode()
+        """The encoded form, with the credentials in it (RFC 6749 appendix B)."""
+        sent = {
+            name: value.reveal() if isinstance(value, Secret) else value
+            for name, value in self.params.items()
+        }
+        return urlencode(sent).encode()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,15 +96,15 @@ class TokenResponse:
     """A successful answer (RFC 6749 5.1); `expires_in` in seconds.
 
     Attributes:
-        scope: as granted; None: as asked for.
-        id_token: to be checked with `check_id_token_nonce` before anything is believed.
+        scope: as granted; None if it is the one that was asked for.
+        id_token: `check_id_token_nonce` has to check it before anything in it is believed.
     """
 
-    access_token: str = field(repr=False)
-    refresh_token: str | None = field(repr=False)
+    access_token: Secret
+    refresh_token: Secret | None
     expires_in: int
     scope: str | None
-    id_token: str | None = field(default=None, repr=False)
+    id_token: Secret | None = None
 
 
 def build_token_request(
@@ -104,19 +116,30 @@ def build_token_request(
     redirect_uri: object,
     allowed_redirect_hosts: object = None,
 ) -> TokenRequest | Verdict:
-    """Return the exchange of the code (RFC 6749 4.1.3, RFC 7636 4.5), or why not."""
+    """Return the exchange of the code (RFC 6749 4.1.3, RFC 7636 4.5), or why not.
+
+    Args:
+        token_endpoint: of the server that issued the code.
+        client_id: of this public client.
+        code: the `Secret` of the answer (`AuthorizationCode`).
+        code_verifier: the `Secret` of this attempt (`verifier_from`).
+        redirect_uri: as it was sent with the authorization request.
+        allowed_redirect_hosts: as in `admit_redirect_uri`.
+    """
     endpoint = admit_endpoint(token_endpoint)
     if isinstance(endpoint, Verdict):
         return endpoint
     redirect = admit_redirect_uri(redirect_uri, allowed_redirect_hosts)
     if isinstance(redirect, Verdict):
         return redirect
-    if not is_printable(client_id) or not is_printable(code) or not is_code_verifier(code_verifier):
+    if not (
+        is_printable(client_id) and is_printable_secret(code) and is_code_verifier(code_verifier)
+    ):
         return refuse(Reason.MALFORMED_INPUT)
-    params = {
+    params: dict[str, str | Secret] = {
         "grant_type": "authorization_code",
         "code": code,
-        "code_verifier": str(code_verifier),
+        "code_verifier": code_verifier,
         "redirect_uri": redirect.text,
         "client_id": client_id,
     }
@@ -136,16 +159,16 @@ def build_refresh_request(
     Args:
         token_endpoint: of the server that issued the refresh token.
         client_id: of this public client.
-        refresh_token: as stored.
+        refresh_token: the stored `Secret`.
         scopes: a narrower scope to ask for; None keeps the granted one.
-        original_scopes: the granted one, where known; asking for more is `scope_exceeded`.
+        original_scopes: the granted scope, if known; asking for more is `scope_exceeded`.
     """
     endpoint = admit_endpoint(token_endpoint)
     if isinstance(endpoint, Verdict):
         return endpoint
-    if not is_printable(client_id) or not is_printable(refresh_token):
+    if not is_printable(client_id) or not is_printable_secret(refresh_token):
         return refuse(Reason.MALFORMED_INPUT)
-    params = {
+    params: dict[str, str | Secret] = {
         "grant_type": "refresh_token",
         "refresh_token": refresh_token,
         "client_id": client_id,
@@ -153,9 +176,9 @@ def build_refresh_request(
     if scopes is not None:
         if not is_scope_list(scopes):
             return refuse(Reason.MALFORMED_INPUT)
-        params["scope"] = " ".join(scopes)
+        scope = params["scope"] = " ".join(scopes)
         if original_scopes is not None:
-            within = check_granted_scope(params["scope"], original_scopes)
+            within = check_granted_scope(scope, original_scopes)
             if not within.ok:
                 return within
     return TokenRequest(url=endpoint.url, params=MappingProxyType(params))
@@ -164,8 +187,8 @@ def build_refresh_request(
 def validate_token_response(response: object) -> TokenResponse | Verdict:
     """Return the tokens of a decoded JSON answer, or `invalid_token_response` (RFC 6749 5.1).
 
-    An `error` member refuses whatever else is there, and brings its code where it is a known
-    one (`ServerError`). Tokens are at most 8192 characters; a life is 1 second to 366 days.
+    An `error` member refuses, whatever else the answer holds, with its code if that is a known
+    one (`ServerError`). Tokens have at most 8192 characters; they live 1 second to 366 days.
     """
     if not isinstance(response, Mapping):
         return refuse(Reason.INVALID_TOKEN_RESPONSE)
@@ -190,18 +213,19 @@ def validate_token_response(response: object) -> TokenResponse | Verdict:
     ):
         return refuse(Reason.INVALID_TOKEN_RESPONSE)
     return TokenResponse(
-        access_token=access_token,
-        refresh_token=refresh_token,
+        access_token=Secret(access_token),
+        refresh_token=None if refresh_token is None else Secret(refresh_token),
         expires_in=int(expires_in),
         scope=scope,
-        id_token=id_token,
+        id_token=None if id_token is None else Secret(id_token),
     )
 
 
 def check_granted_scope(granted: object, asked: object) -> Verdict:
     """Return whether the `granted` text stays within the `asked` list (RFC 6749 3.3).
 
-    None was granted as asked (RFC 6749 5.1). A malformed ceiling holds nothing.
+    None means that the scope was granted as asked (RFC 6749 5.1). Nothing is within a malformed
+    list.
     """
     if not is_scope_list(asked):
         return refuse(Reason.SCOPE_EXCEEDED)
@@ -222,13 +246,12 @@ def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def check_id_token_nonce(id_token: object, expected_nonce: object) -> Verdict:
     """Return whether the ID token answers this attempt (OpenID Connect Core 3.1.3.7, item 11).
 
-    The token came over verified TLS straight from the token endpoint, which item 6 accepts in
-    place of its signature; it is read for its nonce alone.
+    The token came over verified TLS straight from the token endpoint; item 6 accepts that instead
+    of its signature. It is read for its nonce alone.
     """
     mismatch = refuse(Reason.NONCE_MISMATCH)
-    if not isinstance(id_token, str) or len(id_token) > _MAX_ID_TOKEN_CHARACTERS:
-        return mismatch
-    match = _ID_TOKEN.fullmatch(id_token)
+    text = id_token.reveal() if isinstance(id_token, Secret) else ""
+    match = _ID_TOKEN.fullmatch(text) if len(text) <= _MAX_ID_TOKEN_CHARACTERS else None
     if match is None:
         return mismatch
     try:
@@ -252,12 +275,14 @@ def decide_token_refresh(
     """Return whether the access token is used, refreshed, or the person signs in again.
 
     Args:
-        expires_at: end of the access token; milliseconds of the epoch, as are all times here.
+        expires_at: the end of the access token, in milliseconds since the epoch, as all times
+            here.
         now: the present.
-        skew_ms: how long before its end a token is no longer used; not below zero, else the
-            default of 30 seconds holds.
-        refresh_expires_at: end of the refresh token; None: unknown. Malformed: it has ended.
-        has_refresh_token: only `True` counts; without one a refresh could never succeed.
+        skew_ms: how long before its end a token is no longer used; a malformed or negative value
+            counts as the default of 30 seconds.
+        refresh_expires_at: the end of the refresh token; None if unknown. A malformed value
+            counts as past.
+        has_refresh_token: only `True` counts; without one a refresh cannot succeed.
     """
     if not is_finite(expires_at) or not is_finite(now):
         return RefreshDecision.REAUTH

@@ -17,6 +17,7 @@ from companion_core.system.os_compat import (
     CLOSE_ON_EXEC,
     NO_FOLLOW,
 )
+from companion_core.system.secret import Secret
 
 __all__ = ["RuntimeOutput", "quote"]
 
@@ -59,7 +60,7 @@ class RuntimeOutput:
         path: Path,
         *,
         ready_text: str | None = None,
-        secret: str | None = None,
+        secret: Secret | None = None,
         by_thread: bool = sys.platform == "win32",
     ) -> None:
         self.ready = asyncio.Event()
@@ -68,7 +69,7 @@ class RuntimeOutput:
         self.last_lines: deque[str] = deque(maxlen=LAST_LINES)
         self._path = path
         self._ready_text = ready_text
-        self._secret = b"" if secret is None else secret.encode()
+        self._secret = b"" if secret is None else secret.reveal().encode()
         self._pending = b""
         self._unwritten: list[bytes] = []
         self._unwritten_bytes = 0

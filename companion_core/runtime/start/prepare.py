@@ -15,6 +15,7 @@ from companion_core.errors import EnvironmentUnavailable, Reason
 from companion_core.models.store import ProvedFile
 from companion_core.providers import BackendRequest
 from companion_core.system.os_compat import read_at
+from companion_core.system.secret import Secret
 
 __all__ = ["send_prepare"]
 
@@ -80,7 +81,7 @@ async def send_prepare(
     channel: BackendChannel,
     request: BackendRequest,
     *,
-    key: str | None,
+    key: Secret | None,
     model: ProvedFile | None = None,
     on_sent: Callable[[], None] = lambda: None,
     on_retry: Callable[[], None] = lambda: None,
@@ -115,7 +116,7 @@ async def _send_once(
     channel: BackendChannel,
     request: BackendRequest,
     *,
-    key: str | None,
+    key: Secret | None,
     model: ProvedFile | None,
     on_sent: Callable[[], None],
 ) -> _Answer:
@@ -130,7 +131,7 @@ async def _send_once(
         f"Content-Length: {length}",
     ]
     if key is not None:
-        head.append(f"Authorization: Bearer {key}")
+        head.append(f"Authorization: Bearer {key.reveal()}")
     answer = await egress.connect_backend(_Answer, channel)
     try:
         await answer.write("\r\n".join([*head, "", ""]).encode() + body)

@@ -39,6 +39,7 @@ from companion_core.runtime.process.handle import (
 )
 from companion_core.runtime.start.polling import Polling
 from companion_core.runtime.start.prepare import send_prepare
+from companion_core.system.secret import Secret
 
 __all__ = ["Watched", "read_back", "read_back_patiently", "unless_exited", "until_serving"]
 
@@ -132,7 +133,7 @@ async def until_serving(
     watched: Watched,
     plan: SpawnPlan,
     *,
-    key: str | None,
+    key: Secret | None,
     model: ProvedFile,
     on_connectable: Callable[[], None],
     on_let_go: Callable[[], None],

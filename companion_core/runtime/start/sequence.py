@@ -11,7 +11,7 @@ import contextlib
 import math
 import sys
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Final, Literal
@@ -69,6 +69,7 @@ from companion_core.runtime.start.readiness import (
     unless_exited,
     until_serving,
 )
+from companion_core.system.secret import Secret
 from companion_core.system.state_files import private_folder
 from companion_core.system.tasks import run_in_worker
 
@@ -89,7 +90,7 @@ class StartedBackend:
     """
 
     channel: BackendChannel
-    key: str | None = field(repr=False)
+    key: Secret | None
     served_model: str
     routes: tuple[Route, ...]
     drop_fields: tuple[str, ...]
@@ -159,7 +160,7 @@ async def bring_up(
     run: Run,
     *,
     egress: Egress,
-    make_key: Callable[[], str],
+    make_key: Callable[[], Secret],
     environment: Mapping[str, str],
     hooks: StartHooks,
 ) -> StartedBackend:
@@ -199,7 +200,7 @@ async def bring_up(
     plan = replace(plan, prepare=await run_in_worker(store.prove))
     env, key = base | dict(plan.env), None
     if plan.backend_key_env is not None:
-        key = env[plan.backend_key_env] = make_key()
+        env[plan.backend_key_env] = (key := make_key()).reveal()
 
     await run_in_worker(spec.model.prove_again)
     # A linked model is opened by its link: then no descriptor is handed on.

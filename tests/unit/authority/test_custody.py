@@ -7,6 +7,7 @@ import threading
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from secret_parts import hide
 
 from companion_core.authority.custody import (
     KEEP,
@@ -24,6 +25,7 @@ from companion_core.decisions.oauth import (
 from companion_core.decisions.oauth.token import RefreshDecision
 from companion_core.errors import CompanionError, Reason, UsageError
 from companion_core.providers import KeychainUnavailable
+from companion_core.system.secret import Secret
 from companion_core.testing import FakeKeychain
 
 pytestmark = pytest.mark.unit
@@ -68,10 +70,10 @@ def keychain(provider: FakeKeychain | None = None) -> GuardedKeychain:
 def test_a_session_comes_back_as_it_was() -> None:
     custody = SessionCustody(keychain())
     assert custody.load_session() is None
-    custody.store_session(access_token="access", refresh_token="refresh", meta=META)
+    custody.store_session(access_token=hide("access"), refresh_token=hide("refresh"), meta=META)
     session = custody.load_session()
     assert session is not None
-    assert (session.access_token, session.refresh_token) == ("access", "refresh")
+    assert (session.access_token, session.refresh_token) == (Secret("access"), Secret("refresh"))
     assert (session.expires_at, session.scope, session.issuer) == (
         2_000_000,
         "read",
@@ -100,7 +102,7 @@ def test_the_scope_that_was_granted_is_kept_and_a_wider_one_refused() -> None:
 
 def test_the_tokens_are_not_in_the_repr() -> None:
     custody = SessionCustody(keychain())
-    custody.store_session(access_token="access-1", refresh_token="refresh-1", meta=META)
+    custody.store_session(access_token=hide("access-1"), refresh_token=hide("refresh-1"), meta=META)
     shown = repr(custody.load_session())
     assert "access-1" not in shown
     assert "refresh-1" not in shown
@@ -109,15 +111,15 @@ def test_the_tokens_are_not_in_the_repr() -> None:
 def test_the_refresh_token_is_replaced_kept_or_removed() -> None:
     custody = SessionCustody(keychain())
 
-    def after(refresh_token: object) -> str | None:
-        custody.store_session(access_token="a", refresh_token=refresh_token, meta=META)
+    def after(refresh_token: object) -> Secret | None:
+        custody.store_session(access_token=hide("a"), refresh_token=hide(refresh_token), meta=META)
         session = custody.load_session()
         assert session is not None
         return session.refresh_token
 
-    assert after("one") == "one"
-    assert after(KEEP) == "one"
-    assert after("two") == "two"
+    assert after("one") == Secret("one")
+    assert after(KEEP) == Secret("one")
+    assert after("two") == Secret("two")
     assert after(None) is None
     assert after(KEEP) is None
 
@@ -125,7 +127,7 @@ def test_the_refresh_token_is_replaced_kept_or_removed() -> None:
 def test_nothing_is_changed_before_everything_is_checked() -> None:
     provider = FakeKeychain()
     custody = SessionCustody(keychain(provider))
-    custody.store_session(access_token="a", refresh_token="r", meta=META)
+    custody.store_session(access_token=hide("a"), refresh_token=hide("r"), meta=META)
     before = dict(provider.items)
     too_long = SessionMeta(expires_at=1, scope="x" * 9000)
     for access, refresh, meta in (
@@ -137,7 +139,7 @@ def test_nothing_is_changed_before_everything_is_checked() -> None:
         ("a", "r", too_long),
     ):
         with pytest.raises(UsageError) as caught:
-            custody.store_session(access_token=access, refresh_token=refresh, meta=meta)
+            custody.store_session(access_token=hide(access), refresh_token=hide(refresh), meta=meta)
         assert caught.value.reason is Reason.SECRET_INVALID
     assert provider.items == before
 
@@ -147,17 +149,19 @@ def test_a_write_that_is_cut_off_anywhere_loads_as_no_session() -> None:
     for left in itertools.count():
         provider = Interrupted({}, left=100)
         custody = SessionCustody(keychain(provider))
-        custody.store_session(access_token="old-a", refresh_token="old-r", meta=META)
+        custody.store_session(access_token=hide("old-a"), refresh_token=hide("old-r"), meta=META)
         provider.left = left
         try:
-            custody.store_session(access_token="new-a", refresh_token="new-r", meta=META)
+            custody.store_session(
+                access_token=hide("new-a"), refresh_token=hide("new-r"), meta=META
+            )
         except CompanionError:
             session = custody.load_session()
         else:
             break
         outcomes.append(session and (session.access_token, session.refresh_token))
     # Nothing written: the old session still stands. From then on: none.
-    assert outcomes == [("old-a", "old-r"), None, None, None]
+    assert outcomes == [(Secret("old-a"), Secret("old-r")), None, None, None]
 
 
 def test_after_a_failed_write_no_half_is_left() -> None:
@@ -170,7 +174,7 @@ def test_after_a_failed_write_no_half_is_left() -> None:
     provider = RefusingMeta()
     with pytest.raises(CompanionError):
         SessionCustody(keychain(provider)).store_session(
-            access_token="a", refresh_token="r", meta=META
+            access_token=hide("a"), refresh_token=hide("r"), meta=META
         )
     assert provider.items == {}
 
@@ -214,19 +218,22 @@ def test_a_corrupt_access_token_loads_as_none(token: str) -> None:
 
 def test_a_reader_never_sees_parts_of_two_sessions() -> None:
     custody = SessionCustody(keychain())
-    custody.store_session(access_token="a0", refresh_token="r0", meta=META)
+    custody.store_session(access_token=hide("a0"), refresh_token=hide("r0"), meta=META)
     mixed: list[object] = []
 
     def read() -> None:
         for _ in range(30):
             session = custody.load_session()
-            if session is None or session.access_token[1:] != (session.refresh_token or "")[1:]:
+            tokens = session and (session.access_token, session.refresh_token)
+            if not tokens or len({token.reveal()[1:] for token in tokens}) > 1:
                 mixed.append(session)
 
     reader = threading.Thread(target=read)
     reader.start()
     for turn in range(30):
-        custody.store_session(access_token=f"a{turn}", refresh_token=f"r{turn}", meta=META)
+        custody.store_session(
+            access_token=hide(f"a{turn}"), refresh_token=hide(f"r{turn}"), meta=META
+        )
     reader.join()
     assert mixed == []
 
@@ -245,7 +252,7 @@ def test_a_reader_never_sees_parts_of_two_sessions() -> None:
 def test_decide(now: float, refresh: str | None, decision: RefreshDecision) -> None:
     custody = SessionCustody(keychain())
     assert custody.decide(now) is RefreshDecision.REAUTH
-    custody.store_session(access_token="a", refresh_token=refresh, meta=META)
+    custody.store_session(access_token=hide("a"), refresh_token=hide(refresh), meta=META)
     assert custody.decide(now) is decision
 
 
@@ -253,7 +260,7 @@ def test_decide(now: float, refresh: str | None, decision: RefreshDecision) -> N
 
 
 def test_a_generated_token_has_256_bits_and_is_new_each_time() -> None:
-    tokens = {generate_loopback_token() for _ in range(50)}
+    tokens = {generate_loopback_token().reveal() for _ in range(50)}
     assert len(tokens) == 50
     assert {len(token) for token in tokens} == {43}
 
@@ -266,7 +273,7 @@ def test_a_start_rotates_and_shutdown_clears() -> None:
     loopback.store(first)
     loopback.store(second)
     assert loopback.load() == second
-    assert first not in provider.items.values()
+    assert first.reveal() not in provider.items.values()
     loopback.clear()
     loopback.clear()
     assert loopback.load() is None
@@ -276,23 +283,23 @@ def test_a_start_rotates_and_shutdown_clears() -> None:
 def test_a_weak_token_is_refused(token: object) -> None:
     provider = FakeKeychain()
     with pytest.raises(UsageError):
-        LoopbackToken(keychain(provider)).store(token)
+        LoopbackToken(keychain(provider)).store(hide(token))
     assert provider.calls == 0
 
 
 def test_the_same_token_is_no_rotation() -> None:
     loopback = LoopbackToken(keychain())
-    loopback.store("x" * 43)
+    loopback.store(Secret("x" * 43))
     with pytest.raises(UsageError) as caught:
-        loopback.store("x" * 43)
+        loopback.store(Secret("x" * 43))
     assert caught.value.reason is Reason.SECRET_INVALID
 
 
 def test_logout_leaves_the_loopback_token() -> None:
     guarded = keychain()
     loopback, custody = LoopbackToken(guarded), SessionCustody(guarded)
-    loopback.store("x" * 43)
-    custody.store_session(access_token="a", meta=META)
+    loopback.store(Secret("x" * 43))
+    custody.store_session(access_token=hide("a"), meta=META)
     custody.clear_session()
-    assert loopback.load() == "x" * 43
+    assert loopback.load() == Secret("x" * 43)
     assert guarded.get(Account.ACCESS_TOKEN) is None

@@ -26,7 +26,8 @@ def test_neither_writes_over_the_others_token_nor_clears_it(tmp_path):
             Companion(make_config(), InstancePaths(tmp_path / name), RefusingEgress(), print)
             for name in ("one", "two")
         ]
-        tokens = [await companion._open_keychain(authority) for companion in companions]
+        made = [await companion._open_keychain(authority) for companion in companions]
+        tokens = [token.reveal() for token in made]
         assert sorted(keychain.items.values()) == sorted(tokens)
         await companions[0]._undo.aclose()
         assert list(keychain.items.values()) == tokens[1:]

@@ -29,6 +29,7 @@ from companion_core.decisions import (
     strict_json,
 )
 from companion_core.decisions.verdict import Verdict
+from companion_core.system.secret import Secret
 
 pytestmark = pytest.mark.unit
 
@@ -96,7 +97,7 @@ YES: list[tuple[Callable[..., Any], dict[str, Any], set[str]]] = [
             "token": TOKEN,
             "now": 1.0,
             "hosts": ["127.0.0.1:80"],
-            "expected": TOKEN,
+            "expected": Secret(TOKEN),
         },
         {"now"},
     ),
@@ -130,7 +131,7 @@ YES: list[tuple[Callable[..., Any], dict[str, Any], set[str]]] = [
         {"now=-1"},
     ),
     (oauth.verifier_from, {"entropy": b"x" * 32}, set()),
-    (oauth.code_challenge, {"verifier": TOKEN}, set()),
+    (oauth.code_challenge, {"verifier": Secret(TOKEN)}, set()),
     (oauth.admit_redirect_uri, {"uri": CLIENT["redirect_uri"]}, set()),
     (oauth.parse_redirect_query, {"query": "a=b"}, set()),
     (oauth.admit_endpoint, {"url": URL}, set()),
@@ -157,12 +158,12 @@ YES: list[tuple[Callable[..., Any], dict[str, Any], set[str]]] = [
     ),
     (
         oauth.build_token_request,
-        {**CLIENT, "token_endpoint": URL, "code": "c", "code_verifier": TOKEN},
+        {**CLIENT, "token_endpoint": URL, "code": Secret("c"), "code_verifier": Secret(TOKEN)},
         set(),
     ),
     (
         oauth.build_refresh_request,
-        {"token_endpoint": URL, "client_id": "c", "refresh_token": "r"},
+        {"token_endpoint": URL, "client_id": "c", "refresh_token": Secret("r")},
         set(),
     ),
     (

@@ -43,6 +43,7 @@ from companion_core.decisions.spawn_plan import (
     check_plan,
 )
 from companion_core.providers import BackendRequest, SpawnPlan, UnixChannel
+from companion_core.system.secret import Secret
 from companion_core.testing.publisher import TEST_NOW, FakePublisher, manifest_document
 
 pytestmark = pytest.mark.unit
@@ -122,7 +123,7 @@ def bearer(text: str) -> bool:
 
 
 def id_token(text: str) -> bool:
-    return check_id_token_nonce(text, "n").ok
+    return check_id_token_nonce(Secret(text), "n").ok
 
 
 CLAIMS = base64.urlsafe_b64encode(json.dumps({"nonce": "n"}).encode()).rstrip(b"=").decode()
@@ -137,7 +138,7 @@ ALPHABETS: dict[str, tuple[Callable[[str], bool], str, str]] = {
         "a{}b",
         "".join(set(PRINTABLE) - {'"', "\\", " "}),
     ),
-    "code verifier": (is_code_verifier, "a" * 42 + "{}", UNRESERVED),
+    "code verifier": (lambda text: is_code_verifier(Secret(text)), "a" * 42 + "{}", UNRESERVED),
     "code challenge": (is_code_challenge, "a" * 42 + "{}", LETTERS + DIGITS + "-_"),
     "redirect path": (redirect, "http://127.0.0.1:9/a{}b", PCHAR + "/"),
     "redirect path, escape": (redirect, "http://127.0.0.1:9/%{}0", HEX),
@@ -237,7 +238,7 @@ LENGTHS: dict[str, tuple[Callable[[str], bool], Callable[[int], str], int, int]]
     "oauth scope token": (lambda text: is_scope_list([text]), "a".__mul__, 1, 8192),
     "oauth text": (is_sendable, "a".__mul__, 0, 8192),
     "oauth text in bytes": (is_sendable, lambda n: "é" * (n // 2) + "a" * (n % 2), 0, 8192),
-    "code verifier": (is_code_verifier, "a".__mul__, 43, 128),
+    "code verifier": (lambda text: is_code_verifier(Secret(text)), "a".__mul__, 43, 128),
     "code challenge": (is_code_challenge, "a".__mul__, 43, 43),
     "redirect uri": (redirect, lambda n: "http://127.0.0.1:9".ljust(n, "/")[:n], 18, 8192),
     "redirect port": (redirect, lambda n: f"http://127.0.0.1:{'1' * n}", 1, 5),
@@ -377,4 +378,4 @@ def test_a_code_is_any_printable_text() -> None:
     answer = {"state": "s", "code": "a b"}
     judged = validate_authorization_response(answer, expected_state="s", expected_issuer=None)
     assert isinstance(judged, AuthorizationCode)
-    assert judged.code == "a b"
+    assert judged.code == Secret("a b")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from secret_parts import hide
 
 from companion_core.decisions.guard import (
     GUARD_ORDER,
@@ -24,13 +25,14 @@ from companion_core.decisions.guard import (
 )
 from companion_core.decisions.rate import LONGEST_WINDOW_STAMPS, RateWindow, restore_rate_window
 from companion_core.errors import Reason
+from companion_core.system.secret import Secret
 
 pytestmark = pytest.mark.unit
 
 TOKEN = "a" * 43
 HOST = "127.0.0.1:4000"
 ROUTES = {"/v1/models": "GET", "/v1/chat/completions": "POST", HEALTH_PATH: "GET"}
-POLICY = guard_policy(hosts=(HOST, "localhost:4000"), routes=ROUTES, token=TOKEN)
+POLICY = guard_policy(hosts=(HOST, "localhost:4000"), routes=ROUTES, token=Secret(TOKEN))
 
 
 def fresh(owner: int = 1000, strangers: int = 1000) -> RateBudgets:
@@ -104,12 +106,12 @@ def test_a_path_is_tied_to_its_method() -> None:
 
 
 def test_nothing_listed_admits_nothing() -> None:
-    empty = guard_policy(hosts=(), routes=ROUTES, token=TOKEN)
+    empty = guard_policy(hosts=(), routes=ROUTES, token=Secret(TOKEN))
     assert ask(policy=empty) is Reason.HOST_NOT_ALLOWED
-    routeless = guard_policy(hosts=(HOST,), routes={}, token=TOKEN)
+    routeless = guard_policy(hosts=(HOST,), routes={}, token=Secret(TOKEN))
     assert ask(policy=routeless) is Reason.PATH_NOT_ALLOWED
     for token in (None, "", "a" * 42, 5, "\ud800" * 43):
-        policy = guard_policy(hosts=(HOST,), routes=ROUTES, token=token)
+        policy = guard_policy(hosts=(HOST,), routes=ROUTES, token=hide(token))
         assert ask(policy=policy, token=token) in {Reason.INVALID_TOKEN, Reason.MISSING_TOKEN}
     assert ask(RateBudgets(None, None)) is Reason.RATE_STATE_UNAVAILABLE
 
@@ -137,7 +139,7 @@ def test_web_pages_are_told_from_programs(headers: dict[str, str], reason: Reaso
 
 def test_a_listed_host_is_meant_as_written() -> None:
     for entry in (f" {HOST}", f"{HOST}\t", "127.0.0.1:0400", "evil.example:4000"):
-        policy = guard_policy(hosts=(entry,), routes=ROUTES, token=TOKEN)
+        policy = guard_policy(hosts=(entry,), routes=ROUTES, token=Secret(TOKEN))
         assert ask(policy=policy) is Reason.HOST_NOT_ALLOWED
         assert ask(policy=policy, headers={"host": entry}) is Reason.HOST_NOT_ALLOWED
     assert ask(headers={"host": " LOCALHOST:4000\t"}) is Reason.OK
@@ -201,7 +203,7 @@ JUNK = st.recursive(
 def test_is_total_and_refuses_junk(  # noqa: PLR0917 - hypothesis fills them by position
     method: Any, path: Any, headers: Any, token: Any, hosts: Any, now: Any
 ) -> None:
-    policy = guard_policy(hosts=hosts, routes=ROUTES, token=token)
+    policy = guard_policy(hosts=hosts, routes=ROUTES, token=hide(token))
     verdict = verify_request(method, path, fold_headers(headers), token, policy, fresh(), now)
     assert not verdict.ok
     assert tokens_equal(token, path) in {True, False}

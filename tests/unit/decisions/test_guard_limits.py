@@ -21,6 +21,7 @@ from companion_core.decisions.guard import (
 from companion_core.decisions.rate import LONGEST_WINDOW_STAMPS, RateWindow, restore_rate_window
 from companion_core.decisions.verdict import OK
 from companion_core.errors import Reason
+from companion_core.system.secret import Secret
 
 pytestmark = pytest.mark.unit
 
@@ -54,8 +55,8 @@ def test_what_is_no_name_is_folded_into_none() -> None:
 
 
 def test_a_token_has_256_bits() -> None:
-    assert guard_policy(hosts=(), routes={}, token="a" * 43).token == b"a" * 43
-    assert guard_policy(hosts=(), routes={}, token="a" * 42).token is None
+    assert guard_policy(hosts=(), routes={}, token=Secret("a" * 43)).token == Secret("a" * 43)
+    assert guard_policy(hosts=(), routes={}, token=Secret("a" * 42)).token is None
 
 
 @pytest.mark.parametrize("other", ["", None, 1, "\ud800", "a\0"])

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from companion_core.decisions.integrity import parse_model_spec
 from companion_core.decisions.manifest import (
     PAYLOAD_TYPE,
     Manifest,
@@ -14,6 +15,7 @@ from companion_core.decisions.manifest import (
     check_payload,
     verify_manifest,
 )
+from companion_core.decisions.source import SourceUrl
 from companion_core.decisions.strict_json import MALFORMED, parse_json
 from companion_core.decisions.verdict import OK, Verdict
 from companion_core.errors import Reason
@@ -99,7 +101,9 @@ def test_a_manifest_says_what_was_signed() -> None:
     (file,) = model["files"]
     made = parsed.files[0]
     assert (made.name, made.size, made.sha256) == (file["name"], file["size"], file["sha256"])
-    assert made.urls == tuple(file["urls"])
+    assert [url.text for url in made.urls] == file["urls"]
+    assert made.spec == parse_model_spec(file["sha256"], file["size"])
+    assert {type(url) for url in made.urls} == {SourceUrl}
     assert list(proof.allowed_sources) == value["allowed_sources"]
 
 

@@ -32,6 +32,7 @@ from companion_core.decisions import (
 from companion_core.decisions.oauth.authorization import ErrorCode, ServerError
 from companion_core.decisions.verdict import OK, Verdict, refuse
 from companion_core.errors import Reason
+from companion_core.system.secret import Secret
 
 pytestmark = pytest.mark.unit
 
@@ -42,7 +43,8 @@ MODULES = {
 }
 # Who calls these has checked already: a wrong call is a fault of the program, and raises.
 NOT_FOR_INPUT = {
-    *("admission.create_admission", "admission.record_completion", "admission.record_dequeued"),
+    *("admission.count_one_less", "admission.count_one_more", "admission.create_admission"),
+    *("admission.record_completion", "admission.record_dequeued"),
     *("admission.record_in_flight", "admission.record_queued", "verdict.refuse"),
 }
 RULES: dict[str, Callable[..., Any]] = {
@@ -64,6 +66,7 @@ SCALARS = (
     | st.floats()
     | st.text(st.characters(codec=None), max_size=20)
     | st.binary(max_size=20)
+    | st.builds(Secret, st.text(st.characters(codec=None), max_size=20))
     | st.sampled_from(
         [10**400, -(10**400), "https://a.example/m", "127.0.0.1:80", "ready", "a" * 43]
     )

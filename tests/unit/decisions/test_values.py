@@ -30,6 +30,7 @@ from companion_core.decisions.oauth import (
 )
 from companion_core.decisions.verdict import OK, refuse
 from companion_core.errors import Reason
+from companion_core.system.secret import Secret
 
 pytestmark = pytest.mark.unit
 
@@ -170,9 +171,9 @@ def token_response() -> TokenResponse:
 def token_request() -> TokenRequest:
     made = build_token_request(
         token_endpoint="https://as.example/token",
-        client_id="SECRET-client",
-        code="SECRET-code",
-        code_verifier="SECRET-" + "a" * 43,
+        client_id="client",
+        code=Secret("SECRET-code"),
+        code_verifier=Secret("SECRET-" + "a" * 43),
         redirect_uri="http://127.0.0.1:9/",
     )
     assert isinstance(made, TokenRequest)
@@ -181,14 +182,15 @@ def token_request() -> TokenRequest:
 
 def refresh_request() -> TokenRequest:
     made = build_refresh_request(
-        token_endpoint="https://as.example/token", client_id="c", refresh_token="SECRET"
+        token_endpoint="https://as.example/token", client_id="c", refresh_token=Secret("SECRET")
     )
     assert isinstance(made, TokenRequest)
     return made
 
 
 @pytest.mark.parametrize(
-    "make", [token_response, token_request, refresh_request, lambda: AuthorizationCode("SECRET")]
+    "make",
+    [token_response, token_request, refresh_request, lambda: AuthorizationCode(Secret("SECRET"))],
 )
 def test_what_holds_a_secret_does_not_say_it(make: Any) -> None:
     assert "SECRET" not in repr(make())
@@ -207,7 +209,7 @@ def test_a_form_is_sent_as_a_form() -> None:
 
 
 def test_a_token_response_may_bring_the_access_token_alone() -> None:
-    made = TokenResponse(access_token="a", refresh_token=None, expires_in=1, scope=None)
+    made = TokenResponse(access_token=Secret("a"), refresh_token=None, expires_in=1, scope=None)
     assert made.id_token is None
 
 

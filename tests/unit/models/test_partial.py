@@ -503,10 +503,13 @@ def test_an_answer_of_which_no_byte_is_taken_drops_nothing(
     assert host.offsets == [CUT]
 
 
-def test_a_source_that_is_no_longer_admitted_drops_nothing(folder: Path, part: Path) -> None:
+def test_a_redirect_that_is_no_longer_admitted_drops_nothing(folder: Path, part: Path) -> None:
+    def moved(_request: DownloadRequest) -> Body:
+        raise Redirect("https://models.example.org/companion/moved.gguf")
+
     elsewhere = ("https://other.example.org/",)
     with pytest.raises(Refused):
-        store_of(folder).stage(model_of(), allowed_sources=elsewhere, download=good)
+        store_of(folder).stage(model_of(), allowed_sources=elsewhere, download=moved)
     assert part.read_bytes() == DATA[:CUT]
 
 

@@ -25,6 +25,7 @@ from staging_parts import (
     store_of,
 )
 
+from companion_core.decisions.integrity import ModelSpec, parse_model_spec
 from companion_core.decisions.manifest import Manifest, verify_manifest
 from companion_core.errors import (
     CompanionError,
@@ -490,6 +491,18 @@ def test_error_text(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert model.files[0].sha256 not in text
 
 
+def test_what_the_manifest_proved_is_not_proved_again(folder: Path) -> None:
+    """The address of the manifest stands; a redirect is a new one, which nothing has proved."""
+    with pytest.raises(Refused) as caught:
+        store_of(folder).stage(model_of(), allowed_sources=(), download=redirected)
+    assert caught.value.reason is Reason.SOURCE_NOT_ALLOWED
+    store_of(folder).stage(model_of(), allowed_sources=(), download=good).close()
+
+
+def redirected(_request: DownloadRequest) -> Body:
+    raise Redirect(URL)
+
+
 def test_redirects_are_admitted_one_by_one(folder: Path) -> None:
     """covers: download_stage/redirect"""
     asked: list[str] = []
@@ -744,10 +757,12 @@ def test_a_second_file_that_fails_closes_the_first(folder: Path) -> None:
 
 
 def test_only_staging_makes_the_proof() -> None:
+    spec = parse_model_spec("0" * 64, 1)
+    assert isinstance(spec, ModelSpec)
     with pytest.raises(TypeError):
         VerifiedModel("tiny", "gguf", None, (), [])
     with pytest.raises(TypeError):
-        ProvedFile("tiny", "0" * 64, 1, 0, "/", (0, 0, 0, 0), held=False)
+        ProvedFile("tiny", spec, "/", model_proof.Proof(0, (0, 0, 0, 0, 0), held=False))
 
 
 def test_only_what_could_have_changed_a_byte_has_it_hashed_again(

@@ -16,6 +16,7 @@ from companion_core.decisions.oauth import (
 )
 from companion_core.decisions.verdict import Verdict, refuse
 from companion_core.errors import Reason
+from companion_core.system.secret import Secret
 
 pytestmark = pytest.mark.unit
 
@@ -164,7 +165,7 @@ def test_the_redirect_stays_on_loopback_whoever_is_named() -> None:
 def test_a_right_answer_gives_the_code_and_hides_it() -> None:
     result = judge(ANSWER)
     assert isinstance(result, AuthorizationCode)
-    assert result.code == "c-1"
+    assert result.code == Secret("c-1")
     assert "c-1" not in repr(result)
 
 

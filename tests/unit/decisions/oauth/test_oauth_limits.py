@@ -24,18 +24,19 @@ from companion_core.decisions.oauth import (
 from companion_core.decisions.oauth.grammar import is_scope_list
 from companion_core.decisions.verdict import Verdict
 from companion_core.errors import Reason
+from companion_core.system.secret import Secret
 
 pytestmark = pytest.mark.unit
 
 
 def test_no_character_of_a_verifier_is_lost() -> None:
     # The last sextet of these 33 bytes is 23, which is an "X".
-    assert verifier_from(bytes(32) + b"\x17") == "A" * 43 + "X"
+    assert verifier_from(bytes(32) + b"\x17") == Secret("A" * 43 + "X")
 
 
 @pytest.mark.parametrize(("bytes_", "ok"), [(31, False), (32, True), (96, True), (97, False)])
 def test_the_entropy_of_a_verifier(bytes_: int, ok: bool) -> None:
-    assert isinstance(verifier_from(bytes(bytes_)), str) is ok
+    assert isinstance(verifier_from(bytes(bytes_)), Secret) is ok
 
 
 def test_a_scope_list_is_as_long_as_the_text_it_becomes() -> None:
@@ -122,13 +123,20 @@ def test_no_one_else_sets_a_parameter_that_carries_security(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"client_id": ""}, {"refresh_token": None}, {"scopes": []}, {"scopes": "a"}]
+    "change",
+    [
+        {"client_id": ""},
+        {"refresh_token": None},
+        {"refresh_token": "r"},
+        {"scopes": []},
+        {"scopes": "a"},
+    ],
 )
 def test_a_malformed_refresh_is_named_as_such(change: dict[str, Any]) -> None:
     sound: dict[str, Any] = {
         "token_endpoint": "https://as.example/token",
         "client_id": "c",
-        "refresh_token": "r",
+        "refresh_token": Secret("r"),
     }
     refused = build_refresh_request(**(sound | change))
     assert isinstance(refused, Verdict)
@@ -165,7 +173,7 @@ def test_a_granted_scope_is_a_list_with_spaces(granted: str, within: bool) -> No
 @pytest.mark.parametrize(("characters", "ok"), [(32_768, True), (32_769, False)])
 def test_the_length_of_an_id_token(characters: int, ok: bool) -> None:
     token = "a.eyJub25jZSI6Im4ifQ.".ljust(characters, "s")
-    assert check_id_token_nonce(token, "n").ok is ok
+    assert check_id_token_nonce(Secret(token), "n").ok is ok
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from secret_parts import hide
 
 from companion_core.decisions.oauth import (
     RedirectUri,
@@ -20,6 +21,7 @@ from companion_core.decisions.oauth import (
 )
 from companion_core.decisions.verdict import Verdict, refuse
 from companion_core.errors import Reason
+from companion_core.system.secret import Secret
 
 pytestmark = pytest.mark.unit
 
@@ -43,8 +45,8 @@ ANYTHING = st.one_of(
 
 
 def test_rfc_7636_appendix_b() -> None:
-    assert verifier_from(OCTETS) == VERIFIER
-    assert code_challenge(VERIFIER) == CHALLENGE
+    assert verifier_from(OCTETS) == Secret(VERIFIER)
+    assert code_challenge(Secret(VERIFIER)) == CHALLENGE
 
 
 @pytest.mark.parametrize("entropy", [b"", b"x" * 31, b"x" * 97, "x" * 32, None, bytearray(32)])
@@ -55,12 +57,13 @@ def test_too_little_or_other_entropy(entropy: object) -> None:
 @given(st.binary(min_size=32, max_size=96))
 def test_every_entropy_makes_a_verifier(entropy: bytes) -> None:
     verifier = verifier_from(entropy)
-    assert isinstance(verifier, str)
-    assert 43 <= len(verifier) <= 128
-    assert base64.urlsafe_b64decode(verifier + "=" * (-len(verifier) % 4)) == entropy
+    assert isinstance(verifier, Secret)
+    text = verifier.reveal()
+    assert 43 <= len(text) <= 128
+    assert base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)) == entropy
     challenge = code_challenge(verifier)
     assert isinstance(challenge, str)
-    digest = hashlib.sha256(verifier.encode()).digest()
+    digest = hashlib.sha256(text.encode()).digest()
     assert base64.urlsafe_b64decode(challenge + "=") == digest
 
 
@@ -68,7 +71,7 @@ def test_every_entropy_makes_a_verifier(entropy: bytes) -> None:
     "verifier", ["", "a" * 42, "a" * 129, "a" * 42 + "+", "a" * 43 + "\n", "é" * 43, None, 43]
 )
 def test_malformed_verifiers(verifier: object) -> None:
-    assert code_challenge(verifier) is REFUSED
+    assert code_challenge(hide(verifier)) is REFUSED
 
 
 @pytest.mark.parametrize(
@@ -246,7 +249,7 @@ def test_total_and_closed(value: object, other: object) -> None:
         admit_redirect_uri(value, other),
         parse_redirect_query(value),
         admit_endpoint(value),
-        code_challenge(value),
+        code_challenge(hide(value)),
         verifier_from(value),
         check_endpoints_of_issuer(value, other),
     ):

@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from secret_parts import hide
 
 from companion_core.decisions.oauth import (
     ErrorCode,
@@ -25,20 +26,21 @@ from companion_core.decisions.oauth import (
 )
 from companion_core.decisions.verdict import Verdict, refuse
 from companion_core.errors import Reason
+from companion_core.system.secret import Secret
 
 pytestmark = pytest.mark.unit
 
 EXCHANGE: dict[str, Any] = {
     "token_endpoint": "https://as.example/token",
     "client_id": "companion",
-    "code": "secret-code",
-    "code_verifier": "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk",
+    "code": Secret("secret-code"),
+    "code_verifier": Secret("dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk"),
     "redirect_uri": "http://127.0.0.1:49321/callback",
 }
 REFRESH: dict[str, Any] = {
     "token_endpoint": "https://as.example/token",
     "client_id": "companion",
-    "refresh_token": "secret-refresh",
+    "refresh_token": Secret("secret-refresh"),
 }
 RESPONSE: dict[str, Any] = {
     "access_token": "secret-access",
@@ -69,18 +71,22 @@ def id_token(claims: object) -> str:
 
 
 @pytest.mark.parametrize(
-    ("request_", "grant"),
+    ("request_", "grant", "secrets"),
     [
-        (build_token_request(**EXCHANGE), "authorization_code"),
-        (build_refresh_request(**REFRESH), "refresh_token"),
+        (build_token_request(**EXCHANGE), "authorization_code", {"code", "code_verifier"}),
+        (build_refresh_request(**REFRESH), "refresh_token", {"refresh_token"}),
     ],
 )
-def test_requests_are_forms_without_a_client_secret(request_: Any, grant: str) -> None:
+def test_requests_are_forms_without_a_client_secret(
+    request_: Any, grant: str, secrets: set[str]
+) -> None:
     assert isinstance(request_, TokenRequest)
     assert request_.url == "https://as.example/token"
     assert request_.method == "POST"
     assert request_.headers["Content-Type"] == "application/x-www-form-urlencoded"
-    assert dict(parse_qsl(request_.body.decode())) == dict(request_.params)
+    sent = {name: hide(value) for name, value in parse_qsl(request_.body.decode())}
+    assert sent == {name: hide(value) for name, value in request_.params.items()}
+    assert {name for name, value in request_.params.items() if type(value) is Secret} == secrets
     assert request_.params["grant_type"] == grant
     assert "client_secret" not in request_.params
     assert "secret-" not in repr(request_)
@@ -99,7 +105,14 @@ def test_a_refresh_needs_everything(missing: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"code": "a\r\nb"}, {"code_verifier": "a" * 42}, {"client_id": "\n"}]
+    "change",
+    [
+        {"code": Secret("a\r\nb")},
+        {"code": "plain"},
+        {"code_verifier": Secret("a" * 42)},
+        {"code_verifier": "a" * 43},
+        {"client_id": "\n"},
+    ],
 )
 def test_malformed_exchanges(change: dict[str, str]) -> None:
     assert build_token_request(**EXCHANGE | change) is refuse(Reason.MALFORMED_INPUT)
@@ -124,11 +137,11 @@ def test_a_refresh_may_narrow_and_never_widen() -> None:
 def test_a_good_answer_gives_the_tokens_and_hides_them() -> None:
     result = validate_token_response(RESPONSE | {"id_token": "secret-id"})
     assert result == TokenResponse(
-        access_token="secret-access",
-        refresh_token="secret-refresh",
+        access_token=Secret("secret-access"),
+        refresh_token=Secret("secret-refresh"),
         expires_in=3600,
         scope="vault:read",
-        id_token="secret-id",
+        id_token=Secret("secret-id"),
     )
     assert "secret-" not in repr(result)
 
@@ -225,14 +238,15 @@ def test_the_granted_scope_stays_within_the_asked(granted: Any, asked: Any, ok: 
 
 @pytest.mark.parametrize("subject", ["", "x", "xx", "xxx"])
 def test_claims_of_every_length(subject: str) -> None:
-    assert check_id_token_nonce(id_token({"nonce": "n-1", "sub": subject}), "n-1").ok
+    assert check_id_token_nonce(Secret(id_token({"nonce": "n-1", "sub": subject})), "n-1").ok
 
 
 def test_the_nonce_of_an_id_token() -> None:
     token = id_token({"nonce": "n-1", "sub": "x"})
-    assert check_id_token_nonce(token, "n-1").ok
-    assert check_id_token_nonce(token.ljust(32_768, "A"), "n-1").ok, "a long signature"
-    assert not check_id_token_nonce(token.ljust(32_769, "A"), "n-1").ok
+    assert check_id_token_nonce(Secret(token), "n-1").ok
+    assert not check_id_token_nonce(token, "n-1").ok, "a plain text"
+    assert check_id_token_nonce(Secret(token.ljust(32_768, "A")), "n-1").ok, "a long signature"
+    assert not check_id_token_nonce(Secret(token.ljust(32_769, "A")), "n-1").ok
 
 
 @pytest.mark.parametrize(
@@ -257,7 +271,7 @@ def test_the_nonce_of_an_id_token() -> None:
     ],
 )
 def test_any_other_id_token_is_refused(token: object, nonce: object) -> None:
-    assert check_id_token_nonce(token, nonce) is refuse(Reason.NONCE_MISMATCH)
+    assert check_id_token_nonce(hide(token), nonce) is refuse(Reason.NONCE_MISMATCH)
 
 
 @pytest.mark.parametrize(
@@ -305,8 +319,8 @@ def test_answers_are_judged_totally(response: object) -> None:
     result = validate_token_response(response)
     assert result == validate_token_response(response)
     if isinstance(result, TokenResponse):
-        assert result.access_token.isascii()
-        assert result.access_token.isprintable()
+        assert result.access_token.reveal().isascii()
+        assert result.access_token.reveal().isprintable()
         assert 0 < result.expires_in <= 366 * 24 * 3600
     else:
         assert result.reason is Reason.INVALID_TOKEN_RESPONSE
@@ -323,8 +337,8 @@ def test_everything_else_is_total(values: tuple[Any, ...]) -> None:
     )
     assert isinstance(decision, RefreshDecision)
     assert isinstance(check_granted_scope(values[0], values[1]), Verdict)
-    assert isinstance(check_id_token_nonce(values[0], values[1]), Verdict)
-    exchange = dict(zip(EXCHANGE, values, strict=True))
+    assert isinstance(check_id_token_nonce(hide(values[0]), values[1]), Verdict)
+    exchange = dict(zip(EXCHANGE, map(hide, values), strict=True))
     assert isinstance(build_token_request(**exchange), Verdict | TokenRequest)
-    refresh = dict(zip([*REFRESH, "scopes", "original_scopes"], values, strict=True))
+    refresh = dict(zip([*REFRESH, "scopes", "original_scopes"], map(hide, values), strict=True))
     assert isinstance(build_refresh_request(**refresh), Verdict | TokenRequest)

@@ -11,6 +11,7 @@ from companion_core.runtime.process.output import (
     RuntimeOutput,
     quote,
 )
+from companion_core.system.secret import Secret
 
 pytestmark = [
     pytest.mark.unit,
@@ -75,7 +76,7 @@ def test_no_announcement_without_its_text(tmp_path) -> None:
 
 
 def test_the_key_is_in_no_line(tmp_path) -> None:
-    output = run(tmp_path / "log", b"my key is s3cr3t, twice s3cr3t\n", secret="s3cr3t")
+    output = run(tmp_path / "log", b"my key is s3cr3t, twice s3cr3t\n", secret=Secret("s3cr3t"))
     assert list(output.last_lines) == ["my key is [key], twice [key]"]
     assert b"s3cr3t" not in (tmp_path / "log").read_bytes()
 
@@ -147,7 +148,12 @@ def test_the_key_is_in_no_line_wherever_one_is_cut(tmp_path) -> None:
     longest = output_module.MAX_LINE_BYTES
     for before in range(longest - 12, longest + 3):
         text = b"x" * before + b"s3cr3t" + b"y" * 20
-        run(tmp_path / "log", text[: longest + 1], text[longest + 1 :] + b"\n", secret="s3cr3t")
+        run(
+            tmp_path / "log",
+            text[: longest + 1],
+            text[longest + 1 :] + b"\n",
+            secret=Secret("s3cr3t"),
+        )
         log = (tmp_path / "log").read_bytes()
         assert b"s3cr3"[:3] not in log, before
 

@@ -14,6 +14,7 @@ from companion_core.egress.live import LiveEgress
 from companion_core.errors import CompanionError, Reason
 from companion_core.providers import BackendRequest, TcpChannel
 from companion_core.runtime.start.prepare import send_prepare
+from companion_core.system.secret import Secret
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("each_event_loop")]
 
@@ -45,7 +46,7 @@ def send(channel: TcpChannel) -> None:
     async def life() -> None:
         async with asyncio.timeout(30):
             request = BackendRequest(method="POST", path="/api/create", json="{}")
-            await send_prepare(LiveEgress(), channel, request, key="the-key")
+            await send_prepare(LiveEgress(), channel, request, key=Secret("the-key"))
 
     asyncio.run(life())
 
