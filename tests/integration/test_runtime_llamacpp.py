@@ -172,7 +172,7 @@ def test_over_tcp_it_answers_only_to_its_key_and_to_no_page(machine, spec) -> No
         spec.spawner.channels = frozenset({"tcp"})
         backend = await started(machine, spec)
         assert (await machine.supervisor.check_runtime()).ok
-        for key, expected in ((None, 401), ("wrong", 401), (backend.key, 200)):
+        for key, expected in ((None, 401), ("wrong", 401), (backend.key.reveal(), 200)):
             status, headers, _ = await asyncio.to_thread(
                 ask, backend, "POST", "/v1/chat/completions", CHAT, key
             )

@@ -233,8 +233,8 @@ def _is(process: psutil.Process) -> bool:
 def test_another_program_that_takes_the_port_is_sent_nothing(machine, tier) -> None:
     """The thief would be sent the backend's key with the first request."""
     reuse = "listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)"  # as most servers do
-    change(machine, BIND, f"        {reuse}\n        _kept.append(listener)\n{BIND}")
-    swaps(machine, "_kept[-1].shutdown(2); _kept[-1].close(); print('left', flush=True)")
+    change(machine, BIND, f"        {reuse}\n        _open_sockets.append(listener)\n{BIND}")
+    swaps(machine, "_open_sockets[-1].shutdown(2); _open_sockets[-1].close(); print('left', flush=True)")
     change(
         machine,
         "        client, _ = listener.accept()",

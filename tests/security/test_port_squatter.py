@@ -91,7 +91,7 @@ def test_whoever_had_the_port_first_is_sent_nothing(monkeypatch, announces) -> N
         async with serving_parts.serving_with(serving, machine.model):
             assert (await serving_parts.chat(serving))[0] == 200
             assert serving._backend is not None
-            return serving._backend.key
+            return serving._backend.key.reveal()
 
     monkeypatch.setattr(starting, "choose_channel", chosen)
     with parts.machine() as machine:

@@ -19,6 +19,7 @@ from typing import Any
 
 import psutil
 
+from companion_core.decisions.integrity import parse_model_spec
 from companion_core.decisions.isolation import Tier
 from companion_core.egress.live import LiveEgress
 from companion_core.models.proof import (
@@ -57,8 +58,9 @@ def verified_model(*paths: Path) -> VerifiedModel:
             forge(
                 ProvedFile,
                 name=path.name,
-                sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-                size=status.st_size,
+                spec=parse_model_spec(
+                    hashlib.sha256(path.read_bytes()).hexdigest(), status.st_size
+                ),
                 path=str(path),
                 proof=proof,
             )
