@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -44,20 +44,17 @@ class Row:
     read_by: str
 
 
-def _row(names: str, value: Session | str | None, why: str, read_by: str) -> Row:
-    return Row(names=tuple(names.split()), value=value, why=why, read_by=read_by)
-
-
-ROWS: Final = (
+# Names; what they are set to (None sets an inherited one aside); why; the programs that read them.
+_TABLE: Final[tuple[tuple[str, Session | str | None, str, str], ...]] = (
     # --- set, whether inherited or not ---
-    _row(
+    (
         "OPENAI_BASE_URL OPENAI_API_BASE OPENAI_API_BASE_URL OPENAI_API_ENDPOINT OLLAMA_BASE_URL",
         Session.BASE_URL,
         "each spelling has clients that read it alone and go to the vendor without it, with the"
         " key; one that stays would win over another",
         "openai, LangChain, LlamaIndex, LiteLLM, Open WebUI, crush, Pydantic AI (Ollama)",
     ),
-    _row(
+    (
         "OPENAI_HOST OPENAI_API_HOST ANTHROPIC_BASE_URL OLLAMA_HOST GOOGLE_GEMINI_BASE_URL"
         " GOOGLE_VERTEX_BASE_URL",
         Session.ORIGIN,
@@ -65,13 +62,13 @@ ROWS: Final = (
         " is refused there",
         "goose, anthropic, Claude Code, LiteLLM, ollama, google-genai, gemini-cli",
     ),
-    _row(
+    (
         "OPENAI_API_KEY ANTHROPIC_AUTH_TOKEN",
         Session.TOKEN,
         "the gateway lets in only programs that show it",
         "all OpenAI clients; anthropic, Claude Code, LiteLLM",
     ),
-    _row(
+    (
         "OPENAI_MODEL OPENAI_DEFAULT_MODEL ANTHROPIC_MODEL ANTHROPIC_DEFAULT_OPUS_MODEL"
         " ANTHROPIC_DEFAULT_SONNET_MODEL ANTHROPIC_DEFAULT_HAIKU_MODEL"
         " ANTHROPIC_DEFAULT_FABLE_MODEL CLAUDE_CODE_SUBAGENT_MODEL GOOSE_MODEL",
@@ -79,7 +76,7 @@ ROWS: Final = (
         "the client would ask for a model that is not served",
         "programs by convention, openai-agents, Claude Code, goose",
     ),
-    _row(
+    (
         "CLAUDE_CODE_PROVIDER_MANAGED_BY_HOST CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC"
         " OPENAI_AGENTS_DISABLE_TRACING OPENCODE_DISABLE_MODELS_FETCH",
         "1",
@@ -87,28 +84,28 @@ ROWS: Final = (
         " openai-agents sends its traces to the vendor with `OPENAI_API_KEY`",
         "Claude Code, openai-agents, opencode",
     ),
-    _row(
+    (
         "LITELLM_LOCAL_MODEL_COST_MAP",
         "True",
         "a price list would be fetched from a public host at each import",
         "LiteLLM",
     ),
-    _row("GOOSE_PROVIDER", "openai", "another provider would be asked", "goose"),
+    ("GOOSE_PROVIDER", "openai", "another provider would be asked", "goose"),
     # --- set aside ---
-    _row(
+    (
         "OPENAI_* *_OPENAI_API_* *_OPENAI_BASE_URL",
         None,
         "another address (`OPENAI_PROXY`, `OPENAI_BASE_PATH`), identity (`OPENAI_ORG_ID`,"
         " `OPENAI_CUSTOM_HEADERS`) or kind of client (`OPENAI_API_TYPE`)",
         "openai, LangChain, goose, Open WebUI, aider",
     ),
-    _row(
+    (
         "AZURE_OPENAI_* AZURE_API_* AZURE_AI_* AZURE_INFERENCE_*",
         None,
         "the client becomes one of Azure's",
         "openai, LangChain, LlamaIndex, LiteLLM",
     ),
-    _row(
+    (
         "ANTHROPIC_* CLAUDE_CODE_* AWS_BEARER_TOKEN_BEDROCK AWS_BEDROCK_*",
         None,
         "another address (`ANTHROPIC_API_BASE`, `ANTHROPIC_UNIX_SOCKET`), account"
@@ -116,13 +113,13 @@ ROWS: Final = (
         " (`CLAUDE_CODE_USE_BEDROCK`)",
         "anthropic, Claude Code, LiteLLM, openai",
     ),
-    _row(
+    (
         "OLLAMA_API_KEY OLLAMA_API_BASE OLLAMA_BASE_URLS OLLAMA_CLOUD_*",
         None,
         "another address, or a key for Ollama's cloud",
         "ollama, LiteLLM, Open WebUI",
     ),
-    _row(
+    (
         "AIDER_MODEL AIDER_*_MODEL AIDER_API_KEY AIDER_ANTHROPIC_* AIDER_SET_ENV AIDER_ENV_FILE"
         " CODEX_API_KEY CODEX_ACCESS_TOKEN CODEX_OSS_* CRUSH_* GOOSE_PROVIDER__* GOOSE_LEAD_*"
         " GOOSE_PLANNER_* GOOSE_*_PROVIDER OPENCODE_CONFIG* OPENCODE_AUTH_* OPENCODE_API_KEY",
@@ -130,13 +127,28 @@ ROWS: Final = (
         "the program's own settings come before those above",
         "aider, Codex, crush, goose, opencode",
     ),
-    _row(
-        "LITELLM_* USE_LITELLM_PROXY LLM_* *_API_BASE",
+    (
+        "LITELLM_* USE_LITELLM_PROXY LLM_* AIHUBMIX_* AIML_API_* BEDROCK_* CHATGPT_API_BASE"
+        " CLOUDFLARE_API_BASE CRUSOE_API_BASE DATABRICKS_API_BASE DOCKER_MODEL_RUNNER_* EDENAI_*"
+        " EMPOWER_API_BASE FEATHERLESS_* GALADRIEL_* GIGACHAT_* GITHUB_COPILOT_* COPILOT_API_URL"
+        " HEROKU_API_BASE HF_API_BASE HOSTED_VLLM_* HUGGINGFACE_API_BASE INCEPTION_API_BASE"
+        " INFINITY_API_BASE JINA_AI_* LAMBDA_API_BASE LANGFLOW_API_BASE LANGGRAPH_API_BASE"
+        " LEMONADE_* LLAMAFILE_* MARITALK_* META_API_BASE MODELSCOPE_* MORPH_API_BASE NLP_CLOUD_*"
+        " NSCALE_* OPENAI_LIKE_* OPENCODE_GO_* OVHCLOUD_* PARASAIL_* PREDIBASE_* PUBLICAI_*"
+        " QWEN_AI_PLATFORM_* QWENCLOUD_* RAGFLOW_* REKA_* TENCENT_* TOPAZ_API_BASE"
+        " VERTEX_API_BASE VLLM_BASE_URL CO_BASE_URL VOLCENGINE_* WANDB_API_BASE XINFERENCE_*",
         None,
         "another address, key or model",
         "LiteLLM, llm, OpenHands",
     ),
-    _row(
+    (
+        "BASE_URL API_BASE MODEL MODEL_NAME OAI_CONFIG_LIST CONTINUE_API_KEY CREWAI_*",
+        None,
+        "a client without a prefix of its own takes them for its address or model: CrewAI sends"
+        " prompt and token to `BASE_URL`",
+        "CrewAI, AutoGen, Continue",
+    ),
+    (
         "AI21_* AI_GATEWAY_* ALEPHALPHA_* ANYSCALE_* ARK_API_KEY BASETEN_* CEREBRAS_* CODESTRAL_*"
         " COHERE_* CO_API_KEY CO_API_URL DASHSCOPE_* DEEPINFRA_* DEEPSEEK_* FIREWORKS_*"
         " FIREWORKSAI_* FRIENDLI_* GEMINI_* GOOGLE_API_KEY GOOGLE_GEMINI_* GOOGLE_GENAI_*"
@@ -149,20 +161,26 @@ ROWS: Final = (
         "a client that finds a vendor's key may choose that vendor",
         "aider, Continue, goose, LiteLLM, opencode and others",
     ),
-    _row(
+    (
         "LANGCHAIN_* LANGSMITH_* LANGFUSE_* ARIZE_* BRAINTRUST_* COMET_* DD_LLMOBS_* HELICONE_*"
         " LANGTRACE_* LOGFIRE_* LUNARY_* NEW_RELIC_AI_* AGENTOPS_* OPIK_* OTEL_* PHOENIX_*"
-        " PORTKEY_* TRACELOOP_* WEAVE_*",
+        " PORTKEY_* TRACELOOP_* WEAVE_* WANDB_API_KEY LITERAL_API_* BETA_TRACING_*"
+        " ENABLE_BETA_TRACING_* ENABLE_ENHANCED_TELEMETRY_* ANT_OTEL_*",
         None,
         "traces carry prompts and answers off the machine; `LANGSMITH_GATEWAY` is an address too",
-        "LangChain, LangSmith, OpenTelemetry and others",
+        "LangChain, LangSmith, OpenTelemetry, Claude Code, Chainlit and others",
     ),
-    _row(
-        "GLOBAL_AGENT_*",
+    (
+        "GLOBAL_AGENT_* NPM_CONFIG_NO_PROXY NO_GRPC_PROXY",
         None,
-        "a proxy that does not read `NO_PROXY`",
-        "global-agent of Node.js",
+        "a proxy that does not read `NO_PROXY`, or a name that wins over it",
+        "global-agent and proxy-from-env of Node.js, gRPC",
     ),
+)
+
+ROWS: Final = tuple(
+    Row(names=tuple(names.split()), value=value, why=why, read_by=read_by)
+    for names, value, why, read_by in _TABLE
 )
 
 # Names of the families above that lead nowhere; a client finds them as they are.
@@ -174,19 +192,18 @@ HARMLESS: Final = (
     *("CLAUDE_CODE_AUTO_COMPACT_*", "CLAUDE_CODE_EFFORT_LEVEL", "CLAUDE_CODE_GIT_BASH_PATH"),
     *("CLAUDE_CODE_ENTRYPOINT", "CLAUDE_CODE_SSE_PORT"),  # a terminal inside an editor has them
     *("LANGCHAIN_OPENAI_TCP_*", "LANGSMITH_HIDE_*", "OTEL_SDK_DISABLED", "OTEL_SERVICE_NAME"),
+    *("CREWAI_DISABLE_*", "CREWAI_STORAGE_DIR", "LLM_CACHE_DIR"),
     *("LITELLM_LOG", "LITELLM_MODE", "LITELLM_OFFLINE_MODE"),
     *("LLM_USER_PATH", "LLM_LOAD_PLUGINS", "LLM_RAISE_ERRORS", "LLM_TOOLS_DEBUG"),
     *("LLM_EMBEDDINGS_DB", "LLM_OPENAI_SHOW_RESPONSES"),
 )
 
 
-def _matcher(patterns: Iterable[str]) -> re.Pattern[str]:
-    return re.compile("|".join(re.escape(p).replace(r"\*", ".*") for p in patterns), re.DOTALL)
-
-
 _SET: Final = {name: row.value for row in ROWS if row.value is not None for name in row.names}
-_SET_ASIDE: Final = _matcher(name for row in ROWS if row.value is None for name in row.names)
-_HARMLESS: Final = _matcher(HARMLESS)
+_SET_ASIDE, _HARMLESS = (
+    re.compile("|".join(re.escape(name).replace(r"\*", ".*") for name in names), re.DOTALL)
+    for names in ([n for row in ROWS if row.value is None for n in row.names], HARMLESS)
+)
 _OF_THE_SESSION: Final = frozenset(
     name
     for name, value in _SET.items()

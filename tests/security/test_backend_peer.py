@@ -234,7 +234,10 @@ def test_another_program_that_takes_the_port_is_sent_nothing(machine, tier) -> N
     """The thief would be sent the backend's key with the first request."""
     reuse = "listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)"  # as most servers do
     change(machine, BIND, f"        {reuse}\n        _open_sockets.append(listener)\n{BIND}")
-    swaps(machine, "_open_sockets[-1].shutdown(2); _open_sockets[-1].close(); print('left', flush=True)")
+    swaps(
+        machine,
+        "_open_sockets[-1].shutdown(2); _open_sockets[-1].close(); print('left', flush=True)",
+    )
     change(
         machine,
         "        client, _ = listener.accept()",

@@ -26,7 +26,13 @@ def sample(pattern):
 
 
 def test_what_leads_nowhere_stays_as_it_is():
-    before = {"PATH": "/usr/bin", "HOME": "/home/a", "MODEL": "m", "AWS_REGION": "here", "A*": "x"}
+    before = {
+        "PATH": "/usr/bin",
+        "HOME": "/home/a",
+        "VITE_API_BASE": "a",
+        "AWS_REGION": "here",
+        "A*": "x",
+    }
     before |= {sample(pattern): "as it was" for pattern in HARMLESS}
     after = run(before)
     assert {name: after[name] for name in before} == before
@@ -126,6 +132,21 @@ def test_a_name_that_clients_read_leads_to_the_session(name, value, before):
         "OTEL_LOG_USER_PROMPTS",
         "TRACELOOP_BASE_URL",
         "GLOBAL_AGENT_HTTP_PROXY",
+        "BASE_URL",
+        "API_BASE",
+        "MODEL",
+        "MODEL_NAME",
+        "npm_config_no_proxy",
+        "no_grpc_proxy",
+        "BETA_TRACING_ENDPOINT",
+        "ENABLE_BETA_TRACING_DETAILED",
+        "ANT_OTEL_EXPORTER_OTLP_ENDPOINT",
+        "LITERAL_API_KEY",
+        "OAI_CONFIG_LIST",
+        "CO_BASE_URL",
+        "VLLM_BASE_URL",
+        "WANDB_API_KEY",
+        "GITHUB_COPILOT_BASE_URL",
     ],
 )
 @pytest.mark.parametrize("spell", [str, str.lower, str.title])
