@@ -81,6 +81,7 @@ def test_a_name_that_clients_read_leads_to_the_session(name, value, before):
         "OPENAI_API_BASE_URLS",
         "OPENAI_API_CONFIGS",
         "OPENAI_A_NAME_OF_TOMORROW",
+        "OPENAI_",
         "RAG_OPENAI_API_BASE_URL",
         "AIDER_OPENAI_API_BASE",
         "AIDER_MODEL",
