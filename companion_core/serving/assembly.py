@@ -1,4 +1,4 @@
-"""Load the plugins and choose who fills each role; the two sides leave as two objects (I-14)."""
+"""Load the plugins and choose one for each role; the two sides leave as two objects (I-14)."""
 
 from __future__ import annotations
 
@@ -35,8 +35,7 @@ from companion_core.plugin_host import (
 from companion_core.plugin_host.rules import TrustRecord
 from companion_core.plugin_host.snapshots import EMBEDDED, rebuild_binaries
 from companion_core.providers import API_VERSION, HostInfo, Keychain, ResourceLimits
-from companion_core.runtime.isolation import probe_isolation
-from companion_core.runtime.resources import probe
+from companion_core.runtime import probe_isolation, process_probe
 
 __all__ = [
     "AuthorityProviders",
@@ -51,14 +50,14 @@ LOCATE_SECONDS: Final = 10.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuthorityProviders:
-    """Who fills the roles of the side that may hold secrets."""
+    """The chosen provider of each role on the side that may hold secrets."""
 
     keychain: Chosen[Keychain]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuntimeProviders:
-    """Who fills the roles of the side without secrets.
+    """The chosen provider of each role on the side without secrets.
 
     Attributes:
         chosen: the provider of each role and the name of its plugin.
@@ -85,8 +84,8 @@ def assemble(
         plugin_store: the file of the plugins that the person trusts.
 
     Raises:
-        CompanionError: the refusal of a role that nobody, or nobody in particular, fills;
-            the trust store cannot be read.
+        CompanionError: no plugin fills a role, or several do and none was named; the trust store
+            cannot be read.
     """
     loaded = load_every_plugin(egress, lambda: context, TrustStore(plugin_store).read().trusted)
     chosen = loaded.select_runtime(config.runtime.name)
@@ -105,7 +104,7 @@ def load_every_plugin(
     context_factory: Callable[[], ssl.SSLContext],
     trusted: Mapping[str, TrustRecord],
 ) -> LoadedPlugins:
-    """Load the core's own plugins and, of those installed, the trusted ones."""
+    """Load the core's own plugins and the installed ones that are trusted."""
     downloads = HttpsDownloadPlugin(HttpsDownloader(egress, context_factory))
     return load_plugins(
         HostInfo(api=API_VERSION, core_version=__version__, platform=sys.platform),
@@ -114,7 +113,7 @@ def load_every_plugin(
                 name="memory", plugin=memory_keychain, group=AUTHORITY_GROUP, only_by_name=True
             ),
             CorePlugin(name="https", plugin=downloads),
-            CorePlugin(name="process", plugin=probe),
+            CorePlugin(name="process", plugin=process_probe),
         ],
         trusted=trusted,
         narrow=parse_narrow(os.environ.get("COMPANION_PLUGINS")),

@@ -28,7 +28,6 @@ from companion_core.egress.refusing import RefusingEgress
 from companion_core.errors import CompanionError, Reason, Refused
 from companion_core.models import lease as file_lease
 from companion_core.providers import DownloadFailed
-from companion_core.serving import model_source
 from companion_core.serving.assembly import RuntimeProviders
 from companion_core.serving.model_source import (
     HeldModel,
@@ -110,6 +109,7 @@ class Scene:
             RefusingEgress(),
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
             RuntimeProviders(chosen=chosen, binary="embedded", limits=LIMITS, tier=Tier.NONE),
+            clock=lambda: TEST_NOW,
         )
         self._leases_before = set(file_lease._OPEN)
 
@@ -136,9 +136,7 @@ LEASES = 1 if sys.platform == "linux" else 0
 
 
 @pytest.fixture
-def play(tmp_path, monkeypatch) -> Callable[[Callable[[Scene], Coroutine[Any, Any, None]]], None]:
-    monkeypatch.setattr(model_source, "wall_now", lambda: TEST_NOW)
-
+def play(tmp_path) -> Callable[[Callable[[Scene], Coroutine[Any, Any, None]]], None]:
     def run(story: Callable[[Scene], Coroutine[Any, Any, None]]) -> None:
         async def life() -> None:
             scene = Scene(tmp_path)

@@ -10,6 +10,7 @@ import pytest
 from swap_parts import held_model
 
 from companion_core.errors import CompanionError, PluginFault, Reason
+from companion_core.serving.status import SwapStatus
 from companion_core.serving.step import Step
 from companion_core.serving.swap import Swaps
 
@@ -97,18 +98,18 @@ def test_news_come_also_while_there_is_nothing_new() -> None:
 
 def test_while_it_is_on_its_way_its_model_and_its_latest_step_are_told() -> None:
     async def story(scene: Scene) -> None:
-        assert scene.swaps.status() == {}
+        assert scene.swaps.status() is None
         await scene.ask("swap", swap="s", model="new")
-        assert scene.swaps.status() == {"swap": {"model": "new", "step": None}}
+        assert scene.swaps.status() == SwapStatus(model="new", step=None)
         await scene.ask("swap_news", swap="s", seen=1)
-        download = {"name": "download", "text": "new", "done": 1, "total": 2}
-        assert scene.swaps.status() == {"swap": {"model": "new", "step": download}}
+        download = Step("download", "new", 1, 2)
+        assert scene.swaps.status() == SwapStatus(model="new", step=download)
         scene.proved.set()
         await scene.replacing.wait()
-        assert scene.swaps.status()["swap"]["step"]["name"] == "model"
+        assert scene.swaps.status().step.name == "model"
         scene.replaced.set()
         await scene.outcome()
-        assert scene.swaps.status() == {}
+        assert scene.swaps.status() is None
 
     play(story)
 

@@ -134,17 +134,17 @@ def test_the_runtime_gets_its_ceilings_and_nothing_is_left_of_them(kernel) -> No
     assert files["cpu.max"] == "200000 100000"  # half of four
     assert files["pids.max"] == "4096"
     assert kernel.groups[GROUP / "companion"]["cgroup.procs"] == kernel.me
-    assert not group.holds(4711)
+    assert not group.contains(4711)
     kernel.write(group.path / "cgroup.procs", "4711")
-    assert group.holds(4711)
-    assert not group.holds(471)
+    assert group.contains(4711)
+    assert not group.contains(471)
     group.close()
     assert before(kernel)
-    assert not group.holds(4711)
+    assert not group.contains(4711)
     later = ControlGroup.make(LIMITS)
     kernel.write(later.path / "cgroup.procs", "4712")
     group.close()  # once more, late: the later one is not touched
-    assert later.holds(4712)
+    assert later.contains(4712)
     later.close()
     assert before(kernel)
 

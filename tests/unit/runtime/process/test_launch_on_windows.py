@@ -48,10 +48,10 @@ def test_a_runtime_is_launched_into_a_job(windows, monkeypatch, tmp_path) -> Non
 
     async def life() -> None:
         output = RuntimeOutput(tmp_path / "log")
-        kept = launcher.launch(
+        process = launcher.launch(
             LiveEgress(), folder=tmp_path, output=output, descriptors=(), limits=parts.LIMITS
         )
-        assert isinstance(kept, job_process.JobProcess)
+        assert isinstance(process, job_process.JobProcess)
         output.close()
 
     asyncio.run(life())

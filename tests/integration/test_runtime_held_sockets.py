@@ -1,3 +1,5 @@
+"""Which real sockets of a process listen, as the sockets themselves tell."""
+
 from __future__ import annotations
 
 import contextlib
@@ -20,7 +22,7 @@ from companion_core.runtime.inspect import (
 from companion_core.runtime.inspect.held_sockets import listening_among
 
 pytestmark = [
-    pytest.mark.unit,
+    pytest.mark.integration,
     pytest.mark.skipif(sys.platform != "linux", reason="pidfd_getfd(2)"),
 ]
 
