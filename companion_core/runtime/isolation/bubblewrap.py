@@ -24,9 +24,9 @@ _FIXED: Final = (
 )
 
 
-def find_bubblewrap() -> str | None:
+def find_bubblewrap(places: Sequence[str] = _PLACES) -> str | None:
     """Return an installed bubblewrap that no other user can replace; PATH is not searched."""
-    for place in _PLACES:
+    for place in places:
         if Path(place).is_file():
             try:
                 check_unreplaceable(Path(place))

@@ -21,7 +21,6 @@ MAX_LINE_BYTES: Final = 4096
 LAST_LINES: Final = 20
 QUOTED_LINES: Final = 10
 QUOTED_CHARACTERS: Final = 300
-_READ_BYTES: Final = 65536
 # Lines are written to the log after waiters wake, since writing is slower than reading: so much
 # later, or once so many bytes have come together.
 LOG_DELAY_SECONDS: Final = 0.02
@@ -43,6 +42,7 @@ class RuntimeOutput:
         max_log_bytes: size of a full log.
         log_delay: seconds after which lines are written to the log.
         log_block_bytes: so many bytes are written at once, and then without delay.
+        read_bytes: at most so many bytes are read at once.
 
     Attributes:
         writer: the descriptor for the runtime's stdout and stderr; `start` closes it.
@@ -63,6 +63,7 @@ class RuntimeOutput:
         max_log_bytes: int = MAX_LOG_BYTES,
         log_delay: float = LOG_DELAY_SECONDS,
         log_block_bytes: int = LOG_BLOCK_BYTES,
+        read_bytes: int = 65536,
     ) -> None:
         self.ready = asyncio.Event()
         self.activity = asyncio.Event()
@@ -72,6 +73,7 @@ class RuntimeOutput:
         self._max_log_bytes = max_log_bytes
         self._log_delay = log_delay
         self._log_block_bytes = log_block_bytes
+        self._read_bytes = read_bytes
         self._ready_text = ready_text
         self._secret = b"" if secret is None else secret.encode()
         self._pending = b""
@@ -123,7 +125,7 @@ class RuntimeOutput:
 
     def _read(self) -> None:
         try:
-            data = os.read(self._reader, _READ_BYTES)
+            data = os.read(self._reader, self._read_bytes)
         except BlockingIOError:
             return
         except OSError:
@@ -135,7 +137,7 @@ class RuntimeOutput:
         reader, data = self._reader, b"-"
         try:
             while data:
-                data = os.read(reader, _READ_BYTES)
+                data = os.read(reader, self._read_bytes)
                 loop.call_soon_threadsafe(self._receive, data)
         except (OSError, RuntimeError):  # the event loop is closed
             return

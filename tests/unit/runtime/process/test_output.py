@@ -101,8 +101,7 @@ def test_lines_are_written_many_at_a_time_and_never_gather(tmp_path, monkeypatch
 
     monkeypatch.setattr(RuntimeOutput, "_write", counted)
     lines = b"".join(b"%099d\n" % number for number in range(30))
-    pieces = [lines[at : at + 500] for at in range(0, len(lines), 500)]
-    run(tmp_path / "log", *pieces, log_delay=3600, log_block_bytes=1000)
+    run(tmp_path / "log", lines, log_delay=3600, log_block_bytes=1000, read_bytes=500)
     assert (tmp_path / "log").read_bytes() == lines
     assert 2 <= len([size for size in written if size]) <= 4
     assert max(written) <= 1500
