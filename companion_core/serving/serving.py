@@ -21,6 +21,7 @@ from companion_core.gateway import Gateway, GatewaySettings, HealthProbe
 from companion_core.models.store import VerifiedModel
 from companion_core.runtime import (
     ResourceMonitor,
+    StartedBackend,
     StartSpec,
     Supervisor,
     computes_a_token,
@@ -199,6 +200,10 @@ class Serving:
             allow_open_backend=section.unsafe_open_backend,
         )
 
+    @property
+    def _backend(self) -> StartedBackend | None:
+        return self._current.backend
+
     # --- watching -------------------------------------------------------------------------
 
     def _on_exit(self) -> None:
@@ -213,7 +218,7 @@ class Serving:
         await self._monitor.start()
 
     def _require_running(self) -> None:
-        if self._current.backend is None:  # `stop` was called meanwhile
+        if self._backend is None:  # `stop` was called meanwhile
             raise CompanionError(Reason.INTERRUPTED)
         if not self.exited.is_set():
             return
@@ -252,7 +257,7 @@ class Serving:
 
     async def computes(self) -> bool:
         """Tell whether the runtime really computes a token; asks it without the gateway."""
-        backend = self._current.backend
+        backend = self._backend
         if backend is None:
             return False
         ok = await computes_a_token(self._egress, backend, LIVENESS_SECONDS)
@@ -293,7 +298,7 @@ class Serving:
     @property
     def runtime(self) -> RuntimeStatus | None:
         """The runtime that was launched last, until it is taken down."""
-        backend = self._current.backend
+        backend = self._backend
         if backend is None:
             return None
         return RuntimeStatus(

@@ -72,7 +72,7 @@ async def refused_start(serving: Serving, model: Any, meanwhile: Any = None) -> 
 
 def hurt_while_starting(number: int) -> Any:
     async def hurt(serving: Serving, tree: list[int]) -> None:
-        await serving.launched.wait()
+        await serving._current.has_process.wait()
         tree += serving._supervisor.tree()
         os.kill(serving._supervisor.runtime_pid, number)
 
