@@ -114,9 +114,9 @@ def test_health_is_asked_through_the_gateway_with_the_token(llama, model) -> Non
             before = serving.gateway.metrics_text()
             assert (await serving.check_health()).ok
             assert serving.gateway.metrics_text() != before  # it was counted there
-            serving._health._token = "x" * 43
+            serving._health._probe._token = "x" * 43
             assert not (await serving.check_health()).ok
-            serving._health._token = serving_parts.TOKEN
+            serving._health._probe._token = serving_parts.TOKEN
             await serving.gateway.close()
             assert not (await serving.check_health()).ok
 

@@ -12,7 +12,7 @@ from typing import Final
 from companion_core.decisions.resources import evaluate_resources
 from companion_core.decisions.verdict import Verdict, refuse
 from companion_core.errors import PluginFault, Reason
-from companion_core.plugin_host.calls import call_provider
+from companion_core.plugin_host import call_provider
 from companion_core.providers import (
     ProbeFailed,
     ProbeTarget,

@@ -14,7 +14,7 @@ from companion_core.decisions.spawn_plan import PlanFacts, check_plan
 from companion_core.decisions.verdict import Verdict
 from companion_core.errors import Reason, Refused, error_for
 from companion_core.models.store import VerifiedModel
-from companion_core.plugin_host.calls import call_provider
+from companion_core.plugin_host import call_provider
 from companion_core.providers import (
     CannotPlan,
     ModelFile,
