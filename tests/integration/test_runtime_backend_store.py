@@ -36,7 +36,7 @@ model.close()
 
 @pytest.mark.skipif(sys.platform != "linux", reason="what other processes may read of it")
 def test_an_ordinary_undumpable_process_links_too(require_real) -> None:
-    """As the companion is: nobody else may look into it, and it is nobody special."""
+    """The companion is such a process: no other may look into it, and it has no privileges."""
     user = parts.ORDINARY_USER if os.geteuid() == 0 else os.geteuid()
     with tempfile.TemporaryDirectory() as folder:
         program = ["-c", UNDUMPABLE, folder]

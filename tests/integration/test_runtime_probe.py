@@ -20,7 +20,7 @@ pytestmark = pytest.mark.integration
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_files_of_processes_stay_open_as_long_as_they_are_asked_for() -> None:
     me = psutil.Process()
-    gc.collect()  # what earlier tests left is not let go of in between
+    gc.collect()  # close now what earlier tests left open
     before = me.num_fds()
     probe = ProcessProbe(read_vram=lambda _pids: 0)
     with subprocess.Popen(["/bin/sleep", "60"]) as other:
@@ -28,7 +28,7 @@ def test_files_of_processes_stay_open_as_long_as_they_are_asked_for() -> None:
             probe.observe(ProbeTarget(pids=(me.pid, other.pid)))
             assert me.num_fds() == before + 2
         other.kill()
-    probe.observe(ProbeTarget(pids=(me.pid, other.pid)))  # it has ended: not read, not kept
+    probe.observe(ProbeTarget(pids=(me.pid, other.pid)))  # it has ended: its file is closed
     assert me.num_fds() == before + 1
     with pytest.raises(ProbeFailed):
         probe.observe(ProbeTarget(pids=()))

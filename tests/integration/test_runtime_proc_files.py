@@ -49,8 +49,8 @@ def test_a_process_whose_first_thread_has_ended_lives() -> None:
 
 
 @linux_only
-def test_an_empty_environment_is_told_from_none_yet() -> None:
+def test_an_empty_environment_is_told_apart_from_one_not_yet_set() -> None:
     with subprocess.Popen(["/bin/sleep", "60"], env={}) as process:
-        assert wait_until(lambda: environment_is_set(process.pid))  # execve(2) may go on still
+        assert wait_until(lambda: environment_is_set(process.pid))  # execve(2) may not be done yet
         process.kill()
     assert not environment_is_set(process.pid)

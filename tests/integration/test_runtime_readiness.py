@@ -25,7 +25,7 @@ def accepts(path) -> bool:
     )
 
 
-def test_a_socket_does_and_becomes_the_person_s_alone(tmp_path, monkeypatch) -> None:
+def test_a_socket_counts_and_is_made_owner_only(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)  # the path of a socket must be short
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind("s")
@@ -34,7 +34,7 @@ def test_a_socket_does_and_becomes_the_person_s_alone(tmp_path, monkeypatch) -> 
         assert (tmp_path / "s").stat().st_mode & 0o777 == 0o600
 
 
-def test_a_link_to_another_program_s_socket_does_not_and_changes_nothing(
+def test_a_link_to_another_programs_socket_does_not_count_and_is_not_followed(
     tmp_path, monkeypatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -47,5 +47,5 @@ def test_a_link_to_another_program_s_socket_does_not_and_changes_nothing(
         assert (tmp_path / "foreign").stat().st_mode & 0o777 == 0o660
 
 
-def test_nothing_there_does_not(tmp_path) -> None:
+def test_a_missing_socket_does_not_count(tmp_path) -> None:
     assert not accepts(tmp_path / "s")

@@ -57,7 +57,9 @@ def family() -> Iterator[tuple[subprocess.Popen[str], int]]:
 
 @linux_only
 @pytest.mark.parametrize("kernel_lists", [True, False])
-def test_the_living_below_are_found_whoever_started_them(family, kernel_lists, monkeypatch) -> None:
+def test_living_descendants_are_found_whichever_thread_started_them(
+    family, kernel_lists, monkeypatch
+) -> None:
     parent, zombie = family
     monkeypatch.setattr(process_tree, "_kernel_lists", lambda: kernel_lists)
     found = descendants(parent.pid)
@@ -138,7 +140,9 @@ def failing(number: int, what: str = "", real=process_tree.read_entry):
 @linux_only
 @pytest.mark.parametrize("kernel_lists", [True, False])
 @pytest.mark.parametrize("number", UNSAID)
-def test_nobody_is_left_out_of_a_tree(family, number, kernel_lists, monkeypatch) -> None:
+def test_an_unreadable_descendant_makes_the_tree_unreadable(
+    family, number, kernel_lists, monkeypatch
+) -> None:
     parent, _ = family
     below = descendants(parent.pid)[-1]
     monkeypatch.setattr(process_tree, "_kernel_lists", lambda: kernel_lists)
@@ -149,7 +153,7 @@ def test_nobody_is_left_out_of_a_tree(family, number, kernel_lists, monkeypatch)
 
 @linux_only
 @pytest.mark.parametrize("number", UNSAID)
-def test_children_that_cannot_be_listed_are_not_none(family, number, monkeypatch) -> None:
+def test_children_that_cannot_be_listed_are_unreadable(family, number, monkeypatch) -> None:
     parent, _ = family
     read_with(monkeypatch, failing(number, "/children"))
     with pytest.raises(ProcessUnreadable):
@@ -157,7 +161,7 @@ def test_children_that_cannot_be_listed_are_not_none(family, number, monkeypatch
 
 
 @linux_only
-def test_another_person_s_process_that_the_system_hides_is_left_out(family, monkeypatch) -> None:
+def test_a_hidden_process_of_another_person_is_left_out(family, monkeypatch) -> None:
     parent, _ = family
     found = descendants(parent.pid)
     parent.kill()

@@ -27,7 +27,7 @@ def held_model(name: str, log: list[str]) -> HeldModel:
 
 
 class Watchdog:
-    """Goes on until it is told to give up; a fault is raised then."""
+    """Watches until it is told to give up; then it raises its fault, if it has one."""
 
     def __init__(self) -> None:
         self.gives_up = asyncio.Event()

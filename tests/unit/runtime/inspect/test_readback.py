@@ -75,7 +75,7 @@ def test_threads_that_share_their_process_s_descriptors_are_looked_at_once(monke
 
 
 @linux_only
-def test_a_thread_that_cannot_be_read_is_none_unless_it_is_ending(monkeypatch) -> None:
+def test_an_unreadable_thread_denies_unless_it_is_ending(monkeypatch) -> None:
     me, real = os.getpid(), readback._network_sockets
 
     def forbidden(holder: int):
@@ -85,7 +85,7 @@ def test_a_thread_that_cannot_be_read_is_none_unless_it_is_ending(monkeypatch) -
 
     monkeypatch.setattr(readback, "table_holders", lambda pid: [pid, GONE])
     monkeypatch.setattr(readback, "_network_sockets", forbidden)
-    assert listeners([me]) is not None  # there is no such thread any more
+    assert listeners([me]) is not None  # the thread has ended
     monkeypatch.setattr(readback, "thread_has_memory", lambda _thread: True)
     assert listeners([me]) is None
 
@@ -97,7 +97,7 @@ def test_a_process_that_is_gone_has_nothing() -> None:
 
 
 @linux_only
-def test_what_cannot_be_read_is_none(monkeypatch) -> None:
+def test_an_unreadable_process_gives_none(monkeypatch) -> None:
     def forbidden(*_args):
         raise PermissionError
 
@@ -110,7 +110,9 @@ def test_what_cannot_be_read_is_none(monkeypatch) -> None:
 @linux_only
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
 @pytest.mark.parametrize("failing", ["the threads", "a table", "an environment"])
-def test_nothing_left_to_look_with_says_nothing_of_a_process(monkeypatch, number, failing) -> None:
+def test_a_lack_of_descriptors_or_memory_says_nothing_of_a_process(
+    monkeypatch, number, failing
+) -> None:
     def out_of_means(*_args, real=os.listdir):
         if failing == "a table" and str(_args[0]).endswith("/task"):
             return real(*_args)
@@ -128,10 +130,8 @@ def test_nothing_left_to_look_with_says_nothing_of_a_process(monkeypatch, number
 
 @linux_only
 @pytest.mark.parametrize("system", ["linux", "another"])
-def test_a_look_that_is_forbidden_says_no_and_one_without_means_says_nothing(
-    monkeypatch, system
-) -> None:
-    """Whoever is ending lets nobody look; whether it is, cannot be told either."""
+def test_a_lack_of_means_is_told_apart_from_a_forbidden_look(monkeypatch, system) -> None:
+    """A process that ends lets nobody look; without means, nobody can tell whether it ends."""
 
     def without_means(*_args, **_options):
         raise OSError(errno.EMFILE, "no descriptor is left")
@@ -170,7 +170,7 @@ def test_a_process_that_is_being_executed_is_waited_for(monkeypatch) -> None:
 
 
 @linux_only
-def test_an_environment_that_never_shows_is_none_while_its_process_lives(monkeypatch) -> None:
+def test_an_environment_that_never_shows_is_unreadable_while_its_process_lives(monkeypatch) -> None:
     monkeypatch.setattr(readback, "read_entry", lambda _path: b"")
     monkeypatch.setattr(readback, "environment_is_set", lambda _pid: False)
     assert environment_names(os.getpid(), longest=0.01) is None
@@ -187,7 +187,7 @@ def test_an_environment_that_is_set_after_the_look_is_read_again(monkeypatch) ->
 
 
 @linux_only
-def test_one_that_gives_its_memory_back_has_ended_and_one_that_hides_has_not(monkeypatch) -> None:
+def test_a_process_without_memory_has_ended_and_a_hidden_one_has_not(monkeypatch) -> None:
     def forbidden(*_args):
         raise PermissionError
 

@@ -20,7 +20,7 @@ pytestmark = [
 
 @pytest.fixture(params=[False, True], ids=["loop", "thread"], autouse=True)
 def by_thread(request, monkeypatch):
-    """As Windows reads it, too: there no event loop watches a pipe."""
+    """Read by the event loop, and by a thread as on Windows."""
     monkeypatch.setitem(RuntimeOutput.__init__.__kwdefaults__, "by_thread", request.param)
 
 
@@ -158,7 +158,7 @@ def test_the_log_is_written_while_the_runtime_runs_and_to_its_end(tmp_path) -> N
         os.write(writer, b"ready\n")
         await output.ready.wait()
         async with asyncio.timeout(30):
-            while log.read_bytes() != b"ready\n":  # noqa: ASYNC110 - tells nobody
+            while log.read_bytes() != b"ready\n":  # noqa: ASYNC110 - a file sets no event
                 await asyncio.sleep(0.001)
         output.ready.clear()
         os.write(writer, b"ready again\n")

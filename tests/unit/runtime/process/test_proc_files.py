@@ -51,7 +51,7 @@ def test_no_such_process_is_an_end(number, monkeypatch) -> None:
 
 @linux_only
 @pytest.mark.parametrize("number", UNSAID)
-def test_any_other_failed_look_is_none(number, monkeypatch) -> None:
+def test_any_other_failed_look_is_unreadable(number, monkeypatch) -> None:
     read_with(monkeypatch, failing(number))
     me = os.getpid()
     for ask in QUESTIONS:
@@ -65,7 +65,7 @@ def test_any_other_failed_look_is_none(number, monkeypatch) -> None:
 
 
 @linux_only
-def test_an_entry_that_is_cut_off_is_none(monkeypatch) -> None:
+def test_a_truncated_stat_file_is_unreadable(monkeypatch) -> None:
     read_with(monkeypatch, lambda _path: b"1 (cut")
     with pytest.raises(ProcessUnreadable):
         lives(os.getpid())

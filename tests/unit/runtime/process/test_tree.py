@@ -49,14 +49,14 @@ class MovingLists:
 
 @linux_only
 @pytest.mark.parametrize("moves", MOVES.values(), ids=MOVES)
-def test_nobody_who_moves_while_they_are_listed_is_left_out(moves, monkeypatch) -> None:
+def test_a_process_that_gets_another_parent_while_listed_is_found(moves, monkeypatch) -> None:
     monkeypatch.setattr(process_tree, "_lists", MovingLists(moves))
     monkeypatch.setattr(process_tree, "lives", lambda _pid: True)
     assert 3 in descendants(1)
 
 
 @linux_only
-def test_only_who_has_children_is_listed_again(monkeypatch) -> None:
+def test_only_processes_with_children_are_listed_again(monkeypatch) -> None:
     lists = MovingLists([{1: [2, 3], 2: [4]}, {1: [2, 3], 2: [4, 5]}])
     monkeypatch.setattr(process_tree, "_lists", lists)
     monkeypatch.setattr(process_tree, "lives", lambda _pid: True)
@@ -65,7 +65,7 @@ def test_only_who_has_children_is_listed_again(monkeypatch) -> None:
 
 
 @linux_only
-def test_nobody_is_listed_again_who_has_the_same_children(monkeypatch) -> None:
+def test_a_process_with_the_same_children_is_not_listed_again(monkeypatch) -> None:
     lists = MovingLists([{1: [2, 3], 2: [4]}])
     monkeypatch.setattr(process_tree, "_lists", lists)
     monkeypatch.setattr(process_tree, "lives", lambda _pid: True)

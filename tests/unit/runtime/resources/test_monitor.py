@@ -178,7 +178,7 @@ def test_how_long_it_is_over_a_ceiling_of_memory_is_counted() -> None:
     asyncio.run(life())
 
 
-def test_who_stops_lets_go_of_what_the_probe_keeps() -> None:
+def test_stopping_has_the_probe_close_its_files() -> None:
     async def life() -> list[ProbeTarget]:
         probe = FakeProbe()
         monitor = ResourceMonitor(probe, lambda: (7, 8), LIMITS, clock=Clock())
@@ -190,7 +190,7 @@ def test_who_stops_lets_go_of_what_the_probe_keeps() -> None:
     assert asyncio.run(life()) == [ProbeTarget(pids=(7, 8)), ProbeTarget(pids=())]
 
 
-def test_a_question_that_outlasts_the_observation_lets_go_behind_its_answer() -> None:
+def test_a_question_that_outlasts_stop_closes_the_files_after_its_answer() -> None:
     asked, release, over = threading.Event(), threading.Event(), threading.Event()
 
     class Slow(FakeProbe):

@@ -126,7 +126,7 @@ def test_without_an_upload_it_is_copied_and_hashed(backend, no_links, tmp_path) 
 
 
 @pytest.mark.parametrize("kind", ["other file", "link", "the model", "folder"])
-def test_whatever_stood_in_its_place_is_replaced(backend, tmp_path, kind) -> None:
+def test_a_file_in_the_models_place_is_replaced(backend, tmp_path, kind) -> None:
     victim = tmp_path / "victim"
     victim.write_text("keep")
     backend.link.parent.mkdir(parents=True, mode=0o700)
@@ -188,7 +188,7 @@ def test_another_program_or_request_makes_it_anew(backend) -> None:
 
 
 @pytest.mark.parametrize("record", [b"", b"{", b"[]", b'{"maker":1}', b"null"])
-def test_a_record_that_says_nothing_is_none(backend, record) -> None:
+def test_a_malformed_record_is_ignored(backend, record) -> None:
     backend.start()
     backend.record.write_bytes(record)
     backend.record.chmod(0o600)
@@ -240,7 +240,7 @@ def test_what_a_link_in_place_of_a_folder_leads_to_is_left_alone(backend, tmp_pa
     assert not at.is_symlink()
 
 
-def test_a_start_that_is_given_up_stops_hashing_and_leaves_nothing(backend, no_links) -> None:
+def test_a_cancelled_start_stops_hashing_and_leaves_nothing(backend, no_links) -> None:
     backend.plan = replace(backend.plan, prepare=(LOAD,), store=None)
     cancelled = threading.Event()
     cancelled.set()

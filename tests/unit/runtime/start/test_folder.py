@@ -28,10 +28,10 @@ def test_each_start_has_a_folder_of_its_own(tmp_path) -> None:
 
 
 def test_removing_a_start_folder_follows_no_link(tmp_path) -> None:
-    kept = tmp_path / "kept"
-    kept.mkdir()
-    (kept / "file").write_text("x")
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "file").write_text("x")
     folder = new_start_folder(tmp_path / "run")
-    (folder / "link").symlink_to(kept)
+    (folder / "link").symlink_to(other)
     remove_start_folder(folder)
-    assert (kept / "file").exists()
+    assert (other / "file").exists()

@@ -16,7 +16,7 @@ from companion_core.runtime.start import readiness
 pytestmark = pytest.mark.unit
 
 
-def test_what_would_have_to_be_waited_for_is_read_back_in_a_thread(monkeypatch) -> None:
+def test_a_look_that_would_have_to_wait_is_made_in_a_thread(monkeypatch) -> None:
     threads = []
 
     def look(_watched, *, wait=True):
@@ -49,7 +49,7 @@ def test_after_a_long_look_the_next_one_is_made_in_a_thread(monkeypatch) -> None
     assert [thread is mine for thread in threads] == [True, False, False, True]
 
 
-def test_one_that_is_not_there_and_has_not_ended_is_looked_at_again(monkeypatch) -> None:
+def test_a_living_runtime_without_an_environment_is_looked_at_again(monkeypatch) -> None:
     """While it is being executed, psutil shows no environment of it."""
     verdicts = [refuse(Reason.NOT_RUNNING), OK]
     monkeypatch.setattr(readiness, "read_back", lambda _watched, **_: verdicts.pop(0))
@@ -78,7 +78,7 @@ def process() -> Any:
     return SimpleNamespace(exited=asyncio.Event(), exit_code=None, for_memory=False)
 
 
-def test_what_was_done_for_a_runtime_that_has_ended_counts_for_nothing() -> None:
+def test_work_that_succeeds_for_a_runtime_that_has_ended_does_not_count() -> None:
     async def life() -> None:
         runtime, faults = process(), []
         asyncio.get_running_loop().set_exception_handler(lambda _, fault: faults.append(fault))
@@ -91,13 +91,13 @@ def test_what_was_done_for_a_runtime_that_has_ended_counts_for_nothing() -> None
             await readiness.unless_exited(runtime, work())
         assert caught.value.reason is Reason.RUNTIME_EXITED
         for _ in range(5):
-            await asyncio.sleep(0)  # nothing comes behind it
+            await asyncio.sleep(0)  # no fault comes later
         assert faults == []
 
     asyncio.run(life())
 
 
-def test_the_end_of_a_runtime_ends_what_is_done_for_it_and_no_more() -> None:
+def test_a_runtimes_end_ends_the_work_for_it_and_nothing_else() -> None:
     async def life() -> None:
         runtime, task = process(), asyncio.current_task()
         asyncio.get_running_loop().call_soon(runtime.exited.set)
@@ -110,7 +110,7 @@ def test_the_end_of_a_runtime_ends_what_is_done_for_it_and_no_more() -> None:
     asyncio.run(life())
 
 
-def test_who_cancels_a_start_is_told_that_and_not_of_the_end_that_follows() -> None:
+def test_a_cancelled_start_raises_that_and_not_the_exit_that_follows() -> None:
     async def life() -> None:
         runtime = process()
 

@@ -62,7 +62,7 @@ def test_all_that_was_made_is_ended_the_tree_first(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_a_step_that_fails_keeps_no_other_from_being_taken(monkeypatch, step) -> None:
+def test_a_failed_step_prevents_no_other_step(monkeypatch, step) -> None:
     errors: dict[str, BaseException] = {step: OSError(step)}
     left = {"record"} if step == "process" else set()  # a tree that may be left is found by it
     assert set(taken_down(monkeypatch, errors, *STEPS)) == {*STEPS, "record"} - left
