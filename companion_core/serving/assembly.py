@@ -12,8 +12,10 @@ from typing import Final
 
 from companion_core import __version__
 from companion_core.authority import memory_keychain
+from companion_core.config.paths import InstancePaths
 from companion_core.config.reader import Config
 from companion_core.decisions.isolation import Tier, choose_tier
+from companion_core.decisions.restart import Size
 from companion_core.decisions.verdict import Verdict
 from companion_core.egress.interface import Egress
 from companion_core.errors import EnvironmentUnavailable, PluginFault, Reason, error_for
@@ -22,6 +24,7 @@ from companion_core.models.https_downloader import (
     HttpsDownloader,
     HttpsDownloadPlugin,
 )
+from companion_core.models.store import VerifiedModel
 from companion_core.plugin_host import (
     Chosen,
     ChosenRuntime,
@@ -35,7 +38,7 @@ from companion_core.plugin_host import (
 from companion_core.plugin_host.rules import TrustRecord
 from companion_core.plugin_host.snapshots import EMBEDDED, rebuild_binaries
 from companion_core.providers import API_VERSION, HostInfo, Keychain, ResourceLimits
-from companion_core.runtime import probe_isolation, process_probe
+from companion_core.runtime import StartSpec, probe_isolation, process_probe
 
 __all__ = [
     "AuthorityProviders",
@@ -70,6 +73,31 @@ class RuntimeProviders:
     binary: str
     limits: ResourceLimits
     tier: Tier
+
+    def start_spec(
+        self, config: Config, paths: InstancePaths, model: VerifiedModel, size: Size
+    ) -> StartSpec:
+        """Return what to start for this model, with requests and context of this size."""
+        section, spawn = config.runtime, self.chosen.spawn
+        return StartSpec(
+            spawner=spawn.provider,
+            plugin_name=spawn.plugin,
+            plugin_modules=self.chosen.modules,
+            binary=self.binary,
+            binary_sha256=section.binary_sha256,
+            model=model,
+            data_dir=paths.runtime_data(spawn.plugin),
+            run_dir=paths.run_folder(),
+            log_path=paths.logs / "runtime.log",
+            record_path=paths.runtime_record,
+            limits=self.limits,
+            parallel=size.parallel,
+            threads=section.threads,
+            context_length=size.context_length,
+            options=section.options,
+            tier=self.tier,
+            allow_open_backend=section.unsafe_open_backend,
+        )
 
 
 def assemble(

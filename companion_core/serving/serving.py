@@ -22,7 +22,6 @@ from companion_core.models.store import VerifiedModel
 from companion_core.runtime import (
     ResourceMonitor,
     StartedBackend,
-    StartSpec,
     Supervisor,
     computes_a_token,
     describe_exit,
@@ -145,8 +144,9 @@ class Serving:
         self._supervisor.on_exit = self._on_exit
         observing = asyncio.ensure_future(self._observe())
         try:
+            spec = self._providers.start_spec(self._config, self._paths, model, self.size)
             with keep_awake():
-                backend = await self._supervisor.start(self._spec(model))
+                backend = await self._supervisor.start(spec)
                 await self._health.wait(backend.ready_by, self._require_running)
             await observing
             self._supervisor.report_health(ok=True)
@@ -177,28 +177,6 @@ class Serving:
             self._settling = None
         await self._monitor.stop()
         await self._supervisor.stop()
-
-    def _spec(self, model: VerifiedModel) -> StartSpec:
-        section, chosen = self._config.runtime, self._providers.chosen
-        return StartSpec(
-            spawner=chosen.spawn.provider,
-            plugin_name=chosen.spawn.plugin,
-            plugin_modules=chosen.modules,
-            binary=self._providers.binary,
-            binary_sha256=section.binary_sha256,
-            model=model,
-            data_dir=self._paths.runtime_data(chosen.spawn.plugin),
-            run_dir=self._paths.run_folder(),
-            log_path=self._paths.logs / "runtime.log",
-            record_path=self._paths.runtime_record,
-            limits=self._providers.limits,
-            parallel=self.size.parallel,
-            threads=section.threads,
-            context_length=self.size.context_length,
-            options=section.options,
-            tier=self._providers.tier,
-            allow_open_backend=section.unsafe_open_backend,
-        )
 
     @property
     def _backend(self) -> StartedBackend | None:

@@ -105,9 +105,9 @@ def listeners(pids: Iterable[int]) -> frozenset[Listener] | None:
     for pid in pids:
         try:
             for holder in table_holders(pid):
-                if (held := _listeners_of(holder)) is None:
+                if (seen := _listeners_of(holder)) is None:
                     return None
-                found |= held
+                found |= seen
         except (FileNotFoundError, ProcessLookupError):
             continue
         except OSError as error:
@@ -185,12 +185,12 @@ def _stream_sockets(holder: int) -> list[ListeningSocket]:
 def _listeners_of(holder: int) -> frozenset[Listener] | None:
     """Return what the sockets in one thread's table listen on; None if they cannot be read."""
     try:
-        held = _network_sockets(holder)
-        if not held:
-            return None if held is None else frozenset()
-        found, unasked = listening_among(holder, held)
+        sockets = _network_sockets(holder)
+        if not sockets:
+            return None if sockets is None else frozenset()
+        found, unasked = listening_among(holder, sockets)
         # The tables list the remaining ones that listen, whichever process has them now.
-        tables = {held[inode][1] for inode in unasked}
+        tables = {sockets[inode][1] for inode in unasked}
         return found.union(listening_sockets(holder, tables, unasked) if unasked else ())
     except (FileNotFoundError, ProcessLookupError):
         return frozenset()  # it has ended meanwhile, and its sockets are closed
@@ -209,7 +209,7 @@ def _network_sockets(holder: int) -> dict[int, tuple[int, str]] | None:
     if sys.platform != "linux":
         return None
     folder = f"/proc/{holder}/fd"
-    held: dict[int, tuple[int, str]] = {}
+    sockets: dict[int, tuple[int, str]] = {}
     for name in os.listdir(folder):  # noqa: PTH208 - only the names are needed
         path = f"{folder}/{name}"
         try:
@@ -220,10 +220,10 @@ def _network_sockets(holder: int) -> dict[int, tuple[int, str]] | None:
         except FileNotFoundError:
             continue  # it was closed meanwhile
         if protocol in _TABLES:
-            held[int(target[8:-1])] = int(name), _TABLES[protocol]
+            sockets[int(target[8:-1])] = int(name), _TABLES[protocol]
         elif protocol not in _LOCAL_PROTOCOLS:
             return None
-    return held
+    return sockets
 
 
 def _environment_names_elsewhere(pid: int) -> frozenset[str] | None:

@@ -106,7 +106,8 @@ async def bring_up(
     await run_in_worker(spec.model.prove_again)
     output = _prepare_surroundings(run, place, plan, key)
     with contextlib.closing(model), contextlib.ExitStack() as handed_on:
-        models = () if plan.model_link else model.reached_by  # a linked one is opened by its link
+        # A linked model is opened by its link: then no descriptor is handed on.
+        models = model.reached_by if plan.model_link is None else ()
         command = _confine(run, place, plan, binary, models=models, key=key, handed_on=handed_on)
         # 8. Launch and record.
         process = run.process = launch(
