@@ -1,6 +1,6 @@
 """Run a local AI runtime on a person's own machine: verified, guarded and confined.
 
-A plugin imports `hookimpl`; a product that embeds the companion imports `Companion`. Both are
+A plugin imports `hookimpl`; a product that embeds the companion imports the other names. All are
 loaded on first use, so that importing the package stays cheap.
 """
 
@@ -9,10 +9,29 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from companion_core.companion import Companion
+    from companion_core.companion import Companion, CompanionStatus, OnStep, Step
+    from companion_core.errors import (
+        CompanionError,
+        EnvironmentUnavailable,
+        PluginFault,
+        Refused,
+        UsageError,
+    )
     from companion_core.hookspecs import hookimpl
 
-__all__ = ["Companion", "__version__", "hookimpl"]
+__all__ = [
+    "Companion",
+    "CompanionError",
+    "CompanionStatus",
+    "EnvironmentUnavailable",
+    "OnStep",
+    "PluginFault",
+    "Refused",
+    "Step",
+    "UsageError",
+    "__version__",
+    "hookimpl",
+]
 
 __version__ = "0.1.0"
 
@@ -22,8 +41,12 @@ def __getattr__(name: str) -> Any:
         from companion_core.hookspecs import hookimpl  # noqa: PLC0415 - loaded on first use
 
         return hookimpl
-    if name == "Companion":
-        from companion_core.companion import Companion  # noqa: PLC0415 - loaded on first use
+    if name in {"Companion", "CompanionStatus", "OnStep", "Step"}:
+        from companion_core import companion  # noqa: PLC0415 - loaded on first use
 
-        return Companion
+        return getattr(companion, name)
+    if name in __all__:
+        from companion_core import errors  # noqa: PLC0415 - loaded on first use
+
+        return getattr(errors, name)
     raise AttributeError(name)

@@ -3,8 +3,8 @@
     async with Companion.open(config) as companion:
         client = openai.AsyncOpenAI(base_url=companion.base_url, api_key=companion.token)
 
-Opening does what `companion up` does, step by step. Each step leaves its own undo behind,
-so leaving the context, a failure and a cancellation all take the same way back.
+Opening does what `companion up` does, step by step. Each step pushes its own undo, so leaving the
+context, a failure and a cancellation all undo the same steps.
 """
 
 from __future__ import annotations
@@ -21,15 +21,8 @@ from typing import Any, Self
 
 from companion_core.authority.custody import LoopbackToken, generate_loopback_token
 from companion_core.authority.keychain import GuardedKeychain
-from companion_core.config.paths import (
-    DEFAULT_INSTANCE,
-    InstancePaths,
-    default_state_dir,
-)
-from companion_core.config.reader import (
-    Config,
-    load_config,
-)
+from companion_core.config.paths import DEFAULT_INSTANCE, InstancePaths, default_state_dir
+from companion_core.config.reader import Config, load_config
 from companion_core.control.client import InstanceLock
 from companion_core.control.server import ControlServer
 from companion_core.decisions.verdict import Verdict, refuse
@@ -37,32 +30,20 @@ from companion_core.egress.interface import Egress
 from companion_core.egress.live import LiveEgress
 from companion_core.egress.tls_context import build_tls_context
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason, error_for
-from companion_core.runtime.process.reclaim import reclaim
-from companion_core.serving.assembly import (
-    AuthorityProviders,
-    RuntimeProviders,
-    assemble,
-)
-from companion_core.serving.model_source import (
-    HeldModel,
-    ModelSource,
-)
+from companion_core.runtime import reclaim
+from companion_core.serving.assembly import AuthorityProviders, RuntimeProviders, assemble
+from companion_core.serving.lifetime import Lifetime
+from companion_core.serving.model_source import HeldModel, ModelSource
 from companion_core.serving.served_model import ServedModel
 from companion_core.serving.serving import Serving
-from companion_core.serving.step import (
-    OnStep,
-    Step,
-)
+from companion_core.serving.status import CompanionStatus, ModelStatus, ServingStatus
+from companion_core.serving.step import OnStep, Step
 from companion_core.serving.swap import Swaps
 from companion_core.system.clock import wall_now
 from companion_core.system.secret import Secret
-from companion_core.system.tasks import (
-    outlast,
-    run_in_worker,
-    unless,
-)
+from companion_core.system.tasks import run_in_worker
 
-__all__ = ["Companion", "Step"]
+__all__ = ["Companion", "CompanionStatus", "OnStep", "Step"]
 
 
 class Companion:
@@ -79,11 +60,9 @@ class Companion:
         self._paths = paths
         self._egress = egress
         self._on_step = on_step
-        self._undo = contextlib.AsyncExitStack()
+        self._lifetime = Lifetime()
+        self._undo = self._lifetime.undo
         self._started_at = datetime.fromtimestamp(wall_now(), UTC)
-        self._stop_requested = asyncio.Event()
-        self._stop_now = asyncio.Event()
-        self._closing: asyncio.Future[None] | None = None
         self._plugins: dict[str, str] = {}
         self._token: Secret | None = None
         self._serving: Serving | None = None
@@ -104,10 +83,10 @@ class Companion:
 
         Args:
             config: a configuration, or the path of its TOML file.
-            state_dir: where models, logs and the control socket live.
-            instance: a second companion beside the first has another name.
-            egress: the doorway to the machine; the live one when left out.
-            on_step: told of each step, and of progress within long ones.
+            state_dir: the folder of models, logs and the control socket.
+            instance: the companion's name; a second one beside the first needs another name.
+            egress: the doorway to the machine; the live one where it is left out.
+            on_step: hears each step, and the progress of a long one.
 
         Raises:
             UsageError: `configuration_invalid`.
@@ -122,12 +101,7 @@ class Companion:
         )
 
     async def __aenter__(self) -> Self:
-        try:
-            await self._start_unless_stopped()
-        except BaseException:
-            await self._close()
-            raise
-        self._closing = asyncio.ensure_future(self._close_when_asked())
+        await self._lifetime.begin(self._start())
         return self
 
     async def __aexit__(
@@ -136,7 +110,7 @@ class Companion:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._close()
+        await self._lifetime.close()
 
     @property
     def base_url(self) -> str:
@@ -153,17 +127,15 @@ class Companion:
         return self._token.reveal()
 
     def request_stop(self, *, now: bool = False) -> None:
-        """Ask for a drain; with `now`, running answers are not waited for any longer.
+        """Ask for a drain and a stop; with `now`, without waiting for running answers.
 
-        During the start it gives the start up: `async with` raises `interrupted`.
+        During the start it ends the start: `async with` raises `interrupted`.
         """
-        if now:
-            self._stop_now.set()
-        self._stop_requested.set()
+        self._lifetime.request_stop(now=now)
 
     async def wait_for_stop_request(self) -> None:
         """Return when somebody asked this companion to stop."""
-        await self._stop_requested.wait()
+        await self._lifetime.stop_requested.wait()
 
     def availability(self) -> Verdict:
         """Say whether a request would be served now, and if not, why (I-09)."""
@@ -172,47 +144,39 @@ class Companion:
         return self._served.availability(token_stored=self._token is not None)
 
     async def swap_model(self, model_id: str) -> None:
-        """Serve another model of the manifest behind the same address, with the same token.
+        """Serve another model of the manifest at the same address, with the same token.
 
-        It is proved while the one before serves on; a cancellation until then changes nothing.
+        The new model is proved while the one before serves; a cancellation until then changes
+        nothing.
 
         Raises:
-            CompanionError: why it does not serve; the model before does, as far as it can.
+            CompanionError: why the new model does not serve; the one before does, if it can.
         """
         await self._swaps.carry_out(model_id)
 
-    def status(self) -> dict[str, Any]:
-        """Return what `companion status --json` prints."""
-        verdict = self.availability()
-        serving: dict[str, Any] = {
-            "lifecycle": "stopped",
-            "gateway": None,
-            "runtime": None,
-            "admission": None,
-            "resources": None,
-            "gave_up": None,
-            "last_health_ok_seconds_ago": None,
-        }
-        if self._serving is not None:
-            serving = self._serving.status()
-        return {
-            "available": verdict.ok,
-            "reason": verdict.reason.value,
-            "pid": os.getpid(),
-            "started_at": self._started_at.isoformat(timespec="seconds").replace("+00:00", "Z"),
-            "model": {"id": self._config.model.id, "verified": False}
-            if self._served is None
-            else {"id": self._served.model_id, "verified": self._served.verified},
-            **serving,
-            **self._swaps.status(),
-            "plugins": self._plugins,
-        }
+    def status(self) -> CompanionStatus:
+        """Say what runs and why it is or is not available; `to_json` is the command's document."""
+        verdict, served = self.availability(), self._served
+        serving = ServingStatus() if self._serving is None else self._serving.status()
+        model_id = self._config.model.id if served is None else served.model_id
+        return CompanionStatus(
+            available=verdict.ok,
+            reason=verdict.reason,
+            pid=os.getpid(),
+            started_at=self._started_at,
+            model=ModelStatus(id=model_id, verified=served is not None and served.verified),
+            lifecycle=serving.lifecycle,
+            gateway=serving.gateway,
+            runtime=serving.runtime,
+            admission=serving.admission,
+            resources=serving.resources,
+            gave_up=serving.gave_up,
+            last_health_ok_seconds_ago=serving.last_health_ok_seconds_ago,
+            swap=self._swaps.status(),
+            plugins=self._plugins,
+        )
 
-    # --- the way up -----------------------------------------------------------------------
-
-    async def _start_unless_stopped(self) -> None:
-        if not await unless(self._start(), self._stop_requested):
-            raise CompanionError(Reason.INTERRUPTED)
+    # --- starting -------------------------------------------------------------------------
 
     async def _start(self) -> None:
         self._paths.prepare()
@@ -245,7 +209,7 @@ class Companion:
         self._swaps.open(source, served)
 
     def _reclaim(self, _cancelled: threading.Event) -> None:
-        """End what a companion left that was killed, its keeper too."""
+        """End what an earlier companion left running that was killed together with its keeper."""
         record, run_folder = self._paths.runtime_record, self._paths.run_folder()
         count = reclaim(record, run_folder, self._egress)
         if count:
@@ -293,7 +257,7 @@ class Companion:
             serving,
             held,
             on_step=self._on_step,
-            hurry=self._stop_now,
+            hurry=self._lifetime.stop_now,
             on_unwatched=self.request_stop,
         )
         self._undo.push_async_callback(serving.gateway.close)
@@ -306,31 +270,16 @@ class Companion:
         self._undo.push_async_callback(served.unwatch)
         return served
 
-    # --- the way down ---------------------------------------------------------------------
-
-    async def _close(self) -> None:
-        """Take the steps back, to the end even when the caller is cancelled again."""
-        self.request_stop()
-        if self._closing is None:
-            self._closing = asyncio.ensure_future(self._undo.aclose())
-        await outlast(self._closing, on_cancel=lambda: self.request_stop(now=True))
-        self._closing.result()
-
-    async def _close_when_asked(self) -> None:
-        """Also when the program around it pays no heed: `companion down` stops what it started."""
-        await self._stop_requested.wait()
-        await self._undo.aclose()
-
     async def _clear_token(self, stored: LoopbackToken) -> None:
         self._token = None
-        # A keychain that was locked meanwhile keeps a token that no gateway accepts any more.
+        # A keychain that was locked meanwhile still has the token, which no gateway accepts now.
         with contextlib.suppress(CompanionError):
             await asyncio.to_thread(stored.clear)
 
     # --- what the control socket answers --------------------------------------------------
 
     async def _answer_status(self, _request: Mapping[str, Any]) -> Mapping[str, Any]:
-        return self.status()
+        return self.status().to_json()
 
     async def _answer_credentials(self, _request: Mapping[str, Any]) -> Mapping[str, Any]:
         verdict = self.availability()

@@ -91,7 +91,7 @@ def command(
         return 0
 
     def announce(companion: Companion) -> None:
-        _announce(settings, companion.status(), as_json=as_json)
+        _announce(settings, companion.status().to_json(), as_json=as_json)
 
     return run_event_loop(_serve(settings, config, printer, announce))
 
@@ -154,7 +154,7 @@ def _serve_for_parent(settings: Settings, config: Config, descriptor: int) -> in
                 pipe.close()
 
         def announce(companion: Companion) -> None:
-            tell(available=companion.status())
+            tell(available=companion.status().to_json())
             pipe.close()
 
         try:

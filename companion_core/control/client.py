@@ -1,6 +1,6 @@
-"""How commands find the running companion and talk to its owner-only socket.
+"""How commands find the running companion and talk to it over its owner-only socket.
 
-One JSON line asks, one JSON line answers; `control_server` is the other end.
+One line of JSON asks, one line of JSON answers; `control/server.py` is the other end.
 """
 
 from __future__ import annotations
@@ -17,15 +17,8 @@ from companion_core.config.paths import InstancePaths
 from companion_core.egress.interface import Egress
 from companion_core.egress.process_identity import ProcessIdentity
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason, error_for
-from companion_core.system.os_compat import (
-    CLOSE_ON_EXEC,
-    NO_FOLLOW,
-    user_id,
-)
-from companion_core.system.state_files import (
-    read_private,
-    try_lock,
-)
+from companion_core.system.os_compat import CLOSE_ON_EXEC, NO_FOLLOW, user_id
+from companion_core.system.state_files import read_private, try_lock
 
 __all__ = [
     "MAX_LINE",
@@ -40,15 +33,15 @@ __all__ = [
 
 MAX_LINE: Final = 64 * 1024
 MAX_STATE_FILE: Final = 4 * 1024
-# From letting go of the lock to the end of a process that did nothing but be a companion.
+# How long a process that is only a companion takes to end after it has released the lock.
 EXIT_SECONDS: Final = 2.0
-# A process that was killed keeps lock and socket for a moment, until its last thread has ended.
+# A killed process has lock and socket for a moment longer, until its last thread has ended.
 KILLED_SECONDS: Final = 0.5
 POLL_SECONDS: Final = 0.02
 
 
 class InstanceLock:
-    """Held by the running companion; the system lets go of it when the process ends."""
+    """The running companion has this lock; the system releases it when the process ends."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -76,13 +69,13 @@ class InstanceLock:
         self._descriptor = descriptor
 
     def release(self) -> None:
-        """Let go; doing so twice is fine."""
+        """Release the lock; may be called again."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
 
 
-def _is_held(path: Path) -> bool:
+def _is_locked(path: Path) -> bool:
     try:
         descriptor = os.open(path, os.O_RDWR | NO_FOLLOW)
     except OSError:
@@ -125,7 +118,7 @@ def find_running(paths: InstancePaths, egress: Egress) -> RunningInstance | None
     if type(pid) is not int or type(start) not in {int, float} or type(control) is not str:
         return None
     identity = egress.identify(pid)
-    if identity is None or identity.start_time != start or not _is_held(paths.lock_file):
+    if identity is None or identity.start_time != start or not _is_locked(paths.lock_file):
         return None
     return RunningInstance(identity, Path(control), paths.lock_file)
 
@@ -155,7 +148,7 @@ def ask_running(paths: InstancePaths, egress: Egress, op: str) -> dict[str, Any]
     """Ask the companion of this state folder.
 
     Raises:
-        CompanionError: `not_running`, also when it goes in this very moment; else as `ask`.
+        CompanionError: `not_running`, also where it ends at this very moment; else as `ask`.
     """
     running = find_running(paths, egress)
     if running is not None:
@@ -169,7 +162,7 @@ def ask_running(paths: InstancePaths, egress: Egress, op: str) -> dict[str, Any]
 
 
 def has_gone(running: RunningInstance, paths: InstancePaths, egress: Egress) -> bool:
-    """Tell whether a companion that gave no answer is gone, or goes in this very moment."""
+    """Tell whether a companion that gave no answer has ended, or ends at this very moment."""
     deadline = time.monotonic() + KILLED_SECONDS
     while find_running(paths, egress) == running:
         if time.monotonic() > deadline:
@@ -179,7 +172,7 @@ def has_gone(running: RunningInstance, paths: InstancePaths, egress: Egress) -> 
 
 
 def known_reason(reason: object) -> Reason:
-    """Return what a companion answered, which may be of another release."""
+    """Return the reason in an answer; the companion may be of another release."""
     try:
         return Reason(str(reason))
     except ValueError:
@@ -189,14 +182,14 @@ def known_reason(reason: object) -> Reason:
 def wait_until_gone(running: RunningInstance, egress: Egress, seconds: float) -> bool:
     """Wait until the companion has ended; False when it still runs after `seconds`.
 
-    It has ended when its process has, or when it let go of its lock and the process goes on:
-    a product that embeds it.
+    It has ended when its process has, or when it has released its lock and the process goes on,
+    because another product embeds it.
     """
     released = time.monotonic()
     deadline = released + seconds
     while _is_alive(running, egress):
         now = time.monotonic()
-        if _is_held(running.lock_file):
+        if _is_locked(running.lock_file):
             released = now
         elif now - released > EXIT_SECONDS:
             return True

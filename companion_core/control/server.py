@@ -1,8 +1,8 @@
 """The owner-only socket that status, exec, token, metrics, down and up --model talk to.
 
-The socket lies in a 0700 folder with mode 0600 and the peer's uid is checked, so what it
-answers (the session token among it) stays with the person; on Windows it is a named pipe that
-lets the person in alone. Nothing on the gateway manages anything.
+The socket has mode 0600 in a 0700 folder and the peer's uid is checked, so its answers, the session
+token among them, stay with the person. On Windows it is a named pipe that only the person can open.
+The gateway manages nothing.
 """
 
 from __future__ import annotations
@@ -20,11 +20,7 @@ from typing import Any, Final
 
 from companion_core.config.paths import InstancePaths
 from companion_core.control.client import MAX_LINE
-from companion_core.egress.owner_pipe import (
-    OwnerPipes,
-    PipeEnd,
-    new_pipe_name,
-)
+from companion_core.egress.owner_pipe import OwnerPipes, PipeEnd, new_pipe_name
 from companion_core.egress.process_identity import ProcessIdentity
 from companion_core.egress.unix_socket import peer_of
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason
@@ -71,7 +67,7 @@ class ControlServer:
         write_private(self._paths.state_file, json.dumps(state).encode())
 
     async def close(self) -> None:
-        """Stop listening, let answers get out, and remove the socket and the state file."""
+        """Stop listening, let running answers end, and remove the socket and the state file."""
         if self._door is not None:
             await self._door.close()
         self._paths.state_file.unlink(missing_ok=True)
@@ -106,10 +102,10 @@ class SocketDoor:
         self._answering: set[asyncio.Task[None]] = set()
         self._listener: socket.socket | None = None
         if sys.platform == "win32":
-            raise OSError  # there it is `PipeDoor`
+            raise OSError  # Windows has `PipeDoor`
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            path.unlink(missing_ok=True)  # the lock is held: a socket there is a dead one
+            path.unlink(missing_ok=True)  # we have the lock, so nobody listens on a socket there
             listener.bind(str(path))
             path.chmod(0o600)
             listener.listen()
@@ -126,7 +122,7 @@ class SocketDoor:
         return str(self._path)
 
     async def close(self) -> None:
-        """Stop listening, let answers get out, and remove the socket."""
+        """Stop listening, let running answers end, and remove the socket."""
         if self._listener is not None:
             asyncio.get_running_loop().remove_reader(self._listener)
             self._listener.close()
@@ -147,7 +143,7 @@ class SocketDoor:
         try:
             connection, _ = listener.accept()
         except OSError:
-            # The peer left again, or no descriptor is free, which asking at once would not change.
+            # The peer has left, or no descriptor is free: trying again at once would not help.
             loop = asyncio.get_running_loop()
             loop.remove_reader(listener)
             loop.call_later(PAUSE_SECONDS, self._listen)
@@ -157,7 +153,7 @@ class SocketDoor:
         task.add_done_callback(self._answering.discard)
 
     async def _serve(self, connection: socket.socket) -> None:
-        # A peer that leaves or is silent, and one that is not the person, gets no answer.
+        # No answer for a peer that leaves, is silent, or is not the person.
         with connection, contextlib.suppress(OSError, TimeoutError):
             if peer_of(connection)[1] != user_id():
                 return
@@ -170,7 +166,7 @@ class SocketDoor:
 
 
 async def _read_line(connection: socket.socket) -> bytes:
-    """Return what came up to the first line's end, or the limit, or the peer's end."""
+    """Return what was received until a line ended, the limit was reached, or the peer left."""
     line = b""
     while b"\n" not in line and len(line) < MAX_LINE:
         part = await asyncio.get_running_loop().sock_recv(connection, MAX_LINE)
@@ -200,7 +196,7 @@ class PipeDoor:
         self._thread.start()
 
     async def close(self) -> None:
-        """Stop listening; an answer under way goes out while the process lasts."""
+        """Stop listening; running answers end if the process lasts long enough."""
         self._closing.set()
         await asyncio.to_thread(self._thread.join, CLOSE_SECONDS)
 
@@ -211,7 +207,7 @@ class PipeDoor:
                 if handle is None:
                     handle = self._pipes.listen(self.address, first=False)
                 end = self._pipes.wait_for_client(handle, PAUSE_SECONDS)
-            except OSError:  # every end is taken, or this one is broken
+            except OSError:  # every end is in use, or this one is broken
                 self._drop(handle)
                 end = handle = None
                 self._closing.wait(PAUSE_SECONDS)
@@ -226,7 +222,7 @@ class PipeDoor:
                 self._pipes.close(handle)
 
     def _serve(self, end: PipeEnd) -> None:
-        # A peer that leaves or is silent gets no answer, nor does anybody while the loop ends.
+        # No answer for a peer that leaves or is silent, nor for anybody once the loop has ended.
         with contextlib.closing(end), contextlib.suppress(OSError, CancelledError):
             line = end.receive(MAX_LINE, READ_DEADLINE_SECONDS)
             end.send(asyncio.run_coroutine_threadsafe(self._answer(line), self._loop).result())

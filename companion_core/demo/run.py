@@ -98,8 +98,8 @@ async def run_demo(
                 on_step(Step("question", QUESTION))
                 answer, chunks, first = await client.stream_answer(on_text)
                 on_text("\n")
-                runtime_pid = companion.status()["runtime"]["pid"]
-        if egress.identify(runtime_pid) is not None:
+                runtime = companion.status().runtime
+        if runtime is not None and egress.identify(runtime.pid) is not None:
             raise EnvironmentUnavailable(Reason.STALE_RUNTIME)
         on_step(Step("stopped", "drained; the runtime's whole process tree is gone"))
     finally:

@@ -25,7 +25,7 @@ from companion_core.doctor.findings import (
 )
 from companion_core.egress.interface import Egress
 from companion_core.errors import CompanionError, PluginFault, Reason
-from companion_core.runtime.isolation import TierState
+from companion_core.runtime import TierState
 from companion_core.system.deadline import call_with_deadline
 
 __all__ = ["Check", "PluginSurvey", "Situation", "run_checks"]

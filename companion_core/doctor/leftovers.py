@@ -36,11 +36,7 @@ from companion_core.models.partial import (
     KEPT_NAMES,
     split_kept,
 )
-from companion_core.runtime.process.reclaim import (
-    left_behind,
-    reclaim,
-    start_folders,
-)
+from companion_core.runtime import left_behind, reclaim, start_folders
 from companion_core.system.folder_lock import lock_folder
 from companion_core.system.state_files import (
     check_owned,

@@ -30,11 +30,12 @@ from companion_core.doctor.state import ACCESS
 from companion_core.egress.tls_context import build_tls_context
 from companion_core.errors import Reason
 from companion_core.providers import ProbeFailed, ResourceLimits
-from companion_core.runtime.isolation import probe_ceilings, probe_isolation
-from companion_core.runtime.resources.free_memory import available_memory
-from companion_core.runtime.resources.probe import (
+from companion_core.runtime import (
+    available_memory,
     free_vram,
     has_driver,
+    probe_ceilings,
+    probe_isolation,
 )
 from companion_core.serving.assembly import default_ram_ceiling
 from companion_core.system.clock import wall_now

@@ -21,10 +21,7 @@ from companion_core.doctor.findings import (
     skipped,
 )
 from companion_core.errors import Reason
-from companion_core.runtime.process.binary import (
-    EMBEDDED,
-    prove_binary,
-)
+from companion_core.runtime import EMBEDDED, prove_binary
 
 __all__ = ["checks"]
 

@@ -34,11 +34,7 @@ from companion_core.doctor.findings import (
 )
 from companion_core.errors import CompanionError, Reason
 from companion_core.providers import TcpChannel, UnixChannel
-from companion_core.runtime.inspect.readback import (
-    environment_names,
-    listeners,
-)
-from companion_core.runtime.process.tree import descendants
+from companion_core.runtime import descendants, environment_names, listeners
 
 __all__ = ["checks"]
 

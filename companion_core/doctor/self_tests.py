@@ -37,7 +37,7 @@ from companion_core.doctor.questions import (
 from companion_core.errors import CompanionError, Reason
 from companion_core.plugin_host import choose_keychain
 from companion_core.providers import MAX_SECRET_BYTES, ResourceLimits, ResourceObservation
-from companion_core.runtime.process.binary import prove_binary
+from companion_core.runtime import prove_binary
 from companion_core.system.secret import Secret
 
 __all__ = ["PROBES", "Probe"]

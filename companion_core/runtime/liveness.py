@@ -1,4 +1,4 @@
-"""Whether an idle runtime still does its work: one token, really computed."""
+"""Whether an idle runtime still works: it has to compute one token."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Final
 from companion_core.egress.interface import Egress
 from companion_core.errors import CompanionError
 from companion_core.providers import BackendRequest, Route
+from companion_core.runtime.start.listener import StartedBackend
 from companion_core.runtime.start.prepare import send_prepare
-from companion_core.runtime.start.sequence import StartedBackend
 
 __all__ = ["computes_a_token"]
 
@@ -21,7 +21,7 @@ _QUESTIONS: Final = (
 
 
 async def computes_a_token(egress: Egress, backend: StartedBackend, seconds: float) -> bool:
-    """Ask for one token at the backend itself; True too where it serves no such route."""
+    """Ask the backend itself for one token; also True where it serves no route to ask on."""
     for path, question in _QUESTIONS:
         if Route(method="POST", path=path) in backend.routes:
             body = {"model": backend.served_model, "max_tokens": 1, "stream": False, **question}

@@ -1,7 +1,7 @@
-"""One runtime at a time: started, watched, and nothing of it left behind (I-08, I-09).
+"""One runtime at a time: started, watched, and ended with all that it started (I-08, I-09).
 
-The lifecycle's state is moved here and nowhere else. Whatever ends a start (a refusal, a
-deadline, a cancellation) takes the same way back.
+Only this file moves the lifecycle's state. A start that ends early, by a refusal, a deadline or a
+cancellation, is taken down in the same way each time.
 """
 
 from __future__ import annotations
@@ -20,18 +20,14 @@ from companion_core.decisions.verdict import OK, Verdict, refuse
 from companion_core.egress.interface import Egress
 from companion_core.errors import CompanionError, Reason, error_for
 from companion_core.runtime.process.handle import RuntimeProcess
+from companion_core.runtime.start.listener import NOBODY, StartedBackend, StartListener
 from companion_core.runtime.start.plan import StartSpec
 from companion_core.runtime.start.readiness import (
     read_back_patiently,
     unless_exited,
 )
-from companion_core.runtime.start.sequence import (
-    Run,
-    StartedBackend,
-    StartHooks,
-    bring_up,
-    take_down,
-)
+from companion_core.runtime.start.run import Run, take_down
+from companion_core.runtime.start.sequence import bring_up
 from companion_core.system.secret import Secret
 from companion_core.system.tasks import (
     finish,
@@ -39,12 +35,12 @@ from companion_core.system.tasks import (
     run_in_worker,
 )
 
-__all__ = ["StartHooks", "StartSpec", "StartedBackend", "Supervisor"]
+__all__ = ["Supervisor"]
 
 TERMINATE_AFTER_SECONDS: Final = 5.0
 KILL_AFTER_SECONDS: Final = 5.0
-# What a runtime may be found to be without being ended for it, by whether it is starting.
-_PASSING: Final = {
+# Verdicts for which a runtime is not ended, by whether it is still starting.
+_TOLERATED: Final = {
     False: frozenset({Reason.NOT_RUNNING}),
     True: frozenset({Reason.NOT_RUNNING, Reason.HEALTH_FAILED}),
 }
@@ -56,19 +52,19 @@ def new_backend_key() -> Secret:
 
 
 class Supervisor:
-    """Owns the lifecycle's state and the runtime that it is about; for one event loop.
+    """Owns the lifecycle's state and the current runtime; for one event loop.
 
     Args:
         egress: the doorway to the machine.
         clock: monotonic seconds.
-        make_key: makes the backend's key, anew for each start.
-        environment: from which the choice of accelerators is taken, and nothing else (I-06).
+        listener: hears the events of each start.
+        make_key: makes the backend's key, a new one for each start.
+        environment: gives the choice of accelerators and nothing else (I-06).
 
     Attributes:
-        state: where the runtime is in its life.
-        ready_since: on `clock`, when it became ready; None while it is not.
-        last_ending: how the newest run ended; None while none has.
-        hooks: called during each start.
+        state: the lifecycle's state.
+        ready_since: on `clock`, when the runtime became ready; None while it is not.
+        last_ending: how the newest run ended; None before that.
         on_exit: called at once, without arguments, when the runtime ended by itself or was
             ended because it was not what was planned.
     """
@@ -78,16 +74,17 @@ class Supervisor:
         egress: Egress,
         *,
         clock: Callable[[], float],
+        listener: StartListener = NOBODY,
         make_key: Callable[[], Secret] = new_backend_key,
         environment: Mapping[str, str] = os.environ,
     ) -> None:
         self.state = State.STOPPED
         self.ready_since: float | None = None
         self.last_ending: Ending | None = None
-        self.hooks = StartHooks()
         self.on_exit: Callable[[], None] | None = None
         self._egress = egress
         self._clock = clock
+        self._listener = listener
         self._make_key = make_key
         self._environment = environment
         self._run: Run | None = None
@@ -98,9 +95,9 @@ class Supervisor:
 
     @property
     def runtime_pid(self) -> int | None:
-        """The runtime's process id; None when none runs."""
-        kept = self._kept
-        return kept.identity.pid if kept is not None and kept.identity is not None else None
+        """The runtime's process id; None while no runtime runs."""
+        identity = None if self._process is None else self._process.identity
+        return None if identity is None else identity.pid
 
     @property
     def last_lines(self) -> tuple[str, ...]:
@@ -111,22 +108,22 @@ class Supervisor:
 
     @property
     def activity(self) -> asyncio.Event:
-        """Set whenever the current runtime does something; never while there is none."""
+        """Set whenever the current runtime does something; never without a runtime."""
         output = self._run.output if self._run is not None else None
         return asyncio.Event() if output is None else output.activity
 
     def tree(self) -> tuple[int, ...]:
-        """Return the process ids of the runtime and all below it. Reads files of each."""
-        return self._kept.tree() if self._kept is not None else ()
+        """Return the process ids of the runtime and all below it. Blocking: reads files of each."""
+        return () if self._process is None else self._process.tree()
 
     async def start(self, spec: StartSpec) -> StartedBackend:
         """Start the runtime and return when it listens, is what was planned, and is prepared.
 
-        The state is `starting` from now on; `report_health` moves it.
+        The state is `starting` from now on, until `report_health` changes it.
 
         Raises:
-            CompanionError: nothing is left, and the state is `stopped`. A second start is
-                `invalid_transition`; `stop` during the start makes it `interrupted`.
+            CompanionError: nothing of the start is left, and the state is `stopped`. A second
+                start is `invalid_transition`; `stop` during the start makes it `interrupted`.
         """
         move = transition(self.state, Event.START)
         if not move.ok:
@@ -141,7 +138,7 @@ class Supervisor:
                 raise error_for(Reason.INTERRUPTED) from None
             raise
         finally:
-            # A start that failed is over, one that was cancelled before its first step too.
+            # Also where the task was cancelled before its first step, and so took nothing down.
             if self._starting.cancelled() or self._starting.exception() is not None:
                 self.state = transition(self.state, Event.ABORTED).state
             self._starting = None
@@ -150,7 +147,7 @@ class Supervisor:
         """Take the verdict on a runtime that is starting; a failure ends it."""
         move = transition(self.state, Event.HEALTH_OK if ok else Event.HEALTH_FAIL)
         if not move.ok:
-            return  # once the runtime is ready, health is judged by its age
+            return  # a runtime that is ready is judged by the age of its last good answer
         self.state = move.state
         if ok:
             self.ready_since = self._clock()
@@ -158,7 +155,7 @@ class Supervisor:
             self._end(self._run)
 
     def begin_drain(self) -> None:
-        """Serve nothing new; the runtime goes on until `stop`."""
+        """Serve no new request; the runtime goes on until `stop`."""
         self.state = transition(self.state, Event.DRAIN).state
         if self.state is State.DRAINING:
             self.ready_since = None
@@ -172,11 +169,11 @@ class Supervisor:
         """End the runtime; on return its whole tree and its folder are gone.
 
         Args:
-            terminate_after: seconds it has to end by itself after SIGTERM.
-            kill_after: seconds that the keeper has to kill the rest before it is killed too.
+            terminate_after: seconds that the runtime has to end by itself after SIGTERM.
+            kill_after: seconds that the keeper has to kill the rest, before it is killed too.
 
         Raises:
-            CompanionError: `stale_runtime`, something of it may be left; as `take_down` has it.
+            CompanionError: as `take_down`: `stale_runtime`, something of it may be left.
         """
         self._stopping, self.ready_since = True, None
         if self._starting is not None:
@@ -186,18 +183,18 @@ class Supervisor:
             self.state = transition(self.state, event).state
         if self._run is not None:
             await finish(self._take_down(self._run, terminate_after, kill_after))
-        if self._watch is not None:  # of one that may be left it goes on
+        if self._watch is not None:  # not reached while something may be left: it watches on
             await outlast(self._watch)
 
     async def check_runtime(self, *, max_age: float = 0) -> Verdict:
-        """Read the runtime's environment and sockets back; end it when they are not as planned.
+        """Read the runtime's environment and sockets back; end it where they are not as planned.
 
         Args:
-            max_age: seconds; when it was found as planned so recently, that counts.
+            max_age: seconds; a look as recent as that counts, and no new one is made.
 
         Returns:
-            `not_running` while there is nothing to read; its end is told by `on_exit`.
-            `health_failed` while its channel is not its own, which a start may go through.
+            `not_running` while there is nothing to read; `on_exit` tells of the runtime's end.
+            `health_failed` while it does not listen itself, which is tolerated during a start.
         """
         run = self._run
         if run is None or run.watched is None:
@@ -208,75 +205,76 @@ class Supervisor:
         verdict = await asyncio.to_thread(read_back_patiently, run.watched)
         if verdict.ok:
             run.read_back_at = now
-        elif verdict.reason not in _PASSING[self.state is State.STARTING] and not run.ended:
+        elif verdict.reason not in _TOLERATED[self.state is State.STARTING] and not run.ended:
             self._end(run)
             self._tell_exit(Ending(reason=verdict.reason, exit_code=None, ready=True))
         return verdict
 
     async def settle(self) -> None:
-        """Do behind a runtime's first good answer what nobody has to wait for.
+        """Do, after a runtime's first good answer, what nobody has to wait for.
 
-        It is looked at whole, since while it started a look from just before counted, and what it
-        keeps for its next start is written down: without that the next start is slower, no more.
+        It is read back once more, since a look from during the start counted for that answer; and
+        what it keeps for its next start is written down, without which that start is slower.
         """
         run = self._run
-        if not (await self.check_runtime()).ok or run is None or run.kept is None:
+        if not (await self.check_runtime()).ok or run is None or run.process is None:
             return
         if run.store is not None:
-            # What a runtime leaves behind that ended meanwhile proves nothing.
+            # If it has exited, its files prove nothing.
             with contextlib.suppress(CompanionError, OSError):
-                await unless_exited(run.kept, run_in_worker(run.store.write_down))
+                await unless_exited(run.process, run_in_worker(run.store.write_down))
 
     def terminate_unhealthy(self, reason: Reason) -> None:
-        """End a runtime that serves no more; `on_exit` is told, as when it had ended itself."""
+        """End a runtime that no longer serves; `on_exit` is called as if it had ended by itself."""
         if self._run is not None and not self._run.ended:
             self._end(self._run)
             self._tell_exit(Ending(reason=reason, exit_code=None, ready=True))
 
-    def _distrust(self, run: Run, perhaps: bool) -> None:
-        """End a runtime in whose place another program answers; perhaps, while it starts, not yet.
+    def _on_foreign(self, run: Run, perhaps: bool) -> None:
+        """End a runtime in whose place another program answers.
 
-        Some close the listener that they loaded behind and open it anew.
+        Where it is only that the tree does not listen (`perhaps`), a runtime that starts goes on:
+        some load a model behind one listener, close it, and open another.
         """
         if run is not self._run or run.ended or (perhaps and self.state is State.STARTING):
             return
         if self._starting is not None and not self._starting.done():
-            run.foreign = True  # its start says so
+            run.foreign = True  # then the start raises `backend_foreign`
             self._end(run)
         else:
             self.terminate_unhealthy(Reason.BACKEND_FOREIGN)
 
     @property
-    def _kept(self) -> RuntimeProcess | None:
-        return self._run.kept if self._run is not None else None
+    def _process(self) -> RuntimeProcess | None:
+        return None if self._run is None else self._run.process
 
     async def _start(self, spec: StartSpec) -> StartedBackend:
-        if self._run is not None:  # the one before was told to end and has not ended yet
+        if self._run is not None:  # the runtime before was told to end, and may not have ended yet
             await finish(self._take_down(self._run, 0, KILL_AFTER_SECONDS))
         run = self._run = Run(spec=spec)
-        run.on_foreign = functools.partial(self._distrust, run)
+        run.on_foreign = functools.partial(self._on_foreign, run)
         self._last_lines = ()
         try:
             backend = await self._bring_up(run)
         except BaseException as error:
             if isinstance(error, CompanionError):
-                code = run.kept.exit_code if run.kept is not None else None
+                code = None if run.process is None else run.process.exit_code
                 self.last_ending = Ending(reason=error.reason, exit_code=code, ready=False)
             await finish(self._take_down(run, 0, KILL_AFTER_SECONDS))
             raise
-        if run.kept is not None:
-            self._watch = asyncio.ensure_future(self._watch_exit(run, run.kept))
+        if run.process is not None:
+            self._watch = asyncio.ensure_future(self._watch_exit(run, run.process))
         return backend
 
     async def _bring_up(self, run: Run) -> StartedBackend:
-        """As `bring_up`; what follows from a foreign listener is told as `backend_foreign`."""
+        """As `bring_up`; raises `backend_foreign` where another program answered in its place."""
         try:
             backend = await bring_up(
                 run,
                 egress=self._egress,
                 make_key=self._make_key,
                 environment=self._environment,
-                hooks=self.hooks,
+                listener=self._listener,
             )
         except CompanionError as error:
             if run.foreign:
@@ -286,15 +284,15 @@ class Supervisor:
             raise error_for(Reason.BACKEND_FOREIGN)
         return backend
 
-    async def _watch_exit(self, run: Run, kept: RuntimeProcess) -> None:
-        await kept.exited.wait()
+    async def _watch_exit(self, run: Run, process: RuntimeProcess) -> None:
+        await process.exited.wait()
         if not run.ended:
             ready = self.state is not State.STARTING
-            code = kept.exit_code
-            reason = Reason.RAM_OVER_LIMIT if kept.for_memory else Reason.RUNTIME_EXITED
+            code = process.exit_code
+            reason = Reason.RAM_OVER_LIMIT if process.for_memory else Reason.RUNTIME_EXITED
             self._tell_exit(Ending(reason=reason, exit_code=code, ready=ready))
         if self._run is run:
-            with contextlib.suppress(CompanionError):  # who stops or starts next is told
+            with contextlib.suppress(CompanionError):  # the next `stop` or `start` raises it
                 await finish(self._take_down(run, 0, KILL_AFTER_SECONDS))
 
     def _tell_exit(self, ending: Ending) -> None:
@@ -305,10 +303,10 @@ class Supervisor:
             self.on_exit()
 
     def _end(self, run: Run) -> None:
-        """Have the tree killed without waiting; `_watch_exit` clears up behind it."""
+        """Have the tree killed without waiting; `_watch_exit` takes the run down afterwards."""
         run.ended = True
-        if run.kept is not None:
-            run.kept.end()
+        if run.process is not None:
+            run.process.end()
 
     async def _take_down(self, run: Run, terminate_after: float, kill_after: float) -> None:
         run.ended = True

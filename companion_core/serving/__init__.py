@@ -1,1 +1,1 @@
-"""Where the sides meet: a verified model behind the gateway, kept serving."""
+"""Where the sides meet: a verified model behind the gateway, watched while it serves."""

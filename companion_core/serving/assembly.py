@@ -1,4 +1,4 @@
-"""Load the plugins and choose who fills each role; the two sides leave as two objects (I-14)."""
+"""Load the plugins and choose one for each role; the two sides leave as two objects (I-14)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from typing import Final
 
 from companion_core import __version__
 from companion_core.authority import memory_keychain
+from companion_core.config.paths import InstancePaths
 from companion_core.config.reader import Config
 from companion_core.decisions.isolation import Tier, choose_tier
+from companion_core.decisions.restart import Size
 from companion_core.decisions.verdict import Verdict
 from companion_core.egress.interface import Egress
 from companion_core.errors import EnvironmentUnavailable, PluginFault, Reason, error_for
@@ -22,6 +24,7 @@ from companion_core.models.https_downloader import (
     HttpsDownloader,
     HttpsDownloadPlugin,
 )
+from companion_core.models.store import VerifiedModel
 from companion_core.plugin_host import (
     EMBEDDED,
     Chosen,
@@ -36,8 +39,7 @@ from companion_core.plugin_host import (
     rebuild_binaries,
 )
 from companion_core.providers import API_VERSION, HostInfo, Keychain, ResourceLimits
-from companion_core.runtime.isolation import probe_isolation
-from companion_core.runtime.resources import probe
+from companion_core.runtime import StartSpec, probe_isolation, process_probe
 
 __all__ = [
     "AuthorityProviders",
@@ -52,14 +54,14 @@ LOCATE_SECONDS: Final = 10.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuthorityProviders:
-    """Who fills the roles of the side that may hold secrets."""
+    """The chosen provider of each role on the side that may hold secrets."""
 
     keychain: Chosen[Keychain]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuntimeProviders:
-    """Who fills the roles of the side without secrets.
+    """The chosen provider of each role on the side without secrets.
 
     Attributes:
         chosen: the provider of each role and the name of its plugin.
@@ -72,6 +74,31 @@ class RuntimeProviders:
     binary: str
     limits: ResourceLimits
     tier: Tier
+
+    def start_spec(
+        self, config: Config, paths: InstancePaths, model: VerifiedModel, size: Size
+    ) -> StartSpec:
+        """Return what to start for this model, with requests and context of this size."""
+        section, spawn = config.runtime, self.chosen.spawn
+        return StartSpec(
+            spawner=spawn.provider,
+            plugin_name=spawn.plugin,
+            plugin_modules=self.chosen.modules,
+            binary=self.binary,
+            binary_sha256=section.binary_sha256,
+            model=model,
+            data_dir=paths.runtime_data(spawn.plugin),
+            run_dir=paths.run_folder(),
+            log_path=paths.logs / "runtime.log",
+            record_path=paths.runtime_record,
+            limits=self.limits,
+            parallel=size.parallel,
+            threads=section.threads,
+            context_length=size.context_length,
+            options=section.options,
+            tier=self.tier,
+            allow_open_backend=section.unsafe_open_backend,
+        )
 
 
 def assemble(
@@ -86,8 +113,8 @@ def assemble(
         plugin_store: the file of the plugins that the person trusts.
 
     Raises:
-        CompanionError: the refusal of a role that nobody, or nobody in particular, fills;
-            the trust store cannot be read.
+        CompanionError: no plugin fills a role, or several do and none was named; the trust store
+            cannot be read.
     """
     loaded = load_every_plugin(egress, lambda: context, TrustStore(plugin_store).read().trusted)
     chosen = loaded.select_runtime(config.runtime.name)
@@ -106,7 +133,7 @@ def load_every_plugin(
     context_factory: Callable[[], ssl.SSLContext],
     trusted: Mapping[str, TrustRecord],
 ) -> LoadedPlugins:
-    """Load the core's own plugins and, of those installed, the trusted ones."""
+    """Load the core's own plugins and the installed ones that are trusted."""
     downloads = HttpsDownloadPlugin(HttpsDownloader(egress, context_factory))
     return load_plugins(
         HostInfo(api=API_VERSION, core_version=__version__, platform=sys.platform),
@@ -115,7 +142,7 @@ def load_every_plugin(
                 name="memory", plugin=memory_keychain, group=AUTHORITY_GROUP, only_by_name=True
             ),
             CorePlugin(name="https", plugin=downloads),
-            CorePlugin(name="process", plugin=probe),
+            CorePlugin(name="process", plugin=process_probe),
         ],
         trusted=trusted,
         narrow=parse_narrow(os.environ.get("COMPANION_PLUGINS")),

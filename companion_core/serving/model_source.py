@@ -1,13 +1,14 @@
-"""From an id to a verified model that is held against writers (I-01, I-02, I-04).
+"""From an id to a verified model whose files are held by leases (I-01, I-02, I-04).
 
-The manifest is fetched anew each time. What was handed out stays held until it is closed, so
-that two models may be held at once: the one that serves, and the one that is to follow it.
+The manifest is fetched anew each time. A model that was handed out stays held until it is closed,
+so two may be held at once: the one that serves, and the one that is to follow it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Callable
 
 from companion_core.authority.manifest_fetch import ManifestMemory, fetch_manifest
 from companion_core.config.paths import InstancePaths
@@ -16,16 +17,9 @@ from companion_core.decisions.manifest import Manifest, ManifestModel
 from companion_core.egress.interface import Egress
 from companion_core.errors import Reason, Refused, error_for
 from companion_core.models.lease import FileLeases
-from companion_core.models.store import (
-    ModelStore,
-    VerifiedModel,
-)
+from companion_core.models.store import ModelStore, VerifiedModel
 from companion_core.serving.assembly import RuntimeProviders
-from companion_core.serving.step import (
-    OnStep,
-    Step,
-    amount,
-)
+from companion_core.serving.step import OnStep, Step, amount
 from companion_core.system.clock import wall_now
 from companion_core.system.tasks import run_in_worker
 
@@ -36,10 +30,10 @@ class HeldModel:
     """A verified model, held against writers until `close`.
 
     Attributes:
-        leases: what it is held by, from before its files are hashed.
+        leases: on its files, taken before they are hashed.
         wanted: set when another program waits to write to one of its files.
-        in_use: a runtime may have it open; while none has, a writer gets in at once.
-        closed: nothing may be started from it any more.
+        in_use: a runtime may have it open; without one, a writer gets in at once.
+        closed: no runtime may be started from it any more.
     """
 
     def __init__(self) -> None:
@@ -62,23 +56,23 @@ class HeldModel:
 
     @property
     def is_proved(self) -> bool:
-        """Whether its proof holds: nobody has asked to write to it or was found to have."""
+        """Whether its proof still stands: nobody has asked to write to it or has written."""
         proved = self._model is not None and self._model.is_open
         return proved and not (self.closed or self.wanted.is_set())
 
-    def hold(self, model: VerifiedModel) -> None:
-        """Take the proof of what was hashed under `leases`."""
+    def take_proof(self, model: VerifiedModel) -> None:
+        """Take the proof of the files that were hashed under `leases`."""
         self._model = model
 
     def close(self) -> None:
-        """Let go of it; a second call does nothing."""
+        """Give up its leases and close its files; a second call does nothing."""
         self.closed = True
         if self._model is not None:
             self._model.close()
         self.leases.close()
 
     def _on_writer(self) -> None:
-        # While the files are being proved, the proof fails of it, or the check before the start.
+        # Without a proof yet, hashing fails because of the writer, or the check before the start.
         if self._model is not None:
             self.wanted.set()
             if not self.in_use:
@@ -93,7 +87,8 @@ class ModelSource:
         paths: of the instance: its store, and what is remembered of manifests.
         egress: the doorway to the machine.
         context: how servers are verified.
-        runtime: who downloads, and which formats can be run.
+        runtime: the providers, of which one downloads and one knows which formats it runs.
+        clock: seconds of the wall clock, by which a manifest expires.
     """
 
     def __init__(
@@ -103,12 +98,15 @@ class ModelSource:
         egress: Egress,
         context: ssl.SSLContext,
         runtime: RuntimeProviders,
+        *,
+        clock: Callable[[], float] = wall_now,
     ) -> None:
         self._config = config
         self._paths = paths
         self._egress = egress
         self._context = context
         self._chosen = runtime.chosen
+        self._clock = clock
         self._held: set[HeldModel] = set()
 
     async def obtain(self, model_id: str, on_step: OnStep) -> HeldModel:
@@ -116,7 +114,7 @@ class ModelSource:
 
         Args:
             model_id: of a model in the manifest.
-            on_step: told of each step, and of the download's progress from another thread.
+            on_step: hears each step, and the download's progress from another thread.
 
         Raises:
             CompanionError: nothing new is held.
@@ -131,7 +129,7 @@ class ModelSource:
         self._held.add(held)
         held.leases.open()
         try:
-            held.hold(await self._stage(model, manifest, held.leases, on_step))
+            held.take_proof(await self._stage(model, manifest, held.leases, on_step))
             on_step(_proved(held.model))
         except BaseException:
             held.close()
@@ -139,7 +137,7 @@ class ModelSource:
         return held
 
     def close(self) -> None:
-        """Let go of every model that was handed out; no runtime may have one open."""
+        """Close every model that was handed out; no runtime may have one open."""
         for held in self._held:
             held.close()
 
@@ -151,7 +149,7 @@ class ModelSource:
                 context=self._context,
                 trusted_keys=self._config.manifest.trusted_keys,
                 memory=ManifestMemory(self._paths.manifest_memory),
-                wall_now=wall_now(),
+                wall_now=self._clock(),
                 cancelled=cancelled,
             )
         )

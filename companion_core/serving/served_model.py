@@ -1,7 +1,7 @@
-"""The model that is served: kept serving, given up to a writer, or replaced by another.
+"""The model that is served: watched, stopped when another program writes to it, or replaced.
 
-One task at a time moves the runtime: the watch that keeps it, or a swap that has ended the
-watch. A model is let go of only when no runtime has it open any more (I-01).
+One task at a time starts or stops the runtime: the watch, or a swap, which has ended the watch
+first. A model's leases are given up only when no runtime has its files open any more (I-01).
 """
 
 from __future__ import annotations
@@ -16,15 +16,8 @@ from companion_core.decisions.verdict import Verdict
 from companion_core.errors import CompanionError, Reason, Refused
 from companion_core.serving.model_source import HeldModel
 from companion_core.serving.serving import Serving
-from companion_core.serving.step import (
-    OnStep,
-    Step,
-)
-from companion_core.system.tasks import (
-    finish,
-    outlast,
-    unless,
-)
+from companion_core.serving.step import OnStep, Step
+from companion_core.system.tasks import finish, outlast, unless
 
 __all__ = ["ServedModel"]
 
@@ -32,14 +25,14 @@ DRAIN_SECONDS: Final = 30.0
 
 
 class ServedModel:
-    """What stands behind one gateway, from its first model to its last.
+    """What is behind one gateway, from its first model to its last.
 
     Args:
         serving: the gateway and its runtime.
         held: the first model.
-        on_step: told what happens while nobody swaps.
-        hurry: once it is set, running answers are not waited for any longer.
-        on_unwatched: called when nothing serves and nobody will start it again.
+        on_step: hears what happens outside a swap.
+        hurry: once it is set, a drain no longer waits for running answers.
+        on_unwatched: called when nothing serves and nothing will be started again.
     """
 
     def __init__(
@@ -61,7 +54,7 @@ class ServedModel:
 
     @property
     def model_id(self) -> str:
-        """The id of what is started, served or drained."""
+        """The id of the model that is started, served or drained."""
         return self._held.model.model_id
 
     @property
@@ -76,22 +69,22 @@ class ServedModel:
         )
 
     async def begin(self) -> None:
-        """Start the runtime, and keep it serving from then on.
+        """Start the runtime, and watch it from then on.
 
         Raises:
             CompanionError: nothing of the runtime is left.
         """
         await self._start(self._held, self._on_step)
-        self._keep()
+        self._begin_watch()
 
     async def replace(self, new: HeldModel, on_step: OnStep) -> None:
         """Drain and stop what runs, and serve `new` on the same port with the same token.
 
-        When it does not start, the model before is started again, as large as it was; when
-        that does not start either, `on_unwatched` is called.
+        When `new` does not start, the model before is started again with the size that it had.
+        When that does not start either, `on_unwatched` is called.
 
         Raises:
-            CompanionError: why `new` does not serve; it is let go of.
+            CompanionError: why `new` does not serve; it is closed.
         """
         old, size = self._held, self._serving.size
         try:
@@ -100,23 +93,27 @@ class ServedModel:
             new.close()
             raise
         try:
-            on_step(Step("drain", f"{self.model_id}: what runs may end, nothing new is taken"))
+            on_step(
+                Step("drain", f"{self.model_id}: running answers may end, nothing new is taken")
+            )
             await self.drain()
             await self._stop()
             self._serving.begin_anew(self._serving.full_size)
             await self._start(new, on_step)
             old.close()
-            self._keep()
+            self._begin_watch()
         except CompanionError:
-            if not new.in_use:  # else it is let go of on the way down, behind what has it open
+            if not new.in_use:  # else it is closed once no runtime has it open
                 new.close()
             on_step(Step("stopped", f"{new.model.model_id} is not served; back to the one before"))
             with contextlib.suppress(CompanionError):
                 self._serving.begin_anew(size)
                 await self._start(old, on_step)
-                self._keep()
+                self._begin_watch()
             if self._watch is None:
-                on_step(Step("stopped", "that one does not start either: the companion stops"))
+                on_step(
+                    Step("stopped", "the model before does not start either: the companion stops")
+                )
             raise
         finally:
             if self._watch is None:
@@ -129,7 +126,7 @@ class ServedModel:
         await self.unwatch()
 
     async def drain(self) -> None:
-        """Take no new work, and wait for what runs: once per model, and not while one hurries."""
+        """Take no new request and wait for those that run: once per model, unless in a hurry."""
         now = asyncio.get_running_loop().time()
         if self._drained_by is None:
             self._drained_by = now + DRAIN_SECONDS
@@ -137,7 +134,7 @@ class ServedModel:
         await unless(self._serving.drain(left), self._hurry, self._held.wanted)
 
     async def unwatch(self) -> None:
-        """Keep it no longer; raises what ended the watch, if anything did."""
+        """End the watch; raises what had ended it before, if anything did."""
         watch, self._watch = self._watch, None
         if watch is not None:
             watch.cancel()
@@ -156,14 +153,14 @@ class ServedModel:
                 await self._stop()
         if not started:
             raise Refused(Reason.DIGEST_MISMATCH)
-        backend = self._serving.status()["runtime"]
-        on_step(
-            Step(
-                "runtime",
-                f"{backend['name']}, pid {backend['pid']}, {backend['channel']} socket,"
-                f" isolation: {backend['isolation']}",
+        if (runtime := self._serving.runtime) is not None:
+            on_step(
+                Step(
+                    "runtime",
+                    f"{runtime.name}, pid {runtime.pid}, {runtime.channel} socket,"
+                    f" isolation: {runtime.isolation}",
+                )
             )
-        )
         on_step(Step("available", "a health check was answered through the gateway"))
 
     async def _stop(self) -> None:
@@ -172,21 +169,21 @@ class ServedModel:
         if self._held.wanted.is_set():
             self._held.close()
 
-    def _keep(self) -> None:
-        self._watch = asyncio.create_task(self._keep_serving(self._held))
+    def _begin_watch(self) -> None:
+        self._watch = asyncio.create_task(self._watch_over(self._held))
         self._watch.add_done_callback(self._on_watch_end)
 
-    async def _keep_serving(self, held: HeldModel) -> None:
+    async def _watch_over(self, held: HeldModel) -> None:
         await unless(self._serving.watchdog.run(), held.wanted)
         if held.wanted.is_set():
             await finish(self._give_up())
 
     async def _give_up(self) -> None:
-        """End what has the model open, before the writer gets in."""
+        """End the runtime that has the model open, before the writer gets in."""
         await self._stop()
         self._on_step(Step("stopped", "another program opened the model for writing"))
 
     def _on_watch_end(self, watch: asyncio.Task[None]) -> None:
-        """Stop rather than serve unwatched; the way down raises what ended the watch."""
+        """Stop rather than serve unwatched; `unwatch` raises what ended the watch."""
         if not watch.cancelled() and (watch.exception() or not self._held.wanted.is_set()):
             self._on_unwatched()

@@ -1,4 +1,4 @@
-"""What a companion tells of its way: one step at a time, for whoever shows it to a person."""
+"""What a companion tells while it starts, swaps or stops: one step at a time, for a person."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ __all__ = ["OnStep", "Step", "amount"]
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing that was done on the way to available, and what proved it.
+    """One step that was taken, and what proved it.
 
     Attributes:
         name: keychain, manifest, download, model, gateway, drain, runtime, available or stopped;
-            silence where a command waits for the companion.
+            silence where a companion does not answer a command for some time.
         text: for a person; never a secret, a digest or a prompt.
-        done: bytes so far in a step that takes long, of `total`.
+        done: bytes so far of `total`, in a step that takes long.
     """
 
     name: str
@@ -26,7 +26,7 @@ class Step:
 
 
 def amount(done: int, total: int) -> str:
-    """Say, for a person, how many bytes there are of all."""
+    """Say for a person how many bytes of how many there are."""
     return f"{done / 1e6:.1f} of {total / 1e6:.1f} MB"
 
 

@@ -1,7 +1,7 @@
-"""One model for another while the companion runs: one swap at a time, followed from elsewhere.
+"""One model for another while the companion runs: one swap at a time, which others can follow.
 
-Until the new model is proved the swap can be cancelled and changes nothing. From the drain on
-it is carried to its end; only the companion's own stop ends it then.
+Until the new model is proved, the swap can be cancelled and changes nothing. From the drain on it
+is carried to its end; only the companion's own stop ends it then.
 """
 
 from __future__ import annotations
@@ -24,35 +24,33 @@ from companion_core.errors import (
 )
 from companion_core.serving.model_source import ModelSource
 from companion_core.serving.served_model import ServedModel
-from companion_core.serving.step import (
-    OnStep,
-    Step,
-)
+from companion_core.serving.status import SwapStatus
+from companion_core.serving.step import OnStep, Step
 from companion_core.system.tasks import outlast
 
 __all__ = ["Swap", "Swaps"]
 
-# How often who follows a swap hears of it, also when there is nothing new: a sign of life.
+# A follower gets an answer so often, also when there is nothing new: a sign of life.
 NEWS_SECONDS: Final = 0.25
-# Who asked for one may hear its end when the next ones are over.
+# A follower may still ask how its swap ended after so many more.
 REMEMBERED: Final = 8
 MAX_CHARACTERS: Final = 256
 
 
 class Swap:
-    """One swap on its way, which begins at once.
+    """One swap, which begins at once.
 
     Args:
-        name: given by who asked for it.
+        name: given by the caller that asked for it.
         model_id: of the new model.
         work: carries it out, and reports its steps here.
 
     Attributes:
         name: see above.
-        cancellable: the model before serves on, untouched.
-        error: why the new model does not serve; None while that is open, and when it does.
+        cancellable: the model before serves on; nothing has changed yet.
+        error: why the new model does not serve; None while that is open, and when it serves.
         ended: set when that is settled.
-        fault: a fault of the program, if that ended it.
+        fault: the unexpected exception that ended it, if one did.
     """
 
     def __init__(
@@ -70,7 +68,7 @@ class Swap:
         self._task.add_done_callback(self._settle)
 
     def report(self, step: Step) -> None:
-        """Take a step, from any thread; one with a total is progress."""
+        """Take a step, from any thread; a step with a total is progress."""
         if step.total:
             self._progress = step
         else:
@@ -78,13 +76,13 @@ class Swap:
             self._steps.append(step)
 
     def cancel(self) -> bool:
-        """Have it end while it changed nothing yet; tell whether that is so."""
+        """Cancel it if nothing has changed yet; tell whether that is so."""
         if self.cancellable:
             self._task.cancel()
         return self.cancellable
 
     async def abandon(self) -> None:
-        """End it wherever it is, and return when it has ended."""
+        """Cancel it at whatever step it is, and return when it has ended."""
         self._task.cancel()
         await outlast(self._task)
 
@@ -96,13 +94,10 @@ class Swap:
             self.error, self.fault = CompanionError(Reason.INTERNAL_FAULT), error
         self.ended.set()
 
-    def status(self) -> dict[str, Any]:
-        """Return what `companion status --json` tells of it: the model, and its latest step."""
+    def status(self) -> SwapStatus:
+        """Say which model is to come, and what the latest step is."""
         latest = self._progress or next(reversed(self._steps), None)
-        return {
-            "model": self._model_id,
-            "step": None if latest is None else dataclasses.asdict(latest),
-        }
+        return SwapStatus(model=self._model_id, step=latest)
 
     async def news(self, seen: int) -> dict[str, Any]:
         """Return the steps after the first `seen`, soon, and how it ended if it has."""
@@ -126,14 +121,14 @@ class Swap:
 
 
 class Swaps:
-    """Carries out the swaps of one companion; refuses all but between `open` and `close`.
+    """Carries out the swaps of one companion; refuses them before `open` and after `close`.
 
     Args:
         first: the id of the model that the companion starts with.
-        on_step: told of each step too.
+        on_step: hears each step too.
 
     Attributes:
-        handlers: what the control socket answers with.
+        handlers: by operation, what the control socket answers with.
     """
 
     def __init__(self, first: str, on_step: OnStep) -> None:
@@ -152,9 +147,9 @@ class Swaps:
         self._open = source, served
 
     async def close(self) -> None:
-        """End the one that is under way, wherever it is; what it started is for others to stop.
+        """End the swap that is under way; the caller stops what the swap has started.
 
-        A fault of the program that ended it is raised.
+        Raises what ended a swap unexpectedly.
         """
         self._open = self._first = None
         for swap in self._remembered:
@@ -163,16 +158,16 @@ class Swaps:
             if swap.fault is not None:
                 raise swap.fault
 
-    def status(self) -> dict[str, Any]:
-        """Return the swap's part of `companion status --json`: none unless one is on its way."""
+    def status(self) -> SwapStatus | None:
+        """Say what the swap that is under way does; None without one."""
         swap = self._under_way()
-        return {} if swap is None else {"swap": swap.status()}
+        return None if swap is None else swap.status()
 
     def begin(self, name: str, model_id: str) -> Swap:
         """Begin to swap, and return at once.
 
         Args:
-            name: by which who asks will find it again.
+            name: by which the caller finds it again.
             model_id: of another model in the manifest.
 
         Raises:
@@ -219,7 +214,7 @@ class Swaps:
         for text in (name, model_id):
             if not isinstance(text, str) or not 0 < len(text) <= MAX_CHARACTERS:
                 raise UsageError(Reason.USAGE)
-        # Who heard no answer asks once more.
+        # A caller that heard no answer asks again.
         if not any(swap.name == name for swap in self._remembered):
             self.begin(str(name), str(model_id))
         return {}

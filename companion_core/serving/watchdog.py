@@ -1,13 +1,14 @@
-"""Keep a runtime serving: ask how it is, replace it when it ended, shrink it, or give up.
+"""Keep a runtime serving: check its health, replace it when it ended, shrink it, or give up.
 
-What follows an ending is decided in `decisions.restart`. The gateway keeps its port and the
-session its token, whatever becomes of the runtime behind.
+`decisions.restart` decides what follows an ending. The gateway keeps its port and the session its
+token, whatever becomes of the runtime.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,14 +22,15 @@ __all__ = ["Served", "Timing", "Watchdog"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """Seconds.
+    """The watchdog's times, in seconds.
 
     Attributes:
-        health_interval: between two looks.
+        health_interval: between two health checks.
         liveness_interval: between two tokens that an idle runtime is asked for.
-        unresponsive_after: without a good answer a runtime is ended.
-        over_limit_after: above a ceiling of memory it is drained and started smaller.
-        drain: it has to finish what runs, then.
+        unresponsive_after: a runtime without a good answer for so long is ended.
+        over_limit_after: a runtime above a ceiling of memory for so long is drained and started
+            smaller.
+        drain: how long such a drain waits for running answers.
     """
 
     health_interval: float = 5.0
@@ -39,40 +41,52 @@ class Timing:
 
 
 class Served(Protocol):
-    """What is kept serving: one runtime behind its gateway."""
+    """What is watched: one runtime behind its gateway."""
 
     exited: asyncio.Event
     size: Size
 
     @property
-    def last_ending(self) -> Ending | None: ...  # noqa: D102 - of the supervisor
+    def last_ending(self) -> Ending | None: ...  # noqa: D102 - see `Supervisor.last_ending`
     @property
-    def idle(self) -> bool: ...  # noqa: D102 - nothing runs, nothing waits
+    def idle(self) -> bool: ...  # noqa: D102 - no request runs or waits
 
-    async def restart(self) -> None: ...  # noqa: D102 - as large as `size`
+    async def restart(self) -> None: ...  # noqa: D102 - starts it with the size in `size`
     async def stop(self) -> None: ...  # noqa: D102 - ends the runtime
-    async def drain(self, seconds: float) -> object: ...  # noqa: D102 - takes no new work
-    async def probe(self) -> Verdict: ...  # noqa: D102 - through the gateway
-    async def computes(self) -> bool: ...  # noqa: D102 - one token
+    async def drain(self, seconds: float) -> object: ...  # noqa: D102 - takes no new request
+    async def check_health(self) -> Verdict: ...  # noqa: D102 - asks through the gateway
+    async def computes(self) -> bool: ...  # noqa: D102 - asks for one token
     def terminate_unhealthy(self, reason: Reason) -> None: ...  # noqa: D102 - sets `exited`
-    def over_memory_for(self) -> float: ...  # noqa: D102 - seconds
+    def over_memory_for(self) -> float: ...  # noqa: D102 - returns seconds
 
 
 class Watchdog:
-    """Watches for ever.
+    """Watches one runtime until it gives up.
+
+    Args:
+        served: the runtime.
+        timing: see `Timing`.
+        sleep: waits so many seconds before another start.
 
     Attributes:
         gave_up: why no runtime is started any more; None while there is one or will be.
     """
 
-    def __init__(self, served: Served, timing: Timing) -> None:
+    def __init__(
+        self,
+        served: Served,
+        timing: Timing,
+        *,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
         self.gave_up: Reason | None = None
         self._served = served
         self._timing = timing
+        self._sleep = sleep
         self._endings: list[float] = []
 
     async def run(self) -> None:
-        """Return when it gave up; by then nothing of the runtime is left.
+        """Watch, and return after giving up; by then nothing of the runtime is left.
 
         Raises:
             CompanionError: `stale_runtime`, something of it may be left.
@@ -84,13 +98,13 @@ class Watchdog:
                 ending = await self._start_another(ending)
 
     async def _watch(self) -> Ending:
-        """Return how the runtime ended, which may be that it was drained for what it takes."""
+        """Return how the runtime ended; also where it was drained for the memory that it uses."""
         healthy_at = asked_at = recency_now()
         while not await self._exited_within(self._timing.health_interval):
             if self._served.over_memory_for() >= self._timing.over_limit_after:
                 await self._served.drain(self._timing.drain)
                 return Ending(reason=Reason.RAM_OVER_LIMIT, exit_code=None, ready=True)
-            ok = (await self._served.probe()).ok
+            ok = (await self._served.check_health()).ok
             if (
                 ok
                 and self._served.idle
@@ -112,8 +126,8 @@ class Watchdog:
         return self._served.exited.is_set()
 
     async def _start_another(self, ending: Ending) -> Ending | None:
-        """Return how that ended, None when the runtime serves or none is started any more."""
-        if ending.reason is Reason.RAM_OVER_LIMIT:  # as large, it would end so again
+        """Return how that ended; None when the new runtime serves or this gave up."""
+        if ending.reason is Reason.RAM_OVER_LIMIT:  # with the same size it would end so again
             size = smaller(self._served.size)
             if size is None:
                 self.gave_up = ending.reason
@@ -125,7 +139,7 @@ class Watchdog:
             if decision.delay is None:
                 self.gave_up = decision.reason
                 return None
-            await asyncio.sleep(decision.delay)
+            await self._sleep(decision.delay)
         try:
             await self._served.restart()
         except CompanionError as error:

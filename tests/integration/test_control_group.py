@@ -36,7 +36,7 @@ import runtime_parts as parts
 from companion_core.decisions.isolation import Tier
 from companion_core.runtime.isolation import control_group, probe_ceilings
 
-control_group._NEEDED = control_group._WELCOME = ()
+control_group._NEEDED = control_group._OPTIONAL = ()
 control_group._settings = lambda limits: ()
 group, how = sys.argv[1], sys.argv[2]
 
@@ -179,7 +179,7 @@ class CountingGroup:
             (path / name).write_text("")
         (path / "memory.events").write_text(f"low 0\nhigh 0\nmax 7\noom 3\noom_kill {kills}\n")
 
-    def holds(self, pid: int) -> bool:
+    def contains(self, pid: int) -> bool:
         procs = self.path / "cgroup.procs"
         return procs.exists() and procs.read_text() == "0"  # it entered by itself
 

@@ -176,10 +176,10 @@ def test_it_runs_inside_its_job_and_ends_with_it(machine, kernel) -> None:
 def test_its_own_end_is_told_with_its_code(machine, kernel) -> None:
     async def life() -> None:
         backend = await machine.supervisor.start(spec(machine))
-        kept = machine.supervisor._run.kept
+        process = machine.supervisor._run.process
         os.kill(backend.pid, signal.SIGKILL)
         await parts.until(lambda: machine.exits)
-        assert kept.exit_code == -signal.SIGKILL
+        assert process.exit_code == -signal.SIGKILL
         await machine.supervisor.stop()
 
     asyncio.run(life())
@@ -242,13 +242,13 @@ def test_a_program_that_cannot_be_started_is_said(machine, kernel, monkeypatch) 
 def test_a_fault_is_told_as_a_signal_is(tmp_path, kernel, code, told) -> None:
     async def end() -> JobProcess:
         output = RuntimeOutput(tmp_path / "log")
-        kept = JobProcess(
+        process = JobProcess(
             LiveEgress(), folder=tmp_path, output=output, limits=parts.LIMITS, libraries=kernel
         )
-        kept._take_end(code)
-        assert kept.exited.is_set()
-        assert kept.identities() == ()
-        await kept.stop(terminate_after=0, kill_after=1)
-        return kept
+        process._take_end(code)
+        assert process.exited.is_set()
+        assert process.identities() == ()
+        await process.stop(terminate_after=0, kill_after=1)
+        return process
 
     assert asyncio.run(end()).exit_code == told

@@ -62,7 +62,7 @@ def test_it_serves_hardened_is_replaced_and_leaves_nothing(
             options={"gpu_layers": 0},
         )
         async with serving_parts.serving_with(serving, model):
-            pid = serving.status()["runtime"]["pid"]
+            pid = serving.status().runtime.pid
             command = psutil.Process(pid).cmdline()
             assert "--no-slots" in command
             assert serving._backend.key is None or serving._backend.key.reveal() not in command
@@ -71,10 +71,7 @@ def test_it_serves_hardened_is_replaced_and_leaves_nothing(
             assert answer["choices"][0]["message"]["content"]
             os.kill(pid, signal.SIGKILL)
             await serving_parts.until(
-                lambda: (
-                    (serving.status()["runtime"] or {"pid": pid})["pid"] != pid
-                    and serving.lifecycle().ok
-                )
+                lambda: getattr(serving.runtime, "pid", pid) != pid and serving.lifecycle().ok
             )
             assert (await serving_parts.chat(serving))[0] == 200
 

@@ -127,10 +127,10 @@ def test_what_is_not_as_planned_is_ended(machine, behaviour) -> None:
 def test_how_it_ended_is_told(machine, number) -> None:
     async def life() -> None:
         backend = await machine.supervisor.start(machine.spec(tier=Tier.SANDBOX_EXEC))
-        kept = machine.supervisor._run.kept
+        process = machine.supervisor._run.process
         os.kill(backend.pid, number)
         await parts.until(lambda: machine.exits)
-        assert kept.exit_code == -number
+        assert process.exit_code == -number
         await machine.supervisor.stop()
 
     asyncio.run(life())

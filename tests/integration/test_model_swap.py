@@ -277,7 +277,7 @@ def test_the_whole_companion_stops_serving_before_the_writer_gets_in(world) -> N
         )
         async with companion:
             assert any("held against writers" in text for text in steps)
-            pid = companion.status()["runtime"]["pid"]
+            pid = companion.status().runtime.pid
             stored = world.stored_models()[0]
             stored.chmod(0o600)
             with writer(stored) as attacker:
@@ -285,7 +285,7 @@ def test_the_whole_companion_stops_serving_before_the_writer_gets_in(world) -> N
                 assert await asyncio.to_thread(attacker.stdout.readline) == "in\n"
                 assert not psutil.pid_exists(pid)
                 assert companion.availability().reason is Reason.NOT_VERIFIED
-                assert companion.status()["runtime"] is None
+                assert companion.status().runtime is None
 
     asyncio.run(life())
     assert world.wait_until_alone() == []

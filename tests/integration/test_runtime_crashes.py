@@ -61,8 +61,8 @@ async def refused_start(serving: Serving, model: Any, meanwhile: Any = None) -> 
         if watching is not None:
             await watching
         assert not any(map(parts.alive, tree))
-        assert serving.status()["runtime"] is None
-        assert serving.status()["lifecycle"] == "stopped"
+        assert serving.status().runtime is None
+        assert serving.status().lifecycle == "stopped"
         assert list(serving._paths.run_folder().iterdir()) == []
     finally:
         await serving.stop()
@@ -72,7 +72,7 @@ async def refused_start(serving: Serving, model: Any, meanwhile: Any = None) -> 
 
 def hurt_while_starting(number: int) -> Any:
     async def hurt(serving: Serving, tree: list[int]) -> None:
-        await serving.launched.wait()
+        await serving._current.has_process.wait()
         tree += serving._supervisor.tree()
         os.kill(serving._supervisor.runtime_pid, number)
 
@@ -170,7 +170,7 @@ class Stolen(real_runtimes.Altered):
 
 
 def pid_of(serving: Serving) -> int:
-    return int((serving.status()["runtime"] or {"pid": 0})["pid"])
+    return getattr(serving.runtime, "pid", 0)
 
 
 def ready_again(serving: Serving, before: int) -> bool:
@@ -284,7 +284,7 @@ def test_over_its_ceiling_it_is_drained_started_smaller_and_then_refused(
             await serving_parts.until(lambda: serving.size != size)
             await serving_parts.until(lambda: serving.watchdog.gave_up is not None)
             assert serving.watchdog.gave_up is Reason.RAM_OVER_LIMIT
-            assert serving.status()["lifecycle"] == "stopped"
+            assert serving.status().lifecycle == "stopped"
             assert not parts.alive(before)
 
     asyncio.run(life())

@@ -20,6 +20,7 @@ from companion_core.errors import CompanionError, Reason
 from companion_core.providers import TcpChannel
 from companion_core.runtime.inspect.readback import listeners
 from companion_core.runtime.isolation import SandboxPolicy, probe_isolation
+from companion_core.runtime.process.keeper_protocol import LockPolicy
 
 pytestmark = [
     pytest.mark.integration,
@@ -99,10 +100,10 @@ def test_what_it_opens_wider_is_seen_inside_and_killed(machine, tier) -> None:
 def test_how_it_ended_is_known_through_the_namespace(machine, tier, number) -> None:
     async def life() -> None:
         backend = await machine.supervisor.start(machine.spec(tier=tier))
-        kept = machine.supervisor._run.kept
+        process = machine.supervisor._run.process
         os.kill(backend.pid, number)
-        await parts.until(kept.exited.is_set)
-        assert kept.exit_code == -number
+        await parts.until(process.exited.is_set)
+        assert process.exit_code == -number
         await machine.supervisor.stop()
 
     asyncio.run(life())
@@ -122,7 +123,8 @@ def test_a_process_that_cannot_lock_itself_in_starts_nothing(
 ) -> None:
     working = {state.tier for state in probe_isolation(LiveEgress()) if state.works}
     require_real("landlock", Tier.LANDLOCK in working)
-    monkeypatch.setattr(SandboxPolicy, "policy", lambda _reach: {"read": [], "write": []})
+    unreadable = LockPolicy(read=("\0",), write=(), devices=(), port=None)
+    monkeypatch.setattr(SandboxPolicy, "lock_policy", lambda _policy: unreadable)
     with pytest.raises(CompanionError) as caught:
         asyncio.run(machine.supervisor.start(machine.spec(tier=Tier.LANDLOCK)))
     assert caught.value.reason is Reason.SPAWN_FAILED

@@ -228,20 +228,17 @@ def test_behind_the_gateway_only_inference_is_reached(machine, plugin, spec) -> 
             tier=spec.tier,
         )
         async with serving_parts.serving_with(serving, spec.model):
-            status = serving.status()["runtime"]
-            assert (status["channel"], status["isolation"]) == ("namespace", "bubblewrap")
+            runtime = serving.runtime
+            assert (runtime.channel, runtime.isolation) == ("namespace", "bubblewrap")
             code, answer = await serving_parts.chat(serving)
             assert code == 200
             assert answer["choices"][0]["message"]["content"]
             for path in ("/api/pull", "/api/create", "/api/generate", "/api/delete", "/api/blobs"):
                 code, answer = await serving_parts.post(serving, path, {"model": "tiny"})
                 assert (code, answer["error"]["code"]) == (404, Reason.PATH_NOT_ALLOWED)
-            os.kill(status["pid"], signal.SIGKILL)
+            os.kill(runtime.pid, signal.SIGKILL)
             await serving_parts.until(
-                lambda: (
-                    (serving.status()["runtime"] or status)["pid"] != status["pid"]
-                    and serving.lifecycle().ok
-                )
+                lambda: (serving.runtime or runtime).pid != runtime.pid and serving.lifecycle().ok
             )
             assert (await serving_parts.chat(serving))[0] == 200
 

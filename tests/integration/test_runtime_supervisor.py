@@ -27,7 +27,7 @@ from companion_core.runtime import supervisor as supervisor_module
 from companion_core.runtime.inspect.readback import listeners
 from companion_core.runtime.start import readiness
 from companion_core.runtime.start.backend_store import BackendStore
-from companion_core.runtime.supervisor import StartHooks, Supervisor
+from companion_core.runtime.supervisor import Supervisor
 from companion_core.testing.fake_runtime import READY
 
 pytestmark = [
@@ -408,7 +408,7 @@ def test_what_it_opens_while_it_is_prepared_ends_it(machine, monkeypatch) -> Non
         await parts.until(lambda: listeners(machine.supervisor.tree()))
 
     monkeypatch.setattr(readiness, "send_prepare", widening)
-    machine.supervisor.hooks = StartHooks(on_prepared=lambda: asked.append(True))
+    machine.tell(lambda event: event == "prepared" and asked.append(True))
     error = refused_start(machine, machine.spec(spawner=parts.FakeSpawner(alter=prepared)))
     assert error.reason is Reason.RUNTIME_LISTENS_WIDE
     assert asked == [True]
@@ -430,11 +430,7 @@ def test_it_is_asked_for_its_health_behind_all_that_is_prepared(machine, monkeyp
 
     monkeypatch.setattr(readiness, "read_back", looked)
     monkeypatch.setattr(readiness, "send_prepare", sent)
-    machine.supervisor.hooks = StartHooks(
-        on_launch=lambda _: steps.append("launch"),
-        on_connectable=lambda: steps.append("connect"),
-        on_prepared=lambda: steps.append("prepared"),
-    )
+    machine.tell(steps.append)
 
     async def life() -> None:
         spec = machine.spec(spawner=parts.FakeSpawner(alter=prepared))
@@ -445,7 +441,7 @@ def test_it_is_asked_for_its_health_behind_all_that_is_prepared(machine, monkeyp
     assert steps.count("request") == 2
     in_order = [step for step, _ in groupby(steps)]
     # Who takes one connection at a time has taken that of its last request before.
-    assert in_order == ["launch", "look", "request", "connect", "prepared", "look"]
+    assert in_order == ["launched", "look", "request", "connectable", "prepared", "look"]
 
 
 def test_one_with_nothing_to_prepare_is_connected_to_while_it_is_looked_at(
@@ -461,10 +457,7 @@ def test_one_with_nothing_to_prepare_is_connected_to_while_it_is_looked_at(
         return verdict
 
     monkeypatch.setattr(readiness, "read_back", looked)
-    machine.supervisor.hooks = StartHooks(
-        on_connectable=lambda: steps.append("connect"),
-        on_prepared=lambda: steps.append("prepared"),
-    )
+    machine.tell(steps.append)
 
     async def life() -> None:
         await machine.supervisor.start(machine.spec())
@@ -472,7 +465,7 @@ def test_one_with_nothing_to_prepare_is_connected_to_while_it_is_looked_at(
 
     asyncio.run(life())
     # Nothing is sent before the look (I-07).
-    assert steps[steps.index("connect") :] == ["connect", "look", "prepared"]
+    assert steps[steps.index("connectable") :] == ["connectable", "look", "prepared"]
 
 
 @pytest.mark.parametrize("how", ["it ends", "the writing is cancelled"])

@@ -71,7 +71,7 @@ def llama(tmp_path, require_real):
 
 def ready_again(serving, before: int):
     def check() -> bool:
-        pid = (serving.status()["runtime"] or {}).get("pid", before)
+        pid = getattr(serving.runtime, "pid", before)
         return pid != before and serving.lifecycle().ok
 
     return check
@@ -82,9 +82,9 @@ def delete_socket(serving) -> None:
 
 
 HURTS = {
-    "SIGKILL": lambda serving: os.kill(serving.status()["runtime"]["pid"], signal.SIGKILL),
-    "SIGTERM": lambda serving: os.kill(serving.status()["runtime"]["pid"], signal.SIGTERM),
-    "SIGSTOP": lambda serving: os.kill(serving.status()["runtime"]["pid"], signal.SIGSTOP),
+    "SIGKILL": lambda serving: os.kill(serving.status().runtime.pid, signal.SIGKILL),
+    "SIGTERM": lambda serving: os.kill(serving.status().runtime.pid, signal.SIGTERM),
+    "SIGSTOP": lambda serving: os.kill(serving.status().runtime.pid, signal.SIGSTOP),
     "socket deleted": delete_socket,
 }
 
@@ -95,7 +95,7 @@ def test_a_hurt_runtime_is_replaced_behind_the_same_address(llama, model, tier, 
     async def life() -> None:
         serving = llama(tier=tier)
         async with serving_parts.serving_with(serving, model):
-            before, url = serving.status()["runtime"]["pid"], serving.gateway.base_url
+            before, url = serving.status().runtime.pid, serving.gateway.base_url
             assert (await serving_parts.chat(serving))[0] == 200
             HURTS[hurt](serving)
             await serving_parts.until(ready_again(serving, before))
@@ -113,14 +113,13 @@ def test_health_is_asked_through_the_gateway_with_the_token(llama, model) -> Non
         serving = llama(timing=replace(serving_parts.QUICK, health_interval=3600))
         async with serving_parts.serving_with(serving, model):
             before = serving.gateway.metrics_text()
-            assert (await serving.probe()).ok
+            assert (await serving.check_health()).ok
             assert serving.gateway.metrics_text() != before  # it was counted there
-            serving._health._token = Secret("x" * 43)
-            assert not (await serving.probe()).ok
-            serving._health._token = Secret(serving_parts.TOKEN)
-            assert (await serving.probe()).ok
+            serving._health._probe._token = Secret("x" * 43)
+            assert not (await serving.check_health()).ok
+            serving._health._probe._token = Secret(serving_parts.TOKEN)
             await serving.gateway.close()
-            assert not (await serving.probe()).ok
+            assert not (await serving.check_health()).ok
 
     asyncio.run(life())
 
@@ -139,7 +138,7 @@ def test_one_that_computes_no_more_is_noticed_though_it_says_it_is_well(llama, m
     async def life() -> None:
         serving = llama(timing=replace(serving_parts.QUICK, unresponsive_after=3600))
         async with serving_parts.serving_with(serving, model):
-            before = serving.status()["runtime"]["pid"]
+            before = serving.status().runtime.pid
             real, answers = serving.computes, []
 
             async def noted() -> bool:
@@ -149,7 +148,7 @@ def test_one_that_computes_no_more_is_noticed_though_it_says_it_is_well(llama, m
             serving.computes = noted
             # A single bad answer is no reason yet; health says it is well, and tokens come.
             await serving_parts.until(lambda: answers[:3] == [False, True, True])
-            assert serving.status()["runtime"]["pid"] == before
+            assert serving.status().runtime.pid == before
 
             async def never() -> bool:
                 return False
@@ -168,7 +167,7 @@ def test_over_its_ceiling_it_is_drained_started_smaller_and_then_refused(llama, 
     async def life() -> None:
         serving = llama(context_length=1024)
         async with serving_parts.serving_with(serving, model):
-            pid, parallel = serving.status()["runtime"]["pid"], serving.size.parallel
+            pid, parallel = serving.status().runtime.pid, serving.size.parallel
             restart, started = serving.restart, []
 
             async def noted() -> None:
@@ -186,8 +185,8 @@ def test_over_its_ceiling_it_is_drained_started_smaller_and_then_refused(llama, 
             assert all(ready and smaller < parallel for ready, smaller in started)
             assert started
             assert serving.watchdog.gave_up is Reason.RAM_OVER_LIMIT
-            assert serving.status()["lifecycle"] == "stopped"
-            assert serving.status()["gave_up"] == "ram_over_limit"
+            assert serving.status().lifecycle == "stopped"
+            assert serving.status().gave_up == "ram_over_limit"
 
     asyncio.run(life())
 
@@ -235,13 +234,14 @@ def fake(machine, spawner, health=None):
 
 async def wait_in_vain(serving, model) -> CompanionError:
     """Start what listens and is never well; return what is said when an hour is over."""
-    asked, probe = [], serving.probe
+    health, asked = serving._health, []
+    check = health.check
 
     async def counted(**options):
         asked.append(options)
-        return await probe(**options)
+        return await check(**options)
 
-    serving.probe = counted
+    health.check = counted
     await serving.open()
     starting = asyncio.ensure_future(serving.start(model))
     # From then on it has said all that it says.
@@ -270,7 +270,7 @@ def test_one_that_is_never_well_is_ended_at_its_plans_own_deadline(machine, anno
         error = await wait_in_vain(serving, machine.model)
         assert error.reason is Reason.START_TIMEOUT
         assert "started" in error.detail
-        assert serving.status()["lifecycle"] == "stopped"
+        assert serving.status().lifecycle == "stopped"
 
     asyncio.run(life())
     assert machine.leftovers() == []
@@ -364,7 +364,7 @@ def test_a_health_check_that_fails_itself_ends_the_start_at_once(machine, health
             async with serving_parts.serving_with(serving, machine.model):
                 pass
         assert caught.value.reason is Reason.HEALTH_FAILED
-        assert serving.status()["lifecycle"] == "stopped"
+        assert serving.status().lifecycle == "stopped"
 
     asyncio.run(life())
     assert machine.leftovers() == []
@@ -444,7 +444,7 @@ def test_what_ends_by_itself_before_it_is_ready_is_not_tried_again(machine) -> N
         serving = fake(machine, spawner)
         async with serving_parts.serving_with(serving, machine.model):
             spawner.behaviour = ("exit",)
-            os.kill(serving.status()["runtime"]["pid"], signal.SIGKILL)
+            os.kill(serving.status().runtime.pid, signal.SIGKILL)
             await serving_parts.until(lambda: serving.watchdog.gave_up is not None)
             assert serving.watchdog.gave_up is Reason.RUNTIME_EXITED
 
@@ -456,7 +456,7 @@ def test_one_that_exits_with_1_once_it_was_ready_is_started_again(machine) -> No
     async def life() -> None:
         serving = fake(machine, parts.FakeSpawner())
         async with serving_parts.serving_with(serving, machine.model):
-            before = serving.status()["runtime"]["pid"]
+            before = serving.status().runtime.pid
             os.kill(before, signal.SIGUSR2)
             await serving_parts.until(ready_again(serving, before))
             assert serving.last_ending.exit_code == 1
@@ -470,7 +470,7 @@ def test_a_program_that_was_replaced_is_not_started_again(machine) -> None:
         serving = fake(machine, parts.FakeSpawner())
         async with serving_parts.serving_with(serving, machine.model):
             machine.program.write_text(machine.program.read_text() + "\n# changed\n")
-            os.kill(serving.status()["runtime"]["pid"], signal.SIGKILL)
+            os.kill(serving.status().runtime.pid, signal.SIGKILL)
             await serving_parts.until(lambda: serving.watchdog.gave_up is not None)
             assert serving.watchdog.gave_up is Reason.RUNTIME_CHANGED
 
@@ -492,7 +492,7 @@ def test_what_is_done_behind_the_first_answer_is_over_when_a_stop_is(machine) ->
         await serving.open()
         await serving.start(machine.model)
         assert serving.lifecycle().ok
-        pid = serving.status()["runtime"]["pid"]
+        pid = serving.status().runtime.pid
         await asyncio.sleep(0)  # it begins
         await serving.stop()
         await serving.gateway.close()

@@ -157,7 +157,7 @@ def test_embedded_in_a_product(world):
             await companion.swap_model("other")
             assert companion.availability().ok
             assert (companion.base_url, companion.token) == before
-            assert companion.status()["model"] == {"id": "other", "verified": True}
+            assert companion.status().to_json()["model"] == {"id": "other", "verified": True}
         assert await refused(companion, "tiny") is Reason.NOT_READY
 
     asyncio.run(life())

@@ -25,12 +25,8 @@ from companion_core.egress.live import LiveEgress
 from companion_core.errors import CompanionError, Reason
 from companion_core.runtime import supervisor
 from companion_core.runtime.inspect import readback
-from companion_core.runtime.process import (
-    reclaim,
-)
-from companion_core.runtime.process import (
-    tree as process_tree,
-)
+from companion_core.runtime.process import proc_files, reclaim
+from companion_core.runtime.process import tree as process_tree
 from companion_core.runtime.start import sequence as starting
 
 pytestmark = [
@@ -62,7 +58,7 @@ class Sight:
 @pytest.fixture(params=[errno.EMFILE, errno.ENFILE, errno.EIO])
 def sight(request, monkeypatch):
     made = Sight(request.param)
-    for module in (process_tree, readback, reclaim):
+    for module in (proc_files, process_tree, readback, reclaim):
         monkeypatch.setattr(module, "read_entry", made.through(module.read_entry))
     monkeypatch.setattr(Path, "read_bytes", made.through(Path.read_bytes))
     return made

@@ -156,7 +156,7 @@ class Session:
 
     @property
     def pid(self) -> int | None:
-        return (self.serving.status()["runtime"] or {}).get("pid")
+        return getattr(self.serving.runtime, "pid", None)
 
     def results(self) -> dict[str, str]:
         (notes,) = self.folder.rglob("attack.json")
@@ -179,7 +179,7 @@ class Session:
         )
 
     async def has_stopped(self) -> None:
-        await serving_parts.until(lambda: self.serving.status()["runtime"] is None)
+        await serving_parts.until(lambda: self.serving.status().runtime is None)
         await serving_parts.until(lambda: self.serving.watchdog.gave_up or self.held.closed)
 
 
@@ -191,7 +191,7 @@ async def session(folder: Path, tier: Tier, *, leases: bool = True) -> AsyncIter
     models = folder / "models"
     store = ModelStore(models, hold=made.held.leases.hold)
     model: ManifestModel = staging_parts.model_of()
-    made.held.hold(
+    made.held.take_proof(
         await asyncio.to_thread(staging_parts.stage, models, staging_parts.good, model, store=store)
     )
     assert made.held.model.files[0].held is leases

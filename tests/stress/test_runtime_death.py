@@ -50,7 +50,7 @@ async def live():
             await asyncio.sleep(0.001)
     else:
         await task
-    keeper = machine.supervisor._run.kept._keeper.pid
+    keeper = machine.supervisor._run.process._keeper.pid
     print(keeper, *machine.supervisor.tree(), flush=True)
     await asyncio.sleep(3600)
 
@@ -138,7 +138,7 @@ def test_a_tree_whose_keeper_is_killed_or_stopped_dies_all_the_same(machine) -> 
     async def life(number: int) -> None:
         await machine.supervisor.start(machine.spec())
         tree = machine.supervisor.tree()
-        os.kill(machine.supervisor._run.kept._keeper.pid, number)
+        os.kill(machine.supervisor._run.process._keeper.pid, number)
         await machine.supervisor.stop(terminate_after=0.1)
         assert parts.wait_until(lambda: not any(map(parts.alive, tree)))
 

@@ -1,4 +1,4 @@
-"""Runtimes written for tests, kind and hostile, and what it takes to start them."""
+"""What a test needs to start a runtime, and to look at it from outside."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from companion_core.models.store import (
     VerifiedModel,
 )
 from companion_core.providers import ResourceLimits
-from companion_core.runtime.supervisor import StartSpec, Supervisor
+from companion_core.runtime import StartSpec, Supervisor
 from companion_core.system.clock import recency_now
 from companion_core.testing import FakeSpawner, write_fake_runtime
 
@@ -76,8 +76,31 @@ def verified_model(*paths: Path) -> VerifiedModel:
     )
 
 
+class Listener:
+    """Tells the name of each event of a start; satisfies `StartListener`."""
+
+    def __init__(self, hear: Callable[[str], object]) -> None:
+        self._hear = hear
+
+    def launched(self, _backend: Any) -> None:
+        self._hear("launched")
+
+    def connectable(self) -> None:
+        self._hear("connectable")
+
+    def not_connectable(self) -> None:
+        self._hear("not_connectable")
+
+    def prepared(self) -> None:
+        self._hear("prepared")
+
+
 class Machine:
-    """One person's machine: a program, a model, a supervisor, and folders for all of it."""
+    """One person's machine: a program, a model, a supervisor, and folders for all of it.
+
+    Attributes:
+        exits: how often the supervisor told of an end.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -86,7 +109,11 @@ class Machine:
         self.model_file.write_bytes(b"GGUF, as far as this runtime cares")
         self.model = verified_model(self.model_file)
         self.exits = 0
-        self.supervisor = Supervisor(LiveEgress(), clock=recency_now)
+        self.tell(lambda _event: None)
+
+    def tell(self, hear: Callable[[str], object]) -> None:
+        """Have another supervisor, whose listener tells the name of each event of a start."""
+        self.supervisor = Supervisor(LiveEgress(), clock=recency_now, listener=Listener(hear))
         self.supervisor.on_exit = self._count
 
     def _count(self) -> None:

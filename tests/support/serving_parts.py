@@ -71,17 +71,17 @@ def make_serving(
 
 @contextlib.asynccontextmanager
 async def serving_with(serving: Serving, model: Any) -> AsyncIterator[Serving]:
-    """Open, start and keep it; on leaving nothing of it is left."""
+    """Open, start and watch it; on leaving nothing of it is left."""
     await serving.open()
-    upkeep = None
+    watching = None
     try:
         await serving.start(model)
-        upkeep = asyncio.ensure_future(serving.watchdog.run())
+        watching = asyncio.ensure_future(serving.watchdog.run())
         yield serving
     finally:
-        if upkeep is not None:
-            upkeep.cancel()
-            await asyncio.wait({upkeep})
+        if watching is not None:
+            watching.cancel()
+            await asyncio.wait({watching})
         await serving.stop()
         await serving.gateway.close()
 

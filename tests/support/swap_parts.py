@@ -7,25 +7,27 @@ from collections import deque
 from types import SimpleNamespace
 from typing import Any
 
+from companion_core.decisions.isolation import Tier
 from companion_core.decisions.restart import Size
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason
 from companion_core.serving.model_source import HeldModel
+from companion_core.serving.status import RuntimeStatus
 
 FULL = Size(parallel=2, context_length=1024)
 SMALL = Size(parallel=1, context_length=512)
 
 
 def held_model(name: str, log: list[str]) -> HeldModel:
-    """Return one that is proved; its end is logged."""
+    """Return a model that is proved; its end is logged."""
     held = HeldModel()
     let_go = f"let go of {name}"
     proof: Any = SimpleNamespace(model_id=name, is_open=True, close=lambda: log.append(let_go))
-    held.hold(proof)
+    held.take_proof(proof)
     return held
 
 
 class Watchdog:
-    """Goes on until it is told to give up; a fault is raised then."""
+    """Watches until it is told to give up; then it raises its fault, if it has one."""
 
     def __init__(self) -> None:
         self.gives_up = asyncio.Event()
@@ -91,5 +93,11 @@ class FakeServing:
             raise error
         self.log.append("stop")
 
-    def status(self) -> dict[str, Any]:
-        return {"runtime": {"name": "n", "pid": 1, "channel": "unix", "isolation": "none"}}
+    runtime = RuntimeStatus(
+        name="n",
+        pid=1,
+        channel="unix",
+        isolation=Tier.NONE,
+        ceilings="observed",
+        ceilings_detail="",
+    )

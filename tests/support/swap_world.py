@@ -22,15 +22,15 @@ from companion_core.testing.model_host import Misbehaviour
 
 DEADLINE_SECONDS = 60
 
-# A companion that waits for an answer, and for a runtime that is silent, as long as a test on a
-# busy machine takes.
+# A companion that waits for an answer, and for a silent runtime, for as long as a test may take on
+# a busy machine.
 PATIENT = """
-from companion_core.serving import served_model, watchdog as upkeep
+from companion_core.serving import served_model, watchdog
 
 served_model.DRAIN_SECONDS = 600
-upkeep.Timing.__init__.__kwdefaults__["unresponsive_after"] = 600
+watchdog.Timing.__init__.__kwdefaults__["unresponsive_after"] = 600
 """
-# Runs the command line; the second start stays where it is told to, "late" until its deadline.
+# Runs the command line; the second start stops at the given stage, "late" until its deadline.
 HELD = (
     PATIENT
     + """
@@ -88,7 +88,7 @@ def publish(world, name: str = "other", content: bytes | None = None, model_form
 
 
 class Client:
-    """Has address and token of a session from its beginning."""
+    """A client that learned address and token when the session began."""
 
     def __init__(self, world) -> None:
         self.url = world.status()["gateway"]["url"]
@@ -117,7 +117,7 @@ class Client:
         return [each["id"] for each in json.loads(self.ask("/models")[1])["data"]]
 
 
-# Runs the command line; waits for an answer of the companion only as many seconds as it is told.
+# Runs the command line; waits for the companion's answer for only as many seconds as given.
 IMPATIENT = """
 import sys
 from companion_core.egress import interface as egress
@@ -168,7 +168,7 @@ def reason_of(err: str) -> str:
 
 
 def facts(world) -> dict[str, Any]:
-    """What a swap that came to nothing leaves as it was."""
+    """The facts that a failed swap must not change."""
     status = world.status()
     names = ("available", "pid", "gateway", "runtime", "model", "plugins")
     return {name: status[name] for name in names}

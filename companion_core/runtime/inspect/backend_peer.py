@@ -1,10 +1,10 @@
-"""Who answers where a runtime listens: proved of each connection before it is used (I-07).
+"""Which program answers where a runtime listens: proved for each connection before its use (I-07).
 
 A runtime that was taken over can put another program's socket in the place of its own, or leave
 its port to another program. Neither a prompt nor the backend's key may go there.
 
-Of a Unix socket the system says whose it is. Of a port it does not: the very socket that the
-tree listened on before a connection was made has to be there, and listen, after it too.
+For a Unix socket the system names the process that listens. For a port it does not: there the very
+socket that the tree listened on before the connection was made must still listen after it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from companion_core.egress.unix_socket import (
 )
 from companion_core.providers import TcpChannel, UnixChannel
 from companion_core.runtime.inspect.readback import (
-    HeldListener,
+    ListeningSocket,
     find_listener,
     still_listens,
 )
@@ -53,24 +53,31 @@ class BackendPeer:
     """Proves the connections to one runtime.
 
     Args:
-        kept: the runtime.
+        process: the runtime.
         egress: identifies processes.
-        on_foreign: called while the runtime lives when its tree does not listen there: with True
+        on_foreign: called when the runtime lives and its tree does not listen there: with True
             where it may just have closed its listener, with False where another program answers.
+        long_look: seconds; after a look that took longer, the next one is made in a thread.
     """
 
     def __init__(
-        self, kept: RuntimeProcess, egress: Egress, on_foreign: Callable[[bool], None]
+        self,
+        process: RuntimeProcess,
+        egress: Egress,
+        on_foreign: Callable[[bool], None],
+        *,
+        long_look: float = _LONG_SECONDS,
     ) -> None:
-        self._kept = kept
+        self._process = process
         self._egress = egress
         self._on_foreign = on_foreign
-        self._known: ProcessIdentity | None = None  # has listened, and was found in the tree
-        self._held: HeldListener | None = None
-        self._takes_long = sys.platform != "linux"  # a look, so that a thread has to
+        self._long_look = long_look
+        self._known: ProcessIdentity | None = None  # the last one in the tree that answered
+        self._listener: ListeningSocket | None = None
+        self._takes_long = sys.platform != "linux"  # then looks are made in a thread
 
     def proved(self, channel: UnixChannel | TcpChannel) -> ProvedUnixChannel | ProvedTcpChannel:
-        """Return the channel as connections are made to it."""
+        """Return the channel with this proof in it."""
         if isinstance(channel, UnixChannel):
             return ProvedUnixChannel(path=channel.path, prove=self._prove_unix)
         own = Listener("tcp", channel.host, channel.port)
@@ -89,8 +96,8 @@ class BackendPeer:
             if identity is not None and self._is_known(identity):
                 tree = frozenset({pid})
             else:
-                tree = frozenset(await self._look(self._kept.tree))
-            # Asked last: who has not ended by now has had this number all the time.
+                tree = frozenset(await self._look(self._process.tree))
+            # Asked last: a process that has not ended by now has had this number all the time.
             ended = identity is None or listener_has_ended(client)
             if check_peer(pid, tree, ended=ended).ok:
                 self._known = identity
@@ -106,51 +113,51 @@ class BackendPeer:
         raise ForeignPeer
 
     def _is_known(self, identity: ProcessIdentity) -> bool:
-        """Tell whether a process is the runtime itself, or was found in its tree before."""
-        known = (each for each in (self._kept.identity, self._known) if each is not None)
+        """Tell whether it is the runtime itself, or was found in its tree before."""
+        known = (each for each in (self._process.identity, self._known) if each is not None)
         return (identity.pid, identity.start_time) in {(one.pid, one.start_time) for one in known}
 
     async def _prove_tcp(self, own: Listener, connect: Connect) -> socket.socket:
         for _ in range(_LOOKS):
-            if self._held is None:
-                self._held = await self._look(partial(self._find, own))
-            held = self._held
-            if held is None:
+            if self._listener is None:
+                self._listener = await self._look(partial(self._find, own))
+            listener = self._listener
+            if listener is None:
                 break
             client = await connect()
             try:
-                if await self._look(partial(still_listens, held, own)):
+                if await self._look(partial(still_listens, listener, own)):
                     return client
             except BaseException:
                 client.close()
                 raise
             client.close()
-            self._held = None
+            self._listener = None
         self._report(perhaps=True)
         raise ForeignPeer
 
-    def _find(self, own: Listener) -> HeldListener | None:
-        runtime = self._kept.identity  # nearly always the one
+    def _find(self, own: Listener) -> ListeningSocket | None:
+        runtime = self._process.identity  # nearly always the process that listens
         try:
-            held = find_listener((runtime.pid,), own) if runtime is not None else None
-            return held or find_listener(self._kept.tree(), own)
+            found = find_listener((runtime.pid,), own) if runtime is not None else None
+            return found or find_listener(self._process.tree(), own)
         except ProcessUnreadable as error:
             raise ConnectionRefusedError from error
 
     async def _look(self, look: Callable[[], T]) -> T:
-        """Look without a thread where that was quick before."""
+        """Look, in this thread where that was quick before."""
         if self._takes_long:
             return await asyncio.to_thread(look)
         began = time.monotonic()
         try:
             return look()
         finally:
-            self._takes_long = time.monotonic() - began > _LONG_SECONDS
+            self._takes_long = time.monotonic() - began > self._long_look
 
     def _report(self, *, perhaps: bool) -> None:
-        """Tell of it, unless the runtime has ended: then that is told by what keeps it."""
-        identity = self._kept.identity
-        if identity is None or self._kept.exited.is_set():
+        """Call `on_foreign`, unless the runtime has ended: its process tells that."""
+        identity = self._process.identity
+        if identity is None or self._process.exited.is_set():
             return
         try:
             seen = self._egress.identify(identity.pid)

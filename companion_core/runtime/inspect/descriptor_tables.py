@@ -1,7 +1,7 @@
-"""Whose descriptors are not those of their process: threads with a table of their own.
+"""Which threads have a table of descriptors of their own.
 
-Threads share one table (clone(2), CLONE_FILES), unless one was started without it or left it
-(unshare(2)). `/proc/PID/fd` shows that of the first thread alone.
+Threads share one table (clone(2), CLONE_FILES), unless one was started without that flag or has
+left the table (unshare(2)). `/proc/PID/fd` shows the first thread's table alone.
 """
 
 from __future__ import annotations
@@ -21,19 +21,20 @@ _KCMP_FILES: Final = 2
 
 
 def table_holders(pid: int) -> list[int]:
-    """Return the process, and each of its threads whose table may be another one.
+    """Return the process, and each of its threads that may have a table of its own.
 
-    The kernel is asked which are the same (kcmp(2)). Where it does not say, that is every thread.
+    The kernel is asked which tables are the same (kcmp(2)). Where it does not say, every thread is
+    returned.
 
     Raises:
-        FileNotFoundError, ProcessLookupError: there is no such process any more.
+        FileNotFoundError, ProcessLookupError: the process is gone.
         OSError: it cannot be read.
     """
     compare, holders = _comparison(), [pid]
-    for thread in map(int, os.listdir(f"/proc/{pid}/task")):  # noqa: PTH208 - names are all it takes
+    for thread in map(int, os.listdir(f"/proc/{pid}/task")):  # noqa: PTH208 - only the names are needed
         if thread == pid or compare(pid, thread):
             continue
-        # Many may share the table that is not the process's.
+        # Many threads may share one table that is not the process's.
         if holders[-1] == pid or not compare(holders[-1], thread):
             holders.append(thread)
     return holders
@@ -41,7 +42,7 @@ def table_holders(pid: int) -> list[int]:
 
 @functools.cache
 def _comparison() -> Callable[[int, int], bool]:
-    """Return what tells that two threads certainly have the same table."""
+    """Return a function that tells whether two threads certainly have the same table."""
     number = _KCMP.get(platform.machine()) if sys.maxsize > 2**32 else None
     if sys.platform != "linux" or number is None:
         return lambda _one, _other: False

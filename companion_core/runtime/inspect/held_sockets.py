@@ -1,7 +1,7 @@
-"""What of the sockets that a process of Linux holds listens: each is asked itself (I-07).
+"""Which of the sockets that a process of Linux has open listen: each is asked itself (I-07).
 
-A socket that is taken over from a process (pidfd_getfd(2)) says what it is, whichever network
-namespace it was made in, and no table of the machine's connections has to be walked.
+A duplicate of the socket (pidfd_getfd(2)) tells, whichever network namespace the socket was made
+in, and the kernel does not have to walk every connection of the machine.
 """
 
 from __future__ import annotations
@@ -24,39 +24,39 @@ from companion_core.runtime.inspect.socket_tables import plain_address
 
 __all__ = ["listening_among"]
 
-# Where system calls are numbered as everywhere (since Linux 5.6); elsewhere it is another one.
+# Machines on which the system call has its common number (since Linux 5.6).
 _MACHINES: Final = frozenset({"x86_64", "aarch64", "riscv64", "ppc64le", "s390x", "armv7l", "i686"})
 _PIDFD_GETFD: Final = 438
 _LINGER: Final = struct.Struct("ii")
 
 
 def listening_among(
-    pid: int, held: Mapping[int, tuple[int, str]]
+    pid: int, sockets: Mapping[int, tuple[int, str]]
 ) -> tuple[frozenset[Listener], frozenset[int]]:
-    """Return those of a process's sockets of TCP and UDP that listen, and which were not asked.
+    """Return where a process's TCP and UDP sockets listen, and which sockets were not asked.
 
-    While a socket is asked its owner can close it without an end: an epoll(7) of the owner's may
-    tell of it once more.
+    A socket that its owner closes meanwhile stays open until it was asked: an epoll(7) of the
+    owner's may report it once more.
 
     Args:
         pid: the process.
-        held: by the socket's inode, the number of a descriptor and its kind: tcp, tcp6, udp, udp6.
+        sockets: by the socket's inode, a descriptor's number and the kind: tcp, tcp6, udp, udp6.
 
     Returns:
-        What listens, and the inodes of those that cannot be taken over or have moved.
+        Where they listen, and the inodes of those that could not be duplicated or have moved.
     """
-    # A default timeout would make what is taken over non-blocking, for its owner too.
+    # With a default timeout Python would set the socket to non-blocking, for its owner too.
     call = _system_call() if socket.getdefaulttimeout() is None else None
     if sys.platform != "linux" or call is None:
-        return frozenset(), frozenset(held)
-    found, unasked = set[Listener](), set(held)
+        return frozenset(), frozenset(sockets)
+    found, unasked = set[Listener](), set(sockets)
     try:
         process = os.pidfd_open(pid)
     except OSError:
-        return frozenset(), frozenset(held)
+        return frozenset(), frozenset(sockets)
     try:
-        for inode, (number, kind) in held.items():
-            # Ours from now on, and no program that is executed inherits it.
+        for inode, (number, kind) in sockets.items():
+            # The duplicate closes on exec: no program that we start inherits it.
             descriptor = call(_PIDFD_GETFD, process, number, 0)
             if descriptor < 0:
                 continue
@@ -73,7 +73,7 @@ def listening_among(
 
 
 def _ask(descriptor: int, kind: str) -> Listener | None:
-    """Return where a socket listens, if it does; the descriptor is closed."""
+    """Return where a socket listens, or None; closes the descriptor."""
     family = socket.AF_INET6 if kind.endswith("6") else socket.AF_INET
     streams = kind.startswith("tcp")
     taken = socket.socket(
@@ -84,7 +84,7 @@ def _ask(descriptor: int, kind: str) -> Listener | None:
         if streams:
             talks = not taken.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
         else:
-            talks = _has_peer(taken)  # one without a peer hears anyone
+            talks = _has_peer(taken)  # a socket without a peer hears anyone
         if talks:
             return None
         host, port = taken.getsockname()[:2]
@@ -104,7 +104,7 @@ def _has_peer(taken: socket.socket) -> bool:
 
 
 def _close(taken: socket.socket, *, may_wait: bool) -> None:
-    """Close it; where that may wait, because its owner chose to linger, elsewhere."""
+    """Close it; in a thread where that may block because its owner chose to linger."""
     if may_wait:
         option = taken.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER.size)
         if _LINGER.unpack(option)[0]:
@@ -115,7 +115,7 @@ def _close(taken: socket.socket, *, may_wait: bool) -> None:
 
 @functools.cache
 def _system_call() -> Callable[[int, int, int, int], int] | None:
-    """Return what makes a system call; None where they may be numbered otherwise."""
+    """Return a function that makes a system call; None where numbers may differ."""
     if platform.machine() not in _MACHINES:
         return None
     call = ctypes.CDLL(None).syscall

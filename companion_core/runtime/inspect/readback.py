@@ -1,8 +1,8 @@
 """Read back what really runs: each process's environment and listening sockets (I-06, I-07).
 
-Read-only look-ups. On Linux through `/proc`: the sockets in every table of descriptors of a
-process, in its network namespace; elsewhere through psutil. What exists and cannot be read is
-None, which every rule takes as no.
+Read-only look-ups: on Linux in `/proc`, where each table of descriptors of a process is read;
+elsewhere through psutil. For what exists and cannot be read they return None, which every rule
+takes as a no.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from companion_core.decisions.runtime_readback import Listener
 from companion_core.runtime.inspect.descriptor_tables import table_holders
 from companion_core.runtime.inspect.held_sockets import listening_among
 from companion_core.runtime.inspect.socket_tables import listening_sockets
-from companion_core.runtime.process.tree import (
+from companion_core.runtime.process.proc_files import (
     environment_is_set,
     has_memory,
     read_entry,
@@ -26,9 +26,10 @@ from companion_core.runtime.process.tree import (
     thread_has_memory,
 )
 
-__all__ = ["HeldListener", "environment_names", "find_listener", "listeners", "still_listens"]
+__all__ = ["ListeningSocket", "environment_names", "find_listener", "listeners", "still_listens"]
 
-# As the kernel names them: those that nobody reaches from outside, and where others are listed.
+# The kernel's names of protocols: those that nothing outside can reach, and for the others the
+# table in /proc/net that lists them.
 _LOCAL_PROTOCOLS: Final = frozenset({b"UNIX", b"UNIX-STREAM", b"NETLINK", b"ALG"})
 _TABLES: Final = {
     b"TCP": "tcp",
@@ -42,21 +43,23 @@ _EXEC_SECONDS: Final = 0.5
 _PAUSE_SECONDS: Final = 0.001
 
 
-def environment_names(pid: int, *, wait: bool = True) -> frozenset[str] | None:
+def environment_names(
+    pid: int, *, wait: bool = True, longest: float = _EXEC_SECONDS
+) -> frozenset[str] | None:
     """Return the names in a process's environment; None when they cannot be read.
 
     A process that is just being executed has none for a moment, and one that is ending lets
-    nobody look while it gives its memory back: both are waited for, half a second at most.
+    nobody look while it gives its memory back. Both are waited for, `longest` seconds at most.
 
     Raises:
         BlockingIOError: it would have to be waited for, and `wait` is false.
-        ProcessLookupError: there is no such process any more.
-        ProcessUnreadable: the system does not say whether it has an environment yet, or there is
-            nothing left to look with.
+        ProcessLookupError: the process is gone.
+        ProcessUnreadable: the system does not say whether it has an environment yet, or no
+            descriptor or memory is left to look with.
     """
     if sys.platform != "linux":
         return _environment_names_elsewhere(pid)
-    deadline = time.monotonic() + _EXEC_SECONDS
+    deadline = time.monotonic() + longest
     while True:
         try:
             block = _environment(pid)
@@ -65,7 +68,7 @@ def environment_names(pid: int, *, wait: bool = True) -> frozenset[str] | None:
         except ProcessLookupError:
             raise
         except PermissionError:
-            block = None  # another person's, or it is ending
+            block = None  # it is another person's, or it is ending
         except OSError as error:
             require_means(error)
             return None
@@ -86,7 +89,7 @@ def _environment(pid: int) -> bytes | None:
     path = f"/proc/{pid}/environ"
     block = read_entry(path)
     if not block and environment_is_set(pid):
-        return read_entry(path)  # it was set behind the first look, or it is empty
+        return read_entry(path)  # it was set after the first look, or it is empty
     return block or None
 
 
@@ -94,7 +97,7 @@ def listeners(pids: Iterable[int]) -> frozenset[Listener] | None:
     """Return what the processes listen on; None when one of them cannot be read.
 
     Raises:
-        ProcessUnreadable: there is nothing left to look with.
+        ProcessUnreadable: no descriptor or memory is left to look with.
     """
     if sys.platform != "linux":
         return _listeners_elsewhere(pids)
@@ -102,9 +105,9 @@ def listeners(pids: Iterable[int]) -> frozenset[Listener] | None:
     for pid in pids:
         try:
             for holder in table_holders(pid):
-                if (held := _listeners_of(holder)) is None:
+                if (seen := _listeners_of(holder)) is None:
                     return None
-                found |= held
+                found |= seen
         except (FileNotFoundError, ProcessLookupError):
             continue
         except OSError as error:
@@ -114,13 +117,13 @@ def listeners(pids: Iterable[int]) -> frozenset[Listener] | None:
 
 
 @dataclass(frozen=True, slots=True)
-class HeldListener:
-    """A socket that listens, and who has it.
+class ListeningSocket:
+    """A socket that listens, and the process that has it open.
 
     Attributes:
         holder: a process, or a thread with descriptors of its own.
-        number: of its descriptor; with `inode` and `kind` 0, 0 and "" where there is no `/proc`.
-        inode: of the socket; no other has it while this one is there.
+        number: of its descriptor; without `/proc`, this and `inode` are 0 and `kind` is empty.
+        inode: of the socket; no other socket has it while this one exists.
         kind: tcp or tcp6.
     """
 
@@ -130,19 +133,19 @@ class HeldListener:
     kind: str
 
 
-def find_listener(pids: Iterable[int], own: Listener) -> HeldListener | None:
-    """Return a socket by which one of the processes listens as `own` says; None without one.
+def find_listener(pids: Iterable[int], own: Listener) -> ListeningSocket | None:
+    """Return a socket with which one of the processes listens as `own` says, or None.
 
     Raises:
-        ProcessUnreadable: there is nothing left to look with.
+        ProcessUnreadable: no descriptor or memory is left to look with.
     """
     for pid in pids:
         try:
             holders = table_holders(pid) if sys.platform == "linux" else [pid]
             for holder in holders:
-                for held in _held_streams(holder):
-                    if still_listens(held, own):
-                        return held
+                for found in _stream_sockets(holder):
+                    if still_listens(found, own):
+                        return found
         except (FileNotFoundError, ProcessLookupError):
             continue
         except OSError as error:
@@ -150,47 +153,47 @@ def find_listener(pids: Iterable[int], own: Listener) -> HeldListener | None:
     return None
 
 
-def still_listens(held: HeldListener, own: Listener) -> bool:
-    """Tell whether the holder still has that very socket, and it listens as `own` says.
+def still_listens(known: ListeningSocket, own: Listener) -> bool:
+    """Tell whether the holder still has that very socket open, and it listens as `own` says.
 
-    Takes some twenty microseconds where the socket can be asked itself.
+    It takes some twenty microseconds where the socket itself can be asked.
     """
     if sys.platform != "linux":
-        return own in (_listeners_elsewhere((held.holder,)) or ())
-    found, unasked = listening_among(held.holder, {held.inode: (held.number, held.kind)})
+        return own in (_listeners_elsewhere((known.holder,)) or ())
+    found, unasked = listening_among(known.holder, {known.inode: (known.number, known.kind)})
     if not unasked:
         return own in found
     try:
-        if os.readlink(f"/proc/{held.holder}/fd/{held.number}") != f"socket:[{held.inode}]":  # noqa: PTH115 - in half the time
+        if os.readlink(f"/proc/{known.holder}/fd/{known.number}") != f"socket:[{known.inode}]":  # noqa: PTH115 - a Path takes twice the time
             return False
-        return own in listening_sockets(held.holder, (held.kind,), unasked)
+        return own in listening_sockets(known.holder, (known.kind,), unasked)
     except OSError:
         return False
 
 
-def _held_streams(holder: int) -> list[HeldListener]:
-    """Return what may listen for streams."""
+def _stream_sockets(holder: int) -> list[ListeningSocket]:
+    """Return the sockets that may listen for streams."""
     if sys.platform != "linux":
-        return [HeldListener(holder, 0, 0, "")]
+        return [ListeningSocket(holder, 0, 0, "")]
     return [
-        HeldListener(holder, number, inode, kind)
+        ListeningSocket(holder, number, inode, kind)
         for inode, (number, kind) in (_network_sockets(holder) or {}).items()
         if kind.startswith("tcp")
     ]
 
 
 def _listeners_of(holder: int) -> frozenset[Listener] | None:
-    """Return what the table of one thread holds (the first has its process's number), or None."""
+    """Return what the sockets in one thread's table listen on; None if they cannot be read."""
     try:
-        held = _network_sockets(holder)
-        if not held:
-            return None if held is None else frozenset()
-        found, unasked = listening_among(holder, held)
-        # Whoever has those now, a table lists the ones that listen.
-        tables = {held[inode][1] for inode in unasked}
+        sockets = _network_sockets(holder)
+        if not sockets:
+            return None if sockets is None else frozenset()
+        found, unasked = listening_among(holder, sockets)
+        # The tables list the remaining ones that listen, whichever process has them now.
+        tables = {sockets[inode][1] for inode in unasked}
         return found.union(listening_sockets(holder, tables, unasked) if unasked else ())
     except (FileNotFoundError, ProcessLookupError):
-        return frozenset()  # it ended meanwhile, and its sockets with it
+        return frozenset()  # it has ended meanwhile, and its sockets are closed
     except PermissionError:
         return None if thread_has_memory(holder) else frozenset()
     except OSError as error:
@@ -199,32 +202,32 @@ def _listeners_of(holder: int) -> frozenset[Listener] | None:
 
 
 def _network_sockets(holder: int) -> dict[int, tuple[int, str]] | None:
-    """Return what may listen to the network: by inode, a descriptor and the table that lists it.
+    """Return the sockets that may listen to the network, by inode: descriptor and table.
 
-    None for a socket of an unknown kind.
+    None where there is a socket of an unknown kind.
     """
     if sys.platform != "linux":
         return None
     folder = f"/proc/{holder}/fd"
-    held: dict[int, tuple[int, str]] = {}
-    for name in os.listdir(folder):  # noqa: PTH208 - names are all it takes
+    sockets: dict[int, tuple[int, str]] = {}
+    for name in os.listdir(folder):  # noqa: PTH208 - only the names are needed
         path = f"{folder}/{name}"
         try:
-            target = os.readlink(path)  # noqa: PTH115 - as above
+            target = os.readlink(path)  # noqa: PTH115 - a Path takes twice the time
             if not target.startswith("socket:["):
                 continue
             protocol = os.getxattr(path, "system.sockprotoname").rstrip(b"\0")
         except FileNotFoundError:
-            continue  # closed meanwhile
+            continue  # it was closed meanwhile
         if protocol in _TABLES:
-            held[int(target[8:-1])] = int(name), _TABLES[protocol]
+            sockets[int(target[8:-1])] = int(name), _TABLES[protocol]
         elif protocol not in _LOCAL_PROTOCOLS:
             return None
-    return held
+    return sockets
 
 
 def _environment_names_elsewhere(pid: int) -> frozenset[str] | None:
-    import psutil  # noqa: PLC0415 - as above
+    import psutil  # noqa: PLC0415 - needed only on systems without /proc
 
     try:
         names = frozenset(psutil.Process(pid).environ())
@@ -235,15 +238,15 @@ def _environment_names_elsewhere(pid: int) -> frozenset[str] | None:
     except OSError as error:
         require_means(error)
         return None
-    if not names:  # it is ending, or another program takes its place just now
+    if not names:  # it is ending, or is just executing another program
         raise ProcessLookupError
     return names
 
 
 def _listeners_elsewhere(pids: Iterable[int]) -> frozenset[Listener] | None:
-    import socket  # noqa: PLC0415 - as above
+    import socket  # noqa: PLC0415 - needed only on systems without /proc
 
-    import psutil  # noqa: PLC0415 - as above
+    import psutil  # noqa: PLC0415 - needed only on systems without /proc
 
     found: set[Listener] = set()
     for pid in pids:

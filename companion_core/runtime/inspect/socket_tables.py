@@ -1,8 +1,8 @@
-"""What listens in a network namespace of Linux, and which socket it is (I-07).
+"""What listens in a network namespace of Linux, and which socket that is (I-07).
 
-The kernel's tables walk every connection of the machine, which takes milliseconds: they are for
-sockets that cannot be asked themselves. A socket stays in the namespace that it was made in,
-wherever its process goes: ours is always looked at.
+The kernel walks every connection of the machine to print its tables, which takes milliseconds: they
+are read only for sockets that cannot be asked themselves. A socket stays in the namespace in which
+it was made, wherever its process goes: so ours is always read too.
 """
 
 from __future__ import annotations
@@ -15,38 +15,38 @@ from pathlib import Path
 from typing import Final
 
 from companion_core.decisions.runtime_readback import Listener
-from companion_core.runtime.process.tree import read_entry
+from companion_core.runtime.process.proc_files import read_entry
 
 __all__ = ["listening_sockets", "plain_address"]
 
 _LISTEN: Final = 0x0A
-_UNCONNECTED: Final = 0x07  # of UDP: anyone may send to it
+_UNCONNECTED: Final = 0x07  # a UDP socket without a peer: anyone may send to it
 _STATES: Final = {"tcp": _LISTEN, "tcp6": _LISTEN, "udp": _UNCONNECTED, "udp6": _UNCONNECTED}
 
 
 def listening_sockets(
     pid: int, tables: Iterable[str], inodes: Container[int]
 ) -> Iterator[Listener]:
-    """Yield those of some sockets that listen, in the network namespace of a process or ours.
+    """Yield which of the given sockets listen, in the namespace of a process or in ours.
 
     Args:
         pid: the process, or one of its threads.
-        tables: which to look into, of tcp, tcp6, udp and udp6.
+        tables: those to read: tcp, tcp6, udp, udp6.
         inodes: of the sockets.
 
     Raises:
-        FileNotFoundError, ProcessLookupError: there is no such process any more.
+        FileNotFoundError, ProcessLookupError: the process is gone.
         OSError: it cannot be read.
     """
     tables = tuple(tables)
-    theirs, ours = os.stat(f"/proc/{pid}/ns/net").st_ino, os.stat("/proc/self/ns/net").st_ino  # noqa: PTH116 - in half the time
+    theirs, ours = os.stat(f"/proc/{pid}/ns/net").st_ino, os.stat("/proc/self/ns/net").st_ino  # noqa: PTH116 - a Path takes twice the time
     for network in ("self",) if theirs == ours else ("self", str(pid)):
         for name in tables:
             yield from _read_table(network, name, inodes)
 
 
 def plain_address(address: str | bytes) -> str:
-    """Return an address as text, one of IPv4 in the space of IPv6 as itself."""
+    """Return an address as text; an IPv4 address mapped into IPv6 is returned as IPv4."""
     if isinstance(address, str) and ":" not in address:
         return address
     parsed = ipaddress.ip_address(address)

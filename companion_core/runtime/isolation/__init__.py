@@ -1,4 +1,4 @@
-"""Confinement of runtimes: what they may reach, and the ways to hold them to it."""
+"""Confinement of a runtime: what it may reach, and the tiers that enforce it."""
 
 from companion_core.runtime.isolation.confinement import (
     Confined,
@@ -15,9 +15,9 @@ from companion_core.runtime.isolation.policy import (
 from companion_core.runtime.isolation.probing import (
     CeilingState,
     TierState,
-    hold_ceilings,
     probe_ceilings,
     probe_isolation,
+    set_ceilings,
 )
 
 __all__ = [
@@ -29,10 +29,10 @@ __all__ = [
     "TierState",
     "broker_command",
     "confine",
-    "hold_ceilings",
     "open_broker",
     "probe_ceilings",
     "probe_isolation",
     "sandbox_policy",
+    "set_ceilings",
     "with_fresh_bytecode",
 ]

@@ -20,13 +20,13 @@ __all__ = ["find_bubblewrap", "wrap"]
 _PLACES: Final = ("/usr/bin/bwrap", "/usr/local/bin/bwrap", "/run/current-system/sw/bin/bwrap")
 _FIXED: Final = (
     *("--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL"),
-    *("--tmpfs", "/tmp", "--dev", "/dev", "--proc", "/proc"),  # noqa: S108 - a new, empty one
+    *("--tmpfs", "/tmp", "--dev", "/dev", "--proc", "/proc"),  # noqa: S108 - a new, empty file system
 )
 
 
-def find_bubblewrap() -> str | None:
-    """Return the program that nobody else can replace; PATH is not asked."""
-    for place in _PLACES:
+def find_bubblewrap(places: Sequence[str] = _PLACES) -> str | None:
+    """Return an installed bubblewrap that no other user can replace; PATH is not searched."""
+    for place in places:
         if Path(place).is_file():
             try:
                 check_unreplaceable(Path(place))
@@ -37,18 +37,18 @@ def find_bubblewrap() -> str | None:
 
 
 def wrap(
-    program: str, argv: Sequence[str], reach: SandboxPolicy, *, folder: str
+    program: str, argv: Sequence[str], policy: SandboxPolicy, *, folder: str
 ) -> tuple[str, ...]:
-    """Return the command that runs `argv` in `folder` and lets it reach nothing else.
+    """Return the command that runs `argv` in `folder` and lets it reach what `policy` names.
 
     Binds are made from the shortest path to the longest, so that a folder never covers what
-    was bound below it. The program closes the descriptors of the model's files once they are
-    mounted, and ends when what it mounted is another file.
+    was bound below it. Bubblewrap closes the descriptors of the model's files once they are
+    mounted, and refuses to start when it has mounted another file.
     """
-    binds = [(path, "--ro-bind", path) for path in reach.read]
-    binds += [(path, "--dev-bind", path) for path in reach.devices]
-    binds += [(path, "--bind", path) for path in reach.write]
-    binds += [(path, "--ro-bind-fd", str(descriptor)) for path, descriptor in reach.models]
+    binds = [(path, "--ro-bind", path) for path in policy.read]
+    binds += [(path, "--dev-bind", path) for path in policy.devices]
+    binds += [(path, "--bind", path) for path in policy.write]
+    binds += [(path, "--ro-bind-fd", str(descriptor)) for path, descriptor in policy.models]
     mounts = [
         part
         for path, kind, source in sorted(binds, key=lambda bind: len(bind[0]))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import socket
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from companion_core.decisions.isolation import Tier
 from companion_core.egress.backend_channel import BrokeredChannel
@@ -19,27 +19,24 @@ from companion_core.runtime.isolation.policy import (
     SandboxPolicy,
     interpreter_paths,
 )
+from companion_core.runtime.process.keeper_protocol import LockPolicy
 
 __all__ = ["Confined", "broker_command", "confine", "open_broker", "with_fresh_bytecode"]
-
 
 _BROKER: Final = Path(__file__).parents[1] / "standalone" / "broker.py"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Confined:
-    """What the keeper starts.
+    """A command, confined; the attributes are those of `StartCommand`.
 
     Attributes:
-        argv: the whole command.
         env: the planned environment and what the tier itself adds to it.
-        policy: what the keeper's child locks itself in with, before the command; None: nothing.
-        programs: how many programs follow one another down to the runtime; 0: it is the command.
     """
 
     argv: tuple[str, ...]
-    env: Mapping[str, str]
-    policy: Mapping[str, Any] | None = None
+    env: Mapping[str, str] = field(repr=False)
+    policy: LockPolicy | None = None
     programs: int = 0
 
 
@@ -47,7 +44,7 @@ def confine(
     tier: Tier,
     argv: Sequence[str],
     env: Mapping[str, str],
-    reach: SandboxPolicy,
+    policy: SandboxPolicy,
     *,
     folder: Path,
     helpers: int = 0,
@@ -56,33 +53,33 @@ def confine(
 
     Args:
         tier: as `choose_tier` chose it.
-        argv: the planned command, perhaps behind a helper.
+        argv: the planned command, or the broker that starts it.
         env: the planned environment.
-        reach: what it may reach.
+        policy: what it may reach.
         folder: the working folder.
-        helpers: programs in `argv` before the runtime's own.
+        helpers: how many programs in `argv` come before the runtime's own.
 
     Raises:
-        EnvironmentUnavailable: `isolation_unavailable` where what worked is gone.
+        EnvironmentUnavailable: `isolation_unavailable`, the tier's program is no longer there.
     """
     command = tuple(argv)
     if helpers:
-        reach = replace(reach, read=(*reach.read, *interpreter_paths(), str(_BROKER)))
+        policy = replace(policy, read=(*policy.read, *interpreter_paths(), str(_BROKER)))
     if tier is Tier.BUBBLEWRAP:
         bubblewrap = find_bubblewrap()
         if bubblewrap is None:
             raise EnvironmentUnavailable(Reason.ISOLATION_UNAVAILABLE)
-        wrapped = wrap(bubblewrap, command, reach, folder=str(folder))
-        # It sets PWD to where it starts the command.
+        wrapped = wrap(bubblewrap, command, policy, folder=str(folder))
+        # Bubblewrap sets PWD to the folder in which it starts the command.
         return Confined(argv=wrapped, env={**env, "PWD": str(folder)}, programs=helpers + 1)
     if tier is Tier.SANDBOX_EXEC:
-        return Confined(argv=sandbox_exec.wrap(command, reach), env=env, programs=helpers)
-    policy = reach.policy() if tier is Tier.LANDLOCK else None
-    return Confined(argv=command, env=env, policy=policy, programs=helpers)
+        return Confined(argv=sandbox_exec.wrap(command, policy), env=env, programs=helpers)
+    locks = policy.lock_policy() if tier is Tier.LANDLOCK else None
+    return Confined(argv=command, env=env, policy=locks, programs=helpers)
 
 
 def open_broker(listener: TcpChannel) -> tuple[BrokeredChannel, socket.socket]:
-    """Return the companion's way to a listener in another network, and the broker's end of it."""
+    """Return the channel to a listener in another network namespace, and the broker's end of it."""
     if sys.platform == "win32":
         raise EnvironmentUnavailable(Reason.ISOLATION_UNAVAILABLE)
     line, far_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -95,9 +92,9 @@ def broker_command(line: int, listener: TcpChannel, argv: Sequence[str]) -> tupl
 
 
 def with_fresh_bytecode(argv: Sequence[str], folder: Path) -> tuple[str, ...]:
-    """Return an embedded plan's command that compiles what it imports, and keeps none of it.
+    """Return an embedded plan's command that compiles what it imports, for this start alone.
 
-    The plugin's sources were hashed; a compiled file left beside them was not.
+    The plugin's sources were hashed; a compiled file that lies beside them was not.
     """
     interpreter, isolated, *rest = argv
     cache = f"pycache_prefix={folder / 'bytecode'}"

@@ -1,12 +1,12 @@
 """Hard ceilings on Linux: a control group of the runtime's own, in a delegated one (I-12).
 
 A group is delegated where a service manager handed it over (systemd: `Delegate=yes`): its
-folder is then the person's, and the companion is alone in it. A group that limits what is
-below it holds no process itself (cgroups(7), "no internal processes"), so the companion moves
-into one leaf and the runtime is started in another. A step that fails undoes those before.
+folder is then the person's, and the companion is alone in it. A group that limits its leaves may
+have no process of its own (cgroups(7), "no internal processes"), so the companion moves into one
+leaf and the runtime is started in another. A step that fails undoes the earlier ones.
 
-A companion that was killed leaves its leaves behind. An empty one is removed; beside one that
-somebody lives in another name is taken, for here nothing proves that it is ours to end.
+A companion that was killed leaves its two leaves. An empty leaf is removed. A leaf with
+processes in it stays, and another name is taken: nothing here proves that they are ours to end.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ __all__ = ["ControlGroup", "NoControlGroup", "find_delegated_group"]
 
 _PROCESS: Final = Path("/proc/self")
 _NEEDED: Final = ("memory", "cpu")
-_WELCOME: Final = ("pids",)
+_OPTIONAL: Final = ("pids",)
 _PERIOD_MICROSECONDS: Final = 100_000
-_MOST_PROCESSES: Final = 4096  # threads too; far above what a runtime has
-# No file: a kernel without swap; a controller that was not delegated.
-_WHERE_THERE_IS: Final = (("memory.swap.max", "0"), ("pids.max", str(_MOST_PROCESSES)))
+_MOST_PROCESSES: Final = 4096  # threads count too; far above what a runtime has
+# Files that may be missing: the kernel has no swap, or the controller was not delegated.
+_OPTIONAL_SETTINGS: Final = (("memory.swap.max", "0"), ("pids.max", str(_MOST_PROCESSES)))
 _WHOLE_MACHINE: Final = 100.0
 
 
 class NoControlGroup(Exception):
-    """Ceilings cannot be had from the kernel here; the text says why, for a person."""
+    """The kernel offers no ceilings here; the text says why, for a person."""
 
 
 class ControlGroup:
     """The group of one runtime, made by `make`.
 
     Attributes:
-        path: its folder; what a process writes "0" to, in `cgroup.procs` there, to enter it.
+        path: its folder; a process enters it by writing "0" to `cgroup.procs` there.
     """
 
     def __init__(self, delegated: Path) -> None:
@@ -57,10 +57,10 @@ class ControlGroup:
         Args:
             limits: memory for the group as a whole, in bytes, without any swap; processor
                 time in per cent of the machine. Graphics memory is not the kernel's to limit.
-            process: where the calling process is described, as proc(5) has it.
+            process: the folder in /proc of the calling process.
 
         Raises:
-            NoControlGroup: everything is as it was.
+            NoControlGroup: nothing has changed.
         """
         group = cls(find_delegated_group(process))
         try:
@@ -71,17 +71,17 @@ class ControlGroup:
             raise NoControlGroup(f"the control group could not be set up ({code})") from error
         return group
 
-    def holds(self, pid: int) -> bool:
-        """Tell whether the process is really in the group."""
+    def contains(self, pid: int) -> bool:
+        """Tell whether the kernel lists the process in the group."""
         try:
             return str(pid) in _read(self.path / "cgroup.procs").split()
         except OSError:
             return False
 
     def close(self) -> None:
-        """End what is still in the group, remove both leaves, and move this process back.
+        """End every process of the group, remove both leaves, and move this process back.
 
-        Once only: a later group stands in the same place.
+        Only the first call does so: a later group may have the same folders.
         """
         if self._closed:
             return
@@ -89,7 +89,7 @@ class ControlGroup:
         with contextlib.suppress(OSError):
             _write(self.path / "cgroup.kill", "1")
         self._remove_leaf(self.path)
-        for controller in (*_NEEDED, *_WELCOME):
+        for controller in (*_NEEDED, *_OPTIONAL):
             with contextlib.suppress(OSError):
                 _write(self._delegated / "cgroup.subtree_control", f"-{controller}")
         with contextlib.suppress(OSError):
@@ -101,13 +101,13 @@ class ControlGroup:
         _write(self._own / "cgroup.procs", "0")
         control = self._delegated / "cgroup.subtree_control"
         _write(control, " ".join(f"+{controller}" for controller in _NEEDED))
-        for controller in _WELCOME:
+        for controller in _OPTIONAL:
             with contextlib.suppress(OSError):
                 _write(control, f"+{controller}")
         _make(self.path)
         for name, value in _settings(limits):
             _write(self.path / name, value)
-        for name, value in _WHERE_THERE_IS:
+        for name, value in _OPTIONAL_SETTINGS:
             with contextlib.suppress(FileNotFoundError):
                 _write(self.path / name, value)
 
@@ -118,14 +118,14 @@ class ControlGroup:
 
 
 def find_delegated_group(process: Path = _PROCESS) -> Path:
-    """Return the folder of the group that this process is alone in and may divide.
+    """Return the folder of the group in which this process is alone and which it may divide.
 
     Raises:
-        NoControlGroup: it is in none.
+        NoControlGroup: there is no such group.
     """
     group = _own_group(process)
     try:
-        kind = _read(group / "cgroup.type").strip()  # the system's own first group has none
+        kind = _read(group / "cgroup.type").strip()  # the root group has no such file
         controllers = set(_read(group / "cgroup.controllers").split())
         inside = _read(group / "cgroup.procs").split()
     except OSError as error:
@@ -142,7 +142,7 @@ def find_delegated_group(process: Path = _PROCESS) -> Path:
 
 
 def _own_group(process: Path) -> Path:
-    """Return the folder of this process's group in the one hierarchy of version 2."""
+    """Return the folder of this process's group in the hierarchy of version 2."""
     try:
         groups = _read(process / "cgroup").splitlines()
         mounts = [*_unified_mounts(_read(process / "mountinfo"))]
@@ -155,7 +155,7 @@ def _own_group(process: Path) -> Path:
 
 
 def _unified_mounts(table: str) -> Iterator[Path]:
-    """Yield where the whole hierarchy is mounted (proc(5), mountinfo)."""
+    """Yield the mount points of the whole hierarchy (proc(5), mountinfo)."""
     for line in table.splitlines():
         before, _, after = line.partition(" - ")
         fields = before.split()
@@ -164,13 +164,13 @@ def _unified_mounts(table: str) -> Iterator[Path]:
 
 
 def _free_leaf(delegated: Path, name: str) -> Path:
-    """Return a leaf that is not there, by the first such name; removes what is left and empty."""
+    """Return the first name of a leaf that is free; removes empty leaves of that name."""
     names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
-    return next(leaf for leaf in map(delegated.joinpath, names) if not _is_lived_in(leaf))
+    return next(leaf for leaf in map(delegated.joinpath, names) if not _has_processes(leaf))
 
 
-def _is_lived_in(leaf: Path) -> bool:
-    """Tell whether there is a leaf that could not be removed for those in it."""
+def _has_processes(leaf: Path) -> bool:
+    """Tell whether a leaf could not be removed because processes are in it."""
     try:
         _remove(leaf)
     except OSError as error:
@@ -181,14 +181,14 @@ def _is_lived_in(leaf: Path) -> bool:
 def _settings(limits: ResourceLimits) -> Iterator[tuple[str, str]]:
     """Yield the files of the group and what they say (cgroup-v2, "Controllers")."""
     yield "memory.max", str(limits.max_ram_bytes)
-    yield "memory.oom.group", "1"  # all of it or nothing: no half of a runtime goes on
+    yield "memory.oom.group", "1"  # the kernel kills the whole runtime, never a part of it
     if limits.max_cpu_percent < _WHOLE_MACHINE:
         cores = limits.max_cpu_percent / _WHOLE_MACHINE * (os.cpu_count() or 1)
-        quota = max(1000, int(cores * _PERIOD_MICROSECONDS))  # the kernel takes no less
+        quota = max(1000, int(cores * _PERIOD_MICROSECONDS))  # the kernel refuses less
         yield "cpu.max", f"{quota} {_PERIOD_MICROSECONDS}"
 
 
-# What touches the kernel's files; a write goes out whole and never makes a file.
+# Access to the kernel's files: a write is one system call, and never creates a file.
 
 
 def _read(file: Path) -> str:

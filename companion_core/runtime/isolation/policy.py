@@ -7,10 +7,11 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from companion_core.providers import SpawnPlan, TcpChannel, UnixChannel
 from companion_core.runtime.process.binary import ProvedBinary
+from companion_core.runtime.process.keeper_protocol import LockPolicy
 
 __all__ = ["SandboxPolicy", "interpreter_paths", "sandbox_policy"]
 
@@ -29,21 +30,22 @@ _SYSTEM: Final = (
 )
 _GPU: Final = ("/sys", "/etc/OpenCL", "/etc/vulkan", "/opt/rocm")
 _GPU_DEVICES: Final = ("nvidia*", "dri", "kfd")
-# Where there is no private /proc: the child's own entry, and numbers of the machine.
+# For a tier without a /proc of its own: the child's entry, and numbers of the machine.
 _OWN_PROC: Final = ("/proc/self", "/proc/cpuinfo", "/proc/meminfo", "/proc/stat")
 _PLAIN_DEVICES: Final = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SandboxPolicy:
-    """Absolute paths, and where the runtime listens.
+    """What one runtime may reach: absolute paths, and where it listens.
 
     Attributes:
-        read: files and folders that it reads and executes.
-        write: folders that are its own.
+        read: files and folders that it may read and execute.
+        write: folders that it may change.
         devices: accelerators.
-        models: where it opens each of the model's files, and the descriptor that leads there.
-        port: of the loopback listener; None for a Unix socket.
+        models: the path under which it opens each of the model's files, and the descriptor that
+            leads there.
+        port: of its loopback listener; None for a Unix socket.
     """
 
     read: tuple[str, ...]
@@ -54,19 +56,19 @@ class SandboxPolicy:
 
     @classmethod
     def of_program(cls, program: str) -> SandboxPolicy:
-        """Return the reach of a program that needs itself and libraries alone."""
+        """Return the policy of a program that needs nothing but itself and the libraries."""
         read = _existing((*_SYSTEM, *_beside(program)))
         return cls(read=read, write=(), devices=(), models=(), port=None)
 
-    def policy(self) -> dict[str, Any]:
-        """Return what `locks.lock` takes, as JSON does."""
-        models = [path for path, _ in self.models]
-        return {
-            "read": [*self.read, *models, *_OWN_PROC],
-            "write": list(self.write),
-            "devices": [*_PLAIN_DEVICES, *self.devices],
-            "port": self.port,
-        }
+    def lock_policy(self) -> LockPolicy:
+        """Return what a process locks itself in with (`standalone/locks.py`)."""
+        models = (path for path, _ in self.models)
+        return LockPolicy(
+            read=(*self.read, *models, *_OWN_PROC),
+            write=self.write,
+            devices=(*_PLAIN_DEVICES, *self.devices),
+            port=self.port,
+        )
 
 
 def sandbox_policy(
@@ -79,10 +81,10 @@ def sandbox_policy(
 ) -> SandboxPolicy:
     """Return what a checked plan needs.
 
-    A model that lies in one of the folders in `write` is named in `read` too: where each is a
-    mount of its own, the runtime cannot change it. A stand-alone program gets its own file and
-    the libraries beside it; what else it loads is for its plugin to name in `read_paths`.
-    Nothing is read that does not exist.
+    A model inside one of the folders in `write` is named in `read` too: where each path is a
+    mount of its own, the runtime cannot change it then. A stand-alone program gets its own file
+    and the libraries beside it; its plugin names what else it loads in `read_paths`. Paths that
+    do not exist are left out.
     """
     program = interpreter_paths() if binary.embedded else _beside(binary.path)
     gpu = _GPU if plan.gpu else ()
@@ -112,7 +114,7 @@ def _beside(program: str) -> tuple[str, ...]:
 
 
 def _existing(paths: Iterable[str]) -> tuple[str, ...]:
-    """Return what there is of it, without what lies below another of the paths."""
+    """Return the paths that exist, without those that lie below another of them."""
     found = dict.fromkeys(path for path in paths if os.path.lexists(path))
     return tuple(path for path in found if not any(map(found.__contains__, _above(path))))
 

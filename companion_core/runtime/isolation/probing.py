@@ -1,4 +1,4 @@
-"""See which tiers work on this machine, by using each the way a runtime will be."""
+"""Find out which tiers work on this machine, by confining a program as a runtime will be."""
 
 from __future__ import annotations
 
@@ -15,10 +15,7 @@ from companion_core.egress.interface import (
     EgressRefused,
 )
 from companion_core.providers import ResourceLimits
-from companion_core.runtime.isolation import (
-    bubblewrap,
-    sandbox_exec,
-)
+from companion_core.runtime.isolation import bubblewrap, sandbox_exec
 from companion_core.runtime.isolation.control_group import (
     ControlGroup,
     NoControlGroup,
@@ -28,7 +25,7 @@ from companion_core.runtime.isolation.policy import SandboxPolicy
 from companion_core.runtime.process import job_object
 from companion_core.runtime.standalone import locks
 
-__all__ = ["CeilingState", "TierState", "hold_ceilings", "probe_ceilings", "probe_isolation"]
+__all__ = ["CeilingState", "TierState", "probe_ceilings", "probe_isolation", "set_ceilings"]
 
 _PROBE_SECONDS: Final = 5.0
 _ENVIRONMENT: Final = {"LANG": "C.UTF-8"}
@@ -45,10 +42,10 @@ class TierState:
 
 @dataclass(frozen=True, slots=True)
 class CeilingState:
-    """Whether the system itself holds the ceilings (I-12); `detail` is for a person.
+    """Whether the system itself enforces the ceilings (I-12); `detail` is for a person.
 
     Attributes:
-        hard: False: they are observed, and a runtime above them is ended.
+        hard: the system enforces them; else they are observed, and a runtime above them is ended.
     """
 
     hard: bool
@@ -71,13 +68,13 @@ def probe_ceilings(platform: str = sys.platform) -> CeilingState:
     return _IN_A_GROUP
 
 
-def hold_ceilings(
+def set_ceilings(
     limits: ResourceLimits, platform: str = sys.platform
 ) -> tuple[ControlGroup | None, CeilingState]:
-    """Make the group that holds a runtime below its ceilings, where there is to be one.
+    """Make the control group that keeps a runtime below its ceilings, where that is possible.
 
     Returns:
-        the group, for its owner to close, and what is to be said of the ceilings.
+        the group, which the caller closes, or None; and how the ceilings are enforced.
     """
     if platform != "linux":
         return None, probe_ceilings(platform)
@@ -103,22 +100,22 @@ def _probe_bubblewrap(egress: Egress) -> TierState:
     program = bubblewrap.find_bubblewrap()
     if program is None:
         return TierState(Tier.BUBBLEWRAP, works=False, detail="bubblewrap is not installed")
-    reach = SandboxPolicy.of_program(program)
+    policy = SandboxPolicy.of_program(program)
     descriptor = os.open(os.devnull, os.O_RDONLY)
-    try:  # a file that is mounted by its descriptor, as a model is
-        mounting = replace(reach, models=(("/probe", descriptor),))
+    try:  # mount a file by its descriptor, as a model is mounted
+        mounting = replace(policy, models=(("/probe", descriptor),))
         if _succeeds(egress, _version_of(program, mounting), pass_fds=(descriptor,)):
             return TierState(Tier.BUBBLEWRAP, works=True, detail="no network, an empty file system")
     finally:
         os.close(descriptor)
     detail = "this system allows no user namespaces"
-    if _succeeds(egress, _version_of(program, reach)):
+    if _succeeds(egress, _version_of(program, policy)):
         detail = "this bubblewrap knows no --ro-bind-fd; update it (version 0.10 is new enough)"
     return TierState(Tier.BUBBLEWRAP, works=False, detail=detail)
 
 
-def _version_of(program: str, reach: SandboxPolicy) -> tuple[str, ...]:
-    return bubblewrap.wrap(program, (program, "--version"), reach, folder="/")
+def _version_of(program: str, policy: SandboxPolicy) -> tuple[str, ...]:
+    return bubblewrap.wrap(program, (program, "--version"), policy, folder="/")
 
 
 def _probe_landlock(_egress: Egress) -> TierState:

@@ -1,7 +1,7 @@
 """The sandbox-exec tier of macOS: written from its documentation, not run on that system yet.
 
-The profile denies by default. It shares the host's network, so all of it is denied but the
-one listener. The program has been marked deprecated for years and is still what browsers use.
+The profile denies by default. The runtime shares the host's network, so everything but its one
+listener is denied. Apple has called the program deprecated for years; browsers still use it.
 """
 
 from __future__ import annotations
@@ -33,31 +33,32 @@ _METAL: Final = """(allow iokit-open)
 """
 
 
-def profile(reach: SandboxPolicy, *, metal: bool = True) -> str:
-    """Return the profile that allows exactly `reach`."""
+def profile(policy: SandboxPolicy, *, metal: bool = True) -> str:
+    """Return the profile that allows what `policy` names and nothing else."""
     lines = [_START, _METAL if metal else ""]
     lines += [
         f"(allow file-read* file-map-executable (subpath {_quoted(path)}))\n"
-        for path in _as_resolved(reach.read)
+        for path in _as_resolved(policy.read)
     ]
-    for path in _as_resolved(reach.write):
+    for path in _as_resolved(policy.write):
         lines.append(f"(allow file-read* file-write* (subpath {_quoted(path)}))\n")
-        if reach.port is None:
+        if policy.port is None:
             lines.append(f"(allow network-bind (subpath {_quoted(path)}))\n")
-    if reach.port is not None:
-        lines.append(f'(allow network-bind network-inbound (local tcp "localhost:{reach.port}"))\n')
+    if policy.port is not None:
+        listener = f'(local tcp "localhost:{policy.port}")'
+        lines.append(f"(allow network-bind network-inbound {listener})\n")
     else:
         lines.append("(allow network-inbound (local unix))\n")
     return "".join(lines)
 
 
-def wrap(argv: Sequence[str], reach: SandboxPolicy) -> tuple[str, ...]:
-    """Return the command that runs `argv` under the profile; it executes it in its place."""
-    return (PROGRAM, "-p", profile(reach), *argv)
+def wrap(argv: Sequence[str], policy: SandboxPolicy) -> tuple[str, ...]:
+    """Return the command that sets the profile and then executes `argv` in its own place."""
+    return (PROGRAM, "-p", profile(policy), *argv)
 
 
 def _as_resolved(paths: Sequence[str]) -> Iterator[str]:
-    """Yield each path as it is and as the kernel resolves it: /tmp and /var are links there."""
+    """Yield each path as given and as the kernel resolves it: /tmp and /var are links there."""
     yield from dict.fromkeys(name for path in paths for name in (path, os.path.realpath(path)))
 
 

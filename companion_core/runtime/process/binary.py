@@ -1,7 +1,7 @@
 """Prove a runtime program before it is executed (I-05).
 
-The program is executed under its configured name, so both that name and what it resolves
-to are proved: every component owned by the person or root, none replaceable by others.
+The program is executed under its configured name, so that name and the path to which it resolves
+are both proved: the person or root owns every component, and no other user can replace one.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ class ProvedBinary(Evidence):
 def prove_binary(binary: str, sha256: str | None = None) -> ProvedBinary:
     """Prove a configured program, or the running interpreter for `"embedded"`.
 
-    Blocking: it may hash the file. A sticky folder such as /tmp is accepted above the
-    program's folder, where it protects what stands in it, but never as that folder itself:
-    runtimes load libraries from beside themselves, and there anyone could add one.
+    Blocking: it may hash the file. A sticky folder such as /tmp is accepted above the program's
+    folder, since nobody can replace another user's entry there. It is refused as that folder
+    itself: runtimes load libraries from their own folder, and anyone could add one there.
 
     Args:
-        binary: an absolute path, or `"embedded"`. The interpreter that runs this very code
-            is not questioned: whoever could replace it has already won.
+        binary: an absolute path, or `"embedded"`. The interpreter that runs this very code is not
+            proved: an attacker who could replace it would have won already.
         sha256: lower-case hex as recorded at set-up; only `"embedded"` needs none.
 
     Raises:
@@ -57,7 +57,7 @@ def prove_binary(binary: str, sha256: str | None = None) -> ProvedBinary:
         Refused: `runtime_unsafe`, `runtime_changed`.
     """
     if binary == EMBEDDED:
-        if not os.path.isabs(sys.executable):  # noqa: PTH117 - empty where it is unknown
+        if not os.path.isabs(sys.executable):  # noqa: PTH117 - it is empty text where it is unknown
             raise EnvironmentUnavailable(Reason.RUNTIME_NOT_FOUND)
         return ProvedBinary(sys.executable, embedded=True)
     path = Path(binary)
@@ -74,7 +74,7 @@ def prove_binary(binary: str, sha256: str | None = None) -> ProvedBinary:
 
 
 def check_unreplaceable(path: Path) -> None:
-    """Require that nobody else can put another file under this name.
+    """Require that no other user can put another file in the place of this one.
 
     Raises:
         Refused: `runtime_unsafe`.

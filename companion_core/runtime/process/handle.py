@@ -1,29 +1,29 @@
-"""A started runtime as the rest sees it, whatever holds its tree (I-08)."""
+"""A started runtime as the rest of the core sees it, whichever system keeps its tree (I-08)."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Mapping
 from typing import Protocol
 
 from companion_core.egress.process_identity import ProcessIdentity
+from companion_core.runtime.process.keeper_protocol import StartCommand
 from companion_core.runtime.process.output import RuntimeOutput
 
 __all__ = ["RuntimeProcess", "describe_exit"]
 
-_FAULTS = 2**32  # NTSTATUS of Windows, which a negative code was taken from
+_FAULTS = 2**32  # added to a negative code, it gives the NTSTATUS of Windows again
 
 
 class RuntimeProcess(Protocol):
-    """A runtime, what holds its tree, and its output.
+    """A runtime, the keeper or job that its tree cannot leave, and its output.
 
     Attributes:
-        identity: what proves the runtime's process, once it has started.
-        exited: set at once when the runtime has ended, its tree perhaps not yet.
+        identity: proves the runtime's process; None until it has started.
+        exited: set as soon as the runtime has ended; its tree may live on for a moment.
         exit_code: of the runtime, negative for a signal or a fault; None while unknown.
-        for_memory: the system ended it at its ceiling (I-12).
-        output: what it writes.
+        for_memory: the system ended it at its ceiling of memory (I-12).
+        output: what it writes to stdout and stderr.
     """
 
     identity: ProcessIdentity | None
@@ -32,12 +32,8 @@ class RuntimeProcess(Protocol):
     for_memory: bool
     output: RuntimeOutput
 
-    async def started(self, start: Mapping[str, object], *, programs: int = 0) -> ProcessIdentity:
+    async def started(self, command: StartCommand) -> ProcessIdentity:
         """Carry the start out and return the runtime's identity once it is executed.
-
-        Args:
-            start: `argv`, `env`, `descriptors`, `policy` and `group`, as the keeper takes them.
-            programs: how many programs the command leads through to the runtime.
 
         Raises:
             EnvironmentUnavailable: `spawn_failed`, `runtime_exited`, `process_unreadable`.
@@ -45,19 +41,19 @@ class RuntimeProcess(Protocol):
         ...
 
     def tree(self) -> tuple[int, ...]:
-        """Return the runtime and all processes below it, without what holds them.
+        """Return the runtime and all processes below it, without its keeper.
 
         Raises:
-            ProcessUnreadable: one of them may be left out.
+            ProcessUnreadable: one of them may be missing from the list.
         """
         ...
 
     def identities(self) -> tuple[ProcessIdentity, ...]:
-        """Return what proves the runtime and what holds its tree."""
+        """Return what proves the runtime's process and its keeper's."""
         ...
 
     def end(self) -> None:
-        """Have the whole tree killed; returns at once, may be called again."""
+        """Have the whole tree killed. Returns at once; may be called again."""
         ...
 
     async def stop(self, *, terminate_after: float, kill_after: float) -> None:
@@ -65,11 +61,11 @@ class RuntimeProcess(Protocol):
 
         Args:
             terminate_after: seconds that the runtime has to end by itself.
-            kill_after: seconds that what holds the tree has to clear it, and the core after it.
+            kill_after: seconds that the keeper has to kill the tree, and then the core again.
 
         Raises:
-            EnvironmentUnavailable: `stale_runtime`, something of it is left or may be; it is
-                still being killed, and this may be called again.
+            EnvironmentUnavailable: `stale_runtime`, something of the tree is left or may be. It
+                is still being killed, and this may be called again.
         """
         ...
 

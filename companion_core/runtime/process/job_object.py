@@ -1,8 +1,8 @@
 """The job object of Windows: written from its documentation, not run on that system yet.
 
-A process in the job, and all that it starts, ends when the last handle to the job is closed,
-however the companion ends. The handle is never inherited, so no child keeps its own job open,
-and nothing allows a child to break away from it.
+A process in the job, with all that it starts, ends when the last handle to the job is closed,
+however the companion ends. The handle is never inherited, so no child keeps its own job open, and
+no limit allows a child to break away from it.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from companion_core.providers import ResourceLimits
 
 __all__ = ["JobObject", "job_objects_work", "load_libraries"]
 
-# JOBOBJECTINFOCLASS, as winnt.h has it.
+# Values of JOBOBJECTINFOCLASS (winnt.h).
 _PROCESS_LIST, _EXTENDED_LIMITS, _CPU_RATE = 3, 9, 15
 _KILL_ON_CLOSE, _DIE_ON_EXCEPTION, _JOB_MEMORY = 0x2000, 0x400, 0x200
 _RATE_ENABLED, _RATE_HARD_CAP = 0x1, 0x4
 _RATE_OF_ONE_PER_CENT: Final = 100  # of 10,000 cycles of all processors
 _WHOLE_MACHINE: Final = 100.0
-# PROCESS_TERMINATE, PROCESS_SET_QUOTA and PROCESS_SUSPEND_RESUME: what taking one needs.
+# PROCESS_TERMINATE, PROCESS_SET_QUOTA and PROCESS_SUSPEND_RESUME: the rights that `take` needs.
 _ACCESS: Final = 0x0001 | 0x0100 | 0x0800
 _MOST_PROCESSES: Final = 1024
 
@@ -67,7 +67,7 @@ class _ProcessList(ctypes.Structure):
 
 
 _HANDLE, _POINTER = wintypes.HANDLE, ctypes.c_void_p
-# Per library: what each call returns and takes.
+# By library: the result and the arguments of each call.
 _SIGNATURES: Final[Mapping[str, Mapping[str, tuple[Any, tuple[Any, ...]]]]] = {
     "kernel32": {
         "CreateJobObjectW": (_HANDLE, (_POINTER, wintypes.LPCWSTR)),
@@ -89,13 +89,13 @@ _SIGNATURES: Final[Mapping[str, Mapping[str, tuple[Any, tuple[Any, ...]]]]] = {
 
 
 def load_libraries(load: Any = None) -> dict[str, Any]:
-    """Return the system's libraries with every call that is used here declared.
+    """Return the system's libraries, with every call declared that is used here.
 
     Args:
-        load: takes a library's name; `ctypes.WinDLL` where there is one.
+        load: loads a library by its name; `ctypes.WinDLL` on Windows.
 
     Raises:
-        EnvironmentUnavailable: `isolation_unavailable`; not on Windows.
+        EnvironmentUnavailable: `isolation_unavailable`; this system has none.
     """
     load = getattr(ctypes, "WinDLL", None) if load is None else load
     if load is None:
@@ -110,7 +110,7 @@ def load_libraries(load: Any = None) -> dict[str, Any]:
 
 
 def job_objects_work() -> bool:
-    """Tell whether a job can be made and limited here; nothing is started."""
+    """Tell whether a job can be made and limited here; starts nothing."""
     if sys.platform != "win32":
         return False
     limits = ResourceLimits(max_ram_bytes=2**32, max_vram_bytes=None, max_cpu_percent=100)
@@ -126,8 +126,8 @@ class JobObject:
 
     Args:
         libraries: as `load_libraries` returns them.
-        limits: memory of the whole job, of which the system refuses what goes beyond (it
-            counts what is committed, no graphics memory), and processor time of the machine.
+        limits: memory of the whole job, beyond which the system refuses more (it counts committed
+            memory, and no graphics memory), and processor time of the machine.
 
     Raises:
         EnvironmentUnavailable: `isolation_unavailable`; nothing is left open.
@@ -158,12 +158,12 @@ class JobObject:
         """Put a process into the job and let it run; it was started suspended, and has no child.
 
         Args:
-            pid: held by an open handle of the caller, so that it is still the same process.
+            pid: the caller has an open handle to the process, so the number is still its own.
 
         Raises:
             EnvironmentUnavailable: `isolation_unavailable`; the caller ends the process.
         """
-        process = self._kernel32.OpenProcess(_ACCESS, False, pid)  # noqa: FBT003 - not inherited
+        process = self._kernel32.OpenProcess(_ACCESS, False, pid)  # noqa: FBT003 - False: the handle is not inherited
         if not process:
             raise _unavailable()
         try:
@@ -174,7 +174,7 @@ class JobObject:
             self._kernel32.CloseHandle(process)
 
     def processes(self) -> tuple[int, ...]:
-        """Return the process ids of all that is in the job; none once it is closed."""
+        """Return the ids of all processes in the job; none once it is closed."""
         found = _ProcessList()
         size = ctypes.sizeof(found)
         if not self._handle or not self._kernel32.QueryInformationJobObject(

@@ -1,7 +1,7 @@
 """Start a runtime under its keeper, and end both (I-08).
 
-`runtime/standalone/keeper.py` says how the tree is held. This is the companion's side of the
-pair: it gives the start, takes the reports, and closes the line to end everything.
+`runtime/standalone/keeper.py` says why nothing escapes from the tree. This is the companion's side
+of the pair: it sends the start, takes the reports, and closes the line to end everything.
 """
 
 from __future__ import annotations
@@ -9,16 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import json
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from companion_core.decisions.spawn_plan import parse_pid
 from companion_core.egress.interface import (
     KILL,
     Egress,
@@ -28,6 +26,14 @@ from companion_core.egress.process_identity import ProcessIdentity
 from companion_core.errors import EnvironmentUnavailable, Reason
 from companion_core.providers import ResourceLimits
 from companion_core.runtime.process.handle import RuntimeProcess
+from companion_core.runtime.process.keeper_protocol import (
+    Exited,
+    Report,
+    StartCommand,
+    Started,
+    StartFailed,
+    parse_report,
+)
 from companion_core.runtime.process.output import RuntimeOutput
 from companion_core.runtime.process.tree import (
     descendants,
@@ -67,14 +73,13 @@ class KeeperProcess:
         self._started: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._watch = asyncio.ensure_future(self._watch_reports())
 
-    async def started(self, start: Mapping[str, object], *, programs: int = 0) -> ProcessIdentity:
+    async def started(self, command: StartCommand) -> ProcessIdentity:
         """See `RuntimeProcess`; the keeper carries it out."""
-        text = json.dumps(start).encode() + b"\n"
-        with contextlib.suppress(OSError):  # a keeper that is gone is seen by its watch
-            await asyncio.get_running_loop().sock_sendall(self._line, text)
-        self._programs = programs
+        with contextlib.suppress(OSError):  # `_watch_reports` sees that the keeper is gone
+            await asyncio.get_running_loop().sock_sendall(self._line, command.to_json())
+        self._programs = command.programs
         pid: int | None = await asyncio.shield(self._started)
-        if pid is not None and programs:
+        if pid is not None and self._programs:
             pid = await self._find_below(pid)
         if pid is None:
             raise EnvironmentUnavailable(Reason.RUNTIME_EXITED)
@@ -85,11 +90,11 @@ class KeeperProcess:
 
     async def _find_below(self, started: int) -> int | None:
         while not self.exited.is_set():
-            with contextlib.suppress(ProcessUnreadable):  # it may be there: look again
+            with contextlib.suppress(ProcessUnreadable):  # it may be there: look again below
                 pid = await asyncio.to_thread(runtime_below, started, self._programs)
                 if pid is not None:
                     return pid
-            await asyncio.sleep(_POLL_SECONDS)  # an exec is no event that could be waited for
+            await asyncio.sleep(_POLL_SECONDS)  # execve(2) gives no event to wait for
         return None
 
     def tree(self) -> tuple[int, ...]:
@@ -106,10 +111,12 @@ class KeeperProcess:
             self._line.shutdown(socket.SHUT_WR)
 
     async def stop(self, *, terminate_after: float, kill_after: float) -> None:
-        """See `RuntimeProcess`; a keeper that has not cleared the tree by then is killed too."""
+        """See `RuntimeProcess`; a keeper that has not ended the tree by then is killed too."""
         identity = self.identity
         if identity is not None and not self.exited.is_set() and terminate_after > 0:
-            with contextlib.suppress(ProcessUnreadable):  # the keeper kills it below
+            with contextlib.suppress(
+                ProcessUnreadable
+            ):  # then the keeper kills it, see `end` below
                 self._egress.send_signal(identity, signal.SIGTERM)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(terminate_after):
@@ -119,13 +126,13 @@ class KeeperProcess:
         if not done:
             self._kill_all()
             done, _ = await asyncio.wait({self._watch}, timeout=kill_after)
-        if not done:  # the watch goes on killing
+        if not done:  # `_until_cleared` goes on killing
             raise EnvironmentUnavailable(Reason.STALE_RUNTIME)
 
     def _kill_all(self) -> None:
-        """Kill a tree whose keeper does not: stopped by someone, or dead before its time."""
+        """Kill a tree whose keeper does not, because it was stopped or killed itself."""
         known = [self.identity, self._keeper_identity]
-        with contextlib.suppress(ProcessUnreadable):  # who waits for its end looks again
+        with contextlib.suppress(ProcessUnreadable):  # the caller waits for the end and looks again
             known = [*(self._egress.identify(pid) for pid in self.tree()), *known]
         for identity in known:
             if identity is not None:
@@ -133,7 +140,7 @@ class KeeperProcess:
                     self._egress.send_signal(identity, KILL)
 
     def _has_tree(self) -> bool:
-        """Tell whether something of the tree is left, as far as can be seen."""
+        """Tell whether something of the tree is left or may be."""
         try:
             return bool(self.tree())
         except ProcessUnreadable:
@@ -145,13 +152,13 @@ class KeeperProcess:
         try:
             while data := await self._receive(loop):
                 *reports, pending = (pending + data).split(b"\n")
-                for report in reports:
-                    self._take(json.loads(report))
+                for report in map(parse_report, reports):
+                    self._take(report)
         finally:
             self.exited.set()
             if not self._started.done():
                 self._started.set_exception(EnvironmentUnavailable(Reason.SPAWN_FAILED))
-            self._started.exception()  # it was taken, or nobody waits for it
+            self._started.exception()  # marks it as seen, also where nobody waits for it
             self._line.close()
             try:
                 await self._until_cleared()
@@ -159,8 +166,8 @@ class KeeperProcess:
                 self.output.close()
 
     async def _until_cleared(self) -> None:
-        # Its end of the line closes just before it ends: there is no event to wait for.
-        while self._keeper.poll() is None:  # noqa: ASYNC110 - as above
+        # The keeper's end of the line closes just before the keeper ends.
+        while self._keeper.poll() is None:  # noqa: ASYNC110 - its end gives no event to wait for
             await asyncio.sleep(_POLL_SECONDS)
         while self._keeper.returncode != 0 and self._has_tree():
             self._kill_all()  # a keeper that was killed left its tree behind
@@ -172,16 +179,16 @@ class KeeperProcess:
         except OSError:
             return b""
 
-    def _take(self, report: Mapping[str, object]) -> None:
+    def _take(self, report: Report | None) -> None:
         match report:
-            case {"started": number} if isinstance(pid := parse_pid(number), int):
+            case Started(pid):
                 self._started.set_result(pid)
-            case {"failed": int(number)}:
+            case StartFailed(number):
                 detail = errno.errorcode.get(number, "")
                 self._started.set_exception(EnvironmentUnavailable(Reason.SPAWN_FAILED, detail))
-            case {"exited": int(code), "for_memory": bool(for_memory)}:
+            case Exited(code, for_memory):
                 self.for_memory = for_memory
-                # What stands between tells a signal as shells do.
+                # The programs in between report a signal as shells do.
                 signalled = self._programs > 0 and code > _SIGNALLED
                 self.exit_code = _SIGNALLED - code if signalled else code
                 self.exited.set()
@@ -195,17 +202,17 @@ def launch(
     descriptors: Sequence[int],
     limits: ResourceLimits,
 ) -> RuntimeProcess:
-    """Start a keeper that waits for its start, or make a job; needs a running event loop.
+    """Start a keeper that waits for its command, or make a job; needs a running event loop.
 
-    Nothing is awaited between the process and the handle on it, so a cancelled caller
-    always holds what it has to end.
+    Nothing is awaited between the start of the keeper and the return of the handle on it, so a
+    caller that is cancelled always has the handle by which it ends the keeper.
 
     Args:
         egress: the doorway.
         folder: the working folder.
         output: takes the runtime's stdout and stderr.
         descriptors: what the runtime inherits, under the same numbers; nothing on Windows.
-        limits: what a job holds it to.
+        limits: the ceilings of a job; elsewhere a control group has them.
 
     Raises:
         EnvironmentUnavailable: `spawn_failed`, `isolation_unavailable`.

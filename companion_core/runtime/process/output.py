@@ -12,11 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from companion_core.system.os_compat import (
-    BINARY,
-    CLOSE_ON_EXEC,
-    NO_FOLLOW,
-)
+from companion_core.system.os_compat import BINARY, CLOSE_ON_EXEC, NO_FOLLOW
 from companion_core.system.secret import Secret
 
 __all__ = ["RuntimeOutput", "quote"]
@@ -26,9 +22,8 @@ MAX_LINE_BYTES: Final = 4096
 LAST_LINES: Final = 20
 QUOTED_LINES: Final = 10
 QUOTED_CHARACTERS: Final = 300
-_READ_BYTES: Final = 65536
-# Behind whoever waits for these lines: to write them takes longer than to read them. So many
-# bytes are written at once.
+# Lines are written to the log after waiters wake, since writing is slower than reading: so much
+# later, or once so many bytes have come together.
 LOG_DELAY_SECONDS: Final = 0.02
 LOG_BLOCK_BYTES: Final = 64 * 1024
 
@@ -36,21 +31,25 @@ LOG_BLOCK_BYTES: Final = 64 * 1024
 class RuntimeOutput:
     """Reads the runtime's output while the event loop runs.
 
-    The log is started anew for each runtime; when it is full it becomes `NAME.1` and a new
-    one begins, so two of `MAX_LOG_BYTES` are kept at most. A log that cannot be written
-    costs the log, never the runtime.
+    Each runtime begins a new log. When it is full it becomes `NAME.1` and another one begins, so
+    there are at most two full ones. Where the log cannot be written, the runtime goes on
+    without it.
 
     Args:
         path: of the log.
         ready_text: literal text that announces "listening".
-        secret: the backend's key, which is kept out of the log.
-        by_thread: where the event loop cannot watch a pipe.
+        secret: the backend's key, which never reaches the log.
+        by_thread: read in a thread, where the event loop cannot watch a pipe.
+        max_log_bytes: size of a full log.
+        log_delay: seconds after which lines are written to the log.
+        log_block_bytes: so many bytes are written at once, and then without delay.
+        read_bytes: at most so many bytes are read at once.
 
     Attributes:
         writer: the descriptor for the runtime's stdout and stderr; `start` closes it.
         ready: set once `ready_text` has been seen.
-        activity: set by whatever is written, and by who else sees the runtime do something;
-            cleared by who waits for it.
+        activity: set by each line, and by anything else that sees the runtime do something; the
+            waiter clears it.
         ended: set once everything has been read and nobody can write any more.
         last_lines: the newest lines, without the backend's key.
     """
@@ -62,12 +61,20 @@ class RuntimeOutput:
         ready_text: str | None = None,
         secret: Secret | None = None,
         by_thread: bool = sys.platform == "win32",
+        max_log_bytes: int = MAX_LOG_BYTES,
+        log_delay: float = LOG_DELAY_SECONDS,
+        log_block_bytes: int = LOG_BLOCK_BYTES,
+        read_bytes: int = 65536,
     ) -> None:
         self.ready = asyncio.Event()
         self.activity = asyncio.Event()
         self.ended = asyncio.Event()
         self.last_lines: deque[str] = deque(maxlen=LAST_LINES)
         self._path = path
+        self._max_log_bytes = max_log_bytes
+        self._log_delay = log_delay
+        self._log_block_bytes = log_block_bytes
+        self._read_bytes = read_bytes
         self._ready_text = ready_text
         self._secret = b"" if secret is None else secret.reveal().encode()
         self._pending = b""
@@ -82,7 +89,7 @@ class RuntimeOutput:
         self._open_log()
 
     def start(self) -> None:
-        """Begin to read; the runtime holds the only writing ends from now on."""
+        """Begin to read; from now on only the runtime has the pipe open for writing."""
         os.close(self.writer)
         loop = asyncio.get_running_loop()
         if self._by_thread or sys.platform == "win32":
@@ -94,7 +101,7 @@ class RuntimeOutput:
         self._watched = True
 
     def close(self) -> None:
-        """Take what is left, then let go of everything; may be called again."""
+        """Read what is left, then close everything; may be called again."""
         if not self._watched:
             if self._reader >= 0:
                 os.close(self.writer)
@@ -111,7 +118,7 @@ class RuntimeOutput:
             return
         if not self._watched:
             os.close(self._reader)
-        elif not self._by_thread:  # else its thread closes it, behind its last reading
+        elif not self._by_thread:  # a thread closes its end itself, after its last read
             asyncio.get_running_loop().remove_reader(self._reader)
             os.close(self._reader)
         self._watched, self._reader = False, -1
@@ -119,7 +126,7 @@ class RuntimeOutput:
 
     def _read(self) -> None:
         try:
-            data = os.read(self._reader, _READ_BYTES)
+            data = os.read(self._reader, self._read_bytes)
         except BlockingIOError:
             return
         except OSError:
@@ -127,36 +134,36 @@ class RuntimeOutput:
         self._receive(data)
 
     def _read_on(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Run in a thread: hand everything to the event loop, until nobody can write."""
+        """Run in a thread: hand everything to the event loop until nobody can write any more."""
         reader, data = self._reader, b"-"
         try:
             while data:
-                data = os.read(reader, _READ_BYTES)
+                data = os.read(reader, self._read_bytes)
                 loop.call_soon_threadsafe(self._receive, data)
-        except (OSError, RuntimeError):  # the loop is closed: nobody listens any more
+        except (OSError, RuntimeError):  # the event loop is closed
             return
         finally:
             os.close(reader)
 
     def _receive(self, data: bytes) -> None:
         *lines, self._pending = (self._pending + data).split(b"\n")
-        if lines or not data:  # a line may come in pieces
+        if lines or not data:  # a part of a line is no activity yet
             self.activity.set()
         if not data:
             lines.append(self._pending)
             self._pending = b""
         elif len(self._pending) > MAX_LINE_BYTES:
             whole = self._redacted(self._pending)
-            cut = len(whole) - len(self._secret)  # the key may just be coming
+            cut = len(whole) - len(self._secret)  # the end may be the first part of the key
             lines.append(whole[:cut])
             self._pending = whole[cut:]
         for line in lines:
             self._take(line)
-        if self._unwritten_bytes >= LOG_BLOCK_BYTES:
+        if self._unwritten_bytes >= self._log_block_bytes:
             self._write_log()
         elif self._writing is None:
             loop = asyncio.get_running_loop()
-            self._writing = loop.call_later(LOG_DELAY_SECONDS, self._write_log)
+            self._writing = loop.call_later(self._log_delay, self._write_log)
         if not data:
             self._stop_reading()
 
@@ -188,7 +195,7 @@ class RuntimeOutput:
         lines, self._unwritten, self._unwritten_bytes = self._unwritten, [], 0
         block, size = list[bytes](), 0
         for line in lines:
-            if self._written + size + len(line) > MAX_LOG_BYTES:
+            if self._written + size + len(line) > self._max_log_bytes:
                 self._write(b"".join(block))
                 block, size = [], 0
             block.append(line)
@@ -199,7 +206,7 @@ class RuntimeOutput:
         if self._log is None or not data:
             return
         try:
-            if self._written + len(data) > MAX_LOG_BYTES:
+            if self._written + len(data) > self._max_log_bytes:
                 os.close(self._log)
                 self._log = None
                 self._path.replace(self._path.with_name(self._path.name + ".1"))
@@ -211,7 +218,7 @@ class RuntimeOutput:
 
 
 def quote(lines: Sequence[str]) -> str:
-    """Return the newest lines for a message to a person; nothing in it steers a terminal."""
+    """Return the newest lines for a message to a person, without control characters."""
     shown = (
         "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in line)
         for line in lines[-QUOTED_LINES:]

@@ -1,9 +1,9 @@
-"""What a killed companion left: recorded when it was made, ended only after proof (I-08).
+"""What a killed companion left: recorded when it was started, ended only after proof (I-08).
 
-The keeper ends its tree with the companion, whatever killed that; this is for a keeper that
-was killed too. A number alone proves nothing: the process must still be the one that was
-recorded, by its start time, its program, and the boot of this machine; or carry the mark of
-that start, its private folder, as working folder and as home.
+The keeper ends its tree when the companion ends, whatever killed the companion; this is for a
+keeper that was killed too. A number alone proves nothing: the process must be the recorded one by
+its start time, its program, and the boot of this machine; or it must carry the mark of that start,
+whose private folder is its working folder and its home.
 """
 
 from __future__ import annotations
@@ -28,10 +28,8 @@ from companion_core.egress.interface import (
 )
 from companion_core.egress.process_identity import ProcessIdentity
 from companion_core.errors import EnvironmentUnavailable, Reason
-from companion_core.runtime.process.tree import (
-    descendants,
-    read_entry,
-)
+from companion_core.runtime.process.proc_files import read_entry
+from companion_core.runtime.process.tree import descendants
 from companion_core.system.state_files import (
     read_private,
     refuse_link,
@@ -43,12 +41,12 @@ __all__ = ["forget", "left_behind", "reclaim", "record", "start_folders"]
 _LIMIT_BYTES: Final = 64 * 1024
 _GONE_SECONDS: Final = 5.0
 _PAUSE_SECONDS: Final = 0.01
-_START_FOLDER: Final = re.compile(r"[0-9a-f]{8}")  # as `start_folder.new_start_folder` names it
+_START_FOLDER: Final = re.compile(r"[0-9a-f]{8}")  # as `new_start_folder` names it
 _BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
 def record(path: Path, identities: Iterable[ProcessIdentity], folder: Path) -> None:
-    """Write down who belongs to the running start; replaces what was there."""
+    """Write down the processes of the running start, in the place of an earlier record."""
     processes = [[each.pid, each.start_time, each.executable] for each in identities]
     content = {"boot": _boot(), "folder": str(folder), "processes": processes}
     write_private(path, json.dumps(content).encode(), durable=False)
@@ -66,13 +64,13 @@ def reclaim(
     *,
     sleep: Callable[[float], object] = time.sleep,
 ) -> int:
-    """End what an earlier companion left running, remove its folders, and return how many.
+    """End what an earlier companion left running, remove its folders; return how many processes.
 
-    Blocking. Ask only while holding the instance's lock: then nothing of it is in use.
+    Blocking. Call it only under the instance's lock: then nothing that it removes is in use.
 
     Raises:
         EnvironmentUnavailable: `stale_runtime`, one of them does not end; `process_unreadable`,
-            the system does not say whether it did. The record stays for the next one.
+            the system does not say whether it did. The record stays for the next attempt.
         Refused: `state_path_unsafe`.
     """
     refuse_link(run_dir)
@@ -82,7 +80,7 @@ def reclaim(
             tree = left_behind(path, egress) if tree is None else tree
             if not _kill(egress, tree):
                 break
-        except ProcessUnreadable:  # that is no end: look again
+        except ProcessUnreadable:  # which is not an end: look again
             if attempt == 0:
                 raise
         sleep(_PAUSE_SECONDS)
@@ -95,7 +93,7 @@ def reclaim(
 
 
 def start_folders(run_dir: Path) -> list[Path]:
-    """Return the private folders of earlier starts; what is named otherwise is not ours.
+    """Return the private folders of earlier starts; folders with other names are not ours.
 
     Raises:
         Refused: `state_path_unsafe`, a link stands in place of `run_dir`.
@@ -129,10 +127,10 @@ def left_behind(path: Path, egress: Egress) -> tuple[ProcessIdentity, ...]:
 
 
 def _kill(egress: Egress, tree: Iterable[ProcessIdentity]) -> bool:
-    """Kill each that is left; return whether any was, which may be ending now.
+    """Kill each process that is left; return whether there was one, which may be ending now.
 
     Raises:
-        ProcessUnreadable: one may be left that was not killed.
+        ProcessUnreadable: one of them may be left without having been killed.
     """
     left, unreadable = False, None
     for identity in tree:
@@ -146,11 +144,11 @@ def _kill(egress: Egress, tree: Iterable[ProcessIdentity]) -> bool:
 
 
 def _marked(folder: str) -> set[int]:
-    """Return who works in the start's private folder and was told that it is its home.
+    """Return the processes whose working folder and home are the start's private folder.
 
-    Its random name is in no other process's environment. Only where the first is so is the
-    environment looked at. Who lets nobody look (EACCES: another person's, one with rights of its
-    own) proves nothing, and is left alone.
+    The folder's random name is in no other process's environment, which is read only where the
+    working folder fits. A process that lets nobody look (EACCES: another person's, or one with
+    rights of its own) proves nothing and is left alone.
 
     Raises:
         ProcessUnreadable: there may be more of them.
@@ -158,10 +156,10 @@ def _marked(folder: str) -> set[int]:
     if not folder or sys.platform != "linux":
         return set()
     home, found = os.fsencode(f"HOME={folder}"), set()
-    # What the link says once the folder is removed.
+    # The link says the second once the folder is removed.
     places = {folder, f"{folder} (deleted)"}
     try:
-        for entry in filter(str.isdigit, os.listdir("/proc")):  # noqa: PTH208 - names are all it takes
+        for entry in filter(str.isdigit, os.listdir("/proc")):  # noqa: PTH208 - only the names are needed
             with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
                 if _works_in(entry) not in places:
                     continue
@@ -173,9 +171,9 @@ def _marked(folder: str) -> set[int]:
 
 
 def _works_in(pid: str) -> str:
-    """Return the folder that a process works in; "" for one whose path is too long to be told."""
+    """Return the working folder of a process; "" where its path is too long for the kernel."""
     try:
-        return os.readlink(f"/proc/{pid}/cwd")  # noqa: PTH115 - as above
+        return os.readlink(f"/proc/{pid}/cwd")  # noqa: PTH115 - a Path would change the text of the link
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             return ""
@@ -183,7 +181,7 @@ def _works_in(pid: str) -> str:
 
 
 def _recorded(path: Path) -> tuple[list[ProcessIdentity], str]:
-    """Return what was recorded since this machine was started; what is malformed is nobody."""
+    """Return what was recorded since this machine was started; malformed entries are skipped."""
     raw = read_private(path, _LIMIT_BYTES)
     found: list[ProcessIdentity] = []
     folder = ""
@@ -207,4 +205,4 @@ def _boot() -> str:
     try:
         return _BOOT.read_text().strip()
     except OSError:
-        return ""  # start times are wall-clock there
+        return ""  # on systems without it start times are wall-clock times

@@ -1,10 +1,10 @@
 """Start a runtime in a job of Windows, and end both (I-08): not run on that system yet.
 
-There the companion itself holds the tree: it owns the one handle to the job, so its end,
-whatever causes it, ends every process in the job. The runtime is started suspended and let
-run once it is in the job, so that nothing it starts can be outside.
+There is no keeper there: the companion owns the one handle to the job, so the companion's end,
+whatever causes it, ends every process in the job. The runtime is started suspended and may run
+once it is in the job, so that nothing it starts can be outside.
 
-A program without a console of ours cannot be asked to end; the gateway has drained by then.
+A program that shares no console with us cannot be asked to end; by then the gateway has drained.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 import subprocess
 import threading
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,11 +24,12 @@ from companion_core.runtime.process.job_object import (
     JobObject,
     load_libraries,
 )
+from companion_core.runtime.process.keeper_protocol import StartCommand
 from companion_core.runtime.process.output import RuntimeOutput
 
 __all__ = ["VENV_LAUNCHER_NAME", "JobProcess"]
 
-# What the interpreter of a virtual environment, a launcher there, adds for the real one.
+# The interpreter of a virtual environment is a launcher there, which sets this for the real one.
 VENV_LAUNCHER_NAME: Final = "__PYVENV_LAUNCHER__"
 _POLL_SECONDS: Final = 0.01
 _FIRST_FAULT: Final = 0x80000000  # NTSTATUS: a warning or an error, not a code of the program's
@@ -59,19 +59,19 @@ class JobProcess:
         self.identity: ProcessIdentity | None = None
         self.exited = asyncio.Event()
         self.exit_code: int | None = None
-        self.for_memory = False  # a job refuses memory; what the program makes of that is its own
+        self.for_memory = False  # a job refuses memory and does not tell; it ends no process for it
         self.output = output
         self._egress = egress
         self._folder = folder
         self._job = JobObject(load_libraries() if libraries is None else libraries, limits)
         self._process: subprocess.Popen[bytes] | None = None
 
-    async def started(self, start: Mapping[str, Any], *, programs: int = 0) -> ProcessIdentity:  # noqa: ARG002 - nothing stands between here
+    async def started(self, command: StartCommand) -> ProcessIdentity:
         """See `RuntimeProcess`."""
         try:
             process = self._egress.start_process(
-                start["argv"],
-                env=start["env"],
+                command.argv,
+                env=command.env,
                 cwd=str(self._folder),
                 stdout=self.output.writer,
                 stderr=self.output.writer,
@@ -105,26 +105,26 @@ class JobProcess:
         """See `RuntimeProcess`."""
         self._job.terminate()
 
-    async def stop(self, *, terminate_after: float, kill_after: float) -> None:  # noqa: ARG002 - as above
+    async def stop(self, *, terminate_after: float, kill_after: float) -> None:  # noqa: ARG002 - nothing here can be asked to end
         """See `RuntimeProcess`; the runtime is not asked first."""
         self.end()
         try:
             async with asyncio.timeout(kill_after):
-                while self.tree():  # noqa: ASYNC110 - an empty job is no event
+                while self.tree():  # noqa: ASYNC110 - a job that becomes empty gives no event here
                     await asyncio.sleep(_POLL_SECONDS)
                 if self._process is not None:
                     await self.exited.wait()
-        except TimeoutError:  # the job goes on ending it
+        except TimeoutError:  # the system goes on ending the job
             raise EnvironmentUnavailable(Reason.STALE_RUNTIME) from None
         self._job.close()
         if self._process is not None:
-            with contextlib.suppress(TimeoutError):  # who writes still is nobody of the tree
+            with contextlib.suppress(TimeoutError):  # any remaining writer is outside the tree
                 async with asyncio.timeout(kill_after):
                     await self.output.ended.wait()
         self.output.close()
 
     def _wait(self, loop: asyncio.AbstractEventLoop, process: subprocess.Popen[bytes]) -> None:
-        """Run in a thread of its own: the event loop is told of the end."""
+        """Run in a thread: wait for the runtime's end, and hand it to the event loop."""
         code = process.wait()
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
             loop.call_soon_threadsafe(self._take_end, code)
@@ -132,4 +132,4 @@ class JobProcess:
     def _take_end(self, code: int) -> None:
         self.exit_code = code - _CODES if code >= _FIRST_FAULT else code
         self.exited.set()
-        self.end()  # what it left behind
+        self.end()  # kills what the runtime left running

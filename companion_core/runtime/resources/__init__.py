@@ -1,1 +1,1 @@
-"""What the runtime's tree takes of the machine, and how much is free."""
+"""What the runtime's processes use of the machine, and how much memory is free."""

@@ -1,4 +1,4 @@
-"""How much memory a new runtime could have now, and whether a model fits into it (I-12)."""
+"""How much memory a new runtime could get now, and whether a model fits into it (I-12)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CGROUP: Final = Path("/sys/fs/cgroup")
 
 
 def available_memory(cgroup: Path = _CGROUP) -> int:
-    """Return bytes that can be had without swapping, within a container's own limit if any."""
+    """Return the bytes that are available without swapping, within a container's limit if any."""
     import psutil  # noqa: PLC0415 - asked once per start
 
     free = int(psutil.virtual_memory().available)
@@ -26,7 +26,7 @@ def available_memory(cgroup: Path = _CGROUP) -> int:
         limit = int((cgroup / "memory.max").read_text())
         used = int((cgroup / "memory.current").read_text())
         rows = dict(line.split() for line in (cgroup / "memory.stat").read_text().splitlines())
-        cached = int(rows.get("inactive_file", 0))  # given back when asked for
+        cached = int(rows.get("inactive_file", 0))  # the kernel gives it back when memory is needed
     except (OSError, ValueError):
         return free
     return min(free, max(0, limit - used + cached))
@@ -38,12 +38,12 @@ async def require_memory(
     """Require that a model fits below the ceilings and into what is free.
 
     Args:
-        model: which is to be loaded.
+        model: the model that is to be loaded.
         limits: the ceilings.
-        free: bytes of memory to count with; what is free now if it is not given.
+        free: bytes to count as free; what is free now where it is not given.
 
     Raises:
-        CompanionError: `ram_over_limit`, or as `check_memory` has it.
+        CompanionError: the reason of `check_memory`, such as `ram_over_limit`.
     """
     needed = sum(file.size for file in model.files)
     if free is None:

@@ -23,7 +23,7 @@ from companion_core.providers import (
 
 __all__ = ["ResourceMonitor"]
 
-INTERVAL_SECONDS: Final = 0.4  # from one question to the next; the answer within half a second
+INTERVAL_SECONDS: Final = 0.4  # between two questions, so that answers come twice a second
 STALE_SECONDS: Final = 2.0
 OBSERVE_SECONDS: Final = 1.5
 _MAX_BYTES: Final = 2**53
@@ -34,11 +34,21 @@ _MEMORY: Final = frozenset({Reason.RAM_OVER_LIMIT, Reason.VRAM_OVER_LIMIT})
 class ResourceMonitor:
     """Asks the probe twice a second or more, one question at a time, and remembers the answer.
 
-    A probe that fails, lies (a number out of range) or is late denies; so does an observation
-    older than two seconds. `verdict` is asked before each request and computes nothing.
+    The verdict denies where the probe failed, was late or gave a number out of range, and where the
+    observation is older than two seconds. `verdict` is asked before each request and observes
+    nothing itself.
+
+    Args:
+        probe: the chosen plugin's.
+        tree: returns the runtime's processes.
+        limits: the ceilings.
+        clock: monotonic seconds.
+        plugin: the name of the probe's plugin.
+        interval: seconds between two questions.
+        patience: seconds that an answer may take.
 
     Attributes:
-        latest: the newest observation that was in range; None while there is none.
+        latest: the newest observation that was in range; None before that.
     """
 
     def __init__(
@@ -49,6 +59,8 @@ class ResourceMonitor:
         *,
         clock: Callable[[], float],
         plugin: str = "process",
+        interval: float = INTERVAL_SECONDS,
+        patience: float = OBSERVE_SECONDS,
     ) -> None:
         self.latest: ResourceObservation | None = None
         self._probe = probe
@@ -56,15 +68,17 @@ class ResourceMonitor:
         self._limits = limits
         self._clock = clock
         self._plugin = plugin
+        self._interval = interval
+        self._patience = patience
         self._verdict = refuse(Reason.PROBE_FAILED)
         self._observed_at = -math.inf
         self._over_since: float | None = None
-        self._turn = threading.Lock()  # of the next two
+        self._turn = threading.Lock()  # guards the next two
         self._asking, self._wanted = False, True
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Observe once, then go on in the background until `stop`."""
+        """Observe once, then in the background until `stop`."""
         if self._task is not None:
             await self.stop()
         self._wanted = True
@@ -82,14 +96,14 @@ class ResourceMonitor:
         self._over_since = None
         with self._turn:
             unused, self._wanted = self._wanted and not self._asking, False
-        if unused:  # else who is asking does so behind the answer
+        if unused:  # else the question that still runs does so after its answer
             with contextlib.suppress(PluginFault):
-                await call_provider(self._plugin, self._let_go, seconds=OBSERVE_SECONDS)
+                await call_provider(self._plugin, self._release, seconds=self._patience)
 
     def over_memory_for(self) -> float:
         """Return for how many seconds every observation was above a ceiling of memory.
 
-        Processor time is not counted: it goes back by itself.
+        Processor time does not count: its use falls by itself.
         """
         return 0.0 if self._over_since is None else self._clock() - self._over_since
 
@@ -102,13 +116,13 @@ class ResourceMonitor:
 
     async def _run(self) -> None:
         while True:
-            await asyncio.sleep(max(0.0, self._observed_at + INTERVAL_SECONDS - self._clock()))
+            await asyncio.sleep(max(0.0, self._observed_at + self._interval - self._clock()))
             await self._observe()
 
     async def _observe(self) -> None:
         began = self._clock()
         try:
-            answer = await call_provider(self._plugin, self._ask, seconds=OBSERVE_SECONDS)
+            answer = await call_provider(self._plugin, self._ask, seconds=self._patience)
         except (PluginFault, ProbeFailed):
             answer = None
         observation = _rebuild(answer)
@@ -124,7 +138,7 @@ class ResourceMonitor:
             self._over_since = began
 
     def _ask(self) -> object:
-        """Run in the worker. A question that still hangs is not joined by a second one."""
+        """Run in the worker. While one question hangs, no second one is asked."""
         with self._turn:
             if self._asking:
                 raise ProbeFailed
@@ -135,16 +149,16 @@ class ResourceMonitor:
             with self._turn:
                 self._asking, wanted = False, self._wanted
             if not wanted:
-                self._let_go()
+                self._release()
 
-    def _let_go(self) -> None:
-        """Ask for no process: what a probe keeps open of those it knew it lets go of."""
+    def _release(self) -> None:
+        """Ask about no process, so that the probe closes what it has open of the earlier ones."""
         with contextlib.suppress(ProbeFailed):
             self._probe.observe(ProbeTarget(pids=()))
 
 
 def _rebuild(answer: object) -> ResourceObservation | None:
-    """Return the observation made anew from exact numbers in range, else None."""
+    """Return a new observation from exact numbers in range, else None."""
     if type(answer) is not ResourceObservation:
         return None
     ram, vram, cpu = answer.ram_bytes, answer.vram_bytes, answer.cpu_percent

@@ -1,8 +1,8 @@
 """The core's own `process` probe: what the runtime's processes use (I-12).
 
-On Linux from `/proc`, elsewhere through psutil. Only the given processes are read, never
-listed; VRAM is their own or, where their own cannot be told, the devices' total. A number
-that cannot be had raises `ProbeFailed`.
+On Linux from `/proc`, elsewhere through psutil. Only the given processes are read; none are listed.
+Video memory is the processes' own or, where that cannot be told, the devices' total. `ProbeFailed`
+is raised for a number that cannot be had.
 """
 
 from __future__ import annotations
@@ -20,25 +20,22 @@ from typing import Final
 
 from companion_core.hookspecs import hookimpl
 from companion_core.providers import ProbeFailed, ProbeTarget, ResourceObservation
-from companion_core.system.os_compat import (
-    CLOSE_ON_EXEC,
-    read_at,
-)
+from companion_core.system.os_compat import CLOSE_ON_EXEC, read_at
 
 __all__ = ["ProcessProbe", "companion_probe", "free_vram", "has_driver"]
 
-# Two readings of the processor time closer together than this say nothing.
+# Two readings of the processor time must be at least so far apart to say anything.
 MIN_INTERVAL_SECONDS: Final = 0.05
 _STAT_BYTES: Final = 4096
 _NVIDIA_DEVICE: Final = Path("/dev/nvidiactl")
-# The number that the kernel gives the first process namespace; in another one (a container),
-# the driver's process ids are not ours.
+# The kernel's number of the first process namespace. In another one (a container) the driver's
+# process ids are not ours.
 _INITIAL_PID_NAMESPACE: Final = 0xEFFFFFFC
 
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """One process: `start` tells it from a later one with the same number."""
+    """What one process has used; `start` tells it from a later one with the same number."""
 
     start: float
     cpu_seconds: float
@@ -65,15 +62,15 @@ class ProcessProbe:
     def observe(self, target: ProbeTarget) -> ResourceObservation:
         """Return what the processes use together.
 
-        Processor use is what was used since the observation before, or within a short pause
-        the first time. A process that came meanwhile counts with all it has used.
+        Processor use is counted since the last observation or, the first time, within a short
+        pause. A process that came meanwhile counts with all that it has used. Asked about no
+        process, it closes the files of the earlier ones.
 
         Raises:
-            ProbeFailed: no process is there any more, or a number cannot be read. Asked for
-                none, it lets go of those it knew.
+            ProbeFailed: no process is left, or a number cannot be read.
         """
         with self._lock:
-            self._files.keep_only(target.pids)
+            self._files.close_others(target.pids)
             if not target.pids:
                 raise ProbeFailed
             if self._last_at is None:
@@ -110,7 +107,7 @@ def companion_probe() -> ProcessProbe:
 class _StatFiles:
     """Keeps `/proc/PID/stat` of each process open, which is five times as fast to read again.
 
-    An open one stays with its process: it reads nothing of a later one with the same number.
+    An open file belongs to its process: it never shows a later process with the same number.
     """
 
     def __init__(self) -> None:
@@ -125,13 +122,13 @@ class _StatFiles:
             os.close(self._open.pop(pid))
             raise
 
-    def keep_only(self, pids: tuple[int, ...]) -> None:
-        """Close those of processes that are not asked for any more."""
+    def close_others(self, pids: tuple[int, ...]) -> None:
+        """Close the files of all other processes."""
         for pid in self._open.keys() - set(pids):
             os.close(self._open.pop(pid))
 
     def __del__(self) -> None:
-        self.keep_only(())
+        self.close_others(())
 
 
 def _read_all(pids: tuple[int, ...], files: _StatFiles) -> dict[int, _Reading]:
@@ -163,7 +160,7 @@ def _read_linux(pid: int, files: _StatFiles) -> _Reading | None:
 
 
 def _read_elsewhere(pid: int) -> _Reading | None:
-    import psutil  # noqa: PLC0415 - needed only where /proc is not
+    import psutil  # noqa: PLC0415 - needed only on systems without /proc
 
     try:
         process = psutil.Process(pid)
@@ -181,26 +178,26 @@ def _read_elsewhere(pid: int) -> _Reading | None:
 
 
 def has_driver() -> bool:
-    """Tell whether there is an NVIDIA driver to ask; on Windows only asking shows it."""
+    """Tell whether there may be an NVIDIA driver to ask; on Windows only asking it shows."""
     if sys.platform == "darwin":
-        return False  # memory is shared there and counts as RAM
+        return False  # video memory is ordinary memory there and counts as RAM
     return sys.platform != "linux" or _NVIDIA_DEVICE.exists()
 
 
 def free_vram() -> int:
-    """Return bytes that the accelerators have free; 0 where there is none to ask."""
+    """Return the free bytes of the accelerators; 0 without a driver to ask."""
     return _ask_driver(_sum_free)
 
 
 def _read_vram(pids: tuple[int, ...]) -> int:
-    """Return bytes of video memory that the processes hold; 0 without an NVIDIA driver."""
+    """Return the bytes of video memory that the processes use; 0 without an NVIDIA driver."""
     return _ask_driver(lambda nvml: _sum_vram(nvml, pids))
 
 
 def _ask_driver(question: Callable[[ModuleType], int]) -> int:
     if not has_driver():
         return 0
-    pynvml = importlib.import_module("pynvml")  # 46 ms, needed only beside a driver
+    pynvml = importlib.import_module("pynvml")  # takes 46 ms, and is needed only with a driver
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
@@ -221,7 +218,7 @@ def _sum_free(nvml: ModuleType) -> int:
 
 
 def _sum_vram(nvml: ModuleType, pids: tuple[int, ...]) -> int:
-    """Sum what the driver lists for `pids`, or the devices' total where it cannot tell."""
+    """Sum what the driver lists for `pids`; the devices' total where it cannot tell."""
     total, own = 0, []
     for number in range(nvml.nvmlDeviceGetCount()):
         device = nvml.nvmlDeviceGetHandleByIndex(number)
@@ -235,7 +232,7 @@ def _sum_vram(nvml: ModuleType, pids: tuple[int, ...]) -> int:
 
 
 def _driver_knows_pids() -> bool:
-    """Tell whether process ids here are those of the driver; not so inside a container."""
+    """Tell whether process ids here are the driver's too, which they are not in a container."""
     if sys.platform != "linux":
         return True
     try:

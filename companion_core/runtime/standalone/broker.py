@@ -1,10 +1,10 @@
 """The broker: runs beside a runtime in its network namespace and hands out connections (I-07).
 
-It runs as a program of its own, `python -I -S broker.py LINE PORT PROGRAM ARGUMENT…`, and
-imports only the standard library. LINE is one end of a pair of sockets whose other end the
-companion alone holds. For each packet on it the broker connects to the runtime's loopback
-port and sends the connected socket back; no byte of a request passes through. Nothing has a name
-that another program could open. It ends as the runtime ends.
+It runs as a program of its own, `python -I -S broker.py LINE PORT PROGRAM ARGUMENT…`, and imports
+only the standard library. LINE is one end of a pair of sockets; the companion alone has the other
+end. For each packet on it the broker connects to the runtime's loopback port and sends the
+connected socket back; no byte of a request passes through the broker. Nothing here has a name that
+another program could open. The broker ends when the runtime does, with its exit code.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import sys
 from typing import NoReturn
 
 if sys.platform != "linux":
-    raise ImportError("network namespaces are Linux's")
+    raise ImportError("only Linux has network namespaces")
 
 _CONNECT_SECONDS = 2.0
 _HANDED, _REFUSED = b"k", b"e"
@@ -31,7 +31,7 @@ def _hand_out(line: socket.socket, port: int) -> None:
         line.send(_REFUSED)
         return
     with connection:
-        connection.settimeout(None)  # it is the socket's own, and would go along
+        connection.settimeout(None)  # the setting is the socket's, and would go along with it
         socket.send_fds(line, [_HANDED], [connection.fileno()])
 
 
@@ -43,7 +43,7 @@ def main() -> NoReturn:
     runtime = os.fork()
     if runtime == 0:
         with contextlib.suppress(OSError):
-            os.execv(sys.argv[3], sys.argv[3:])  # noqa: S606 - a checked plan
+            os.execv(sys.argv[3], sys.argv[3:])  # noqa: S606 - the command of a checked plan
         os._exit(127)
     ended = os.pidfd_open(runtime)
     while True:

@@ -1,15 +1,14 @@
 """The keeper: stands between the companion and the runtime, and outlives neither (I-08).
 
-It runs as a program of its own, `python -I -S keeper.py DESCRIPTOR`, and imports only the
-standard library. The descriptor is one end of a socket pair whose other end the companion
-alone holds: the start arrives on it as one line of JSON, reports leave on it, and its end
-of file means that the companion is gone, whatever killed it. Then, or when the runtime
-ends, the keeper kills everything below itself and ends too.
+It runs as a program of its own, `python -I -S keeper.py DESCRIPTOR`, and imports only the standard
+library. The descriptor is one end of a pair of sockets; the companion alone has the other end. The
+start arrives on it as one line of JSON (the companion's side is `process/keeper_protocol.py`),
+reports leave on it, and its end of file means that the companion is gone, whatever killed it. Then,
+or when the runtime ends, the keeper kills everything below itself and ends too.
 
-On Linux it is the subreaper of the tree: a process whose parent dies becomes the keeper's
-own child, so none escapes. Only direct children are killed, never a number from a list:
-nobody but the keeper can reap them, so their numbers cannot have been reused.
-Elsewhere the tree is the runtime's process group.
+On Linux the keeper is the subreaper of the tree: a process whose parent dies becomes the keeper's
+own child, so none escapes. It kills its direct children alone: nobody else can reap them, so their
+numbers cannot have been reused. Elsewhere the tree is the runtime's process group.
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ import signal
 import sys
 import time
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypedDict
 
 if sys.platform == "win32":
-    raise ImportError("a job holds the tree there")
+    raise ImportError("Windows has jobs in the place of a keeper")
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -38,33 +37,43 @@ _PAUSE_SECONDS = 0.002
 _START_LIMIT_BYTES = 1024 * 1024
 
 
+class _Start(TypedDict):
+    """What to start; see `StartCommand` in `process/keeper_protocol.py`."""
+
+    argv: list[str]
+    env: dict[str, str]
+    descriptors: list[int]
+    policy: dict[str, Any] | None
+    group: str | None
+
+
 def _prctl(option: int, value: int) -> None:
     if _LINUX and ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl")
 
 
-def _receive_start(line: int) -> dict[str, Any]:
+def _receive_start(line: int) -> _Start:
     received = b""
     while not received.endswith(b"\n"):
         part = os.read(line, 65536)
         if not part or len(received) > _START_LIMIT_BYTES:
             os._exit(0)  # the companion is gone before anything was started
         received += part
-    start: dict[str, Any] = json.loads(received)
+    start: _Start = json.loads(received)
     return start
 
 
 def _report(line: int, **facts: int) -> None:
-    with contextlib.suppress(OSError):  # nobody left to tell
+    with contextlib.suppress(OSError):  # nobody is left to hear it
         os.write(line, json.dumps(facts).encode() + b"\n")
 
 
-def _become_runtime(start: dict[str, Any], keeper: int, failure: int) -> NoReturn:
+def _become_runtime(start: _Start, keeper: int, failure: int) -> NoReturn:
     """Run in the forked child: replace it by the runtime, or say why not and end."""
     try:
         if not _LINUX:
             os.setpgid(0, 0)
-        # The runtime starts with every signal as the system has it, whatever was inherited.
+        # The runtime starts with every signal at the system's default, whatever was inherited.
         for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
             with contextlib.suppress(OSError, ValueError):
                 signal.signal(number, signal.SIG_DFL)
@@ -76,15 +85,15 @@ def _become_runtime(start: dict[str, Any], keeper: int, failure: int) -> NoRetur
         _write_group(start, "cgroup.procs", b"0")
         if start["policy"] is not None:
             _load_locks().lock(start["policy"])
-        os.execve(start["argv"][0], start["argv"], start["env"])  # noqa: S606 - a checked plan
-    except Exception as error:  # noqa: BLE001 - whatever it is, nothing was started
+        os.execve(start["argv"][0], start["argv"], start["env"])  # noqa: S606 - the command of a checked plan
+    except Exception as error:  # noqa: BLE001 - whatever failed, nothing was started
         os.write(failure, str(getattr(error, "errno", None) or 0).encode())
     finally:
         os._exit(127)
 
 
 def _load_locks() -> ModuleType:
-    """Load the file beside this one; the package itself is out of reach here."""
+    """Load the file beside this one: with -I and -S the package cannot be imported."""
     path = os.path.join(os.path.dirname(__file__), "locks.py")  # noqa: PTH118, PTH120 - pathlib is not loaded
     spec = importlib.util.spec_from_file_location("locks", path)
     if spec is None or spec.loader is None:
@@ -94,8 +103,8 @@ def _load_locks() -> ModuleType:
     return module
 
 
-def _write_group(start: dict[str, Any], name: str, value: bytes) -> None:
-    """Write to the runtime's control group, if it has one; the companion looks whether it holds."""
+def _write_group(start: _Start, name: str, value: bytes) -> None:
+    """Write to the runtime's control group, if it has one; the companion checks the result."""
     if start["group"] is not None:
         with contextlib.suppress(OSError):
             file = os.open(f"{start['group']}/{name}", os.O_WRONLY)
@@ -103,8 +112,8 @@ def _write_group(start: dict[str, Any], name: str, value: bytes) -> None:
             os.close(file)
 
 
-def _killed_for_memory(start: dict[str, Any]) -> bool:
-    """Tell whether the kernel ended something of the group at its ceiling of memory."""
+def _killed_for_memory(start: _Start) -> bool:
+    """Tell whether the kernel ended a process of the group at its ceiling of memory."""
     if start["group"] is None:
         return False
     with contextlib.suppress(OSError), open(f"{start['group']}/memory.events") as events:  # noqa: PTH123 - pathlib is not loaded
@@ -112,9 +121,9 @@ def _killed_for_memory(start: dict[str, Any]) -> bool:
     return False
 
 
-def _start_runtime(start: dict[str, Any]) -> tuple[int, int]:
+def _start_runtime(start: _Start) -> tuple[int, int]:
     """Return the runtime's process id and 0, or 0 and the error number."""
-    receiving, sending = os.pipe()  # both close on exec: the end of file means success
+    receiving, sending = os.pipe()  # both ends close on exec, so the end of file means success
     keeper = os.getpid()
     pid = os.fork()
     if pid == 0:
@@ -142,10 +151,10 @@ def _reap(runtime: int) -> tuple[int | None, bool]:
 
 
 def _own_children() -> list[int]:
-    """Return those that can be seen now; who waits until none is left asks again."""
+    """Return the children that can be seen now; `_end_tree` asks again until none is left."""
     me, children = str(os.getpid()).encode(), []
     try:
-        names = os.listdir("/proc")  # noqa: PTH208 - names are all it takes
+        names = os.listdir("/proc")  # noqa: PTH208 - pathlib is not loaded
     except OSError:
         return []
     for name in filter(str.isdigit, names):
@@ -155,7 +164,7 @@ def _own_children() -> list[int]:
     return children
 
 
-def _end_tree(runtime: int, start: dict[str, Any]) -> None:
+def _end_tree(runtime: int, start: _Start) -> None:
     """Kill and reap until nothing is left below this process, nor in the runtime's group."""
     _write_group(start, "cgroup.kill", b"1")
     while True:
@@ -170,15 +179,15 @@ def _end_tree(runtime: int, start: dict[str, Any]) -> None:
             break
         time.sleep(_PAUSE_SECONDS)
     if start["group"] is not None:
-        with contextlib.suppress(OSError):  # not yet empty: the companion removes it
+        with contextlib.suppress(OSError):  # it is not empty yet: the companion removes it
             os.rmdir(start["group"])  # noqa: PTH106 - pathlib is not loaded
 
 
 def main() -> NoReturn:
-    """Start the runtime, watch it and the companion, leave nothing behind."""
+    """Start the runtime, watch it and the companion, and end the whole tree with either."""
     line = int(sys.argv[1])
     os.set_inheritable(line, False)  # noqa: FBT003 - takes no keyword
-    # A stop meant for the whole group must not take the keeper before its tree.
+    # A signal to the whole process group must not end the keeper before its tree.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD):
         signal.signal(number, lambda *_: None)
     wake, signalled = os.pipe()

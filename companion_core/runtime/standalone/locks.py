@@ -1,11 +1,11 @@
-"""Landlock and seccomp: the process that calls this locks itself in, for good, unprivileged.
+"""Landlock and seccomp: a process without privileges locks itself in, for good.
 
 The keeper loads this file into the forked child, so it imports only the standard library and
 nothing of the package. Kernel interfaces: landlock(7), seccomp(2), prctl(2).
 
-`lock` takes what `SandboxPolicy.policy` wrote. File access is denied but for the paths given; a
-socket is either a Unix stream or a TCP stream that listens on one port, and connects nowhere;
-what reaches into other processes, keys or the kernel's workings is denied.
+`lock` takes a `LockPolicy` as JSON has it. It denies access to all files but the paths given. It
+allows one kind of socket, a Unix stream or a TCP stream that listens on one port, and no connection
+to anywhere. It denies calls that reach into other processes, keys or the kernel itself.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _BIND_TCP, _CONNECT_TCP = 1 << 0, 1 << 1
 _SCOPE_ABSTRACT_UNIX, _SCOPE_SIGNAL = 1 << 0, 1 << 1
 _FIRST_ACCESS = (1 << 13) - 1
 _PATH_ALONE: Final[int] = getattr(os, "O_PATH", 0) | getattr(os, "O_CLOEXEC", 0)
-# Versions of the interface from which on each kind of access can be handled.
+# The first version of the interface that can handle each kind of access.
 _REFER_SINCE, _TRUNCATE_SINCE, _NETWORK_SINCE, _IOCTL_SINCE, _SCOPE_SINCE = 2, 3, 4, 5, 6
 
-# Per machine: the kernel's name of it, and the numbers of the calls that are looked at.
+# By machine: the kernel's number for it, and the numbers of the calls that the filter compares.
 _MACHINES: Final = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _CALLS: Final[Mapping[str, Mapping[str, int]]] = {
     "x86_64": {
@@ -90,7 +90,7 @@ _CALLS: Final[Mapping[str, Mapping[str, int]]] = {
     },
 }
 _X32_BIT = 0x40000000
-# Classic BPF: load a word, jump if equal, jump if greater or equal, and with, return.
+# Classic BPF: load a word, jump if equal, jump if greater or equal, bitwise and, return.
 _LOAD, _EQUAL, _AT_LEAST, _AND, _RETURN = 0x20, 0x15, 0x35, 0x54, 0x06
 _ALLOW, _DENY, _KILL = 0x7FFF0000, 0x00050000 | errno.EPERM, 0x80000000
 _OFFSET_NUMBER, _OFFSET_MACHINE, _OFFSET_FIRST, _OFFSET_SECOND = 0, 4, 16, 24
@@ -130,18 +130,18 @@ def seccomp_works() -> bool:
     """Tell whether filters can be installed here, without installing one."""
     if platform.machine() not in _MACHINES:
         return False
-    # Without a program the kernel faults on its address, where it knows filters at all.
+    # A kernel that knows filters looks for the program at address 0, and fails with EFAULT.
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, None, 0, 0)
     return ctypes.get_errno() == errno.EFAULT
 
 
 def lock(policy: Mapping[str, Any]) -> None:
-    """Lock the calling process in; it and all that it starts stay so.
+    """Lock in the calling process and all that it will start.
 
     Args:
-        policy: `read`, `write` and `devices` are lists of paths, of which those that do not
-            exist are left out; `port` is the one to listen on, None for Unix sockets.
+        policy: `read`, `write` and `devices` are lists of paths, of which missing ones are
+            skipped; `port` is the one to listen on, None for Unix sockets.
 
     Raises:
         OSError: the kernel refused; the caller must not go on.
@@ -166,7 +166,7 @@ def _restrict_files(policy: Mapping[str, Any]) -> None:
     network = _BIND_TCP | _CONNECT_TCP if version >= _NETWORK_SINCE else 0
     scoped = _SCOPE_ABSTRACT_UNIX | _SCOPE_SIGNAL if version >= _SCOPE_SINCE else 0
     attributes = _Ruleset(every | ioctl, network, scoped)
-    # An older kernel takes a longer structure only where what it does not know is zero.
+    # An older kernel accepts the longer structure only if the fields it does not know are zero.
     ruleset = _call(
         _LANDLOCK_CREATE_RULESET, ctypes.byref(attributes), ctypes.sizeof(attributes), 0
     )
@@ -196,20 +196,20 @@ def _allow(ruleset: int, paths: Iterable[str], access: int, every: int) -> None:
 
 
 def _program(port: int | None) -> list[tuple[int, int, int, int]]:
-    """Return the filter: steps of operation, how far to jump if so, if not, and a value."""
+    """Return the filter: operation, how far to jump if true, if false, and a value, per step."""
     name = platform.machine()
     machine, calls = _MACHINES[name], dict(_CALLS[name])
     sockets = calls.pop("socket")
     families = (_AF_UNIX,) if port is None else (_AF_INET, _AF_INET6)
     steps = [(_LOAD, 0, 0, _OFFSET_MACHINE), (_EQUAL, 1, 0, machine), (_RETURN, 0, 0, _KILL)]
     steps += [(_LOAD, 0, 0, _OFFSET_NUMBER)]
-    if name == "x86_64":  # the same calls once more under other numbers
+    if name == "x86_64":  # the same calls exist there under other numbers too
         steps += [(_AT_LEAST, 0, 1, _X32_BIT), (_RETURN, 0, 0, _DENY)]
     for number in calls.values():
         steps += [(_EQUAL, 0, 1, number), (_RETURN, 0, 0, _DENY)]
     steps += [(_EQUAL, 1, 0, sockets), (_RETURN, 0, 0, _ALLOW)]
     steps += [(_LOAD, 0, 0, _OFFSET_FIRST)]
-    for left, family in enumerate(families):  # a match jumps behind the refusal
+    for left, family in enumerate(families):  # a match jumps past the refusal
         steps += [(_EQUAL, len(families) - left, 0, family)]
     steps += [(_RETURN, 0, 0, _DENY)]
     steps += [(_LOAD, 0, 0, _OFFSET_SECOND), (_AND, 0, 0, _TYPE_MASK)]

@@ -1,8 +1,8 @@
-"""What a backend keeps of the model: proved before each start, else removed and made anew (I-01).
+"""What a backend stores of the model: proved before each start, else removed and made anew (I-01).
 
-The folder is the backend's to write, so nothing in it is believed. The model's file there is
-the proved inode, or its bytes are hashed; every other file has to hash to what was written
-down, out of the backend's reach, once the start that made it had succeeded.
+The backend may write to the folder, so nothing in it is believed. The model's file there must be
+the proved inode, or its bytes are hashed. Every other file must have its digest in the record,
+which is written after a start that succeeded, where the backend cannot reach it.
 """
 
 from __future__ import annotations
@@ -21,10 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason, Refused
-from companion_core.models.store import (
-    ProvedFile,
-    VerifiedModel,
-)
+from companion_core.models.store import ProvedFile, VerifiedModel
 from companion_core.providers import BackendRequest, SpawnPlan
 from companion_core.system.os_compat import (
     BINARY,
@@ -41,7 +38,7 @@ from companion_core.system.state_files import (
 __all__ = ["BackendStore"]
 
 _CHUNK_BYTES: Final = 1024 * 1024
-# Beside the model itself: what is more than this is no store that is worth keeping.
+# Of the files beside the model itself: beyond these limits, rebuild instead of verifying.
 _MOST_FILES: Final = 256
 _MOST_BYTES: Final = 64 * 1024 * 1024
 _RECORD_BYTES: Final = 256 * 1024
@@ -51,14 +48,14 @@ _NEVER: Final = threading.Event()
 class BackendStore:
     """The store of one plan. Blocking throughout: files are hashed.
 
-    Each method takes an event that is set when it should end early, with `interrupted`.
+    Each method takes an event; once it is set, the method ends early with `interrupted`.
 
     Args:
-        plan: a checked one.
+        plan: a checked plan.
         model: what is to run.
-        data_dir: the runtime's own folder, in which the store lies; made by the core.
-        record: where is written down what the store held; not under the plan's data folder.
-        binary_sha256: of the program that made it; another one may store otherwise.
+        data_dir: the runtime's own folder, which the core made; the store lies in it.
+        record: the file with the store's digests, outside the plan's data folder.
+        binary_sha256: of the program that makes the store; another program may store differently.
     """
 
     def __init__(
@@ -80,7 +77,7 @@ class BackendStore:
         self._maker = _digest_of_text([binary_sha256, model.files[0].sha256, *_texts_of(plan)])
 
     def prove(self, cancelled: threading.Event = _NEVER) -> tuple[BackendRequest, ...]:
-        """Put the model in its place, remove what is not proved, and return what to send.
+        """Put the model in its place, remove what is not proved, and return which requests to send.
 
         Raises:
             Refused: `digest_mismatch`, `state_path_unsafe`.
@@ -88,9 +85,9 @@ class BackendStore:
         """
         self._cancelled = cancelled
         try:
-            self._remove_ways_out()
-            kept = self._is_kept()
-            if not kept:
+            self._remove_links_out()
+            unchanged = self._is_unchanged()
+            if not unchanged:
                 self._clear()
             placed = self._link is not None and self._place(self._link)
         except OSError as error:
@@ -98,19 +95,19 @@ class BackendStore:
         return tuple(
             request
             for request in self._plan.prepare
-            if not (request.unless_stored and (placed if request.send_model else kept))
+            if not (request.unless_stored and (placed if request.send_model else unchanged))
         )
 
     @property
-    def holds_links_alone(self) -> bool:
-        """Whether each of the backend's copies is the hashed file itself. Reads no content."""
+    def has_links_alone(self) -> bool:
+        """Whether each of the backend's copies is a link to the hashed file. Reads no content."""
         return all(self._is_link(Path(copy)) for copy in self._plan.model_copies)
 
     def require_model(self, cancelled: threading.Event = _NEVER) -> None:
         """Require that the backend's copies are the model.
 
         Raises:
-            Refused: `digest_mismatch`, also when there is no such file.
+            Refused: `digest_mismatch`, also where a copy is missing.
         """
         self._cancelled = cancelled
         digests = {file.sha256 for file in self._model.files}
@@ -119,10 +116,10 @@ class BackendStore:
                 raise Refused(Reason.DIGEST_MISMATCH)
 
     def write_down(self, cancelled: threading.Event = _NEVER) -> None:
-        """Write down what the backend stored; the next start keeps a store that is still so.
+        """Write down what the backend stored; the next start keeps a store that has not changed.
 
         Raises:
-            CompanionError: `interrupted`, nothing is written down.
+            CompanionError: `interrupted`; nothing is written down.
             EnvironmentUnavailable: `disk_unavailable`.
         """
         self._cancelled = cancelled
@@ -131,10 +128,11 @@ class BackendStore:
             self._require_wanted()
             write_private(self._record, json.dumps(content).encode(), durable=False)
 
-    def _remove_ways_out(self) -> None:
-        """Remove a link in the place of a folder: what it leads to is not the store's.
+    def _remove_links_out(self) -> None:
+        """Remove each link that stands in the place of one of the store's folders.
 
-        Else a backend could have the person's own files cleared away, or the model put there.
+        Through such a link a backend could have the person's own files removed, or have the model
+        put somewhere else.
         """
         for end in (self._folder, None if self._link is None else self._link.parent):
             at = self._data_dir
@@ -144,7 +142,7 @@ class BackendStore:
                     at.unlink()
 
     def _place(self, link: Path) -> bool:
-        """Return whether the model's bytes are there: by a link, as a copy, or from before."""
+        """Put the model there, as a link or a copy; return False where a request has to send it."""
         private_folder(link.parent)
         file = self._model.files[0]
         if _is_same_inode(file, link):
@@ -164,8 +162,8 @@ class BackendStore:
     def _is_link(self, path: Path) -> bool:
         return any(_is_same_inode(file, path) for file in self._model.files)
 
-    def _is_kept(self) -> bool:
-        """Tell whether the store is as it was when a start with these requests had succeeded."""
+    def _is_unchanged(self) -> bool:
+        """Tell whether the store is what a start with the same requests left when it succeeded."""
         raw = None if self._folder is None else read_private(self._record, _RECORD_BYTES)
         if raw is None:
             return False
@@ -177,7 +175,7 @@ class BackendStore:
         return bool(found) and content == {"maker": self._maker, "files": found}
 
     def _clear(self) -> None:
-        """Remove what the store holds but the model's file, which is proved on its own."""
+        """Remove everything in the store except the model's file, which is proved on its own."""
         self._record.unlink(missing_ok=True)
         if self._folder is None:
             return
@@ -187,10 +185,10 @@ class BackendStore:
                 if entry.is_dir(follow_symlinks=False):
                     shutil.rmtree(entry.path)
                 elif self._link is None or entry.path != str(self._link):
-                    os.unlink(entry.path)  # noqa: PTH108 - it is no Path
+                    os.unlink(entry.path)  # noqa: PTH108 - an entry has its path as text
 
     def _survey(self) -> dict[str, str] | None:
-        """Return the digest of each file of the store but the model's; None: not to be kept."""
+        """Return the digest of each file but the model's; None for a store that is not worth it."""
         folder, found, size = self._folder, dict[str, str](), 0
         if folder is None:
             return None
@@ -204,7 +202,7 @@ class BackendStore:
                 if len(found) >= _MOST_FILES or size > _MOST_BYTES:
                     return None
                 digest = self._digest(path)
-                if digest is None:  # a link, a pipe: no backend needs one here
+                if digest is None:  # a link or a pipe, which no backend needs here
                     return None
                 found[str(path.relative_to(folder))] = digest
         return found
@@ -214,13 +212,13 @@ class BackendStore:
         flags = os.O_RDONLY | NO_FOLLOW | NON_BLOCKING | BINARY
         digest = hashlib.sha256()
         try:
-            with open(os.open(path, flags), "rb") as file:  # noqa: PTH123 - follows no link
+            with open(os.open(path, flags), "rb") as file:  # noqa: PTH123 - a Path would follow a link
                 if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                     return None
                 while chunk := file.read(_CHUNK_BYTES):
                     self._require_wanted()
                     digest.update(chunk)
-        except OSError:  # there is none, or a disk that fails
+        except OSError:  # there is no such file, or the disk fails
             return None
         return digest.hexdigest()
 
@@ -229,7 +227,7 @@ class BackendStore:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_FOLLOW | BINARY
         digest, at = hashlib.sha256(), 0
         try:
-            with open(os.open(temporary, flags, 0o600), "wb") as copy:  # noqa: PTH123 - made exclusively
+            with open(os.open(temporary, flags, 0o600), "wb") as copy:  # noqa: PTH123 - a Path would follow a link
                 while chunk := read_at(file.descriptor, _CHUNK_BYTES, at):
                     self._require_wanted()
                     digest.update(chunk)
@@ -264,11 +262,11 @@ def _digest_of_text(parts: list[str | None]) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _entries(folder: Path, kept: frozenset[str]) -> Iterator[os.DirEntry[str]]:
-    """Yield what stands in `folder` and in those of its folders that are kept themselves."""
+def _entries(folder: Path, opened: frozenset[str]) -> Iterator[os.DirEntry[str]]:
+    """Yield the entries of `folder`, and those of a folder in `opened` in its place."""
     for entry in os.scandir(folder):
-        if entry.is_dir(follow_symlinks=False) and entry.path in kept:
-            yield from _entries(Path(entry.path), kept)
+        if entry.is_dir(follow_symlinks=False) and entry.path in opened:
+            yield from _entries(Path(entry.path), opened)
         else:
             yield entry
 
@@ -288,7 +286,7 @@ def _link(file: ProvedFile, link: Path) -> bool:
     try:
         if sys.platform == "win32":
             os.link(source, temporary)
-        else:  # with a folder's descriptor, here unused, Python takes linkat(2), which follows
+        else:  # given any descriptor, Python calls linkat(2), which follows the link in /proc
             os.link(source, temporary, src_dir_fd=file.descriptor, follow_symlinks=True)
         if _is_same_inode(file, temporary):
             temporary.replace(link)

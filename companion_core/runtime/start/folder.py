@@ -15,17 +15,13 @@ from companion_core.errors import EnvironmentUnavailable, Reason
 from companion_core.providers import TcpChannel, UnixChannel
 from companion_core.system.state_files import private_folder
 
-__all__ = [
-    "choose_channel",
-    "new_start_folder",
-    "remove_start_folder",
-]
+__all__ = ["choose_channel", "new_start_folder", "remove_start_folder"]
 
-_SOCKET_NAME: Final = "backend.sock"  # llama-server takes a host for a socket when it ends so
+_SOCKET_NAME: Final = "backend.sock"  # llama-server takes a host that ends like this for a socket
 
 
 def new_start_folder(run_dir: Path) -> Path:
-    """Make the 0700 folder of one start, under a name that nobody could know before.
+    """Make the 0700 folder of one start, under a name that nobody could know in advance.
 
     Raises:
         Refused: `state_path_unsafe`.
@@ -40,7 +36,7 @@ def new_start_folder(run_dir: Path) -> Path:
 
 
 def remove_start_folder(folder: Path) -> None:
-    """Remove the folder and whatever the runtime left in it."""
+    """Remove the folder and everything that the runtime left in it."""
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -48,15 +44,15 @@ def choose_channel(offered: frozenset[str], folder: Path) -> UnixChannel | TcpCh
     """Choose where the backend listens: a socket in `folder`, else a free loopback port (I-07).
 
     Raises:
-        EnvironmentUnavailable: `spawn_failed` where neither can be had.
+        EnvironmentUnavailable: `spawn_failed` where neither is possible.
     """
     path = str(folder / _SOCKET_NAME)
     if "unix" in offered and len(os.fsencode(path)) <= MAX_UNIX_PATH.get(sys.platform, 0):
         return UnixChannel(path=path)
     if "tcp" not in offered:
         raise EnvironmentUnavailable(Reason.SPAWN_FAILED)
-    # Another program may take the port before the runtime does. Then the tree does not hold
-    # it, which is read back before a byte, and the key with it, is sent there.
+    # Another program may take the port before the runtime does. Then the runtime's tree does not
+    # listen there, which is read back before any byte is sent, the key included.
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as free:
         free.bind(("127.0.0.1", 0))
         return TcpChannel(host="127.0.0.1", port=free.getsockname()[1])

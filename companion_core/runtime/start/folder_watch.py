@@ -1,4 +1,4 @@
-"""Learn at once that a folder has a new entry, where the system tells (inotify(7))."""
+"""Learn at once that a folder has a new entry, where the system tells it (inotify(7))."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _EVENT_BYTES: Final = 4096
 
 
 class FolderWatch:
-    """Watches until `close`; where the system does not tell, it never calls.
+    """Watches until `close`; on systems without inotify it never calls.
 
     Args:
-        folder: an existing one.
-        on_entry: called in the running event loop when there is a new name in it.
+        folder: an existing folder.
+        on_entry: called in the running event loop when the folder has a new entry.
     """
 
     def __init__(self, folder: Path, on_entry: Callable[[], None]) -> None:
@@ -32,11 +32,11 @@ class FolderWatch:
             asyncio.get_running_loop().add_reader(self._descriptor, self._read)
 
     async def close(self) -> None:
-        """Watch no longer; may be called again."""
+        """Stop watching; may be called again."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             asyncio.get_running_loop().remove_reader(descriptor)
-            # The kernel waits for every processor before it lets go: some 10 ms.
+            # The kernel waits for every processor before this returns: some 10 ms.
             await asyncio.to_thread(os.close, descriptor)
 
     def _read(self) -> None:

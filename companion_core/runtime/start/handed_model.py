@@ -1,8 +1,9 @@
-"""What one start hands a runtime of the model: files that it can read, and change nothing of.
+"""What one start hands a runtime of the model: files that it can read and cannot change.
 
-Each start opens the proved files anew. The description that carries the proof stays ours, so a
-runtime can neither give its lease up nor choose the signal that tells of a writer. In the
-bubblewrap tier not even the new descriptor reaches the runtime: the file is mounted read-only.
+Each start opens the proved files anew. The open file description under which a file was hashed
+stays the companion's alone, so a runtime can neither give up the lease on it nor choose the signal
+that tells of a writer. In the bubblewrap tier not even the new descriptor reaches the runtime: the
+file is mounted read-only.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from companion_core.providers import ModelFile
 
 __all__ = ["HandedModel", "hand_on"]
 
-# In the runtime's own file system, where nothing else has this name.
+# A folder in the runtime's own file system, where nothing else has this name.
 _MOUNTED: Final = "/verified-model"
 
 
@@ -40,7 +41,7 @@ class HandedModel:
     _open: list[int] = field(default_factory=list, repr=False)
 
     def close(self) -> None:
-        """Let go of the descriptors; a second call does nothing."""
+        """Close the descriptors; a second call does nothing."""
         while self._open:
             os.close(self._open.pop())
 
@@ -48,9 +49,10 @@ class HandedModel:
 def hand_on(model: VerifiedModel, folder: Path, tier: Tier) -> HandedModel:
     """Open the model's files for one start, and say where the runtime finds them.
 
-    On Windows, which has no paths of descriptors, they keep their names: an open file cannot be
-    replaced there. Several files keep their names, which runtimes derive from one another: in
-    the folder of the mounts, else as links in `folder` that lead to the descriptors.
+    On Windows, which has no paths of descriptors, the files are opened by their own paths: an open
+    file cannot be replaced there. Where the model has several files each keeps its name, since
+    runtimes derive the names from one another: as a mount, else as a link in `folder` to the
+    descriptor.
 
     Raises:
         Refused: `digest_mismatch`, `state_path_unsafe`; nothing is open.
@@ -64,7 +66,7 @@ def hand_on(model: VerifiedModel, folder: Path, tier: Tier) -> HandedModel:
             path = file.path
             if sys.platform != "win32":
                 descriptor = reopen(file.descriptor, file.path)
-                handed._open.append(descriptor)  # noqa: SLF001 - it is made here
+                handed._open.append(descriptor)  # noqa: SLF001 - this function makes the object
                 path = _path_of(descriptor, file.name, tier)
                 handed.reached_by += ((path, descriptor),)
             if len(model.files) > 1 and tier is not Tier.BUBBLEWRAP:
@@ -85,9 +87,9 @@ def _path_of(descriptor: int, name: str, tier: Tier) -> str:
 
 
 def _require_a_name(descriptor: int) -> None:
-    """Only what still has a name can be mounted; bubblewrap itself looks at it again."""
+    """Require that the file still has its name, which a mount needs; bubblewrap checks it again."""
     try:
-        named = os.stat(os.readlink(f"/proc/self/fd/{descriptor}"))  # noqa: PTH115, PTH116 - as it is
+        named = os.stat(os.readlink(f"/proc/self/fd/{descriptor}"))  # noqa: PTH115, PTH116 - a Path would change the text of the link
     except OSError as error:
         raise Refused(Reason.DIGEST_MISMATCH) from error
     if not os.path.samestat(named, os.fstat(descriptor)):

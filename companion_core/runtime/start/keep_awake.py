@@ -1,8 +1,8 @@
 """Keep the event loop quick while a start waits in silence.
 
-A processor that has slept for more than some 20 ms is woken a quarter of a millisecond late and
-works slowly for as long again; one that is woken more often is not. It costs a thousandth of
-one processor, and only while a model loads.
+A processor that has slept for more than some 20 ms wakes a quarter of a millisecond late and then
+works slowly for as long again. One that is woken more often does neither. That costs a thousandth
+of one processor, and only while a model loads.
 """
 
 from __future__ import annotations
@@ -28,5 +28,5 @@ def keep_awake() -> Iterator[None]:
 
 
 async def _wake_often() -> None:
-    while True:  # noqa: ASYNC110 - to wake is all there is to do
+    while True:  # noqa: ASYNC110 - to wake up is the purpose; no event is waited for
         await asyncio.sleep(WAKE_SECONDS)

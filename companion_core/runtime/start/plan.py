@@ -1,4 +1,4 @@
-"""What to start, and how: the plugin's plan, asked for once and rebuilt from what is allowed."""
+"""What to start, and how: the plugin's plan, asked for once and rebuilt from its allowed parts."""
 
 from __future__ import annotations
 
@@ -40,11 +40,12 @@ class StartSpec:
         plugin_modules: modules inside the plugin's own hashed files.
         binary: an absolute path, or "embedded".
         binary_sha256: as recorded at set-up; only "embedded" needs none.
-        data_dir: kept between starts.
-        record_path: where the running processes are written down, for `reclaim`.
-        run_dir: where the folder of this start is made; short, for the socket's sake.
-        parallel: requests that the gateway has in flight at most.
-        tier: how the runtime is confined, of those that work here.
+        data_dir: the runtime's own folder, which stays between starts.
+        record_path: the file in which the running processes are written down, for `reclaim`.
+        run_dir: the folder in which this start's folder is made; a short path, since the path of
+            a socket must be short.
+        parallel: how many requests the gateway has in flight at most.
+        tier: how the runtime is confined; one that works here.
         allow_open_backend: the person accepted a backend without socket and key (I-07).
     """
 
@@ -68,18 +69,18 @@ class StartSpec:
 
     @property
     def store_record(self) -> Path:
-        """Where is written down what the backend stored; out of its own reach."""
+        """The file that records the backend's store, where the backend cannot reach it."""
         return self.record_path.with_name("backend-store.json")
 
 
 def check_spec(spec: StartSpec) -> None:
-    """Require evidence for the model, and that the plugin knows its format and each option.
+    """Require evidence for the model, and a plugin that knows its format and each option.
 
     Raises:
         Refused: `not_verified`.
         CompanionError: `model_format_unsupported`, `unknown_option`.
     """
-    if type(spec.model) is not VerifiedModel:  # evidence, whatever the types said (I-01)
+    if type(spec.model) is not VerifiedModel:  # evidence, whatever the annotations say (I-01)
         raise Refused(Reason.NOT_VERIFIED)
     if spec.model.format not in spec.spawner.formats:
         raise error_for(Reason.MODEL_FORMAT_UNSUPPORTED, plugin=spec.plugin_name)
@@ -98,19 +99,19 @@ async def ask_for_plan(
     base_names: frozenset[str],
     help_text: str,
 ) -> SpawnPlan:
-    """Ask the plugin, and return its plan rebuilt from what is allowed in it.
+    """Ask the plugin, and return its plan, rebuilt from the allowed parts.
 
     Args:
         spec: what to start.
-        folder: of this start.
-        binary: proved.
+        folder: the private folder of this start.
+        binary: the proved program.
         channel: where the backend is to listen.
-        files: the model's, as the runtime opens them.
+        files: the model's files, as the runtime opens them.
         base_names: environment variables that the core sets itself.
-        help_text: what the program says of its flags.
+        help_text: what the program prints about its flags.
 
     Raises:
-        CompanionError: the plugin's reason, or that of the rule which its plan breaks.
+        CompanionError: the plugin's reason, or that of the rule that its plan breaks.
     """
     request = SpawnRequest(
         binary=binary.path,
@@ -154,11 +155,11 @@ async def ask_for_plan(
 
 
 def tier_for(spec: StartSpec, channel: UnixChannel | TcpChannel) -> Tier:
-    """Return the tier of this start: Landlock cannot hold a runtime of several listeners."""
+    """Return the tier of this start: Landlock allows one port, so no runtime with several."""
     several = isinstance(channel, TcpChannel) and spec.allow_open_backend
     return Tier.NONE if several and spec.tier is Tier.LANDLOCK else spec.tier
 
 
 def has_own_network(tier: Tier, channel: UnixChannel | TcpChannel) -> bool:
-    """Tell whether the runtime listens in a network namespace that it alone is in (I-07)."""
+    """Tell whether the runtime listens in a network namespace of its own (I-07)."""
     return tier is Tier.BUBBLEWRAP and isinstance(channel, TcpChannel)

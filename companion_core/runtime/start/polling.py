@@ -1,8 +1,9 @@
-"""Pace what is tried until a runtime is ready: when it stirs, else by the time it was silent.
+"""When to try again until a runtime is ready: when it does something, else after a pause.
 
-A runtime that becomes ready writes a line or makes its socket. Both wake the next attempt at
-once; one that does so in silence is found late by a small share of that silence. Whoever
-writes on and on is asked with pauses, so that the asking takes about a share of the start.
+A runtime that becomes ready writes a line or makes its socket, and either wakes the next attempt at
+once. Where it becomes ready in silence, the pauses are a small share of that silence, and it is
+found late by no more. Where it writes all the time, pauses keep the attempts to a share of the
+start's time.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class Polling:
     """One series of attempts; needs a running event loop.
 
     Args:
-        activity: set whenever the runtime does something; cleared here.
+        activity: set whenever the runtime does something; cleared by `pause`.
     """
 
     def __init__(self, activity: asyncio.Event) -> None:
@@ -37,7 +38,7 @@ class Polling:
         """Return when the next attempt is due."""
         now = self._now()
         self._busy += now - self._resumed
-        if self._activity.is_set():  # meanwhile
+        if self._activity.is_set():  # it did something during the attempt
             await asyncio.sleep(pause_after(self._busy, of=now - self._began))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(longest_pause(self._now() - self._silent_since)):
@@ -49,10 +50,10 @@ class Polling:
 
 
 def pause_after(busy: float, *, of: float) -> float:
-    """Return how long to wait when attempts have taken `busy` seconds of the last `of`."""
+    """Return for how long to wait where attempts took `busy` seconds of the last `of`."""
     return min(max((busy - BUSY_SECONDS) / BUSY_SHARE - of, 0.0), LONGEST_SECONDS)
 
 
 def longest_pause(silence: float) -> float:
-    """Return for how many seconds a runtime is left alone that has been silent for `silence`."""
+    """Return for how long at most a runtime is not asked that was silent for `silence` seconds."""
     return min(max(SHARE * silence, SHORTEST_SECONDS), LONGEST_SECONDS)

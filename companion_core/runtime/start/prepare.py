@@ -1,12 +1,11 @@
-"""The requests that a plan asks for before health: one connection each, bounded answers.
+"""The requests that a plan asks for before its health check: one connection each, bounded answers.
 
-HTTP/1.0 on purpose: the answer ends with the connection, so there is no framing to parse.
+They are HTTP/1.0 on purpose: the answer ends with the connection, so there is no framing to parse.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Final, cast
 
 from companion_core.egress.backend_channel import BackendChannel
@@ -14,13 +13,14 @@ from companion_core.egress.interface import Egress
 from companion_core.errors import EnvironmentUnavailable, Reason
 from companion_core.models.store import ProvedFile
 from companion_core.providers import BackendRequest
+from companion_core.runtime.start.listener import NOBODY, StartListener
 from companion_core.system.os_compat import read_at
 from companion_core.system.secret import Secret
 
 __all__ = ["send_prepare"]
 
 _MAX_HEAD_BYTES: Final = 64 * 1024
-_KEPT_TAIL_BYTES: Final = 64 * 1024
+_TAIL_BYTES: Final = 64 * 1024
 _CHUNK_BYTES: Final = 256 * 1024
 _SERVER_ERROR: Final = 500
 
@@ -38,7 +38,7 @@ class _Answer(asyncio.Protocol):
         self._may_write.set()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass of it
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's transport is no subclass
 
     def data_received(self, data: bytes) -> None:
         if not self._head_complete:
@@ -46,9 +46,9 @@ class _Answer(asyncio.Protocol):
             self._head_complete = bool(found)
             if len(self.head) > _MAX_HEAD_BYTES and self.transport is not None:
                 self.transport.abort()
-        self.tail = (self.tail + data)[-_KEPT_TAIL_BYTES:]
+        self.tail = (self.tail + data)[-_TAIL_BYTES:]
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - a cut answer lacks its status or last line
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - an answer that was cut lacks its status or last line
         self._may_write.set()
         if not self.done.done():
             self.done.set_result(None)
@@ -60,7 +60,7 @@ class _Answer(asyncio.Protocol):
         self._may_write.set()
 
     async def write(self, data: bytes) -> None:
-        """Send, and wait while the other side is behind."""
+        """Send, and wait while the backend reads more slowly."""
         await self._may_write.wait()
         if self.transport is not None and not self.done.done():
             self.transport.write(data)
@@ -83,14 +83,14 @@ async def send_prepare(
     *,
     key: Secret | None,
     model: ProvedFile | None = None,
-    on_sent: Callable[[], None] = lambda: None,
-    on_retry: Callable[[], None] = lambda: None,
+    listener: StartListener = NOBODY,
 ) -> None:
     """Send one request of the plan and require the answer it names.
 
-    `on_sent` is called when the backend has all of it and works on it. One that the backend says
-    it failed at itself (RFC 9110 section 15.6) is sent once more, behind `on_retry`: what it
-    starts for a model may lose a race for a port.
+    The listener hears `connectable` when the backend has the whole request and works on it. Where
+    the backend says that it failed itself (RFC 9110 section 15.6) the listener hears
+    `not_connectable`, and the request is sent once more: a process that the backend starts for a
+    model may lose a race for a port.
 
     Raises:
         EnvironmentUnavailable: `spawn_failed`, naming the request.
@@ -98,7 +98,7 @@ async def send_prepare(
     for last in (False, True):
         try:
             answer = await _send_once(
-                egress, channel, request, key=key, model=model, on_sent=on_sent
+                egress, channel, request, key=key, model=model, listener=listener
             )
         except OSError:
             break
@@ -107,7 +107,7 @@ async def send_prepare(
             return
         if last or status < _SERVER_ERROR:
             break
-        on_retry()
+        listener.not_connectable()
     raise EnvironmentUnavailable(Reason.SPAWN_FAILED, f"{request.method} {request.path}")
 
 
@@ -118,7 +118,7 @@ async def _send_once(
     *,
     key: Secret | None,
     model: ProvedFile | None,
-    on_sent: Callable[[], None],
+    listener: StartListener,
 ) -> _Answer:
     body = (request.json or "").encode()
     upload = model if request.send_model else None
@@ -137,7 +137,7 @@ async def _send_once(
         await answer.write("\r\n".join([*head, "", ""]).encode() + body)
         if upload is not None:
             await _send_file(answer, upload)
-        on_sent()
+        listener.connectable()
         await answer.done
     finally:
         if answer.transport is not None:
@@ -150,6 +150,6 @@ async def _send_file(answer: _Answer, model: ProvedFile) -> None:
     while at < model.size and not answer.done.done():
         chunk = read_at(model.descriptor, min(_CHUNK_BYTES, model.size - at), at)
         if not chunk:
-            return  # cut short: the backend gets less than announced and says so
+            return  # the file is shorter now: the backend gets less than announced and says so
         await answer.write(chunk)
         at += len(chunk)

@@ -1,4 +1,4 @@
-"""What a stand-alone program says of its own flags, whose names change between releases."""
+"""What a stand-alone program prints about its flags, whose names change between releases."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["read_help"]
 _SECONDS: Final = 10.0
 _LIMIT_BYTES: Final = 256 * 1024
 _ENVIRONMENT: Final = {"LANG": "C.UTF-8", "PATH": "/usr/bin:/bin"}
-# By digest: it is asked once as long as this process lives.
+# By digest and arguments: a program is asked once in the life of this process.
 _KNOWN: dict[tuple[str, tuple[str, ...]], str] = {}
 
 
@@ -31,9 +31,9 @@ def read_help(
     tier: Tier,
     folder: Path,
 ) -> str:
-    """Return what a proved program prints when it is asked; "" when it does not answer.
+    """Return what a proved program prints for `arguments`; "" where it does not answer.
 
-    Blocking. It gets no model, no key and, in the bubblewrap tier, no network.
+    Blocking. The program gets no model, no key and, in the bubblewrap tier, no network.
     """
     if binary.embedded or sha256 is None or not arguments:
         return ""
@@ -44,11 +44,9 @@ def read_help(
 
 
 def _ask(egress: Egress, argv: tuple[str, ...], tier: Tier, folder: Path) -> str:
-    reach = SandboxPolicy.of_program(argv[0])
+    policy = replace(SandboxPolicy.of_program(argv[0]), write=(str(folder),))
     outer = tier if tier is Tier.BUBBLEWRAP else Tier.NONE
-    confined = confine(
-        outer, argv, _ENVIRONMENT, replace(reach, write=(str(folder),)), folder=folder
-    )
+    confined = confine(outer, argv, _ENVIRONMENT, policy, folder=folder)
     try:
         process = egress.start_process(
             confined.argv, env=confined.env, cwd=str(folder), stdout=subprocess.PIPE

@@ -1,7 +1,7 @@
 """When a started runtime may be used: it listens where planned, as planned, and is prepared.
 
-Readiness is its own announcement where it has one, else its socket; no request is sent
-before the sockets of its tree have been read back (I-07).
+A runtime listens once it says so, or once its socket accepts where it says nothing. No request
+is sent before the sockets of its tree have been read back (I-07).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -37,6 +37,7 @@ from companion_core.runtime.process.handle import (
     RuntimeProcess,
     describe_exit,
 )
+from companion_core.runtime.start.listener import NOBODY, StartListener
 from companion_core.runtime.start.polling import Polling
 from companion_core.runtime.start.prepare import send_prepare
 from companion_core.system.secret import Secret
@@ -47,11 +48,10 @@ T = TypeVar("T")
 
 _READ_BACK_SECONDS: Final = 1.0
 _AGAIN_SECONDS: Final = 0.05
-_LONG_SECONDS: Final = 0.005
-# Not its own socket yet; just being executed, where the system shows no environment then.
+# It has no socket of its own yet; or it is just being executed and shows no environment.
 _NOT_YET: Final = frozenset({Reason.HEALTH_FAILED, Reason.NOT_RUNNING})
-# In so many turns of the event loop a connection is made and the question sent, which is being
-# answered while the start goes on.
+# So many turns of the event loop make a connection and send the first question, which the runtime
+# answers while the start goes on.
 _TURNS_TO_ASK: Final = 2
 
 
@@ -60,42 +60,45 @@ class Watched:
     """A runtime's process and what it was planned to be like.
 
     Attributes:
-        channel: where it listens, as it knows it.
-        reached_by: how the companion reaches that.
-        takes_long: there was so much to look at that a thread has to, the next time.
+        channel: where it was told to listen.
+        reached_by: how the companion connects to that.
+        long_look: seconds; after a look that took longer, the next one is made in a thread.
+        patience: for how many seconds to ask again while the system does not tell.
+        takes_long: the last look was a long one.
     """
 
-    kept: RuntimeProcess
+    process: RuntimeProcess
     plugin: str
     channel: UnixChannel | TcpChannel
     reached_by: BackendChannel
     planned_names: frozenset[str]
     child_names: frozenset[str]
     allow_open_backend: bool
+    long_look: float = 0.005
+    patience: float = _READ_BACK_SECONDS
     takes_long: bool = False
 
     def require(self, verdict: Verdict) -> None:
-        """Go on with a proved channel alone; raise what anything else stands for."""
+        """Return where the verdict proves a channel; else raise the error that it stands for."""
         if not isinstance(verdict, LoopbackChannel):
             raise error_for(verdict.reason, plugin=self.plugin)
 
 
 def read_back(watched: Watched, *, wait: bool = True) -> Verdict:
-    """Judge what really runs. Takes about half a millisecond, and half a second if it has to wait.
+    """Judge what really runs: in about half a millisecond, or half a second if it has to wait.
 
     Returns:
-        a `LoopbackChannel`; else `not_running` where the runtime itself is gone,
+        A `LoopbackChannel`; else `not_running` where the runtime itself is gone,
         `process_unreadable` where the system does not tell, or the refusal of the rules in
         `decisions.runtime_readback`.
 
     Raises:
-        BlockingIOError: a process that comes or goes would have to be waited for, and `wait`
-            is false.
+        BlockingIOError: a process is just starting or ending, and `wait` is false.
     """
-    identity = watched.kept.identity
+    identity = watched.process.identity
     names: dict[int, frozenset[str] | None] = {}
     try:
-        tree = watched.kept.tree()
+        tree = watched.process.tree()
         for pid in tree:
             with contextlib.suppress(ProcessLookupError):
                 names[pid] = environment_names(pid, wait=wait)
@@ -119,8 +122,8 @@ def read_back(watched: Watched, *, wait: bool = True) -> Verdict:
 
 
 def read_back_patiently(watched: Watched) -> Verdict:
-    """As `read_back`; what the system does not tell is asked again, for a second. For a thread."""
-    deadline = time.monotonic() + _READ_BACK_SECONDS
+    """As `read_back`, but ask again for a while where the system does not tell. Blocks."""
+    deadline = time.monotonic() + watched.patience
     while True:
         verdict = _timed(watched)
         if verdict.reason is not Reason.PROCESS_UNREADABLE or time.monotonic() > deadline:
@@ -135,9 +138,7 @@ async def until_serving(
     *,
     key: Secret | None,
     model: ProvedFile,
-    on_connectable: Callable[[], None],
-    on_let_go: Callable[[], None],
-    on_prepared: Callable[[], None],
+    listener: StartListener,
 ) -> float:
     """Return when the runtime listens as planned and every request of the plan was answered.
 
@@ -147,28 +148,27 @@ async def until_serving(
         plan: for it.
         key: the backend's, if it has one.
         model: what a request of the plan may send.
-        on_connectable: called when all that is left is a look at it, or when it works on the
-            last request: it may be connected to meanwhile.
-        on_let_go: called when it was not found as planned, or failed at that request and is sent
-            it again: no connection may be left.
-        on_prepared: called when its health may be asked for: behind a look at its sockets. What
-            was prepared is looked at while it answers (I-07).
+        listener: hears `prepared` after a look at the runtime's sockets. What the requests of the
+            plan opened is looked at while the runtime answers for its health (I-07).
 
     Returns:
         When it was last read back, on the event loop's clock.
 
     Raises:
         PluginFault: `runtime_environment`, `runtime_listens_wide`.
-        EnvironmentUnavailable: `spawn_failed` for a request that was answered otherwise.
+        EnvironmentUnavailable: `spawn_failed`, a request got another answer than planned.
     """
-    looked_at = await _until_listening(
-        egress, watched, plan, on_connectable=on_connectable, on_let_go=on_let_go
-    )
+    looked_at = await _until_listening(egress, watched, plan, listener)
     for request in plan.prepare:
-        last = request is plan.prepare[-1]
-        hooks = {"on_sent": on_connectable, "on_retry": on_let_go} if last else {}
-        await send_prepare(egress, watched.reached_by, request, key=key, model=model, **hooks)
-    on_prepared()
+        await send_prepare(
+            egress,
+            watched.reached_by,
+            request,
+            key=key,
+            model=model,
+            listener=listener if request is plan.prepare[-1] else NOBODY,
+        )
+    listener.prepared()
     if plan.prepare:
         for _ in range(_TURNS_TO_ASK):
             await asyncio.sleep(0)
@@ -177,59 +177,54 @@ async def until_serving(
     return looked_at
 
 
-async def unless_exited(kept: RuntimeProcess, work: Coroutine[Any, Any, T]) -> T:
+async def unless_exited(process: RuntimeProcess, work: Coroutine[Any, Any, T]) -> T:
     """Return what `work` returns; raise `runtime_exited` as soon as the runtime ends.
 
-    One that the kernel ended at its ceiling is `ram_over_limit`.
+    Where the kernel ended it at its ceiling of memory, `ram_over_limit` is raised instead.
     """
     caller = asyncio.current_task()
-    exited = asyncio.ensure_future(kept.exited.wait())
+    exited = asyncio.ensure_future(process.exited.wait())
     try:
-        async with asyncio.timeout(None) as until:  # in this very task: it goes on at once
+        async with asyncio.timeout(None) as until:  # the work stays in this task, without a switch
             exited.add_done_callback(lambda _: _end_now(until))
             result = await work
     except BaseException as error:
-        # What failed followed from the end; only the caller's own cancellation comes before it.
-        if kept.exited.is_set() and not (caller is not None and caller.cancelling()):
-            raise _exited(kept) from error
+        # The runtime's end caused this error, unless the caller was cancelled: that comes first.
+        if process.exited.is_set() and not (caller is not None and caller.cancelling()):
+            raise _exited(process) from error
         raise
     finally:
         exited.cancel()
-    if kept.exited.is_set():
-        raise _exited(kept)
+    if process.exited.is_set():
+        raise _exited(process)
     return result
 
 
 def _end_now(until: asyncio.Timeout) -> None:
-    with contextlib.suppress(RuntimeError):  # it is over already
+    with contextlib.suppress(RuntimeError):  # the work has just ended by itself
         until.reschedule(0)
 
 
-def _exited(kept: RuntimeProcess) -> EnvironmentUnavailable:
-    if kept.for_memory:
+def _exited(process: RuntimeProcess) -> EnvironmentUnavailable:
+    if process.for_memory:
         return EnvironmentUnavailable(Reason.RAM_OVER_LIMIT)
-    return EnvironmentUnavailable(Reason.RUNTIME_EXITED, describe_exit(kept.exit_code))
+    return EnvironmentUnavailable(Reason.RUNTIME_EXITED, describe_exit(process.exit_code))
 
 
 async def _until_listening(
-    egress: Egress,
-    watched: Watched,
-    plan: SpawnPlan,
-    *,
-    on_connectable: Callable[[], None],
-    on_let_go: Callable[[], None],
+    egress: Egress, watched: Watched, plan: SpawnPlan, listener: StartListener
 ) -> float:
     """Return when it was last looked at, on the event loop's clock."""
     if plan.ready_text is not None:
         await _until_announced(watched)
-    # One that announces itself is believed where nothing but its health is asked next: that is
-    # asked again, and what it listens on is read back in any case.
+    # The announcement is believed where only the health check comes next: that is repeated until
+    # it succeeds, and the sockets are read back in any case.
     believed = plan.ready_text is not None and not plan.prepare
     now = asyncio.get_running_loop().time
-    # A port may be another program's, which would keep a connection made before the look; at the
-    # others only the person's own programs could listen.
+    # A port may be another program's, which could keep a connection made before the look. On the
+    # other channels only the person's own programs can listen.
     connects_early = not plan.prepare and not isinstance(watched.reached_by, TcpChannel)
-    polling, looked_at = Polling(watched.kept.output.activity), -math.inf
+    polling, looked_at = Polling(watched.process.output.activity), -math.inf
     while True:
         accepts = _is_in_place(watched.reached_by) and (
             believed or await _accepts(egress, watched.reached_by)
@@ -237,18 +232,18 @@ async def _until_listening(
         if accepts or now() - looked_at >= _READ_BACK_SECONDS:
             ahead = accepts and connects_early
             if ahead:
-                on_connectable()
-                await asyncio.sleep(0)  # the connection is made while it is looked at
+                listener.connectable()
+                await asyncio.sleep(0)  # the connection is made during the look
             looked_at = now()
             if await _is_as_planned(watched) and accepts:
                 return looked_at
             if ahead:
-                on_let_go()
+                listener.not_connectable()
         await polling.pause()
 
 
 async def _until_announced(watched: Watched) -> None:
-    ready = watched.kept.output.ready
+    ready = watched.process.output.ready
     while not ready.is_set():
         await _is_as_planned(watched)
         with contextlib.suppress(TimeoutError):
@@ -257,7 +252,7 @@ async def _until_announced(watched: Watched) -> None:
 
 
 async def _is_as_planned(watched: Watched) -> bool:
-    """Read back and tell whether it holds its socket; end the start for anything unplanned."""
+    """Read back; tell whether the runtime listens, and raise for anything unplanned."""
     verdict = await _read_back(watched)
     if verdict.reason not in _NOT_YET:
         watched.require(verdict)
@@ -265,9 +260,9 @@ async def _is_as_planned(watched: Watched) -> bool:
 
 
 async def _read_back(watched: Watched) -> Verdict:
-    """Read back without a thread where that was quick before: what starts waits for it.
+    """Read back, in this thread where that was quick before: the start waits for the result.
 
-    A runtime that is gone is told by its end (`unless_exited`), which comes at once.
+    A runtime that is gone has ended: `unless_exited` raises as soon as that is told, so wait.
     """
     verdict = None
     if not watched.takes_long:
@@ -277,8 +272,8 @@ async def _read_back(watched: Watched) -> Verdict:
         verdict = await asyncio.to_thread(read_back_patiently, watched)
     if verdict.reason is Reason.NOT_RUNNING:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_READ_BACK_SECONDS):
-                await watched.kept.exited.wait()
+            async with asyncio.timeout(watched.patience):
+                await watched.process.exited.wait()
     return verdict
 
 
@@ -287,7 +282,7 @@ def _timed(watched: Watched, *, wait: bool = True) -> Verdict:
     try:
         return read_back(watched, wait=wait)
     finally:
-        watched.takes_long = time.monotonic() - began > _LONG_SECONDS
+        watched.takes_long = time.monotonic() - began > watched.long_look
 
 
 def _is_in_place(channel: BackendChannel) -> bool:
@@ -295,7 +290,7 @@ def _is_in_place(channel: BackendChannel) -> bool:
     if not isinstance(channel, UnixChannel):
         return True
     try:
-        make_private(channel.path)  # a link leads to another program's
+        make_private(channel.path)  # fails for a link, which leads to another program's socket
     except OSError:
         return False
     return True

@@ -1,4 +1,4 @@
-"""What is obtained and held, what is let go of, and when a writer gets in."""
+"""Which models are obtained and held, when they are closed, and when a writer gets in."""
 
 from __future__ import annotations
 
@@ -28,7 +28,6 @@ from companion_core.egress.refusing import RefusingEgress
 from companion_core.errors import CompanionError, Reason, Refused
 from companion_core.models import lease as file_lease
 from companion_core.providers import DownloadFailed
-from companion_core.serving import model_source
 from companion_core.serving.assembly import RuntimeProviders
 from companion_core.serving.model_source import (
     HeldModel,
@@ -40,10 +39,10 @@ from companion_core.testing.publisher import TEST_NOW, FakePublisher, manifest_d
 pytestmark = pytest.mark.unit
 
 
-# --- who wants to write to it: at once where nothing runs, else when that has ended ------------
+# --- when a writer gets in: at once where no runtime runs, else when that has ended --------
 
 
-def test_what_no_runtime_has_open_is_let_go_of_at_once() -> None:
+def test_a_model_that_no_runtime_has_open_is_closed_at_once_for_a_writer() -> None:
     log: list[str] = []
     held = held_model("m", log)
     held.leases._on_break()
@@ -52,7 +51,7 @@ def test_what_no_runtime_has_open_is_let_go_of_at_once() -> None:
     assert log == ["let go of m"]
 
 
-def test_what_a_runtime_has_open_is_only_marked() -> None:
+def test_a_model_that_a_runtime_has_open_is_only_marked_for_a_writer() -> None:
     log: list[str] = []
     held = held_model("m", log)
     held.in_use = True
@@ -73,14 +72,14 @@ def test_before_the_proof_it_is_the_proof_that_fails() -> None:
     assert held.closed
 
 
-def test_what_was_let_go_of_is_proved_no_more() -> None:
+def test_a_closed_model_is_no_longer_proved() -> None:
     held = held_model("m", [])
     assert held.is_proved
     held.close()
     assert not held.is_proved
 
 
-# --- obtained: held as long as it is handed out, and not at all when it is not -------------------
+# --- what is held: a model that was obtained, until it is closed; no other -----------------
 
 
 class Scene:
@@ -110,6 +109,7 @@ class Scene:
             RefusingEgress(),
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
             RuntimeProviders(chosen=chosen, binary="embedded", limits=LIMITS, tier=Tier.NONE),
+            clock=lambda: TEST_NOW,
         )
         self._leases_before = set(file_lease._OPEN)
 
@@ -117,7 +117,7 @@ class Scene:
         return await self.source.obtain("tiny", self.on_step)
 
     def held_open(self) -> tuple[int, int]:
-        """Return the descriptors of the store, and who holds leases."""
+        """Return how many descriptors of the store are open, and how many leases are held."""
         opened = (Path(file.path).parent for file in psutil.Process().open_files())
         return (
             sum(parent == self.paths.models for parent in opened),
@@ -136,9 +136,7 @@ LEASES = 1 if sys.platform == "linux" else 0
 
 
 @pytest.fixture
-def play(tmp_path, monkeypatch) -> Callable[[Callable[[Scene], Coroutine[Any, Any, None]]], None]:
-    monkeypatch.setattr(model_source, "wall_now", lambda: TEST_NOW)
-
+def play(tmp_path) -> Callable[[Callable[[Scene], Coroutine[Any, Any, None]]], None]:
     def run(story: Callable[[Scene], Coroutine[Any, Any, None]]) -> None:
         async def life() -> None:
             scene = Scene(tmp_path)
@@ -153,7 +151,7 @@ def play(tmp_path, monkeypatch) -> Callable[[Callable[[Scene], Coroutine[Any, An
     return run
 
 
-def test_it_is_held_until_it_is_let_go_of(play) -> None:
+def test_a_model_is_held_until_it_is_closed(play) -> None:
     async def story(scene: Scene) -> None:
         held = await scene.obtain()
         assert held.is_proved
@@ -203,7 +201,7 @@ def nobody_to_tell(scene: Scene) -> Reason:
 
 
 @pytest.mark.parametrize("break_it", [unreachable, other_bytes, foreign_format, nobody_to_tell])
-def test_one_that_is_not_obtained_is_not_held(play, break_it) -> None:
+def test_a_model_that_is_not_obtained_is_not_held(play, break_it) -> None:
     async def story(scene: Scene) -> None:
         reason = break_it(scene)
         with pytest.raises(CompanionError) as caught:
@@ -217,7 +215,7 @@ def test_one_that_is_not_obtained_is_not_held(play, break_it) -> None:
 
 
 @pytest.mark.parametrize("stored", [False, True], ids=["while it comes", "when it was proved"])
-def test_one_that_is_cancelled_is_not_held(play, stored) -> None:
+def test_a_model_whose_obtaining_is_cancelled_is_not_held(play, stored) -> None:
     async def story(scene: Scene) -> None:
         there, go_on = asyncio.Event(), threading.Event()
         loop = asyncio.get_running_loop()
@@ -243,15 +241,15 @@ def test_one_that_is_cancelled_is_not_held(play, stored) -> None:
     play(story)
 
 
-def test_what_was_let_go_of_is_forgotten_when_the_next_is_obtained(play) -> None:
+def test_a_closed_model_is_forgotten_when_the_next_is_obtained(play) -> None:
     async def story(scene: Scene) -> None:
         first = await scene.obtain()
-        kept = weakref.ref(first)
+        reference = weakref.ref(first)
         first.close()
         del first
         second = await scene.obtain()
         gc.collect()
-        assert kept() is None
+        assert reference() is None
         assert second.is_proved
 
     play(story)

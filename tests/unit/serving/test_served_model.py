@@ -1,4 +1,4 @@
-"""In which order a model is replaced, and what stays held meanwhile."""
+"""The order of steps in which a model is replaced, and what stays held meanwhile."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def play(story: Callable[[Scene], Coroutine[Any, Any, None]]) -> list[str]:
     return asyncio.run(life()).log
 
 
-def test_the_old_one_is_let_go_of_once_the_new_one_serves() -> None:
+def test_the_old_model_is_closed_once_the_new_one_serves() -> None:
     async def story(scene: Scene) -> None:
         scene.serving.size = SMALL
         await scene.replace()
@@ -72,7 +72,7 @@ def test_the_old_one_is_let_go_of_once_the_new_one_serves() -> None:
     assert play(story) == ["drain 30", "stop", "start new", "let go of old"]
 
 
-def test_one_that_does_not_start_is_let_go_of_and_the_old_one_started_as_large_as_it_was() -> None:
+def test_a_new_model_that_does_not_start_is_closed_and_the_old_one_restarted() -> None:
     async def story(scene: Scene) -> None:
         scene.serving.size = SMALL
         scene.serving.failing["new"] = EnvironmentUnavailable(Reason.START_TIMEOUT)
@@ -84,7 +84,7 @@ def test_one_that_does_not_start_is_let_go_of_and_the_old_one_started_as_large_a
     assert play(story) == ["drain 30", "stop", "start new", "stop", "let go of new", "start old"]
 
 
-def test_one_whose_runtime_did_not_stop_stays_held() -> None:
+def test_a_model_whose_runtime_did_not_stop_stays_held() -> None:
     async def story(scene: Scene) -> None:
         scene.serving.failing["new"] = EnvironmentUnavailable(Reason.START_TIMEOUT)
         scene.serving.stops.extend([None, CompanionError(Reason.INTERNAL_FAULT)])
@@ -115,7 +115,7 @@ def test_where_neither_starts_nothing_is_left_unwatched_and_the_first_reason_is_
     assert play(story)[-3:] == ["start old", "stop", "unwatched"]
 
 
-def test_a_writer_who_wants_the_new_one_while_it_starts_gets_it_when_that_has_ended() -> None:
+def test_a_writer_gets_the_new_model_when_its_start_has_ended() -> None:
     async def story(scene: Scene) -> None:
         scene.serving.failing["new"] = None
         scene.serving.starting.clear()
@@ -131,7 +131,7 @@ def test_a_writer_who_wants_the_new_one_while_it_starts_gets_it_when_that_has_en
     assert "start old" in log
 
 
-def test_a_writer_who_wants_the_old_one_while_it_drains_need_not_wait_for_answers() -> None:
+def test_a_writer_to_the_old_model_does_not_wait_for_its_answers() -> None:
     async def story(scene: Scene) -> None:
         scene.serving.busy = True
         swap = asyncio.ensure_future(scene.replace())
@@ -143,7 +143,7 @@ def test_a_writer_who_wants_the_old_one_while_it_drains_need_not_wait_for_answer
     assert log.index("stop") < log.index("let go of old") < log.index("start new")
 
 
-def test_a_writer_who_wants_the_old_one_while_the_new_one_starts_gets_in_at_once() -> None:
+def test_a_writer_to_the_old_model_gets_in_while_the_new_one_starts() -> None:
     async def story(scene: Scene) -> None:
         scene.serving.failing["new"] = None
         scene.serving.starting.clear()
@@ -159,7 +159,7 @@ def test_a_writer_who_wants_the_old_one_while_the_new_one_starts_gets_in_at_once
     assert "start old" not in play(story)
 
 
-def test_a_hurry_ends_the_drain_and_the_way_down_waits_no_second_time() -> None:
+def test_a_hurry_ends_the_drain_and_no_second_drain_waits() -> None:
     async def story(scene: Scene) -> None:
         scene.serving.busy = True
         swap = asyncio.ensure_future(scene.replace())
@@ -189,16 +189,16 @@ def test_a_model_that_a_writer_took_is_served_no_more_and_can_be_replaced() -> N
     assert play(story)[:3] == ["stop", "let go of old", "then"]
 
 
-def test_an_upkeep_that_gives_up_is_told() -> None:
+def test_a_watchdog_that_gives_up_is_told() -> None:
     async def story(scene: Scene) -> None:
         scene.serving.watchdog.gives_up.set()
-        while "unwatched" not in scene.log:  # noqa: ASYNC110 - as above
+        while "unwatched" not in scene.log:  # noqa: ASYNC110 - a line in the log sets no event
             await asyncio.sleep(0)
 
     play(story)
 
 
-def test_a_writer_who_takes_the_model_does_not_end_the_companion() -> None:
+def test_a_writer_that_takes_the_model_does_not_end_the_companion() -> None:
     async def story(scene: Scene) -> None:
         scene.old.leases._on_break()
         await until_nothing_else_runs()
@@ -207,7 +207,7 @@ def test_a_writer_who_takes_the_model_does_not_end_the_companion() -> None:
     assert play(story) == ["stop", "let go of old"]
 
 
-def test_giving_a_model_up_is_carried_to_its_end_also_when_nobody_keeps_it_any_more() -> None:
+def test_giving_a_model_up_is_finished_even_if_the_watch_is_cancelled() -> None:
     async def story(scene: Scene) -> None:
         scene.serving.may_stop.clear()
         scene.old.leases._on_break()
@@ -222,7 +222,7 @@ def test_giving_a_model_up_is_carried_to_its_end_also_when_nobody_keeps_it_any_m
     assert play(story) == ["stop", "let go of old"]
 
 
-def test_one_that_cannot_be_given_up_ends_the_companion() -> None:
+def test_a_model_that_cannot_be_given_up_ends_the_companion() -> None:
     async def story(scene: Scene) -> None:
         scene.serving.stops.append(LookupError())
         scene.old.leases._on_break()

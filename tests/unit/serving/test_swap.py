@@ -10,6 +10,7 @@ import pytest
 from swap_parts import held_model
 
 from companion_core.errors import CompanionError, PluginFault, Reason
+from companion_core.serving.status import SwapStatus
 from companion_core.serving.step import Step
 from companion_core.serving.swap import Swaps
 
@@ -66,7 +67,7 @@ def play(story: Callable[[Scene], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(life())
 
 
-def test_who_asked_hears_each_step_once_and_how_it_ended() -> None:
+def test_a_follower_hears_each_step_once_and_how_it_ended() -> None:
     async def story(scene: Scene) -> None:
         assert await scene.ask("swap", swap="s", model="new") == {}
         news = await scene.ask("swap_news", swap="s", seen=0)
@@ -86,7 +87,7 @@ def test_who_asked_hears_each_step_once_and_how_it_ended() -> None:
     play(story)
 
 
-def test_news_come_also_while_there_is_nothing_new() -> None:
+def test_a_follower_gets_an_answer_also_without_news() -> None:
     async def story(scene: Scene) -> None:
         await scene.ask("swap", swap="s", model="new")
         news = [await scene.ask("swap_news", swap="s", seen=1) for _ in range(3)]
@@ -95,25 +96,25 @@ def test_news_come_also_while_there_is_nothing_new() -> None:
     play(story)
 
 
-def test_while_it_is_on_its_way_its_model_and_its_latest_step_are_told() -> None:
+def test_status_tells_the_model_and_the_latest_step_of_a_swap() -> None:
     async def story(scene: Scene) -> None:
-        assert scene.swaps.status() == {}
+        assert scene.swaps.status() is None
         await scene.ask("swap", swap="s", model="new")
-        assert scene.swaps.status() == {"swap": {"model": "new", "step": None}}
+        assert scene.swaps.status() == SwapStatus(model="new", step=None)
         await scene.ask("swap_news", swap="s", seen=1)
-        download = {"name": "download", "text": "new", "done": 1, "total": 2}
-        assert scene.swaps.status() == {"swap": {"model": "new", "step": download}}
+        download = Step("download", "new", 1, 2)
+        assert scene.swaps.status() == SwapStatus(model="new", step=download)
         scene.proved.set()
         await scene.replacing.wait()
-        assert scene.swaps.status()["swap"]["step"]["name"] == "model"
+        assert scene.swaps.status().step.name == "model"
         scene.replaced.set()
         await scene.outcome()
-        assert scene.swaps.status() == {}
+        assert scene.swaps.status() is None
 
     play(story)
 
 
-def test_who_heard_no_answer_may_ask_for_it_once_more() -> None:
+def test_a_caller_that_heard_no_answer_may_ask_again() -> None:
     async def story(scene: Scene) -> None:
         scene.proved.set()
         scene.replaced.set()
@@ -141,7 +142,7 @@ def test_why_it_failed_is_told_with_what_is_known_beyond_the_reason() -> None:
     play(story)
 
 
-def test_a_fault_of_the_program_is_told_and_raised_on_the_way_down() -> None:
+def test_an_unexpected_fault_is_told_and_raised_by_close() -> None:
     async def life() -> None:
         scene = Scene()
         scene.fault = LookupError()
@@ -185,7 +186,7 @@ def test_a_second_one_and_the_model_that_is_served_are_refused() -> None:
     play(story)
 
 
-def test_one_that_a_writer_took_can_be_asked_for_again() -> None:
+def test_a_model_that_a_writer_took_can_be_obtained_again() -> None:
     async def story(scene: Scene) -> None:
         scene.verified = False
         assert await scene.ask("swap", swap="s", model="old") == {}
@@ -241,7 +242,7 @@ def test_before_it_is_open_and_once_it_is_closed_nothing_is_begun() -> None:
     asyncio.run(life())
 
 
-def test_the_way_down_ends_it_wherever_it_is() -> None:
+def test_closing_ends_a_swap_at_any_step() -> None:
     async def story(scene: Scene) -> None:
         scene.proved.set()
         await scene.ask("swap", swap="s", model="new")
@@ -253,7 +254,7 @@ def test_the_way_down_ends_it_wherever_it_is() -> None:
 
 
 @pytest.mark.parametrize("proved", [False, True])
-def test_a_product_that_is_cancelled_ends_what_changed_nothing_and_outlasts_the_rest(
+def test_a_cancelled_caller_cancels_a_swap_that_changed_nothing_and_outlasts_others(
     proved,
 ) -> None:
     async def story(scene: Scene) -> None:

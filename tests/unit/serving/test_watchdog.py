@@ -1,4 +1,4 @@
-"""What upkeep does about a runtime that the kernel ended at its ceiling (I-12)."""
+"""What the watchdog does about a runtime that the kernel ended at its ceiling (I-12)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,7 @@ import pytest
 from companion_core.decisions import restart
 from companion_core.decisions.restart import Ending, Size
 from companion_core.errors import EnvironmentUnavailable, Reason
-from companion_core.serving.watchdog import (
-    Timing,
-    Watchdog,
-)
+from companion_core.serving.watchdog import Timing, Watchdog
 
 pytestmark = pytest.mark.unit
 
@@ -37,12 +34,12 @@ class Served:
         self.stops += 1
 
 
-def test_it_is_started_smaller_until_there_is_no_smaller() -> None:
+def test_a_runtime_is_started_smaller_until_there_is_no_smaller_size() -> None:
     async def life() -> Served:
         served = Served(Reason.RAM_OVER_LIMIT, Size(parallel=2, context_length=1024))
-        upkeep = Watchdog(served, TIMING)
-        await upkeep.run()
-        assert upkeep.gave_up is Reason.RAM_OVER_LIMIT
+        watchdog = Watchdog(served, TIMING)
+        await watchdog.run()
+        assert watchdog.gave_up is Reason.RAM_OVER_LIMIT
         return served
 
     served = asyncio.run(life())
@@ -54,7 +51,7 @@ def test_it_is_started_smaller_until_there_is_no_smaller() -> None:
 
 
 class Starting(Served):
-    """Ended once, while it served; then each start ends as told, and the one behind it serves."""
+    """Ended once, while it served; then each start ends as told, and the one after those serves."""
 
     def __init__(self, size: Size, *ends: Reason) -> None:
         super().__init__(Reason.RUNTIME_EXITED, size)
@@ -71,34 +68,25 @@ class Starting(Served):
         self.serves.set()
 
 
-def lived(served: Starting) -> tuple[list[Size], Reason | None]:
-    """Return how large it was started, until it served or was given up, and why that was."""
+def lived(served: Starting) -> tuple[list[Size], Reason | None, list[float]]:
+    """Return the sizes of its starts, why it was given up, and the waits before another start."""
+    waits: list[float] = []
 
-    async def life() -> tuple[list[Size], Reason | None]:
-        upkeep = Watchdog(served, TIMING)
-        watching = asyncio.ensure_future(upkeep.run())
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        await asyncio.sleep(0)
+
+    async def life() -> tuple[list[Size], Reason | None, list[float]]:
+        watchdog = Watchdog(served, TIMING, sleep=sleep)
+        watching = asyncio.ensure_future(watchdog.run())
         serving = asyncio.ensure_future(served.serves.wait())
         await asyncio.wait({watching, serving}, return_when=asyncio.FIRST_COMPLETED)
         for task in (watching, serving):
             task.cancel()
         await asyncio.wait({watching, serving})
-        return served.sizes, upkeep.gave_up
+        return served.sizes, watchdog.gave_up, waits
 
     return asyncio.run(life())
-
-
-@pytest.fixture
-def at_once(monkeypatch):
-    """No wait before another start, which is counted."""
-    waits: list[float] = []
-    real = asyncio.sleep
-
-    async def sleep(seconds: float) -> None:
-        waits.append(seconds)
-        await real(0)
-
-    monkeypatch.setattr("companion_core.serving.watchdog.asyncio.sleep", sleep)
-    return waits
 
 
 LARGE, HALF, SHORT = (
@@ -107,19 +95,18 @@ LARGE, HALF, SHORT = (
 )
 
 
-def test_a_start_that_the_kernel_ends_at_its_ceiling_is_made_smaller_at_once(at_once) -> None:
+def test_a_start_that_the_kernel_ends_at_its_ceiling_is_made_smaller_at_once() -> None:
     served = Starting(LARGE, Reason.RAM_OVER_LIMIT, Reason.RAM_OVER_LIMIT)
-    assert lived(served) == ([LARGE, HALF, SHORT], None)
-    assert at_once == [restart.DELAYS_SECONDS[0]]  # behind the end that was not for memory
+    # The one wait comes after the end that was not for memory.
+    assert lived(served) == ([LARGE, HALF, SHORT], None, [restart.DELAYS_SECONDS[0]])
 
 
-def test_one_that_cannot_be_made_smaller_is_refused_at_once(at_once) -> None:
+def test_a_start_that_cannot_be_made_smaller_is_given_up_at_once() -> None:
     served = Starting(SHORT, Reason.RAM_OVER_LIMIT)
-    assert lived(served) == ([SHORT], Reason.RAM_OVER_LIMIT)
-    assert at_once == [restart.DELAYS_SECONDS[0]]
+    waits = [restart.DELAYS_SECONDS[0]]
+    assert lived(served) == ([SHORT], Reason.RAM_OVER_LIMIT, waits)
 
 
-def test_a_smaller_start_that_ends_otherwise_is_tried_again_as_large(at_once) -> None:
+def test_a_smaller_start_that_ends_otherwise_is_tried_again_with_its_size() -> None:
     served = Starting(LARGE, Reason.RAM_OVER_LIMIT, Reason.RUNTIME_EXITED)
-    assert lived(served) == ([LARGE, HALF, HALF], None)
-    assert at_once == list(restart.DELAYS_SECONDS[:2])
+    assert lived(served) == ([LARGE, HALF, HALF], None, list(restart.DELAYS_SECONDS[:2]))

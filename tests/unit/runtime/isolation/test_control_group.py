@@ -134,17 +134,17 @@ def test_the_runtime_gets_its_ceilings_and_nothing_is_left_of_them(kernel) -> No
     assert files["cpu.max"] == "200000 100000"  # half of four
     assert files["pids.max"] == "4096"
     assert kernel.groups[GROUP / "companion"]["cgroup.procs"] == kernel.me
-    assert not group.holds(4711)
+    assert not group.contains(4711)
     kernel.write(group.path / "cgroup.procs", "4711")
-    assert group.holds(4711)
-    assert not group.holds(471)
+    assert group.contains(4711)
+    assert not group.contains(471)
     group.close()
     assert before(kernel)
-    assert not group.holds(4711)
+    assert not group.contains(4711)
     later = ControlGroup.make(LIMITS)
     kernel.write(later.path / "cgroup.procs", "4712")
     group.close()  # once more, late: the later one is not touched
-    assert later.holds(4712)
+    assert later.contains(4712)
     later.close()
     assert before(kernel)
 
@@ -179,11 +179,11 @@ def test_what_is_not_everywhere_may_be_missing(kernel, monkeypatch) -> None:
         "runtime/cpu.max",
     ],
 )
-def test_a_step_that_fails_undoes_those_before(kernel, step) -> None:
+def test_a_failed_step_undoes_the_earlier_ones(kernel, step) -> None:
     kernel.broken = step
     with pytest.raises(NoControlGroup, match="EINVAL"):
         ControlGroup.make(LIMITS)
-    if step == "cgroup.subtree_control":  # the way back goes through it too
+    if step == "cgroup.subtree_control":  # undoing goes through it too
         kernel.groups[GROUP]["cgroup.subtree_control"] = ""
     assert before(kernel)
 
@@ -196,7 +196,7 @@ def test_leaves_of_a_killed_companion_are_no_obstacle(kernel) -> None:
 
 
 @pytest.mark.parametrize("lived_in", [("runtime",), ("companion",), ("runtime", "companion")])
-def test_beside_a_leaf_that_somebody_lives_in_another_name_is_taken(kernel, lived_in) -> None:
+def test_a_leaf_with_processes_stays_and_another_name_is_taken(kernel, lived_in) -> None:
     for number, name in enumerate(lived_in):
         kernel.make(GROUP / name)
         kernel.groups[GROUP / name]["cgroup.procs"] = f"47{number}"
@@ -212,7 +212,7 @@ def test_beside_a_leaf_that_somebody_lives_in_another_name_is_taken(kernel, live
 
 
 @pytest.mark.parametrize("step", ["companion/cgroup.procs", "runtime-2/memory.max"])
-def test_a_step_that_fails_does_not_end_those_that_live_in_a_leaf(kernel, step) -> None:
+def test_a_failed_step_ends_no_process_in_an_earlier_leaf(kernel, step) -> None:
     kernel.make(GROUP / "runtime")
     kernel.groups[GROUP / "runtime"]["cgroup.procs"] = "4711"
     kernel.broken = step
@@ -262,7 +262,7 @@ def test_a_group_that_is_not_its_own_is_left_alone(kernel, spoil, why) -> None:
     assert why in state.detail
 
 
-def test_one_that_may_not_be_written_is_not_delegated(kernel, monkeypatch) -> None:
+def test_a_group_that_may_not_be_written_is_not_delegated(kernel, monkeypatch) -> None:
     monkeypatch.setattr(
         control_group.os, "access", lambda file, _mode: file.name != "cgroup.subtree_control"
     )

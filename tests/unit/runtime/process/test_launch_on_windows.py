@@ -1,4 +1,4 @@
-"""Which way a start takes on Windows: the platform's name is changed, nothing is started."""
+"""Which code a start runs on Windows: the platform's name is changed, nothing is started."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ def test_a_runtime_is_launched_into_a_job(windows, monkeypatch, tmp_path) -> Non
 
     async def life() -> None:
         output = RuntimeOutput(tmp_path / "log")
-        kept = launcher.launch(
+        process = launcher.launch(
             LiveEgress(), folder=tmp_path, output=output, descriptors=(), limits=parts.LIMITS
         )
-        assert isinstance(kept, job_process.JobProcess)
+        assert isinstance(process, job_process.JobProcess)
         output.close()
 
     asyncio.run(life())
@@ -102,8 +102,8 @@ def test_the_tier_is_the_job_and_changes_no_command(windows, tmp_path) -> None:
     assert state.tier is Tier.JOB_OBJECT
     assert not state.works  # this system has none
     assert choose_tier("required", "win32", frozenset({Tier.JOB_OBJECT})) is Tier.JOB_OBJECT
-    reach = SandboxPolicy(read=(), write=(), devices=(), models=(), port=4711)
-    confined = confine(Tier.JOB_OBJECT, ("it",), {"A": "b"}, reach, folder=tmp_path)
+    policy = SandboxPolicy(read=(), write=(), devices=(), models=(), port=4711)
+    confined = confine(Tier.JOB_OBJECT, ("it",), {"A": "b"}, policy, folder=tmp_path)
     assert (confined.argv, confined.env, confined.policy) == (("it",), {"A": "b"}, None)
     assert confined.programs == 0
     assert probe_ceilings("win32").hard

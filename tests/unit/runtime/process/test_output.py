@@ -21,7 +21,7 @@ pytestmark = [
 
 @pytest.fixture(params=[False, True], ids=["loop", "thread"], autouse=True)
 def by_thread(request, monkeypatch):
-    """As Windows reads it, too: there no event loop watches a pipe."""
+    """Read by the event loop, and by a thread as on Windows."""
     monkeypatch.setitem(RuntimeOutput.__init__.__kwdefaults__, "by_thread", request.param)
 
 
@@ -59,12 +59,12 @@ def test_the_announcement_is_seen_wherever_it_is_cut(tmp_path, writes) -> None:
     assert run(tmp_path / "log", *writes, ready_text="is ready").ready.is_set()
 
 
-@pytest.mark.parametrize(("data", "stirs"), [(b"half a li", False), (b"a line\n", True)])
-def test_a_line_stirs_and_a_piece_of_one_does_not(tmp_path, data, stirs) -> None:
+@pytest.mark.parametrize(("data", "wakes"), [(b"half a li", False), (b"a line\n", True)])
+def test_a_line_is_activity_and_a_part_of_one_is_not(tmp_path, data, wakes) -> None:
     async def life() -> None:
         output = RuntimeOutput(tmp_path / "log")
         output._receive(data)
-        assert output.activity.is_set() is stirs
+        assert output.activity.is_set() is wakes
         output._receive(b"")
         assert output.activity.is_set()
 
@@ -86,9 +86,8 @@ def test_a_line_without_end_is_bounded(tmp_path) -> None:
     assert all(len(line) <= output_module.MAX_LINE_BYTES for line in output.last_lines)
 
 
-def test_the_log_is_bounded(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(output_module, "MAX_LOG_BYTES", 100)
-    run(tmp_path / "log", *[b"%040d\n" % number for number in range(10)])
+def test_the_log_is_bounded(tmp_path) -> None:
+    run(tmp_path / "log", *[b"%040d\n" % number for number in range(10)], max_log_bytes=100)
     sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
     assert set(sizes) == {"log", "log.1"}
     assert max(sizes.values()) <= 100
@@ -101,12 +100,9 @@ def test_lines_are_written_many_at_a_time_and_never_gather(tmp_path, monkeypatch
         written.append(len(data))
         write(output, data)
 
-    monkeypatch.setattr(output_module, "LOG_DELAY_SECONDS", 3600)
-    monkeypatch.setattr(output_module, "LOG_BLOCK_BYTES", 1000)
-    monkeypatch.setattr(output_module, "_READ_BYTES", 500)
     monkeypatch.setattr(RuntimeOutput, "_write", counted)
     lines = b"".join(b"%099d\n" % number for number in range(30))
-    run(tmp_path / "log", lines)
+    run(tmp_path / "log", lines, log_delay=3600, log_block_bytes=1000, read_bytes=500)
     assert (tmp_path / "log").read_bytes() == lines
     assert 2 <= len([size for size in written if size]) <= 4
     assert max(written) <= 1500
@@ -168,7 +164,7 @@ def test_the_log_is_written_while_the_runtime_runs_and_to_its_end(tmp_path) -> N
         os.write(writer, b"ready\n")
         await output.ready.wait()
         async with asyncio.timeout(30):
-            while log.read_bytes() != b"ready\n":  # noqa: ASYNC110 - tells nobody
+            while log.read_bytes() != b"ready\n":  # noqa: ASYNC110 - a file sets no event
                 await asyncio.sleep(0.001)
         output.ready.clear()
         os.write(writer, b"ready again\n")

@@ -14,7 +14,6 @@ from companion_core.providers import (
     ResourceLimits,
     ResourceObservation,
 )
-from companion_core.runtime.resources import monitor as resource_monitor
 from companion_core.runtime.resources.monitor import ResourceMonitor
 
 pytestmark = pytest.mark.unit
@@ -122,9 +121,8 @@ def test_an_old_observation_denies_and_so_does_a_clock_that_steps_back(passed, o
     assert monitor.verdict().ok is ok
 
 
-def test_one_question_at_a_time(monkeypatch) -> None:
+def test_one_question_at_a_time() -> None:
     # covers: resource_probe/concurrent-stat
-    monkeypatch.setattr(resource_monitor, "OBSERVE_SECONDS", 0.05)
     release, asked = threading.Event(), []
 
     class Hanging:
@@ -133,7 +131,7 @@ def test_one_question_at_a_time(monkeypatch) -> None:
             release.wait(30)
             return observation()
 
-    monitor = ResourceMonitor(Hanging(), lambda: (7,), LIMITS, clock=Clock())
+    monitor = ResourceMonitor(Hanging(), lambda: (7,), LIMITS, clock=Clock(), patience=0.05)
 
     async def life() -> None:
         for _ in range(3):
@@ -145,10 +143,9 @@ def test_one_question_at_a_time(monkeypatch) -> None:
     assert monitor.verdict().reason is Reason.PROBE_FAILED
 
 
-def test_it_goes_on_by_itself_and_denies_once_stopped(monkeypatch) -> None:
-    monkeypatch.setattr(resource_monitor, "INTERVAL_SECONDS", 0.001)
+def test_it_goes_on_by_itself_and_denies_once_stopped() -> None:
     probe, clock = FakeProbe(), Clock()
-    monitor = ResourceMonitor(probe, lambda: (7,), LIMITS, clock=clock)
+    monitor = ResourceMonitor(probe, lambda: (7,), LIMITS, clock=clock, interval=0.001)
 
     async def life() -> None:
         await monitor.start()
@@ -181,7 +178,7 @@ def test_how_long_it_is_over_a_ceiling_of_memory_is_counted() -> None:
     asyncio.run(life())
 
 
-def test_who_stops_lets_go_of_what_the_probe_keeps() -> None:
+def test_stopping_has_the_probe_close_its_files() -> None:
     async def life() -> list[ProbeTarget]:
         probe = FakeProbe()
         monitor = ResourceMonitor(probe, lambda: (7, 8), LIMITS, clock=Clock())
@@ -193,7 +190,7 @@ def test_who_stops_lets_go_of_what_the_probe_keeps() -> None:
     assert asyncio.run(life()) == [ProbeTarget(pids=(7, 8)), ProbeTarget(pids=())]
 
 
-def test_a_question_that_outlasts_the_observation_lets_go_behind_its_answer() -> None:
+def test_a_question_that_outlasts_stop_closes_the_files_after_its_answer() -> None:
     asked, release, over = threading.Event(), threading.Event(), threading.Event()
 
     class Slow(FakeProbe):

@@ -24,11 +24,11 @@ def test_a_pause_is_a_share_of_the_silence_within_its_bounds(silence, pause) -> 
 @pytest.mark.parametrize(
     ("busy", "of", "pause"), [(0.05, 0, 0), (0.06, 0.2, 0), (0.06, 0.05, 0.05), (1, 2, 0.1)]
 )
-def test_whoever_writes_on_and_on_is_asked_a_tenth_of_the_time(busy, of, pause) -> None:
+def test_a_runtime_that_writes_all_the_time_is_asked_a_tenth_of_the_time(busy, of, pause) -> None:
     assert pause_after(busy, of=of) == pytest.approx(pause)
 
 
-def test_what_attempts_take_is_counted_and_pauses_are_not(monkeypatch) -> None:
+def test_the_time_of_attempts_counts_and_that_of_pauses_does_not(monkeypatch) -> None:
     seen, now = [], 0.0
 
     def noted(busy: float, *, of: float) -> float:
@@ -54,7 +54,7 @@ def test_what_attempts_take_is_counted_and_pauses_are_not(monkeypatch) -> None:
     asyncio.run(life())
 
 
-def test_what_stirs_is_asked_at_once_and_silence_begins_anew(monkeypatch) -> None:
+def test_activity_wakes_the_next_attempt_and_silence_begins_anew(monkeypatch) -> None:
     monkeypatch.setattr(attempts_module, "longest_pause", lambda _silence: 3600)
 
     async def life() -> None:
@@ -72,7 +72,7 @@ def test_what_stirs_is_asked_at_once_and_silence_begins_anew(monkeypatch) -> Non
     asyncio.run(life())
 
 
-def test_what_is_silent_is_asked_all_the_same() -> None:
+def test_a_silent_runtime_is_asked_all_the_same() -> None:
     async def life() -> None:
         attempts = Polling(asyncio.Event())
         began = attempts._silent_since

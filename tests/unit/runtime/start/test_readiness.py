@@ -1,10 +1,8 @@
-"""What counts as a runtime that listens."""
+"""When a runtime counts as listening, and what ends the wait for it."""
 
 from __future__ import annotations
 
 import asyncio
-import socket
-import sys
 import threading
 from types import SimpleNamespace
 from typing import Any
@@ -12,51 +10,13 @@ from typing import Any
 import pytest
 
 from companion_core.decisions.verdict import OK, refuse
-from companion_core.egress.live import LiveEgress
 from companion_core.errors import EnvironmentUnavailable, Reason
-from companion_core.providers import UnixChannel
 from companion_core.runtime.start import readiness
 
-pytestmark = [
-    pytest.mark.security,
-    pytest.mark.skipif(sys.platform == "win32", reason="Unix sockets"),
-]
+pytestmark = pytest.mark.unit
 
 
-def accepts(path) -> bool:
-    channel = UnixChannel(path=str(path))
-    return readiness._is_in_place(channel) and asyncio.run(
-        readiness._accepts(LiveEgress(), channel)
-    )
-
-
-def test_a_socket_does_and_becomes_the_person_s_alone(tmp_path, monkeypatch) -> None:
-    monkeypatch.chdir(tmp_path)  # the path of a socket must be short
-    with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind("s")
-        listening.listen()
-        assert accepts("s")
-        assert (tmp_path / "s").stat().st_mode & 0o777 == 0o600
-
-
-def test_a_link_to_another_program_s_socket_does_not_and_changes_nothing(
-    tmp_path, monkeypatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    with socket.socket(socket.AF_UNIX) as foreign:
-        foreign.bind("foreign")
-        foreign.listen()
-        (tmp_path / "foreign").chmod(0o660)
-        (tmp_path / "s").symlink_to("foreign")
-        assert not accepts("s")
-        assert (tmp_path / "foreign").stat().st_mode & 0o777 == 0o660
-
-
-def test_nothing_there_does_not(tmp_path) -> None:
-    assert not accepts(tmp_path / "s")
-
-
-def test_what_would_have_to_be_waited_for_is_read_back_in_a_thread(monkeypatch) -> None:
+def test_a_look_that_would_have_to_wait_is_made_in_a_thread(monkeypatch) -> None:
     threads = []
 
     def look(_watched, *, wait=True):
@@ -66,13 +26,12 @@ def test_what_would_have_to_be_waited_for_is_read_back_in_a_thread(monkeypatch) 
         return OK
 
     monkeypatch.setattr(readiness, "read_back", look)
-    monkeypatch.setattr(readiness, "_LONG_SECONDS", 60)
-    assert asyncio.run(readiness._read_back(SimpleNamespace(takes_long=False))) is OK
+    assert asyncio.run(readiness._read_back(watched())) is OK
     mine = threading.main_thread()
     assert [thread is mine for thread in threads] == [True, False]
 
 
-def test_behind_a_look_that_took_long_the_next_is_left_to_a_thread(monkeypatch) -> None:
+def test_after_a_long_look_the_next_one_is_made_in_a_thread(monkeypatch) -> None:
     threads = []
 
     def look(_watched, **_):
@@ -80,10 +39,9 @@ def test_behind_a_look_that_took_long_the_next_is_left_to_a_thread(monkeypatch) 
         return OK
 
     async def looks() -> None:
-        watched = SimpleNamespace(takes_long=False)
-        for longest in (-1, -1, 60, 60):
-            monkeypatch.setattr(readiness, "_LONG_SECONDS", longest)
-            assert await readiness._read_back(watched) is OK
+        runtime = watched()
+        for runtime.long_look in (-1, -1, 60, 60):
+            assert await readiness._read_back(runtime) is OK
 
     monkeypatch.setattr(readiness, "read_back", look)
     asyncio.run(looks())
@@ -91,15 +49,14 @@ def test_behind_a_look_that_took_long_the_next_is_left_to_a_thread(monkeypatch) 
     assert [thread is mine for thread in threads] == [True, False, False, True]
 
 
-def test_one_that_is_not_there_and_has_not_ended_is_looked_at_again(monkeypatch) -> None:
+def test_a_living_runtime_without_an_environment_is_looked_at_again(monkeypatch) -> None:
     """While it is being executed, psutil shows no environment of it."""
     verdicts = [refuse(Reason.NOT_RUNNING), OK]
-    monkeypatch.setattr(readiness, "_READ_BACK_SECONDS", 0.01)
     monkeypatch.setattr(readiness, "read_back", lambda _watched, **_: verdicts.pop(0))
 
     async def life() -> list[bool]:
-        watched: Any = SimpleNamespace(takes_long=False, kept=kept(), require=lambda _verdict: None)
-        return [await readiness._is_as_planned(watched) for _ in range(2)]
+        runtime = watched(process=process(), require=lambda _verdict: None, patience=0.01)
+        return [await readiness._is_as_planned(runtime) for _ in range(2)]
 
     assert asyncio.run(life()) == [False, True]
 
@@ -108,19 +65,22 @@ def test_what_the_system_does_not_tell_is_asked_again_and_not_for_ever(monkeypat
     unsaid = refuse(Reason.PROCESS_UNREADABLE)
     verdicts = [unsaid, unsaid, OK]
     monkeypatch.setattr(readiness, "read_back", lambda _watched, **_: verdicts.pop(0))
-    assert asyncio.run(readiness._read_back(SimpleNamespace(takes_long=False))) is OK
+    assert asyncio.run(readiness._read_back(watched())) is OK
     monkeypatch.setattr(readiness, "read_back", lambda _watched, **_: unsaid)
-    monkeypatch.setattr(readiness, "_READ_BACK_SECONDS", 0.1)
-    assert asyncio.run(readiness._read_back(SimpleNamespace(takes_long=False))) is unsaid
+    assert asyncio.run(readiness._read_back(watched(patience=0.1))) is unsaid
 
 
-def kept() -> Any:
+def watched(**fields: Any) -> Any:
+    return SimpleNamespace(**{"takes_long": False, "long_look": 60, "patience": 1, **fields})
+
+
+def process() -> Any:
     return SimpleNamespace(exited=asyncio.Event(), exit_code=None, for_memory=False)
 
 
-def test_what_was_done_for_a_runtime_that_has_ended_counts_for_nothing() -> None:
+def test_work_that_succeeds_for_a_runtime_that_has_ended_does_not_count() -> None:
     async def life() -> None:
-        runtime, faults = kept(), []
+        runtime, faults = process(), []
         asyncio.get_running_loop().set_exception_handler(lambda _, fault: faults.append(fault))
 
         async def work() -> int:
@@ -131,15 +91,15 @@ def test_what_was_done_for_a_runtime_that_has_ended_counts_for_nothing() -> None
             await readiness.unless_exited(runtime, work())
         assert caught.value.reason is Reason.RUNTIME_EXITED
         for _ in range(5):
-            await asyncio.sleep(0)  # nothing comes behind it
+            await asyncio.sleep(0)  # no fault comes later
         assert faults == []
 
     asyncio.run(life())
 
 
-def test_the_end_of_a_runtime_ends_what_is_done_for_it_and_no_more() -> None:
+def test_a_runtimes_end_ends_the_work_for_it_and_nothing_else() -> None:
     async def life() -> None:
-        runtime, task = kept(), asyncio.current_task()
+        runtime, task = process(), asyncio.current_task()
         asyncio.get_running_loop().call_soon(runtime.exited.set)
         with pytest.raises(EnvironmentUnavailable):
             await readiness.unless_exited(runtime, asyncio.sleep(3600))
@@ -150,9 +110,9 @@ def test_the_end_of_a_runtime_ends_what_is_done_for_it_and_no_more() -> None:
     asyncio.run(life())
 
 
-def test_who_cancels_a_start_is_told_that_and_not_of_the_end_that_follows() -> None:
+def test_a_cancelled_start_raises_that_and_not_the_exit_that_follows() -> None:
     async def life() -> None:
-        runtime = kept()
+        runtime = process()
 
         async def work() -> None:
             try:

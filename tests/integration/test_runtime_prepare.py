@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from runtime_parts import Listener
 
 from companion_core.egress.live import LiveEgress
 from companion_core.errors import CompanionError, Reason
@@ -42,25 +43,34 @@ def backend(*answers: bytes) -> Iterator[tuple[TcpChannel, list[bytes]]]:
         thread.join()
 
 
-def send(channel: TcpChannel) -> None:
+def send(channel: TcpChannel) -> list[str]:
+    """Return what a listener hears."""
+    heard: list[str] = []
+
     async def life() -> None:
         async with asyncio.timeout(30):
             request = BackendRequest(method="POST", path="/api/create", json="{}")
-            await send_prepare(LiveEgress(), channel, request, key=Secret("the-key"))
+            listener = Listener(heard.append)
+            await send_prepare(
+                LiveEgress(), channel, request, key=Secret("the-key"), listener=listener
+            )
 
     asyncio.run(life())
+    return heard
 
 
 def test_it_is_sent_with_its_key_and_body() -> None:
     with backend(b"HTTP/1.0 200 OK\r\n\r\ndone") as (channel, seen):
-        send(channel)
+        heard = send(channel)
+    assert heard == ["connectable"]
     assert seen[0].startswith(b"POST /api/create HTTP/1.0\r\n")
     assert b"Authorization: Bearer the-key\r\n" in seen[0]
 
 
-def test_what_the_backend_failed_at_itself_is_sent_once_more() -> None:
+def test_a_request_at_which_the_backend_failed_itself_is_sent_once_more() -> None:
     with backend(b"HTTP/1.0 500 No\r\n\r\n", b"HTTP/1.0 200 OK\r\n\r\n") as (channel, seen):
-        send(channel)
+        heard = send(channel)
+    assert heard == ["connectable", "not_connectable", "connectable"]
     assert len(seen) == 2
     assert seen[0] == seen[1]
 

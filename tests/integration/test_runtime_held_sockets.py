@@ -1,3 +1,5 @@
+"""Which real sockets of a process listen, as the sockets themselves tell."""
+
 from __future__ import annotations
 
 import contextlib
@@ -20,7 +22,7 @@ from companion_core.runtime.inspect import (
 from companion_core.runtime.inspect.held_sockets import listening_among
 
 pytestmark = [
-    pytest.mark.unit,
+    pytest.mark.integration,
     pytest.mark.skipif(sys.platform != "linux", reason="pidfd_getfd(2)"),
 ]
 
@@ -67,7 +69,7 @@ def test_addresses_are_as_the_rules_know_them(address, seen, require_real) -> No
 
 
 @pytest.mark.parametrize("other", ["socket", "file", "nothing"])
-def test_a_number_that_is_another_s_by_now_is_not_asked_and_leaves_nothing(other) -> None:
+def test_a_descriptor_number_that_was_reused_is_not_asked_and_leaks_nothing(other) -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as listening,
         socket.create_server(("127.0.0.1", 0)) as moved,
@@ -76,7 +78,7 @@ def test_a_number_that_is_another_s_by_now_is_not_asked_and_leaves_nothing(other
     ):
         number = {"socket": another.fileno(), "file": file.fileno(), "nothing": 2**20 + 1}[other]
         inode = os.fstat(moved.fileno()).st_ino
-        gc.collect()  # what earlier tests left is not let go of in between
+        gc.collect()  # close now what earlier tests left open
         opened = psutil.Process().num_fds()
         found, unasked = listening_among(os.getpid(), held(listening) | {inode: (number, "tcp")})
         assert found == {Listener("tcp", *listening.getsockname())}
@@ -84,7 +86,7 @@ def test_a_number_that_is_another_s_by_now_is_not_asked_and_leaves_nothing(other
         assert psutil.Process().num_fds() == opened
 
 
-def test_what_does_not_say_whether_it_has_a_peer_is_not_asked(monkeypatch) -> None:
+def test_a_socket_that_does_not_tell_its_peer_counts_as_not_asked(monkeypatch) -> None:
     def failing(_taken: socket.socket) -> bool:
         raise OSError
 
@@ -123,7 +125,7 @@ def test_a_socket_whose_owner_lingers_is_not_waited_for() -> None:
         peer.close()
 
 
-def test_what_was_moved_or_may_not_be_taken_over_is_found_in_the_tables(monkeypatch) -> None:
+def test_a_socket_that_moved_or_cannot_be_duplicated_is_found_in_the_tables(monkeypatch) -> None:
     def moved(holder: int, real=readback._network_sockets):
         return {inode: (2**20 + 1, table) for inode, (_, table) in real(holder).items()}
 
@@ -143,7 +145,7 @@ def test_what_was_moved_or_may_not_be_taken_over_is_found_in_the_tables(monkeypa
 
 
 @pytest.mark.parametrize("default", [None, 5.0])
-def test_who_owns_a_socket_that_blocks_goes_on_blocking(default) -> None:
+def test_a_blocking_socket_still_blocks_for_its_owner(default) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         here = Listener("tcp", *listening.getsockname())
         socket.setdefaulttimeout(default)

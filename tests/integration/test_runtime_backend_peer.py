@@ -1,4 +1,4 @@
-"""Who answers where a runtime listens: this process stands for the runtime."""
+"""Which program answers where a runtime listens; this process stands for the runtime."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
-import psutil  # noqa: F401 - before the platform's name is changed, which it would believe
+import psutil  # noqa: F401 - imported before the platform's name is changed, on which it depends
 import pytest
 
 from companion_core.egress.interface import ProcessUnreadable
@@ -40,15 +40,15 @@ class Connection(asyncio.Protocol):
 
 
 class Runtime:
-    """What keeps a runtime, and what it was told of it."""
+    """A runtime whose tree is made up, and what was told of foreign listeners."""
 
-    def __init__(self, *tree: int) -> None:
+    def __init__(self, *tree: int, **options: float) -> None:
         self.pids: Any = tree
         self.looks = 0
         self.told: list[bool] = []
         identity = EGRESS.identify(os.getppid())
-        self.kept = SimpleNamespace(tree=self.tree, identity=identity, exited=asyncio.Event())
-        self.peer = BackendPeer(self.kept, EGRESS, self.told.append)
+        self.process = SimpleNamespace(tree=self.tree, identity=identity, exited=asyncio.Event())
+        self.peer = BackendPeer(self.process, EGRESS, self.told.append, **options)
 
     def tree(self) -> tuple[int, ...]:
         self.looks += 1
@@ -86,7 +86,7 @@ def port_of(listener: socket.socket) -> TcpChannel:
 
 @pytest.mark.usefixtures("own")
 @SYSTEMS
-def test_who_is_in_the_tree_is_reached_and_the_tree_is_read_once(monkeypatch, system) -> None:
+def test_a_peer_in_the_tree_is_reached_and_the_tree_is_read_once(monkeypatch, system) -> None:
     ask = backend_peer.peer_of
     monkeypatch.setattr(backend_peer, "peer_of", lambda client: _on("linux", ask, client))
     monkeypatch.setattr(sys, "platform", system)
@@ -99,7 +99,7 @@ def test_who_is_in_the_tree_is_reached_and_the_tree_is_read_once(monkeypatch, sy
 @pytest.mark.usefixtures("own")
 def test_the_runtime_itself_is_of_its_tree_without_a_look() -> None:
     runtime = Runtime()
-    runtime.kept.identity = EGRESS.identify(os.getpid())
+    runtime.process.identity = EGRESS.identify(os.getpid())
     assert runtime.reached(UNIX)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         assert runtime.reached(port_of(listener))
@@ -114,7 +114,7 @@ def _on(system: str, call: Any, *arguments: Any) -> Any:
 
 
 @pytest.mark.usefixtures("own")
-def test_who_is_not_is_told_at_once() -> None:
+def test_a_peer_outside_the_tree_is_told_at_once() -> None:
     runtime = Runtime(1)
     assert not runtime.reached(UNIX)
     assert runtime.told == [False]
@@ -122,7 +122,7 @@ def test_who_is_not_is_told_at_once() -> None:
 
 @pytest.mark.usefixtures("own")
 @pytest.mark.parametrize(("pid", "perhaps"), [(0, False), (2**22 + 1, True)])
-def test_who_cannot_be_seen_or_is_gone_is_not_in_it(monkeypatch, pid, perhaps) -> None:
+def test_an_unseen_or_ended_peer_is_not_in_the_tree(monkeypatch, pid, perhaps) -> None:
     monkeypatch.setattr(backend_peer, "peer_of", lambda _client: (pid, 0))
     runtime = Runtime(os.getpid(), pid)
     assert not runtime.reached(UNIX)
@@ -141,13 +141,13 @@ def test_a_link_is_told_at_once(own, tmp_path) -> None:
 
 
 @pytest.mark.usefixtures("own")
-def test_the_end_of_the_runtime_is_told_by_what_keeps_it() -> None:
+def test_the_runtimes_own_end_is_not_told_as_a_foreign_listener() -> None:
     for ended in ("told", "not yet"):
         runtime = Runtime(1)
         if ended == "told":
-            runtime.kept.exited.set()
+            runtime.process.exited.set()
         else:
-            runtime.kept.identity = SimpleNamespace(pid=os.getppid(), start_time=-1)
+            runtime.process.identity = SimpleNamespace(pid=os.getppid(), start_time=-1)
         assert not runtime.reached(UNIX)
         assert runtime.told == []
 
@@ -210,15 +210,14 @@ def test_a_listener_that_cannot_be_asked_itself_is_looked_up(monkeypatch) -> Non
     runtime = Runtime(os.getpid())
     with socket.create_server(("127.0.0.1", 0)) as listener:
         assert runtime.reached(port_of(listener))
-        held = runtime.peer._held
+        held = runtime.peer._listener
         own = readback.Listener("tcp", *listener.getsockname())
         assert readback.still_listens(held, own)
     assert not readback.still_listens(held, own)
 
 
-def test_a_look_that_took_long_is_taken_in_a_thread_next_time(monkeypatch) -> None:
-    monkeypatch.setattr(backend_peer, "_LONG_SECONDS", 0)
-    runtime = Runtime(os.getpid())
+def test_after_a_long_look_the_next_one_is_made_in_a_thread() -> None:
+    runtime = Runtime(os.getpid(), long_look=0)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         assert runtime.reached(port_of(listener))
         assert runtime.reached(port_of(listener))

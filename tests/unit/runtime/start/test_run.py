@@ -1,4 +1,4 @@
-"""The way back from a start: every step is taken, whatever another one raises."""
+"""A start is taken down whole: every step is taken, whatever another one raises."""
 
 from __future__ import annotations
 
@@ -9,19 +9,16 @@ from typing import Any
 import pytest
 
 from companion_core.errors import EnvironmentUnavailable, Reason
-from companion_core.runtime.start import sequence as starting
-from companion_core.runtime.start.sequence import (
-    Run,
-    take_down,
-)
+from companion_core.runtime.start import run as run_module
+from companion_core.runtime.start.run import Run, take_down
 
 pytestmark = pytest.mark.unit
 
-STEPS = ["kept", "output", "broker", "group", "socket_watch", "folder"]
+STEPS = ["process", "output", "broker", "group", "socket_watch", "folder"]
 
 
 class Made:
-    """Something that a start has made: says when it is ended, and fails as told."""
+    """Something that a start has made: notes when it is ended, and fails as told."""
 
     def __init__(self, name: str, taken: list[str], errors: dict[str, BaseException]) -> None:
         self._name, self._taken, self._errors = name, taken, errors
@@ -47,8 +44,8 @@ def taken_down(monkeypatch, errors: dict[str, BaseException], *steps: str) -> li
     for name in steps:
         kind = Watch if name == "socket_watch" else Made
         setattr(run, name, kind(name, taken, errors))
-    monkeypatch.setattr(starting, "remove_start_folder", Made("folder", taken, errors).close)
-    monkeypatch.setattr(starting, "forget", Made("record", taken, errors).close)
+    monkeypatch.setattr(run_module, "remove_start_folder", Made("folder", taken, errors).close)
+    monkeypatch.setattr(run_module, "forget", Made("record", taken, errors).close)
     failure: BaseException | None = None
     try:
         asyncio.run(take_down(run, terminate_after=0, kill_after=0))
@@ -60,20 +57,20 @@ def taken_down(monkeypatch, errors: dict[str, BaseException], *steps: str) -> li
 
 def test_all_that_was_made_is_ended_the_tree_first(monkeypatch) -> None:
     taken = taken_down(monkeypatch, {}, *STEPS)
-    assert taken[0] == "kept"
+    assert taken[0] == "process"
     assert sorted(taken) == sorted([*STEPS, "record"])
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_a_step_that_fails_keeps_no_other_from_being_taken(monkeypatch, step) -> None:
+def test_a_failed_step_prevents_no_other_step(monkeypatch, step) -> None:
     errors: dict[str, BaseException] = {step: OSError(step)}
-    left = {"record"} if step == "kept" else set()  # by which what may be left is found again
+    left = {"record"} if step == "process" else set()  # a tree that may be left is found by it
     assert set(taken_down(monkeypatch, errors, *STEPS)) == {*STEPS, "record"} - left
 
 
 def test_of_several_errors_the_first_is_raised(monkeypatch) -> None:
     errors: dict[str, BaseException] = {
-        "kept": EnvironmentUnavailable(Reason.STALE_RUNTIME),
+        "process": EnvironmentUnavailable(Reason.STALE_RUNTIME),
         "group": OSError("group"),
         "folder": asyncio.CancelledError(),
     }

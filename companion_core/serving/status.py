@@ -1,0 +1,159 @@
+"""What a companion says of itself at one moment; `to_json` is what `companion status` prints.
+
+The keys are a contract: other programs read them. A new one may come; none changes its meaning.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+from companion_core.decisions.admission import AdmissionSnapshot
+from companion_core.decisions.isolation import Tier
+from companion_core.decisions.lifecycle import State
+from companion_core.errors import Reason
+from companion_core.providers import ResourceObservation
+from companion_core.serving.step import Step
+
+__all__ = [
+    "CompanionStatus",
+    "GatewayStatus",
+    "ModelStatus",
+    "RuntimeStatus",
+    "ServingStatus",
+    "SwapStatus",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelStatus:
+    """The model that is started, served or drained.
+
+    Attributes:
+        verified: its proof holds: nobody has asked to write to its files (I-01).
+    """
+
+    id: str
+    verified: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayStatus:
+    """The address that OpenAI clients take as `base_url`."""
+
+    url: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuntimeStatus:
+    """The runtime's process.
+
+    Attributes:
+        name: of the plugin that starts it.
+        channel: how the gateway reaches it.
+        isolation: how it is confined.
+        ceilings: whether the system enforces them or they are observed (I-12).
+        ceilings_detail: why, for a person.
+    """
+
+    name: str
+    pid: int
+    channel: Literal["unix", "tcp", "namespace"]
+    isolation: Tier
+    ceilings: Literal["hard", "observed"]
+    ceilings_detail: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON has it."""
+        return {**dataclasses.asdict(self), "isolation": self.isolation.value}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SwapStatus:
+    """A swap that is under way.
+
+    Attributes:
+        model: the id of the new model.
+        step: its latest step; None while there is none.
+    """
+
+    model: str
+    step: Step | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON has it."""
+        step = None if self.step is None else dataclasses.asdict(self.step)
+        return {"model": self.model, "step": step}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServingStatus:
+    """What a gateway and its runtime say; by default, that neither is there.
+
+    Attributes:
+        admission: None while there is no gateway.
+        resources: what the runtime's processes use; None while nothing was observed.
+        gave_up: why no runtime is started any more; None while there is one or will be.
+        last_health_ok_seconds_ago: None while the last health check was not answered well.
+    """
+
+    lifecycle: State = State.STOPPED
+    gateway: GatewayStatus | None = None
+    runtime: RuntimeStatus | None = None
+    admission: AdmissionSnapshot | None = None
+    resources: ResourceObservation | None = None
+    gave_up: Reason | None = None
+    last_health_ok_seconds_ago: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON has it."""
+        return {
+            "lifecycle": self.lifecycle.value,
+            "gateway": _fields(self.gateway),
+            "runtime": None if self.runtime is None else self.runtime.to_json(),
+            "admission": _fields(self.admission),
+            "resources": _fields(self.resources),
+            "gave_up": None if self.gave_up is None else self.gave_up.value,
+            "last_health_ok_seconds_ago": self.last_health_ok_seconds_ago,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompanionStatus(ServingStatus):
+    """What runs, and why it is or is not available.
+
+    Attributes:
+        reason: why it is not available; `ok` where it is.
+        pid: of the companion's own process.
+        swap: the swap that is under way, if there is one.
+        plugins: the name of the plugin in each role.
+    """
+
+    available: bool
+    reason: Reason
+    pid: int
+    started_at: datetime
+    model: ModelStatus
+    swap: SwapStatus | None = None
+    plugins: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the document of `companion status --json`."""
+        started_at = self.started_at.isoformat(timespec="seconds").replace("+00:00", "Z")
+        return {
+            "available": self.available,
+            "reason": self.reason.value,
+            "pid": self.pid,
+            "started_at": started_at,
+            "model": _fields(self.model),
+            **ServingStatus.to_json(self),
+            **({} if self.swap is None else {"swap": self.swap.to_json()}),
+            "plugins": dict(self.plugins),
+        }
+
+
+def _fields(part: Any) -> dict[str, Any] | None:
+    return None if part is None else dataclasses.asdict(part)
