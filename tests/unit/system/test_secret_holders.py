@@ -135,7 +135,7 @@ def test_the_known_holders_are_found() -> None:
         "decisions.oauth.token.TokenResponse",
         "gateway.settings.Backend",
         "gateway.settings.GatewaySettings",
-        "runtime.start.sequence.StartedBackend",
+        "runtime.start.listener.StartedBackend",
     }
 
 
