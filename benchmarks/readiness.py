@@ -33,12 +33,8 @@ from pathlib import Path
 from typing import Any
 
 from companion_core.config.paths import InstancePaths
-from companion_core.runtime.start import (
-    prepare as backend_client,
-)
-from companion_core.runtime.start import (
-    readiness,
-)
+from companion_core.runtime.start import prepare as backend_client
+from companion_core.runtime.start import readiness
 from companion_core.testing import FakeHealthChecker, FakeSpawner, fake_runtime
 from companion_core.testing.fake_runtime import READY
 
@@ -140,8 +136,8 @@ class TimedServing:
             await send(*args, **options)
             self.prepared = time.monotonic()
 
-        health = self.serving._health  # noqa: SLF001 - as above
-        asked = health._answer  # noqa: SLF001 - as above
+        health = self.serving._health._probe  # noqa: SLF001 - looked at from outside
+        asked = health._answer  # noqa: SLF001 - looked at from outside
 
         async def noted_health() -> Any:
             answer = await asked()
@@ -149,11 +145,11 @@ class TimedServing:
             return answer
 
         setattr(health, "_answer", noted_health)  # noqa: B010 - a method, for this start
-        setattr(supervisor, "start", noted)  # noqa: B010 - as above
-        setattr(readiness, "send_prepare", noted_answer)  # noqa: B010 - as above
+        setattr(supervisor, "start", noted)  # noqa: B010 - a method, for this start
+        setattr(readiness, "send_prepare", noted_answer)  # noqa: B010 - mypy forbids to assign it
 
     async def time(self, model: Any) -> tuple[float, ...]:
-        """Return milliseconds behind the runtime: until read back, confirmed, and available."""
+        """Return milliseconds after the runtime: until read back, confirmed, and available."""
         await self.serving.open()
         starting = asyncio.ensure_future(self.serving.start(model))
         observed = self._case.model is not None and not self._case.prepared
@@ -235,7 +231,7 @@ def shown(times: Sequence[float]) -> str:
 def main() -> None:
     """Measure and print."""
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS
-    print("| ms behind the runtime's own readiness | read back | confirmed | available |")
+    print("| ms after the runtime's own readiness | read back | confirmed | available |")
     print("|---|---|---|---|")
     bare = []
     for _ in range(rounds):
