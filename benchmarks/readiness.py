@@ -135,7 +135,7 @@ class TimedServing:
             await send(*args, **options)
             self.prepared = time.monotonic()
 
-        health = self.serving._health  # noqa: SLF001 - a probe into it
+        health = self.serving._health._probe  # noqa: SLF001 - a probe into it
         asked = health._answer  # noqa: SLF001 - a probe into it
 
         async def noted_health() -> Any:
