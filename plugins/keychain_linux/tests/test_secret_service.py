@@ -73,13 +73,13 @@ def test_conformance_with_a_real_keyring(tmp_path: Path) -> None:
     assert outcome.returncode == 0, outcome.stderr
 
 
-@pytest.mark.unit
+@pytest.mark.integration
 def test_conformance_without_a_bus() -> None:
     check_keychain(companion_keychain())
     gc.collect()
 
 
-@pytest.mark.unit
+@pytest.mark.integration
 @pytest.mark.parametrize("address", [None, "", "unix:path=/nonexistent/bus", "nonsense", "tcp:x"])
 def test_without_a_bus_it_is_absent(monkeypatch: pytest.MonkeyPatch, address: str | None) -> None:
     if address is not None:
@@ -124,7 +124,7 @@ def test_a_redirected_collection_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     assert SecretServiceKeychain().status().reason is Reason.KEYCHAIN_UNTRUSTED
 
 
-@pytest.mark.unit
+@pytest.mark.integration
 def test_the_entry_point_imports_nothing_heavy() -> None:
     heavy = "{'keyring', 'secretstorage', 'jeepney', 'cryptography', 'asyncio'}"
     code = f"import sys, companion_keychain_linux.plugin; sys.exit(len({heavy} & set(sys.modules)))"

@@ -149,7 +149,7 @@ def test_a_replaced_backend_is_refused(security: Security, monkeypatch: pytest.M
     assert LoginKeychain().status().reason is Reason.KEYCHAIN_UNTRUSTED
 
 
-@pytest.mark.unit
+@pytest.mark.integration  # keyring's own module asks ldconfig for the framework
 def test_on_another_system_it_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "system", lambda: "Linux")
     assert LoginKeychain().status().reason is Reason.KEYCHAIN_ABSENT

@@ -3,7 +3,6 @@ import io
 import json
 import os
 import re
-import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -29,18 +28,6 @@ def test_every_command_of_the_table_exists_with_the_help_that_the_table_shows():
         assert command.name == name
         assert command.help, name
         assert entry.help.endswith(".")
-
-
-def test_help_groups_the_commands_and_imports_none_of_them():
-    code = (
-        "import sys; from companion_core.cli import main; main(['--help']);"
-        "print([m for m in sys.modules if m.endswith('_command')"
-        " or m in {'asyncio', 'pluggy', 'cryptography', 'psutil', 'importlib.metadata', 'ssl'}])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip().endswith("[]")
-    for word in ("Daily:", "Authors:", *COMMANDS):
-        assert word in done.stdout
 
 
 def test_status_of_nothing_has_every_key_and_exits_5(tmp_path, capsys):
@@ -197,28 +184,6 @@ def test_a_shut_doorway_is_a_refusal_and_no_crash(tmp_path, capsys):
     assert "companion: egress_refused: " in capsys.readouterr().err
 
 
-def run(arguments, **streams):
-    return subprocess.run(
-        [sys.executable, "-m", "companion_core", *arguments],
-        stderr=subprocess.PIPE, text=True, timeout=60, check=False, **streams,
-    )  # fmt: skip
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full device")
-@pytest.mark.parametrize("mode", [[], ["--json"]], ids=["text", "json"])
-def test_output_that_the_disk_does_not_take_is_the_environments_fault(tmp_path, mode):
-    with Path("/dev/full").open("w") as full:
-        done = run(["--state-dir", str(tmp_path), "status", *mode], stdout=full)
-    assert done.returncode == 4
-    assert [line.split(": ")[1] for line in done.stderr.splitlines()] == ["disk_unavailable"]
-
-
-@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
-def test_a_closed_stream_is_no_fault(tmp_path, closed):
-    command = f'"{sys.executable}" -m companion_core --state-dir "{tmp_path}" token {closed}'
-    assert subprocess.run(["sh", "-c", command], check=False).returncode == 5
-
-
 def test_progress_of_a_closed_stderr_goes_nowhere(monkeypatch):
     monkeypatch.setattr(sys, "stderr", None)
     StepPrinter()(Step("download", "tiny", 1, 2))
@@ -276,17 +241,6 @@ def test_the_text_of_a_status_has_every_fact_of_the_document():
         assert f"swap       to new: {told}\n" in swapping
     refused = as_text({**status, "available": False, "reason": "health_stale"})
     assert refused.startswith("not available (health_stale)")
-
-
-def test_asking_for_the_status_loads_only_what_that_takes(tmp_path):
-    code = (
-        f"import sys; from companion_core.cli import main; main(['--state-dir', {str(tmp_path)!r},"
-        " 'status']); print([m for m in sys.modules if m in {'asyncio', 'hashlib', 'pluggy',"
-        " 'platformdirs', 'psutil', 'socket', 'ssl', 'subprocess', 'tempfile', 'tomllib',"
-        " 'companion_core.companion', 'companion_core.providers'}])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "[]"
 
 
 @pytest.mark.parametrize("arguments", [[], ["manifest"]])

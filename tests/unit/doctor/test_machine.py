@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import sys
 
 import pytest
@@ -19,22 +18,6 @@ from companion_core.providers import ProbeFailed
 from companion_core.runtime.isolation import CeilingState, TierState
 
 pytestmark = pytest.mark.unit
-
-
-def test_every_check_gives_a_row_on_this_machine(tmp_path):
-    rows = {row.id: row for row in run_checks(machine.checks(), make_situation(tmp_path))}
-    assert {
-        "python",
-        "platform",
-        "packages",
-        "extra.uvloop",
-        "extra.httptools",
-        "loopback-v4",
-        "isolation.chosen",
-    } <= set(rows)
-    for name in ("python", "packages", "loopback-v4", "temporary", "certificates", "proxies"):
-        assert rows[name].status is Status.OK, name
-    assert all(row.reason is not Reason.INTERNAL_FAULT for row in rows.values())
 
 
 def test_an_old_python_is_refused(tmp_path, monkeypatch):
@@ -106,29 +89,6 @@ def test_an_accelerator_is_asked_where_there_is_a_driver(tmp_path, monkeypatch):
     assert "8.0 GB" in machine.check_gpu(situation).detail
     monkeypatch.setattr(machine, "free_vram", fail)
     assert machine.check_gpu(situation).reason is Reason.PROBE_FAILED
-
-
-@pytest.mark.parametrize(
-    ("family", "status"), [(socket.AF_INET, Status.FAIL), (socket.AF_INET6, Status.SKIP)]
-)
-def test_without_ipv6_the_gateway_does_with_ipv4_but_not_the_other_way(tmp_path, family, status):
-    found = machine.check_loopback(make_situation(tmp_path), family=family, host="192.0.2.1")
-    assert found.status is status
-
-
-def test_a_port_that_is_taken_is_told_unless_it_is_ours(tmp_path):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        situation = make_situation(tmp_path)
-        situation.config = make_config(gateway={"port": port})
-        found = machine.check_port(situation)
-        assert (found.status, found.reason) == (Status.FAIL, Reason.LISTENER_NOT_BOUND)
-        situation.status = {"gateway": {"url": f"http://127.0.0.1:{port}/v1"}}
-        assert machine.check_port(situation).status is Status.OK
-    situation.status = None
-    assert machine.check_port(situation).status is Status.OK
 
 
 def test_proxies_are_named_and_never_shown(tmp_path):

@@ -21,7 +21,7 @@ from companion_core.doctor.findings import (
 )
 from companion_core.errors import Reason
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.unit
 
 CONTENT = b"the bytes of a model"
 DIGEST = hashlib.sha256(CONTENT).hexdigest()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,20 +69,6 @@ def test_a_folder_that_has_just_changed_is_not_remembered(tmp_path: Path, opened
     names(tmp_path)
     names(tmp_path)
     assert len(opened) == 6
-
-
-def test_without_a_plugin_the_library_is_not_loaded(tmp_path: Path):
-    fill(tmp_path, 5)
-    code = (
-        "import sys\nfrom companion_core.plugin_host.survey import survey_plugins\n"
-        f"assert survey_plugins(path=[{str(tmp_path)!r}]) == ()\n"
-        "sys.exit('importlib.metadata' in sys.modules)"
-    )
-    subprocess.run([sys.executable, "-S", "-c", CORE + code], check=True, timeout=60)
-
-
-# `-S` keeps the editable installation of this checkout from loading the library itself.
-CORE = f"import sys\nsys.path[:0] = {[p for p in sys.path if p]!r}\n"
 
 
 def test_a_path_that_is_no_folder_has_none(tmp_path: Path):

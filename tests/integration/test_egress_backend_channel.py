@@ -17,7 +17,7 @@ from companion_core.egress.live import LiveEgress
 from companion_core.providers import TcpChannel
 
 pytestmark = [
-    pytest.mark.unit,
+    pytest.mark.integration,
     pytest.mark.skipif(sys.platform != "linux", reason="sequenced packets and descriptors"),
 ]
 
