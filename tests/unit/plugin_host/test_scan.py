@@ -17,8 +17,10 @@ LONG_AGO = 1_600_000_000
 
 
 @pytest.fixture(autouse=True)
-def _empty_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scan, "_CACHE", {})
+def _nothing_remembered() -> Iterator[None]:
+    scan.forget()
+    yield
+    scan.forget()
 
 
 @pytest.fixture
@@ -30,6 +32,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         names.append(str(name))
         return open(name, *args, **kwargs)  # noqa: PTH123 - as the scan does
 
+    # The scan opens files by the built-in alone; it takes no opener, which every command would pay.
     monkeypatch.setattr(scan, "open", count, raising=False)
     return names
 
