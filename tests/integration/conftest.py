@@ -10,19 +10,26 @@ import io
 import json
 import os
 import shutil
+import ssl
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 import real_runtimes
+from download_parts import DATA, PATH
 from runtime_parts import within
 
 from companion_core.authority import publisher
 from companion_core.config.reader import parse_config
 from companion_core.demo.run import MODEL_FILE
+from companion_core.egress.live import LiveEgress
+from companion_core.egress.tls_context import build_tls_context
+from companion_core.models.https_downloader import HttpsDownloader
+from companion_core.models.store import ModelStore
 from companion_core.testing.certificate_authority import CertificateAuthority
 from companion_core.testing.model_host import ModelHost
 from companion_core.testing.tls_host import TlsHost
@@ -201,3 +208,32 @@ def person(request, world, require_real, monkeypatch):
     else:
         world.configure(runtime={"name": "llamacpp", "binary": "embedded"})
     return world
+
+
+# --- downloads from a host of a test's own authority ---
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> CertificateAuthority:
+    return CertificateAuthority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture(scope="module")
+def context(authority: CertificateAuthority) -> ssl.SSLContext:
+    return build_tls_context(authority.ca_file)
+
+
+@pytest.fixture
+def host(authority: CertificateAuthority) -> Iterator[ModelHost]:
+    with ModelHost(authority.server_context(), {PATH: DATA}) as host:
+        yield host
+
+
+@pytest.fixture
+def downloader(context: ssl.SSLContext) -> HttpsDownloader:
+    return HttpsDownloader(LiveEgress(), lambda: context, idle_seconds=30)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ModelStore:
+    return ModelStore(tmp_path / "models", sleep=lambda _seconds: None)

@@ -24,16 +24,6 @@ PATH = "/companion/manifest.json"
 PUBLISHER = FakePublisher()
 
 
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> CertificateAuthority:
-    return CertificateAuthority(tmp_path_factory.mktemp("authority"))
-
-
-@pytest.fixture(scope="module")
-def context(authority: CertificateAuthority) -> ssl.SSLContext:
-    return build_tls_context(authority.ca_file)
-
-
 @pytest.fixture
 def host(authority: CertificateAuthority) -> Iterator[ModelHost]:
     content = {PATH: manifest()}
