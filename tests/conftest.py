@@ -14,6 +14,10 @@ from typing import Any
 
 import pytest
 
+from companion_core.decisions.isolation import Tier
+from companion_core.egress.live import LiveEgress
+from companion_core.runtime.isolation import probe_isolation
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _hang_ups_arrive() -> None:
@@ -28,6 +32,29 @@ def _short_run_folder() -> Iterator[None]:
     with tempfile.TemporaryDirectory(prefix="run-") as name, pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_RUNTIME_DIR", name)
         yield
+
+
+@pytest.fixture(scope="session")
+def require_tier(require_real: Callable[[str, bool], None]) -> Callable[[Tier], None]:
+    """Skip, naming the tier of isolation that does not work here; none always does."""
+    working: set[Tier] = set()
+
+    def require(tier: Tier) -> None:
+        if not working:
+            states = probe_isolation(LiveEgress())
+            working.update({Tier.NONE}, (state.tier for state in states if state.works))
+        require_real(tier.value, tier in working)
+
+    return require
+
+
+@pytest.fixture
+def machine() -> Iterator[Any]:
+    """A folder with a model, a fake runtime's program and a supervisor; all of it goes again."""
+    import runtime_parts  # noqa: PLC0415 - a test that starts nothing does without it
+
+    with runtime_parts.machine() as made:
+        yield made
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])

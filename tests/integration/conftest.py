@@ -21,7 +21,7 @@ import psutil
 import pytest
 import real_runtimes
 from download_parts import DATA, PATH
-from runtime_parts import within
+from runtime_parts import verified_model, within
 
 from companion_core.authority import publisher
 from companion_core.config.reader import parse_config
@@ -29,7 +29,7 @@ from companion_core.demo.run import MODEL_FILE
 from companion_core.egress.live import LiveEgress
 from companion_core.egress.tls_context import build_tls_context
 from companion_core.models.https_downloader import HttpsDownloader
-from companion_core.models.store import ModelStore
+from companion_core.models.store import ModelStore, VerifiedModel
 from companion_core.testing.certificate_authority import CertificateAuthority
 from companion_core.testing.model_host import ModelHost
 from companion_core.testing.tls_host import TlsHost
@@ -208,6 +208,14 @@ def person(request, world, require_real, monkeypatch):
     else:
         world.configure(runtime={"name": "llamacpp", "binary": "embedded"})
     return world
+
+
+@pytest.fixture
+def model() -> Iterator[VerifiedModel]:
+    """The demo's model, proved."""
+    made = verified_model(MODEL_FILE)
+    yield made
+    made.close()
 
 
 # --- downloads from a host of a test's own authority ---

@@ -10,12 +10,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-import runtime_parts as parts
 import serving_parts
 
 from companion_core.decisions.isolation import Tier
-from companion_core.egress.live import LiveEgress
-from companion_core.runtime.isolation import probe_isolation
 
 plugin = pytest.importorskip("companion_runtime_llamacpp.plugin", reason="not installed")
 
@@ -29,17 +26,9 @@ pytestmark = [
 
 
 @pytest.fixture(params=[Tier.NONE, Tier.BUBBLEWRAP, Tier.LANDLOCK])
-def tier(request, require_real):
-    working = {state.tier for state in probe_isolation(LiveEgress()) if state.works}
-    require_real(request.param.value, request.param in working | {Tier.NONE})
+def tier(request, require_tier):
+    require_tier(request.param)
     return request.param
-
-
-@pytest.fixture
-def model():
-    made = parts.verified_model(MODEL)
-    yield made
-    made.close()
 
 
 @pytest.mark.parametrize("channel", ["unix", "tcp"])

@@ -17,6 +17,7 @@ import pytest
 import real_runtimes
 import runtime_parts as parts
 import serving_parts
+from port_thief import received_by
 
 from companion_core.decisions.isolation import Tier
 from companion_core.errors import CompanionError, Reason
@@ -34,13 +35,6 @@ def name(request, require_real) -> str:
         real_runtimes.missing(request.param) or "", not real_runtimes.missing(request.param)
     )
     return request.param
-
-
-@pytest.fixture
-def model():
-    made = parts.verified_model(real_runtimes.MODEL)
-    yield made
-    made.close()
 
 
 START_SECONDS = 3600
@@ -146,16 +140,7 @@ def test_one_whose_port_was_stolen_is_not_taken_for_the_thief(name, model, tmp_p
             )
             error = await refused_start(serving, model)
             assert error.reason is Reason.RUNTIME_EXITED
-            thief.settimeout(0)
-            received = b""
-            try:
-                while True:
-                    with thief.accept()[0] as connection:
-                        connection.settimeout(5)
-                        received += connection.recv(4096)
-            except BlockingIOError:
-                pass
-            assert received == b""
+            assert received_by(thief, 5) == b""
 
     asyncio.run(life())
 

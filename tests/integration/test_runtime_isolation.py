@@ -19,7 +19,7 @@ from companion_core.egress.live import LiveEgress
 from companion_core.errors import CompanionError, Reason
 from companion_core.providers import TcpChannel
 from companion_core.runtime.inspect.readback import listeners
-from companion_core.runtime.isolation import SandboxPolicy, probe_isolation
+from companion_core.runtime.isolation import SandboxPolicy
 
 pytestmark = [
     pytest.mark.integration,
@@ -30,23 +30,15 @@ pytestmark = [
 TCP = frozenset({"tcp"})
 
 
-@pytest.fixture
-def machine():
-    with parts.machine() as made:
-        yield made
-
-
 @pytest.fixture(params=[Tier.BUBBLEWRAP, Tier.LANDLOCK])
-def tier(request, require_real):
-    working = {state.tier for state in probe_isolation(LiveEgress()) if state.works}
-    require_real(request.param.value, request.param in working)
+def tier(request, require_tier):
+    require_tier(request.param)
     return request.param
 
 
 @pytest.fixture
-def bubblewrap(require_real):
-    working = {state.tier for state in probe_isolation(LiveEgress()) if state.works}
-    require_real("bubblewrap", Tier.BUBBLEWRAP in working)
+def bubblewrap(require_tier):
+    require_tier(Tier.BUBBLEWRAP)
     return Tier.BUBBLEWRAP
 
 
@@ -118,10 +110,9 @@ def test_an_early_end_is_told_with_its_code(machine, tier) -> None:
 
 
 def test_a_process_that_cannot_lock_itself_in_starts_nothing(
-    machine, require_real, monkeypatch
+    machine, require_tier, monkeypatch
 ) -> None:
-    working = {state.tier for state in probe_isolation(LiveEgress()) if state.works}
-    require_real("landlock", Tier.LANDLOCK in working)
+    require_tier(Tier.LANDLOCK)
     monkeypatch.setattr(SandboxPolicy, "policy", lambda _reach: {"read": [], "write": []})
     with pytest.raises(CompanionError) as caught:
         asyncio.run(machine.supervisor.start(machine.spec(tier=Tier.LANDLOCK)))

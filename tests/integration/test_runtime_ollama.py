@@ -24,11 +24,9 @@ import runtime_parts as parts
 import serving_parts
 
 from companion_core.decisions.isolation import Tier
-from companion_core.egress.live import LiveEgress
 from companion_core.errors import CompanionError, Reason
 from companion_core.providers import HealthResponse
 from companion_core.runtime.inspect.readback import listeners
-from companion_core.runtime.isolation import probe_isolation
 from companion_core.runtime.start import backend_store
 
 MODEL = Path(__file__).parents[2] / "companion_core" / "demo" / "model" / "companion-tiny.gguf"
@@ -44,9 +42,8 @@ def plugin(monkeypatch):
 
 
 @pytest.fixture
-def machine(require_real):
-    working = {state.tier for state in probe_isolation(LiveEgress()) if state.works}
-    require_real("bubblewrap", Tier.BUBBLEWRAP in working)
+def machine(require_tier):
+    require_tier(Tier.BUBBLEWRAP)
     with parts.machine() as made:
         yield made
 

@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import pytest
 import runtime_parts as parts
+from port_thief import received_by
 
 from companion_core.decisions.lifecycle import State
 from companion_core.decisions.runtime_readback import LoopbackChannel
@@ -34,12 +35,6 @@ pytestmark = [
     pytest.mark.integration,
     pytest.mark.skipif(os.name != "posix", reason="the keeper needs a POSIX system"),
 ]
-
-
-@pytest.fixture
-def machine():
-    with parts.machine() as made:
-        yield made
 
 
 def refused_start(machine, spec) -> CompanionError:
@@ -280,16 +275,7 @@ def test_a_foreign_listener_on_the_port_is_never_taken_for_the_runtime(machine) 
         spawner = parts.FakeSpawner(alter=steal, channels=frozenset({"tcp"}))
         error = refused_start(machine, machine.spec(spawner=spawner))
         assert error.reason is Reason.RUNTIME_EXITED
-        thief.settimeout(0)
-        received = b""
-        try:
-            while True:
-                with thief.accept()[0] as connection:
-                    connection.settimeout(1)
-                    received += connection.recv(4096)
-        except BlockingIOError:
-            pass
-        assert received == b""
+        assert received_by(thief, 1) == b""
 
 
 @pytest.mark.usefixtures("each_event_loop")

@@ -18,10 +18,8 @@ import serving_parts
 
 from companion_core.decisions.isolation import Tier
 from companion_core.decisions.lifecycle import State
-from companion_core.egress.live import LiveEgress
 from companion_core.errors import CompanionError, Reason
 from companion_core.providers import BackendRequest
-from companion_core.runtime.isolation import probe_isolation
 
 MODEL = Path(__file__).parents[2] / "companion_core" / "demo" / "model" / "companion-tiny.gguf"
 MODULE = "companion_runtime_llamacpp.embedded"
@@ -34,17 +32,9 @@ pytestmark = [
 
 # In bubblewrap, as both real runtimes run by default: `test_runtime_crashes.py`.
 @pytest.fixture(params=[Tier.NONE, Tier.LANDLOCK])
-def tier(request, require_real):
-    working = {state.tier for state in probe_isolation(LiveEgress()) if state.works}
-    require_real(request.param.value, request.param in working | {Tier.NONE})
+def tier(request, require_tier):
+    require_tier(request.param)
     return request.param
-
-
-@pytest.fixture
-def model():
-    made = parts.verified_model(MODEL)
-    yield made
-    made.close()
 
 
 @pytest.fixture
@@ -213,12 +203,6 @@ class Says200:
 
 def unannounced(plan, _request):
     return replace(plan, ready_text=None)
-
-
-@pytest.fixture
-def machine():
-    with parts.machine() as made:
-        yield made
 
 
 def fake(machine, spawner, health=None):

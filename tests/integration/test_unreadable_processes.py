@@ -68,12 +68,6 @@ def sight(request, monkeypatch):
     return made
 
 
-@pytest.fixture
-def machine():
-    with parts.machine() as made:
-        yield made
-
-
 def test_a_runtime_that_cannot_be_read_back_is_ended(machine, sight) -> None:
     async def life() -> None:
         backend = await machine.supervisor.start(machine.spec())
@@ -209,13 +203,18 @@ def stale(tmp_path):
         process.kill()
 
 
-@pytest.mark.parametrize("known", [True, False], ids=["recorded", "marked"])
-def test_what_was_left_is_looked_for_until_it_can_be_seen(stale, sight, known) -> None:
-    process, record, place = stale
-    if known:  # and nothing else shows whose it is
+def write_record(process, record, place, *, known: bool) -> None:
+    """Record the process itself, with another folder, or its folder alone."""
+    if known:
         reclaim.record(record, [EGRESS.identify(process.pid)], place.with_name("cafe0bad"))
     else:
         reclaim.record(record, [], place)
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["recorded", "marked"])
+def test_what_was_left_is_looked_for_until_it_can_be_seen(stale, sight, known) -> None:
+    process, record, place = stale
+    write_record(*stale, known=known)
     sight.failing = 3
     pauses: list[float] = []
     assert reclaim.reclaim(record, place.parent, EGRESS, sleep=pauses.append) == 1
@@ -227,10 +226,7 @@ def test_what_was_left_is_looked_for_until_it_can_be_seen(stale, sight, known) -
 @pytest.mark.parametrize("known", [True, False], ids=["recorded", "marked"])
 def test_what_is_never_seen_is_not_said_to_be_gone(stale, sight, known) -> None:
     process, record, place = stale
-    if known:  # and nothing else shows whose it is
-        reclaim.record(record, [EGRESS.identify(process.pid)], place.with_name("cafe0bad"))
-    else:
-        reclaim.record(record, [], place)
+    write_record(*stale, known=known)
     sight.failing = FOR_EVER
     with pytest.raises(CompanionError) as caught:
         reclaim.reclaim(record, place.parent, EGRESS, sleep=lambda _seconds: None)

@@ -78,12 +78,6 @@ def bound_to(path: Path) -> socket.socket:
     return listener
 
 
-@pytest.fixture
-def machine() -> Iterator[parts.Machine]:
-    with parts.machine() as made:
-        yield made
-
-
 @pytest.fixture(params=[Tier.BUBBLEWRAP, Tier.LANDLOCK, Tier.NONE])
 def tier(request: pytest.FixtureRequest, require_real: Any) -> Tier:
     working = {state.tier for state in probe_isolation(LiveEgress()) if state.works}
@@ -296,26 +290,21 @@ WORKER = """
 """
 
 
+async def answers_thrice(machine, tier) -> None:
+    serving = serving_of(machine, parts.FakeSpawner(channels=UNIX), tier)
+    async with serving_parts.serving_with(serving, machine.model):
+        for _ in range(3):
+            assert (await serving_parts.chat(serving))[0] == 200
+
+
 def test_a_worker_may_accept_what_another_process_of_the_tree_listens_on(machine, tier) -> None:
     change(machine, LISTENING, "    listener.listen()" + WORKER)
 
-    async def life() -> None:
-        serving = serving_of(machine, parts.FakeSpawner(channels=UNIX), tier)
-        async with serving_parts.serving_with(serving, machine.model):
-            for _ in range(3):
-                assert (await serving_parts.chat(serving))[0] == 200
-
-    asyncio.run(life())
+    asyncio.run(answers_thrice(machine, tier))
 
 
 def test_the_worker_may_be_the_one_that_listens(machine, tier) -> None:
     waits = "    if os.fork():\n        time.sleep(_FOREVER_SECONDS)\n"
     change(machine, LISTENING, waits + LISTENING)
 
-    async def life() -> None:
-        serving = serving_of(machine, parts.FakeSpawner(channels=UNIX), tier)
-        async with serving_parts.serving_with(serving, machine.model):
-            for _ in range(3):
-                assert (await serving_parts.chat(serving))[0] == 200
-
-    asyncio.run(life())
+    asyncio.run(answers_thrice(machine, tier))

@@ -28,11 +28,9 @@ import staging_parts
 
 from companion_core.decisions.isolation import Tier
 from companion_core.decisions.manifest import ManifestModel
-from companion_core.egress.live import LiveEgress
 from companion_core.errors import Reason
 from companion_core.models import proof as model_proof
 from companion_core.models.store import ModelStore
-from companion_core.runtime.isolation import probe_isolation
 from companion_core.serving.model_source import HeldModel
 from companion_core.serving.served_model import ServedModel
 from companion_core.testing import FakeHealthChecker
@@ -105,9 +103,8 @@ end()
 
 
 @pytest.fixture(params=[Tier.BUBBLEWRAP, Tier.LANDLOCK, Tier.NONE])
-def tier(request: pytest.FixtureRequest, require_real: Any) -> Tier:
-    working = {state.tier for state in probe_isolation(LiveEgress()) if state.works}
-    require_real(request.param.value, request.param in working | {Tier.NONE})
+def tier(request: pytest.FixtureRequest, require_tier: Any) -> Tier:
+    require_tier(request.param)
     return request.param
 
 

@@ -18,7 +18,6 @@ import runtime_parts as parts
 
 from companion_core.decisions.isolation import Tier
 from companion_core.egress.live import LiveEgress
-from companion_core.runtime.isolation import probe_isolation
 from companion_core.runtime.process.reclaim import reclaim
 
 pytestmark = [
@@ -58,18 +57,11 @@ asyncio.run(live())
 """
 
 
-@pytest.fixture
-def machine():
-    with parts.machine() as made:
-        yield made
-
-
 @pytest.mark.parametrize("tier", [Tier.NONE, Tier.LANDLOCK, Tier.BUBBLEWRAP])
 @pytest.mark.parametrize("early", [False, True], ids=["serving", "starting"])
-def test_a_killed_companion_takes_the_whole_tree_with_it(early, tier, require_real) -> None:
+def test_a_killed_companion_takes_the_whole_tree_with_it(early, tier, require_tier) -> None:
     # covers: spawn_supervision/parent-death
-    working = {state.tier for state in probe_isolation(LiveEgress()) if state.works}
-    require_real(tier.value, tier in working | {Tier.NONE})
+    require_tier(tier)
     with tempfile.TemporaryDirectory(prefix="cc-") as folder:
         behaviour = "'hang'" if early else "'stubborn', 'offspring'"
         source = COMPANION.format(
@@ -169,10 +161,9 @@ def test_a_stopped_runtime_is_killed(machine) -> None:
     ],
 )
 def test_many_cycles_leave_no_process_descriptor_socket_or_file(
-    machine, tier, channels, count, require_real
+    machine, tier, channels, count, require_tier
 ) -> None:
-    working = {state.tier for state in probe_isolation(LiveEgress()) if state.works}
-    require_real(tier.value, tier in working | {Tier.NONE})
+    require_tier(tier)
     me = psutil.Process()
     spawner = parts.FakeSpawner(channels=frozenset(channels))
 

@@ -8,16 +8,16 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import unlocked_keyring
 from companion_keychain_linux.plugin import companion_keychain
 from companion_keychain_linux.secret_service import SecretServiceKeychain
+from keychain_checks import refusal
 from keyring.backends import SecretService
 
 from companion_core.errors import Reason
-from companion_core.providers import KeychainStatus, KeychainUnavailable
+from companion_core.providers import KeychainStatus
 from companion_core.testing import check_keychain
 
 # Run inside a session bus of its own: unlocks a fresh keyring, then checks conformance.
@@ -36,14 +36,6 @@ check_keychain(provider)
 @pytest.fixture(autouse=True)
 def no_bus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DBUS_SESSION_BUS_ADDRESS", raising=False)
-
-
-def refusal(call: Any) -> Reason:
-    with pytest.raises(KeychainUnavailable) as caught:
-        call()
-    assert caught.value.__cause__ is None
-    assert caught.value.__context__ is None
-    return caught.value.reason
 
 
 @pytest.mark.integration
