@@ -21,14 +21,14 @@ from companion_core.runtime.isolation import probe_isolation
 
 @pytest.fixture(scope="session", autouse=True)
 def _hang_ups_arrive() -> None:
-    """Let children have them, also where the tests themselves run under nohup."""
+    """Let children get hang-ups, also where the tests themselves run under nohup."""
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _short_run_folder() -> Iterator[None]:
-    """Give sockets of long test paths a place that goes with the session."""
+    """Give sockets a short folder, which the session removes at its end."""
     with tempfile.TemporaryDirectory(prefix="run-") as name, pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_RUNTIME_DIR", name)
         yield
@@ -110,7 +110,7 @@ def install_distribution(tmp_path: Path) -> Iterator[Callable[..., Path]]:
         for path, text in {**files, **metadata, **unlisted}.items():
             (site / path).parent.mkdir(parents=True, exist_ok=True)
             (site / path).write_text(text, encoding="utf-8")
-        # Two writes within one tick of the file system's clock look like none.
+        # Python would not notice a second write within one tick of the file system's clock.
         importlib.invalidate_caches()
         return site
 

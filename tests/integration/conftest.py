@@ -139,7 +139,9 @@ class World:
                 if process.status() == psutil.STATUS_ZOMBIE or process.pid == os.getpid():
                     continue
                 named = " ".join(process.cmdline())
-                with contextlib.suppress(OSError):  # too deep to be told is another test's
+                with contextlib.suppress(
+                    OSError
+                ):  # a folder too deep for the system to name is another test's
                     named += process.cwd()
                 if str(self.state) in named:
                     found.append(process)
@@ -180,7 +182,7 @@ def world(require_real):
 
 @pytest.fixture(scope="session")
 def ollama_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The plugin as a person installs it, beside what the tests' environment has."""
+    """The plugin as a person installs it; the tests' environment has the rest."""
     site = tmp_path_factory.mktemp("ollama-site")
     source = real_runtimes.ROOT / "plugins" / "runtime_ollama"
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", "install"]

@@ -18,7 +18,7 @@ def run(arguments, **streams):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full device")
 @pytest.mark.parametrize("mode", [[], ["--json"]], ids=["text", "json"])
-def test_output_that_the_disk_does_not_take_is_the_environments_fault(tmp_path, mode):
+def test_output_to_a_full_disk_is_disk_unavailable(tmp_path, mode):
     with Path("/dev/full").open("w") as full:
         done = run(["--state-dir", str(tmp_path), "status", *mode], stdout=full)
     assert done.returncode == 4
@@ -26,6 +26,6 @@ def test_output_that_the_disk_does_not_take_is_the_environments_fault(tmp_path, 
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
-def test_a_closed_stream_is_no_fault(tmp_path, closed):
+def test_a_closed_stream_changes_no_exit_code(tmp_path, closed):
     command = f'"{sys.executable}" -m companion_core --state-dir "{tmp_path}" token {closed}'
     assert subprocess.run(["sh", "-c", command], check=False).returncode == 5

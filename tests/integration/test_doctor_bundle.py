@@ -1,4 +1,4 @@
-"""Attacker: whoever reads a support request. Secrets are planted wherever one could come from."""
+"""Attacker: a reader of a support request. Secrets are planted wherever one could come from."""
 
 from __future__ import annotations
 
@@ -99,13 +99,13 @@ def pack(path: Path, situation) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("secret", PLANTED)
-def test_nothing_that_was_planted_is_in_it(tmp_path, situation, secret):
+def test_no_planted_secret_is_in_the_bundle(tmp_path, situation, secret):
     files = pack(tmp_path / "bundle.tar.gz", situation)
     for name, text in files.items():
         assert secret not in text, name
 
 
-def test_what_helps_is_in_it(tmp_path, situation):
+def test_the_bundle_has_what_helps(tmp_path, situation):
     files = pack(tmp_path / "bundle.tar.gz", situation)
     assert set(files) == {
         "README.txt", "report.json", "versions.json", "plugins.json", "configuration.json",
@@ -137,7 +137,7 @@ def test_a_log_that_cannot_be_read_takes_no_other_with_it(tmp_path, situation, m
     assert [name for name in files if name.startswith("logs/")] == ["logs/runtime.log"]
 
 
-def test_only_its_owner_can_read_it(tmp_path, situation):
+def test_only_its_owner_can_read_the_bundle(tmp_path, situation):
     before = os.umask(0)
     try:
         pack(tmp_path / "bundle.tar.gz", situation)
@@ -148,7 +148,7 @@ def test_only_its_owner_can_read_it(tmp_path, situation):
 
 
 @pytest.mark.parametrize("kind", ["file", "link", "dangling"])
-def test_nothing_is_written_over(tmp_path, kind):
+def test_a_bundle_overwrites_no_file_and_follows_no_link(tmp_path, kind):
     path, letter = tmp_path / "bundle.tar.gz", tmp_path / "letter.txt"
     letter.write_text("mine")
     if kind == "file":

@@ -34,7 +34,7 @@ def test_every_check_gives_a_row_on_this_machine(tmp_path):
 @pytest.mark.parametrize(
     ("family", "status"), [(socket.AF_INET, Status.FAIL), (socket.AF_INET6, Status.SKIP)]
 )
-def test_without_ipv6_the_gateway_does_with_ipv4_but_not_the_other_way(tmp_path, family, status):
+def test_the_gateway_needs_ipv4_and_can_do_without_ipv6(tmp_path, family, status):
     found = machine.check_loopback(make_situation(tmp_path), family=family, host="192.0.2.1")
     assert found.status is status
 

@@ -21,7 +21,7 @@ from companion_core.errors import Reason
 
 pytestmark = pytest.mark.integration
 
-# What scripts match on; a row may be added, none of these goes away or changes its name.
+# Scripts match on these: rows may be added, but none of these may go or change its name.
 STABLE = {
     "configuration", "option.config-file", "option.state-dir", "option.instance",
     "option.plugins-allowed",
@@ -61,7 +61,7 @@ def test_the_document_keeps_its_keys_whatever_is_wrong(tmp_path):
     assert document["advice"]
 
 
-def test_it_counts_what_it_has(tmp_path):
+def test_the_counts_are_those_of_the_rows(tmp_path):
     document = examine(make_situation(tmp_path)).document()
     counted = Counter(row["status"] for row in document["rows"])
     assert document["counts"] == {status.value: counted[status] for status in Status}
@@ -78,7 +78,7 @@ def test_nothing_is_changed_without_repair(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_check_is_announced_twice_and_all_are(tmp_path):
+def test_each_check_is_announced_once(tmp_path):
     seen: list[str] = []
     examine(make_situation(tmp_path), on_check=lambda check: seen.append(check.id))
     assert seen == [check.id for check in CHECKS]

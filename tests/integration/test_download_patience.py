@@ -111,5 +111,5 @@ def test_cancelling_hangs_up_and_leaves_no_model(
         store.stage(model, allowed_sources=allowed, download=patient.open, cancelled=cancelled)
     thread.join()
     assert caught.value.reason is Reason.INTERRUPTED
-    # Perhaps what a later run goes on with, under a name that nothing runs.
+    # A later run may resume these bytes; no file has a name that is run.
     assert {path.suffix for path in (tmp_path / "models").iterdir()} <= {".part", ".resume"}

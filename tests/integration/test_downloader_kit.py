@@ -94,7 +94,7 @@ def trusting(_ca_file: Path) -> HttpsDownloader:
 
 
 class Decoding(Wrapped):
-    """Hands coded bytes on."""
+    """Passes encoded bytes on."""
 
     def open(self, request: DownloadRequest) -> Any:
         from companion_core.models import https_downloader as module  # noqa: PLC0415 - patched
@@ -120,7 +120,7 @@ class Decoding(Wrapped):
 
 
 class Padding(Body):
-    """Makes up what is missing at the end."""
+    """Invents the bytes that are missing at the end."""
 
     padded = False
 
@@ -137,7 +137,7 @@ class Padding(Body):
 
 
 class PaddingShort(Padding):
-    """Only where the server broke off, not after a whole body."""
+    """Invents bytes only where the server broke off, not after a whole body."""
 
     def readinto(self, buffer: Any) -> int:
         try:

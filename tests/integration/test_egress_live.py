@@ -79,7 +79,7 @@ def test_a_process_whose_first_thread_has_ended_is_proved_and_signalled():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EIO])
-def test_a_look_that_fails_is_not_taken_for_an_end(sleeper, number, monkeypatch):
+def test_a_process_that_cannot_be_read_is_not_taken_for_ended(sleeper, number, monkeypatch):
     egress, child = sleeper
     identity = egress.identify(child.pid)
 
@@ -101,9 +101,7 @@ def test_a_look_that_fails_is_not_taken_for_an_end(sleeper, number, monkeypatch)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_a_pid_that_is_another_person_s_by_now_is_nobody_s_where_others_are_hidden(
-    sleeper, monkeypatch
-):
+def test_a_pid_that_another_person_has_by_now_counts_as_ended(sleeper, monkeypatch):
     egress, child = sleeper
 
     def forbidden(*_):
@@ -148,12 +146,12 @@ def test_a_backend_is_reached_where_it_listens_and_nowhere_else(tmp_path):
         asyncio.run(LiveEgress().reach_backend(loopback))
 
 
-def test_a_listener_that_is_behind_is_waited_for_and_one_that_is_gone_is_said_so():
+def test_a_busy_listener_is_waited_for_and_a_missing_one_is_refused():
     async def life():
         with socket.create_server(("127.0.0.1", 0), backlog=0) as behind, socket.socket() as first:
             channel = TcpChannel(host="127.0.0.1", port=behind.getsockname()[1])
             first.connect(behind.getsockname())
-            # Its queue is full: what is sent now is lost, and sent again a second later.
+            # Its queue is full: the first packet is lost, and sent again a second later.
             connecting = asyncio.ensure_future(LiveEgress().reach_backend(channel))
             await asyncio.wait({connecting}, timeout=0.1)
             assert not connecting.done()
@@ -167,7 +165,7 @@ def test_a_listener_that_is_behind_is_waited_for_and_one_that_is_gone_is_said_so
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the signal masks are read in /proc")
-def test_a_program_that_replaces_this_one_ignores_no_signal_that_python_ignores():
+def test_a_program_that_replaces_this_one_inherits_no_ignored_signal():
     code = (
         "from companion_core.egress.live import LiveEgress;"
         "LiveEgress().replace_process("
@@ -181,7 +179,7 @@ def test_a_program_that_replaces_this_one_ignores_no_signal_that_python_ignores(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="EAGAIN for a full backlog is Linux's")
 def test_a_listener_with_a_full_backlog_is_waited_for(tmp_path: Path) -> None:
-    """Such a socket can be written to, and is not connected."""
+    """Until then the socket is writable, but not connected."""
     path = str(tmp_path / "s")
 
     async def main() -> None:

@@ -70,7 +70,7 @@ def test_a_socket_is_connected_to_under_its_own_name_alone(monkeypatch, system) 
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="paths of descriptors")
-def test_what_is_put_in_its_place_meanwhile_is_not_connected_to(listener) -> None:
+def test_a_socket_put_in_its_place_meanwhile_is_not_connected_to(listener) -> None:
     with socket.socket(socket.AF_UNIX) as other, socket.socket(socket.AF_UNIX) as client:
         other.bind("other")
         other.listen()
@@ -85,7 +85,7 @@ def test_what_is_put_in_its_place_meanwhile_is_not_connected_to(listener) -> Non
 
 
 @SYSTEMS
-def test_a_socket_becomes_private_and_what_a_link_leads_to_stays(monkeypatch, system) -> None:
+def test_a_socket_becomes_private_and_a_link_is_not_followed(monkeypatch, system) -> None:
     monkeypatch.setattr(sys, "platform", system)
     Path("own").chmod(0o666)
     Path("link").symlink_to("own")
@@ -96,14 +96,14 @@ def test_a_socket_becomes_private_and_what_a_link_leads_to_stays(monkeypatch, sy
     assert Path("own").stat().st_mode & 0o777 == 0o600
 
 
-def test_who_listens_is_this_process() -> None:
+def test_the_system_names_this_process_as_the_listener() -> None:
     with connected("own") as client:
         assert peer_of(client) == (os.getpid(), os.geteuid())
         assert not listener_has_ended(client)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="SO_PEERPIDFD")
-def test_a_listener_may_outlive_who_began_it(require_real) -> None:
+def test_a_listener_that_outlives_its_process_is_told(require_real) -> None:
     with socket.socket(socket.AF_UNIX) as probe:
         probe.connect("own")
         try:

@@ -32,7 +32,7 @@ def tier(request, require_tier):
 
 
 @pytest.mark.parametrize("channel", ["unix", "tcp"])
-def test_it_serves_hardened_is_replaced_and_leaves_nothing(
+def test_a_confined_llama_server_serves_is_replaced_and_leaves_nothing(
     tmp_path, model, tier, channel, monkeypatch
 ) -> None:
     spawner = plugin.companion_spawn()

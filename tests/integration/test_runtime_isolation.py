@@ -47,7 +47,7 @@ def keyless(plan, _request):
 
 
 @pytest.mark.parametrize("channels", [frozenset({"unix"}), TCP], ids=["unix", "tcp"])
-def test_it_starts_is_read_back_and_leaves_nothing(machine, tier, channels) -> None:
+def test_a_runtime_starts_is_read_back_and_leaves_nothing(machine, tier, channels) -> None:
     async def life() -> None:
         spawner = parts.FakeSpawner(channels=channels)
         backend = await machine.supervisor.start(machine.spec(spawner=spawner, tier=tier))
@@ -67,7 +67,7 @@ def test_it_starts_is_read_back_and_leaves_nothing(machine, tier, channels) -> N
     assert machine.exits == 0
 
 
-def test_what_it_opens_wider_is_seen_inside_and_killed(machine, tier) -> None:
+def test_a_wider_listener_inside_the_namespace_is_found_and_ended(machine, tier) -> None:
     async def life() -> None:
         supervisor = machine.supervisor
         spawner = parts.FakeSpawner(channels=TCP if tier is Tier.BUBBLEWRAP else {"unix"})
@@ -75,7 +75,7 @@ def test_what_it_opens_wider_is_seen_inside_and_killed(machine, tier) -> None:
         supervisor.report_health(ok=True)
         before = listeners(supervisor.tree())
         os.kill(backend.pid, signal.SIGUSR1)
-        if tier is Tier.LANDLOCK:  # there it cannot even make such a socket, and ends
+        if tier is Tier.LANDLOCK:  # the runtime cannot even make such a socket there, and exits
             await parts.until(lambda: machine.exits)
         else:
             await parts.until(lambda: listeners(supervisor.tree()) != before)
@@ -88,7 +88,7 @@ def test_what_it_opens_wider_is_seen_inside_and_killed(machine, tier) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
-def test_how_it_ended_is_known_through_the_namespace(machine, tier, number) -> None:
+def test_the_ending_is_known_through_the_namespace(machine, tier, number) -> None:
     async def life() -> None:
         backend = await machine.supervisor.start(machine.spec(tier=tier))
         kept = machine.supervisor._run.kept
@@ -101,7 +101,7 @@ def test_how_it_ended_is_known_through_the_namespace(machine, tier, number) -> N
     assert machine.leftovers() == []
 
 
-def test_an_early_end_is_told_with_its_code(machine, tier) -> None:
+def test_an_early_exit_is_told_with_its_code(machine, tier) -> None:
     with pytest.raises(CompanionError) as caught:
         asyncio.run(machine.supervisor.start(machine.spec("exit", tier=tier)))
     assert caught.value.reason is Reason.RUNTIME_EXITED
@@ -152,11 +152,11 @@ def test_a_runtime_without_a_key_is_reached_through_its_namespace_alone(
         )
         await asyncio.gather(*(answer.ended for answer in answers))
         assert all(b'"status":"success"' in answer.data for answer in answers)
-        # The same port outside is nobody's.
+        # No program listens on the same port outside.
         outside = TcpChannel(host="127.0.0.1", port=channel.listener.port)
         with pytest.raises(OSError, match=r".*"):
             await egress.connect_backend(Collector, outside)
-        # One that was asked for and given up leaves the line in step.
+        # A connection that was asked for and given up does not shift the later answers.
         given_up = asyncio.ensure_future(channel.connect())
         await asyncio.sleep(0)
         given_up.cancel()

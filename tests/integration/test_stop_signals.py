@@ -1,4 +1,4 @@
-"""An interrupt in the moment in which a program starts: it is held back until it can end that."""
+"""An interrupt while a program starts is held back until the caller can end that program."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture(autouse=True)
 def _interrupts_arrive() -> Iterator[None]:
-    """Also where the tests themselves run in the background, which ignores them."""
+    """Let them arrive also where the tests run in the background, which ignores them."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
 class Interrupted(LiveEgress):
-    """Starts another program, and is interrupted before anybody has heard of it."""
+    """Starts another program, and is interrupted before its caller gets the process."""
 
     def start_process(self, argv: Any, **options: Any) -> Any:
         self.started = super().start_process(["/bin/sleep", "60"], **options)
@@ -34,14 +34,14 @@ class Interrupted(LiveEgress):
         return self.started
 
 
-def test_a_trial_leaves_no_child() -> None:
+def test_an_interrupted_trial_leaves_no_child() -> None:
     egress = Interrupted()
     with pytest.raises(KeyboardInterrupt):
         Trial(egress=egress, records=[]).run(["lamp"])
     assert egress.started.returncode == -signal.SIGKILL
 
 
-def test_a_detached_start_is_given_up(tmp_path: Path) -> None:
+def test_an_interrupted_detached_start_ends_its_child(tmp_path: Path) -> None:
     egress = Interrupted()
     with pytest.raises(KeyboardInterrupt):
         _detach(Settings(egress=egress, state_dir=tmp_path / "state"), None, lambda _step: None)

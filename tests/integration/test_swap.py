@@ -82,7 +82,7 @@ def test_the_new_model_serves_at_the_same_address_with_the_same_token(person):
     assert person.wait_until_alone() == []
 
 
-def test_a_companion_whose_steps_nobody_reads_any_more_swaps_all_the_same(world):
+def test_a_companion_swaps_although_its_output_is_closed(world):
     world.publish()
     publish(world)
     world.configure()
@@ -114,7 +114,7 @@ def test_a_runtime_that_ends_is_replaced_by_one_of_the_new_model(two):
     assert Client(two).chat("other") == "ok"
 
 
-def test_an_answer_that_runs_is_finished_first_and_then_it_is_too_late_to_cancel(world):
+def test_a_running_answer_is_finished_and_then_no_cancel_counts(world):
     world.publish()
     publish(world)
     world.configure()
@@ -165,7 +165,7 @@ def test_embedded_in_a_product(world):
     assert world.wait_until_alone() == []
 
 
-# --- it comes to nothing, and the old model serves -------------------------------------------
+# --- it fails, and the old model serves -------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_embedded_in_a_product(world):
     [["--model", "tiny"], ["--detach", "--model", "tiny"], [], ["--detach"]],
     ids=" ".join,
 )
-def test_the_model_that_runs_and_no_model_are_already_running(two, arguments):
+def test_up_with_the_running_model_or_none_is_already_running(two, arguments):
     before = facts(two)
     up = two.companion("up", *arguments)
     assert (up.returncode, reason_of(up.stderr)) == (4, "already_running")
@@ -268,12 +268,12 @@ def test_while_it_is_fetched_the_old_one_serves_and_a_signal_ends_it(two, number
     assert facts(two) == before
     assert "swap" not in two.status()
     assert len(two.stored_models()) == 1
-    # Nothing of it is in the way of the next.
+    # Nothing of it blocks the next swap.
     two.model_host.misbehave = Misbehaviour()
     assert two.companion("up", "--model", "other").returncode == 0
 
 
-def test_a_companion_that_is_silent_and_there_is_asked_again(two):
+def test_a_companion_that_is_silent_but_runs_is_asked_again(two):
     companion = psutil.Process(two.status()["pid"])
     with stalled(two, patience=2) as up:
         companion.suspend()
@@ -355,11 +355,11 @@ def test_killed_in_the_middle_nothing_runs_and_the_next_up_serves(world, stage):
     assert_nothing_is_left(world)
 
 
-# --- who writes to a model's file ----------------------------------------------------------------
+# --- a writer to a model's file ----------------------------------------------------------------
 
 
 def test_each_model_is_held_from_its_proof_until_its_runtime_has_ended(world):
-    """I-01, also while both are there: a writer is noticed, and waits for whoever serves it."""
+    """I-01, also while both are there: a writer is noticed, and waits for the runtime to end."""
     world.publish()
     publish(world)
     world.configure()
@@ -371,12 +371,12 @@ def test_each_model_is_held_from_its_proof_until_its_runtime_has_ended(world):
         assert running.stdout.readline() == "here\n"
         old, new = stored(len(world.content)), stored(len(world.content) + 64)
         holder = psutil.Process(running.pid)
-        holder.suspend()  # else it may let go of the second when the first is asked for
+        holder.suspend()  # else it may release the second lease when the first is broken
         for file in (old, new):
             with pytest.raises(BlockingIOError):
                 os.open(file, os.O_WRONLY | os.O_NONBLOCK)
         holder.resume()
-        # That broke both leases: the start is given up, and so is the way back.
+        # That broke both leases: neither the new nor the old model may be started.
         assert finish(up) == (3, "digest_mismatch")
         running.wait(DEADLINE_SECONDS)
     assert_nothing_is_left(world)
@@ -388,10 +388,12 @@ def test_the_old_file_is_free_after_the_swap_and_the_new_one_is_not(two):
     os.close(os.open(by_size[len(two.content)], os.O_WRONLY | os.O_NONBLOCK))
     assert two.status()["available"] is True
     runtime = two.status()["runtime"]["pid"]
-    os.close(os.open(by_size[len(two.content) + 64], os.O_WRONLY))  # waits until it is let in
+    os.close(
+        os.open(by_size[len(two.content) + 64], os.O_WRONLY)
+    )  # waits until the lease is released
     assert not alive(runtime)
     after = two.status()
     assert (after["available"], after["reason"]) == (False, "not_verified")
-    # One that was lost is replaced like any other.
+    # A model that was lost is replaced like any other.
     assert two.companion("up", "--model", "tiny").returncode == 0
     assert two.status()["available"] is True

@@ -161,7 +161,7 @@ def attack(machine, targets, tier) -> dict[str, str]:
         udp.recv(16)
     except BlockingIOError:
         results["net udp"] = "never arrived"
-    assert machine.leftovers() == []  # what wanted to outlive it did not
+    assert machine.leftovers() == []  # the process that was to outlive it did not
     return results
 
 
@@ -175,4 +175,4 @@ def test_what_a_tier_promises_fails_for_the_attacker(machine, targets, tier, req
     results = attack(machine, targets, tier)
     promised = set().union(*(PROMISED.get(promise, set()) for promise in PROMISES[tier]))
     assert {name for name in promised if results[name] == "succeeded"} == set()
-    assert results["outlive"] == "succeeded"  # it may start another, which dies with it
+    assert results["outlive"] == "succeeded"  # it may start a process, which ends with it

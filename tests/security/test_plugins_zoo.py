@@ -1,7 +1,7 @@
 """Attacker: every animal of the zoo, as a real distribution that pip installed.
 
-All of them live in one temporary environment, trusted as they were when they came, beside a
-neighbour that has to stay well.
+All of them live in one temporary environment, trusted as they were installed, beside a neighbour
+that has to keep working.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def test_there_are_enough_animals_and_each_is_another():
 
 
 @pytest.mark.parametrize("animal", QUIET, ids=lambda animal: animal.name)
-def test_an_animal_costs_itself(zoo: Zoo, report: dict, animal: Animal):
+def test_an_animal_costs_itself_alone(zoo: Zoo, report: dict, animal: Animal):
     if animal.state == "found":
         assert zoo.survey()[animal.name] == (animal.state, animal.reason)
     row = row_of(report, animal.name)

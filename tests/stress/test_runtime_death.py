@@ -87,7 +87,7 @@ def running(folder: str) -> list[int]:
     return found
 
 
-def test_what_survives_a_killed_companion_and_its_killed_keeper_is_reclaimed() -> None:
+def test_survivors_of_a_killed_companion_and_keeper_are_reclaimed() -> None:
     with tempfile.TemporaryDirectory(prefix="cc-") as folder:
         source = COMPANION.format(
             parts=str(PARTS_FILE),
@@ -98,7 +98,9 @@ def test_what_survives_a_killed_companion_and_its_killed_keeper_is_reclaimed() -
         )
         with subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE) as companion:
             keeper = int(companion.stdout.readline().split()[0])
-            companion.send_signal(signal.SIGSTOP)  # or it would notice, and do it itself
+            companion.send_signal(
+                signal.SIGSTOP
+            )  # or the keeper would notice, and end the tree itself
             stopped = psutil.Process(companion.pid)
             assert parts.wait_until(lambda: stopped.status() == psutil.STATUS_STOPPED)
             os.kill(keeper, signal.SIGKILL)
@@ -174,8 +176,8 @@ def test_many_cycles_leave_no_process_descriptor_socket_or_file(
             await machine.supervisor.stop()
 
     async def life() -> None:
-        await cycle(2)  # what is made once
-        gc.collect()  # what earlier tests left is not let go of in between
+        await cycle(2)  # whatever is made only once
+        gc.collect()  # descriptors of earlier tests must not be closed in between
         before = me.num_fds()
         await cycle(count)
         await parts.until(lambda: me.num_fds() <= before)

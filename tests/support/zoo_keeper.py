@@ -1,4 +1,4 @@
-"""Looks after the zoo: wheels as a build tool writes them, and the child that meets them.
+"""Writes the animals' wheels as a build tool does, and is the child that loads them.
 
 python zoo_keeper.py < REQUEST > REPORT     (the child; REQUEST as in `testing.trial`)
 """
@@ -30,7 +30,9 @@ from companion_core.testing import (
     spawn_request,
 )
 
-HURRY_SECONDS = 3.0  # three of them sleep so long; the others need a moment, on a busy machine too
+HURRY_SECONDS = (
+    3.0  # three animals sleep that long; the others need a moment, on a busy machine too
+)
 
 
 def write_wheel(folder: Path, animal: Animal) -> Path:
@@ -86,7 +88,7 @@ def plan_of(loaded: LoadedPlugins, name: str) -> str:
 
 
 def health_of(loaded: LoadedPlugins, name: str) -> bool:
-    """Judge a good answer as the gateway's probe does: only exactly True is healthy."""
+    """Judge a good answer as the gateway does: only exactly True is healthy."""
     response = HealthResponse(status=200, body=b"", served_model="zoo")
     judge = loaded.providers(Role.HEALTH)[name].judge
     try:
@@ -96,7 +98,7 @@ def health_of(loaded: LoadedPlugins, name: str) -> bool:
 
 
 def main() -> None:
-    """Meet the animals, and say what became of them."""
+    """Load the animals, and report what became of each."""
     request = json.loads(sys.stdin.buffer.read())
     report = os.dup(1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

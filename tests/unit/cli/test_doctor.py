@@ -33,7 +33,7 @@ class Terminal(io.StringIO):
 
 @pytest.fixture(autouse=True)
 def _soft(monkeypatch):
-    """Leave this process as it is: it runs further tests."""
+    """Do not harden this process: it runs further tests."""
     monkeypatch.setattr(foreground, "harden_process", lambda: None)
 
 

@@ -159,7 +159,7 @@ def test_a_companion_that_gives_no_answer_has_just_ended_or_is_silent(
     assert (command == ["status"] and gone) or f"companion: {reason}: " in told.err
 
 
-def test_one_that_answers_with_a_refusal_is_not_waited_for(tmp_path, monkeypatch):
+def test_a_companion_that_answers_with_a_refusal_is_not_waited_for(tmp_path, monkeypatch):
     def refusing(*_arguments):
         raise EnvironmentUnavailable(Reason.NOT_READY)
 

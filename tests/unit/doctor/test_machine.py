@@ -27,7 +27,7 @@ def test_an_old_python_is_refused(tmp_path):
     ("system", "status"),
     [("linux", Status.OK), ("darwin", Status.OK), ("win32", Status.OK), ("sunos5", Status.FAIL)],
 )
-def test_a_system_on_which_nothing_starts_is_said(tmp_path, system, status):
+def test_an_unsupported_system_is_told(tmp_path, system, status):
     assert machine.check_platform(make_situation(tmp_path), system).status is status
 
 
@@ -37,7 +37,7 @@ def test_a_package_that_is_missing_is_named_with_its_command(tmp_path):
     assert (found.status, found.fix) == (Status.FAIL, "pip install no-such-package")
 
 
-def test_what_is_optional_is_never_a_failure(tmp_path):
+def test_an_optional_package_is_never_a_failure(tmp_path):
     found = machine.check_extra(make_situation(tmp_path), module="no_such_package", extra="fast")
     assert (found.status, found.reason) == (Status.SKIP, Reason.NOT_APPLICABLE)
     assert "companion-core[fast]" in found.fix
@@ -61,7 +61,7 @@ def test_memory_is_compared_with_the_ceiling(tmp_path):
 
 
 @pytest.mark.parametrize("platform", ["linux", "darwin"])
-def test_ceilings_are_held_or_it_is_said_why_not(tmp_path, platform):
+def test_ceilings_are_enforced_or_the_row_says_why_not(tmp_path, platform):
     situation = make_situation(tmp_path)
     held = CeilingState(hard=True, detail="a group")
     assert machine.check_ceilings(situation, probe=lambda _name: held).status is Status.OK
@@ -72,7 +72,7 @@ def test_ceilings_are_held_or_it_is_said_why_not(tmp_path, platform):
     assert ("Delegate=yes" in found.fix) == (platform == "linux")
 
 
-def test_an_accelerator_is_asked_where_there_is_a_driver(tmp_path):
+def test_video_memory_is_asked_for_where_there_is_a_driver(tmp_path):
     situation = make_situation(tmp_path)
 
     def fail() -> int:
@@ -146,7 +146,7 @@ def test_less_than_the_required_tier_fails(tmp_path):
     )
 
 
-def test_no_tier_at_all_is_said(tmp_path):
+def test_a_machine_without_any_tier_is_told(tmp_path):
     chosen = isolation(tmp_path, "none")["chosen"]
     assert (chosen.status, chosen.reason) == (Status.SKIP, Reason.ISOLATION_UNAVAILABLE)
     assert "nothing confines" in chosen.finding.detail

@@ -103,7 +103,7 @@ def test_without_its_plugins_declaration_no_variable_is_judged(tmp_path, changes
 def test_a_token_in_a_log_is_told_and_never_shown(tmp_path, monkeypatch):
     situation = situation_of(tmp_path)
     situation.paths.prepare()
-    situation.running = object()  # type: ignore[assignment]
+    situation.running = object()
     log: Path = situation.paths.logs / "runtime.log"
     log.write_text("nothing to see")
     # In place of a running companion, which would have a token of its own.

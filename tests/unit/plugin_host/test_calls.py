@@ -86,7 +86,7 @@ def test_whatever_it_raises_is_a_fault_without_its_text(run, error: BaseExceptio
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_the_seams_own_words_pass(run, error: Exception):
+def test_a_seams_own_exceptions_pass(run, error: Exception):
     error.__cause__ = ValueError(SECRET)
     with pytest.raises(type(error)) as caught:
         run(raising(error))
@@ -114,7 +114,7 @@ def forged(error: Exception, reason: object) -> Exception:
         Redirect(7),
     ],
 )
-def test_a_word_with_another_reason_is_a_fault(run, error: Exception):
+def test_a_seams_exception_with_another_reason_is_a_fault(run, error: Exception):
     with pytest.raises(PluginFault) as caught:
         run(raising(error))
     assert caught.value.reason is Reason.PLUGIN_CALL_FAILED
@@ -162,7 +162,7 @@ class Awaitable:
 
 
 @pytest.mark.parametrize("function", [coroutine, generator, asynchronous_generator, Awaitable])
-def test_something_to_wait_for_is_no_value(run, function: Callable[[], object]):
+def test_an_awaitable_or_a_generator_is_no_value(run, function: Callable[[], object]):
     with pytest.raises(PluginFault) as caught:
         run(function)
     assert caught.value.reason is Reason.PLUGIN_RESULT_INVALID

@@ -1,4 +1,4 @@
-"""An interrupt in the moment in which a program starts: it is held back until it can end that."""
+"""A stop signal that comes during a critical section arrives once, at its end."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ pytestmark = [
 
 @pytest.fixture(autouse=True)
 def _interrupts_arrive() -> Iterator[None]:
-    """Also where the tests themselves run in the background, which ignores them."""
+    """Let them arrive also where the tests run in the background, which ignores them."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_what_came_meanwhile_arrives_once_at_the_end(number: signal.Signals) -> None:
+def test_a_signal_that_came_meanwhile_arrives_once_at_the_end(number: signal.Signals) -> None:
     came = []
     before = signal.signal(number, lambda number, _frame: came.append(number))
     try:

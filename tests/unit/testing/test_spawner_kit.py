@@ -121,7 +121,7 @@ def test_a_spawner_that_breaks_a_rule_is_named(rule: int, spawner: Any):
     assert_breaks(rule, SPAWNER_RULES, "spawner", lambda: check_spawner(spawner, KIND))
 
 
-def test_what_is_declared_is_asked_for():
+def test_a_declared_ability_is_required():
     assert_breaks(8, SPAWNER_RULES, "spawner", lambda: check_spawner(FakeSpawner()))
     keyless = FakeSpawner(
         env_names=frozenset(), alter=lambda plan, _request: replace(plan, backend_key_env=None)
