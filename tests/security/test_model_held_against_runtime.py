@@ -218,7 +218,7 @@ def test_a_restart_never_uses_what_the_runtime_wrote(folder, tier) -> None:
                 assert companion.held.model.files[0].held
             results = companion.results()
             assert results["lease given up"] != "succeeded"
-            # Without a tier its attempt breaks the lease, which may end it before it has noted that.
+            # Without a tier the attempt breaks the lease, which may end it before it notes that.
             assert (
                 results.get("write", "ended" if tier is Tier.NONE else "succeeded") != "succeeded"
             )
