@@ -22,6 +22,7 @@ import pytest
 import real_runtimes
 from download_parts import DATA, PATH
 from runtime_parts import verified_model, within
+from swap_world import publish
 
 from companion_core.authority import publisher
 from companion_core.config.reader import parse_config
@@ -209,6 +210,16 @@ def person(request, world, require_real, monkeypatch):
         world.configure(runtime={**chosen, "context_length": 256})
     else:
         world.configure(runtime={"name": "llamacpp", "binary": "embedded"})
+    return world
+
+
+@pytest.fixture
+def two(world):
+    """A world whose companion serves the first of two models."""
+    world.publish()
+    publish(world)
+    world.configure()
+    assert world.companion("up", "--detach").returncode == 0
     return world
 
 
