@@ -133,6 +133,7 @@ def test_closing_waits_for_no_silent_client_and_leaves_no_connection(paths):
 
 
 def test_another_uid_is_not_answered(paths, monkeypatch):
+    # Another user cannot be had here: the system's answer is made up.
     monkeypatch.setattr("companion_core.control.server.peer_of", lambda _socket: (0, 12345))
 
     def ask_status(running):
@@ -163,6 +164,7 @@ def test_nothing_is_sent_through_a_link_in_the_place_of_the_socket(paths):
 def test_nothing_is_sent_to_a_peer_that_the_system_does_not_name(paths, monkeypatch, told):
     seen = []
     pid = told.get("pid", os.getpid())
+    # What the system answers about a foreign peer cannot be had here, so it is made up.
     monkeypatch.setattr("companion_core.egress.control_link.peer_of", lambda _: (pid, os.geteuid()))
     ended = told.get("ended", False)
     monkeypatch.setattr("companion_core.egress.control_link.listener_has_ended", lambda _: ended)
@@ -210,6 +212,7 @@ def test_a_companion_that_releases_its_lock_meanwhile_has_gone(paths, monkeypatc
     lock.acquire()
     running = find_running(paths, egress)
     assert not has_gone(running, paths, egress)
+    # Long enough for the released lock to be noticed on a busy machine; no caller sets this time.
     monkeypatch.setattr(control, "KILLED_SECONDS", 60)
     killed = threading.Timer(0.1, lock.release)
     killed.start()

@@ -191,6 +191,7 @@ class CountingGroup:
 def counted(monkeypatch, tmp_path):
     def use(kills: int) -> CountingGroup:
         group = CountingGroup(tmp_path / "group", kills)
+        # No test machine delegates the controllers, so the group is a folder.
         monkeypatch.setattr(ControlGroup, "make", lambda _limits: group)
         return group
 

@@ -119,6 +119,7 @@ def test_a_lock_that_fails_is_not_taken_for_a_running_companion(tmp_path, paths,
         raise EnvironmentUnavailable(Reason.DISK_UNAVAILABLE)
 
     write_state(paths, 2**22 + 1, 1)
+    # A file system without locks cannot be had here.
     monkeypatch.setattr(InstanceLock, "acquire", fail)
     row = look(tmp_path)["state-file"]
     assert (row.status, row.reason) == (Status.FAIL, Reason.DISK_UNAVAILABLE)

@@ -172,6 +172,7 @@ def test_a_downloader_that_breaks_a_rule_is_named(rule: int, make: Any):
 def test_a_downloader_that_takes_any_range_is_named(monkeypatch: pytest.MonkeyPatch):
     from companion_core.models import https_downloader as module  # noqa: PLC0415 - patched
 
+    # A fault planted in the real downloader, which has no switch for it.
     monkeypatch.setattr(module, "_resumes", lambda answer, offset: True)
     assert_breaks(6, DOWNLOADER_RULES, "downloader", lambda: check_downloader(real))
 

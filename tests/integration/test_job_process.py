@@ -124,6 +124,7 @@ def kernel(monkeypatch):
     def launch(egress, *, folder, output, descriptors, limits):
         return JobProcess(egress, folder=folder, output=output, limits=limits, libraries=made)
 
+    # The keeper would be launched on Linux; no plan chooses how a runtime is started.
     monkeypatch.setattr(starting, "launch", launch)
     return made
 
@@ -211,6 +212,7 @@ def test_a_job_that_does_not_end_is_not_reported_as_ended(machine, kernel, monke
     async def life() -> None:
         backend = await machine.supervisor.start(spec(machine))
         with monkeypatch.context() as deaf:
+            # The double's own call, which reports success and ends nothing.
             deaf.setattr(Kernel, "TerminateJobObject", lambda *_: 1)
             for _ in range(2):
                 with pytest.raises(CompanionError) as caught:
@@ -228,6 +230,7 @@ def test_a_program_that_cannot_be_started_is_told(machine, kernel, monkeypatch) 
     def fail(*_args, **_options):
         raise OSError
 
+    # The doorway fails in place of the system.
     monkeypatch.setattr(machine.supervisor._egress, "start_process", fail)
     with pytest.raises(CompanionError) as caught:
         asyncio.run(machine.supervisor.start(spec(machine)))

@@ -36,6 +36,7 @@ def test_a_confined_llama_server_serves_is_replaced_and_leaves_nothing(
     tmp_path, model, tier, channel, monkeypatch
 ) -> None:
     spawner = plugin.companion_spawn()
+    # The core prefers the Unix socket; only the plugin's declaration decides.
     monkeypatch.setattr(type(spawner), "channels", frozenset({channel}))
 
     async def life() -> None:

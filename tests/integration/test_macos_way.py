@@ -51,6 +51,7 @@ def machine(monkeypatch):
         program = made.folder / "sandbox-exec"
         program.write_text(SANDBOX_EXEC.format(profile=made.folder / "profile.sb"))
         program.chmod(0o700)
+        # The keeper runs by path in a process of its own, which has to take the other name too.
         monkeypatch.setattr(launcher, "_KEEPER", keeper)
         monkeypatch.setattr(sandbox_exec, "PROGRAM", str(program))
         monkeypatch.setattr(sys, "platform", "darwin")

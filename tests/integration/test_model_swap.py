@@ -211,6 +211,7 @@ def test_a_file_system_without_leases_is_told_apart(model, monkeypatch) -> None:
         return real(descriptor, command, argument)
 
     async def life() -> None:
+        # In place of a file system without leases, which a test cannot mount.
         monkeypatch.setattr(fcntl, "fcntl", refuse)
         leases = FileLeases(lambda: None)
         leases.open()
@@ -232,6 +233,7 @@ def test_a_lease_taken_while_others_are_checked_hides_no_writer(monkeypatch) -> 
         leases._held.add(descriptor + 100)  # as another thread does
         return descriptor != 102
 
+    # The other thread has to act in the middle of the check.
     monkeypatch.setattr(file_lease, "is_held", looked_at)
     leases.check_leases()
     assert told == [1]

@@ -113,6 +113,7 @@ def test_a_process_that_cannot_lock_itself_in_starts_nothing(
     machine, require_tier, monkeypatch
 ) -> None:
     require_tier(Tier.LANDLOCK)
+    # No plan yields a policy that the kernel refuses, so the policy itself is replaced.
     monkeypatch.setattr(SandboxPolicy, "policy", lambda _reach: {"read": [], "write": []})
     with pytest.raises(CompanionError) as caught:
         asyncio.run(machine.supervisor.start(machine.spec(tier=Tier.LANDLOCK)))

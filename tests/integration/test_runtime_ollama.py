@@ -186,6 +186,7 @@ def test_a_model_of_another_file_system_is_sent_and_only_201_counts(
 
 def test_a_blob_that_ollama_claims_to_have_is_not_believed(machine, spec, monkeypatch) -> None:
     """Ollama answers 200 by the name alone, which is not 201, so nothing is started from it."""
+    # In place of a store on another file system, where no link can be made.
     monkeypatch.setattr(backend_store, "_link", lambda *_: False)
 
     def leave_it(store, link) -> bool:
@@ -193,6 +194,7 @@ def test_a_blob_that_ollama_claims_to_have_is_not_believed(machine, spec, monkey
         link.write_bytes(b"left by somebody")
         return False
 
+    # The foreign blob has to appear where the link would have been made.
     monkeypatch.setattr(backend_store.BackendStore, "_place", leave_it)
     with pytest.raises(CompanionError) as caught:
         asyncio.run(machine.supervisor.start(spec))

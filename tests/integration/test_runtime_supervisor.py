@@ -211,6 +211,7 @@ def test_a_lost_channel_is_waited_for_during_the_start_alone(machine, monkeypatc
         supervisor = machine.supervisor
         await supervisor.start(machine.spec())
         lost = refuse(Reason.HEALTH_FAILED)
+        # A channel that is lost at exactly this moment cannot be had from a real process.
         monkeypatch.setattr(supervisor_module, "read_back_patiently", lambda _watched: lost)
         assert await supervisor.check_runtime() == lost
         assert supervisor.state is State.STARTING
@@ -238,6 +239,7 @@ def test_an_announcement_counts_where_nothing_is_sent_before_health(
         return replace(plan, ready_text="started", prepare=requests)
 
     async def life() -> None:
+        # Counts the attempts and makes each of them; the start reports none.
         monkeypatch.setattr(readiness, "_accepts", noted)
         spawner = parts.FakeSpawner(("slow",), alter=early)
         await machine.supervisor.start(machine.spec(spawner=spawner))
@@ -392,6 +394,7 @@ def test_a_listener_opened_while_it_prepares_ends_the_runtime(machine, monkeypat
         os.kill(machine.supervisor.runtime_pid, signal.SIGUSR1)
         await parts.until(lambda: listeners(machine.supervisor.tree()))
 
+    # The listener has to open after the last request and before the read-back.
     monkeypatch.setattr(readiness, "send_prepare", widening)
     machine.supervisor.hooks = StartHooks(on_prepared=lambda: asked.append(True))
     error = refused_start(machine, machine.spec(spawner=parts.FakeSpawner(alter=prepared)))
@@ -413,6 +416,7 @@ def test_health_is_asked_after_all_that_is_prepared(machine, monkeypatch) -> Non
         steps.append("request")
         await send(*args, **options)
 
+    # Notes the order of the steps, and takes each of them.
     monkeypatch.setattr(readiness, "read_back", looked)
     monkeypatch.setattr(readiness, "send_prepare", sent)
     machine.supervisor.hooks = StartHooks(
@@ -443,6 +447,7 @@ def test_without_preparation_the_connection_is_made_during_read_back(machine, mo
             steps.append("look")
         return verdict
 
+    # Notes the order of the steps, and takes each of them.
     monkeypatch.setattr(readiness, "read_back", looked)
     machine.supervisor.hooks = StartHooks(
         on_connectable=lambda: steps.append("connect"),
@@ -468,6 +473,7 @@ def test_the_store_of_a_runtime_that_has_ended_is_not_recorded(machine, monkeypa
         return survey(store)
 
     async def life() -> None:
+        # The survey has to last until the runtime has ended.
         monkeypatch.setattr(BackendStore, "_survey", slow)
         backend = await machine.supervisor.start(spec)
         settling = asyncio.ensure_future(machine.supervisor.settle())
@@ -492,6 +498,7 @@ def test_a_store_that_cannot_be_recorded_costs_nothing_else(machine, monkeypatch
         raise error
 
     async def life() -> None:
+        # A full disk cannot be had here.
         monkeypatch.setattr(BackendStore, "_survey", failing)
         await machine.supervisor.start(spec)
         machine.supervisor.report_health(ok=True)

@@ -182,6 +182,7 @@ def test_over_its_ceiling_it_is_drained_started_smaller_and_then_refused(llama, 
 
 def test_a_model_that_does_not_fit_is_refused_before_the_start(llama, model, monkeypatch) -> None:
     async def life() -> None:
+        # The machine's own free memory cannot be made so small.
         monkeypatch.setattr(
             "companion_core.runtime.resources.free_memory.available_memory", lambda: 1000
         )

@@ -63,6 +63,7 @@ class Sight:
 def sight(request, monkeypatch):
     made = Sight(request.param)
     for module in (process_tree, readback, reclaim):
+        # The failing reads stand below every seam: /proc itself cannot be made to fail.
         monkeypatch.setattr(module, "read_entry", made.through(module.read_entry))
     monkeypatch.setattr(Path, "read_bytes", made.through(Path.read_bytes))
     return made
@@ -138,6 +139,7 @@ def test_a_runtime_that_cannot_be_read_back_at_its_start_is_not_served(
         sight.failing = FOR_EVER
         return await until_serving(*arguments, **named)
 
+    # The reads have to fail from exactly this step of the start on.
     monkeypatch.setattr(starting, "until_serving", look_in_vain)
     with pytest.raises(CompanionError) as caught:
         asyncio.run(machine.supervisor.start(machine.spec()))
@@ -169,6 +171,7 @@ def test_a_tree_is_looked_for_until_it_can_be_read(machine, sight) -> None:
 
 
 def test_a_tree_that_is_never_read_is_not_reported_as_ended(machine, sight, monkeypatch) -> None:
+    # The supervisor takes no such time; ten seconds would be waited for in vain.
     monkeypatch.setattr(supervisor, "KILL_AFTER_SECONDS", 0.1)
 
     async def life() -> None:

@@ -286,6 +286,7 @@ def test_a_file_is_hashed_again_only_when_something_happened_to_it(
 
     async def life() -> None:
         async with session(folder, Tier.NONE, leases=leases) as companion:
+            # Counts the hashes and makes each of them; a proof does not tell how it was made.
             monkeypatch.setattr(model_proof.Prover, "_hash", counted)
             for code, times in (("end()", 0), (TOUCH, 1), ("end()", 1)):
                 before = companion.pid

@@ -52,6 +52,7 @@ def test_a_byte_that_changes_between_check_and_import_is_refused(
         return reasons
 
     trusted = zoo.trust_all()
+    # The byte has to change between the check and the import.
     monkeypatch.setattr(survey, "judge_found", swap)
     assert zoo.animal(zoo.load(trusted)) == (State.TRUSTED, Reason.PLUGIN_IMPORT_FAILED)
 

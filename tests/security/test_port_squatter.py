@@ -93,6 +93,7 @@ def test_the_ports_first_owner_is_sent_nothing(monkeypatch, announces) -> None:
             assert serving._backend is not None
             return serving._backend.key
 
+    # The squatter has to know the port before the runtime does.
     monkeypatch.setattr(starting, "choose_channel", chosen)
     with parts.machine() as machine:
         text = machine.program.read_text()

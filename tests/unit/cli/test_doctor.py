@@ -50,6 +50,7 @@ def run(monkeypatch, tmp_path, capsys):
             rows = [make_row(f"row-{number}", each) for number, each in enumerate(findings)]
             return Report(rows=rows, judgement=judge(rows))
 
+        # The findings are made up; `main` takes none.
         monkeypatch.setattr(doctor_package, "examine", examine)
         code = main(["--state-dir", str(tmp_path / "state"), *root, "doctor", *arguments])
         out, err = capsys.readouterr()

@@ -68,6 +68,7 @@ def companion(monkeypatch):
             return model_swap.swap_model(settings, RUNNING, "new", self.steps.append)
 
     made = Companion()
+    # In place of a running companion and its control socket.
     monkeypatch.setattr(model_swap, "ask", made.ask)
     monkeypatch.setattr(model_swap, "has_gone", lambda *_: not made.still_there)
     return made

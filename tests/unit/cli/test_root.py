@@ -74,6 +74,7 @@ class Unwritable(io.StringIO):
 def executed(tmp_path, monkeypatch):
     """Run `exec` beside a companion that answers; return what CMD would get."""
     session = {"base_url": "http://127.0.0.1:4/v1", "token": "t"}
+    # In place of a running companion, and of the program that would replace this process.
     monkeypatch.setattr(exec_command, "ask_running", lambda *_: session)
     got = []
     monkeypatch.setattr(exec_command, "become", lambda *given: got.append(given[2]))
@@ -131,6 +132,7 @@ def test_a_fault_of_the_program_exits_1_and_names_no_value(tmp_path, capsys, mon
     def fail(*_arguments):
         raise RuntimeError("a secret of the fault")
 
+    # A fault planted in a command.
     monkeypatch.setattr("companion_core.cli.status_command.ask_running", fail)
     assert main(["--state-dir", str(tmp_path), "status"]) == 1
     err = capsys.readouterr().err
@@ -146,6 +148,7 @@ def test_a_companion_that_gives_no_answer_has_just_ended_or_is_silent(
     def silent(*_arguments):
         raise EnvironmentUnavailable(Reason.CONTROL_UNAVAILABLE)
 
+    # In place of a running companion.
     monkeypatch.setattr(control, "find_running", lambda *_: object())
     monkeypatch.setattr(control, "ask", silent)
     monkeypatch.setattr(control, "has_gone", lambda *_: gone)
@@ -163,6 +166,7 @@ def test_a_companion_that_answers_with_a_refusal_is_not_waited_for(tmp_path, mon
     def refusing(*_arguments):
         raise EnvironmentUnavailable(Reason.NOT_READY)
 
+    # In place of a running companion.
     monkeypatch.setattr(control, "find_running", lambda *_: object())
     monkeypatch.setattr(control, "ask", refusing)
     monkeypatch.setattr(control, "has_gone", lambda *_: pytest.fail("it is there"))

@@ -71,6 +71,7 @@ def test_the_same_questions_with_nothing_hostile_are_answered_with_yes():
 
 def test_a_guard_that_lets_everybody_in_is_seen(monkeypatch):
     assert judge_invariant(BY_ID["I-10"], {}).status is Status.OK
+    # The rule that gives way is planted in its place.
     monkeypatch.setattr(questions, "verify_request", lambda *_: OK)
     for id_ in ("I-10", "I-16", "I-17"):
         found = judge_invariant(BY_ID[id_], {})
@@ -101,6 +102,7 @@ def test_a_guard_that_lets_everybody_in_is_seen(monkeypatch):
 )
 def test_a_rule_that_gives_way_is_seen(monkeypatch, id_, place, name):
     assert judge_invariant(BY_ID[id_], {}).status is Status.OK
+    # The rule that gives way is planted in its place.
     monkeypatch.setattr(place, name, lambda *_, **__: OK)
     found = judge_invariant(BY_ID[id_], {})
     assert (found.status, found.reason) == (Status.FAIL, Reason.INTERNAL_FAULT)

@@ -225,6 +225,7 @@ def test_room_is_required_for_what_is_still_to_be_fetched(tmp_path, place, monke
     File.size = 10**18
     (place / "models" / File.sha256).touch()
     assert state.check_room(situation).status is Status.OK
+    # Root, which the tests may run as, may write to every folder.
     monkeypatch.setattr(os, "access", lambda *_: False)
     assert state.check_room(situation).reason is Reason.DISK_UNAVAILABLE
 
