@@ -8,6 +8,8 @@ from collections.abc import Callable
 import hypothesis
 import pytest
 
+pytest_plugins = ["unit_guard"]  # in tests/support
+
 # The machine may be busy: how long an example takes says nothing about the rule.
 hypothesis.settings.register_profile("companion", deadline=None)
 hypothesis.settings.load_profile("companion")

@@ -15,6 +15,10 @@ from typing import Any
 import leak_watch
 import pytest
 
+from companion_core.decisions.isolation import Tier
+from companion_core.egress.live import LiveEgress
+from companion_core.runtime.isolation import probe_isolation
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Search what each test writes for the secrets that it made."""
@@ -23,17 +27,40 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _hang_ups_arrive() -> None:
-    """Let children have them, also where the tests themselves run under nohup."""
+    """Let children get hang-ups, also where the tests themselves run under nohup."""
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _short_run_folder() -> Iterator[None]:
-    """Give sockets of long test paths a place that goes with the session."""
+    """Give sockets a short folder, which the session removes at its end."""
     with tempfile.TemporaryDirectory(prefix="run-") as name, pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_RUNTIME_DIR", name)
         yield
+
+
+@pytest.fixture(scope="session")
+def require_tier(require_real: Callable[[str, bool], None]) -> Callable[[Tier], None]:
+    """Skip, naming the tier of isolation that does not work here; none always does."""
+    working: set[Tier] = set()
+
+    def require(tier: Tier) -> None:
+        if not working:
+            states = probe_isolation(LiveEgress())
+            working.update({Tier.NONE}, (state.tier for state in states if state.works))
+        require_real(tier.value, tier in working)
+
+    return require
+
+
+@pytest.fixture
+def machine() -> Iterator[Any]:
+    """A folder with a model, a fake runtime's program and a supervisor; all of it goes again."""
+    import runtime_parts  # noqa: PLC0415 - a test that starts nothing does without it
+
+    with runtime_parts.machine() as made:
+        yield made
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])
@@ -89,7 +116,7 @@ def install_distribution(tmp_path: Path) -> Iterator[Callable[..., Path]]:
         for path, text in {**files, **metadata, **unlisted}.items():
             (site / path).parent.mkdir(parents=True, exist_ok=True)
             (site / path).write_text(text, encoding="utf-8")
-        # Two writes within one tick of the file system's clock look like none.
+        # Python would not notice a second write within one tick of the file system's clock.
         importlib.invalidate_caches()
         return site
 

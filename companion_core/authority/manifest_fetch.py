@@ -13,7 +13,7 @@ import ssl
 import threading
 import urllib.parse
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -123,6 +123,8 @@ def fetch_manifest(
     memory: ManifestMemory,
     wall_now: float,
     cancelled: threading.Event | None = None,
+    idle_seconds: float = IDLE_SECONDS,
+    body_seconds: float = BODY_SECONDS,
 ) -> Manifest:
     """Return the current manifest, verified and remembered.
 
@@ -134,13 +136,22 @@ def fetch_manifest(
         memory: of earlier manifests; an accepted one is recorded.
         wall_now: seconds since the epoch.
         cancelled: ends the wait for the network; nothing is recorded then.
+        idle_seconds: longest silence of the host between two reads.
+        body_seconds: longest time from the end of the head to the end of the body.
 
     Raises:
         EnvironmentUnavailable: `manifest_unavailable` when it cannot be fetched or read.
         CompanionError: `interrupted`.
         Refused: with the reason of the rule that it breaks.
     """
-    raw = _fetch(url, egress, context, cancelled)
+    download = functools.partial(
+        _download,
+        egress=egress,
+        context=context,
+        idle_seconds=idle_seconds,
+        body_seconds=body_seconds,
+    )
+    raw = _fetch(url, download, cancelled)
     now = memory.latest_time(wall_now)
     last_seen = memory.last_seen(trusted_keys)
     manifest = verify_manifest(raw, trusted_keys=trusted_keys, now=now, last_seen=last_seen)
@@ -155,7 +166,7 @@ def fetch_manifest(
 
 
 def _fetch(
-    url: str, egress: Egress, context: ssl.SSLContext, cancelled: threading.Event | None
+    url: str, download: Callable[[HttpsUrl], bytes], cancelled: threading.Event | None
 ) -> bytes:
     if url.startswith("file:///"):
         fetch = functools.partial(_read_file, url)  # the disk may hang
@@ -163,7 +174,7 @@ def _fetch(
         parsed = parse_https_url(url)
         if isinstance(parsed, Verdict):
             raise error_for(parsed.reason)
-        fetch = functools.partial(_download, parsed, egress, context)
+        fetch = functools.partial(download, parsed)
     try:
         return call_with_deadline(fetch, seconds=TOTAL_SECONDS, cancelled=cancelled)
     except (TransportFailed, TimeoutError) as error:
@@ -182,13 +193,20 @@ def _read_file(url: str) -> bytes:
         raise EnvironmentUnavailable(Reason.MANIFEST_UNAVAILABLE) from error
 
 
-def _download(url: HttpsUrl, egress: Egress, context: ssl.SSLContext) -> bytes:
+def _download(
+    url: HttpsUrl,
+    *,
+    egress: Egress,
+    context: ssl.SSLContext,
+    idle_seconds: float,
+    body_seconds: float,
+) -> bytes:
     answer = open_get(
         url,
         egress=egress,
         context=context,
-        idle_seconds=IDLE_SECONDS,
-        body_seconds=BODY_SECONDS,
+        idle_seconds=idle_seconds,
+        body_seconds=body_seconds,
     )
     try:
         encoded = (answer.header("Content-Encoding") or "identity").strip().lower() != "identity"

@@ -1,4 +1,4 @@
-"""Where an instance keeps its state; every folder 0700 and the person's own (I-18)."""
+"""Where an instance keeps its state; every folder is 0700 and belongs to the person (I-18)."""
 
 from __future__ import annotations
 
@@ -30,32 +30,32 @@ _INSTANCE = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}\Z")
 
 # The shortest sun_path of the supported systems is macOS's 104 bytes, with its NUL.
 MAX_SOCKET_PATH: Final = 103
-# The longest name that is put into the run folder: a start's folder and the backend's socket.
+# The longest path inside the run folder: a start's folder and the backend's socket.
 _LONGEST_RUN_NAME: Final = len("/01234567/backend.sock")
 
 
 def default_config_file() -> Path:
-    """Return the platform's place of `config.toml`.
+    """Return the platform's place for `config.toml`.
 
     Raises:
-        UsageError: `usage` where the person has no home.
+        UsageError: `usage` if the person has no home folder.
     """
     return _platform_folder("user_config_path", "--config") / "config.toml"
 
 
 def default_state_dir() -> Path:
-    """Return the platform's place of the state folder.
+    """Return the platform's place for the state folder.
 
     Raises:
-        UsageError: `usage` where the person has no home.
+        UsageError: `usage` if the person has no home folder.
     """
     return _platform_folder("user_state_path", "--state-dir")
 
 
 def _platform_folder(function: str, option: str) -> Path:
-    import platformdirs  # noqa: PLC0415 - not needed where the person names the place
+    import platformdirs  # noqa: PLC0415 - not needed if the person names the folder
 
-    with contextlib.suppress(RuntimeError):  # what newer versions say of a missing home
+    with contextlib.suppress(RuntimeError):  # newer versions raise it for a missing home folder
         folder: Path = getattr(platformdirs, function)("companion", appauthor=False)
         if folder.is_absolute():
             return folder
@@ -63,7 +63,7 @@ def _platform_folder(function: str, option: str) -> Path:
 
 
 def refuse_shared(root: Path) -> None:
-    """Refuse a folder that is open to others and holds something else than a companion's state.
+    """Refuse a folder that is open to others and holds other files than a companion's state.
 
     Raises:
         Refused: `state_path_unsafe`.
@@ -72,7 +72,7 @@ def refuse_shared(root: Path) -> None:
         shared = os.name == "posix" and stat.S_IMODE(root.stat().st_mode) & 0o077
         foreign = shared and any(root.iterdir()) and not (root / "instances").is_dir()
     except OSError:
-        return  # not there, or refused by what makes the folders
+        return  # it is not there, or `private_folder` refuses it
     if foreign:
         raise Refused(
             Reason.STATE_PATH_UNSAFE, f"{root} is open to others and holds something else"
@@ -105,26 +105,25 @@ class InstancePaths:
 
     @property
     def folder(self) -> Path:
-        """What belongs to this instance alone."""
+        """The folder of this instance alone."""
         return self.root / "instances" / self.instance
 
     @property
     def keychain_scope(self) -> str:
-        """What the keychain accounts are named after: no other state folder shares them.
+        """The prefix of the keychain accounts, which no other state folder shares.
 
-        What the core keeps there is a start's own token, so nothing is lost when the folder
-        moves.
+        The core keeps only the token of one start there, so nothing is lost when the folder moves.
         """
         return f"{self.instance}/{self._mark()}"
 
     def _mark(self) -> str:
-        """Return what tells this folder from those of the same name elsewhere."""
-        import hashlib  # noqa: PLC0415 - a companion asks for this, commands do not
+        """Return a short digest that tells this folder from others of the same name."""
+        import hashlib  # noqa: PLC0415 - a companion needs it, most commands do not
 
         return hashlib.sha256(os.fsencode(self._real_folder())).hexdigest()[:12]
 
     def _real_folder(self) -> Path:
-        """Return this folder's one name, however the state folder is spelled."""
+        """Return this folder's canonical path, however the state folder is spelled."""
         return Path(os.path.realpath(self.folder))
 
     @property
@@ -144,7 +143,7 @@ class InstancePaths:
 
     @property
     def lock_file(self) -> Path:
-        """Held while a companion runs."""
+        """The file that a running companion has locked."""
         return self.folder / "lock"
 
     @property
@@ -163,14 +162,14 @@ class InstancePaths:
         return self.folder / "manifest-memory.json"
 
     def runtime_data(self, runtime: str) -> Path:
-        """What a runtime keeps between starts."""
+        """The folder that a runtime keeps between starts."""
         return self.folder / "data" / runtime
 
     def prepare(self) -> None:
         """Make the instance's folders.
 
-        A state folder that exists is closed to others when it is empty or a companion's; any
-        other is left as it is.
+        A state folder that exists is closed to others if it is empty or a companion's; any other
+        is left unchanged.
 
         Raises:
             Refused: `state_path_unsafe`.
@@ -204,22 +203,22 @@ class InstancePaths:
         return private_folder(self.run_folder_path())
 
     def run_folder_path(self) -> Path:
-        """Return where the folder of Unix sockets is: a path that is short enough for them.
+        """Return the folder of Unix sockets: the first candidate with a path short enough for them.
 
         Raises:
-            UsageError: `configuration_invalid` where there is none.
+            UsageError: `configuration_invalid` if every candidate is too long.
         """
-        import tempfile  # noqa: PLC0415 - a companion asks for this, commands do not
+        import tempfile  # noqa: PLC0415 - a companion needs it, most commands do not
 
         name = self._mark()
         runtime_dir = os.environ.get("XDG_RUNTIME_DIR", "")
         candidates = [self._real_folder() / "run"]
-        if os.path.isabs(runtime_dir):  # noqa: PTH117 - an empty text is no path
+        if os.path.isabs(runtime_dir):  # noqa: PTH117 - `Path("")` would be the working folder
             candidates.append(Path(runtime_dir) / f"companion-{name}")
         user = user_id()
         candidates += [
             Path(folder) / f"companion-{user}-{name}"
-            for folder in (tempfile.gettempdir(), "/tmp")  # noqa: S108 - a folder of the person's own is made and proved there
+            for folder in (tempfile.gettempdir(), "/tmp")  # noqa: S108 - a folder of the person's own is made and checked there
         ]
         for candidate in candidates:
             if len(os.fsencode(candidate.absolute())) + _LONGEST_RUN_NAME <= MAX_SOCKET_PATH:

@@ -1,25 +1,32 @@
 """The configuration: TOML in, frozen values out; anything unknown or malformed is refused.
 
-Each section is a dataclass whose fields are the known keys; a field's metadata holds its
-check. The reference in docs/configuration.md is written from these tables.
+The known sections and keys are the tables of `sections`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
 import os
 import re
 import tomllib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-from companion_core.decisions.signatures import parse_public_key
-from companion_core.decisions.source import HttpsUrl, parse_https_url
+from companion_core.config.sections import (
+    SECTIONS,
+    Config,
+    GatewayConfig,
+    KeychainConfig,
+    LimitsConfig,
+    ManifestConfig,
+    ModelConfig,
+    NetworkConfig,
+    RuntimeConfig,
+    is_model_id,
+)
 from companion_core.errors import Reason, UsageError
 from companion_core.system.state_files import (
     open_ordinary,
@@ -27,6 +34,7 @@ from companion_core.system.state_files import (
 )
 
 __all__ = [
+    "SECTIONS",
     "Config",
     "GatewayConfig",
     "KeychainConfig",
@@ -42,190 +50,15 @@ __all__ = [
 ]
 
 MAX_CONFIG_BYTES: Final = 256 * 1024
-_IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+-]{0,127}\Z")
-_PLUGIN_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}\Z")
-_SINGLE: Final = "the single trusted one"
-_SHA256 = re.compile(r"[0-9a-f]{64}\Z")
-
-Check = Callable[[Any], bool]
-
-
-def _is_int(low: int, high: int) -> Check:
-    return lambda value: type(value) is int and low <= value <= high
-
-
-def _is_number(low: float, high: float) -> Check:
-    return lambda value: (
-        type(value) in {int, float} and math.isfinite(value) and low <= value <= high
-    )
-
-
-def _is_text(pattern: re.Pattern[str]) -> Check:
-    return lambda value: type(value) is str and pattern.match(value) is not None
-
-
-def _is_bool(value: Any) -> bool:
-    return type(value) is bool
-
-
-def _is_absolute_path(value: Any) -> bool:
-    return type(value) is str and "\0" not in value and Path(value).is_absolute()
-
-
-def _is_url(value: Any) -> bool:
-    if type(value) is str and value.startswith("file:///"):
-        return value.isascii() and "\0" not in value
-    return isinstance(parse_https_url(value), HttpsUrl)
-
-
-def _is_keys(value: Any) -> bool:
-    return (
-        type(value) in {list, tuple}
-        and bool(value)
-        and all(parse_public_key(key) is not None for key in value)
-    )
-
-
-def _is_options(value: Any) -> bool:
-    return isinstance(value, Mapping) and all(
-        type(item) in {str, int, float, bool} for item in value.values()
-    )
-
-
-def _key(check: Check, rule: str, default: Any = dataclasses.MISSING, *, varies: str = "") -> Any:
-    """Declare a key; `varies` says in words what a default is that depends on the machine."""
-    metadata = {"check": check, "rule": rule, "varies": varies}
-    if default is dataclasses.MISSING:
-        return field(metadata=metadata)
-    return field(default=default, metadata=metadata)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ManifestConfig:
-    """[manifest]: what is trusted, and where it is found."""
-
-    url: str = _key(_is_url, "an https:// or file:/// address")
-    trusted_keys: tuple[str, ...] = _key(_is_keys, 'a list of "ed25519:…" keys')
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelConfig:
-    """[model]: which of the manifest's models is served."""
-
-    id: str = _key(_is_text(_IDENTIFIER), "the id of a model in the manifest")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RuntimeConfig:
-    """[runtime]: which plugin plans the start, and of what."""
-
-    name: str | None = _key(
-        _is_text(_PLUGIN_NAME), "the name of a runtime plugin", None, varies=_SINGLE
-    )
-    binary: str | None = _key(
-        lambda value: value == "embedded" or _is_absolute_path(value),
-        'an absolute path, or "embedded"',
-        None,
-        varies="the server inside the plugin, if its extra is installed",
-    )
-    binary_sha256: str | None = _key(
-        _is_text(_SHA256), "64 lower-case hex digits", None, varies='needed, but for "embedded"'
-    )
-    context_length: int | None = _key(
-        _is_int(1, 10_000_000), "tokens, at least 1", None, varies="the model's own"
-    )
-    threads: int = _key(
-        _is_int(1, 1024),
-        "1 to 1024",
-        max(1, min(4, (os.cpu_count() or 1) - 1)),
-        varies="one less than the machine's cores, at most 4",
-    )
-    isolation: str = _key(
-        _is_text(re.compile(r"best\Z|required\Z")), '"best" or "required"', "best"
-    )
-    unsafe_open_backend: bool = _key(_is_bool, "true or false", default=False)
-    options: Mapping[str, str | int | float | bool] = field(
-        default_factory=lambda: MappingProxyType({}),
-        metadata={
-            "check": _is_options,
-            "rule": "a table of texts, numbers and booleans that the runtime's plugin documents",
-            "varies": "",
-        },
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeychainConfig:
-    """[keychain]: which plugin keeps secrets; "memory" only when asked for by name."""
-
-    name: str | None = _key(
-        _is_text(_PLUGIN_NAME), "the name of a keychain plugin", None, varies=_SINGLE
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GatewayConfig:
-    """[gateway]: the loopback front door."""
-
-    port: int = _key(_is_int(0, 65535), "0 (the system chooses) to 65535", 0)
-    requests_per_minute: int = _key(_is_int(1, 1_000_000), "1 to 1000000", 600)
-    max_in_flight: int = _key(_is_int(1, 1024), "1 to 1024", 2)
-    queue_bound: int = _key(_is_int(1, 100_000), "1 to 100000", 16)
-    queue_deadline_seconds: float = _key(_is_number(0.1, 3600), "0.1 to 3600 seconds", 30.0)
-    second_parser: bool = _key(_is_bool, "true or false: llhttp too, if installed", default=True)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NetworkConfig:
-    """[network]: certificate checks are never off; an authority may be added."""
-
-    extra_ca_file: str | None = _key(_is_absolute_path, "an absolute path to a PEM file", None)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LimitsConfig:
-    """[limits]: ceilings for the runtime's whole process tree."""
-
-    max_ram_bytes: int | None = _key(
-        _is_int(1, 2**62), "bytes", None, varies="three quarters of the machine's memory"
-    )
-    max_vram_bytes: int | None = _key(_is_int(1, 2**62), "bytes", None, varies="no ceiling")
-    max_cpu_percent: float = _key(_is_number(0.001, 100), "of the whole machine, up to 100", 100.0)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    """Everything a companion is started with; `manifest` and `model` have no default."""
-
-    manifest: ManifestConfig
-    model: ModelConfig
-    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
-    keychain: KeychainConfig = field(default_factory=KeychainConfig)
-    gateway: GatewayConfig = field(default_factory=GatewayConfig)
-    network: NetworkConfig = field(default_factory=NetworkConfig)
-    limits: LimitsConfig = field(default_factory=LimitsConfig)
-
-
-SECTIONS: Final[Mapping[str, type[Any]]] = MappingProxyType(
-    {
-        "manifest": ManifestConfig,
-        "model": ModelConfig,
-        "runtime": RuntimeConfig,
-        "keychain": KeychainConfig,
-        "gateway": GatewayConfig,
-        "network": NetworkConfig,
-        "limits": LimitsConfig,
-    }
-)
 
 
 def with_model(config: Config, model_id: str) -> Config:
     """Return the configuration for another model of the manifest.
 
     Raises:
-        UsageError: `usage` when that is no id.
+        UsageError: `usage` if `model_id` is malformed.
     """
-    if _IDENTIFIER.match(model_id) is None:
+    if not is_model_id(model_id):
         raise UsageError(Reason.USAGE, "--model is the id of a model in the manifest")
     return dataclasses.replace(config, model=ModelConfig(id=model_id))
 
@@ -241,7 +74,7 @@ def load_config(path: Path) -> Config:
 
 
 def read_document(path: Path) -> tuple[dict[str, Any], str]:
-    """Read a configuration file, and return its sections unchecked and its source.
+    """Read a configuration file; return its sections, unchecked, and its text.
 
     Raises:
         UsageError: `configuration_invalid`.
@@ -275,8 +108,8 @@ def parse_config(
 
     Args:
         document: sections and their keys, as a TOML parser returns them.
-        source: what messages call it.
-        text: the document's source, to name lines; "" names none.
+        source: the name of the document in messages.
+        text: the document's source, for the line numbers in messages; "" names no line.
 
     Raises:
         UsageError: `configuration_invalid`.
@@ -333,7 +166,7 @@ def _unknown(source: str, text: str, path: tuple[str, ...], known: Mapping[str, 
 
 
 def _where(source: str, text: str, path: tuple[str, ...]) -> str:
-    """Name file and line of a key; the TOML parser keeps no positions."""
+    """Return file and line of a key, searched in the text: the TOML parser keeps no positions."""
     section = ""
     for number, line in enumerate(text.splitlines(), start=1):
         stripped = line.strip()

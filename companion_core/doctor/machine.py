@@ -7,6 +7,7 @@ import platform
 import socket
 import sys
 import tempfile
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import metadata
 from typing import Final
@@ -27,10 +28,13 @@ from companion_core.doctor.findings import (
     skipped,
 )
 from companion_core.doctor.state import ACCESS
+from companion_core.egress.interface import Egress
 from companion_core.egress.tls_context import build_tls_context
 from companion_core.errors import Reason
 from companion_core.providers import ProbeFailed, ResourceLimits
 from companion_core.runtime import (
+    CeilingState,
+    TierState,
     available_memory,
     free_vram,
     has_driver,
@@ -56,10 +60,10 @@ _SYSTEMS: Final = {"linux": "Linux", "darwin": "macOS", "win32": "Windows"}
 _DELEGATED: Final = "systemd-run --user --scope -p Delegate=yes -- companion up"
 
 
-def check_python(_situation: Situation) -> Finding:
+def check_python(_situation: Situation, *, oldest: tuple[int, int] = OLDEST_PYTHON) -> Finding:
     """Require a Python version that the package supports."""
     version = f"{platform.python_implementation()} {platform.python_version()}"
-    if sys.version_info < OLDEST_PYTHON:
+    if sys.version_info < oldest:
         return broken(Reason.RUNTIME_UNSAFE, version)
     return fine(version)
 
@@ -74,13 +78,15 @@ def check_platform(_situation: Situation, name: str = sys.platform) -> Finding:
     return fine(about)
 
 
-def check_packages(_situation: Situation) -> Finding:
+def check_packages(
+    _situation: Situation, *, packages: Sequence[tuple[str, str]] = _PACKAGES
+) -> Finding:
     """Require the package's dependencies, without importing them."""
-    missing = [name for name, module in _PACKAGES if importlib.util.find_spec(module) is None]
+    missing = [name for name, module in packages if importlib.util.find_spec(module) is None]
     if missing:
         names = " ".join(missing)
         return broken(Reason.PROVIDER_MISSING, names, fix=f"pip install {names}")
-    return fine(", ".join(f"{name} {_version(name)}" for name, _ in _PACKAGES))
+    return fine(", ".join(f"{name} {_version(name)}" for name, _ in packages))
 
 
 def check_extra(_situation: Situation, *, module: str, extra: str) -> Finding:
@@ -98,9 +104,9 @@ def _version(distribution: str) -> str:
         return ""
 
 
-def check_clock(situation: Situation) -> Finding:
+def check_clock(situation: Situation, *, clock: Callable[[], float] = wall_now) -> Finding:
     """Require that the clock was not set back before the latest time seen (I-18)."""
-    now = wall_now()
+    now = clock()
     behind = ManifestMemory(situation.paths.manifest_memory).latest_time(now) - now
     if behind > CLOCK_SKEW_SECONDS:
         detail = f"the clock is {behind / 3600:.1f} hours behind the latest time seen"
@@ -130,21 +136,31 @@ def check_memory(situation: Situation) -> Finding:
     return fine(f"{detail}; the runtime may use {ceiling / 1e9:.1f} GB")
 
 
-def check_ceilings(_situation: Situation, name: str = sys.platform) -> Finding:
+def check_ceilings(
+    _situation: Situation,
+    name: str = sys.platform,
+    *,
+    probe: Callable[[str], CeilingState] = probe_ceilings,
+) -> Finding:
     """Say whether the system would enforce the ceilings of a runtime started here (I-12)."""
-    state = probe_ceilings(name)
+    state = probe(name)
     if state.hard:
         return fine(f"enforced by the system: {state.detail}")
     fix = _DELEGATED if name == "linux" else ""
     return skipped(Reason.NOT_APPLICABLE, f"observed, not enforced: {state.detail}", fix=fix)
 
 
-def check_gpu(_situation: Situation) -> Finding:
+def check_gpu(
+    _situation: Situation,
+    *,
+    driver: Callable[[], bool] = has_driver,
+    free: Callable[[], int] = free_vram,
+) -> Finding:
     """Ask the NVIDIA driver, if there is one, for free video memory."""
-    if not has_driver():
+    if not driver():
         return skipped(Reason.NOT_APPLICABLE, "no NVIDIA driver: video memory is not watched")
     try:
-        return fine(f"NVML answers: {free_vram() / 1e9:.1f} GB of video memory are free")
+        return fine(f"NVML answers: {free() / 1e9:.1f} GB of video memory are free")
     except ProbeFailed:
         return broken(Reason.PROBE_FAILED, "the NVIDIA driver does not answer")
 
@@ -178,14 +194,19 @@ def check_certificates(situation: Situation) -> Finding:
     return fine(f"{count} authorities are loaded{' with network.extra_ca_file' if extra else ''}")
 
 
-def check_isolation(situation: Situation) -> list[Row]:
+def check_isolation(
+    situation: Situation,
+    system: str = sys.platform,
+    *,
+    probe: Callable[[Egress], tuple[TierState, ...]] = probe_isolation,
+) -> list[Row]:
     """Return a row for each isolation tier of this system, and one for the chosen tier."""
-    situation.tiers = probe_isolation(situation.egress)
+    situation.tiers = probe(situation.egress)
     rows = [
         _isolation_row(state.tier.value, _tier(state.tier, works=state.works, about=state.detail))
         for state in situation.tiers
     ]
-    return [*rows, _isolation_row("chosen", _chosen(situation))]
+    return [*rows, _isolation_row("chosen", _chosen(situation, system))]
 
 
 def _isolation_row(name: str, finding: Finding) -> Row:
@@ -205,13 +226,13 @@ def _promises(tier: Tier) -> str:
     return "A runtime " + "; ".join(sorted(promise.value for promise in PROMISES[tier]))
 
 
-def _chosen(situation: Situation) -> Finding:
+def _chosen(situation: Situation, system: str) -> Finding:
     config = situation.config
     policy = config.runtime.isolation if config is not None else "best"
     working = frozenset(state.tier for state in situation.tiers if state.works)
-    tier = choose_tier(policy, sys.platform, working)
+    tier = choose_tier(policy, system, working)
     if isinstance(tier, Verdict):
-        best = next(iter(TIERS.get(sys.platform, ())), Tier.NONE)
+        best = next(iter(TIERS.get(system, ())), Tier.NONE)
         return broken(tier.reason, f'runtime.isolation = "required" asks for {best.value}')
     if tier is Tier.NONE:
         detail = f"nothing confines the runtime here. {_promises(tier)}"

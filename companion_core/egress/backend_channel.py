@@ -1,9 +1,9 @@
 """How the gateway reaches a backend: a channel of the plan, or a broker that hands out sockets.
 
-Each connection to a channel of a plan is proved before a byte is sent on it: another program may
-have taken the runtime's place there.
-A broker stands in the network namespace of a runtime that has neither Unix socket nor key
-(I-07). Whoever holds the line to it reaches the runtime; nobody else does.
+Each connection to a channel of a plan is proved before a byte is sent on it, because another
+program may have taken the runtime's place there.
+A broker runs in the network namespace of a runtime that has neither a Unix socket nor a key
+(I-07). The runtime can be reached only through the socket pair that leads to its broker.
 """
 
 from __future__ import annotations
@@ -32,27 +32,27 @@ __all__ = [
 _ASK: Final = b"c"
 
 Connect = Callable[[], Awaitable[socket.socket]]
-# Makes a connection and returns it when the runtime's own tree is at its other end; else it raises
-# `ForeignPeer`, or another `OSError` where nobody is.
+# Makes a connection and returns it if the runtime's own tree is at its other end; else it raises
+# `ForeignPeer`, or another `OSError` if no program listens.
 Prove = Callable[[Connect], Awaitable[socket.socket]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProvedUnixChannel(UnixChannel):
-    """A runtime's own Unix socket, and what proves who listens on it."""
+    """A runtime's own Unix socket, and the function that proves its listener."""
 
     prove: Prove = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProvedTcpChannel(TcpChannel):
-    """A runtime's own port, and what proves who listens on it."""
+    """A runtime's own port, and the function that proves its listener."""
 
     prove: Prove = field(repr=False, compare=False)
 
 
 async def connection_of(channel: UnixChannel | TcpChannel, connect: Connect) -> socket.socket:
-    """Return what `connect` connects to a channel, proved where the channel says how."""
+    """Return the connection that `connect` makes, proved if the channel has a proof."""
     if isinstance(channel, ProvedUnixChannel | ProvedTcpChannel):
         return await channel.prove(connect)
     return await connect()
@@ -61,11 +61,11 @@ async def connection_of(channel: UnixChannel | TcpChannel, connect: Connect) -> 
 class BrokeredChannel:
     """A loopback listener in another network namespace; for one event loop.
 
-    Only the runtime's own tree is in that namespace, so nobody else can be connected to.
+    Only the runtime's own tree is in that namespace, so no other program can answer there.
 
     Args:
-        line: this side of a pair of sequenced-packet sockets; taken over.
-        listener: where the runtime listens inside.
+        line: our end of a pair of sequenced-packet sockets; this object closes it.
+        listener: the runtime's address inside the namespace.
     """
 
     def __init__(self, line: socket.socket, listener: TcpChannel) -> None:
@@ -82,22 +82,22 @@ class BrokeredChannel:
         Raises:
             OSError: the runtime does not accept, or the broker is gone.
         """
-        import asyncio  # noqa: PLC0415 - as above
+        import asyncio  # noqa: PLC0415 - loaded on first use
 
         taking = asyncio.ensure_future(self._take())
         try:
             return await asyncio.shield(taking)
         except asyncio.CancelledError:
-            # The answer to what was asked still comes, and belongs to nobody.
+            # The broker's answer still comes, and no caller waits for it.
             taking.add_done_callback(_close_unwanted)
             raise
 
     def close(self) -> None:
-        """Let go of the broker."""
+        """Close the line, which ends the broker."""
         self._line.close()
 
     async def _take(self) -> socket.socket:
-        import asyncio  # noqa: PLC0415 - as above
+        import asyncio  # noqa: PLC0415 - loaded on first use
 
         async with self._turn:
             if self._line.fileno() < 0:
@@ -118,14 +118,14 @@ class BrokeredChannel:
         finally:
             loop.remove_reader(self._line)
         if sys.platform == "win32":
-            return None  # no socket can be handed over there
+            return None  # Windows has no call that hands a socket over
         _, descriptors, _, _ = socket.recv_fds(self._line, 1, 1)
         for descriptor in descriptors:
             os.set_inheritable(descriptor, False)  # noqa: FBT003 - takes no keyword
         return descriptors[0] if descriptors else None
 
     def _checked(self, descriptor: int) -> socket.socket:
-        """Take only what was asked for: a stream that leads to the listener."""
+        """Accept nothing but a stream that is connected to the listener."""
         connection = socket.socket(fileno=descriptor)
         expected = (self.listener.host, self.listener.port)
         with contextlib.suppress(OSError):

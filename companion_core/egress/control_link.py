@@ -1,6 +1,6 @@
-"""One connection to a running companion, as a command holds it: a Unix socket, or a named pipe.
+"""A command's connection to a running companion: a Unix socket, or a named pipe.
 
-Who is at the other end is the system's word, not the peer's: see `peer`.
+The system, not the peer, says which process is at the other end: see `peer`.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ class ControlLink(Protocol):
     """Asks one question; every method raises `OSError` when the other end fails or is late."""
 
     def peer(self) -> tuple[int, int]:
-        """Return pid and user at the other end; 0 and -1 for what the system does not tell."""
+        """Return pid and user at the other end; 0 and -1 if the system does not tell."""
 
     def ask(self, line: bytes, limit: int) -> bytes:
         """Send one line and return the answer's line, of `limit` bytes at most."""
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
 
 
 class SocketLink:
@@ -40,7 +40,7 @@ class SocketLink:
     def peer(self) -> tuple[int, int]:
         """See `ControlLink`."""
         if listener_has_ended(self._connection):
-            return 0, -1  # its number may be another's by now
+            return 0, -1  # another process may have its number by now
         return peer_of(self._connection)
 
     def ask(self, line: bytes, limit: int) -> bytes:

@@ -1,7 +1,7 @@
-"""One GET over verified TLS: no redirect followed, no encoding, no credential, in time.
+"""One GET over verified TLS: no redirect followed, no encoding, no credential, in bounded time.
 
-Everything that http.client, ssl and the system can raise, also while the body is read,
-leaves here as `TransportFailed`.
+Every error of http.client, ssl and the system leaves here as `TransportFailed`, also while the
+body is read.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def _translated() -> Iterator[None]:
     except ssl.SSLCertVerificationError as error:
         raise TransportFailed(retryable=False, untrusted=True) from error
     except (OSError, http.client.HTTPException, ValueError) as error:
-        # ValueError: a host name that IDNA refuses, or a read from what a deadline has closed.
+        # ValueError: a host name that IDNA refuses, or a read after a deadline closed the file.
         raise TransportFailed(retryable=True) from error
 
 
@@ -68,7 +68,7 @@ class HttpsAnswer:
         self.length = self._announced()
 
     def header(self, name: str) -> str | None:
-        """Return a header's value; one that comes more than once is a broken answer."""
+        """Return a header's value; a header that comes twice makes the answer broken."""
         values = self._response.headers.get_all(name)
         if values is None:
             return None
@@ -85,7 +85,7 @@ class HttpsAnswer:
         return int(text)
 
     def readinto(self, buffer: memoryview) -> int:
-        """Fill the buffer's beginning; 0 at the announced end, an early end is a failure."""
+        """Fill the beginning of the buffer; 0 at the announced end, an early end is a failure."""
         with _translated():
             count = self._response.readinto(buffer)
         self._received += count
@@ -94,7 +94,7 @@ class HttpsAnswer:
         return count
 
     def close(self) -> None:
-        """Hang up; also from another thread, which ends a read that waits."""
+        """Hang up; from another thread this ends a read that waits."""
         self._hang_up()
         with contextlib.suppress(OSError, http.client.HTTPException, ValueError):
             self._response.close()
@@ -117,13 +117,13 @@ def open_get(
         context: from `build_tls_context`.
         headers: further request headers.
         idle_seconds: longest silence between two reads.
-        body_seconds: from now until the body must have been read; None leaves that to the
-            caller.
+        body_seconds: longest time from the end of the head to the end of the body; None leaves
+            that to the caller.
 
     Raises:
-        TransportFailed: for anything that went wrong on the way.
+        TransportFailed: for any fault of the exchange.
     """
-    with _translated():  # also a proxy's address that is none
+    with _translated():  # a proxy's malformed address fails here
         connection = egress.connect_https(
             url.host, url.port, context=context, timeout=min(CONNECT_SECONDS, idle_seconds)
         )
@@ -155,7 +155,7 @@ def open_get(
 
 
 def _hang_up_after(seconds: float, channel: socket.socket) -> threading.Timer:
-    """Bound the whole exchange: a server that sends a byte now and then is never idle."""
+    """Bound the whole exchange, because a server that sends single bytes is never idle."""
     timer = threading.Timer(seconds, _shut, [channel])
     timer.daemon = True
     timer.start()
@@ -163,6 +163,6 @@ def _hang_up_after(seconds: float, channel: socket.socket) -> threading.Timer:
 
 
 def _shut(channel: socket.socket) -> None:
-    # The plain socket's shutdown: the TLS one would pull the session from under a reader.
+    # The plain socket's shutdown: that of TLS would take the session away from a reader.
     with contextlib.suppress(OSError):
         socket.socket.shutdown(channel, socket.SHUT_RDWR)

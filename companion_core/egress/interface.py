@@ -1,12 +1,12 @@
 """The one doorway from the package to the live machine.
 
-Starting and signalling processes, looking them up, and every outbound connection go
-through a handle that satisfies `Egress`. Modules take the handle; only the command line's
-`main` and `Companion.open` make the live one (`live.py`). A test sandbox hands out the one
-that refuses (`refusing.py`); callers map `EgressRefused` to "skipped".
+Code that starts, signals or identifies a process, or connects to anything, does so through a
+handle that satisfies `Egress`. Modules take the handle as an argument; only the command line's
+`main` and `Companion.open` make the live one (`live.py`). A sandbox gets the one that refuses
+(`refusing.py`); callers report `EgressRefused` as "skipped".
 
-A signal is guarded by proof: it is sent only while the pid still belongs to the process
-that was identified (start time), so a reused pid is never hit.
+A signal is sent only while the pid still belongs to the process that was identified (by its
+start time), so a process that reuses the pid is never hit.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ P = TypeVar("P", bound="asyncio.BaseProtocol")
 Stream = int | IO[bytes] | None
 
 
-# What no process can put off; on Windows every signal but two ends it so.
+# The signal that no process can delay; on Windows every signal but two kills at once.
 KILL: int = getattr(signal, "SIGKILL", signal.SIGTERM)
 
 
@@ -63,8 +63,8 @@ class Egress(Protocol):
     ) -> subprocess.Popen[bytes]:
         """Start a program in its own session, without a shell; raise `OSError` on failure.
 
-        A stream that is not given is the null device. `suspended` holds it before its first
-        instruction, which only Windows can.
+        A stream that is not given is the null device. `suspended` stops the program before its
+        first instruction, which only Windows can.
         """
         ...
 
@@ -76,7 +76,7 @@ class Egress(Protocol):
         """Return what proves the process, or None when there is no such process.
 
         Raises:
-            ProcessUnreadable: there may be one.
+            ProcessUnreadable: the system does not say whether there is one.
         """
         ...
 
@@ -84,7 +84,7 @@ class Egress(Protocol):
         """Signal exactly that process; False when it is gone or the pid is another's.
 
         Raises:
-            ProcessUnreadable: it may be there, and was not signalled.
+            ProcessUnreadable: the process may be there, and was not signalled.
         """
         ...
 
@@ -99,16 +99,16 @@ class Egress(Protocol):
         ...
 
     def connect_control(self, path: Path) -> ControlLink:
-        """Return a connection to a control socket; raise `OSError` when nobody listens."""
+        """Return a connection to a control socket; raise `OSError` if no process listens."""
         ...
 
     async def connect_backend(self, factory: Callable[[], P], channel: BackendChannel) -> P:
         """Connect a protocol to the runtime's own listener; raise `OSError` on failure.
 
-        A channel that proves its listener is asked before the protocol has the connection.
+        A channel with a proof proves the connection before the protocol gets it.
         """
         ...
 
     async def reach_backend(self, channel: BackendChannel) -> None:
-        """Connect to the runtime's own listener and leave; raise `OSError` when nobody accepts."""
+        """Connect to the runtime's listener and close; raise `OSError` if it does not accept."""
         ...

@@ -1,4 +1,4 @@
-"""The doorway, open."""
+"""The live doorway: it acts on the machine."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ P = TypeVar("P", bound="asyncio.BaseProtocol")
 
 
 CONTROL_TIMEOUT_SECONDS = 10.0
-BACKLOG_SECONDS = 0.002  # after which a listener that was full is asked again
+BACKLOG_SECONDS = 0.002  # pause before another attempt at a listener whose backlog is full
 
 _CREATE_SUSPENDED = 0x4  # of CreateProcess; `subprocess` has no name for it
 
 
 class LiveEgress:
-    """The doorway, open."""
+    """The live doorway."""
 
     def start_process(
         self,
@@ -57,7 +57,7 @@ class LiveEgress:
         null = subprocess.DEVNULL
         flags = 0
         if sys.platform == "win32":
-            # With streams given, Popen lets the program inherit those three handles alone.
+            # Since all streams are given, Popen lets the program inherit those three handles alone.
             flags = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW
             flags |= _CREATE_SUSPENDED if suspended else 0
         return subprocess.Popen(
@@ -75,11 +75,11 @@ class LiveEgress:
     def replace_process(self, argv: Sequence[str], env: Mapping[str, str]) -> NoReturn:
         """See `Egress`."""
         if os.name == "posix":
-            # Python ignores these; a program expects them as the system has them.
+            # Python ignores these two; a program expects the system's defaults.
             for name in ("SIGPIPE", "SIGXFSZ"):
                 signal.signal(getattr(signal, name), signal.SIG_DFL)
             os.execvpe(argv[0], list(argv), dict(env))  # noqa: S606 - the person's own command
-        import subprocess  # noqa: PLC0415 - as above
+        import subprocess  # noqa: PLC0415 - loaded on first use
 
         with subprocess.Popen(list(argv), env=dict(env)) as child:
             sys.exit(child.wait())
@@ -106,7 +106,7 @@ class LiveEgress:
     def _send_signal_linux(self, identity: ProcessIdentity, number: int) -> bool:
         if sys.platform != "linux":
             return False
-        # The descriptor pins the process before it is identified: no pid can be reused between.
+        # The descriptor pins the process before it is identified, so its pid cannot be reused.
         try:
             descriptor = os.pidfd_open(identity.pid)
         except ProcessLookupError:
@@ -131,8 +131,8 @@ class LiveEgress:
     ) -> http.client.HTTPSConnection:
         """See `Egress`."""
         import http.client  # noqa: PLC0415 - loaded on first use
-        import urllib.parse  # noqa: PLC0415 - as above
-        import urllib.request  # noqa: PLC0415 - as above
+        import urllib.parse  # noqa: PLC0415 - loaded on first use
+        import urllib.request  # noqa: PLC0415 - loaded on first use
 
         loopback = host in {"localhost", "127.0.0.1", "::1"}
         proxy = None if loopback else urllib.request.getproxies().get("https")
@@ -154,13 +154,13 @@ class LiveEgress:
     def connect_control(self, path: Path) -> ControlLink:
         """See `Egress`."""
         if sys.platform == "win32":
-            from companion_core.egress.owner_pipe import OwnerPipes  # noqa: PLC0415 - as above
+            from companion_core.egress.owner_pipe import OwnerPipes  # noqa: PLC0415 - loaded on first use
 
             return OwnerPipes.of_this_system().connect(str(path), CONTROL_TIMEOUT_SECONDS)
-        import socket  # noqa: PLC0415 - as above
+        import socket  # noqa: PLC0415 - loaded on first use
 
-        from companion_core.egress.control_link import SocketLink  # noqa: PLC0415 - as above
-        from companion_core.egress.unix_socket import address_of  # noqa: PLC0415 - as above
+        from companion_core.egress.control_link import SocketLink  # noqa: PLC0415 - loaded on first use
+        from companion_core.egress.unix_socket import address_of  # noqa: PLC0415 - loaded on first use
 
         client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         client.settimeout(CONTROL_TIMEOUT_SECONDS)
@@ -176,8 +176,8 @@ class LiveEgress:
         """See `Egress`."""
         import asyncio  # noqa: PLC0415 - loaded on first use
 
-        from companion_core.egress.backend_channel import BrokeredChannel  # noqa: PLC0415 - as above
-        from companion_core.providers import UnixChannel  # noqa: PLC0415 - as above
+        from companion_core.egress.backend_channel import BrokeredChannel  # noqa: PLC0415 - loaded on first use
+        from companion_core.providers import UnixChannel  # noqa: PLC0415 - loaded on first use
 
         loop = asyncio.get_running_loop()
         if isinstance(channel, BrokeredChannel):
@@ -189,7 +189,7 @@ class LiveEgress:
 
     async def reach_backend(self, channel: BackendChannel) -> None:
         """See `Egress`."""
-        from companion_core.egress.backend_channel import BrokeredChannel  # noqa: PLC0415 - as above
+        from companion_core.egress.backend_channel import BrokeredChannel  # noqa: PLC0415 - loaded on first use
 
         if isinstance(channel, BrokeredChannel):
             (await channel.connect()).close()
@@ -198,15 +198,16 @@ class LiveEgress:
 
 
 async def _connect(channel: UnixChannel | TcpChannel, *, sends: bool = True) -> socket.socket:
-    """Connect within this machine, to whom the channel proves.
+    """Connect within this machine, and prove the listener if the channel has a proof.
 
-    A port on which nothing is sent is not proved: that takes a look that the caller takes next.
+    A connection to a port is not proved if nothing is sent on it: the caller reads the runtime's
+    sockets back next, which is the same proof.
     """
     import socket  # noqa: PLC0415 - loaded on first use
 
-    from companion_core.egress.backend_channel import connection_of  # noqa: PLC0415 - as above
-    from companion_core.egress.unix_socket import address_of  # noqa: PLC0415 - as above
-    from companion_core.providers import TcpChannel  # noqa: PLC0415 - as above
+    from companion_core.egress.backend_channel import connection_of  # noqa: PLC0415 - loaded on first use
+    from companion_core.egress.unix_socket import address_of  # noqa: PLC0415 - loaded on first use
+    from companion_core.providers import TcpChannel  # noqa: PLC0415 - loaded on first use
 
     async def connect() -> socket.socket:
         if isinstance(channel, TcpChannel):
@@ -222,16 +223,16 @@ async def _connect(channel: UnixChannel | TcpChannel, *, sends: bool = True) -> 
 
 
 async def _connected(client: socket.socket, address: str | tuple[str, int]) -> socket.socket:
-    """Connect a socket: nearly always done at once, so nothing is waited for first."""
+    """Connect a socket; nearly every connect succeeds at once, so try before waiting."""
     import asyncio  # noqa: PLC0415 - loaded on first use
 
     try:
         client.settimeout(0)
-        # The first call begins it; on Linux alone the second one says 0 when it is done.
+        # The first call begins it; only on Linux does the second one return 0 once it is done.
         begun = client.connect_ex(address) if sys.platform == "linux" else errno.EINPROGRESS
         while begun == errno.EAGAIN and isinstance(address, str):
-            # A Unix socket's full backlog (connect(2)). It can be written to, for which asyncio
-            # takes it for connected.
+            # A Unix socket's full backlog (connect(2)). The socket is writable then, so asyncio
+            # would take it for connected.
             await asyncio.sleep(BACKLOG_SECONDS)
             begun = client.connect_ex(address)
         if begun and (sys.platform != "linux" or client.connect_ex(address)):

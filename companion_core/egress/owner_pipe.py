@@ -1,9 +1,9 @@
 r"""Named pipes of Windows that one person alone can open; written from documentation, not run.
 
-Rules: the pipe's access list names the person and nobody else, and inherits nothing; the name
-is drawn anew at each start, and the first end must be the first of that name, so nobody can
-have waited under it; connections from other machines are refused. What is sent is one message
-each way, by the standard library's own `multiprocessing.connection.PipeConnection`.
+Rules: the pipe's access list names the person alone and inherits nothing; the name is random at
+each start, and the first end must be the first of that name, so no program can have waited under
+it; connections from other machines are refused. One message goes each way, through the standard
+library's `multiprocessing.connection.PipeConnection`.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _MOST_ENDS: Final = 16
 _BUFFER_BYTES: Final = 64 * 1024
 _READ_WRITE: Final = 0x80000000 | 0x40000000
 _OPEN_EXISTING: Final = 3
-# The server may learn who the client is, and not act as the client.
+# The server may learn which user the client is, but not act as that user.
 _OVERLAPPED_IDENTIFY_ONLY: Final = 0x40000000 | 0x00100000 | 0x00010000
 _TOKEN_QUERY, _TOKEN_USER, _SDDL_REVISION = 0x8, 1, 1
 _ERROR_NO_DATA, _ERROR_PIPE_BUSY = 232, 231
 
 
 def new_pipe_name() -> str:
-    """Return a name that nobody could know before."""
+    """Return a name that no program can guess."""
     return rf"\\.\pipe\companion-{secrets.token_hex(16)}"
 
 
@@ -60,7 +60,7 @@ class OwnerPipes:
 
     @classmethod
     def of_this_system(cls) -> OwnerPipes:
-        """Return the real one; on Windows alone."""
+        """Return the pipes of this system, which must be Windows."""
         load: Any = vars(ctypes)["WinDLL"]
         return cls(
             importlib.import_module("_winapi"),
@@ -74,7 +74,7 @@ class OwnerPipes:
 
         Args:
             name: from `new_pipe_name`.
-            first: refuse when anybody has a pipe of this name already.
+            first: refuse if there is a pipe of this name already.
         """
         descriptor = self._owner_only()
         try:
@@ -94,16 +94,16 @@ class OwnerPipes:
         return handle
 
     def wait_for_client(self, handle: int, seconds: float) -> PipeEnd | None:
-        """Return the connection of a client, None when none came in time.
+        """Return the connection of a client; None if no client came in time.
 
-        The handle is the caller's still after None, and the connection's after success.
+        After None the handle still belongs to the caller, after success to the connection.
         """
         try:
             coming = self._winapi.ConnectNamedPipe(handle, overlapped=True)
         except OSError as error:
             if getattr(error, "winerror", None) != _ERROR_NO_DATA:
                 raise
-            return self._end(handle)  # it came and left: reading says so
+            return self._end(handle)  # the client came and left: a read reports that
         try:
             waited = self._winapi.WaitForMultipleObjects([coming.event], 0, round(seconds * 1000))
             if waited == self._winapi.WAIT_TIMEOUT:
@@ -143,7 +143,7 @@ class OwnerPipes:
         return pid.value
 
     def _owner_only(self) -> int:
-        """Return a security descriptor that lets the person in alone; the caller frees it."""
+        """Return a security descriptor that admits the person alone; the caller frees it."""
         descriptor = ctypes.c_void_p()
         rights = f"D:P(A;;GA;;;{self._own_sid()})"
         made = self._advapi32.ConvertStringSecurityDescriptorToSecurityDescriptorW(
@@ -185,7 +185,7 @@ class PipeEnd:
         self._seconds = seconds
 
     def peer(self) -> tuple[int, int]:
-        """Return the server's pid; the access list has let nobody but the person in: user 0."""
+        """Return the server's pid, and 0 for the user: the access list admits the person alone."""
         return self._server_pid, 0
 
     def ask(self, line: bytes, limit: int) -> bytes:
@@ -198,7 +198,7 @@ class PipeEnd:
         self._connection.send_bytes(line)
 
     def receive(self, limit: int, seconds: float) -> bytes:
-        """Return one message; raise `OSError` when none comes in time or it is too long."""
+        """Return one message; raise `OSError` if none comes in time or it is too long."""
         if not self._connection.poll(seconds):
             raise TimeoutError
         try:
@@ -208,5 +208,5 @@ class PipeEnd:
         return message
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         self._connection.close()

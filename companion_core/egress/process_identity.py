@@ -1,4 +1,4 @@
-"""What proves that a process number still names the same process."""
+"""The proof that a pid still names the same process."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ __all__ = ["ProcessIdentity", "ProcessUnreadable", "identify"]
 
 
 class ProcessUnreadable(EnvironmentUnavailable):
-    """The system does not say what became of a process: no descriptor left, no right to look.
+    """The system does not say what became of a process: no descriptor left, no right to read.
 
-    Only "no such process" is an end; whoever takes this for one leaves something running.
+    Only "no such process" is an end; a caller that takes this error for one leaves it running.
     """
 
     def __init__(self) -> None:
@@ -25,11 +25,11 @@ class ProcessUnreadable(EnvironmentUnavailable):
 
 @dataclass(frozen=True, slots=True)
 class ProcessIdentity:
-    """What proves that a pid still names the same process.
+    """The proof that a pid still names the same process.
 
     Attributes:
-        start_time: of the process in the system's own unit; compared, never interpreted.
-        executable: the absolute path of its program, "" where the system does not tell.
+        start_time: when the process started, in the system's own unit; compared, not interpreted.
+        executable: the absolute path of its program, "" if the system does not tell.
     """
 
     pid: int
@@ -41,7 +41,7 @@ def identify(pid: int) -> ProcessIdentity | None:
     """Return what proves the process, or None when there is no such process.
 
     Raises:
-        ProcessUnreadable: there may be one.
+        ProcessUnreadable: the system does not say whether there is one.
     """
     if sys.platform == "linux":
         return _identify_linux(pid)
@@ -55,10 +55,10 @@ def _identify_linux(pid: int) -> ProcessIdentity | None:
         return None
     except (OSError, IndexError) as error:
         if isinstance(error, PermissionError) and not _is_ours(pid):
-            return None  # where others' processes are hidden (proc(5), hidepid), as if it were gone
+            return None  # where others' processes are hidden (proc(5), hidepid), it counts as ended
         raise ProcessUnreadable from error
     state, threads, start_ticks = fields[0], int(fields[17]), int(fields[19])
-    # A first thread that ended looks like a zombie while others of the process go on.
+    # A first thread that has ended looks like a zombie while other threads still run.
     if state in {b"Z", b"X"} and threads <= 1:
         return None
     try:
@@ -69,7 +69,7 @@ def _identify_linux(pid: int) -> ProcessIdentity | None:
 
 
 def _is_ours(pid: int) -> bool:
-    """Tell whether there is a process that this one may signal."""
+    """Return whether there is a process that this one may signal."""
     try:
         os.kill(pid, 0)
     except OSError:

@@ -1,4 +1,4 @@
-"""The doorway, shut: what a sandboxed process gets."""
+"""The shut doorway, which a sandboxed process gets: it refuses everything."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ P = TypeVar("P", bound="asyncio.BaseProtocol")
 
 
 class RefusingEgress:
-    """The doorway, shut: what a sandboxed process gets."""
+    """The shut doorway: every method raises `EgressRefused`."""
 
     def start_process(
         self,
@@ -34,45 +34,45 @@ class RefusingEgress:
         """Refuse."""
         raise EgressRefused
 
-    def replace_process(self, argv: Sequence[str], env: Mapping[str, str]) -> NoReturn:  # noqa: ARG002 - as above
+    def replace_process(self, argv: Sequence[str], env: Mapping[str, str]) -> NoReturn:  # noqa: ARG002 - the signature of the doorway
         """Refuse."""
         raise EgressRefused
 
-    def identify(self, pid: int) -> ProcessIdentity | None:  # noqa: ARG002 - as above
+    def identify(self, pid: int) -> ProcessIdentity | None:  # noqa: ARG002 - the signature of the doorway
         """Refuse."""
         raise EgressRefused
 
-    def send_signal(self, identity: ProcessIdentity, number: int) -> bool:  # noqa: ARG002 - as above
+    def send_signal(self, identity: ProcessIdentity, number: int) -> bool:  # noqa: ARG002 - the signature of the doorway
         """Refuse."""
         raise EgressRefused
 
     def connect_https(
         self,
-        host: str,  # noqa: ARG002 - as above
-        port: int,  # noqa: ARG002 - as above
+        host: str,  # noqa: ARG002 - the signature of the doorway
+        port: int,  # noqa: ARG002 - the signature of the doorway
         *,
-        context: ssl.SSLContext,  # noqa: ARG002 - as above
-        timeout: float,  # noqa: ARG002 - as above
+        context: ssl.SSLContext,  # noqa: ARG002 - the signature of the doorway
+        timeout: float,  # noqa: ARG002 - the signature of the doorway
     ) -> http.client.HTTPSConnection:
         """Refuse."""
         raise EgressRefused
 
-    def connect_loopback(self, port: int, *, timeout: float) -> http.client.HTTPConnection:  # noqa: ARG002 - as above
+    def connect_loopback(self, port: int, *, timeout: float) -> http.client.HTTPConnection:  # noqa: ARG002 - the signature of the doorway
         """Refuse."""
         raise EgressRefused
 
-    def connect_control(self, path: Path) -> ControlLink:  # noqa: ARG002 - as above
+    def connect_control(self, path: Path) -> ControlLink:  # noqa: ARG002 - the signature of the doorway
         """Refuse."""
         raise EgressRefused
 
     async def connect_backend(
         self,
-        factory: Callable[[], P],  # noqa: ARG002 - as above
-        channel: BackendChannel,  # noqa: ARG002 - as above
+        factory: Callable[[], P],  # noqa: ARG002 - the signature of the doorway
+        channel: BackendChannel,  # noqa: ARG002 - the signature of the doorway
     ) -> P:
         """Refuse."""
         raise EgressRefused
 
-    async def reach_backend(self, channel: BackendChannel) -> None:  # noqa: ARG002 - as above
+    async def reach_backend(self, channel: BackendChannel) -> None:  # noqa: ARG002 - the signature of the doorway
         """Refuse."""
         raise EgressRefused

@@ -1,7 +1,7 @@
-"""A Unix socket that another program may have put in the place of the one that was meant.
+"""A Unix socket in whose place another program may have put its own.
 
-It is connected to without following a link, and the system is asked who listens: see
-`connect(2)`, `unix(7)` (SO_PEERCRED), and `sys/un.h` of macOS (LOCAL_PEERPID).
+A connection follows no link, and the system says which process listens: see `connect(2)`,
+`unix(7)` (SO_PEERCRED), and `sys/un.h` of macOS (LOCAL_PEERPID).
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ __all__ = ["ForeignPeer", "address_of", "listener_has_ended", "make_private", "p
 _SO_PEERPIDFD: Final = 77  # since Linux 6.5; `socket` has no name for it
 _SOL_LOCAL, _LOCAL_PEERCRED, _LOCAL_PEERPID = 0, 0x001, 0x002  # of macOS
 _PATH_ALONE: Final[int] = getattr(os, "O_PATH", 0)
-# What Linux says of the process of a peer that has ended, by release.
+# The errors by which Linux says that a peer's process has ended; they differ by release.
 _GONE: Final = frozenset({errno.ESRCH, errno.EINVAL, errno.ENODATA})
 
 
 class ForeignPeer(ConnectionRefusedError):
-    """What stands or answers there is not what was meant; nothing was sent to it."""
+    """Another program's socket or process is there; nothing was sent to it."""
 
 
 @contextlib.contextmanager
 def address_of(path: str) -> Iterator[str]:
-    """Yield what to connect to for the very socket that `path` names now, and no link.
+    """Yield an address of the very socket that `path` names now; a link is not followed.
 
     Raises:
-        ForeignPeer: something that is no socket has its name.
-        OSError: there is nothing, or it cannot be looked at.
+        ForeignPeer: `path` names something that is no socket.
+        OSError: `path` names nothing, or cannot be read.
     """
-    if sys.platform != "linux":  # a link that comes in between is found out by who answers
+    if sys.platform != "linux":  # the peer's proof catches a link that comes in between
         _require_socket(os.lstat(path).st_mode)
         yield path
         return
@@ -54,20 +54,20 @@ def address_of(path: str) -> Iterator[str]:
 
 
 def make_private(path: str) -> None:
-    """Make a socket the person's alone; raises as `address_of`."""
+    """Let only the person connect to a socket; raises what `address_of` raises."""
     with address_of(path) as address:
         follow = sys.platform == "linux" or os.chmod not in os.supports_follow_symlinks
-        os.chmod(address, 0o600, follow_symlinks=follow)  # noqa: PTH101 - in half the time
+        os.chmod(address, 0o600, follow_symlinks=follow)  # noqa: PTH101 - `Path.chmod` takes twice the time
 
 
 def peer_of(connection: socket.socket) -> tuple[int, int]:
-    """Return pid and uid at the other end; 0 and -1 for what the system does not tell.
+    """Return pid and uid at the other end; 0 and -1 if the system does not tell.
 
-    Of a connection that was made that is the process that called listen(2) on Linux, the last
-    that used the listener on macOS; 0 for one that this system's processes cannot see.
+    For the connecting side, Linux names the process that called listen(2), and macOS the last
+    process that used the listener. The pid is 0 if it is not visible in this pid namespace.
     """
-    import socket  # noqa: PLC0415 - who asks has it loaded
-    import struct  # noqa: PLC0415 - as above
+    import socket  # noqa: PLC0415 - a caller with a connection has it loaded
+    import struct  # noqa: PLC0415 - loaded on first use
 
     if sys.platform == "linux":
         size = struct.calcsize("3i")
@@ -83,16 +83,16 @@ def peer_of(connection: socket.socket) -> tuple[int, int]:
 
 
 def listener_has_ended(connection: socket.socket) -> bool:
-    """Tell whether the process that `peer_of` names is no more, so that another may be it now.
+    """Return whether the process that `peer_of` names has ended; its pid may be reused then.
 
-    Where the system does not tell (before Linux 6.5, macOS), False.
+    False where the system does not tell (before Linux 6.5, macOS).
 
     Raises:
-        OSError: there is no descriptor left to look with.
+        OSError: this process has no descriptor left.
     """
     if sys.platform != "linux":
         return False
-    import socket  # noqa: PLC0415 - as above
+    import socket  # noqa: PLC0415 - a caller with a connection has it loaded
 
     try:
         process = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)

@@ -153,6 +153,7 @@ def load_plugins(
     narrow: Collection[str] | None = None,
     first_party: FirstParty | None = None,
     path: Sequence[str] | None = None,
+    load_seconds: float = LOAD_SECONDS,
 ) -> LoadedPlugins:
     """Find the installed plugins, import the trusted ones and register what they provide.
 
@@ -165,8 +166,9 @@ def load_plugins(
         narrow: names of installed plugins that may load (`rules.parse_narrow`); None allows all.
         first_party: the releases to recognise; None is the table that ships with the core.
         path: the folders to search; None is `sys.path`.
+        load_seconds: how long an import, a registration or a hook may take.
     """
-    loader = _Loader(host_info)
+    loader = _Loader(host_info, load_seconds)
     for core in core_plugins:
         loader.add_core(core)
     surveyed = survey_plugins(
@@ -184,8 +186,9 @@ def load_plugins(
 class _Loader:
     """Loads plugins one by one, and collects a state and, if all is well, providers of each."""
 
-    def __init__(self, host: HostInfo) -> None:
+    def __init__(self, host: HostInfo, load_seconds: float) -> None:
         self._host = host
+        self._load_seconds = load_seconds
         self._managers = sealed_managers()
         self._states: list[PluginState] = []
         self._providers: dict[Role, dict[str, Snapshot]] = {role: {} for role in Role}
@@ -214,7 +217,7 @@ class _Loader:
 
     def _import(self, state: PluginState, plugin: FoundPlugin) -> PluginState:
         try:
-            module = _contained(Reason.PLUGIN_IMPORT_FAILED, state.name, import_plugin, plugin)
+            module = self._contained(Reason.PLUGIN_IMPORT_FAILED, state.name, import_plugin, plugin)
         except PluginFault as fault:
             return replace(state, reason=fault.reason, detail=fault.detail)
         return self._register(replace(state, state=State.IMPORTED), module)
@@ -222,7 +225,9 @@ class _Loader:
     def _register(self, state: PluginState, plugin: object) -> PluginState:
         manager, name = self._managers[state.group], state.name
         try:
-            _contained(Reason.PLUGIN_REGISTRATION_REFUSED, name, manager.register, plugin, name)
+            self._contained(
+                Reason.PLUGIN_REGISTRATION_REFUSED, name, manager.register, plugin, name
+            )
             providers = {
                 role: self._ask(manager, name, plugin, role)
                 for role in Role
@@ -236,22 +241,25 @@ class _Loader:
         return replace(state, state=State.REGISTERED, roles=frozenset(providers))
 
     def _ask(self, manager: SealedPluginManager, name: str, plugin: object, role: Role) -> Snapshot:
-        provider = _contained(
+        provider = self._contained(
             Reason.PLUGIN_CALL_FAILED, name, manager.call_singly, plugin, role.hook, self._host
         )
-        snapshot = _contained(Reason.PLUGIN_RESULT_INVALID, name, snapshot_provider, role, provider)
+        snapshot = self._contained(
+            Reason.PLUGIN_RESULT_INVALID, name, snapshot_provider, role, provider
+        )
         if isinstance(snapshot, str):
             raise PluginFault(Reason.PLUGIN_RESULT_INVALID, name, f"{role}: {snapshot}")
         return cast("Snapshot", snapshot)
 
-
-def _contained(reason: Reason, plugin: str, function: Any, *args: object) -> object:
-    """Run foreign code; turn any exception of it into a `PluginFault` with `reason`."""
-    try:
-        return cast("object", call_provider_sync(plugin, function, *args, seconds=LOAD_SECONDS))
-    except PluginFault as fault:
-        if fault.reason is Reason.PLUGIN_CALL_FAILED:
-            raise PluginFault(reason, plugin, fault.detail) from None
-        raise
-    except Exception:  # noqa: BLE001 - while loading, any exception is the plugin's fault
-        raise PluginFault(reason, plugin) from None
+    def _contained(self, reason: Reason, plugin: str, function: Any, *args: object) -> object:
+        """Run foreign code; turn any exception of it into a `PluginFault` with `reason`."""
+        try:
+            return cast(
+                "object", call_provider_sync(plugin, function, *args, seconds=self._load_seconds)
+            )
+        except PluginFault as fault:
+            if fault.reason is Reason.PLUGIN_CALL_FAILED:
+                raise PluginFault(reason, plugin, fault.detail) from None
+            raise
+        except Exception:  # noqa: BLE001 - while loading, any exception is the plugin's fault
+            raise PluginFault(reason, plugin) from None

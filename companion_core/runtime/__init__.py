@@ -1,7 +1,12 @@
 """The side without secrets: it starts a runtime, watches it, and measures what it uses."""
 
 from companion_core.runtime.inspect.readback import environment_names, listeners
-from companion_core.runtime.isolation import TierState, probe_ceilings, probe_isolation
+from companion_core.runtime.isolation import (
+    CeilingState,
+    TierState,
+    probe_ceilings,
+    probe_isolation,
+)
 from companion_core.runtime.liveness import computes_a_token
 from companion_core.runtime.process.binary import EMBEDDED, prove_binary
 from companion_core.runtime.process.handle import describe_exit
@@ -20,6 +25,7 @@ from companion_core.runtime.supervisor import Supervisor
 
 __all__ = [
     "EMBEDDED",
+    "CeilingState",
     "Polling",
     "ResourceMonitor",
     "StartListener",

@@ -1,4 +1,4 @@
-"""The clocks of the product: one for recency, that counts sleep, and one for dates (I-18)."""
+"""The product's two clocks: one for recency, which counts sleep, and one for dates (I-18)."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _BOOTTIME = getattr(time, "CLOCK_BOOTTIME", None)
 
 
 def recency_now() -> float:
-    """Return seconds on a clock that never steps and, where there is one, counts sleep."""
+    """Return seconds on a clock that never steps and, if the system has one, counts sleep."""
     if sys.platform == "win32" or _BOOTTIME is None:
         return time.monotonic()
     return time.clock_gettime(_BOOTTIME)
 
 
 def wall_now() -> float:
-    """Return seconds since the epoch, as the machine believes them."""
+    """Return seconds since the epoch by the machine's clock, which may be wrong."""
     return time.time()

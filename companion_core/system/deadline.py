@@ -2,7 +2,7 @@
 
 A blocked call (a keychain prompt, a plugin's loop) cannot be cancelled from outside, so it
 runs in a daemon thread that nobody joins: the program can still end. A thread whose call came
-back takes the next one, for as long as there are some: to wake it costs half of making it.
+back waits for the next one, because waking a thread costs half of what making one does.
 """
 
 from __future__ import annotations
@@ -21,7 +21,13 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 from companion_core.errors import CompanionError, Reason
 
-__all__ = ["call_with_deadline", "call_with_deadline_async", "result_of", "start_call"]
+__all__ = [
+    "CallThreads",
+    "call_with_deadline",
+    "call_with_deadline_async",
+    "result_of",
+    "start_call",
+]
 
 T = TypeVar("T")
 
@@ -30,55 +36,81 @@ _IDLE_SECONDS: Final = 2.0
 _AT_ONCE_SECONDS: Final = 0.0005
 
 _Call: TypeAlias = tuple[Future[Any], Callable[..., Any], tuple[Any, ...]]
-_idle: Final[list[SimpleQueue[_Call]]] = []  # where threads wait that have nothing to do
+
+
+class CallThreads:
+    """Daemon threads that make calls; one whose call came back takes the next.
+
+    Args:
+        idle_seconds: how long a thread without a call waits for one before it ends.
+    """
+
+    def __init__(self, *, idle_seconds: float = _IDLE_SECONDS) -> None:
+        self._idle_seconds = idle_seconds
+        self._idle: list[SimpleQueue[_Call]] = []  # one queue for each thread that waits
+
+    @property
+    def idle_count(self) -> int:
+        """How many threads wait for a call."""
+        return len(self._idle)
+
+    def forget_threads(self) -> None:
+        """Forget the threads that wait; a forked child has none of them."""
+        self._idle.clear()
+
+    def start(self, function: Callable[..., T], *args: Any) -> Future[T]:
+        """Start `function(*args)` in a thread that does nothing else and return its future."""
+        future: Future[T] = Future()
+        future.set_running_or_notify_cancel()  # a caller that gave up must not fail the thread
+        try:
+            calls = self._idle.pop()
+        except IndexError:
+            calls = SimpleQueue()
+            name = "companion-deadline"
+            threading.Thread(target=self._work, args=(calls,), name=name, daemon=True).start()
+        calls.put((future, function, args))
+        return future
+
+    def _work(self, calls: SimpleQueue[_Call]) -> None:
+        while True:
+            try:
+                self._carry_out(calls, *calls.get(timeout=self._idle_seconds))
+            except Empty:
+                try:
+                    self._idle.remove(calls)
+                except ValueError:
+                    continue  # a caller has just taken this thread, and its call is on the way
+                return
+
+    def _carry_out(
+        self,
+        calls: SimpleQueue[_Call],
+        future: Future[Any],
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+    ) -> None:
+        """Make one call; its function, arguments and result are forgotten with this frame."""
+        try:
+            # A new context: what one call sets in it, the next one does not see.
+            result = contextvars.Context().run(function, *args)
+        except BaseException as error:  # noqa: BLE001 - handed to the caller, SystemExit included
+            self._idle.append(calls)
+            future.set_exception(error)
+        else:
+            self._idle.append(calls)
+            future.set_result(result)
+        finally:
+            del future, function, args  # else the traceback of an error would keep them alive
+
+
+_threads: Final = CallThreads()
 if sys.platform != "win32":
-    os.register_at_fork(after_in_child=_idle.clear)  # a child has none of them
+    os.register_at_fork(after_in_child=_threads.forget_threads)
 
 
 def start_call(function: Callable[..., T], *args: Any) -> Future[T]:
     """Start `function(*args)` in a thread that does nothing else and return its future."""
-    future: Future[T] = Future()
-    future.set_running_or_notify_cancel()  # a waiter that gave up must not fail the worker's end
-    try:
-        calls = _idle.pop()
-    except IndexError:
-        calls = SimpleQueue()
-        name = "companion-deadline"
-        threading.Thread(target=_work, args=(calls,), name=name, daemon=True).start()
-    calls.put((future, function, args))
-    return future
-
-
-def _work(calls: SimpleQueue[_Call]) -> None:
-    while True:
-        try:
-            _carry_out(calls, *calls.get(timeout=_IDLE_SECONDS))
-        except Empty:
-            try:
-                _idle.remove(calls)
-            except ValueError:
-                continue  # somebody has just taken it, and its call is on the way
-            return
-
-
-def _carry_out(
-    calls: SimpleQueue[_Call],
-    future: Future[Any],
-    function: Callable[..., Any],
-    args: tuple[Any, ...],
-) -> None:
-    """Make one call; what it was about is forgotten with this frame."""
-    try:
-        # What it sets for its own context is not there for the next one.
-        result = contextvars.Context().run(function, *args)
-    except BaseException as error:  # noqa: BLE001 - handed to the caller, SystemExit included
-        _idle.append(calls)
-        future.set_exception(error)
-    else:
-        _idle.append(calls)
-        future.set_result(result)
-    finally:
-        del future, function, args  # else they would live as long as what was raised
+    return _threads.start(function, *args)
 
 
 def call_with_deadline(
@@ -90,7 +122,7 @@ def call_with_deadline(
     """Return `function(*args)`.
 
     Raises:
-        TimeoutError: it takes longer than `seconds`.
+        TimeoutError: the call takes longer than `seconds`.
         CompanionError: `interrupted` when `cancelled` is set meanwhile.
     """
     future = start_call(function, *args)
@@ -106,10 +138,9 @@ def call_with_deadline(
 
 
 async def result_of(call: Future[T]) -> T:
-    """Return what a started call returns, without blocking the event loop.
+    """Return what a started call returns; blocks the event loop for half a millisecond at most.
 
-    But for half a millisecond: a call that is quick has come back by then, and the loop would
-    hear of it later than that.
+    A quick call has come back within that time, and the loop would learn of it later.
     """
     with contextlib.suppress(TimeoutError):
         return call.result(timeout=_AT_ONCE_SECONDS)
@@ -117,6 +148,6 @@ async def result_of(call: Future[T]) -> T:
 
 
 async def call_with_deadline_async(function: Callable[..., T], *args: Any, seconds: float) -> T:
-    """As `call_with_deadline`, without blocking the event loop."""
+    """Do what `call_with_deadline` does, without blocking the event loop."""
     async with asyncio.timeout(seconds):
         return await asyncio.wrap_future(start_call(function, *args))

@@ -1,4 +1,4 @@
-"""Hold a folder for one writer; the lock ends with the process that holds it."""
+"""Lock a folder for one writer; the lock ends with the process that has it."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _POLL_SECONDS: Final = 0.1
 
 @contextlib.contextmanager
 def lock_folder(folder: Path, cancelled: threading.Event) -> Iterator[None]:
-    """Wait until nobody else holds `folder`, and hold it inside the context.
+    """Wait until `folder` is free, and keep it locked inside the context.
 
     Raises:
-        CompanionError: `interrupted` when `cancelled` is set while waiting.
+        CompanionError: `interrupted` if `cancelled` is set while waiting.
         OSError: the folder cannot be opened.
     """
     if sys.platform == "win32":
         descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
     else:
-        # The folder itself is locked: no lock file to leave behind or to race for.
+        # The folder itself is locked, so no lock file can be left over or raced for.
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         while not try_lock(descriptor):

@@ -1,4 +1,4 @@
-"""What not every system's `os` has: flags of open(2), which are 0 there, and a few calls."""
+"""Flags of open(2) and calls that not every system's `os` has; a missing flag is 0."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NO_FOLLOW: Final[int] = getattr(os, "O_NOFOLLOW", 0)
 
 
 def user_id() -> int:
-    """Return whom this process acts as; 0 on Windows, where files tell no owner by number."""
+    """Return the user this process acts as; 0 on Windows, whose files have no owner's number."""
     if sys.platform == "win32":
         return 0
     return os.geteuid()
@@ -39,9 +39,9 @@ def group_id() -> int:
 
 
 def read_at(descriptor: int, count: int, at: int) -> bytes:
-    """Read at most `count` bytes from the place `at`; b"" at the end.
+    """Read at most `count` bytes at offset `at`; b"" at the end.
 
-    Where the system has no such call the descriptor's own place moves: one reader at a time.
+    On Windows this moves the descriptor's own offset, so only one reader at a time may use it.
     """
     if sys.platform == "win32":
         os.lseek(descriptor, at, os.SEEK_SET)

@@ -1,7 +1,7 @@
-"""Owner-only folders and files: every path component owned by the person or root (I-18).
+"""Owner-only folders and files: the person or root owns every path component (I-18).
 
-Folders are 0700 and files 0600. A file is replaced atomically: written beside its place,
-fsynced, renamed, and the folder fsynced.
+Folders are 0700 and files 0600. A file is replaced atomically: the new content is written to
+another file, fsynced and renamed, and then the folder is fsynced.
 """
 
 from __future__ import annotations
@@ -39,27 +39,27 @@ __all__ = [
 ]
 
 _STICKY_WORLD = stat.S_ISVTX | stat.S_IWOTH
-_MAX_LINKS = 40  # as Linux has it
+_MAX_LINKS = 40  # the limit of Linux (path_resolution(7))
 
 
 def open_to_others(status: os.stat_result) -> bool:
-    """Tell whether someone besides the owner, root and the person's own group may write."""
+    """Return whether any user besides the owner, root and the person's own group may write."""
     if status.st_mode & stat.S_IWOTH:
         return True
     return bool(status.st_mode & stat.S_IWGRP) and status.st_gid not in {0, group_id()}
 
 
 def check_owned(path: Path) -> None:
-    """Refuse a path with a component that someone else could replace.
+    """Refuse a path with a component that another user could replace.
 
-    Each existing component, links and what they lead through included, must belong to the
-    person or root and not be writable by others, except a sticky folder such as /tmp.
+    Each existing component, including links and the paths that they lead through, must belong to
+    the person or root and not be writable by others, except a sticky folder such as /tmp.
 
     Raises:
         Refused: `state_path_unsafe`; the detail names the component.
     """
     if os.name != "posix":
-        return  # an owner-only ACL is inherited from the profile folder there
+        return  # on Windows an owner-only ACL is inherited from the profile folder
     mine = {0, user_id()}
     try:
         for component, status in _walk(path.absolute()):
@@ -69,7 +69,7 @@ def check_owned(path: Path) -> None:
             if not stat.S_ISLNK(status.st_mode) and open_to_others(status) and not sticky:
                 raise _unsafe(component, "can be changed by others")
     except FileNotFoundError:
-        return  # what is not there yet will be made
+        return  # a missing component is made later, with the right owner and mode
     except OSError as error:
         raise _unsafe(path, "cannot be looked at") from error
 
@@ -82,7 +82,7 @@ def _walk(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
     while waiting:
         part = waiting.pop()
         if part == "..":
-            current = current.parent  # it was walked through: it is no link
+            current = current.parent  # the walk came through it, so it is no link
             continue
         component = current / part
         status = component.lstat()
@@ -104,7 +104,7 @@ def _unsafe(path: Path, why: str) -> Refused:
 
 
 def refuse_link(path: Path) -> None:
-    """Refuse a link in place of a folder of ours: it may lead to anything.
+    """Refuse a link in place of a folder of ours, because it may lead anywhere.
 
     Raises:
         Refused: `state_path_unsafe`.
@@ -114,7 +114,7 @@ def refuse_link(path: Path) -> None:
 
 
 def _is_junction(path: Path) -> bool:
-    """Tell whether it is Windows' other link between folders, which `is_symlink` passes over."""
+    """Return whether it is a junction, Windows' link that `is_symlink` does not report."""
     try:
         tag = getattr(path.lstat(), "st_reparse_tag", None)
     except OSError:
@@ -127,11 +127,10 @@ def private_folder(path: Path, *, may_be_link: bool = False) -> Path:
 
     Args:
         path: the folder.
-        may_be_link: the person names it, as they do the state folder; what is made below it
-            is no link.
+        may_be_link: allow a link, because the person chose this path (the state folder).
 
     Raises:
-        Refused: `state_path_unsafe` when it is not the person's alone.
+        Refused: `state_path_unsafe` if others own it or may write to it.
         EnvironmentUnavailable: `disk_unavailable`.
     """
     if not may_be_link:
@@ -157,7 +156,7 @@ def private_folder(path: Path, *, may_be_link: bool = False) -> Path:
 
 
 def fsync_folder(path: Path) -> None:
-    """Make a rename in `path` durable, where the system lets a folder be synced."""
+    """Make a rename in `path` durable, if the system can sync a folder."""
     if os.name != "posix":
         return
     descriptor = os.open(path, os.O_RDONLY | FOLDER | CLOSE_ON_EXEC)
@@ -171,9 +170,9 @@ def write_private(path: Path, data: bytes, *, durable: bool = True) -> None:
     """Replace `path` atomically with `data`, 0600.
 
     Args:
-        path: in a folder of the person's own.
+        path: a file in a folder of the person's own.
         data: the whole new content.
-        durable: wait for the disk; what is void after a crash of the machine need not.
+        durable: wait for the disk; False for a file that means nothing after a crash.
 
     Raises:
         EnvironmentUnavailable: `disk_unavailable`; the old content is still there.
@@ -197,10 +196,10 @@ def write_private(path: Path, data: bytes, *, durable: bool = True) -> None:
 
 
 def open_ordinary(path: Path, flags: int = 0) -> BinaryIO:
-    """Open an ordinary file to read; a pipe that nobody writes to is refused, not waited for.
+    """Open an ordinary file for reading; a pipe without a writer is refused, not waited for.
 
     Raises:
-        OSError: it cannot be opened, or is no ordinary file.
+        OSError: the file cannot be opened, or is no ordinary file.
     """
     flags |= os.O_RDONLY | NON_BLOCKING | BINARY | CLOSE_ON_EXEC
     descriptor = os.open(path, flags)
@@ -211,10 +210,10 @@ def open_ordinary(path: Path, flags: int = 0) -> BinaryIO:
 
 
 def read_private(path: Path, limit: int) -> bytes | None:
-    """Return the content of a file that only its owner can change; None when there is none.
+    """Return the content of a file that only its owner can change; None if there is no file.
 
     Args:
-        path: an ordinary file, no link.
+        path: an ordinary file; a link is refused.
         limit: bytes; a longer file is refused.
 
     Raises:
@@ -240,20 +239,20 @@ def read_private(path: Path, limit: int) -> bytes | None:
 
 
 def try_lock(descriptor: int) -> bool:
-    """Take the lock of an open file, which ends with its last descriptor; False if it is held.
+    """Lock an open file; False if another has the lock, which ends with its last descriptor.
 
     Raises:
         OSError: the file system has no locks.
     """
     try:
         if sys.platform == "win32":
-            import msvcrt  # noqa: PLC0415 - exists there only
+            import msvcrt  # noqa: PLC0415 - exists on Windows only
 
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
         else:
             import fcntl  # noqa: PLC0415 - does not exist on Windows
 
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):  # what POSIX and Windows say of a held one
+    except (BlockingIOError, PermissionError):  # another has the lock, on POSIX and on Windows
         return False
     return True

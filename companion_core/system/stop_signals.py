@@ -1,4 +1,4 @@
-"""Signals that ask a program to end: how they arrive in code that blocks."""
+"""Signals that ask a program to end, and how they arrive in code that blocks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["stop_signals", "stop_signals_interrupt", "stop_signals_wait"]
 
 
 def stop_signals() -> list[signal.Signals]:
-    """Return what asks a program to end: Ctrl-C, a terminate, a terminal that was closed."""
+    """Return the signals that ask a program to end: Ctrl-C, SIGTERM, a closed terminal."""
     signals = [signal.SIGINT, signal.SIGTERM]
     hang_up = getattr(signal, "SIGHUP", None)
     if hang_up is not None and signal.getsignal(hang_up) is not signal.SIG_IGN:  # not under nohup
@@ -22,8 +22,8 @@ def stop_signals() -> list[signal.Signals]:
 def stop_signals_interrupt() -> Iterator[Callable[[], None]]:
     """Let every stop signal arrive as `KeyboardInterrupt`, in code that blocks.
 
-    What it yields is called when the outcome is final: for the moments that the program still
-    has, stop signals are then ignored, so that its exit code says what is.
+    The caller calls the yielded function once the outcome is final. From then on stop signals are
+    ignored, so that the exit code tells that outcome.
     """
     final = False
 
@@ -48,10 +48,10 @@ def stop_signals_interrupt() -> Iterator[Callable[[], None]]:
 
 @contextlib.contextmanager
 def stop_signals_wait() -> Iterator[None]:
-    """Hold stop signals back in here; what came arrives as this ends.
+    """Hold stop signals back inside the context; they arrive when it ends.
 
-    For the moment between a program's start and the name by which an interrupt can end it. A
-    signal that nobody handles ends this process as before.
+    This covers the moment between the start of a program and the assignment of its handle, by
+    which an interrupt can end it. A signal without a handler still ends this process.
     """
     came: list[int] = []
     before = {

@@ -1,4 +1,4 @@
-"""Tasks that are waited for to their end, also while the one who waits is cancelled."""
+"""Wait for a task to its end, also while the waiting caller is cancelled."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["cancel", "finish", "outlast", "run_in_worker", "unless"]
 
 T = TypeVar("T")
 
-# How long blocking work may take to end once it was told to.
+# How long blocking work may take to end after it was cancelled.
 CLEAN_UP_SECONDS: Final = 30.0
 
 
@@ -23,7 +23,7 @@ async def outlast(
 ) -> None:
     """Wait until the work is over, however often the caller is cancelled meanwhile.
 
-    The cancellation is raised at the end; what the work raised stays with it.
+    A cancellation is raised at the end. An error of the work is not raised here.
     """
     cancelled = False
     while not work.done():
@@ -33,13 +33,13 @@ async def outlast(
             cancelled = True
             on_cancel()
     if not work.cancelled():
-        work.exception()  # it was looked at
+        work.exception()  # retrieved, so asyncio does not report it as never retrieved
     if cancelled:
         raise asyncio.CancelledError
 
 
 async def finish(work: Coroutine[Any, Any, None]) -> None:
-    """As `outlast`, and raise what the work raised before any cancellation."""
+    """Do what `outlast` does, and raise an error of the work rather than a cancellation."""
     task = asyncio.ensure_future(work)
     try:
         await outlast(task)
@@ -59,14 +59,14 @@ async def run_in_worker(
     *,
     discard: Callable[[T], None] = lambda _result: None,
 ) -> T:
-    """Run blocking work; a cancellation is passed on to it and waits for its clean-up.
+    """Run blocking work in a thread; a cancellation reaches the work and waits for its clean-up.
 
     Args:
-        function: given an event that is set when it should end early.
-        discard: takes a result that came when nobody waited for it any more.
+        function: the work; its argument is an event that is set when it should end early.
+        discard: disposes of a result that came after the cancellation.
     """
     cancelled = threading.Event()
-    # No executor: the loop would wait for its threads, and a plugin's may never end.
+    # No executor: the loop would wait for its threads, and a plugin's call may never end.
     work = asyncio.wrap_future(start_call(function, cancelled))
     try:
         return await asyncio.shield(work)
@@ -81,9 +81,9 @@ async def run_in_worker(
 
 
 async def unless(work: Coroutine[Any, Any, Any], *events: asyncio.Event) -> bool:
-    """Run the work to its end, or until one of the events comes, which cancels it.
+    """Run the work to its end, or cancel it when one of the events is set first.
 
-    Returns whether it came to its end; either way it is over, and what it raised by itself is
+    Returns whether the work came to its end. It is over in either case, and its own error is
     raised.
     """
     task = asyncio.ensure_future(work)

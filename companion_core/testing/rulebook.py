@@ -21,11 +21,20 @@ CALL_SECONDS: Final = 10.0
 
 
 class Rulebook:
-    """The rules of one seam, by their numbers."""
+    """The rules of one seam, by their numbers.
 
-    def __init__(self, seam: str, rules: Mapping[int, str]) -> None:
+    Args:
+        seam: what a broken rule is named with.
+        rules: each rule's text, by its number.
+        call_seconds: how long one call of a provider may take.
+    """
+
+    def __init__(
+        self, seam: str, rules: Mapping[int, str], *, call_seconds: float = CALL_SECONDS
+    ) -> None:
         self._seam = seam
         self._rules = rules
+        self._call_seconds = call_seconds
 
     def expect(self, rule: int, met: bool, *, seen: str, expected: str) -> None:
         """Raise `AssertionError` unless `met`."""
@@ -48,7 +57,7 @@ class Rulebook:
         error: BaseException | None = None
         answer: Any = None
         try:
-            answer = call_with_deadline(function, *args, seconds=CALL_SECONDS)
+            answer = call_with_deadline(function, *args, seconds=self._call_seconds)
         except KeyboardInterrupt:
             raise
         except BaseException as raised:  # noqa: BLE001 - SystemExit breaks the rule too

@@ -10,19 +10,27 @@ import io
 import json
 import os
 import shutil
+import ssl
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 import real_runtimes
-from runtime_parts import within
+from download_parts import DATA, PATH
+from runtime_parts import verified_model, within
+from swap_world import publish
 
 from companion_core.authority import publisher
 from companion_core.config.reader import parse_config
 from companion_core.demo.run import MODEL_FILE
+from companion_core.egress.live import LiveEgress
+from companion_core.egress.tls_context import build_tls_context
+from companion_core.models.https_downloader import HttpsDownloader
+from companion_core.models.store import ModelStore, VerifiedModel
 from companion_core.testing.certificate_authority import CertificateAuthority
 from companion_core.testing.model_host import ModelHost
 from companion_core.testing.tls_host import TlsHost
@@ -132,7 +140,9 @@ class World:
                 if process.status() == psutil.STATUS_ZOMBIE or process.pid == os.getpid():
                     continue
                 named = " ".join(process.cmdline())
-                with contextlib.suppress(OSError):  # too deep to be told is another test's
+                with contextlib.suppress(
+                    OSError
+                ):  # a folder too deep for the system to name is another test's
                     named += process.cwd()
                 if str(self.state) in named:
                     found.append(process)
@@ -173,7 +183,7 @@ def world(require_real):
 
 @pytest.fixture(scope="session")
 def ollama_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The plugin as a person installs it, beside what the tests' environment has."""
+    """The plugin as a person installs it; the tests' environment has the rest."""
     site = tmp_path_factory.mktemp("ollama-site")
     source = real_runtimes.ROOT / "plugins" / "runtime_ollama"
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", "install"]
@@ -201,3 +211,50 @@ def person(request, world, require_real, monkeypatch):
     else:
         world.configure(runtime={"name": "llamacpp", "binary": "embedded"})
     return world
+
+
+@pytest.fixture
+def two(world):
+    """A world whose companion serves the first of two models."""
+    world.publish()
+    publish(world)
+    world.configure()
+    assert world.companion("up", "--detach").returncode == 0
+    return world
+
+
+@pytest.fixture
+def model() -> Iterator[VerifiedModel]:
+    """The demo's model, proved."""
+    made = verified_model(MODEL_FILE)
+    yield made
+    made.close()
+
+
+# --- downloads from a host of a test's own authority ---
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> CertificateAuthority:
+    return CertificateAuthority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture(scope="module")
+def context(authority: CertificateAuthority) -> ssl.SSLContext:
+    return build_tls_context(authority.ca_file)
+
+
+@pytest.fixture
+def host(authority: CertificateAuthority) -> Iterator[ModelHost]:
+    with ModelHost(authority.server_context(), {PATH: DATA}) as host:
+        yield host
+
+
+@pytest.fixture
+def downloader(context: ssl.SSLContext) -> HttpsDownloader:
+    return HttpsDownloader(LiveEgress(), lambda: context, idle_seconds=30)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ModelStore:
+    return ModelStore(tmp_path / "models", sleep=lambda _seconds: None)

@@ -27,8 +27,8 @@ from companion_core.providers import KeychainStatus, KeychainUnavailable
 from companion_core.system.secret import Secret
 from companion_core.testing import check_keychain
 
-# Well under the 25 seconds that a prompt nobody answers would take, so a refusal that had to
-# wait for the deadline shows as `keychain_timeout`.
+# An unanswered prompt would take 25 seconds. This is far below, so a refusal that waited for the
+# deadline shows as `keychain_timeout`.
 DEADLINE_SECONDS = 10.0
 
 
@@ -204,9 +204,9 @@ def never(*_: object, **__: object) -> None:
 
 
 def main(name: str, password: str | None = None) -> None:
-    # No prompter can start here, so a prompt would look like a lock: it is told apart.
-    secretstorage.Collection.unlock = never  # type: ignore[method-assign]
-    secretstorage.collection.create_collection = never  # type: ignore[assignment]
+    # No prompter can start here, and a prompt would look like a lock: so calls for one are counted.
+    secretstorage.Collection.unlock = never
+    secretstorage.collection.create_collection = never
     if password is not None:
         unlock(password)
     SCENARIOS[name]()

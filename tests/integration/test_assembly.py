@@ -64,7 +64,7 @@ def chosen(
     install_distribution: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[..., str]:
-    """Install and trust a runtime whose `locate` finds something; return the binary chosen."""
+    """Install and trust a runtime with this `locate`; return the binary that is chosen."""
 
     def choose(found: str, **runtime: object) -> str:
         text = PLUGIN.format(found=found)
@@ -85,11 +85,11 @@ def chosen(
     return choose
 
 
-def test_what_is_configured_needs_no_search(chosen):
+def test_a_configured_program_needs_no_search(chosen):
     assert chosen("1 / 0", binary="/opt/lamp", binary_sha256="0" * 64) == "/opt/lamp"
 
 
-def test_the_embedded_one_is_used_where_nothing_is_configured(chosen):
+def test_without_a_configured_program_the_embedded_one_is_used(chosen):
     assert chosen("[RuntimeBinary(path='embedded', label='Lamp')]") == "embedded"
 
 
@@ -105,13 +105,13 @@ def test_the_embedded_one_is_used_where_nothing_is_configured(chosen):
         ("exit()", Reason.PLUGIN_CALL_FAILED),
     ],
 )
-def test_nothing_is_taken_from_path_and_nothing_odd_from_a_plugin(chosen, found: str, reason):
+def test_no_program_comes_from_path_or_from_a_plugins_odd_answer(chosen, found: str, reason):
     with pytest.raises(CompanionError) as caught:
         chosen(found)
     assert caught.value.reason is reason
 
 
-def test_a_store_that_cannot_be_read_is_not_an_empty_one(chosen, tmp_path: Path):
+def test_an_unreadable_trust_store_is_not_taken_for_an_empty_one(chosen, tmp_path: Path):
     assert chosen("[RuntimeBinary(path='embedded', label='Lamp')]") == "embedded"
     store = tmp_path / "state" / "plugins.json"
     store.write_text("{")

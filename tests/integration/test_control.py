@@ -112,7 +112,7 @@ def test_a_malformed_question_never_ends_the_server(paths, line):
     assert status == {"available": True}
 
 
-def test_closing_waits_for_nobody_who_says_nothing_and_leaves_no_connection(paths):
+def test_closing_waits_for_no_silent_client_and_leaves_no_connection(paths):
     async def run():
         server = ControlServer(paths, {})
         await server.start(LiveEgress().identify(os.getpid()))
@@ -133,6 +133,7 @@ def test_closing_waits_for_nobody_who_says_nothing_and_leaves_no_connection(path
 
 
 def test_another_uid_is_not_answered(paths, monkeypatch):
+    # Another user cannot be had here: the system's answer is made up.
     monkeypatch.setattr("companion_core.control.server.peer_of", lambda _socket: (0, 12345))
 
     def ask_status(running):
@@ -145,7 +146,7 @@ def test_another_uid_is_not_answered(paths, monkeypatch):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Unix sockets")
 def test_nothing_is_sent_through_a_link_in_the_place_of_the_socket(paths):
-    """The companion itself listens where it leads: nobody else could be told apart by who it is."""
+    """The companion itself listens where the link leads, so its identity alone would pass."""
     path = paths.run_folder() / "control.sock"
 
     def ask_status(running):
@@ -160,9 +161,10 @@ def test_nothing_is_sent_through_a_link_in_the_place_of_the_socket(paths):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Unix sockets")
 @pytest.mark.parametrize("told", [{"pid": 0}, {"pid": 1}, {"ended": True}], ids=str)
-def test_nothing_is_sent_to_whom_the_system_does_not_name(paths, monkeypatch, told):
+def test_nothing_is_sent_to_a_peer_that_the_system_does_not_name(paths, monkeypatch, told):
     seen = []
     pid = told.get("pid", os.getpid())
+    # What the system answers about a foreign peer cannot be had here, so it is made up.
     monkeypatch.setattr("companion_core.egress.control_link.peer_of", lambda _: (pid, os.geteuid()))
     ended = told.get("ended", False)
     monkeypatch.setattr("companion_core.egress.control_link.listener_has_ended", lambda _: ended)
@@ -201,7 +203,7 @@ def test_a_state_file_whose_lock_is_free_is_not_believed(paths):
         assert find_running(paths, egress) is not None
 
 
-def test_one_that_lets_go_of_its_lock_in_this_moment_has_gone(paths, monkeypatch):
+def test_a_companion_that_releases_its_lock_meanwhile_has_gone(paths, monkeypatch):
     egress = LiveEgress()
     me = egress.identify(os.getpid())
     state = {"pid": me.pid, "start_time": me.start_time, "control_socket": "/x"}
@@ -210,6 +212,7 @@ def test_one_that_lets_go_of_its_lock_in_this_moment_has_gone(paths, monkeypatch
     lock.acquire()
     running = find_running(paths, egress)
     assert not has_gone(running, paths, egress)
+    # Long enough for the released lock to be noticed on a busy machine; no caller sets this time.
     monkeypatch.setattr(control, "KILLED_SECONDS", 60)
     killed = threading.Timer(0.1, lock.release)
     killed.start()
@@ -228,7 +231,7 @@ def test_a_socket_that_another_process_answers_is_not_believed(paths):
     assert serve(paths, ask_other) is Reason.CONTROL_UNAVAILABLE
 
 
-def test_nobody_behind_the_socket_is_said_in_time(paths):
+def test_a_socket_that_no_process_serves_is_told_in_time(paths):
     egress = LiveEgress()
     running = RunningInstance(
         egress.identify(os.getpid()), paths.folder / "absent.sock", paths.lock_file

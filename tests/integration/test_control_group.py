@@ -1,8 +1,8 @@
 """A runtime in a control group of its own, in a real hierarchy of version 2.
 
 The kernel moves, counts and kills here; ceilings of memory and processor time need controllers
-that few test machines hand out, so none is asked for. Somebody who may divide a group has to
-make it first: these tests run as root, and the companion in it as whom it was given to.
+that few test machines hand out, so the tests ask for none. Only root may divide a group: these
+tests run as root, and the companion in the group runs as the user whom the group was given to.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def test_a_killed_companion_leaves_no_runtime_in_its_group(run_inside) -> None:
 
 
 @pytest.mark.parametrize("lived_in", ["runtime", "companion"])
-def test_what_still_lives_where_a_killed_companion_was_costs_no_ceilings(
+def test_a_process_left_in_a_killed_companions_group_costs_no_ceilings(
     run_inside, lived_in
 ) -> None:
     run, group = run_inside
@@ -181,7 +181,7 @@ class CountingGroup:
 
     def contains(self, pid: int) -> bool:
         procs = self.path / "cgroup.procs"
-        return procs.exists() and procs.read_text() == "0"  # it entered by itself
+        return procs.exists() and procs.read_text() == "0"  # the runtime entered by itself
 
     def close(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
@@ -191,6 +191,7 @@ class CountingGroup:
 def counted(monkeypatch, tmp_path):
     def use(kills: int) -> CountingGroup:
         group = CountingGroup(tmp_path / "group", kills)
+        # No test machine delegates the controllers, so the group is a folder.
         monkeypatch.setattr(ControlGroup, "make", lambda _limits: group)
         return group
 
@@ -200,7 +201,9 @@ def counted(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("kills", "reason"), [(0, Reason.RUNTIME_EXITED), (2, Reason.RAM_OVER_LIMIT)]
 )
-def test_one_that_the_kernel_ended_at_its_ceiling_is_told_apart(counted, kills, reason) -> None:
+def test_a_runtime_that_the_kernel_ended_at_its_ceiling_is_told_apart(
+    counted, kills, reason
+) -> None:
     counted(kills)
 
     async def life(machine) -> None:
@@ -217,7 +220,7 @@ def test_one_that_the_kernel_ended_at_its_ceiling_is_told_apart(counted, kills, 
         assert machine.leftovers() == []
 
 
-def test_one_that_did_not_enter_its_group_is_observed(counted) -> None:
+def test_a_runtime_that_did_not_enter_its_group_is_observed(counted) -> None:
     (counted(0).path / "cgroup.procs").unlink()
 
     async def life(machine) -> None:
@@ -233,7 +236,7 @@ def test_one_that_did_not_enter_its_group_is_observed(counted) -> None:
 @pytest.mark.parametrize(
     ("kills", "reason"), [(0, Reason.RUNTIME_EXITED), (1, Reason.RAM_OVER_LIMIT)]
 )
-def test_so_is_one_that_ended_before_it_was_ready(counted, kills, reason) -> None:
+def test_an_ending_at_the_ceiling_before_readiness_is_told_apart(counted, kills, reason) -> None:
     counted(kills)
     with parts.machine() as machine, pytest.raises(CompanionError) as caught:
         asyncio.run(machine.supervisor.start(machine.spec("exit")))

@@ -60,7 +60,7 @@ def test_an_untrusted_certificate_is_named(world):
     assert up.stderr.splitlines()[-1].startswith("companion: manifest_unavailable: ")
 
 
-def test_nothing_is_imported_from_its_working_folder(world):
+def test_a_detached_companion_imports_nothing_from_its_working_folder(world):
     world.publish()
     world.configure()
     folder = world.state / "instances" / "default"
@@ -70,7 +70,7 @@ def test_nothing_is_imported_from_its_working_folder(world):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="read in /proc")
-def test_it_is_hardened(world):
+def test_a_detached_companion_is_hardened(world):
     """I-18: owner-only files, no core dump."""
     world.publish()
     world.configure()

@@ -40,7 +40,7 @@ def failed(rows) -> dict[str, str]:
 
 
 def not_by_plugins(rows) -> dict[str, str]:
-    """Return the failures; whether this checkout's plugins are the shipped ones is not ours."""
+    """Return the failures, but for whether this checkout's plugins are the shipped ones."""
     return {id_: why for id_, why in failed(rows).items() if not id_.startswith("plugin.linux")}
 
 
@@ -64,7 +64,7 @@ def test_a_broken_configuration_is_a_row_and_the_rest_goes_on(world):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not show all of it")
-def test_all_is_well_before_and_beside_a_running_companion(world):
+def test_nothing_fails_before_or_beside_a_running_companion(world):
     world.publish()
     world.configure()
     code, rows, _ = examine(world)
@@ -137,7 +137,7 @@ def test_what_a_killed_companion_left_is_told_and_removed(world):
     keepers = [
         each for each in companion.children(recursive=True) if "keeper" in str(each.cmdline())
     ]
-    # All at once: nobody is left who would clear up.
+    # All at once, so that no process is left to clear up.
     for process in (companion, *keepers):
         process.suspend()
     for process in (companion, *keepers):
@@ -238,11 +238,11 @@ def test_a_hanging_plugin_costs_its_own_row_and_ctrl_c_leaves_nothing(world, ins
 
 
 def trust_as_it_is(world, site: Path) -> None:
-    """Trust what would not pass the trial; as a plugin that hangs since yesterday."""
-    from companion_core.config.paths import InstancePaths  # noqa: PLC0415 - this test alone
-    from companion_core.plugin_host.inventory import find_plugins  # noqa: PLC0415 - as above
-    from companion_core.plugin_host.rules import record_of  # noqa: PLC0415 - as above
-    from companion_core.plugin_host.trust_store import TrustStore  # noqa: PLC0415 - as above
+    """Trust a plugin that would not pass the trial, as one that began to hang since then."""
+    from companion_core.config.paths import InstancePaths  # noqa: PLC0415 - one test alone needs it
+    from companion_core.plugin_host.inventory import find_plugins  # noqa: PLC0415 - one test alone needs it
+    from companion_core.plugin_host.rules import record_of  # noqa: PLC0415 - one test alone needs it
+    from companion_core.plugin_host.trust_store import TrustStore  # noqa: PLC0415 - one test alone needs it
 
     paths = InstancePaths(world.state)
     paths.prepare()

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from companion_core.authority import manifest_fetch
 from companion_core.authority.manifest_fetch import ManifestMemory, fetch_manifest
 from companion_core.decisions.manifest import Manifest
 from companion_core.egress.live import LiveEgress
@@ -25,16 +24,6 @@ PATH = "/companion/manifest.json"
 PUBLISHER = FakePublisher()
 
 
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> CertificateAuthority:
-    return CertificateAuthority(tmp_path_factory.mktemp("authority"))
-
-
-@pytest.fixture(scope="module")
-def context(authority: CertificateAuthority) -> ssl.SSLContext:
-    return build_tls_context(authority.ca_file)
-
-
 @pytest.fixture
 def host(authority: CertificateAuthority) -> Iterator[ModelHost]:
     content = {PATH: manifest()}
@@ -46,7 +35,9 @@ def manifest(url: str = "https://127.0.0.1:8443/companion/tiny.gguf", **changes:
     return PUBLISHER.envelope(manifest_document(url, b"model", **changes))
 
 
-def fetch(host: ModelHost, context: ssl.SSLContext, tmp_path: Path, path: str = PATH) -> Manifest:
+def fetch(
+    host: ModelHost, context: ssl.SSLContext, tmp_path: Path, path: str = PATH, **patience: float
+) -> Manifest:
     return fetch_manifest(
         host.url(path),
         egress=LiveEgress(),
@@ -54,19 +45,20 @@ def fetch(host: ModelHost, context: ssl.SSLContext, tmp_path: Path, path: str = 
         trusted_keys=[PUBLISHER.public_key],
         memory=ManifestMemory(tmp_path / "state" / "memory.json"),
         wall_now=TEST_NOW,
+        **patience,
     )
 
 
 def refusal(
-    host: ModelHost, context: ssl.SSLContext, tmp_path: Path, path: str = PATH
+    host: ModelHost, context: ssl.SSLContext, tmp_path: Path, path: str = PATH, **patience: float
 ) -> CompanionError:
     with pytest.raises(CompanionError) as caught:
-        fetch(host, context, tmp_path, path)
+        fetch(host, context, tmp_path, path, **patience)
     assert not (tmp_path / "state" / "memory.json").exists()
     return caught.value
 
 
-def test_a_manifest_from_another_host(
+def test_a_manifest_comes_from_another_host_with_a_plain_get(
     host: ModelHost, context: ssl.SSLContext, tmp_path: Path
 ) -> None:
     assert fetch(host, context, tmp_path).models[0].id == "tiny"
@@ -95,7 +87,7 @@ def test_the_models_own_host_vouches_for_nothing(
         Misbehaviour(close_after=0, chunked=True),
     ],
 )
-def test_what_cannot_be_fetched(
+def test_an_answer_that_is_no_whole_manifest_is_unavailable(
     host: ModelHost, context: ssl.SSLContext, tmp_path: Path, knobs: Misbehaviour
 ) -> None:
     host.misbehave = knobs
@@ -104,7 +96,9 @@ def test_what_cannot_be_fetched(
     assert len(host.requests) == 1
 
 
-def test_a_path_that_is_not_there(host: ModelHost, context: ssl.SSLContext, tmp_path: Path) -> None:
+def test_a_missing_path_is_unavailable(
+    host: ModelHost, context: ssl.SSLContext, tmp_path: Path
+) -> None:
     error = refusal(host, context, tmp_path, "/elsewhere")
     assert error.reason is Reason.MANIFEST_UNAVAILABLE
 
@@ -120,25 +114,22 @@ def test_no_more_is_read_than_a_manifest_may_be(
 @pytest.mark.parametrize(
     "knobs", [Misbehaviour(stall_after=10), Misbehaviour(drip_seconds=0.05)], ids=["stall", "drip"]
 )
-def test_deadlines(
-    host: ModelHost,
-    context: ssl.SSLContext,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    knobs: Misbehaviour,
+def test_a_host_that_stalls_or_drips_is_given_up(
+    host: ModelHost, context: ssl.SSLContext, tmp_path: Path, knobs: Misbehaviour
 ) -> None:
-    monkeypatch.setattr(manifest_fetch, "IDLE_SECONDS", 0.3)
-    monkeypatch.setattr(manifest_fetch, "BODY_SECONDS", 0.5)
     host.misbehave = knobs
-    assert refusal(host, context, tmp_path).reason is Reason.MANIFEST_UNAVAILABLE
+    error = refusal(host, context, tmp_path, idle_seconds=0.3, body_seconds=0.5)
+    assert error.reason is Reason.MANIFEST_UNAVAILABLE
 
 
-def test_nobody_listens(host: ModelHost, context: ssl.SSLContext, tmp_path: Path) -> None:
+def test_a_host_that_does_not_listen_is_unavailable(
+    host: ModelHost, context: ssl.SSLContext, tmp_path: Path
+) -> None:
     host.stop()
     assert refusal(host, context, tmp_path).reason is Reason.MANIFEST_UNAVAILABLE
 
 
-def test_an_unknown_authority(host: ModelHost, tmp_path: Path) -> None:
+def test_an_unknown_authority_gets_no_request(host: ModelHost, tmp_path: Path) -> None:
     error = refusal(host, build_tls_context(), tmp_path)
     assert error.reason is Reason.MANIFEST_UNAVAILABLE
     assert host.requests == []

@@ -1,4 +1,4 @@
-"""A download that was killed is gone on with by another process, from a real TLS host."""
+"""A download that was killed is resumed by another process, from a real TLS host."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PATH = "/companion/tiny.gguf"
 DATA = os.urandom(6_000_000)
 STALL = 4_500_000
 
-# Fetches as the companion does, and says on stdout what it was told and how it ended.
+# Fetches as the companion does, and prints the progress and how it ended.
 FETCH = """
 import sys
 from pathlib import Path
@@ -77,13 +77,13 @@ class Place:
                 running.kill()
 
     def fetch(self) -> list[str]:
-        """Return what it said."""
+        """Return the lines that it printed."""
         with self.fetching() as running:
             assert running.stdout is not None
             return running.stdout.read().splitlines()
 
     def kill_in_the_middle(self, etag: str | None = None) -> int:
-        """Kill one (SIGKILL) that has received a part, and return how many bytes are kept."""
+        """Kill a process that has received a part (SIGKILL); return how many bytes are kept."""
         self.host.misbehave = Misbehaviour(stall_after=STALL, etag=etag)
         with self.fetching() as running:
             assert running.stdout is not None
@@ -148,7 +148,7 @@ def test_the_network_fails_and_the_next_one_goes_on(place: Place) -> None:
 
 
 def test_what_changed_on_the_host_meanwhile_is_not_mixed(place: Place) -> None:
-    """Another file of the same length: the host answers with all of it, and it is no model."""
+    """The host sends all of another file of the same length, which is not the model."""
     place.kill_in_the_middle()
     place.host.content = {PATH: os.urandom(len(DATA))}
     assert place.fetch()[-1] == "refused digest_mismatch"
@@ -157,7 +157,7 @@ def test_what_changed_on_the_host_meanwhile_is_not_mixed(place: Place) -> None:
 
 
 def test_a_host_that_resumes_whatever_it_has_is_found_out(place: Place) -> None:
-    """It says of other bytes that they are the same: only the whole tells."""
+    """The host calls other bytes the same: only the hash of the whole shows it."""
     place.kill_in_the_middle(etag='"same"')
     place.host.misbehave = Misbehaviour(etag='"same"')
     place.host.content = {PATH: DATA[:-1] + bytes([DATA[-1] ^ 1])}
@@ -216,7 +216,7 @@ def test_two_at_once_one_writes_and_the_other_takes_over_when_it_is_killed(place
 
 
 def waits_for_the_store(running: subprocess.Popen[str], store: Path) -> bool:
-    """It has the folder open, which is what it locks."""
+    """The process has the folder open, which is what it locks."""
     descriptors = Path("/proc", str(running.pid), "fd")
     for each in descriptors.iterdir():
         with contextlib.suppress(OSError):

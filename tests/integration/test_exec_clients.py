@@ -1,4 +1,4 @@
-"""Real clients started by `companion exec` among hostile variables: nobody else hears them."""
+"""Real clients that `companion exec` starts among hostile variables reach the gateway alone."""
 
 import contextlib
 import http.server
@@ -69,7 +69,7 @@ def started(world, require_real):
 
 
 def what_is_wrong(name, started, home, token):
-    """Start one client without protection and with it; return what should not have been."""
+    """Start one client without protection and with it; return what should not have happened."""
     program, answer = PROGRAMS[name]
     command = [str(PYTHON), "-c", program]
     with Trap() as trap:
@@ -78,7 +78,7 @@ def what_is_wrong(name, started, home, token):
             subprocess.run(
                 command, env=env, capture_output=True, timeout=CLIENT_SECONDS, check=False
             )
-        if not trap.heard:  # it would prove nothing
+        if not trap.heard:  # a client that never reaches the trap proves nothing
             yield "the trap is no trap for it"
         trap.heard.clear()
         ran = subprocess.run(
@@ -100,7 +100,7 @@ def what_is_wrong(name, started, home, token):
         yield "the token is shown"
 
 
-def test_every_client_reaches_the_gateway_and_nobody_else_hears_of_it(started, tmp_path):
+def test_every_client_reaches_the_gateway_and_no_other_server(started, tmp_path):
     token = started.companion("token").stdout.strip()
     with ThreadPoolExecutor(2) as pool:
         wrong = pool.map(
@@ -111,7 +111,7 @@ def test_every_client_reaches_the_gateway_and_nobody_else_hears_of_it(started, t
     assert found == [], "\n\n".join(found)
 
 
-def test_a_person_is_told_once_and_can_keep_what_is_theirs(started):
+def test_a_person_is_told_once_and_can_keep_a_variable(started):
     show = "import os; print({k: v for k, v in os.environ.items() if '_API_KEY' in k})"
     argv = ("exec", "--keep", "GROQ_API_KEY", "--", sys.executable, "-c", show)
     env = os.environ | {"GROQ_API_KEY": "gsk-theirs", "XAI_API_KEY": "xai-theirs"}

@@ -1,4 +1,4 @@
-"""The way that Windows starts a runtime, run here: real processes, and doubles of its calls.
+"""How Windows starts a runtime, run here: real processes, and doubles of the system's calls.
 
 What stands in for the system: a start that stops before the program (for CREATE_SUSPENDED), a
 session (for the job), SIGCONT and SIGKILL. So the order of the steps is seen working; the
@@ -40,7 +40,7 @@ TCP = frozenset({"tcp"})
 
 
 class SuspendingEgress(LiveEgress):
-    """Starts as Windows does when asked to: the program has not run an instruction yet."""
+    """Starts a process suspended, as Windows does: the program has not run an instruction yet."""
 
     def start_process(self, argv, *, suspended=False, **options):
         if suspended:
@@ -75,13 +75,13 @@ class Kernel:
                 continue
         return found
 
-    def CreateJobObjectW(self, *_) -> int:  # noqa: N802 - the system's name, as all below
+    def CreateJobObjectW(self, *_) -> int:  # noqa: N802 - the system's name
         return 1
 
-    def SetInformationJobObject(self, *_) -> int:  # noqa: N802
+    def SetInformationJobObject(self, *_) -> int:  # noqa: N802 - the system's name
         return 1
 
-    def QueryInformationJobObject(self, _job, _kind, found, *_) -> int:  # noqa: N802
+    def QueryInformationJobObject(self, _job, _kind, found, *_) -> int:  # noqa: N802 - the system's name
         listed = ctypes.cast(found, ctypes.POINTER(job_object._ProcessList)).contents
         members = self.members()
         listed.assigned = listed.listed = len(members)
@@ -89,27 +89,27 @@ class Kernel:
             listed.pids[at] = pid
         return 1
 
-    def OpenProcess(self, _access, _inherit, pid) -> int:  # noqa: N802
+    def OpenProcess(self, _access, _inherit, pid) -> int:  # noqa: N802 - the system's name
         return pid
 
-    def AssignProcessToJobObject(self, _job, process) -> int:  # noqa: N802
+    def AssignProcessToJobObject(self, _job, process) -> int:  # noqa: N802 - the system's name
         if self.refuse_assign:
             return 0
         self.taken.append(process)
         return 1
 
-    def NtResumeProcess(self, process) -> int:  # noqa: N802
+    def NtResumeProcess(self, process) -> int:  # noqa: N802 - the system's name
         assert process in self.taken, "it ran before it was in the job"
         self.resumed.append(process)
         os.kill(process, signal.SIGCONT)
         return 0
 
-    def TerminateJobObject(self, *_) -> int:  # noqa: N802
+    def TerminateJobObject(self, *_) -> int:  # noqa: N802 - the system's name
         for pid in self.members():
             os.kill(pid, signal.SIGKILL)
         return 1
 
-    def CloseHandle(self, handle) -> int:  # noqa: N802
+    def CloseHandle(self, handle) -> int:  # noqa: N802 - the system's name
         if handle == 1:
             self.closed = True
             self.TerminateJobObject()
@@ -124,6 +124,7 @@ def kernel(monkeypatch):
     def launch(egress, *, folder, output, descriptors, limits):
         return JobProcess(egress, folder=folder, output=output, limits=limits, libraries=made)
 
+    # The keeper would be launched on Linux; no plan chooses how a runtime is started.
     monkeypatch.setattr(starting, "launch", launch)
     return made
 
@@ -155,7 +156,7 @@ def by_name(monkeypatch):
     monkeypatch.setattr(starting, "hand_on", by_name)
 
 
-def test_it_runs_inside_its_job_and_ends_with_it(machine, kernel) -> None:
+def test_a_runtime_runs_inside_its_job_and_ends_with_it(machine, kernel) -> None:
     async def life() -> None:
         supervisor = machine.supervisor
         backend = await supervisor.start(spec(machine))
@@ -173,7 +174,7 @@ def test_it_runs_inside_its_job_and_ends_with_it(machine, kernel) -> None:
     assert machine.exits == 0
 
 
-def test_its_own_end_is_told_with_its_code(machine, kernel) -> None:
+def test_an_exit_is_told_with_its_code(machine, kernel) -> None:
     async def life() -> None:
         backend = await machine.supervisor.start(spec(machine))
         process = machine.supervisor._run.process
@@ -187,7 +188,7 @@ def test_its_own_end_is_told_with_its_code(machine, kernel) -> None:
     assert machine.leftovers() == []
 
 
-def test_an_end_before_readiness_is_told_with_what_it_said(machine, kernel) -> None:
+def test_an_exit_before_readiness_is_told_with_the_last_lines(machine, kernel) -> None:
     with pytest.raises(CompanionError) as caught:
         asyncio.run(machine.supervisor.start(spec(machine, "exit")))
     assert caught.value.reason is Reason.RUNTIME_EXITED
@@ -196,7 +197,7 @@ def test_an_end_before_readiness_is_told_with_what_it_said(machine, kernel) -> N
     assert machine.leftovers() == []
 
 
-def test_one_that_cannot_be_taken_never_runs(machine, kernel) -> None:
+def test_a_process_that_no_job_takes_never_runs(machine, kernel) -> None:
     kernel.refuse_assign = True
     with pytest.raises(CompanionError) as caught:
         asyncio.run(machine.supervisor.start(spec(machine)))
@@ -207,10 +208,11 @@ def test_one_that_cannot_be_taken_never_runs(machine, kernel) -> None:
     assert machine.leftovers() == []
 
 
-def test_one_that_does_not_end_is_not_said_to_be_gone(machine, kernel, monkeypatch) -> None:
+def test_a_job_that_does_not_end_is_not_reported_as_ended(machine, kernel, monkeypatch) -> None:
     async def life() -> None:
         backend = await machine.supervisor.start(spec(machine))
         with monkeypatch.context() as deaf:
+            # The double's own call, which reports success and ends nothing.
             deaf.setattr(Kernel, "TerminateJobObject", lambda *_: 1)
             for _ in range(2):
                 with pytest.raises(CompanionError) as caught:
@@ -224,10 +226,11 @@ def test_one_that_does_not_end_is_not_said_to_be_gone(machine, kernel, monkeypat
     asyncio.run(life())
 
 
-def test_a_program_that_cannot_be_started_is_said(machine, kernel, monkeypatch) -> None:
+def test_a_program_that_cannot_be_started_is_told(machine, kernel, monkeypatch) -> None:
     def fail(*_args, **_options):
         raise OSError
 
+    # The doorway fails in place of the system.
     monkeypatch.setattr(machine.supervisor._egress, "start_process", fail)
     with pytest.raises(CompanionError) as caught:
         asyncio.run(machine.supervisor.start(spec(machine)))
@@ -239,7 +242,7 @@ def test_a_program_that_cannot_be_started_is_said(machine, kernel, monkeypatch) 
 @pytest.mark.parametrize(
     ("code", "told"), [(0, 0), (1, 1), (0xC0000005, 0xC0000005 - 2**32), (0x7FFFFFFF, 2**31 - 1)]
 )
-def test_a_fault_is_told_as_a_signal_is(tmp_path, kernel, code, told) -> None:
+def test_a_fault_is_told_as_a_signal(tmp_path, kernel, code, told) -> None:
     async def end() -> JobProcess:
         output = RuntimeOutput(tmp_path / "log")
         process = JobProcess(

@@ -60,7 +60,7 @@ def assert_passed(outcome: subprocess.CompletedProcess[str]) -> None:
     "scenario",
     ["conformance", "custody", "not_text", "redirected", "round_trip", "several_matches"],
 )
-def test_an_unlocked_keyring(run: Run, scenario: str) -> None:
+def test_an_unlocked_keyring_keeps_secrets(run: Run, scenario: str) -> None:
     assert_passed(run(scenario, "password"))
 
 
@@ -78,13 +78,13 @@ def test_without_a_collection_none_is_created(run: Run) -> None:
     assert_passed(run("no_collection"))
 
 
-def test_without_a_bus(run: Run, tmp_path: Path) -> None:
+def test_without_a_bus_the_keychain_is_absent(run: Run, tmp_path: Path) -> None:
     assert_passed(run("refused_as_absent", bus=False))
     address = f"unix:path={tmp_path / 'nobody'}"
     assert_passed(run("refused_as_absent", bus=False, DBUS_SESSION_BUS_ADDRESS=address))
 
 
-def test_a_bus_that_never_answers(run: Run, tmp_path: Path) -> None:
+def test_a_bus_that_never_answers_is_given_up(run: Run, tmp_path: Path) -> None:
     address = tmp_path / "silent"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(address))

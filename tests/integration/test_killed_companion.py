@@ -31,7 +31,7 @@ pytestmark = [
 
 GONE_SECONDS = 2
 
-# Runs the command line, and stays where it is told to: in the middle of that stage.
+# Runs the command line and stops in the middle of the stage that it is told.
 HELD = (
     PATIENT
     + """
@@ -79,7 +79,7 @@ def kill_and_start_anew(
     """Within two seconds nothing is left; then the same command serves, and leaves nothing.
 
     Returns:
-        What the second one told a person.
+        What the second one printed for the person.
     """
     before = world.processes()
     assert running.pid in {process.pid for process in before}
@@ -87,7 +87,7 @@ def kill_and_start_anew(
     if ending != signal.SIGKILL:
         running.wait(60)
     assert world.wait_until_alone(seconds=GONE_SECONDS) == []
-    # One whose memory is gone has no command line any more, and is not quite ended yet.
+    # A process whose memory is gone has no command line any more, but has not ended yet.
     assert wait_until(lambda: not any(alive(process.pid) for process in before))
     assert world.companion("status").returncode == 5
     again = world.companion("up", "--detach")
@@ -155,7 +155,7 @@ def test_while_it_is_ready(person) -> None:
 def test_while_it_serves_a_stream(person, draining) -> None:
     with up(person, "no stage") as running, contextlib.ExitStack() as ending:
         available = json.loads(running.stdout.readline())
-        # Whoever computes is stopped first, so that the answer cannot end before the kill.
+        # The computing process is stopped first, so that the answer cannot end before the kill.
         assert stream(available["gateway"]["url"], person.companion("token").stdout.strip())
         os.kill(computing(person)[-1].pid, signal.SIGSTOP)
         token = person.companion("token").stdout.strip()
@@ -173,7 +173,7 @@ def test_while_it_serves_a_stream(person, draining) -> None:
 
 
 def computing(world) -> list[psutil.Process]:
-    """Return the runtime's processes, who computes last: Ollama's runner is below its server."""
+    """Return the runtime's processes, the computing one last (Ollama's runner)."""
     named = ("companion_runtime_llamacpp.embedded", "serve", "runner")
     found = [
         (named.index(part), process)
@@ -185,7 +185,7 @@ def computing(world) -> list[psutil.Process]:
 
 
 def stream(url: str, token: str) -> bool:
-    """Ask for a stream and say whether it came to its end."""
+    """Ask for a stream; return whether it came to its end."""
     host = url.removeprefix("http://").removesuffix("/v1")
     connection = http.client.HTTPConnection(host, timeout=60)
     body = {"model": "tiny", "messages": [{"role": "user", "content": "Hello"}], "stream": True}

@@ -10,12 +10,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-import runtime_parts as parts
 import serving_parts
 
 from companion_core.decisions.isolation import Tier
-from companion_core.egress.live import LiveEgress
-from companion_core.runtime.isolation import probe_isolation
 
 plugin = pytest.importorskip("companion_runtime_llamacpp.plugin", reason="not installed")
 
@@ -29,24 +26,17 @@ pytestmark = [
 
 
 @pytest.fixture(params=[Tier.NONE, Tier.BUBBLEWRAP, Tier.LANDLOCK])
-def tier(request, require_real):
-    working = {state.tier for state in probe_isolation(LiveEgress()) if state.works}
-    require_real(request.param.value, request.param in working | {Tier.NONE})
+def tier(request, require_tier):
+    require_tier(request.param)
     return request.param
 
 
-@pytest.fixture
-def model():
-    made = parts.verified_model(MODEL)
-    yield made
-    made.close()
-
-
 @pytest.mark.parametrize("channel", ["unix", "tcp"])
-def test_it_serves_hardened_is_replaced_and_leaves_nothing(
+def test_a_confined_llama_server_serves_is_replaced_and_leaves_nothing(
     tmp_path, model, tier, channel, monkeypatch
 ) -> None:
     spawner = plugin.companion_spawn()
+    # The core prefers the Unix socket; only the plugin's declaration decides.
     monkeypatch.setattr(type(spawner), "channels", frozenset({channel}))
 
     async def life() -> None:

@@ -1,4 +1,4 @@
-"""The real llama.cpp ends a connection after a streamed answer: no request may meet that end."""
+"""The real llama.cpp closes a connection after a streamed answer: no request may meet the close."""
 
 from __future__ import annotations
 
@@ -57,7 +57,9 @@ def check_health(port: int, close: bool, stop: threading.Event, seen: Counter[An
 
 
 @pytest.mark.parametrize("kind", ["streams", "mixed"])
-def test_no_answer_is_lost(kind: str, tmp_path: Path, require_real: Any) -> None:
+def test_no_request_meets_a_connection_that_is_ending(
+    kind: str, tmp_path: Path, require_real: Any
+) -> None:
     lacking = real_runtimes.missing("llama.cpp")
     require_real(lacking or "", not lacking)
     model = runtime_parts.verified_model(real_runtimes.MODEL)

@@ -1,4 +1,4 @@
-"""The way that macOS starts a runtime, run here: its branches, with real processes below.
+"""How macOS starts a runtime, run here: its branches, with real processes below.
 
 The platform's name is changed, here and in the keeper, so that process groups, psutil and the
 profile are used instead of what only Linux has. A program in the place of sandbox-exec keeps
@@ -51,6 +51,7 @@ def machine(monkeypatch):
         program = made.folder / "sandbox-exec"
         program.write_text(SANDBOX_EXEC.format(profile=made.folder / "profile.sb"))
         program.chmod(0o700)
+        # The keeper runs by path in a process of its own, which has to take the other name too.
         monkeypatch.setattr(launcher, "_KEEPER", keeper)
         monkeypatch.setattr(sandbox_exec, "PROGRAM", str(program))
         monkeypatch.setattr(sys, "platform", "darwin")
@@ -62,7 +63,7 @@ CHANNELS = [frozenset({"unix"}), frozenset({"tcp"})]
 
 @pytest.mark.parametrize("channels", CHANNELS, ids=["unix", "tcp"])
 @pytest.mark.parametrize("tier", [Tier.NONE, Tier.SANDBOX_EXEC])
-def test_it_starts_is_read_back_and_leaves_nothing(machine, tier, channels) -> None:
+def test_a_runtime_starts_is_read_back_and_leaves_nothing(machine, tier, channels) -> None:
     async def life() -> None:
         spawner = parts.FakeSpawner(channels=channels)
         backend = await machine.supervisor.start(machine.spec(spawner=spawner, tier=tier))
@@ -84,7 +85,7 @@ def test_it_starts_is_read_back_and_leaves_nothing(machine, tier, channels) -> N
     assert machine.leftovers() == []
 
 
-def test_what_it_opens_wider_later_is_seen(machine) -> None:
+def test_a_wider_listener_that_opens_later_is_found(machine) -> None:
     async def life() -> None:
         supervisor = machine.supervisor
         backend = await supervisor.start(machine.spec(tier=Tier.SANDBOX_EXEC))
@@ -101,13 +102,13 @@ def test_what_it_opens_wider_later_is_seen(machine) -> None:
 
 
 @pytest.mark.parametrize("behaviour", ["exit", "leak", "wide"])
-def test_what_is_not_as_planned_is_ended(machine, behaviour) -> None:
+def test_a_runtime_that_departs_from_its_plan_is_ended(machine, behaviour) -> None:
     async def life() -> Reason:
         try:
             await machine.supervisor.start(machine.spec(behaviour, tier=Tier.SANDBOX_EXEC))
         except CompanionError as error:
             return error.reason
-        # A descendant that has only just become another program is seen by the next look.
+        # A descendant that has just executed another program is found at the next read-back.
         verdict = await machine.supervisor.check_runtime()
         await machine.supervisor.stop()
         return verdict.reason
@@ -124,7 +125,7 @@ def test_what_is_not_as_planned_is_ended(machine, behaviour) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_how_it_ended_is_told(machine, number) -> None:
+def test_the_signal_or_code_of_an_ending_is_told(machine, number) -> None:
     async def life() -> None:
         backend = await machine.supervisor.start(machine.spec(tier=Tier.SANDBOX_EXEC))
         process = machine.supervisor._run.process
@@ -137,7 +138,7 @@ def test_how_it_ended_is_told(machine, number) -> None:
     assert machine.leftovers() == []
 
 
-def test_the_tier_is_probed_by_using_it(machine) -> None:
+def test_the_tier_is_probed_by_running_a_program_in_it(machine) -> None:
     (state,) = probe_isolation(LiveEgress(), "darwin")
     assert (state.tier, state.works) == (Tier.SANDBOX_EXEC, True)
     Path(sandbox_exec.PROGRAM).unlink()

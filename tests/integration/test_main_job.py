@@ -154,7 +154,7 @@ def test_available_is_true_only_while_completions_succeed(world):
     runtime.wait(30)
 
     def once(reached):
-        """Return the first status that is so."""
+        """Return the first status for which this holds."""
         seen = []
         assert wait_until(lambda: seen.append(world.status()) or reached(seen[-1]), 60)
         return seen[-1]
@@ -165,7 +165,7 @@ def test_available_is_true_only_while_completions_succeed(world):
     gone = once(lambda status: not status["available"] or replaced(status))
     if not gone["available"]:
         assert gone["lifecycle"] in {"stopped", "starting"}
-    # It is replaced: the same port and token serve again.
+    # The runtime is replaced: the same port and token serve again.
     after = once(replaced)
     assert after["available"] is True
     assert after["gateway"] == before["gateway"]

@@ -36,7 +36,7 @@ pytestmark = [
 
 CONTENT = b"the verified bytes"
 
-# Opens for writing as an attacker would, says that it tries, and that it got in.
+# Opens for writing as an attacker would, and prints that it tries and that it got in.
 WRITER = """
 import os, sys
 print("trying", flush=True)
@@ -67,7 +67,7 @@ def writer(path: Path) -> subprocess.Popen[str]:
     return process
 
 
-def test_a_writer_waits_is_noticed_and_gets_in_only_when_it_is_let(model) -> None:
+def test_a_writer_is_noticed_and_waits_until_the_lease_is_released(model) -> None:
     async def life() -> None:
         touched = asyncio.Event()
         leases = FileLeases(touched.set)
@@ -86,7 +86,7 @@ def test_a_writer_waits_is_noticed_and_gets_in_only_when_it_is_let(model) -> Non
     asyncio.run(life())
 
 
-def test_a_file_that_somebody_has_open_for_writing_is_no_proof(model) -> None:
+def test_a_file_that_is_open_for_writing_is_not_proved(model) -> None:
     async def life() -> None:
         leases = FileLeases(lambda: None)
         leases.open()
@@ -105,7 +105,7 @@ def test_a_file_that_somebody_has_open_for_writing_is_no_proof(model) -> None:
     asyncio.run(life())
 
 
-def test_readers_renames_and_links_do_not_disturb_it(model) -> None:
+def test_readers_renames_and_links_do_not_break_the_lease(model) -> None:
     async def life() -> None:
         touched = asyncio.Event()
         leases = FileLeases(touched.set)
@@ -125,14 +125,14 @@ def test_readers_renames_and_links_do_not_disturb_it(model) -> None:
     asyncio.run(life())
 
 
-def test_a_lease_that_was_lost_is_taken_anew_and_the_file_hashed_again(model) -> None:
+def test_after_a_lost_lease_the_file_is_leased_and_hashed_again(model) -> None:
     async def life() -> None:
         leases = FileLeases(lambda: None)
         leases.open()
         again = prover(leases.hold)
         proof = await asyncio.to_thread(again.prove, model)
         assert proof.is_sound
-        with writer(model) as attacker:  # it waits: the lease is being broken
+        with writer(model) as attacker:  # the writer waits: the lease is being broken
             await asyncio.to_thread(wait_until, lambda: not is_held(proof.descriptor))
             assert not proof.is_sound
             await asyncio.to_thread(again.prove_again, proof)
@@ -144,7 +144,7 @@ def test_a_lease_that_was_lost_is_taken_anew_and_the_file_hashed_again(model) ->
             os.open(model, os.O_WRONLY | os.O_NONBLOCK)
         release(proof.descriptor)
         writing = os.open(model, os.O_WRONLY)
-        with pytest.raises(Refused) as caught:  # it has it open
+        with pytest.raises(Refused) as caught:  # the writer has the file open
             await asyncio.to_thread(again.prove_again, proof)
         assert caught.value.reason is Reason.DIGEST_MISMATCH
         assert not proof.held
@@ -159,7 +159,7 @@ def test_a_lease_that_was_lost_is_taken_anew_and_the_file_hashed_again(model) ->
     asyncio.run(life())
 
 
-def test_a_change_of_our_own_is_explained_by_the_lease_alone(model) -> None:
+def test_only_a_change_made_under_the_lease_counts_as_our_own(model) -> None:
     async def life() -> None:
         for hold in (True, False):
             leases = FileLeases(lambda: None)
@@ -211,6 +211,7 @@ def test_a_file_system_without_leases_is_told_apart(model, monkeypatch) -> None:
         return real(descriptor, command, argument)
 
     async def life() -> None:
+        # In place of a file system without leases, which a test cannot mount.
         monkeypatch.setattr(fcntl, "fcntl", refuse)
         leases = FileLeases(lambda: None)
         leases.open()
@@ -223,7 +224,7 @@ def test_a_file_system_without_leases_is_told_apart(model, monkeypatch) -> None:
     assert signal.getsignal(signal.SIGIO) == signal.SIG_DFL
 
 
-def test_one_that_is_held_while_another_is_looked_at_hides_nobody(monkeypatch) -> None:
+def test_a_lease_taken_while_others_are_checked_hides_no_writer(monkeypatch) -> None:
     told = []
     leases = FileLeases(lambda: told.append(1))
     leases._held |= {101, 102}
@@ -232,13 +233,14 @@ def test_one_that_is_held_while_another_is_looked_at_hides_nobody(monkeypatch) -
         leases._held.add(descriptor + 100)  # as another thread does
         return descriptor != 102
 
+    # The other thread has to act in the middle of the check.
     monkeypatch.setattr(file_lease, "is_held", looked_at)
     leases.check_leases()
     assert told == [1]
     assert leases._held == {101, 201, 202}
 
 
-def test_what_has_no_lease_is_let_go_of_all_the_same() -> None:
+def test_a_file_without_a_lease_can_be_released() -> None:
     receiving, sending = os.pipe()
     release(receiving)
     assert not is_held(receiving)
@@ -247,7 +249,7 @@ def test_what_has_no_lease_is_let_go_of_all_the_same() -> None:
     assert not is_held(receiving)
 
 
-def test_two_companions_in_one_process_keep_the_handler_for_each_other(model) -> None:
+def test_two_companions_in_one_process_share_the_signal_handler(model) -> None:
     async def life() -> None:
         touched = asyncio.Event()
         first, second = FileLeases(lambda: None), FileLeases(touched.set)
@@ -281,7 +283,7 @@ def test_the_whole_companion_stops_serving_before_the_writer_gets_in(world) -> N
             stored = world.stored_models()[0]
             stored.chmod(0o600)
             with writer(stored) as attacker:
-                # By the time it is in, nothing that serves the old bytes is left.
+                # When the writer is in, nothing that serves the old bytes is left.
                 assert await asyncio.to_thread(attacker.stdout.readline) == "in\n"
                 assert not psutil.pid_exists(pid)
                 assert companion.availability().reason is Reason.NOT_VERIFIED
@@ -305,11 +307,11 @@ def test_a_writer_waits_until_the_real_runtime_has_ended(person) -> None:
     stored.chmod(0o600)
     with writer(names[-1]) as attacker:
         assert attacker.stdout.readline() == "in\n"
-    assert time.monotonic() - began < lease_break  # let in by us, not by the kernel
+    assert time.monotonic() - began < lease_break  # let in by the companion, not by the kernel
     assert not any(map(alive, (process.pid for process in tree)))
     after = person.status()
     assert (after["available"], after["reason"]) == (False, "not_verified")
     assert after["runtime"] is None
-    # What is stored now is not what was signed for: the next start fetches it anew.
+    # The stored bytes are not those signed for: the next start fetches them anew.
     assert person.companion("down").returncode == 0
     assert person.companion("up", "--detach").returncode == 0

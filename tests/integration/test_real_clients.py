@@ -1,4 +1,4 @@
-"""Programs that people really use, against a real llama.cpp behind the gateway."""
+"""Clients that people use, against a real llama.cpp behind the gateway."""
 
 import asyncio
 import contextlib
@@ -23,8 +23,8 @@ ASK = {"model": "tiny", "messages": QUESTION, "temperature": 0, "max_tokens": 64
 # An answer that goes on until the context is full: the client ends it first.
 LONG = ASK | {"max_tokens": 100_000, "extra_body": {"ignore_eos": True}}
 
-# What the runtime answers while its own slot still works for a client that has left, and the
-# context is full of that.
+# What the runtime answers while its slot still computes for a client that has left and the
+# context is full.
 STILL_BUSY = openai.APIError
 
 
@@ -64,7 +64,7 @@ async def output_of(*command: str, given: str = "", **environment: str) -> str:
     return out.decode()
 
 
-def test_openai_for_python(served):
+def test_the_openai_client_for_python_works(served):
     async def use(companion):
         async with openai.AsyncOpenAI(
             base_url=companion.base_url, api_key=companion.token, max_retries=0
@@ -109,7 +109,7 @@ def test_openai_for_python(served):
     served(use)
 
 
-def test_curl(served, require_real):
+def test_curl_works(served, require_real):
     require_real("curl", shutil.which("curl") is not None)
 
     async def use(companion):
@@ -173,7 +173,7 @@ def node_client(tmp_path, require_real) -> Path:
     return tmp_path / "client.mjs"
 
 
-def test_openai_for_javascript(served, node_client):
+def test_the_openai_client_for_javascript_works(served, node_client):
     async def use(companion):
         answer = json.loads(
             await output_of(

@@ -17,6 +17,7 @@ import pytest
 import real_runtimes
 import runtime_parts as parts
 import serving_parts
+from port_thief import received_by
 
 from companion_core.decisions.isolation import Tier
 from companion_core.errors import CompanionError, Reason
@@ -36,13 +37,6 @@ def name(request, require_real) -> str:
     return request.param
 
 
-@pytest.fixture
-def model():
-    made = parts.verified_model(real_runtimes.MODEL)
-    yield made
-    made.close()
-
-
 START_SECONDS = 3600
 
 
@@ -51,7 +45,7 @@ def patient(plan: Any) -> Any:
 
 
 async def refused_start(serving: Serving, model: Any, meanwhile: Any = None) -> CompanionError:
-    """Start in vain; nothing of the runtime is left, and its folder neither."""
+    """Start in vain; neither a process of the runtime nor its folder is left."""
     await serving.open()
     tree: list[int] = []
     watching = None if meanwhile is None else asyncio.ensure_future(meanwhile(serving, tree))
@@ -90,7 +84,7 @@ def test_one_that_is_killed_while_it_starts_ends_the_start(name, model, tmp_path
 
 
 def test_one_that_is_never_ready_is_ended_at_its_deadline(name, model, tmp_path) -> None:
-    """Stopped while it loads: its process is there, and nothing of it ever answers."""
+    """The runtime is stopped while it loads: its process is there and never answers."""
 
     async def stop_it(serving: Serving, tree: list[int]) -> None:
         await hurt_while_starting(signal.SIGSTOP)(serving, tree)
@@ -125,7 +119,7 @@ def test_one_that_gives_up_on_its_model_says_why(name, tmp_path) -> None:
 
 
 def test_one_whose_port_was_stolen_is_not_taken_for_the_thief(name, model, tmp_path) -> None:
-    """In a network of its own nobody can: so without one, where that was accepted."""
+    """No program can in a network of its own: so without one, where the person accepted that."""
 
     async def life() -> None:
         with socket.socket() as thief:
@@ -146,22 +140,13 @@ def test_one_whose_port_was_stolen_is_not_taken_for_the_thief(name, model, tmp_p
             )
             error = await refused_start(serving, model)
             assert error.reason is Reason.RUNTIME_EXITED
-            thief.settimeout(0)
-            received = b""
-            try:
-                while True:
-                    with thief.accept()[0] as connection:
-                        connection.settimeout(5)
-                        received += connection.recv(4096)
-            except BlockingIOError:
-                pass
-            assert received == b""
+            assert received_by(thief, 5) == b""
 
     asyncio.run(life())
 
 
 class Stolen(real_runtimes.Altered):
-    """Over TCP alone, and told which port it is to get."""
+    """Plans TCP alone, and tells the thief which port the runtime is to get."""
 
     channels = frozenset({"tcp"})
 
@@ -178,17 +163,17 @@ def ready_again(serving: Serving, before: int) -> bool:
 
 
 def runner_of(serving: Serving) -> int:
-    """Return who computes: Ollama's grandchild, else the runtime itself."""
+    """Return the process that computes: Ollama's grandchild, else the runtime itself."""
     tree = serving._supervisor.tree()
     return next((pid for pid in tree if "runner" in psutil.Process(pid).cmdline()), pid_of(serving))
 
 
 def cut_the_line(serving: Serving) -> None:
-    """Delete the socket; where there is none, end what hands out connections."""
+    """Delete the socket; without one, end the broker that hands out connections."""
     backend = serving._backend
     assert backend is not None
     if backend.channel_name == "unix":
-        Path(backend.channel.path).unlink()  # type: ignore[union-attr]
+        Path(backend.channel.path).unlink()
         return
     lines = {pid: psutil.Process(pid).cmdline() for pid in serving._supervisor.tree()}
     broker = next(
@@ -228,7 +213,7 @@ def test_one_that_is_hurt_while_it_is_ready_serves_again(name, model, tmp_path, 
 def test_a_runner_below_the_runtime_is_replaced_by_whoever_notices_first(
     model, tmp_path, number, require_real
 ) -> None:
-    """Ollama starts another one itself, or a token that does not come condemns all of it."""
+    """Ollama starts another one itself, or a token that does not come ends the whole runtime."""
     require_real(real_runtimes.missing("Ollama") or "", not real_runtimes.missing("Ollama"))
 
     async def life() -> None:
@@ -305,20 +290,20 @@ def test_fifty_cycles_leave_no_process_descriptor_socket_or_file(name, model, tm
             seen: set[int] = set()
             for _ in range(count):
                 await serving.start(model)
-                await serving._supervisor.settle()  # what it stored is written down by now
+                await serving._supervisor.settle()  # the store is recorded by now
                 seen.update(serving._supervisor.tree())
                 await serving.stop()
             return seen
 
         try:
-            await cycle(2)  # what is made once
-            gc.collect()  # what earlier tests left is not let go of in between
+            await cycle(2)  # whatever is made only once
+            gc.collect()  # descriptors of earlier tests must not be closed in between
             opened, sockets, there = me.num_fds(), len(me.net_connections("all")), files()
             seen = await cycle(50)
             assert len(seen) >= 50
             assert not any(map(parts.alive, seen))
             assert files() == there
-            # The last one's are let go of a moment behind its end; one of each cycle would stay.
+            # The last cycle's close a moment after its end; a leak would leave one for each cycle.
             await parts.until(lambda: me.num_fds() <= opened)
             await parts.until(lambda: len(me.net_connections("all")) <= sockets)
         finally:

@@ -19,7 +19,7 @@ from companion_core.egress.live import LiveEgress
 from companion_core.errors import CompanionError, Reason
 from companion_core.providers import TcpChannel
 from companion_core.runtime.inspect.readback import listeners
-from companion_core.runtime.isolation import SandboxPolicy, probe_isolation
+from companion_core.runtime.isolation import SandboxPolicy
 from companion_core.runtime.process.keeper_protocol import LockPolicy
 
 pytestmark = [
@@ -31,23 +31,15 @@ pytestmark = [
 TCP = frozenset({"tcp"})
 
 
-@pytest.fixture
-def machine():
-    with parts.machine() as made:
-        yield made
-
-
 @pytest.fixture(params=[Tier.BUBBLEWRAP, Tier.LANDLOCK])
-def tier(request, require_real):
-    working = {state.tier for state in probe_isolation(LiveEgress()) if state.works}
-    require_real(request.param.value, request.param in working)
+def tier(request, require_tier):
+    require_tier(request.param)
     return request.param
 
 
 @pytest.fixture
-def bubblewrap(require_real):
-    working = {state.tier for state in probe_isolation(LiveEgress()) if state.works}
-    require_real("bubblewrap", Tier.BUBBLEWRAP in working)
+def bubblewrap(require_tier):
+    require_tier(Tier.BUBBLEWRAP)
     return Tier.BUBBLEWRAP
 
 
@@ -56,7 +48,7 @@ def keyless(plan, _request):
 
 
 @pytest.mark.parametrize("channels", [frozenset({"unix"}), TCP], ids=["unix", "tcp"])
-def test_it_starts_is_read_back_and_leaves_nothing(machine, tier, channels) -> None:
+def test_a_runtime_starts_is_read_back_and_leaves_nothing(machine, tier, channels) -> None:
     async def life() -> None:
         spawner = parts.FakeSpawner(channels=channels)
         backend = await machine.supervisor.start(machine.spec(spawner=spawner, tier=tier))
@@ -76,7 +68,7 @@ def test_it_starts_is_read_back_and_leaves_nothing(machine, tier, channels) -> N
     assert machine.exits == 0
 
 
-def test_what_it_opens_wider_is_seen_inside_and_killed(machine, tier) -> None:
+def test_a_wider_listener_inside_the_namespace_is_found_and_ended(machine, tier) -> None:
     async def life() -> None:
         supervisor = machine.supervisor
         spawner = parts.FakeSpawner(channels=TCP if tier is Tier.BUBBLEWRAP else {"unix"})
@@ -84,7 +76,7 @@ def test_what_it_opens_wider_is_seen_inside_and_killed(machine, tier) -> None:
         supervisor.report_health(ok=True)
         before = listeners(supervisor.tree())
         os.kill(backend.pid, signal.SIGUSR1)
-        if tier is Tier.LANDLOCK:  # there it cannot even make such a socket, and ends
+        if tier is Tier.LANDLOCK:  # the runtime cannot even make such a socket there, and exits
             await parts.until(lambda: machine.exits)
         else:
             await parts.until(lambda: listeners(supervisor.tree()) != before)
@@ -97,7 +89,7 @@ def test_what_it_opens_wider_is_seen_inside_and_killed(machine, tier) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
-def test_how_it_ended_is_known_through_the_namespace(machine, tier, number) -> None:
+def test_the_ending_is_known_through_the_namespace(machine, tier, number) -> None:
     async def life() -> None:
         backend = await machine.supervisor.start(machine.spec(tier=tier))
         process = machine.supervisor._run.process
@@ -110,7 +102,7 @@ def test_how_it_ended_is_known_through_the_namespace(machine, tier, number) -> N
     assert machine.leftovers() == []
 
 
-def test_an_early_end_is_told_with_its_code(machine, tier) -> None:
+def test_an_early_exit_is_told_with_its_code(machine, tier) -> None:
     with pytest.raises(CompanionError) as caught:
         asyncio.run(machine.supervisor.start(machine.spec("exit", tier=tier)))
     assert caught.value.reason is Reason.RUNTIME_EXITED
@@ -119,10 +111,10 @@ def test_an_early_end_is_told_with_its_code(machine, tier) -> None:
 
 
 def test_a_process_that_cannot_lock_itself_in_starts_nothing(
-    machine, require_real, monkeypatch
+    machine, require_tier, monkeypatch
 ) -> None:
-    working = {state.tier for state in probe_isolation(LiveEgress()) if state.works}
-    require_real("landlock", Tier.LANDLOCK in working)
+    require_tier(Tier.LANDLOCK)
+    # No plan yields a policy that the kernel refuses, so the policy itself is replaced.
     unreadable = LockPolicy(read=("\0",), write=(), devices=(), port=None)
     monkeypatch.setattr(SandboxPolicy, "lock_policy", lambda _policy: unreadable)
     with pytest.raises(CompanionError) as caught:
@@ -163,11 +155,11 @@ def test_a_runtime_without_a_key_is_reached_through_its_namespace_alone(
         )
         await asyncio.gather(*(answer.ended for answer in answers))
         assert all(b'"status":"success"' in answer.data for answer in answers)
-        # The same port outside is nobody's.
+        # No program listens on the same port outside.
         outside = TcpChannel(host="127.0.0.1", port=channel.listener.port)
         with pytest.raises(OSError, match=r".*"):
             await egress.connect_backend(Collector, outside)
-        # One that was asked for and given up leaves the line in step.
+        # A connection that was asked for and given up does not shift the later answers.
         given_up = asyncio.ensure_future(channel.connect())
         await asyncio.sleep(0)
         given_up.cancel()

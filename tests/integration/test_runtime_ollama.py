@@ -24,11 +24,9 @@ import runtime_parts as parts
 import serving_parts
 
 from companion_core.decisions.isolation import Tier
-from companion_core.egress.live import LiveEgress
 from companion_core.errors import CompanionError, Reason
 from companion_core.providers import HealthResponse
 from companion_core.runtime.inspect.readback import listeners
-from companion_core.runtime.isolation import probe_isolation
 from companion_core.runtime.start import backend_store
 
 MODEL = Path(__file__).parents[2] / "companion_core" / "demo" / "model" / "companion-tiny.gguf"
@@ -44,9 +42,8 @@ def plugin(monkeypatch):
 
 
 @pytest.fixture
-def machine(require_real):
-    working = {state.tier for state in probe_isolation(LiveEgress()) if state.works}
-    require_real("bubblewrap", Tier.BUBBLEWRAP in working)
+def machine(require_tier):
+    require_tier(Tier.BUBBLEWRAP)
     with parts.machine() as made:
         yield made
 
@@ -57,7 +54,7 @@ def spec(machine, plugin, require_real):
     require_real("ollama (COMPANION_TEST_OLLAMA)", os.access(program, os.X_OK))
     with Path(program).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    # In the person's own store, as staging leaves it: only an owner may link a file.
+    # In the person's own store, as staging leaves it: only a file's owner may link it.
     shutil.copyfile(MODEL, machine.folder / "model.gguf")
     model = parts.verified_model(machine.folder / "model.gguf")
     yield machine.spec(
@@ -89,7 +86,7 @@ def _ask(connected, method: str, path: str, body: object) -> tuple[int, bytes]:
         connection.close()
 
 
-def test_it_serves_the_verified_model_and_takes_its_runner_along(machine, plugin, spec) -> None:
+def test_ollama_serves_the_verified_model_and_ends_with_its_runner(machine, plugin, spec) -> None:
     async def life() -> None:
         supervisor = machine.supervisor
         backend = await supervisor.start(spec)
@@ -106,7 +103,7 @@ def test_it_serves_the_verified_model_and_takes_its_runner_along(machine, plugin
         assert status == 200
         assert json.loads(body)["choices"][0]["message"]["content"]
 
-        # What it runs is the very inode that was proved, and nothing of it listens out here.
+        # It runs the very inode that was proved, and no process of it listens outside.
         blobs = list((machine.folder / "data" / "models" / "blobs").glob("sha256-*"))
         digest = hashlib.sha256(MODEL.read_bytes()).hexdigest()
         assert f"sha256-{digest}" in {blob.name for blob in blobs}
@@ -139,7 +136,7 @@ async def start_and_stop(machine, spec) -> list[str]:
     return asked_for(machine)
 
 
-def test_it_creates_the_model_once_and_again_when_anything_changed(machine, spec) -> None:
+def test_ollama_creates_the_model_once_and_again_after_any_change(machine, spec) -> None:
     store = machine.folder / "data" / "models"
     blob = store / "blobs" / BLOB.rpartition("/")[2].replace(":", "-")
 
@@ -147,12 +144,12 @@ def test_it_creates_the_model_once_and_again_when_anything_changed(machine, spec
         made = ["/api/create", "/api/generate"]
         assert await start_and_stop(machine, spec) == made
         assert await start_and_stop(machine, spec) == made[1:]
-        # The model's file: put right from the proved one, the rest is as it was.
+        # The model's file: restored from the proved one; the rest stays.
         blob.unlink()
         blob.write_bytes(b"left by somebody")
         assert await start_and_stop(machine, spec) == made[1:]
         assert blob.samefile(machine.folder / "model.gguf")
-        # What was made of it: a manifest that names another model, a file that was added.
+        # What Ollama made of it: a manifest that names another model, a file that was added.
         (store / MANIFEST).write_text((store / MANIFEST).read_text().replace("a", "b"))
         assert await start_and_stop(machine, spec) == made
         (store / "blobs" / ("sha256-" + "ab" * 32)).write_text("a template of somebody's")
@@ -163,7 +160,7 @@ def test_it_creates_the_model_once_and_again_when_anything_changed(machine, spec
     asyncio.run(life())
 
 
-def test_from_another_file_system_it_is_sent_and_only_201_counts(
+def test_a_model_of_another_file_system_is_sent_and_only_201_counts(
     machine, spec, require_real
 ) -> None:
     elsewhere = Path("/dev/shm")
@@ -187,8 +184,9 @@ def test_from_another_file_system_it_is_sent_and_only_201_counts(
         asyncio.run(life())
 
 
-def test_a_blob_that_it_says_to_have_already_is_not_believed(machine, spec, monkeypatch) -> None:
-    """It answers 200 by the name alone; that is no 201, so nothing is started from it."""
+def test_a_blob_that_ollama_claims_to_have_is_not_believed(machine, spec, monkeypatch) -> None:
+    """Ollama answers 200 by the name alone, which is not 201, so nothing is started from it."""
+    # In place of a store on another file system, where no link can be made.
     monkeypatch.setattr(backend_store, "_link", lambda *_: False)
 
     def leave_it(store, link) -> bool:
@@ -196,6 +194,7 @@ def test_a_blob_that_it_says_to_have_already_is_not_believed(machine, spec, monk
         link.write_bytes(b"left by somebody")
         return False
 
+    # The foreign blob has to appear where the link would have been made.
     monkeypatch.setattr(backend_store.BackendStore, "_place", leave_it)
     with pytest.raises(CompanionError) as caught:
         asyncio.run(machine.supervisor.start(spec))
@@ -204,7 +203,7 @@ def test_a_blob_that_it_says_to_have_already_is_not_believed(machine, spec, monk
     assert machine.leftovers() == []
 
 
-def test_its_death_is_noticed_and_leaves_no_runner(machine, spec) -> None:
+def test_the_death_of_ollama_is_noticed_and_leaves_no_runner(machine, spec) -> None:
     async def life() -> None:
         backend = await machine.supervisor.start(spec)
         tree = machine.supervisor.tree()
@@ -245,7 +244,7 @@ def test_behind_the_gateway_only_inference_is_reached(machine, plugin, spec) -> 
     asyncio.run(life())
 
 
-def test_without_a_namespace_it_is_refused_and_not_left_open(machine, spec) -> None:
+def test_without_a_namespace_ollama_is_refused(machine, spec) -> None:
     with pytest.raises(CompanionError) as caught:
         asyncio.run(machine.supervisor.start(replace(spec, tier=Tier.LANDLOCK)))
     assert caught.value.reason is Reason.BACKEND_OPEN

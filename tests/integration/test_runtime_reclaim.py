@@ -1,4 +1,4 @@
-"""What a killed companion and its killed keeper left: ended after proof, else left alone."""
+"""What a killed companion and its killed keeper left is ended after proof, else left alone."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_a_reused_number_is_left_alone(stale, place, change) -> None:
         b'{"boot": null, "processes": [[1, 2]]}',
     ],
 )
-def test_a_record_that_proves_nothing_ends_nobody(stale, place, content) -> None:
+def test_a_record_that_proves_nothing_ends_no_process(stale, place, content) -> None:
     path, folder = place
     path.write_bytes(content)
     path.chmod(0o600)
@@ -94,7 +94,7 @@ def test_a_record_that_proves_nothing_ends_nobody(stale, place, content) -> None
     assert stale.poll() is None
 
 
-def test_a_record_of_another_boot_ends_nobody(stale, place) -> None:
+def test_a_record_of_another_boot_ends_no_process(stale, place) -> None:
     path, folder = place
     record(path, [identity(stale)], folder / "0badcafe")
     content = json.loads(path.read_text())
@@ -121,7 +121,7 @@ class Deaf(LiveEgress):
         return True
 
 
-def test_what_does_not_end_is_said(stale, place) -> None:
+def test_a_process_that_does_not_end_is_told(stale, place) -> None:
     path, folder = place
     record(path, [identity(stale)], folder / "0badcafe")
     with pytest.raises(CompanionError) as caught:
@@ -130,7 +130,7 @@ def test_what_does_not_end_is_said(stale, place) -> None:
     assert path.exists()
 
 
-def test_only_what_is_named_like_a_start_is_removed(place) -> None:
+def test_only_folders_named_like_a_start_are_removed(place) -> None:
     path, folder = place
     for name in ("letters", "0badcafe.old", "0BADCAFE", "0badcaf"):
         (folder / name).mkdir()

@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import pytest
 import runtime_parts as parts
+from port_thief import received_by
 
 from companion_core.decisions.lifecycle import State
 from companion_core.decisions.runtime_readback import LoopbackChannel
@@ -34,12 +35,6 @@ pytestmark = [
     pytest.mark.integration,
     pytest.mark.skipif(os.name != "posix", reason="the keeper needs a POSIX system"),
 ]
-
-
-@pytest.fixture
-def machine():
-    with parts.machine() as made:
-        yield made
 
 
 def refused_start(machine, spec) -> CompanionError:
@@ -103,7 +98,7 @@ def test_a_changed_file_is_not_started(machine) -> None:
     assert refused_start(machine, machine.spec()).reason is Reason.DIGEST_MISMATCH
 
 
-def test_what_is_no_evidence_is_not_started(machine) -> None:
+def test_an_object_that_is_no_evidence_is_not_started(machine) -> None:
     class Pretender:
         format, model_id, files = "gguf", "tiny", machine.model.files
 
@@ -184,13 +179,13 @@ def test_a_program_that_cannot_be_executed_is_named_by_its_error(machine) -> Non
     assert (error.reason, error.detail) == (Reason.SPAWN_FAILED, "EACCES")
 
 
-def test_a_runtime_that_ends_before_it_is_ready(machine) -> None:
+def test_a_runtime_that_exits_before_it_is_ready_is_refused(machine) -> None:
     assert refused_start(machine, machine.spec("exit")).reason is Reason.RUNTIME_EXITED
     assert machine.supervisor.last_lines == ("started",)
 
 
 @pytest.mark.parametrize("announces", [True, False])
-def test_a_runtime_that_is_never_ready(machine, announces) -> None:
+def test_a_runtime_that_is_never_ready_is_refused(machine, announces) -> None:
     def hurry(plan, _request):
         text = plan.ready_text if announces else None
         return replace(plan, start_deadline_seconds=0.3, ready_text=text)
@@ -200,7 +195,7 @@ def test_a_runtime_that_is_never_ready(machine, announces) -> None:
 
 
 @pytest.mark.usefixtures("each_event_loop")
-def test_readiness_is_the_socket_where_nothing_is_announced(machine) -> None:
+def test_without_an_announcement_the_socket_shows_readiness(machine) -> None:
     async def life() -> None:
         spawner = parts.FakeSpawner(alter=lambda plan, _: replace(plan, ready_text=None))
         await machine.supervisor.start(machine.spec(spawner=spawner))
@@ -210,13 +205,14 @@ def test_readiness_is_the_socket_where_nothing_is_announced(machine) -> None:
     assert machine.leftovers() == []
 
 
-def test_a_channel_that_is_lost_is_waited_for_at_the_start_alone(machine, monkeypatch) -> None:
-    """Some close the listener they loaded behind and open it anew."""
+def test_a_lost_channel_is_waited_for_during_the_start_alone(machine, monkeypatch) -> None:
+    """Some runtimes close the listener that they had while loading, and open it anew."""
 
     async def life() -> None:
         supervisor = machine.supervisor
         await supervisor.start(machine.spec())
         lost = refuse(Reason.HEALTH_FAILED)
+        # A channel that is lost at exactly this moment cannot be had from a real process.
         monkeypatch.setattr(supervisor_module, "read_back_patiently", lambda _watched: lost)
         assert await supervisor.check_runtime() == lost
         assert supervisor.state is State.STARTING
@@ -230,10 +226,10 @@ def test_a_channel_that_is_lost_is_waited_for_at_the_start_alone(machine, monkey
 
 
 @pytest.mark.parametrize("requests", [(), (BackendRequest(method="POST", path="/create"),)])
-def test_an_announcement_is_believed_where_nothing_is_asked_before_health(
+def test_an_announcement_counts_where_nothing_is_sent_before_health(
     machine, requests, monkeypatch
 ) -> None:
-    """Its first line comes before it listens."""
+    """The runtime prints its first line before it listens."""
     tried, accepts = [], readiness._accepts
 
     async def noted(*args):
@@ -244,6 +240,7 @@ def test_an_announcement_is_believed_where_nothing_is_asked_before_health(
         return replace(plan, ready_text="started", prepare=requests)
 
     async def life() -> None:
+        # Counts the attempts and makes each of them; the start reports none.
         monkeypatch.setattr(readiness, "_accepts", noted)
         spawner = parts.FakeSpawner(("slow",), alter=early)
         await machine.supervisor.start(machine.spec(spawner=spawner))
@@ -253,8 +250,8 @@ def test_an_announcement_is_believed_where_nothing_is_asked_before_health(
     assert tried[-1:] == ([True] if requests else [])
 
 
-def test_a_look_is_spared_only_while_the_last_one_is_recent(machine) -> None:
-    """The runtime listens wide from a signal on; what was found before still counts for an hour."""
+def test_a_read_back_is_skipped_only_while_the_last_one_is_recent(machine) -> None:
+    """After the signal the runtime listens wide; what was found before counts for an hour."""
 
     async def life() -> None:
         supervisor = machine.supervisor
@@ -281,16 +278,7 @@ def test_a_foreign_listener_on_the_port_is_never_taken_for_the_runtime(machine) 
         spawner = parts.FakeSpawner(alter=steal, channels=frozenset({"tcp"}))
         error = refused_start(machine, machine.spec(spawner=spawner))
         assert error.reason is Reason.RUNTIME_EXITED
-        thief.settimeout(0)
-        received = b""
-        try:
-            while True:
-                with thief.accept()[0] as connection:
-                    connection.settimeout(1)
-                    received += connection.recv(4096)
-        except BlockingIOError:
-            pass
-        assert received == b""
+        assert received_by(thief, 1) == b""
 
 
 @pytest.mark.usefixtures("each_event_loop")
@@ -350,7 +338,7 @@ def test_a_copy_that_is_not_the_model_ends_the_start(machine) -> None:
 
 
 def storing(machine) -> Any:
-    """Return a start whose runtime keeps something for the next one."""
+    """Return a start whose runtime stores something for the next start."""
     store = machine.folder / "data" / "store"
 
     def planned(plan, _request):
@@ -362,7 +350,7 @@ def storing(machine) -> Any:
     return machine.spec(spawner=parts.FakeSpawner(alter=planned))
 
 
-def test_what_a_runtime_stored_is_written_down_once_it_serves(machine) -> None:
+def test_the_store_is_recorded_once_the_runtime_serves(machine) -> None:
     spec = storing(machine)
 
     async def life() -> None:
@@ -377,7 +365,7 @@ def test_what_a_runtime_stored_is_written_down_once_it_serves(machine) -> None:
     asyncio.run(life())
 
 
-def test_what_it_opened_behind_the_last_look_of_its_start_ends_it(machine) -> None:
+def test_a_listener_opened_after_the_start_ends_the_runtime(machine) -> None:
     spec = storing(machine)
 
     async def life() -> None:
@@ -399,7 +387,7 @@ def prepared(plan, _request):
     return replace(plan, prepare=(BackendRequest(method="POST", path="/create"),) * 2)
 
 
-def test_what_it_opens_while_it_is_prepared_ends_it(machine, monkeypatch) -> None:
+def test_a_listener_opened_while_it_prepares_ends_the_runtime(machine, monkeypatch) -> None:
     send, asked = readiness.send_prepare, []
 
     async def widening(*args: Any, **options: Any) -> None:
@@ -407,6 +395,7 @@ def test_what_it_opens_while_it_is_prepared_ends_it(machine, monkeypatch) -> Non
         os.kill(machine.supervisor.runtime_pid, signal.SIGUSR1)
         await parts.until(lambda: listeners(machine.supervisor.tree()))
 
+    # The listener has to open after the last request and before the read-back.
     monkeypatch.setattr(readiness, "send_prepare", widening)
     machine.tell(lambda event: event == "prepared" and asked.append(True))
     error = refused_start(machine, machine.spec(spawner=parts.FakeSpawner(alter=prepared)))
@@ -414,7 +403,7 @@ def test_what_it_opens_while_it_is_prepared_ends_it(machine, monkeypatch) -> Non
     assert asked == [True]
 
 
-def test_it_is_asked_for_its_health_behind_all_that_is_prepared(machine, monkeypatch) -> None:
+def test_health_is_asked_after_all_that_is_prepared(machine, monkeypatch) -> None:
     steps: list[str] = []
     read_back, send = readiness.read_back, readiness.send_prepare
 
@@ -428,6 +417,7 @@ def test_it_is_asked_for_its_health_behind_all_that_is_prepared(machine, monkeyp
         steps.append("request")
         await send(*args, **options)
 
+    # Notes the order of the steps, and takes each of them.
     monkeypatch.setattr(readiness, "read_back", looked)
     monkeypatch.setattr(readiness, "send_prepare", sent)
     machine.tell(steps.append)
@@ -440,13 +430,11 @@ def test_it_is_asked_for_its_health_behind_all_that_is_prepared(machine, monkeyp
     asyncio.run(life())
     assert steps.count("request") == 2
     in_order = [step for step, _ in groupby(steps)]
-    # Who takes one connection at a time has taken that of its last request before.
+    # A runtime that takes one connection at a time has closed that of its last request by then.
     assert in_order == ["launched", "look", "request", "connectable", "prepared", "look"]
 
 
-def test_one_with_nothing_to_prepare_is_connected_to_while_it_is_looked_at(
-    machine, monkeypatch
-) -> None:
+def test_without_preparation_the_connection_is_made_during_read_back(machine, monkeypatch) -> None:
     steps: list[str] = []
     read_back = readiness.read_back
 
@@ -456,6 +444,7 @@ def test_one_with_nothing_to_prepare_is_connected_to_while_it_is_looked_at(
             steps.append("look")
         return verdict
 
+    # Notes the order of the steps, and takes each of them.
     monkeypatch.setattr(readiness, "read_back", looked)
     machine.tell(steps.append)
 
@@ -464,12 +453,12 @@ def test_one_with_nothing_to_prepare_is_connected_to_while_it_is_looked_at(
         await machine.supervisor.stop()
 
     asyncio.run(life())
-    # Nothing is sent before the look (I-07).
+    # Nothing is sent before the read-back (I-07).
     assert steps[steps.index("connectable") :] == ["connectable", "look", "prepared"]
 
 
 @pytest.mark.parametrize("how", ["it ends", "the writing is cancelled"])
-def test_what_a_runtime_left_that_is_gone_is_not_written_down(machine, monkeypatch, how) -> None:
+def test_the_store_of_a_runtime_that_has_ended_is_not_recorded(machine, monkeypatch, how) -> None:
     spec, surveying, survey = storing(machine), threading.Event(), BackendStore._survey
 
     def slow(store: BackendStore) -> Any:
@@ -478,6 +467,7 @@ def test_what_a_runtime_left_that_is_gone_is_not_written_down(machine, monkeypat
         return survey(store)
 
     async def life() -> None:
+        # The survey has to last until the runtime has ended.
         monkeypatch.setattr(BackendStore, "_survey", slow)
         backend = await machine.supervisor.start(spec)
         settling = asyncio.ensure_future(machine.supervisor.settle())
@@ -495,15 +485,14 @@ def test_what_a_runtime_left_that_is_gone_is_not_written_down(machine, monkeypat
 
 
 @pytest.mark.parametrize("error", [OSError(28, "no space"), Refused(Reason.STATE_PATH_UNSAFE)])
-def test_a_store_that_cannot_be_written_down_costs_no_more_than_that(
-    machine, monkeypatch, error
-) -> None:
+def test_a_store_that_cannot_be_recorded_costs_nothing_else(machine, monkeypatch, error) -> None:
     spec = storing(machine)
 
     def failing(*_args: Any) -> None:
         raise error
 
     async def life() -> None:
+        # A full disk cannot be had here.
         monkeypatch.setattr(BackendStore, "_survey", failing)
         await machine.supervisor.start(spec)
         machine.supervisor.report_health(ok=True)
@@ -593,7 +582,7 @@ def test_stop_during_a_start_interrupts_it(machine) -> None:
     asyncio.run(life())
 
 
-def test_a_shut_doorway_is_its_own_refusal(machine) -> None:
+def test_a_shut_doorway_refuses_the_start(machine) -> None:
     machine.supervisor = Supervisor(RefusingEgress(), clock=lambda: 0.0)
     with pytest.raises(EgressRefused):
         asyncio.run(machine.supervisor.start(machine.spec()))

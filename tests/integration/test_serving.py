@@ -18,10 +18,8 @@ import serving_parts
 
 from companion_core.decisions.isolation import Tier
 from companion_core.decisions.lifecycle import State
-from companion_core.egress.live import LiveEgress
 from companion_core.errors import CompanionError, Reason
 from companion_core.providers import BackendRequest
-from companion_core.runtime.isolation import probe_isolation
 from companion_core.system.secret import Secret
 
 MODEL = Path(__file__).parents[2] / "companion_core" / "demo" / "model" / "companion-tiny.gguf"
@@ -35,17 +33,9 @@ pytestmark = [
 
 # In bubblewrap, as both real runtimes run by default: `test_runtime_crashes.py`.
 @pytest.fixture(params=[Tier.NONE, Tier.LANDLOCK])
-def tier(request, require_real):
-    working = {state.tier for state in probe_isolation(LiveEgress()) if state.works}
-    require_real(request.param.value, request.param in working | {Tier.NONE})
+def tier(request, require_tier):
+    require_tier(request.param)
     return request.param
-
-
-@pytest.fixture
-def model():
-    made = parts.verified_model(MODEL)
-    yield made
-    made.close()
 
 
 @pytest.fixture
@@ -125,7 +115,7 @@ def test_health_is_asked_through_the_gateway_with_the_token(llama, model) -> Non
 
 
 @pytest.mark.usefixtures("each_event_loop")
-def test_one_that_computes_a_token_says_so(llama, model) -> None:
+def test_a_runtime_that_computes_a_token_counts_as_working(llama, model) -> None:
     async def life() -> None:
         serving = llama(timing=replace(serving_parts.QUICK, health_interval=3600))
         async with serving_parts.serving_with(serving, model):
@@ -134,7 +124,7 @@ def test_one_that_computes_a_token_says_so(llama, model) -> None:
     asyncio.run(life())
 
 
-def test_one_that_computes_no_more_is_noticed_though_it_says_it_is_well(llama, model) -> None:
+def test_a_runtime_that_answers_health_but_computes_nothing_is_replaced(llama, model) -> None:
     async def life() -> None:
         serving = llama(timing=replace(serving_parts.QUICK, unresponsive_after=3600))
         async with serving_parts.serving_with(serving, model):
@@ -146,7 +136,7 @@ def test_one_that_computes_no_more_is_noticed_though_it_says_it_is_well(llama, m
                 return answers[-1]
 
             serving.computes = noted
-            # A single bad answer is no reason yet; health says it is well, and tokens come.
+            # A single bad answer is no reason yet: health is good, and tokens come.
             await serving_parts.until(lambda: answers[:3] == [False, True, True])
             assert serving.status().runtime.pid == before
 
@@ -193,6 +183,7 @@ def test_over_its_ceiling_it_is_drained_started_smaller_and_then_refused(llama, 
 
 def test_a_model_that_does_not_fit_is_refused_before_the_start(llama, model, monkeypatch) -> None:
     async def life() -> None:
+        # The machine's own free memory cannot be made so small.
         monkeypatch.setattr(
             "companion_core.runtime.resources.free_memory.available_memory", lambda: 1000
         )
@@ -216,12 +207,6 @@ def unannounced(plan, _request):
     return replace(plan, ready_text=None)
 
 
-@pytest.fixture
-def machine():
-    with parts.machine() as made:
-        yield made
-
-
 def fake(machine, spawner, health=None):
     return serving_parts.make_serving(
         machine.folder,
@@ -233,7 +218,7 @@ def fake(machine, spawner, health=None):
 
 
 async def wait_in_vain(serving, model) -> CompanionError:
-    """Start what listens and is never well; return what is said when an hour is over."""
+    """Start a runtime that listens and is never healthy; return the error after an hour."""
     health, asked = serving._health, []
     check = health.check
 
@@ -244,7 +229,7 @@ async def wait_in_vain(serving, model) -> CompanionError:
     health.check = counted
     await serving.open()
     starting = asyncio.ensure_future(serving.start(model))
-    # From then on it has said all that it says.
+    # By then the runtime has printed all that it prints.
     await serving_parts.until(lambda: asked)
     serving_parts.time_passes(3000)
     once_more = len(asked) + 2
@@ -258,8 +243,8 @@ async def wait_in_vain(serving, model) -> CompanionError:
 
 
 @pytest.mark.parametrize("announces", [True, False])
-def test_one_that_is_never_well_is_ended_at_its_plans_own_deadline(machine, announces) -> None:
-    """It listens and answers, and its health check is always answered "not yet"."""
+def test_a_runtime_that_is_never_healthy_is_ended_at_its_plans_deadline(machine, announces) -> None:
+    """The runtime listens, and always answers "not yet" to its health check."""
 
     def within_an_hour(plan, _request):
         text = plan.ready_text if announces else None
@@ -276,7 +261,7 @@ def test_one_that_is_never_well_is_ended_at_its_plans_own_deadline(machine, anno
     assert machine.leftovers() == []
 
 
-def test_one_that_widens_and_never_gets_ready_is_ended_before_its_deadline(machine) -> None:
+def test_a_runtime_that_widens_while_it_loads_is_ended_at_once(machine) -> None:
     async def life() -> None:
         serving = fake(machine, parts.FakeSpawner(("never",), alter=unannounced))
         await serving.open()
@@ -309,9 +294,7 @@ def test_a_start_that_is_stopped_ends_at_once(machine) -> None:
 
 
 @pytest.mark.parametrize("behaviour", ["busy", "exit"])
-def test_the_way_to_the_gateway_is_there_before_it_is_needed_and_is_let_go_of(
-    machine, behaviour
-) -> None:
+def test_the_connection_to_the_gateway_is_made_early_and_closed(machine, behaviour) -> None:
     async def life() -> None:
         serving = fake(machine, parts.FakeSpawner(("slow", behaviour)))
         gateway, early = serving.gateway, []
@@ -325,7 +308,7 @@ def test_the_way_to_the_gateway_is_there_before_it_is_needed_and_is_let_go_of(
 
         async def start_and_look(spec):
             backend = await start(spec)
-            await serving_parts.until(lambda: early)  # nobody has heard of the backend yet
+            await serving_parts.until(lambda: early)  # the gateway does not know the backend yet
             return backend
 
         gateway.connection_opened = noted
@@ -335,8 +318,10 @@ def test_the_way_to_the_gateway_is_there_before_it_is_needed_and_is_let_go_of(
             await serving.start(machine.model)
         assert early[0]
         await serving.stop()
-        async with asyncio.timeout(5):  # a stranger's is cut after ten seconds
-            while gateway.connections:  # noqa: ASYNC110 - tells nobody
+        async with asyncio.timeout(
+            5
+        ):  # a client without a token would be cut off after ten seconds
+            while gateway.connections:  # noqa: ASYNC110 - the end of a connection has no event
                 await asyncio.sleep(0.01)
         await gateway.close()
 
@@ -383,7 +368,7 @@ def test_a_failed_start_says_what_the_runtime_said_last_without_its_key(machine)
         error = await wait_in_vain(serving, machine.model)
         assert "[key]" in error.detail  # the test runtime prints it on purpose
         assert made[0].reveal() not in error.detail
-        # The next failure has lines of its own, and none where nothing was started.
+        # The next failure quotes its own lines, and none if nothing was started.
         spawner.behaviour = ("exit",)
         with pytest.raises(CompanionError) as caught:
             await serving.start(machine.model)
@@ -400,7 +385,7 @@ def test_a_failed_start_says_what_the_runtime_said_last_without_its_key(machine)
 
 
 @pytest.mark.parametrize("announces", [True, False])
-def test_one_that_loads_behind_its_listener_is_waited_for(machine, announces) -> None:
+def test_a_runtime_that_loads_after_it_listens_is_waited_for(machine, announces) -> None:
     # covers: spawn_supervision/health-retry
     def quiet(plan, _request):
         return plan if announces else replace(plan, ready_text=None)
@@ -415,7 +400,7 @@ def test_one_that_loads_behind_its_listener_is_waited_for(machine, announces) ->
     asyncio.run(life())
 
 
-def test_one_that_listens_wider_while_it_loads_is_ended_and_said_so(machine) -> None:
+def test_a_runtime_that_widens_before_its_first_answer_is_told(machine) -> None:
     async def life() -> None:
         serving = fake(machine, parts.FakeSpawner(("busy",), alter=unannounced))
         supervisor = serving._supervisor
@@ -436,8 +421,8 @@ def test_one_that_listens_wider_while_it_loads_is_ended_and_said_so(machine) -> 
     assert machine.leftovers() == []
 
 
-def test_what_ends_by_itself_before_it_is_ready_is_not_tried_again(machine) -> None:
-    """The second start ends with code 3: permanent, and said so."""
+def test_a_runtime_that_exits_before_it_is_ready_is_not_started_again(machine) -> None:
+    """The second start exits with code 3, which is permanent."""
 
     async def life() -> None:
         spawner = parts.FakeSpawner()
@@ -452,7 +437,7 @@ def test_what_ends_by_itself_before_it_is_ready_is_not_tried_again(machine) -> N
     assert machine.processes() == []
 
 
-def test_one_that_exits_with_1_once_it_was_ready_is_started_again(machine) -> None:
+def test_a_runtime_that_exits_with_1_after_it_was_ready_is_started_again(machine) -> None:
     async def life() -> None:
         serving = fake(machine, parts.FakeSpawner())
         async with serving_parts.serving_with(serving, machine.model):
@@ -477,7 +462,7 @@ def test_a_program_that_was_replaced_is_not_started_again(machine) -> None:
     asyncio.run(life())
 
 
-def test_what_is_done_behind_the_first_answer_is_over_when_a_stop_is(machine) -> None:
+def test_a_stop_waits_for_the_work_that_follows_the_first_answer(machine) -> None:
     async def life() -> None:
         serving = fake(machine, parts.FakeSpawner())
         settled = []
@@ -502,8 +487,8 @@ def test_what_is_done_behind_the_first_answer_is_over_when_a_stop_is(machine) ->
 
 
 @pytest.mark.parametrize("path", ["/create", "/stumble"])
-def test_one_that_takes_one_connection_at_a_time_is_prepared_and_served(machine, path) -> None:
-    """At `/stumble` it fails once; a connection made ahead would be in the way of the next try."""
+def test_a_runtime_that_takes_one_connection_at_a_time_is_served(machine, path) -> None:
+    """At `/stumble` it fails once; a connection made early would block the next attempt."""
 
     def prepared(plan, _request):
         first = BackendRequest(method="POST", path="/create")

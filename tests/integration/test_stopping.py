@@ -1,4 +1,4 @@
-"""A stop that comes while the companion still starts: heeded soon, and nothing is left."""
+"""A stop that comes while the companion still starts takes effect soon, and nothing is left."""
 
 import contextlib
 import json
@@ -15,8 +15,8 @@ pytestmark = pytest.mark.integration
 
 DEADLINE_SECONDS = 60
 
-# The command line, which waits longer for a silent host than a test on a busy machine takes. It is
-# given itself, to detach.
+# The command line, which waits longer for a silent host than a test on a busy machine takes. Its
+# own source is an argument, so that it can detach.
 PATIENT = """
 import sys
 from companion_core.egress import https_get

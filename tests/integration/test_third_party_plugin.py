@@ -41,7 +41,7 @@ class Elsewhere:
         self.python = folder / "venv" / "bin" / "python"
         version = f"python{sys.version_info.major}.{sys.version_info.minor}"
         self.site = folder / "venv" / "lib" / version / "site-packages"
-        # What the core needs is imported from where the tests run.
+        # The core's dependencies are imported from the tests' environment.
         shared = [str(ROOT), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
         (self.site / "shared.pth").write_text("\n".join(dict.fromkeys(shared)) + "\n")
 
@@ -120,7 +120,7 @@ def test_a_plugin_from_outside_is_trusted_by_one_command_and_serves(
     assert client.stdout.splitlines() == ["You said: hello there"] * 2
     assert elsewhere.companion("down").returncode == 0
 
-    # It passed the kit; now one byte of it is another.
+    # The plugin passed the kit; now one byte of it changes.
     module = elsewhere.site / "companion_runtime_echo" / "server.py"
     module.write_bytes(module.read_bytes() + b"\n")
     refused = elsewhere.companion("up", "--detach")

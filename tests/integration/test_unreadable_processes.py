@@ -1,6 +1,6 @@
-"""What is done while the system does not say what became of a process: nothing is taken for ended.
+"""While the system does not say what became of a process, it is not taken for ended.
 
-The looks that fail are made up; the processes are real.
+The failing reads are made up; the processes are real.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ FOR_EVER = 10**9
 
 
 class Sight:
-    """How many looks at processes fail from now on, and for what."""
+    """How many reads of processes fail from now on, and with which error."""
 
     def __init__(self, number: int) -> None:
         self.failing = 0
@@ -59,15 +59,10 @@ class Sight:
 def sight(request, monkeypatch):
     made = Sight(request.param)
     for module in (proc_files, process_tree, readback, reclaim):
+        # The failing reads stand below every seam: /proc itself cannot be made to fail.
         monkeypatch.setattr(module, "read_entry", made.through(module.read_entry))
     monkeypatch.setattr(Path, "read_bytes", made.through(Path.read_bytes))
     return made
-
-
-@pytest.fixture
-def machine():
-    with parts.machine() as made:
-        yield made
 
 
 def test_a_runtime_that_cannot_be_read_back_is_ended(machine, sight) -> None:
@@ -105,7 +100,9 @@ def test_no_descriptor_left_for_a_moment_costs_a_runtime_nothing(machine) -> Non
     async def life() -> None:
         backend = await machine.supervisor.start(machine.spec())
         machine.supervisor.report_health(ok=True)
-        assert (await machine.supervisor.check_runtime()).ok  # all that is loaded on use is there
+        assert (
+            await machine.supervisor.check_runtime()
+        ).ok  # modules that are imported on first use are loaded
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
         held: list[int] = []
@@ -128,7 +125,7 @@ def test_no_descriptor_left_for_a_moment_costs_a_runtime_nothing(machine) -> Non
     assert machine.leftovers() == []
 
 
-def test_one_that_cannot_be_read_back_at_its_start_is_not_served(
+def test_a_runtime_that_cannot_be_read_back_at_its_start_is_not_served(
     machine, sight, monkeypatch
 ) -> None:
     until_serving = starting.until_serving
@@ -138,6 +135,7 @@ def test_one_that_cannot_be_read_back_at_its_start_is_not_served(
         sight.failing = FOR_EVER
         return await until_serving(*arguments, **named)
 
+    # The reads have to fail from exactly this step of the start on.
     monkeypatch.setattr(starting, "until_serving", look_in_vain)
     with pytest.raises(CompanionError) as caught:
         asyncio.run(machine.supervisor.start(machine.spec()))
@@ -155,7 +153,7 @@ async def with_a_killed_keeper(machine) -> int:
     return child
 
 
-def test_a_tree_is_looked_for_until_it_can_be_seen(machine, sight) -> None:
+def test_a_tree_is_looked_for_until_it_can_be_read(machine, sight) -> None:
     async def life() -> None:
         sight.failing = 0
         child = await with_a_killed_keeper(machine)
@@ -168,7 +166,8 @@ def test_a_tree_is_looked_for_until_it_can_be_seen(machine, sight) -> None:
     assert machine.leftovers() == []
 
 
-def test_a_tree_that_is_never_seen_is_not_said_to_be_gone(machine, sight, monkeypatch) -> None:
+def test_a_tree_that_is_never_read_is_not_reported_as_ended(machine, sight, monkeypatch) -> None:
+    # The supervisor takes no such time; ten seconds would be waited for in vain.
     monkeypatch.setattr(supervisor, "KILL_AFTER_SECONDS", 0.1)
 
     async def life() -> None:
@@ -178,7 +177,7 @@ def test_a_tree_that_is_never_seen_is_not_said_to_be_gone(machine, sight, monkey
             with pytest.raises(CompanionError) as caught:
                 await machine.supervisor.stop(terminate_after=0, kill_after=0.1)
             assert caught.value.reason is Reason.STALE_RUNTIME
-        with pytest.raises(CompanionError) as caught:  # not beside what may be left
+        with pytest.raises(CompanionError) as caught:  # not beside processes that may be left
             await machine.supervisor.start(machine.spec())
         assert caught.value.reason is Reason.STALE_RUNTIME
         assert (machine.folder / "runtime.json").exists()
@@ -205,13 +204,18 @@ def stale(tmp_path):
         process.kill()
 
 
-@pytest.mark.parametrize("known", [True, False], ids=["recorded", "marked"])
-def test_what_was_left_is_looked_for_until_it_can_be_seen(stale, sight, known) -> None:
-    process, record, place = stale
-    if known:  # and nothing else shows whose it is
+def write_record(process, record, place, *, known: bool) -> None:
+    """Record the process itself, with another folder, or its folder alone."""
+    if known:
         reclaim.record(record, [EGRESS.identify(process.pid)], place.with_name("cafe0bad"))
     else:
         reclaim.record(record, [], place)
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["recorded", "marked"])
+def test_a_left_runtime_is_looked_for_until_it_can_be_read(stale, sight, known) -> None:
+    process, record, place = stale
+    write_record(*stale, known=known)
     sight.failing = 3
     pauses: list[float] = []
     assert reclaim.reclaim(record, place.parent, EGRESS, sleep=pauses.append) == 1
@@ -221,24 +225,21 @@ def test_what_was_left_is_looked_for_until_it_can_be_seen(stale, sight, known) -
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["recorded", "marked"])
-def test_what_is_never_seen_is_not_said_to_be_gone(stale, sight, known) -> None:
+def test_a_left_runtime_that_is_never_read_is_not_reported_as_ended(stale, sight, known) -> None:
     process, record, place = stale
-    if known:  # and nothing else shows whose it is
-        reclaim.record(record, [EGRESS.identify(process.pid)], place.with_name("cafe0bad"))
-    else:
-        reclaim.record(record, [], place)
+    write_record(*stale, known=known)
     sight.failing = FOR_EVER
     with pytest.raises(CompanionError) as caught:
         reclaim.reclaim(record, place.parent, EGRESS, sleep=lambda _seconds: None)
     assert caught.value.reason is Reason.PROCESS_UNREADABLE
     assert process.poll() is None
-    assert record.exists()  # the next start looks again
+    assert record.exists()  # the next start tries again
     assert place.exists()
     sight.failing = 0
     assert reclaim.reclaim(record, place.parent, EGRESS) == 1
 
 
-def test_one_that_is_marked_is_found_when_its_folder_was_removed(stale) -> None:
+def test_a_marked_runtime_is_found_after_its_folder_was_removed(stale) -> None:
     process, record, place = stale
     reclaim.record(record, [], place)
     place.rmdir()
@@ -246,7 +247,7 @@ def test_one_that_is_marked_is_found_when_its_folder_was_removed(stale) -> None:
     assert process.wait(10) == -signal.SIGKILL
 
 
-def test_who_works_too_deep_to_be_told_is_somebody_else(stale, tmp_path) -> None:
+def test_a_process_in_a_folder_too_deep_to_read_is_another_persons(stale, tmp_path) -> None:
     process, record, place = stale
     reclaim.record(record, [], place)
     code = (

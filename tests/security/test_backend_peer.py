@@ -1,7 +1,7 @@
 """Attacker: a runtime that was taken over and puts another program where its listener was.
 
-Whoever answers there may be any program of the person's. None of them may be sent a byte: no
-prompt, no health check and no backend key (I-07). The runtime is not trusted any longer.
+Any program of the person's may answer there. None of them may be sent a byte: no prompt, no
+health check and no backend key (I-07). The runtime is not trusted any longer.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ UNIX, TCP = frozenset({"unix"}), frozenset({"tcp"})
 
 
 class Bystander(threading.Thread):
-    """Another program's listener; it would answer whatever it is asked."""
+    """Another program's listener, which would answer any request."""
 
     def __init__(self, listener: socket.socket) -> None:
         super().__init__(daemon=True)
@@ -76,12 +76,6 @@ def bound_to(path: Path) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(path))
     return listener
-
-
-@pytest.fixture
-def machine() -> Iterator[parts.Machine]:
-    with parts.machine() as made:
-        yield made
 
 
 @pytest.fixture(params=[Tier.BUBBLEWRAP, Tier.LANDLOCK, Tier.NONE])
@@ -124,7 +118,7 @@ def serving_of(machine: parts.Machine, spawner: Any, tier: Tier = Tier.NONE) -> 
 
 
 async def is_told_and_replaced(serving: Any, pid: int, *reasons: Reason) -> None:
-    """What comes of it, found by a request or a health check: the reason, and another runtime."""
+    """See what follows, whether a request or a health check found it: the reason, a new runtime."""
     await serving_parts.chat(serving)
     await serving_parts.until(lambda: serving.last_ending is not None)
     assert serving.last_ending.reason in (reasons or {Reason.BACKEND_FOREIGN})
@@ -202,8 +196,8 @@ while True:
 """
 
 
-def test_a_listener_whose_process_has_ended_is_nobodys(machine) -> None:
-    """Its number may be any process's by now, one of the runtime's own tree too."""
+def test_a_listener_whose_process_has_ended_is_not_the_runtimes(machine) -> None:
+    """Any process may have its number by now, one of the runtime's own tree too."""
     path = machine.folder / "other.sock"
 
     async def life() -> None:
@@ -250,14 +244,16 @@ def test_another_program_that_takes_the_port_is_sent_nothing(machine, tier) -> N
         async with serving_parts.serving_with(serving, machine.model):
             assert (await serving_parts.chat(serving))[0] == 200
             pid, channel = serving._backend.pid, serving._backend.channel
-            port = getattr(channel, "listener", channel).port  # that of a network of its own, too
+            port = getattr(
+                channel, "listener", channel
+            ).port  # also the port in a network of its own
             os.kill(pid, signal.SIGUSR1)
             await parts.until(lambda: "left" in serving._supervisor.last_lines)
             listener = socket.socket()
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(("127.0.0.1", port))
             bystander = Bystander(listener)
-            # The look of a health round may have come first, and says so in its own words.
+            # The read-back of a health round may have come first, and has a reason of its own.
             reasons = (Reason.BACKEND_FOREIGN, Reason.HEALTH_FAILED)
             await is_told_and_replaced(serving, pid, *reasons)
             bystander.close()
@@ -275,8 +271,8 @@ def with_prepare(plan: Any, _request: Any) -> Any:
 
 
 @pytest.mark.parametrize("alter", [None, unannounced, with_prepare])
-def test_a_start_goes_to_no_other_program(machine, alter, bystander) -> None:
-    """Neither the question whether it listens, nor what it prepares, nor its first health."""
+def test_a_start_connects_to_no_other_program(machine, alter, bystander) -> None:
+    """Neither the readiness probe, nor a preparation, nor the first health check."""
     other = str(machine.folder / "other.sock")
     change(machine, LISTENING, f"    os.rename({other!r}, address)\n{LISTENING}")
     spawner = parts.FakeSpawner(channels=UNIX, **({"alter": alter} if alter else {}))
@@ -299,26 +295,21 @@ WORKER = """
 """
 
 
+async def answers_thrice(machine, tier) -> None:
+    serving = serving_of(machine, parts.FakeSpawner(channels=UNIX), tier)
+    async with serving_parts.serving_with(serving, machine.model):
+        for _ in range(3):
+            assert (await serving_parts.chat(serving))[0] == 200
+
+
 def test_a_worker_may_accept_what_another_process_of_the_tree_listens_on(machine, tier) -> None:
     change(machine, LISTENING, "    listener.listen()" + WORKER)
 
-    async def life() -> None:
-        serving = serving_of(machine, parts.FakeSpawner(channels=UNIX), tier)
-        async with serving_parts.serving_with(serving, machine.model):
-            for _ in range(3):
-                assert (await serving_parts.chat(serving))[0] == 200
-
-    asyncio.run(life())
+    asyncio.run(answers_thrice(machine, tier))
 
 
 def test_the_worker_may_be_the_one_that_listens(machine, tier) -> None:
     waits = "    if os.fork():\n        time.sleep(_FOREVER_SECONDS)\n"
     change(machine, LISTENING, waits + LISTENING)
 
-    async def life() -> None:
-        serving = serving_of(machine, parts.FakeSpawner(channels=UNIX), tier)
-        async with serving_parts.serving_with(serving, machine.model):
-            for _ in range(3):
-                assert (await serving_parts.chat(serving))[0] == 200
-
-    asyncio.run(life())
+    asyncio.run(answers_thrice(machine, tier))

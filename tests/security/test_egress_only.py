@@ -17,8 +17,7 @@ pytestmark = pytest.mark.security
 
 PACKAGE = Path(__file__).parents[2] / "companion_core"
 
-# The doorway, what it opens a pipe of Windows with, and the children that run as programs of
-# their own.
+# The doorway, its Windows pipe, and the children that run as programs of their own.
 EXEMPT = frozenset(
     {
         "egress/live.py",
@@ -95,7 +94,7 @@ METHODS = frozenset(
         "sendto",
     }
 )
-# A socket is told where to connect to; a connection that the doorway made knows.
+# Only a bare socket is told where to connect; a connection of the doorway is connected already.
 METHODS_WITH_ADDRESS = frozenset({"connect", "connect_ex"})
 # Methods of a `psutil.Process`, which takes any pid. (A child of the doorway is our own.)
 METHODS_OF_PSUTIL = frozenset({"kill", "terminate", "suspend", "send_signal"})
@@ -200,7 +199,7 @@ def test_only_the_doorway_reaches_the_machine():
     assert found == {}
 
 
-def test_the_doorway_itself_would_be_found():
+def test_the_rules_would_accuse_the_doorway_itself():
     assert len(ways_out((PACKAGE / "egress" / "live.py").read_text(encoding="utf-8"))) > 5
 
 

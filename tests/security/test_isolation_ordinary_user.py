@@ -1,7 +1,7 @@
 """What a tier promises holds for an ordinary user as it does for root.
 
-Root may do what an ordinary user may not, and an ordinary user's namespaces are other than
-root's: both are seen. Where the tests run as an ordinary user they are that themselves.
+Root may do more than an ordinary user, and an ordinary user's namespaces differ from root's, so
+both are tested. Where the tests run as an ordinary user, that user is the one tested.
 """
 
 from __future__ import annotations

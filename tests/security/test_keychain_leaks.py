@@ -21,7 +21,7 @@ SECRET = "s3cr3t-" * 8
 
 
 def everything_said(error: BaseException) -> str:
-    """The text of an exception, of its attributes and of all that it is chained to."""
+    """Return the text of an exception, of its attributes and of the exceptions chained to it."""
     said, seen, queue = [], set(), [error]
     while queue:
         each = queue.pop()
@@ -39,14 +39,14 @@ class Wrapping(FakeKeychain):
     def set(self, account: str, secret: str) -> None:
         error = RuntimeError(secret)
         error.add_note(secret)
-        error.secret = secret  # type: ignore[attr-defined]
+        error.secret = secret
         raise error from KeyError(secret)
 
 
 @pytest.mark.parametrize(
     "provider", [FakeKeychain(leaking=True), Wrapping(), FakeKeychain(changing=True)]
 )
-def test_what_a_store_raises_is_not_passed_on(
+def test_an_error_of_a_store_is_not_passed_on(
     provider: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)

@@ -1,4 +1,4 @@
-"""The attacker wants more than four accounts, a list of them, or a store that is not asked for.
+"""Attacker: a caller that wants a fifth account, a list of them, or another store.
 
 Covers I-13 and, from the stricter vectors, keychain_backend/trailing-newline, utf8-length,
 exec-timeout and linux-exit-1.
@@ -28,7 +28,7 @@ def public(kind: type) -> set[str]:
     return {name for name in vars(kind) if not name.startswith("_")}
 
 
-def test_nothing_lists() -> None:
+def test_no_object_lists_the_accounts() -> None:
     assert public(Keychain) == {"status", "get", "set", "delete"}
     assert public(GuardedKeychain) == {"status", "prove", "get", "set", "delete"}
     assert public(LoopbackToken) == {"store", "load", "clear"}
@@ -86,7 +86,7 @@ def test_a_trailing_newline_round_trips() -> None:
     assert keychain.get(Account.SESSION_META) == "text\n"
 
 
-def test_the_length_is_bound_by_bytes() -> None:
+def test_the_length_limit_counts_bytes() -> None:
     provider = FakeKeychain()
     keychain = GuardedKeychain(provider, instance="one")
     with pytest.raises(CompanionError) as caught:

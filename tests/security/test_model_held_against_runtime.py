@@ -1,7 +1,7 @@
 """Attacker: a runtime that was taken over, and wants to be started again with other bytes (I-01).
 
-It does to the model what it can through all that it was given, undoes what would be seen, and
-ends. In no tier may a runtime be started with what it wrote, nor may what it sets on its
+It attacks the model through everything that it was given, undoes what would be seen, and exits.
+In no tier may a runtime be started with what it wrote, nor may a flag that it sets on its
 descriptors reach the companion's.
 """
 
@@ -28,11 +28,9 @@ import staging_parts
 
 from companion_core.decisions.isolation import Tier
 from companion_core.decisions.manifest import ManifestModel
-from companion_core.egress.live import LiveEgress
 from companion_core.errors import Reason
 from companion_core.models import proof as model_proof
 from companion_core.models.store import ModelStore
-from companion_core.runtime.isolation import probe_isolation
 from companion_core.serving.model_source import HeldModel
 from companion_core.serving.served_model import ServedModel
 from companion_core.testing import FakeHealthChecker
@@ -58,6 +56,9 @@ def attempt(name, act):
         results[name] = "succeeded"
     except OSError as error:
         results[name] = error.strerror
+    # At once, and by a rename: the companion may end this process at any moment now.
+    Path(notes, "attack.new").write_text(json.dumps(results))
+    Path(notes, "attack.new").rename(Path(notes, "attack.json"))
 def inherited():
     if path.startswith("/proc/self/fd/"):
         return int(path.rpartition("/")[2])
@@ -73,9 +74,6 @@ def write():
             os.close(writing)
             return
     raise error
-def end():
-    Path(notes, "attack.json").write_text(json.dumps(results))
-    os._exit(3)
 fd = inherited()
 before = os.fstat(fd)
 """
@@ -87,7 +85,7 @@ attempt("write", write)
 attempt("times", lambda: os.utime(fd, ns=(before.st_atime_ns, before.st_mtime_ns)))
 attempt("mode back", lambda: os.fchmod(fd, 0o400))
 attempt("lease taken back", lambda: fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK))
-end()
+os._exit(3)
 """
 
 # Not SIGKILL: this very process plays the companion.
@@ -95,19 +93,18 @@ SIGNAL = f"""
 attempt("signal", lambda: fcntl.fcntl(fd, fcntl.F_SETSIG, {int(signal.SIGUSR1)}))
 attempt("mode", lambda: os.fchmod(fd, 0o600))
 attempt("write", write)
-end()
+os._exit(3)
 """
 
 TOUCH = """
 attempt("mode", lambda: os.fchmod(fd, 0o400))
-end()
+os._exit(3)
 """
 
 
 @pytest.fixture(params=[Tier.BUBBLEWRAP, Tier.LANDLOCK, Tier.NONE])
-def tier(request: pytest.FixtureRequest, require_real: Any) -> Tier:
-    working = {state.tier for state in probe_isolation(LiveEgress()) if state.works}
-    require_real(request.param.value, request.param in working | {Tier.NONE})
+def tier(request: pytest.FixtureRequest, require_tier: Any) -> Tier:
+    require_tier(request.param)
     return request.param
 
 
@@ -167,7 +164,7 @@ class Session:
         return seen.read_bytes()
 
     async def attack(self, code: str) -> None:
-        """Send the code; the runtime ends of it, and so does the answer."""
+        """Send the code; it ends the runtime, and with it the answer."""
         messages = [{"role": "user", "content": f"PY:{TOOLS}{code}"}]
         await serving_parts.post(
             self.serving, "/v1/chat/completions", {"model": "tiny", "messages": messages}
@@ -206,12 +203,12 @@ async def session(folder: Path, tier: Tier, *, leases: bool = True) -> AsyncIter
         made.held.close()
 
 
-def test_what_it_does_to_the_model_is_not_what_is_started_again(folder, tier) -> None:
+def test_a_restart_never_uses_what_the_runtime_wrote(folder, tier) -> None:
     async def life() -> None:
         async with session(folder, tier) as companion:
             before = companion.pid
             await companion.attack(REWRITE)
-            if tier is Tier.NONE:  # it is another program of the person's, which is made to wait
+            if tier is Tier.NONE:  # it has the person's rights there, and waits for the lease
                 await companion.has_stopped()
                 assert not companion.served.verified
             else:
@@ -221,7 +218,10 @@ def test_what_it_does_to_the_model_is_not_what_is_started_again(folder, tier) ->
                 assert companion.held.model.files[0].held
             results = companion.results()
             assert results["lease given up"] != "succeeded"
-            assert results["write"] != "succeeded"
+            # Without a tier the attempt breaks the lease, which may end it before it notes that.
+            assert (
+                results.get("write", "ended" if tier is Tier.NONE else "succeeded") != "succeeded"
+            )
             assert companion.stored.read_bytes() == staging_parts.DATA
             if tier is Tier.BUBBLEWRAP:
                 assert {results[name] for name in ("mode", "write", "times")} <= {
@@ -232,7 +232,7 @@ def test_what_it_does_to_the_model_is_not_what_is_started_again(folder, tier) ->
     asyncio.run(life())
 
 
-def test_where_there_are_no_leases_what_it_wrote_is_found_and_never_started(folder) -> None:
+def test_without_leases_what_it_wrote_is_found_and_never_started(folder) -> None:
     async def life() -> None:
         async with session(folder, Tier.NONE, leases=False) as companion:
             await companion.attack(REWRITE)
@@ -243,14 +243,14 @@ def test_where_there_are_no_leases_what_it_wrote_is_found_and_never_started(fold
             assert companion.serving.watchdog.gave_up is Reason.DIGEST_MISMATCH
             assert not companion.served.verified
             assert companion.unwatched.is_set()
-            # A second start would tell the same, and hashes nothing.
+            # A second start fails alike, and hashes nothing.
             with pytest.raises(Exception, match="digest_mismatch"):
                 await companion.serving.restart()
 
     asyncio.run(life())
 
 
-def test_the_signal_that_tells_of_a_writer_is_not_its_to_choose(folder, tier) -> None:
+def test_the_runtime_cannot_choose_the_leases_signal(folder, tier) -> None:
     told: list[int] = []
     earlier = signal.signal(signal.SIGUSR1, lambda number, _frame: told.append(number))
 
@@ -286,6 +286,7 @@ def test_a_file_is_hashed_again_only_when_something_happened_to_it(
 
     async def life() -> None:
         async with session(folder, Tier.NONE, leases=leases) as companion:
+            # Counts the hashes and makes each of them; a proof does not tell how it was made.
             monkeypatch.setattr(model_proof.Prover, "_hash", counted)
             for code, times in (("end()", 0), (TOUCH, 1), ("end()", 1)):
                 before = companion.pid
@@ -297,14 +298,14 @@ def test_a_file_is_hashed_again_only_when_something_happened_to_it(
     asyncio.run(life())
 
 
-def test_what_it_inherits_is_no_description_of_ours(folder, tier) -> None:
-    """Flags, places and leases belong to a description: none of the companion's is shared."""
+def test_the_runtime_inherits_no_file_description_of_the_companion(folder, tier) -> None:
+    """Flags, offsets and leases belong to a file description: none of the companion's is shared."""
     move = """
 for number in map(int, os.listdir("/proc/self/fd")):
     attempt(f"place {number}", lambda: os.lseek(number, 7, os.SEEK_SET))
     attempt(f"append {number}", lambda: fcntl.fcntl(
         number, fcntl.F_SETFL, fcntl.fcntl(number, fcntl.F_GETFL) | os.O_APPEND | os.O_NONBLOCK))
-end()
+os._exit(3)
 """
 
     def flags() -> dict[int, tuple[int, int | None]]:

@@ -1,6 +1,6 @@
 """Attacker: a first-party plugin that reaches into the core past the seam.
 
-What a third party cannot rely on, a plugin of this repository does not use either.
+A plugin of this repository uses no more of the core than a third party can rely on.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def test_a_plugin_uses_the_seam_and_nothing_else_of_the_core(plugin: Path):
     assert used <= SEAM
 
 
-def test_there_are_plugins_to_look_at():
+def test_there_are_plugins_to_check():
     assert len(PLUGINS) >= 3
 
 
@@ -62,5 +62,5 @@ def test_there_are_plugins_to_look_at():
         "def f():\n    from companion_core.plugin_host.host import load_plugins",
     ],
 )
-def test_a_planted_reach_is_found(source: str):
+def test_a_planted_import_past_the_seam_is_found(source: str):
     assert core_imports(source) - SEAM

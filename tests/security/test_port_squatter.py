@@ -1,7 +1,7 @@
-"""Attacker: a program that has the runtime's port before it, and leaves it to it in time.
+"""Attacker: a program that has the runtime's port first, and gives it up in time.
 
-What the port's first owner keeps is a connection that was made before anybody had looked at who
-listens. Neither the backend's key nor a prompt may ever be sent on such a one (I-07).
+The first owner keeps a connection that was made before the companion proved the listener. Neither
+the backend's key nor a prompt may ever be sent on such a connection (I-07).
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Squatter(threading.Thread):
 
 
 @pytest.mark.parametrize("announces", [True, False])
-def test_whoever_had_the_port_first_is_sent_nothing(monkeypatch, announces) -> None:
+def test_the_ports_first_owner_is_sent_nothing(monkeypatch, announces) -> None:
     squatters: list[Squatter] = []
     choose = starting.choose_channel
 
@@ -93,6 +93,7 @@ def test_whoever_had_the_port_first_is_sent_nothing(monkeypatch, announces) -> N
             assert serving._backend is not None
             return serving._backend.key.reveal()
 
+    # The squatter has to know the port before the runtime does.
     monkeypatch.setattr(starting, "choose_channel", chosen)
     with parts.machine() as machine:
         text = machine.program.read_text()

@@ -27,12 +27,6 @@ pytestmark = [
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="read back through /proc")
 
 
-@pytest.fixture
-def machine():
-    with parts.machine() as made:
-        yield made
-
-
 def refused_start(machine, spec) -> CompanionError:
     with pytest.raises(CompanionError) as caught:
         asyncio.run(machine.supervisor.start(spec))

@@ -18,7 +18,6 @@ import runtime_parts as parts
 
 from companion_core.decisions.isolation import Tier
 from companion_core.egress.live import LiveEgress
-from companion_core.runtime.isolation import probe_isolation
 from companion_core.runtime.process.reclaim import reclaim
 
 pytestmark = [
@@ -58,18 +57,11 @@ asyncio.run(live())
 """
 
 
-@pytest.fixture
-def machine():
-    with parts.machine() as made:
-        yield made
-
-
 @pytest.mark.parametrize("tier", [Tier.NONE, Tier.LANDLOCK, Tier.BUBBLEWRAP])
 @pytest.mark.parametrize("early", [False, True], ids=["serving", "starting"])
-def test_a_killed_companion_takes_the_whole_tree_with_it(early, tier, require_real) -> None:
+def test_a_killed_companion_takes_the_whole_tree_with_it(early, tier, require_tier) -> None:
     # covers: spawn_supervision/parent-death
-    working = {state.tier for state in probe_isolation(LiveEgress()) if state.works}
-    require_real(tier.value, tier in working | {Tier.NONE})
+    require_tier(tier)
     with tempfile.TemporaryDirectory(prefix="cc-") as folder:
         behaviour = "'hang'" if early else "'stubborn', 'offspring'"
         source = COMPANION.format(
@@ -95,7 +87,7 @@ def running(folder: str) -> list[int]:
     return found
 
 
-def test_what_survives_a_killed_companion_and_its_killed_keeper_is_reclaimed() -> None:
+def test_survivors_of_a_killed_companion_and_keeper_are_reclaimed() -> None:
     with tempfile.TemporaryDirectory(prefix="cc-") as folder:
         source = COMPANION.format(
             parts=str(PARTS_FILE),
@@ -106,7 +98,9 @@ def test_what_survives_a_killed_companion_and_its_killed_keeper_is_reclaimed() -
         )
         with subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE) as companion:
             keeper = int(companion.stdout.readline().split()[0])
-            companion.send_signal(signal.SIGSTOP)  # or it would notice, and do it itself
+            companion.send_signal(
+                signal.SIGSTOP
+            )  # or the keeper would notice, and end the tree itself
             stopped = psutil.Process(companion.pid)
             assert parts.wait_until(lambda: stopped.status() == psutil.STATUS_STOPPED)
             os.kill(keeper, signal.SIGKILL)
@@ -169,10 +163,9 @@ def test_a_stopped_runtime_is_killed(machine) -> None:
     ],
 )
 def test_many_cycles_leave_no_process_descriptor_socket_or_file(
-    machine, tier, channels, count, require_real
+    machine, tier, channels, count, require_tier
 ) -> None:
-    working = {state.tier for state in probe_isolation(LiveEgress()) if state.works}
-    require_real(tier.value, tier in working | {Tier.NONE})
+    require_tier(tier)
     me = psutil.Process()
     spawner = parts.FakeSpawner(channels=frozenset(channels))
 
@@ -183,8 +176,8 @@ def test_many_cycles_leave_no_process_descriptor_socket_or_file(
             await machine.supervisor.stop()
 
     async def life() -> None:
-        await cycle(2)  # what is made once
-        gc.collect()  # what earlier tests left is not let go of in between
+        await cycle(2)  # whatever is made only once
+        gc.collect()  # descriptors of earlier tests must not be closed in between
         before = me.num_fds()
         await cycle(count)
         await parts.until(lambda: me.num_fds() <= before)

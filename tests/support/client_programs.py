@@ -1,14 +1,13 @@
 """What people start with `companion exec`, each as the shortest program on the real package.
 
-A program prints what it was answered, or the error; it names no address, no key, and the model
-alone. Every one of them is started a second time without protection: a program that would go
-nowhere else anyway proves nothing.
+A program prints the answer or the error; it names the model, but no address and no key. Each is
+also started without protection: a program that would go nowhere else anyway proves nothing.
 """
 
 _QUESTION = '[{"role": "user", "content": "What are you?"}]'
 
-# The package to the program's text and to what its output has when the gateway answered: the
-# model's own word, or the gateway's reason for what it does not serve.
+# Each package's program, and the text in its output that shows that the gateway answered: the
+# model's own word, or the gateway's reason for a request that it does not serve.
 PROGRAMS = {
     "openai": (
         f"""
@@ -52,7 +51,7 @@ print(ChatOpenAI(model="tiny", max_retries=0, max_tokens=64).invoke("What are yo
 """,
         "companion",
     ),
-    # Its class takes the names of its vendor's models alone.
+    # Its class accepts only the names of its vendor's models.
     "llama-index": (
         """
 from llama_index.llms.openai import OpenAI
@@ -85,7 +84,7 @@ cli()
 """,
         "that GET /v1/models names",
     ),
-    # Its own wire is not served: the gateway's refusal is the answer, and nobody else's.
+    # Its own protocol is not served: the answer is the gateway's refusal.
     "ollama": (
         f"""
 import ollama
@@ -97,7 +96,7 @@ print(ollama.chat(model="tiny", messages={_QUESTION}))
 
 
 def hostile_environment(trap: str) -> dict[str, str]:
-    """Return what leads each client to `trap` (`http://HOST:PORT`) in one way or another."""
+    """Return variables that lead each client to `trap` (`http://HOST:PORT`) in some way."""
     base = f"{trap}/v1"
     proxies = dict.fromkeys(
         ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"], trap
@@ -135,7 +134,7 @@ def hostile_environment(trap: str) -> dict[str, str]:
     }
 
 
-# What turns a client into one of another vendor, or of a proxy for all vendors.
+# Variables that point a client at another vendor, or at a proxy for all vendors.
 OTHER_KINDS = {
     "openai, module-level": {
         "OPENAI_API_TYPE": "azure",

@@ -1,6 +1,6 @@
 """A backend that ends its connections at awkward moments; blocking sockets, as llama.cpp's are.
 
-What has not been read lies in the system's buffer, as it does for a server with threads.
+Bytes that were not read stay in the system's buffer, as they do for a server with threads.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\
 
 
 def next_one_came(connection: socket.socket) -> None:
-    """Wait until the next request lies there unread; a moment, where none comes."""
+    """Wait until the next request has come and lies there unread, for a moment at most."""
     select.select([connection], [], [], 0.15)
 
 

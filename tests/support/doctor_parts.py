@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -92,3 +93,31 @@ def plugin(name: str, reason: str = "ok", **changes: Any) -> dict[str, Any]:
 
 def make_row(id_: str, finding: Finding, section: Section = Section.MACHINE) -> Row:
     return Row(id=id_, title=id_, section=section, finding=finding)
+
+
+STATUS: dict[str, Any] = {
+    "available": True,
+    "reason": "ok",
+    "lifecycle": "ready",
+    "pid": os.getpid(),
+    "gateway": {"url": "http://127.0.0.1:1/v1"},
+    "runtime": {
+        "name": "lamp",
+        "pid": os.getpid(),
+        "channel": "unix",
+        "isolation": "none",
+        "ceilings": "observed",
+    },
+    "model": {"id": "tiny", "verified": True},
+    "admission": {"in_flight": 0, "max_in_flight": 2, "queued": 0, "queue_bound": 16},
+    "resources": {"ram_bytes": 10, "vram_bytes": 0, "cpu_percent": 0.1},
+    "last_health_ok_seconds_ago": 1.0,
+}
+
+
+def situation_of(folder: Path, **changes: Any) -> Situation:
+    """Return a situation in which a companion with this status runs."""
+    situation = make_situation(folder)
+    situation.status = {**STATUS, **changes}
+    situation.plugins = make_survey()
+    return situation

@@ -1,6 +1,6 @@
 """Write a tiny MLX model, its weights drawn at random: python make_mlx_model.py FOLDER.
 
-Runs where MLX is installed, which is not where the tests run.
+Runs in the environment that has MLX; the tests' own has not.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The two real runtimes, behind the same door: embedded llama.cpp, and Ollama.
+"""The two real runtimes behind the same gateway: embedded llama.cpp, and Ollama.
 
 COMPANION_TEST_OLLAMA names the program of the second; `.ci/run` says where it comes from.
 """
@@ -29,7 +29,7 @@ NAMES = ("llama.cpp", "Ollama")
 
 
 def make_real(name: str, folder: Path, **changes: Any) -> Serving:
-    """Return a gateway that would start the runtime, best confined; `missing` says if it can."""
+    """Return a gateway that would start the runtime in the best tier; `missing` says if it can."""
     made = _llama() if name == "llama.cpp" else _ollama()
     spawner, health, rest = made
     alter: Callable[[Any], Any] | None = changes.pop("alter", None)
@@ -46,7 +46,7 @@ def _working_tiers() -> frozenset[Tier]:
 
 
 def missing(name: str) -> str | None:
-    """Return which real part is not here."""
+    """Return the name of the real part that is missing, or None."""
     if Tier.BUBBLEWRAP not in _working_tiers():
         return "bubblewrap"
     if name == "Ollama":
@@ -75,7 +75,7 @@ def _llama() -> tuple[Any, Any, dict[str, Any]]:
 
 
 def _ollama() -> tuple[Any, Any, dict[str, Any]]:
-    # Its folder is not installed where no Ollama is.
+    # The plugin is not installed where there is no Ollama.
     sources = str(ROOT / "plugins" / "runtime_ollama")
     sys.path.insert(0, sources)
     try:

@@ -29,7 +29,7 @@ DATA = bytes(range(256)) * 9000  # a little over two blocks
 
 
 class Body(io.RawIOBase):
-    """A stream as a downloader gives it, with a failure at its end if told."""
+    """A downloader's stream, which may end in a failure."""
 
     def __init__(self, data: bytes, *, length: Any = None, failure: Exception | None = None):
         self._data = io.BytesIO(data)
@@ -99,7 +99,7 @@ def breaking(after: int, validator: str | None = '"v1"') -> Callable[[DownloadRe
 def leave(
     folder: Path, digest: str, *, age: float = 0, validator: str | None = '"v1"', size: int = 1000
 ) -> Path:
-    """Leave ten of `size` bytes that were received of another model, and their record."""
+    """Leave ten received bytes of another model of `size` bytes, and their record."""
     part = folder / f".{digest}.part"
     record = {"size": size, "source": "0" * 64, "validator": validator}
     for path, content in {
@@ -119,7 +119,7 @@ def have_free(monkeypatch: pytest.MonkeyPatch, count: Callable[[], int]) -> None
 
 
 def cut_off(folder: Path, after: int) -> None:
-    """Leave in the store what a run leaves that ended after so many bytes."""
+    """Leave in the store what a run leaves that was cut off after so many bytes."""
     with pytest.raises(EnvironmentUnavailable) as caught:
         stage(folder, breaking(after))
     assert caught.value.reason is Reason.DOWNLOAD_FAILED

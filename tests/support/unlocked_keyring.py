@@ -16,9 +16,9 @@ DEADLINE_SECONDS = 30
 def unlock(password: str) -> None:
     """Return when the daemon answers on the bus.
 
-    It detaches itself before it does. Who asks for the service earlier has the bus start a
-    second daemon, whose keyring stays locked until the two have found each other.
-    With a wrong password it succeeds too: a test looks whether the store is locked.
+    The daemon detaches itself before it answers. A program that asks for the service earlier makes
+    the bus start a second daemon, whose keyring stays locked until the two have found each other.
+    A wrong password is no error here: a test finds the store locked.
     """
     subprocess.run(
         ["gnome-keyring-daemon", "--unlock", "--components=secrets"],
@@ -31,7 +31,7 @@ def unlock(password: str) -> None:
     deadline = time.monotonic() + DEADLINE_SECONDS
     with open_dbus_connection() as bus:
         while bus.send_and_get_reply(message_bus.NameHasOwner(NAME)).body != (True,):
-            assert time.monotonic() < deadline, f"nobody is {NAME}"
+            assert time.monotonic() < deadline, f"no program owns {NAME}"
             time.sleep(0.01)
 
 

@@ -82,7 +82,7 @@ def decode(value: Any) -> Any:
             return text * count
     decoded = {key: decode(item) for key, item in value.items()}
     if isinstance(decoded.get("headers"), dict):
-        # A header whose value is undefined was sent all the same: it is there, without a value.
+        # A header whose value is undefined counts as sent, without a value.
         decoded["headers"] = dict.fromkeys(value["headers"]) | decoded["headers"]
     return {key: item for key, item in decoded.items() if item is not UNDEFINED}
 
@@ -145,7 +145,7 @@ def _transition_lifecycle(args: dict[str, Any]) -> Any:
     moved = lifecycle.transition(before, args.get("event"))
     if moved.ok:
         return {"ok": True, "new_state": {"state": moved.state}}
-    # A refusal leaves the caller's own state object as it was, where that is one.
+    # A refusal leaves the caller's own state object unchanged, if there is one.
     after = before if isinstance(before, str) else moved.state
     return {"ok": False, "new_state": {"state": after}, "reason": moved.reason}
 
@@ -171,7 +171,7 @@ def _can_serve_inference(args: dict[str, Any]) -> Any:
 
 
 def _limits(value: Any) -> Any:
-    # "No ceiling" is Infinity there and None here; what is null or missing there is neither.
+    # "No ceiling" is Infinity there and None here; null or a missing value is neither.
     if not isinstance(value, dict):
         return value
     vram = value.get("max_vram_bytes", UNDEFINED)
@@ -660,7 +660,7 @@ def _admission_sequence(given: dict[str, Any]) -> Any:
 
 
 def _present(value: Any) -> Any:
-    """Return None for what the vectors' language counts as missing."""
+    """Return None for the values that count as missing in the vectors' language."""
     falsy = value is None or (isinstance(value, bool | int | float | str) and not value)
     return None if falsy or value != value else value  # noqa: PLR0124 - NaN differs from itself
 
@@ -730,7 +730,7 @@ def _build_session_meta(args: dict[str, Any]) -> Any:
 def _create_token_custody(args: dict[str, Any]) -> Any:
     provider: Any = args.get("adapter")
     if isinstance(provider, dict):
-        # The seam has a `status` that the reference does not know of.
+        # The seam has a `status` that the reference does not have.
         methods = dict.fromkeys([*provider["has"], "status"], lambda *_: None)
         provider = type("Provider", (), methods)()
     custody.SessionCustody(keychain.GuardedKeychain(provider, instance="vectors"))

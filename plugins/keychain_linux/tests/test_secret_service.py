@@ -8,16 +8,16 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import unlocked_keyring
 from companion_keychain_linux.plugin import companion_keychain
 from companion_keychain_linux.secret_service import SecretServiceKeychain
+from keychain_checks import refusal
 from keyring.backends import SecretService
 
 from companion_core.errors import Reason
-from companion_core.providers import KeychainStatus, KeychainUnavailable
+from companion_core.providers import KeychainStatus
 from companion_core.testing import check_keychain
 
 # Run inside a session bus of its own: unlocks a fresh keyring, then checks conformance.
@@ -36,14 +36,6 @@ check_keychain(provider)
 @pytest.fixture(autouse=True)
 def no_bus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DBUS_SESSION_BUS_ADDRESS", raising=False)
-
-
-def refusal(call: Any) -> Reason:
-    with pytest.raises(KeychainUnavailable) as caught:
-        call()
-    assert caught.value.__cause__ is None
-    assert caught.value.__context__ is None
-    return caught.value.reason
 
 
 @pytest.mark.integration
@@ -73,13 +65,13 @@ def test_conformance_with_a_real_keyring(tmp_path: Path) -> None:
     assert outcome.returncode == 0, outcome.stderr
 
 
-@pytest.mark.unit
+@pytest.mark.integration
 def test_conformance_without_a_bus() -> None:
     check_keychain(companion_keychain())
     gc.collect()
 
 
-@pytest.mark.unit
+@pytest.mark.integration
 @pytest.mark.parametrize("address", [None, "", "unix:path=/nonexistent/bus", "nonsense", "tcp:x"])
 def test_without_a_bus_it_is_absent(monkeypatch: pytest.MonkeyPatch, address: str | None) -> None:
     if address is not None:
@@ -124,7 +116,7 @@ def test_a_redirected_collection_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     assert SecretServiceKeychain().status().reason is Reason.KEYCHAIN_UNTRUSTED
 
 
-@pytest.mark.unit
+@pytest.mark.integration
 def test_the_entry_point_imports_nothing_heavy() -> None:
     heavy = "{'keyring', 'secretstorage', 'jeepney', 'cryptography', 'asyncio'}"
     code = f"import sys, companion_keychain_linux.plugin; sys.exit(len({heavy} & set(sys.modules)))"

@@ -7,14 +7,13 @@ import platform
 import sys
 from collections.abc import Iterator
 from types import ModuleType
-from typing import Any
 
 import pytest
 from companion_keychain_macos.login_keychain import LoginKeychain
 from companion_keychain_macos.plugin import companion_keychain
+from keychain_checks import refusal
 
 from companion_core.errors import Reason
-from companion_core.providers import KeychainUnavailable
 from companion_core.testing import check_keychain
 
 NOT_FOUND = -25300
@@ -67,14 +66,6 @@ def security(monkeypatch: pytest.MonkeyPatch) -> Iterator[Security]:
     monkeypatch.setattr(platform, "system", lambda: "Darwin")
     yield double
     sys.modules.pop("keyring.backends.macOS", None)
-
-
-def refusal(call: Any) -> Reason:
-    with pytest.raises(KeychainUnavailable) as caught:
-        call()
-    assert caught.value.__cause__ is None
-    assert caught.value.__context__ is None
-    return caught.value.reason
 
 
 @pytest.mark.unit
@@ -149,7 +140,7 @@ def test_a_replaced_backend_is_refused(security: Security, monkeypatch: pytest.M
     assert LoginKeychain().status().reason is Reason.KEYCHAIN_UNTRUSTED
 
 
-@pytest.mark.unit
+@pytest.mark.integration  # keyring's own module asks ldconfig for the framework
 def test_on_another_system_it_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "system", lambda: "Linux")
     assert LoginKeychain().status().reason is Reason.KEYCHAIN_ABSENT

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from companion_keychain_windows.credential_manager import MAX_UTF16_UNITS, CredentialManager
 from companion_keychain_windows.plugin import companion_keychain
+from keychain_checks import refusal
 
 from companion_core.errors import Reason
-from companion_core.providers import KeychainStatus, KeychainUnavailable
+from companion_core.providers import KeychainStatus
 from companion_core.testing import check_keychain
 
 NOT_FOUND, BAD_STUB_DATA, NO_LOGON_SESSION, ACCESS_DENIED = 1168, 1783, 1312, 5
@@ -73,14 +74,6 @@ def win32(monkeypatch: pytest.MonkeyPatch) -> Iterator[Win32Cred]:
     monkeypatch.setitem(sys.modules, "win32cred", double)
     yield double
     sys.modules.pop("keyring.backends.Windows", None)
-
-
-def refusal(call: Any) -> Reason:
-    with pytest.raises(KeychainUnavailable) as caught:
-        call()
-    assert caught.value.__cause__ is None
-    assert caught.value.__context__ is None
-    return caught.value.reason
 
 
 @pytest.mark.unit

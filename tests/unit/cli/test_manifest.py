@@ -109,7 +109,7 @@ def test_an_http_source_is_exit_3(work: Path, shell: Shell) -> None:
     assert err.splitlines()[-1].startswith("companion: scheme_not_allowed: ")
 
 
-def test_what_is_not_there_is_exit_4(work: Path, shell: Shell) -> None:
+def test_a_missing_file_or_host_is_exit_4(work: Path, shell: Shell) -> None:
     shell("init", "pub", "--key-out", "key.pem")
     key = "ed25519:11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="
     assert shell("verify", "pub/manifest.json", "--trusted-key", key)[0] == 4

@@ -1,4 +1,4 @@
-"""What the asking command does with news, refusals, silence and signals."""
+"""How the command that asks for a swap handles news, refusals, silence and signals."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def news(*steps: Step, ended: bool = False, progress: Any = None, error: Any = N
 
 @pytest.fixture(autouse=True)
 def _signals_as_before() -> Iterator[None]:
-    """A command that has its result ignores stop signals until it ends; a test goes on."""
+    """Restore stop signals, which a command ignores once it has its result."""
     before = {number: signal.getsignal(number) for number in signal.valid_signals()}
     yield
     for number, handler in before.items():
@@ -68,12 +68,13 @@ def companion(monkeypatch):
             return model_swap.swap_model(settings, RUNNING, "new", self.steps.append)
 
     made = Companion()
+    # In place of a running companion and its control socket.
     monkeypatch.setattr(model_swap, "ask", made.ask)
     monkeypatch.setattr(model_swap, "has_gone", lambda *_: not made.still_there)
     return made
 
 
-def test_it_follows_to_the_end_and_returns_the_status(companion):
+def test_the_swap_is_followed_to_its_end_and_the_status_returned(companion):
     bar = {"name": "download", "text": "new", "done": 1, "total": 2}
     first, second = Step("manifest", "m"), Step("model", "p")
     status = companion.swap(
@@ -105,7 +106,7 @@ def silence() -> EnvironmentUnavailable:
     return EnvironmentUnavailable(Reason.CONTROL_UNAVAILABLE)
 
 
-def test_one_that_is_silent_and_gone_was_stopped(companion):
+def test_a_silent_companion_that_has_gone_was_stopped(companion):
     companion.still_there = False
     with pytest.raises(CompanionError) as caught:
         companion.swap({}, silence())
@@ -113,7 +114,7 @@ def test_one_that_is_silent_and_gone_was_stopped(companion):
     assert companion.steps == []
 
 
-def test_one_that_is_silent_and_there_is_asked_again(companion):
+def test_a_silent_companion_that_runs_is_asked_again(companion):
     answers = [{}, news(Step("manifest", "m")), news(ended=True), {"available": True}]
     waits = [each for answer in answers for each in (silence(), silence(), answer)]
     assert companion.swap(*waits) == {"available": True}
@@ -121,7 +122,7 @@ def test_one_that_is_silent_and_there_is_asked_again(companion):
     assert [step.name for step in companion.steps].count("silence") == len(answers)
 
 
-def test_one_that_stays_silent_is_given_up_and_the_person_told_where_to_look(companion):
+def test_a_companion_that_stays_silent_is_given_up_with_advice(companion):
     with pytest.raises(EnvironmentUnavailable) as caught:
         companion.swap({}, *(silence() for _ in range(100)))
     assert caught.value.reason is Reason.CONTROL_UNAVAILABLE
@@ -129,7 +130,7 @@ def test_one_that_stays_silent_is_given_up_and_the_person_told_where_to_look(com
     assert len(companion.asked) == 1 + model_swap.ATTEMPTS
 
 
-def test_what_is_refused_is_not_asked_again(companion):
+def test_a_refusal_is_not_asked_for_again(companion):
     with pytest.raises(EnvironmentUnavailable) as caught:
         companion.swap(EnvironmentUnavailable(Reason.SWAP_IN_PROGRESS))
     assert caught.value.reason is Reason.SWAP_IN_PROGRESS

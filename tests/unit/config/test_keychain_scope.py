@@ -17,7 +17,7 @@ from companion_core.testing import FakeKeychain
 pytestmark = pytest.mark.unit
 
 
-def test_neither_writes_over_the_others_token_nor_clears_it(tmp_path):
+def test_neither_companion_overwrites_or_clears_the_others_token(tmp_path):
     keychain = FakeKeychain()
     authority = AuthorityProviders(keychain=Chosen(plugin="fake", provider=keychain))
 
@@ -47,7 +47,7 @@ def test_a_scope_is_of_one_folder_and_one_name(tmp_path):
     assert str(tmp_path) not in paths[0].keychain_scope
 
 
-def test_it_is_the_same_however_the_folder_is_spelled(tmp_path):
+def test_a_scope_does_not_depend_on_the_spelling_of_the_folder(tmp_path):
     paths = InstancePaths(tmp_path / "state")
     paths.prepare()
     (tmp_path / "link").symlink_to(tmp_path / "state")

@@ -34,7 +34,7 @@ def test_an_instance_name_is_no_path(tmp_path, name):
 
 
 @pytest.mark.parametrize("length", [1, 40, 80, 120, 200])
-def test_sockets_fit_below_the_run_folder_however_deep_the_state_is(tmp_path, monkeypatch, length):
+def test_sockets_fit_however_deep_the_state_folder_is(tmp_path, monkeypatch, length):
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / ("x" * 90)))
     deep = tmp_path / ("d" * min(length, 200))
     paths = InstancePaths(deep)

@@ -77,7 +77,7 @@ def refusal(text: str) -> UsageError:
     return caught.value
 
 
-def test_three_lines_are_enough_and_the_rest_is_safe():
+def test_three_lines_are_a_configuration_with_safe_defaults():
     config = parse(THREE_LINES)
     assert config.model.id == "tiny"
     assert config.manifest.trusted_keys == (KEY,)
@@ -135,13 +135,13 @@ def test_a_mistake_in_a_dotted_key_has_its_line_too():
 
 
 @pytest.mark.parametrize("missing", ["manifest.url", "manifest.trusted_keys", "model.id"])
-def test_what_has_no_safe_default_must_be_there(missing):
+def test_a_key_without_a_safe_default_is_required(missing):
     text = "\n".join(line for line in THREE_LINES.splitlines() if not line.startswith(missing))
     assert "missing" in refusal(text).detail
 
 
 @pytest.mark.skipif(os.name != "posix", reason="there are no such modes")
-def test_a_file_that_others_can_change_is_not_believed(tmp_path):
+def test_a_file_that_others_can_change_is_refused(tmp_path):
     path = tmp_path / "c.toml"
     path.write_text(THREE_LINES)
     path.chmod(0o644)
@@ -154,7 +154,7 @@ def test_a_file_that_others_can_change_is_not_believed(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no such pipes")
-def test_a_pipe_is_no_configuration_and_is_not_waited_for(tmp_path):
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "c.toml", 0o600)
     with pytest.raises(UsageError, match="configuration_invalid"):
         load_config(tmp_path / "c.toml")
@@ -169,7 +169,7 @@ def test_another_model_of_the_manifest_can_be_named_and_is_checked(tmp_path):
         assert caught.value.reason is Reason.USAGE
 
 
-def test_a_file_that_is_no_configuration_says_so(tmp_path):
+def test_a_file_that_is_no_configuration_is_told(tmp_path):
     for content in (b"\xff\xfe", b"not toml", b"x" * (300 * 1024), b"x = " + b"[" * 20_000):
         path = tmp_path / "c.toml"
         path.write_bytes(content)

@@ -1,4 +1,4 @@
-"""Checks that raise, hang, end the program or lack something: a row each, and the next one runs."""
+"""A check that raises, hangs, exits or lacks something costs its own row alone."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_without_what_it_needs_a_check_is_skipped_and_says_what_that_is(
         assert rows[1].finding.detail == "needs first"
 
 
-def test_a_need_that_nobody_fills_skips(tmp_path):
+def test_a_check_whose_need_no_row_fills_is_skipped(tmp_path):
     rows = run_checks([check("a", lambda _: fine(), needs=("none",))], make_situation(tmp_path))
     assert rows[0].status is Status.SKIP
 

@@ -1,4 +1,4 @@
-"""The effective configuration: every key, its origin, and nothing of it that is a secret."""
+"""The effective configuration: every key with its origin, and no secret."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_a_file_that_is_missing_or_broken_is_a_row_and_the_values_are_skipped(
     assert rows["option.instance"].status is Status.OK
 
 
-def test_what_stands_outside_the_file_is_said_with_its_origin(tmp_path):
+def test_options_outside_the_file_have_a_row_with_their_origin(tmp_path):
     rows = look(
         tmp_path,
         origins={"state_dir": "environment", "config_file": "option"},

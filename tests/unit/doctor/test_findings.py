@@ -1,4 +1,4 @@
-"""What rows mean together: a table, and nothing that turns a failure into a success."""
+"""What rows mean together: a table of exit codes; no row hides a failure."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_the_exit_codes_are_those_of_the_contract():
     assert (BROKEN, LACKING) == (3, 4)
 
 
-def test_a_broken_rule_stands_before_a_lack_and_the_first_of_each_kind_is_said():
+def test_a_broken_rule_comes_before_a_lack_and_the_first_counts():
     rows = [
         make_row("a", broken(Reason.KEYCHAIN_LOCKED)),
         make_row("b", broken(Reason.RUNTIME_CHANGED)),
@@ -77,7 +77,7 @@ def test_what_was_repaired_or_skipped_is_no_failure():
 
 
 @pytest.mark.parametrize("reason", [r for r in Reason if REASONS[r].culprit is Culprit.NOBODY])
-def test_nothing_fails_for_a_reason_that_is_none(reason):
+def test_no_failure_has_the_reason_ok(reason):
     assert broken(reason).reason is Reason.INTERNAL_FAULT
 
 

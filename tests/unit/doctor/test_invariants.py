@@ -1,4 +1,4 @@
-"""Each invariant has a row that looks at something, and a rule that gave way would be seen."""
+"""Each invariant has a row with evidence, and a rule that gave way would be noticed."""
 
 from __future__ import annotations
 
@@ -71,6 +71,7 @@ def test_the_same_questions_with_nothing_hostile_are_answered_with_yes():
 
 def test_a_guard_that_lets_everybody_in_is_seen(monkeypatch):
     assert judge_invariant(BY_ID["I-10"], {}).status is Status.OK
+    # The rule that gives way is planted in its place.
     monkeypatch.setattr(questions, "verify_request", lambda *_: OK)
     for id_ in ("I-10", "I-16", "I-17"):
         found = judge_invariant(BY_ID[id_], {})
@@ -101,12 +102,13 @@ def test_a_guard_that_lets_everybody_in_is_seen(monkeypatch):
 )
 def test_a_rule_that_gives_way_is_seen(monkeypatch, id_, place, name):
     assert judge_invariant(BY_ID[id_], {}).status is Status.OK
+    # The rule that gives way is planted in its place.
     monkeypatch.setattr(place, name, lambda *_, **__: OK)
     found = judge_invariant(BY_ID[id_], {})
     assert (found.status, found.reason) == (Status.FAIL, Reason.INTERNAL_FAULT)
 
 
-def test_what_was_looked_at_and_speaks_against_it_breaks_it():
+def test_a_row_that_contradicts_an_invariant_breaks_it():
     rows = {"binary": make_row("binary", broken(Reason.RUNTIME_CHANGED, fix="fix it"))}
     found = judge_invariant(BY_ID["I-05"], rows)
     assert (found.status, found.reason, found.fix) == (
@@ -117,14 +119,14 @@ def test_what_was_looked_at_and_speaks_against_it_breaks_it():
     assert "binary" in found.detail
 
 
-def test_what_could_not_be_looked_at_skips_it_and_is_named():
+def test_a_row_that_was_skipped_skips_its_invariant_and_is_named():
     rows = {"keychain": make_row("keychain", broken(Reason.KEYCHAIN_LOCKED))}
     found = judge_invariant(BY_ID["I-13"], rows)
     assert (found.status, found.reason) == (Status.SKIP, Reason.KEYCHAIN_LOCKED)
     assert "keychain" in found.detail
 
 
-def test_a_runtime_that_outlived_its_companion_breaks_i_08_although_nobody_is_to_blame():
+def test_a_runtime_that_outlived_its_companion_breaks_i_08():
     rows = {"processes": make_row("processes", broken(Reason.STALE_RUNTIME))}
     assert judge_invariant(BY_ID["I-08"], rows).status is Status.FAIL
     rows = {"processes": make_row("processes", broken(Reason.STALE_STATE))}
@@ -142,7 +144,7 @@ def test_the_row_says_what_showed_it(finding):
     assert found.detail == "seen: state-folder; not looked at: process"
 
 
-def test_an_invariant_that_nothing_showed_is_not_fine():
+def test_an_invariant_without_evidence_is_not_fine():
     assert judge_invariant(BY_ID["I-18"], {}).status is Status.SKIP
     assert judge_invariant(BY_ID["I-08"], {}).status is Status.SKIP
 

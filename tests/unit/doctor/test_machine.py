@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
-import sys
 
 import pytest
 from doctor_parts import make_config, make_situation
@@ -21,55 +19,38 @@ from companion_core.runtime.isolation import CeilingState, TierState
 pytestmark = pytest.mark.unit
 
 
-def test_every_check_gives_a_row_on_this_machine(tmp_path):
-    rows = {row.id: row for row in run_checks(machine.checks(), make_situation(tmp_path))}
-    assert {
-        "python",
-        "platform",
-        "packages",
-        "extra.uvloop",
-        "extra.httptools",
-        "loopback-v4",
-        "isolation.chosen",
-    } <= set(rows)
-    for name in ("python", "packages", "loopback-v4", "temporary", "certificates", "proxies"):
-        assert rows[name].status is Status.OK, name
-    assert all(row.reason is not Reason.INTERNAL_FAULT for row in rows.values())
-
-
-def test_an_old_python_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(machine, "OLDEST_PYTHON", (99, 0))
-    assert machine.check_python(make_situation(tmp_path)).status is Status.FAIL
+def test_an_old_python_is_refused(tmp_path):
+    assert machine.check_python(make_situation(tmp_path), oldest=(99, 0)).status is Status.FAIL
 
 
 @pytest.mark.parametrize(
     ("system", "status"),
     [("linux", Status.OK), ("darwin", Status.OK), ("win32", Status.OK), ("sunos5", Status.FAIL)],
 )
-def test_a_system_on_which_nothing_starts_is_said(tmp_path, system, status):
+def test_an_unsupported_system_is_told(tmp_path, system, status):
     assert machine.check_platform(make_situation(tmp_path), system).status is status
 
 
-def test_a_package_that_is_missing_is_named_with_its_command(tmp_path, monkeypatch):
-    monkeypatch.setattr(machine, "_PACKAGES", (("no-such-package", "no_such_package"),))
-    found = machine.check_packages(make_situation(tmp_path))
+def test_a_package_that_is_missing_is_named_with_its_command(tmp_path):
+    missing = [("no-such-package", "no_such_package")]
+    found = machine.check_packages(make_situation(tmp_path), packages=missing)
     assert (found.status, found.fix) == (Status.FAIL, "pip install no-such-package")
 
 
-def test_what_is_optional_is_never_a_failure(tmp_path):
+def test_an_optional_package_is_never_a_failure(tmp_path):
     found = machine.check_extra(make_situation(tmp_path), module="no_such_package", extra="fast")
     assert (found.status, found.reason) == (Status.SKIP, Reason.NOT_APPLICABLE)
     assert "companion-core[fast]" in found.fix
 
 
 @pytest.mark.parametrize(("behind", "status"), [(0, Status.OK), (3600, Status.FAIL)])
-def test_a_clock_that_was_set_back_is_told(tmp_path, monkeypatch, behind, status):
+def test_a_clock_that_was_set_back_is_told(tmp_path, behind, status):
     situation = make_situation(tmp_path)
     situation.paths.prepare()
     situation.paths.manifest_memory.write_text(json.dumps({"latest_time": 10**9, "seen": {}}))
     situation.paths.manifest_memory.chmod(0o600)
-    monkeypatch.setattr(machine, "wall_now", lambda: 10.0**9 - behind)
-    assert machine.check_clock(situation).status is status
+    found = machine.check_clock(situation, clock=lambda: 10.0**9 - behind)
+    assert found.status is status
 
 
 def test_memory_is_compared_with_the_ceiling(tmp_path):
@@ -80,55 +61,29 @@ def test_memory_is_compared_with_the_ceiling(tmp_path):
 
 
 @pytest.mark.parametrize("platform", ["linux", "darwin"])
-def test_ceilings_are_held_or_it_is_said_why_not(tmp_path, monkeypatch, platform):
+def test_ceilings_are_enforced_or_the_row_says_why_not(tmp_path, platform):
     situation = make_situation(tmp_path)
     held = CeilingState(hard=True, detail="a group")
-    monkeypatch.setattr(machine, "probe_ceilings", lambda _name: held)
-    assert machine.check_ceilings(situation).status is Status.OK
+    assert machine.check_ceilings(situation, probe=lambda _name: held).status is Status.OK
     observed = CeilingState(hard=False, detail="other programs run here")
-    monkeypatch.setattr(machine, "probe_ceilings", lambda _name: observed)
-    found = machine.check_ceilings(situation, platform)
+    found = machine.check_ceilings(situation, platform, probe=lambda _name: observed)
     assert found.status is Status.SKIP
     assert found.detail == "observed, not enforced: other programs run here"
     assert ("Delegate=yes" in found.fix) == (platform == "linux")
 
 
-def test_an_accelerator_is_asked_where_there_is_a_driver(tmp_path, monkeypatch):
+def test_video_memory_is_asked_for_where_there_is_a_driver(tmp_path):
     situation = make_situation(tmp_path)
 
     def fail() -> int:
         raise ProbeFailed
 
-    monkeypatch.setattr(machine, "has_driver", lambda: False)
-    assert machine.check_gpu(situation).reason is Reason.NOT_APPLICABLE
-    monkeypatch.setattr(machine, "has_driver", lambda: True)
-    monkeypatch.setattr(machine, "free_vram", lambda: 8 * 10**9)
-    assert "8.0 GB" in machine.check_gpu(situation).detail
-    monkeypatch.setattr(machine, "free_vram", fail)
-    assert machine.check_gpu(situation).reason is Reason.PROBE_FAILED
-
-
-@pytest.mark.parametrize(
-    ("family", "status"), [(socket.AF_INET, Status.FAIL), (socket.AF_INET6, Status.SKIP)]
-)
-def test_without_ipv6_the_gateway_does_with_ipv4_but_not_the_other_way(tmp_path, family, status):
-    found = machine.check_loopback(make_situation(tmp_path), family=family, host="192.0.2.1")
-    assert found.status is status
-
-
-def test_a_port_that_is_taken_is_told_unless_it_is_ours(tmp_path):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        situation = make_situation(tmp_path)
-        situation.config = make_config(gateway={"port": port})
-        found = machine.check_port(situation)
-        assert (found.status, found.reason) == (Status.FAIL, Reason.LISTENER_NOT_BOUND)
-        situation.status = {"gateway": {"url": f"http://127.0.0.1:{port}/v1"}}
-        assert machine.check_port(situation).status is Status.OK
-    situation.status = None
-    assert machine.check_port(situation).status is Status.OK
+    found = machine.check_gpu(situation, driver=lambda: False)
+    assert found.reason is Reason.NOT_APPLICABLE
+    found = machine.check_gpu(situation, driver=lambda: True, free=lambda: 8 * 10**9)
+    assert "8.0 GB" in found.detail
+    found = machine.check_gpu(situation, driver=lambda: True, free=fail)
+    assert found.reason is Reason.PROBE_FAILED
 
 
 def test_proxies_are_named_and_never_shown(tmp_path):
@@ -156,42 +111,43 @@ TIERS = {
 }
 
 
-def isolation(tmp_path, monkeypatch, *tiers, policy="best"):
-    monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setattr(machine, "probe_isolation", lambda _: tuple(TIERS[tier] for tier in tiers))
+def isolation(tmp_path, *tiers, policy="best"):
     situation = make_situation(tmp_path)
     situation.config = make_config(runtime={"isolation": policy})
-    return {row.id.removeprefix("isolation."): row for row in machine.check_isolation(situation)}
+    rows = machine.check_isolation(
+        situation, "linux", probe=lambda _: tuple(TIERS[tier] for tier in tiers)
+    )
+    return {row.id.removeprefix("isolation."): row for row in rows}
 
 
-def test_each_tier_is_told_with_what_it_promises(tmp_path, monkeypatch):
-    rows = isolation(tmp_path, monkeypatch, "bubblewrap", "landlock")
+def test_each_tier_is_told_with_what_it_promises(tmp_path):
+    rows = isolation(tmp_path, "bubblewrap", "landlock")
     assert "signals no process" in rows["bubblewrap"].finding.detail
     assert "signals no process" not in rows["landlock"].finding.detail
     assert "reaches no network" in rows["landlock"].finding.detail
     assert rows["chosen"].finding.detail.startswith("bubblewrap")
 
 
-def test_a_tier_that_is_missing_is_told_with_its_command(tmp_path, monkeypatch):
-    rows = isolation(tmp_path, monkeypatch, "none", "landlock")
+def test_a_tier_that_is_missing_is_told_with_its_command(tmp_path):
+    rows = isolation(tmp_path, "none", "landlock")
     assert (rows["bubblewrap"].status, rows["bubblewrap"].finding.fix) == (
         Status.SKIP,
         "apt-get install bubblewrap",
     )
     assert rows["chosen"].finding.detail.startswith("landlock")
-    assert isolation(tmp_path, monkeypatch, "forbidden")["bubblewrap"].finding.fix == ""
+    assert isolation(tmp_path, "forbidden")["bubblewrap"].finding.fix == ""
 
 
-def test_less_than_the_required_tier_fails(tmp_path, monkeypatch):
-    rows = isolation(tmp_path, monkeypatch, "none", "landlock", policy="required")
+def test_less_than_the_required_tier_fails(tmp_path):
+    rows = isolation(tmp_path, "none", "landlock", policy="required")
     assert (rows["chosen"].status, rows["chosen"].reason) == (
         Status.FAIL,
         Reason.ISOLATION_UNAVAILABLE,
     )
 
 
-def test_no_tier_at_all_is_said(tmp_path, monkeypatch):
-    chosen = isolation(tmp_path, monkeypatch, "none")["chosen"]
+def test_a_machine_without_any_tier_is_told(tmp_path):
+    chosen = isolation(tmp_path, "none")["chosen"]
     assert (chosen.status, chosen.reason) == (Status.SKIP, Reason.ISOLATION_UNAVAILABLE)
     assert "nothing confines" in chosen.finding.detail
 

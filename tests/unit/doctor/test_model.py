@@ -1,4 +1,4 @@
-"""The manifest and the store, looked at: judged as a start would, and nothing written."""
+"""The manifest and the store are judged as a start would judge them, and nothing is written."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from companion_core.doctor.findings import (
 )
 from companion_core.errors import Reason
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.unit
 
 CONTENT = b"the bytes of a model"
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -66,7 +66,7 @@ def look(tmp_path, author=None, *, model_id="tiny", key=None):
     return {row.id: row for row in run_checks(model.checks(), situation)}
 
 
-def test_a_manifest_that_holds_is_told_with_its_days_and_nothing_is_remembered(tmp_path, author):
+def test_a_good_manifest_is_told_with_its_days_and_not_remembered(tmp_path, author):
     author.sign()
     row = look(tmp_path, author)["manifest"]
     assert row.status is Status.OK
@@ -75,7 +75,7 @@ def test_a_manifest_that_holds_is_told_with_its_days_and_nothing_is_remembered(t
     assert not make_situation(tmp_path).paths.root.exists()
 
 
-def test_what_a_start_would_refuse_is_told(tmp_path, author):
+def test_a_manifest_that_a_start_would_refuse_is_told(tmp_path, author):
     assert look(tmp_path, author)["manifest"].reason is Reason.MANIFEST_UNAVAILABLE
     author.sign()
     assert look(tmp_path, author, model_id="x")["manifest"].reason is Reason.MODEL_NOT_IN_MANIFEST

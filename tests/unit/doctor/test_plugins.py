@@ -46,7 +46,7 @@ def test_a_broken_plugin_costs_its_own_row_and_says_what_ends_it(tmp_path, reaso
 
 
 @pytest.mark.parametrize("reason", ["plugin_untrusted", "plugin_editable", "plugin_narrowed"])
-def test_a_plugin_that_nobody_let_in_is_no_failure(tmp_path, reason):
+def test_a_plugin_that_is_not_trusted_is_no_failure(tmp_path, reason):
     row = look(tmp_path, plugin("lamp", reason))["plugin.lamp"]
     assert (row.status, row.reason.value) == (Status.SKIP, reason)
 
@@ -117,7 +117,7 @@ def test_a_runtime_that_finds_no_program_is_told(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="modes of POSIX systems")
-def test_a_configured_program_is_proved_whatever_becomes_of_the_plugin(tmp_path: Path):
+def test_a_configured_program_is_proved_without_the_plugin_too(tmp_path: Path):
     program = tmp_path / "bin" / "lamp"
     program.parent.mkdir()
     program.write_bytes(b"")

@@ -1,4 +1,4 @@
-"""Attacker: a secret on its way into a support request, in whatever it is wrapped."""
+"""Attacker: a secret on its way into a support request, in any wrapping."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ REDACTOR = Redactor.of(secrets=[TOKEN, "ab"], places=[("/srv/person", "[home]"),
         (r"C:\Users\alice\letters", "alice"),
     ],
 )
-def test_it_is_gone(text, gone):
+def test_a_secret_is_redacted(text, gone):
     assert gone not in REDACTOR.text(text)
 
 
@@ -58,11 +58,11 @@ def test_it_is_gone(text, gone):
         "needs state-folder",
     ],
 )
-def test_what_helps_stays(text):
+def test_text_that_helps_stays(text):
     assert REDACTOR.text(text) == text
 
 
-def test_the_folder_of_the_root_is_no_place():
+def test_the_root_folder_is_not_redacted():
     assert REDACTOR.text("/usr/bin/llama-server") == "/usr/bin/llama-server"
 
 
@@ -103,7 +103,7 @@ def test_a_document_is_redacted_to_its_leaves(value):
         "mainly: my diagnosis",
     ],
 )
-def test_a_line_that_no_program_begins_so_is_left_out(line):
+def test_a_log_line_of_no_known_program_is_left_out(line):
     assert REDACTOR.log_line(line) is None
 
 
@@ -145,7 +145,7 @@ def test_what_a_program_says_of_itself_stays(line):
     assert REDACTOR.log_line(line) == line
 
 
-def test_of_the_companions_log_what_the_companion_says_stays():
+def test_the_companions_own_log_lines_stay():
     line = "companion: keychain_locked: Unlock it."
     assert REDACTOR.log_line(line, "companion.log") == line
     assert REDACTOR.log_line("main: words", "companion.log") is None

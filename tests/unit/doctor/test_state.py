@@ -58,7 +58,7 @@ def test_a_companions_own_state_is_fine(tmp_path, place):
     assert look(tmp_path)["state-folder"].status is Status.OK
 
 
-def test_nothing_there_is_fine_and_nothing_is_made(tmp_path):
+def test_a_missing_state_is_fine_and_nothing_is_made(tmp_path):
     rows = look(tmp_path, repair=True)
     assert {row.status for row in rows.values()} == {Status.OK}
     assert not (tmp_path / "state").exists()
@@ -81,7 +81,7 @@ def test_nothing_there_is_fine_and_nothing_is_made(tmp_path):
         ("plugins.json", 0o640, 0o600),
     ],
 )
-def test_what_is_open_is_told_then_closed_then_fine(tmp_path, place, name, wrong, right):
+def test_an_open_mode_is_told_then_closed_then_fine(tmp_path, place, name, wrong, right):
     (place / name).chmod(wrong)
     before = modes(place)
     told = look(tmp_path)["state-folder"]
@@ -95,7 +95,7 @@ def test_what_is_open_is_told_then_closed_then_fine(tmp_path, place, name, wrong
     assert look(tmp_path, repair=True)["state-folder"].status is Status.OK
 
 
-def test_a_link_is_refused_and_what_it_leads_to_is_left_alone(tmp_path, place):
+def test_a_link_is_refused_and_not_followed(tmp_path, place):
     letter = tmp_path / "letter.txt"
     letter.write_text("mine")
     letter.chmod(0o644)
@@ -106,7 +106,7 @@ def test_a_link_is_refused_and_what_it_leads_to_is_left_alone(tmp_path, place):
     assert stat.S_IMODE(letter.stat().st_mode) == 0o644
 
 
-def test_a_file_that_stands_elsewhere_too_is_told_and_left_alone(tmp_path, place):
+def test_a_file_with_a_second_name_is_told_and_left_alone(tmp_path, place):
     page = tmp_path / "page.html"
     page.write_text("for everybody")
     page.chmod(0o644)
@@ -126,7 +126,7 @@ def test_a_pipe_in_the_way_neither_hangs_nor_is_touched(tmp_path, place):
     assert stat.S_IMODE((place / "models" / "pipe").lstat().st_mode) == 0o644
 
 
-def test_a_folder_that_is_something_else_is_no_state_folder(tmp_path):
+def test_a_foreign_folder_is_no_state_folder(tmp_path):
     home = tmp_path / "state"
     home.mkdir(mode=0o755)
     (home / "letter.txt").write_text("mine")
@@ -146,7 +146,7 @@ def test_a_folder_that_the_person_locked_is_one_row_and_can_be_opened(tmp_path, 
     assert stat.S_IMODE(place.stat().st_mode) == 0o700
 
 
-def test_a_folder_that_no_companion_made_is_not_opened_to_its_owner_either(tmp_path):
+def test_a_foreign_folder_is_not_opened_to_its_owner(tmp_path):
     home = tmp_path / "state"
     home.mkdir()
     (home / "letter.txt").write_text("mine")
@@ -156,7 +156,7 @@ def test_a_folder_that_no_companion_made_is_not_opened_to_its_owner_either(tmp_p
     assert stat.S_IMODE(home.stat().st_mode) == 0o555
 
 
-def test_opening_the_folder_adds_its_owners_rights_and_takes_nobodys(tmp_path, place):
+def test_opening_a_folder_adds_rights_of_its_owner_alone(tmp_path, place):
     place.chmod(0o050)
     found = state.check_access(make_situation(tmp_path, repair=True))
     assert found.status is Status.REPAIRED
@@ -174,7 +174,7 @@ def test_a_stored_models_digest_is_not_shown_whole(tmp_path, place):
     assert MODEL[:9] not in look(tmp_path)["state-folder"].finding.detail
 
 
-def test_what_the_runtime_keeps_is_not_looked_into(tmp_path, place):
+def test_the_runtimes_own_data_is_not_read(tmp_path, place):
     kept = place / "instances" / "default" / "data" / "lamp"
     kept.mkdir(parents=True, mode=0o700)
     kept.parent.chmod(0o700)
@@ -197,7 +197,7 @@ def test_a_store_of_trusted_plugins_that_cannot_be_read_is_named(tmp_path, place
     assert "plugins.json" in row.finding.detail
 
 
-def test_room_is_asked_for_what_is_still_to_be_fetched(tmp_path, place, monkeypatch):
+def test_room_is_required_for_what_is_still_to_be_fetched(tmp_path, place, monkeypatch):
     situation = make_situation(tmp_path)
     assert state.check_room(situation).status is Status.OK
 
@@ -225,6 +225,7 @@ def test_room_is_asked_for_what_is_still_to_be_fetched(tmp_path, place, monkeypa
     File.size = 10**18
     (place / "models" / File.sha256).touch()
     assert state.check_room(situation).status is Status.OK
+    # Root, which the tests may run as, may write to every folder.
     monkeypatch.setattr(os, "access", lambda *_: False)
     assert state.check_room(situation).reason is Reason.DISK_UNAVAILABLE
 

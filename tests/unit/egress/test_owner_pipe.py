@@ -49,7 +49,7 @@ class Overlapped:
 
 
 class Windows:
-    """The calls that a pipe needs, with pipes of this process behind them."""
+    """The system's calls that a pipe needs, made with pipes of this process."""
 
     WAIT_TIMEOUT = WAIT_TIMEOUT
 
@@ -84,18 +84,18 @@ class Windows:
         self.free.put(end)
         return end.handle
 
-    def ConnectNamedPipe(self, handle: int, *, overlapped: bool) -> Overlapped:  # noqa: N802
+    def ConnectNamedPipe(self, handle: int, *, overlapped: bool) -> Overlapped:  # noqa: N802 - the system's name
         assert overlapped
         if self.opened[handle].name == "left":
             raise WinError(NO_DATA)
         self.opened[handle].coming.outcome = 0
         return self.opened[handle].coming
 
-    def WaitForMultipleObjects(self, events: list[Any], every: int, milliseconds: int) -> int:  # noqa: N802
+    def WaitForMultipleObjects(self, events: list[Any], every: int, milliseconds: int) -> int:  # noqa: N802 - the system's name
         assert not every
         return 0 if events[0].wait(milliseconds / 1000) else WAIT_TIMEOUT
 
-    def CreateFile(self, name: str, *settings: Any) -> int:  # noqa: N802
+    def CreateFile(self, name: str, *settings: Any) -> int:  # noqa: N802 - the system's name
         self.client_settings = settings
         if self.busy:
             self.busy -= 1
@@ -110,45 +110,45 @@ class Windows:
         end.coming.event.set()
         return handle
 
-    def WaitNamedPipe(self, name: str, milliseconds: int) -> None:  # noqa: N802
+    def WaitNamedPipe(self, name: str, milliseconds: int) -> None:  # noqa: N802 - the system's name
         assert milliseconds == 10_000
 
-    def SetNamedPipeHandleState(self, handle: int, mode: int, *_: None) -> None:  # noqa: N802
+    def SetNamedPipeHandleState(self, handle: int, mode: int, *_: None) -> None:  # noqa: N802 - the system's name
         assert mode == 2
 
-    def CloseHandle(self, handle: Any) -> int:  # noqa: N802
+    def CloseHandle(self, handle: Any) -> int:  # noqa: N802 - the system's name
         if isinstance(handle, int):
             self.closed.append(handle)
         return 1
 
     # --- multiprocessing.connection ---
 
-    def PipeConnection(self, handle: int) -> Any:  # noqa: N802 - its name
+    def PipeConnection(self, handle: int) -> Any:  # noqa: N802 - the library's name
         return self.opened[handle].server
 
     # --- kernel32 and advapi32 ---
 
     @property
-    def GetCurrentProcess(self) -> Any:  # noqa: N802
+    def GetCurrentProcess(self) -> Any:  # noqa: N802 - the system's name
         return _Function(lambda: 1)
 
-    def GetNamedPipeServerProcessId(self, handle: Any, pid: Any) -> int:  # noqa: N802
+    def GetNamedPipeServerProcessId(self, handle: Any, pid: Any) -> int:  # noqa: N802 - the system's name
         pid._obj.value = SERVER_PID
         return 1
 
-    def OpenProcessToken(self, process: Any, access: int, token: Any) -> int:  # noqa: N802
+    def OpenProcessToken(self, process: Any, access: int, token: Any) -> int:  # noqa: N802 - the system's name
         assert access == 8
         token._obj.value = 3
         return 1
 
-    def GetTokenInformation(self, token: Any, kind: int, *_: Any) -> int:  # noqa: N802
+    def GetTokenInformation(self, token: Any, kind: int, *_: Any) -> int:  # noqa: N802 - the system's name
         return int(kind == 1)
 
-    def ConvertSidToStringSidW(self, sid: Any, text: Any) -> int:  # noqa: N802
+    def ConvertSidToStringSidW(self, sid: Any, text: Any) -> int:  # noqa: N802 - the system's name
         text._obj.value = self.sid
         return int(self.sid is not None)
 
-    def ConvertStringSecurityDescriptorToSecurityDescriptorW(  # noqa: N802
+    def ConvertStringSecurityDescriptorToSecurityDescriptorW(  # noqa: N802 - the system's name
         self, rights: Any, revision: int, descriptor: Any, size: None
     ) -> int:
         assert revision == 1
@@ -156,7 +156,7 @@ class Windows:
         descriptor._obj.value = 99
         return 1
 
-    def LocalFree(self, memory: Any) -> None:  # noqa: N802
+    def LocalFree(self, memory: Any) -> None:  # noqa: N802 - the system's name
         self.freed += 1
 
 
@@ -206,7 +206,7 @@ def test_each_name_is_new() -> None:
     assert all(re.fullmatch(r"\\\\\.\\pipe\\companion-[0-9a-f]{32}", name) for name in names)
 
 
-def test_nobody_comes_in_time(windows: Windows, pipes: OwnerPipes) -> None:
+def test_a_wait_for_a_client_ends_in_time(windows: Windows, pipes: OwnerPipes) -> None:
     handle = pipes.listen("name", first=True)
     assert pipes.wait_for_client(handle, 0.01) is None
     assert windows.closed == []
@@ -256,9 +256,7 @@ def test_questions_are_answered_one_after_another_and_at_once(pipes: OwnerPipes)
     assert serve(pipes, client) == [{"heard": 2}, {"heard": 1}]
 
 
-def test_a_pipe_that_cannot_be_had_for_a_while_comes_back(
-    windows: Windows, pipes: OwnerPipes
-) -> None:
+def test_a_pipe_that_fails_for_a_while_is_served_again(windows: Windows, pipes: OwnerPipes) -> None:
     def client(address: str) -> Any:
         windows.refuse_to_listen = True
         first = pipes.connect(address, 10)
@@ -281,7 +279,7 @@ def test_an_answer_that_does_not_come_or_is_too_long_is_a_failure(
         end.receive(100, 1)
 
 
-def test_a_pipe_of_that_name_is_there_already(windows: Windows, pipes: OwnerPipes) -> None:
+def test_a_pipe_whose_name_is_taken_is_refused(windows: Windows, pipes: OwnerPipes) -> None:
     windows.refuse_to_listen = True
     with pytest.raises(OSError, match="refused"):
         serve(pipes, lambda _address: None)

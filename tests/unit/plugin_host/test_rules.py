@@ -66,7 +66,10 @@ def test_a_known_release_may_be_imported():
         ({"module": "companion_lamp:Plugin"}, Reason.PLUGIN_FOREIGN_MODULE),
         ({"module": ""}, Reason.PLUGIN_FOREIGN_MODULE),
         (
-            {"module": "a.b", "modules": {"a.b": "a/b.py"}},  # the top-level folder is nobody's
+            {
+                "module": "a.b",
+                "modules": {"a.b": "a/b.py"},
+            },  # the top-level folder belongs to no distribution
             Reason.PLUGIN_FOREIGN_MODULE,
         ),
         ({"first_on_path": False}, Reason.PLUGIN_SHADOWED),
@@ -99,7 +102,7 @@ def test_two_claims_of_a_name_are_both_refused_across_sides_too():
     assert judge(LAMP, rival) == [Reason.PLUGIN_DUPLICATE] * 2
 
 
-def test_the_names_of_the_core_are_nobody_elses():
+def test_a_name_of_the_core_is_refused_to_any_other_plugin():
     assert judge(LAMP, reserved={"lamp"}) == [Reason.PLUGIN_DUPLICATE]
 
 
@@ -132,7 +135,7 @@ file_lists = st.lists(
 
 
 @given(file_lists, st.randoms())
-def test_the_digest_knows_no_order(files: list[CodeFile], random: object):
+def test_the_digest_does_not_depend_on_the_order_of_files(files: list[CodeFile], random: object):
     shuffled = files[:]
     random.shuffle(shuffled)
     assert code_digest(shuffled) == code_digest(files)

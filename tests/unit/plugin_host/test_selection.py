@@ -49,15 +49,15 @@ def refusal(choose: object, candidates: list[Candidate], configured: str | None)
     return caught.value
 
 
-def test_the_single_trusted_one_is_chosen():
+def test_a_single_trusted_plugin_is_chosen():
     assert choose_keychain([*CORE, keychain("linux")], None) == "linux"
 
 
-def test_the_named_one_is_chosen():
+def test_the_named_plugin_is_chosen():
     assert choose_keychain([keychain("linux"), keychain("other")], "other") == "other"
 
 
-def test_memory_is_never_the_single_one_and_is_chosen_by_name():
+def test_the_memory_keychain_is_chosen_by_name_alone():
     assert refusal(choose_keychain, [], None).reason is Reason.PROVIDER_MISSING
     assert choose_keychain(CORE, "memory") == "memory"
     assert choose_keychain([*CORE, keychain("linux")], None) == "linux"
@@ -76,21 +76,21 @@ def test_the_refusal_of_the_named_one_is_raised_itself():
     assert (error.reason, error.plugin) == (Reason.PLUGIN_CHANGED, "linux")
 
 
-def test_a_name_that_nobody_has():
+def test_an_unknown_plugin_is_told():
     error = refusal(choose_keychain, [keychain("linux")], "windows")
     assert (error.reason, error.detail) == (Reason.PROVIDER_MISSING, "keychain: windows")
 
 
-def test_a_name_of_the_other_side_is_nobody():
+def test_a_plugin_of_the_other_side_is_not_chosen():
     assert refusal(choose_keychain, [runtime("x")], "x").reason is Reason.PROVIDER_MISSING
     assert refusal(choose_runtime, [keychain("x")], "x").reason is Reason.PROVIDER_MISSING
 
 
-def test_a_plugin_without_the_role_is_not_it():
+def test_a_plugin_without_the_role_is_not_chosen():
     assert refusal(choose_runtime, [], "https").reason is Reason.PROVIDER_MISSING
 
 
-def test_those_that_were_refused_are_named_when_nobody_is_left():
+def test_refused_plugins_are_named_when_no_other_is_left():
     refused = keychain("linux", reason=Reason.PLUGIN_EDITABLE, trusted=False)
     error = refusal(choose_keychain, [refused], None)
     assert error.reason is Reason.PROVIDER_MISSING
@@ -102,7 +102,7 @@ def test_an_untrusted_rival_changes_nothing():
     assert choose_keychain([rival, keychain("linux")], None) == "linux"
 
 
-def test_a_trusted_one_that_failed_says_so():
+def test_a_trusted_plugin_that_failed_is_told():
     failed = keychain("linux", reason=Reason.PLUGIN_IMPORT_FAILED)
     assert refusal(choose_keychain, [failed], None).reason is Reason.PLUGIN_IMPORT_FAILED
 
@@ -142,7 +142,7 @@ def test_two_of_the_core_for_one_role_are_refused():
     )
 
 
-def test_nobody_at_all():
+def test_without_any_plugin_the_provider_is_missing():
     with pytest.raises(CompanionError) as caught:
         choose_runtime([], None)
     assert (caught.value.reason, caught.value.detail) == (Reason.PROVIDER_MISSING, "spawn")

@@ -88,7 +88,7 @@ def test_what_changes_later_does_not_reach_the_copy():
 
 @pytest.mark.parametrize("role", Role)
 @pytest.mark.parametrize("nothing", [None, object(), 7, "provider", [], Lamp])
-def test_something_else_does_not_fit(role: Role, nothing: object):
+def test_an_object_that_is_no_provider_does_not_fit(role: Role, nothing: object):
     assert isinstance(snapshot_provider(role, nothing), str)
 
 

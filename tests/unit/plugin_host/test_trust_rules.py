@@ -62,7 +62,7 @@ def test_trust_lifts_no_other_refusal(site: Path, install_distribution: Install)
     assert judge(site, record) is Reason.PLUGIN_CHANGED
 
 
-def test_what_changed_is_told_by_name(site: Path, install_distribution: Install):
+def test_a_changed_release_names_what_changed(site: Path, install_distribution: Install):
     record = record_of(found(site))
     assert changes_since(record, found(site)) == ()
     install_distribution(

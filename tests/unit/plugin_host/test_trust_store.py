@@ -36,7 +36,7 @@ def file_of(tmp_path: Path) -> Path:
     return tmp_path / "state" / "plugins.json"
 
 
-def test_without_a_file_nobody_is_trusted(store: TrustStore):
+def test_without_a_file_no_plugin_is_trusted(store: TrustStore):
     assert store.read() == TrustBook()
 
 

@@ -1,4 +1,4 @@
-"""What the selected providers are asked in the child, and what becomes of those that fail."""
+"""The child asks the selected providers, and a failing provider costs its own answer."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def test_a_whole_report_is_taken():
         {"check": True, "checked": {"passed": [], "failure": "\x07"}},
     ],
 )
-def test_anything_else_is_no_report(changes: dict[str, Any]):
+def test_a_malformed_report_is_no_report(changes: dict[str, Any]):
     assert parse(**changes) is None
 
 
@@ -112,7 +112,7 @@ def test_answers_are_taken_whole():
         ("runtime", {"formats": None}),
     ],
 )
-def test_other_answers_are_no_report(side: str, changes: dict[str, Any]):
+def test_a_report_with_malformed_answers_is_no_report(side: str, changes: dict[str, Any]):
     assert parse(answers={**ANSWERS, side: {**ANSWERS[side], **changes}}) is None
     assert parse(answers={"keychain": ANSWERS["keychain"]}) is None
     assert parse(answers=[]) is None

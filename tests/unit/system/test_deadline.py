@@ -1,17 +1,21 @@
+"""A call that may hang: waited for in time, and left behind in a thread that nobody joins."""
+
+from __future__ import annotations
+
 import asyncio
 import contextvars
 import gc
-import os
 import threading
 import time
 import weakref
 from concurrent.futures import Future
+from queue import SimpleQueue
 
 import pytest
 
 from companion_core.errors import CompanionError, Reason
-from companion_core.system import deadline
 from companion_core.system.deadline import (
+    CallThreads,
     call_with_deadline,
     call_with_deadline_async,
     result_of,
@@ -59,53 +63,44 @@ def test_a_call_that_hangs_is_left_behind_in_a_daemon_thread():
 
 
 @pytest.fixture
-def workers(monkeypatch):
-    """None from before; those that get idle end in a moment."""
-    idle = []
-    monkeypatch.setattr(deadline, "_idle", idle)
-    monkeypatch.setattr(deadline, "_IDLE_SECONDS", 0.05)
-    return idle
+def threads() -> CallThreads:
+    """Threads of this test alone; one without a call ends in a moment."""
+    return CallThreads(idle_seconds=0.05)
 
 
-def test_one_call_after_the_other_has_the_same_thread_and_two_at_once_have_two(
-    workers, monkeypatch
-):
-    monkeypatch.setattr(deadline, "_IDLE_SECONDS", 60)  # none ends in between
-    first = call_with_deadline(threading.get_ident, seconds=30)
-    assert call_with_deadline(threading.get_ident, seconds=30) == first
+def test_calls_in_turn_share_a_thread_and_two_at_once_have_two():
+    threads = CallThreads(idle_seconds=60)  # no thread ends in between
+    first = threads.start(threading.get_ident).result(30)
+    assert threads.start(threading.get_ident).result(30) == first
     release = threading.Event()
-    waiting = start_call(lambda: (release.wait(30), threading.get_ident())[1])
-    assert call_with_deadline(threading.get_ident, seconds=30) != first
+    waiting = threads.start(lambda: (release.wait(30), threading.get_ident())[1])
+    assert threads.start(threading.get_ident).result(30) != first
     release.set()
     assert waiting.result(timeout=30) == first
-    assert len(workers) == 2
-    monkeypatch.setattr(deadline, "_IDLE_SECONDS", 0.05)
-    both = threading.Barrier(2, timeout=30)
-    for call in [start_call(both.wait) for _ in range(2)]:  # both do now
-        call.result(timeout=30)
+    assert threads.idle_count == 2
 
 
-def test_a_thread_that_has_nothing_to_do_ends(workers):
-    thread = call_with_deadline(threading.current_thread, seconds=30)
+def test_a_thread_that_has_nothing_to_do_ends(threads):
+    thread = threads.start(threading.current_thread).result(30)
     thread.join(30)
     assert not thread.is_alive()
-    assert workers == []
+    assert threads.idle_count == 0
 
 
-def test_a_call_that_comes_while_its_thread_gives_up_waiting_is_carried_out(workers):
-    calls = deadline.SimpleQueue()
-    thread = threading.Thread(target=deadline._work, args=(calls,), daemon=True)
+def test_a_call_that_comes_while_its_thread_gives_up_waiting_is_carried_out(threads):
+    calls = SimpleQueue()
+    thread = threading.Thread(target=threads._work, args=(calls,), daemon=True)
     thread.start()  # taken already: it is not among the idle ones
     time.sleep(0.2)
     future = Future()
     calls.put((future, int, ("3",)))
     assert future.result(timeout=30) == 3
     thread.join(30)
-    assert workers == []
+    assert threads.idle_count == 0
 
 
-def test_a_thread_keeps_nothing_of_a_call_that_is_over(monkeypatch):
-    monkeypatch.setattr(deadline, "_idle", [])
+def test_a_thread_keeps_nothing_of_a_call_that_is_over():
+    threads = CallThreads(idle_seconds=60)  # it lives on; what it was told must not
 
     class Secret:
         pass
@@ -116,19 +111,19 @@ def test_a_thread_keeps_nothing_of_a_call_that_is_over(monkeypatch):
 
     secret, context = Secret(), contextvars.ContextVar("context", default="fresh")
     gone = weakref.ref(secret)
-    gc.disable()  # it is gone at once, not when somebody tidies up
+    gc.disable()  # the value has to go by its reference count alone
     try:
-        call = start_call(fail, secret)
+        call = threads.start(fail, secret)
         with pytest.raises(KeyError):
             call.result(timeout=30)
         del call, secret
-        deadline_of_thread = time.monotonic() + 30  # it may just be on its way
-        while gone() is not None and time.monotonic() < deadline_of_thread:
+        deadline = time.monotonic() + 30  # the thread may still be leaving its call
+        while gone() is not None and time.monotonic() < deadline:
             time.sleep(0.01)
         assert gone() is None
     finally:
         gc.enable()
-    assert call_with_deadline(context.get, seconds=30) == "fresh"
+    assert threads.start(context.get).result(30) == "fresh"
 
 
 def test_the_event_loop_goes_on_while_a_call_hangs():
@@ -166,17 +161,6 @@ def test_a_cancellation_is_never_swallowed_by_a_result_that_comes_with_it():
             await call
 
     asyncio.run(run())
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_child_makes_threads_of_its_own():
-    assert call_with_deadline(int, "1", seconds=30) == 1
-    assert deadline._idle
-    child = os.fork()
-    if child == 0:
-        os._exit(call_with_deadline(int, "7", seconds=30))
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 
 @pytest.mark.parametrize("quick", [True, False])

@@ -51,7 +51,7 @@ def test_a_sticky_folder_such_as_tmp_is_fine_above(tmp_path):
 @pytest.mark.skipif(
     not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give away"
 )
-def test_a_foreign_component_and_a_foreign_link_are_refused(tmp_path):
+def test_a_folder_or_link_of_another_person_is_refused(tmp_path):
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     os.chown(foreign, 65534, 65534)
@@ -81,7 +81,7 @@ def test_links_that_lead_in_a_circle_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("target", ["wide/mine", "deep/../wide/mine"])
-def test_what_a_link_leads_through_is_looked_at_as_the_system_resolves_it(tmp_path, target):
+def test_a_link_is_checked_along_the_path_that_the_system_takes(tmp_path, target):
     wide = tmp_path / "wide"
     (wide / "mine").mkdir(parents=True)
     (tmp_path / "deep").mkdir()
@@ -94,13 +94,13 @@ def test_what_a_link_leads_through_is_looked_at_as_the_system_resolves_it(tmp_pa
     assert not (wide / "state").exists()
 
 
-def test_a_file_stands_where_a_folder_should(tmp_path):
+def test_a_file_in_place_of_a_folder_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises((Refused, EnvironmentUnavailable)):
         private_folder(tmp_path / "file")
 
 
-def test_a_write_is_private_whole_and_leaves_nothing_beside_it(tmp_path):
+def test_a_write_is_private_and_whole_and_leaves_no_other_file(tmp_path):
     path = tmp_path / "state.json"
     write_private(path, b"one")
     write_private(path, b"two")

@@ -1,19 +1,13 @@
-"""An interrupt in the moment in which a program starts: it is held back until it can end that."""
+"""A stop signal that comes during a critical section arrives once, at its end."""
 
 from __future__ import annotations
 
 import signal
 import sys
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from companion_core.cli import Settings
-from companion_core.cli.up_command import _detach
-from companion_core.egress.live import LiveEgress
-from companion_core.plugin_trial.trial import Trial
 from companion_core.system.stop_signals import stop_signals_wait
 
 pytestmark = [
@@ -24,37 +18,14 @@ pytestmark = [
 
 @pytest.fixture(autouse=True)
 def _interrupts_arrive() -> Iterator[None]:
-    """Also where the tests themselves run in the background, which ignores them."""
+    """Let them arrive also where the tests run in the background, which ignores them."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
-class Interrupted(LiveEgress):
-    """Starts another program, and is interrupted before anybody has heard of it."""
-
-    def start_process(self, argv: Any, **options: Any) -> Any:
-        self.started = super().start_process(["/bin/sleep", "60"], **options)
-        signal.raise_signal(signal.SIGINT)
-        return self.started
-
-
-def test_a_trial_leaves_no_child() -> None:
-    egress = Interrupted()
-    with pytest.raises(KeyboardInterrupt):
-        Trial(egress=egress, records=[]).run(["lamp"])
-    assert egress.started.returncode == -signal.SIGKILL
-
-
-def test_a_detached_start_is_given_up(tmp_path: Path) -> None:
-    egress = Interrupted()
-    with pytest.raises(KeyboardInterrupt):
-        _detach(Settings(egress=egress, state_dir=tmp_path / "state"), None, lambda _step: None)
-    assert egress.started.returncode == -signal.SIGTERM
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_what_came_meanwhile_arrives_once_at_the_end(number: signal.Signals) -> None:
+def test_a_signal_that_came_meanwhile_arrives_once_at_the_end(number: signal.Signals) -> None:
     came = []
     before = signal.signal(number, lambda number, _frame: came.append(number))
     try:

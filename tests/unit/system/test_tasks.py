@@ -39,7 +39,7 @@ def test_an_event_ends_the_work_and_waits_for_its_clean_up(which) -> None:
     assert asyncio.run(life()) == ["cleaned up", False]
 
 
-def test_what_the_work_raises_is_raised() -> None:
+def test_an_error_of_the_work_is_raised() -> None:
     async def fail() -> None:
         raise LookupError
 

@@ -1,4 +1,4 @@
-"""What a dead companion left: told, and with `--repair` removed after proof, else left alone."""
+"""What a dead companion left is told, and `--repair` removes it only after proof."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def paths(tmp_path):
 
 @pytest.fixture
 def orphan():
-    """A process that a killed companion and its killed keeper would leave."""
+    """A process such as a killed companion and its killed keeper leave."""
     code = "import time; print('up', flush=True); time.sleep(3600)"
     with subprocess.Popen(
         [sys.executable, "-IS", "-c", code], stdout=subprocess.PIPE, start_new_session=True
@@ -65,7 +65,7 @@ def write_state(paths, pid: int, start_time: float) -> None:
     paths.state_file.chmod(0o600)
 
 
-def test_of_a_companion_that_ended_in_order_nothing_is_left(tmp_path, paths):
+def test_a_companion_that_ended_in_order_leaves_nothing(tmp_path, paths):
     rows = look(tmp_path, repair=True)
     assert rows["companion"].reason is Reason.NOT_RUNNING
     assert rows["companion"].status is Status.SKIP
@@ -99,7 +99,7 @@ def test_a_link_in_place_of_the_state_file_is_left_alone(tmp_path, paths):
     assert letter.read_text() == "mine"
 
 
-def test_a_link_in_place_of_the_run_folder_is_told_and_what_it_leads_to_left_alone(tmp_path, paths):
+def test_a_link_in_place_of_the_run_folder_is_told_and_not_followed(tmp_path, paths):
     letters = tmp_path / "letters"
     (letters / "0badcafe").mkdir(parents=True)
     (letters / "control.sock").touch()
@@ -114,17 +114,18 @@ def test_a_link_in_place_of_the_run_folder_is_told_and_what_it_leads_to_left_alo
         paths.run_folder()
 
 
-def test_a_lock_that_cannot_be_taken_does_not_mean_that_one_runs(tmp_path, paths, monkeypatch):
+def test_a_lock_that_fails_is_not_taken_for_a_running_companion(tmp_path, paths, monkeypatch):
     def fail(_lock: object) -> None:
         raise EnvironmentUnavailable(Reason.DISK_UNAVAILABLE)
 
     write_state(paths, 2**22 + 1, 1)
+    # A file system without locks cannot be had here.
     monkeypatch.setattr(InstanceLock, "acquire", fail)
     row = look(tmp_path)["state-file"]
     assert (row.status, row.reason) == (Status.FAIL, Reason.DISK_UNAVAILABLE)
 
 
-def test_what_a_companion_holds_that_starts_now_is_left_alone(tmp_path, paths):
+def test_the_state_of_a_companion_that_starts_now_is_left_alone(tmp_path, paths):
     write_state(paths, 2**22 + 1, 1)
     (paths.run_folder() / "0badcafe").mkdir()
     lock = InstanceLock(paths.lock_file)
@@ -179,7 +180,7 @@ def test_a_download_that_was_cut_off_is_told_and_removed(tmp_path, paths):
     assert look(tmp_path, repair=True)["downloads"].status is Status.OK
 
 
-def test_a_download_that_the_next_start_goes_on_with_is_kept(tmp_path, paths):
+def test_a_download_that_the_next_start_can_resume_is_kept(tmp_path, paths):
     part = leave(paths.models, "cd" * 32)
     row = look(tmp_path, repair=True)["downloads"]
     assert (row.status, row.finding.detail) == (
@@ -192,13 +193,13 @@ def test_a_download_that_the_next_start_goes_on_with_is_kept(tmp_path, paths):
 
 
 @pytest.mark.parametrize("days", [-20_000, 15, 20_000], ids=["ahead", "old", "1970"])
-def test_how_old_a_download_is_is_left_to_the_next_start(tmp_path, paths, days):
+def test_the_age_of_a_download_is_left_to_the_next_start(tmp_path, paths, days):
     part = leave(paths.models, "cd" * 32, age=days * 86_400)
     assert look(tmp_path, repair=True)["downloads"].status is Status.OK
     assert part.exists()
 
 
-def test_a_download_that_nothing_can_go_on_with_is_removed(tmp_path, paths):
+def test_a_download_that_cannot_be_resumed_is_removed(tmp_path, paths):
     part = leave(paths.models, "cd" * 32, validator=None)
     assert look(tmp_path)["downloads"].reason is Reason.STALE_STATE
     assert look(tmp_path, repair=True)["downloads"].status is Status.REPAIRED
@@ -215,7 +216,7 @@ def test_a_folder_in_the_place_of_a_download_is_named_and_left_alone(tmp_path, p
     assert (paths.models / PART).is_dir()
 
 
-def test_a_download_that_goes_on_is_left_alone(tmp_path, paths):
+def test_a_download_under_way_is_left_alone(tmp_path, paths):
     (paths.models / PART).touch(0o600)
     with lock_folder(paths.models, threading.Event()):
         row = look(tmp_path, repair=True)["downloads"]

@@ -1,7 +1,7 @@
-"""The zoo: one way each in which a plugin can be broken, sloppy or hostile.
+"""The zoo: plugins that are broken, sloppy or hostile, each in one way.
 
-Every animal becomes a distribution of its own. `SOUND` is a plugin without a fault; an animal
-is mostly that with one thing replaced, so that nothing else explains its end.
+Every animal becomes a distribution of its own. `SOUND` is a plugin without a fault; most animals
+are that plugin with one thing replaced, so that nothing else explains their end.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ def companion_health():
 
 @dataclass(frozen=True, kw_only=True)
 class Animal:
-    """One distribution and its end.
+    """One distribution, and what becomes of it.
 
     Attributes:
-        text: of its module.
+        text: the source of its module.
         state: the last state that it may reach.
-        reason: why no further.
-        plan: why its plan is refused; None where it does not come to that.
-        healthy: what the core makes of its health check; None where it does not come to that.
+        reason: why it comes no further.
+        plan: why its plan is refused; None if it never plans.
+        healthy: the core's verdict on its health check; None if it is never asked.
         deadly: it ends or stalls the process that imports it.
         trusted: the person trusts it as it was installed.
         damage: files that are changed after it was trusted.
@@ -123,7 +123,7 @@ def _health(name: str, new: str) -> Animal:
     return Animal(name=name, text=text, state="registered", healthy=False)
 
 
-# Writes a report of its own wherever one could be, and leaves.
+# Writes a forged report to every open descriptor, and exits.
 FORGERY = """
 import os
 for descriptor in range(3, 100):

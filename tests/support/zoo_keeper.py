@@ -1,4 +1,4 @@
-"""Looks after the zoo: wheels as a build tool writes them, and the child that meets them.
+"""Writes the animals' wheels as a build tool does, and is the child that loads them.
 
 python zoo_keeper.py < REQUEST > REPORT     (the child; REQUEST as in `testing.trial`)
 """
@@ -6,6 +6,7 @@ python zoo_keeper.py < REQUEST > REPORT     (the child; REQUEST as in `testing.t
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import json
 import os
@@ -18,10 +19,10 @@ from zoo_animals import RUNTIME, Animal
 
 from companion_core.decisions.verdict import Verdict
 from companion_core.errors import CompanionError
-from companion_core.plugin_host import LoadedPlugins, Role, call_provider_sync
-from companion_core.plugin_host import host as plugin_host
+from companion_core.plugin_host import LoadedPlugins, Role, call_provider_sync, load_plugins
 from companion_core.plugin_trial import child as trial
 from companion_core.providers import CannotPlan, HealthResponse
+from companion_core.serving import assembly
 from companion_core.testing import (
     TCP,
     UNIX,
@@ -29,7 +30,9 @@ from companion_core.testing import (
     spawn_request,
 )
 
-HURRY_SECONDS = 3.0  # three of them sleep so long; the others need a moment, on a busy machine too
+HURRY_SECONDS = (
+    3.0  # three animals sleep that long; the others need a moment, on a busy machine too
+)
 
 
 def write_wheel(folder: Path, animal: Animal) -> Path:
@@ -85,7 +88,7 @@ def plan_of(loaded: LoadedPlugins, name: str) -> str:
 
 
 def health_of(loaded: LoadedPlugins, name: str) -> bool:
-    """Judge a good answer as the gateway's probe does: only exactly True is healthy."""
+    """Judge a good answer as the gateway does: only exactly True is healthy."""
     response = HealthResponse(status=200, body=b"", served_model="zoo")
     judge = loaded.providers(Role.HEALTH)[name].judge
     try:
@@ -95,11 +98,12 @@ def health_of(loaded: LoadedPlugins, name: str) -> bool:
 
 
 def main() -> None:
-    """Meet the animals, and say what became of them."""
+    """Load the animals, and report what became of each."""
     request = json.loads(sys.stdin.buffer.read())
     report = os.dup(1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    plugin_host.LOAD_SECONDS = HURRY_SECONDS
+    # The child takes no deadline for an import: animals that sleep would cost ten seconds each.
+    assembly.load_plugins = functools.partial(load_plugins, load_seconds=HURRY_SECONDS)
     meetings = {}
     real = trial.load_every_plugin
 

@@ -17,7 +17,7 @@ from companion_core.egress.live import LiveEgress
 from companion_core.providers import TcpChannel
 
 pytestmark = [
-    pytest.mark.unit,
+    pytest.mark.integration,
     pytest.mark.skipif(sys.platform != "linux", reason="sequenced packets and descriptors"),
 ]
 
@@ -56,7 +56,7 @@ def answer(theirs, *descriptors: int) -> threading.Thread:
     return thread
 
 
-def test_a_connected_stream_to_the_listener_is_taken(line, listener) -> None:
+def test_a_connected_stream_to_the_listener_is_accepted(line, listener) -> None:
     ours, theirs = line
 
     async def life() -> None:
@@ -73,7 +73,7 @@ def test_a_connected_stream_to_the_listener_is_taken(line, listener) -> None:
     asyncio.run(life())
 
 
-def test_anything_else_is_refused_and_closed(line, listener) -> None:
+def test_any_other_descriptor_is_refused_and_closed(line, listener) -> None:
     ours, theirs = line
 
     async def life() -> None:
@@ -84,7 +84,7 @@ def test_anything_else_is_refused_and_closed(line, listener) -> None:
         datagram = socket.socket(type=socket.SOCK_DGRAM)
         datagram.connect(listener.getsockname())
         pair = socket.socketpair()
-        gc.collect()  # what earlier tests left is not let go of in between
+        gc.collect()  # descriptors of earlier tests must not be closed in between
         before = psutil.Process().num_fds()
         for other in (foreign, unconnected, datagram, pair[0]):
             thread = answer(theirs, other.fileno())
@@ -102,7 +102,7 @@ def test_anything_else_is_refused_and_closed(line, listener) -> None:
     asyncio.run(life())
 
 
-def test_no_socket_at_all_is_an_error_of_the_system(line, listener) -> None:
+def test_a_descriptor_that_is_no_socket_is_an_os_error(line, listener) -> None:
     ours, theirs = line
 
     async def life() -> None:
@@ -114,7 +114,7 @@ def test_no_socket_at_all_is_an_error_of_the_system(line, listener) -> None:
     asyncio.run(life())
 
 
-def test_a_broker_that_is_gone_or_let_go_of_refuses(line, listener) -> None:
+def test_a_broker_that_has_ended_or_was_closed_refuses(line, listener) -> None:
     ours, theirs = line
 
     async def life() -> None:
@@ -128,7 +128,7 @@ def test_a_broker_that_is_gone_or_let_go_of_refuses(line, listener) -> None:
     asyncio.run(life())
 
 
-def test_turns_are_kept_when_one_gives_up(line, listener) -> None:
+def test_a_caller_that_gives_up_does_not_take_anothers_answer(line, listener) -> None:
     ours, theirs = line
 
     async def life() -> None:

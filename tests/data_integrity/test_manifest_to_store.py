@@ -139,7 +139,9 @@ def model_host_is_manifest_host(world: World) -> None:
         (model_host_is_manifest_host, Reason.MANIFEST_UNTRUSTED),
     ],
 )
-def test_bad_input(world: World, spoil: Callable[[World], None], reason: Reason) -> None:
+def test_bad_input_leaves_nothing_in_the_store(
+    world: World, spoil: Callable[[World], None], reason: Reason
+) -> None:
     spoil(world)
     with pytest.raises(CompanionError) as caught:
         world.run()

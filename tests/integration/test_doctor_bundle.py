@@ -1,4 +1,4 @@
-"""Attacker: whoever reads a support request. Secrets are planted wherever one could come from."""
+"""Attacker: a reader of a support request. Secrets are planted wherever one could come from."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from doctor_parts import PUBLIC_KEY, make_situation, make_survey, plugin
 
 from companion_core.doctor import bundle, examine
 from companion_core.doctor.bundle import new_bundle, write_bundle
+from companion_core.doctor.report import Report
 from companion_core.errors import CompanionError, Reason
 
 pytestmark = pytest.mark.security
@@ -76,6 +77,7 @@ def situation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     log.write_text(LOG)
     log.chmod(0o600)
     (situation.paths.logs / "elsewhere.log").symlink_to(config)
+    # In place of a running companion, which would have a token of its own.
     monkeypatch.setattr(bundle, "ask", lambda *_: {"token": "planted-session-token"})
     return situation
 
@@ -97,13 +99,13 @@ def pack(path: Path, situation) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("secret", PLANTED)
-def test_nothing_that_was_planted_is_in_it(tmp_path, situation, secret):
+def test_no_planted_secret_is_in_the_bundle(tmp_path, situation, secret):
     files = pack(tmp_path / "bundle.tar.gz", situation)
     for name, text in files.items():
         assert secret not in text, name
 
 
-def test_what_helps_is_in_it(tmp_path, situation):
+def test_the_bundle_has_what_helps(tmp_path, situation):
     files = pack(tmp_path / "bundle.tar.gz", situation)
     assert set(files) == {
         "README.txt", "report.json", "versions.json", "plugins.json", "configuration.json",
@@ -129,12 +131,13 @@ def test_a_log_that_cannot_be_read_takes_no_other_with_it(tmp_path, situation, m
             raise PermissionError
         return read(path)
 
+    # Root, which the tests may run as, reads what a mode forbids: so the reading itself fails.
     monkeypatch.setattr(bundle, "_tail", fail_once)
     files = pack(tmp_path / "bundle.tar.gz", situation)
     assert [name for name in files if name.startswith("logs/")] == ["logs/runtime.log"]
 
 
-def test_only_its_owner_can_read_it(tmp_path, situation):
+def test_only_its_owner_can_read_the_bundle(tmp_path, situation):
     before = os.umask(0)
     try:
         pack(tmp_path / "bundle.tar.gz", situation)
@@ -145,7 +148,7 @@ def test_only_its_owner_can_read_it(tmp_path, situation):
 
 
 @pytest.mark.parametrize("kind", ["file", "link", "dangling"])
-def test_nothing_is_written_over(tmp_path, kind):
+def test_a_bundle_overwrites_no_file_and_follows_no_link(tmp_path, kind):
     path, letter = tmp_path / "bundle.tar.gz", tmp_path / "letter.txt"
     letter.write_text("mine")
     if kind == "file":
@@ -169,13 +172,14 @@ def test_a_folder_that_is_not_there_is_the_disks_fault(tmp_path):
     ("error", "raised"),
     [(OSError(28, "full"), CompanionError), (KeyboardInterrupt(), KeyboardInterrupt)],
 )
-def test_half_an_archive_does_not_stay(tmp_path, situation, monkeypatch, error, raised):
-    def fail(*_: object) -> None:
-        raise error
+def test_half_an_archive_does_not_stay(tmp_path, situation, error, raised):
+    class Unfinished(Report):
+        def document(self):
+            raise error
 
     path = tmp_path / "bundle.tar.gz"
     report = examine(situation)
-    monkeypatch.setattr(bundle, "_versions", fail)
+    unfinished = Unfinished(rows=report.rows, judgement=report.judgement)
     with pytest.raises(raised), new_bundle(path) as file:
-        write_bundle(file, report, situation)
+        write_bundle(file, unfinished, situation)
     assert not path.exists()

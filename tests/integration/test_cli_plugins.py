@@ -84,12 +84,12 @@ def last_line(done: Done) -> str:
     return done.stderr.strip().splitlines()[-1]
 
 
-def test_the_names_of_the_core_are_those_it_loads(machine: Machine):
+def test_the_cores_plugins_are_listed_under_the_names_it_loads(machine: Machine):
     rows = json.loads(machine.plugins("list", "--json").stdout)["plugins"]
     assert {row["name"] for row in rows if row["core"]} == CORE_NAMES
 
 
-def test_trusting_is_asked_for_told_and_undone(machine: Machine):
+def test_trust_is_asked_for_shown_and_withdrawn(machine: Machine):
     module = machine.add("lamp")
     row = machine.row("lamp")
     assert (row["state"], row["reason"]) == ("found", "plugin_untrusted")
@@ -124,7 +124,7 @@ def test_trusting_is_asked_for_told_and_undone(machine: Machine):
 
 
 @pytest.mark.parametrize(("answer", "code"), [("y", 0), ("n", 130)])
-def test_a_person_is_asked(machine: Machine, monkeypatch, answer: str, code: int):
+def test_trust_asks_the_person(machine: Machine, monkeypatch, answer: str, code: int):
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
@@ -157,7 +157,7 @@ def test_a_first_import_that_fails_is_not_trusted(machine: Machine, text: str, r
     assert machine.row("lamp")["reason"] == "plugin_untrusted"
 
 
-def test_one_that_ends_the_process_later_is_found_out_and_costs_nobody_else(machine: Machine):
+def test_a_plugin_that_ends_the_process_later_costs_itself_alone(machine: Machine):
     machine.add("lamp", GOOD)
     trap = "import os, pathlib\nif pathlib.Path(os.environ['TRAP']).exists():\n    os._exit(0)\n"
     machine.add("trap", trap + GOOD)
@@ -192,7 +192,7 @@ def test_the_result_of_a_check_is_bound_to_the_code(machine: Machine):
     assert machine.row("lamp")["conformance"]["result"] == "failed"
 
 
-def test_a_name_that_nobody_has(machine: Machine):
+def test_an_unknown_plugin_is_told(machine: Machine):
     for verb in ("info", "check", "trust"):
         done = machine.plugins(verb, "nobody")
         assert done.returncode == 4
@@ -220,7 +220,7 @@ def test_an_editable_install_needs_its_own_word(machine: Machine, tmp_path: Path
     assert "(editable)" in machine.plugins("list").stdout
 
 
-def test_a_store_that_cannot_be_read_trusts_nobody_and_stops_nothing(machine: Machine):
+def test_an_unreadable_store_trusts_no_plugin_and_stops_no_command(machine: Machine):
     machine.add("lamp")
     machine.plugins("trust", "lamp", "--yes")
     (machine.state / "plugins.json").write_text("{")
