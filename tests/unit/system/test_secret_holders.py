@@ -35,7 +35,7 @@ SOUNDS_SECRET = re.compile(
 # Each may sound like a secret in a field or an argument of a constructor, and is none.
 NO_SECRETS = {
     "authority.custody.Session.token_type": "Bearer",
-    "config.reader.ManifestConfig.trusted_keys": "public keys",
+    "config.sections.ManifestConfig.trusted_keys": "public keys",
     "decisions.custody.SessionMeta.token_type": "Bearer",
     "gateway.http.head.RequestHead.token": "what a client shows, right or wrong; see its repr",
     "plugin_trial.trial.Trial.keychain": "the name of the configured one",
