@@ -18,10 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 from companion_core.decisions.integrity import parse_model_spec
 from companion_core.decisions.isolation import Tier
+from companion_core.decisions.lifecycle import State
 from companion_core.egress.live import LiveEgress
+from companion_core.errors import CompanionError
 from companion_core.models.proof import (
     Proof,
     identify,
@@ -252,3 +255,13 @@ def run_as(user: int, arguments: list[str], folder: Path, **options: Any) -> Any
         if tried.returncode == 0:
             return subprocess.Popen([interpreter, *arguments], **shared, **options)
     return None
+
+
+def refused_start(machine, spec) -> CompanionError:
+    with pytest.raises(CompanionError) as caught:
+        asyncio.run(machine.supervisor.start(spec))
+    assert machine.supervisor.state is State.STOPPED
+    assert machine.supervisor.runtime_pid is None
+    assert machine.leftovers() == []
+    assert machine.exits == 0
+    return caught.value

@@ -120,3 +120,11 @@ async def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - what is waited for has no event
             await asyncio.sleep(0.02)
+
+
+def ready_again(serving, before: int):
+    def check() -> bool:
+        pid = getattr(serving.runtime, "pid", before)
+        return pid != before and serving.lifecycle().ok
+
+    return check
