@@ -2,6 +2,9 @@
 
 Counters outside their own bounds are a fault and admit nothing. A new arrival never overtakes
 a request that waits (I-11). Nothing here waits, and nothing is changed in place.
+
+The gateway's queue asks `decide_arrival`, `count_one_more` and `count_one_less` on bare integers;
+the known answers and the property tests walk the same rules on snapshots.
 """
 
 from __future__ import annotations
@@ -14,6 +17,8 @@ from companion_core.errors import Reason
 
 __all__ = [
     "AdmissionSnapshot",
+    "count_one_less",
+    "count_one_more",
     "create_admission",
     "decide_arrival",
     "evaluate_admission",
@@ -29,6 +34,51 @@ _AT_CAPACITY = refuse(Reason.AT_CAPACITY)
 _QUEUE_FULL = refuse(Reason.QUEUE_FULL)
 
 
+# --- on bare integers: what the gateway asks on each request ------------------------------
+
+
+def decide_arrival(in_flight: int, max_in_flight: int, queued: int, queue_bound: int) -> Verdict:
+    """Decide for a new arrival: it queues after the requests that wait already."""
+    if not (0 <= in_flight <= max_in_flight and 0 <= queued <= queue_bound):
+        return _MALFORMED
+    if in_flight < max_in_flight:
+        return _AT_CAPACITY if queued else OK
+    return _AT_CAPACITY if queued < queue_bound else _QUEUE_FULL
+
+
+def count_one_more(count: int, bound: int) -> int:
+    """Return the counter with one more request running or waiting.
+
+    Args:
+        count: how many run, or wait.
+        bound: how many may.
+
+    Raises:
+        ValueError: the counter is outside its bounds, or at its upper one.
+    """
+    if 0 <= count < bound:
+        return count + 1
+    raise ValueError(Reason.MALFORMED_ADMISSION_STATE.value)
+
+
+def count_one_less(count: int, bound: int) -> int:
+    """Return the counter with one request less running or waiting.
+
+    Args:
+        count: how many run, or wait.
+        bound: how many may.
+
+    Raises:
+        ValueError: the counter is outside its bounds, or zero.
+    """
+    if 0 < count <= bound:
+        return count - 1
+    raise ValueError(Reason.MALFORMED_ADMISSION_STATE.value)
+
+
+# --- on a snapshot: the whole state at once, judged before it is believed -----------------
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdmissionSnapshot:
     """How many requests run and wait, and how many may."""
@@ -37,15 +87,6 @@ class AdmissionSnapshot:
     max_in_flight: int
     queued: int
     queue_bound: int
-
-
-def decide_arrival(in_flight: int, max_in_flight: int, queued: int, queue_bound: int) -> Verdict:
-    """Decide for a new arrival from bare integers: what the gateway asks on each request."""
-    if not (0 <= in_flight <= max_in_flight and 0 <= queued <= queue_bound):
-        return _MALFORMED
-    if in_flight < max_in_flight:
-        return _AT_CAPACITY if queued else OK
-    return _AT_CAPACITY if queued < queue_bound else _QUEUE_FULL
 
 
 def _consistent(state: object) -> TypeGuard[AdmissionSnapshot]:
@@ -83,30 +124,37 @@ def evaluate_admission(state: object) -> Verdict:
 
 
 def evaluate_arrival(state: object) -> Verdict:
-    """Decide for a request that has just arrived: it queues behind whoever waits already."""
+    """Decide for a request that has just arrived, as `decide_arrival` does."""
     if not _consistent(state):
         return _MALFORMED
     return decide_arrival(state.in_flight, state.max_in_flight, state.queued, state.queue_bound)
 
 
+# The four steps of the gateway's queue, on a snapshot.
+
+
 def record_in_flight(state: Any) -> AdmissionSnapshot:
     """Return the counters with one more request running; raise `ValueError` beyond the bound."""
-    return _checked(replace(_checked(state), in_flight=state.in_flight + 1))
+    before = _checked(state)
+    return replace(before, in_flight=count_one_more(before.in_flight, before.max_in_flight))
 
 
 def record_completion(state: Any) -> AdmissionSnapshot:
     """Return the counters with one request less running; raise `ValueError` when none runs."""
-    return _checked(replace(_checked(state), in_flight=state.in_flight - 1))
+    before = _checked(state)
+    return replace(before, in_flight=count_one_less(before.in_flight, before.max_in_flight))
 
 
 def record_queued(state: Any) -> AdmissionSnapshot:
     """Return the counters with one more request waiting; raise `ValueError` beyond the bound."""
-    return _checked(replace(_checked(state), queued=state.queued + 1))
+    before = _checked(state)
+    return replace(before, queued=count_one_more(before.queued, before.queue_bound))
 
 
 def record_dequeued(state: Any) -> AdmissionSnapshot:
     """Return the counters with one request less waiting; raise `ValueError` when none waits."""
-    return _checked(replace(_checked(state), queued=state.queued - 1))
+    before = _checked(state)
+    return replace(before, queued=count_one_less(before.queued, before.queue_bound))
 
 
 def _checked(state: Any) -> AdmissionSnapshot:

@@ -228,7 +228,7 @@ def check_temporary(_situation: Situation) -> Finding:
 
 def check_port(situation: Situation) -> Finding:
     """Require that a configured port can be taken, unless the companion itself holds it."""
-    from companion_core.gateway.listener import bind_loopback  # noqa: PLC0415 - this check alone
+    from companion_core.gateway import bind_loopback  # noqa: PLC0415 - this check alone
 
     port = require_config(situation).gateway.port
     if port == 0:

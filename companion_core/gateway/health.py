@@ -17,7 +17,8 @@ from companion_core.egress.interface import Egress
 from companion_core.errors import Reason
 from companion_core.gateway.http.chunked import ChunkFramer
 from companion_core.gateway.http.response_head import ResponseHead
-from companion_core.gateway.upstream import BackendConnection, BackendPool
+from companion_core.gateway.interface import Upstream
+from companion_core.gateway.upstream import BackendPool
 from companion_core.providers import HealthChecker, HealthResponse, TcpChannel
 from companion_core.system.deadline import (
     result_of,
@@ -71,7 +72,7 @@ class HealthProbe:
 
     def connect_ahead(self) -> None:
         """Make the next probe's connection now; where there is none by then, it makes its own."""
-        if self._ahead is None or self._ahead.holds_nothing:
+        if self._ahead is None or self._ahead.is_empty:
             self._ahead = self._new_pool()
             self._ahead.open_ahead()
 
@@ -158,10 +159,10 @@ class _Answer:
         self.status = 0
         self.body = bytearray()
         self._framer: ChunkFramer | None = None
-        self._connection: BackendConnection | None = None
+        self._upstream: Upstream | None = None
 
-    def upstream_bound(self, connection: BackendConnection) -> bool:
-        self._connection = connection
+    def upstream_bound(self, upstream: Upstream) -> bool:
+        self._upstream = upstream
         return not self.complete.done()
 
     def response_started(self, head: ResponseHead, body: bytes) -> None:
@@ -176,8 +177,8 @@ class _Answer:
             self._framer.feed(data)
         else:
             self.body += data
-        if len(self.body) > MAX_HEALTH_BYTES and self._connection is not None:
-            self._connection.abort()
+        if len(self.body) > MAX_HEALTH_BYTES and self._upstream is not None:
+            self._upstream.abort()
             self.response_failed()
 
     def response_ended(self, now: float) -> None:  # noqa: ARG002 - of the protocol

@@ -17,7 +17,7 @@ from companion_core.decisions.verdict import OK
 from companion_core.egress.live import LiveEgress
 from companion_core.errors import Reason
 from companion_core.gateway import Backend, HealthProbe
-from companion_core.gateway.exchange import MAX_HELD
+from companion_core.gateway.exchange import MAX_HELD_CHECKS
 from companion_core.providers import OPENAI_ROUTES, TcpChannel, UnixChannel
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("each_event_loop")]
@@ -34,13 +34,13 @@ def run(life: Callable[[parts.Door, Backend], Awaitable[None]], **settings: Any)
             assert backend is not None
             door.gateway.detach()
             await life(door, backend)
-            assert not door.gateway.held
+            assert not door.gateway.context.held_checks
 
     asyncio.run(main())
 
 
 async def held(door: parts.Door, number: int = 1) -> None:
-    await parts.eventually(lambda: len(door.gateway.held) == number)
+    await parts.eventually(lambda: len(door.gateway.context.held_checks) == number)
 
 
 def test_it_is_answered_by_the_backend_that_comes() -> None:
@@ -171,9 +171,9 @@ def test_behind_one_that_could_not_be_made_ahead_another_is(tmp_path) -> None:
         nobody.close()
         door.gateway.expect(replace(backend, channel=TcpChannel(host="127.0.0.1", port=port)))
         door.gateway.connect_expected()
-        pool = door.gateway.pool
+        pool = door.gateway.context.pool
         assert pool is not None
-        await parts.eventually(lambda: pool.holds_nothing)
+        await parts.eventually(lambda: pool.is_empty)
         door.gateway.attach_expected()
         assert (await door.ask(door.get(HEALTH_PATH))).code == "upstream_failed"
 
@@ -194,7 +194,10 @@ def test_a_request_behind_the_first_has_a_connection_of_its_own() -> None:
         door.gateway.expect(backend)
         door.gateway.connect_expected()
         door.gateway.attach_expected()
-        pool, first = door.gateway.pool, asyncio.create_task(door.ask(door.get(HEALTH_PATH)))
+        pool, first = (
+            door.gateway.context.pool,
+            asyncio.create_task(door.ask(door.get(HEALTH_PATH))),
+        )
         assert pool is not None
         await parts.eventually(lambda: door.backend.connections == 1)
         assert pool._connecting
@@ -209,10 +212,10 @@ def test_a_connection_made_ahead_is_let_go_of_for_whoever_takes_one_at_a_time() 
         door.gateway.expect(backend)
         door.gateway.connect_expected()
         await parts.eventually(lambda: door.backend.connections == 1)
-        before = door.gateway.pool
+        before = door.gateway.context.pool
         door.gateway.disconnect_expected()
         assert before is not None
-        await parts.eventually(lambda: before.holds_nothing)
+        await parts.eventually(lambda: before.is_empty)
         assert door.gateway.backend is None  # and nothing is sent to it yet
         door.gateway.attach_expected()
         assert (await door.ask(door.post())).status == 200
@@ -287,24 +290,25 @@ def test_no_more_are_held_than_there_is_room_for() -> None:
     async def life(door: parts.Door, backend: Backend) -> None:
         asked = [
             asyncio.create_task(door.ask(door.get(HEALTH_PATH, extra=WAIT)))
-            for _ in range(MAX_HELD + 2)
+            for _ in range(MAX_HELD_CHECKS + 2)
         ]
         await parts.eventually(lambda: sum(each.done() for each in asked) == 2)
         assert {each.result().code for each in asked if each.done()} == {"not_ready"}
-        await held(door, MAX_HELD)
+        await held(door, MAX_HELD_CHECKS)
         door.gateway.attach(backend)
         answers = [(await each).status for each in asked]
-        assert sorted(answers) == [200] * MAX_HELD + [503] * 2
+        assert sorted(answers) == [200] * MAX_HELD_CHECKS + [503] * 2
 
     run(life)
 
 
-def test_what_it_waited_is_no_part_of_how_long_its_answer_takes() -> None:
+def test_the_time_it_was_held_does_not_count_as_time_to_answer() -> None:
+    clock = parts.Clock()
+
     async def life(door: parts.Door, backend: Backend) -> None:
-        asked = asyncio.create_task(door.ask(door.get(HEALTH_PATH, extra=WAIT)))
+        asked = asyncio.create_task(door.ask(door.get(HEALTH_PATH, extra="Prefer: wait=9999\r\n")))
         await held(door)
-        (exchange,) = door.gateway.held
-        exchange._client._started -= 3600
+        clock.now += 3600
         door.gateway.attach(backend)
         assert (await asked).status == 200
         (seconds,) = re.findall(
@@ -312,7 +316,7 @@ def test_what_it_waited_is_no_part_of_how_long_its_answer_takes() -> None:
         )
         assert float(seconds) < 3600
 
-    run(life)
+    run(life, clock=clock, hold_seconds=9999)
 
 
 def test_an_answer_from_before_is_none_and_a_question_is_taken_back() -> None:

@@ -22,7 +22,7 @@ async def held(backend: Any, _request: bytes, _reader: Any, writer: Any) -> None
 
 def held_pool(door: parts.Door) -> tuple[Any, asyncio.Event]:
     """Return the pool, whose connections are made once the event is set."""
-    pool: Any = door.gateway.pool
+    pool: Any = door.gateway.context.pool
     live, connect = pool._egress, asyncio.Event()
 
     class Slow:
@@ -43,7 +43,9 @@ def test_a_body_written_for_one_backend_never_reaches_another() -> None:
             await parts.eventually(lambda: door.gateway.snapshot().queued == 1)
             backend = door.gateway.backend
             assert isinstance(backend, Backend)
-            waiter = door.gateway.queue.release(0.1)  # the place is on its way to the waiter
+            waiter = door.gateway.context.queue.release(
+                0.1
+            )  # the place is on its way to the waiter
             assert waiter is not None
             door.gateway.attach(replace(backend, served_model="other"))
             waiter.place_is_free()
@@ -92,11 +94,11 @@ def test_a_connection_on_which_nobody_asked_is_not_used_again() -> None:
     async def main() -> None:
         async with parts.open_door() as door:
             assert (await door.ask(door.post())).status == 200
-            pool = door.gateway.pool
+            pool = door.gateway.context.pool
             assert pool is not None
             (idle,) = pool._idle
             idle.data_received(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-            assert pool.take_idle(door.gateway.now()) is None  # in the same moment
+            assert pool.take_idle(door.gateway.context.now()) is None  # in the same moment
             assert (await door.ask(door.post())).status == 200
             assert door.backend.connections == 2
 
@@ -112,8 +114,8 @@ def test_a_backend_that_does_not_accept_has_a_deadline(monkeypatch: pytest.Monke
 
     async def main() -> None:
         async with parts.open_door(max_in_flight=1) as door:
-            assert door.gateway.pool is not None
-            door.gateway.pool._egress = Silent()
+            assert door.gateway.context.pool is not None
+            door.gateway.context.pool._egress = Silent()
             assert (await door.ask(door.post())).code == "upstream_failed"
             assert door.gateway.snapshot().in_flight == 0
 
@@ -124,12 +126,12 @@ def test_a_fault_of_ours_gives_the_place_back() -> None:
     async def main() -> None:
         async with parts.open_door(max_in_flight=1) as door:
             asyncio.get_running_loop().set_exception_handler(lambda _loop, _context: None)
-            assert door.gateway.requests is not None
-            heads = door.gateway.requests._heads
-            door.gateway.requests._heads = None  # type: ignore[assignment]
+            assert door.gateway.context.requests is not None
+            heads = door.gateway.context.requests._heads
+            door.gateway.context.requests._heads = None  # type: ignore[assignment]
             with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
                 await door.ask(door.post())
-            door.gateway.requests._heads = heads
+            door.gateway.context.requests._heads = heads
             assert (await door.ask(door.post())).status == 200
             assert door.gateway.snapshot().in_flight == 0
 
@@ -141,7 +143,10 @@ def test_who_is_limited_is_told_about_the_own_window() -> None:
         async with parts.open_door(
             requests_per_minute=1, strangers_per_minute=1, clock=lambda: 1000.0
         ) as door:
-            owner, stranger = door.gateway.budgets.owner, door.gateway.budgets.strangers
+            owner, stranger = (
+                door.gateway.context.budgets.owner,
+                door.gateway.context.budgets.strangers,
+            )
             assert owner is not None
             assert stranger is not None
             owner.record(950.0)

@@ -143,7 +143,7 @@ def test_a_slow_reader_slows_its_backend_in_bounded_memory() -> None:
                 last = sent
                 await asyncio.sleep(0.3)
             assert sent < 500
-            (connection,) = door.gateway.connections
+            (connection,) = door.gateway.context.connections
             assert connection.transport.get_write_buffer_size() < 2**20
             total = 0
             while data := await client.reader.read(2**20):
@@ -261,7 +261,7 @@ def test_another_backend_behind_the_same_port_and_token() -> None:
             client.writer.write(first.post())
             assert (await client.read_answer()).status == 200
             await first.gateway.drain(1)
-            channel = second.gateway.pool._channel
+            channel = second.gateway.context.pool._channel
             assert isinstance(channel, UnixChannel)
             first.gateway.attach(
                 Backend(channel=channel, served_model="other", health_path="/api/version")
@@ -297,7 +297,7 @@ def test_backend_that_is_not_there_or_silent() -> None:
                 )
             )
             assert (await door.ask(door.post())).code == "upstream_failed"
-            door.gateway.pool._egress = RefusingEgress()
+            door.gateway.context.pool._egress = RefusingEgress()
             assert (await door.ask(door.post())).code == "upstream_failed"
             assert door.gateway.snapshot().in_flight == 0
 
@@ -326,8 +326,8 @@ def test_small_writes_are_not_held_back() -> None:
     async def main() -> None:
         async with parts.open_door() as door:
             client = await door.connect()
-            await parts.eventually(lambda: len(door.gateway.connections) == 1)
-            (accepted,) = door.gateway.connections
+            await parts.eventually(lambda: len(door.gateway.context.connections) == 1)
+            (accepted,) = door.gateway.context.connections
             wire = accepted.transport.get_extra_info("socket")
             assert wire.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
             await client.close()
@@ -411,8 +411,7 @@ def test_a_probe_takes_the_connection_made_ahead_or_if_that_was_cut_its_own() ->
     async def main() -> None:
         async with parts.open_door() as door:
             opened: list[Any] = []
-            real = door.gateway.connection_opened
-            door.gateway.connection_opened = lambda one: opened.append(one) or real(one)  # type: ignore[method-assign]
+            door.gateway.context.connections = parts.NotedConnections(opened.append)
             probe = HealthProbe(
                 port=lambda: door.gateway.port,
                 token=parts.TOKEN,
@@ -438,7 +437,7 @@ def test_a_probe_takes_the_connection_made_ahead_or_if_that_was_cut_its_own() ->
                 (await ahead()).transport.abort()
                 pool = probe._ahead
                 assert pool is not None
-                await until(lambda: pool.holds_nothing)
+                await until(lambda: pool.is_empty)
 
             made = await ahead()
             assert await probe.probe() == OK
@@ -455,7 +454,7 @@ def test_a_probe_takes_the_connection_made_ahead_or_if_that_was_cut_its_own() ->
 
             await ahead()
             probe.close()
-            await until(lambda: not door.gateway.connections)
+            await until(lambda: not door.gateway.context.connections)
             assert await probe.probe() == OK
             assert len(opened) == 7
 

@@ -174,12 +174,12 @@ def test_an_end_while_it_waits_is_noticed_in_the_same_moment(answer: bytes, unix
     backend = ClosingBackend(answer, closing.a_little_later)
 
     async def life(door: parts.Door) -> None:
-        pool: Any = door.gateway.pool
+        pool: Any = door.gateway.context.pool
         assert (await door.ask(door.post())).status == 200
         (kept,) = pool._idle + pool._settling
         kept.transport.pause_reading()
         await parts.eventually(lambda: not kept.is_silent())
-        assert pool.take_idle(door.gateway.now() + 1) is None
+        assert pool.take_idle(door.gateway.context.now() + 1) is None
         assert await ask_many(door, 4) == [200] * 4
         assert len(backend.requests) == backend.connections == 5
 
@@ -313,7 +313,7 @@ def test_a_client_that_leaves_while_it_is_sent_again_takes_its_place_along() -> 
         client = await door.connect()
         client.writer.write(door.post())
         assert (await client.read_answer()).status == 200
-        pool: Any = door.gateway.pool
+        pool: Any = door.gateway.context.pool
         live, asked, connect = pool._egress, asyncio.Event(), asyncio.Event()
 
         class Slow:
@@ -359,7 +359,7 @@ def test_two_requests_while_one_connection_is_made_ahead_have_two() -> None:
         attached = door.gateway.backend
         assert attached is not None
         door.gateway.expect(attached)
-        pool: Any = door.gateway.pool
+        pool: Any = door.gateway.context.pool
         live, connect = pool._egress, asyncio.Event()
 
         class Slow:

@@ -12,6 +12,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import gateway_parts
 import pytest
 import runtime_parts as parts
 import serving_parts
@@ -313,12 +314,6 @@ def test_the_way_to_the_gateway_is_there_before_it_is_needed_and_is_let_go_of(
     async def life() -> None:
         serving = fake(machine, parts.FakeSpawner(("slow", behaviour)))
         gateway, early = serving.gateway, []
-        opened = gateway.connection_opened
-
-        def noted(connection):
-            early.append(gateway.backend is None)
-            return opened(connection)
-
         start = serving._supervisor.start
 
         async def start_and_look(spec):
@@ -326,7 +321,9 @@ def test_the_way_to_the_gateway_is_there_before_it_is_needed_and_is_let_go_of(
             await serving_parts.until(lambda: early)  # nobody has heard of the backend yet
             return backend
 
-        gateway.connection_opened = noted
+        gateway.context.connections = gateway_parts.NotedConnections(
+            lambda _: early.append(gateway.backend is None)
+        )
         serving._supervisor.start = start_and_look
         await serving.open()
         with contextlib.suppress(CompanionError):
@@ -334,7 +331,7 @@ def test_the_way_to_the_gateway_is_there_before_it_is_needed_and_is_let_go_of(
         assert early[0]
         await serving.stop()
         async with asyncio.timeout(5):  # a stranger's is cut after ten seconds
-            while gateway.connections:  # noqa: ASYNC110 - tells nobody
+            while gateway.context.connections:  # noqa: ASYNC110 - tells nobody
                 await asyncio.sleep(0.01)
         await gateway.close()
 

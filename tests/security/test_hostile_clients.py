@@ -86,7 +86,7 @@ def test_ten_thousand_idle_connections_keep_nobody_out(require_real: Any) -> Non
                     assert (await door.ask(door.get("/v1/models"))).status == 200
                     most_files = max(most_files, open_files())
                 assert await opened == b"10000\n"
-                await parts.eventually(lambda: len(door.gateway.connections) == 512)
+                await parts.eventually(lambda: len(door.gateway.context.connections) == 512)
                 assert (await door.ask(door.post())).status == 200
                 assert most_files < 1000  # the usual limit is 1,024
             finally:
@@ -149,7 +149,7 @@ def test_slowloris_is_cut_off_and_its_connections_make_room() -> None:
             head = b"GET /v1/models HTTP/1.1\r\n" + b"X-Padding: a\r\n" * 500
             dripping = [asyncio.create_task(drip(client, head)) for client in slow]
             assert (await door.ask(door.get("/v1/models"))).status == 200
-            table = door.gateway.connections
+            table = door.gateway.context.connections
             for _ in range(2):  # to send a head, and to take its refusal
                 clock.now += 11
                 await parts.eventually(lambda: all(one.deadline > clock.now for one in table))
@@ -212,7 +212,7 @@ def test_a_client_that_never_reads_is_cut_off_and_frees_its_place() -> None:
                 client.sendall(door.post())
                 await parts.soon(lambda: door.gateway.snapshot().in_flight == 1)
                 await parts.eventually(lambda: door.gateway.snapshot().in_flight == 0)
-                await parts.eventually(lambda: not door.gateway.connections)
+                await parts.eventually(lambda: not door.gateway.context.connections)
                 await asyncio.wait_for(door.backend.hung_up.wait(), 30)
             finally:
                 client.close()
@@ -247,7 +247,7 @@ def test_what_is_sent_ahead_of_an_answer_is_bounded() -> None:
                 for _ in range(200):
                     client.writer.write(door.get("/v1/models") * 50)
                     await client.writer.drain()
-            await parts.eventually(lambda: not door.gateway.connections)
+            await parts.eventually(lambda: not door.gateway.context.connections)
             assert door.gateway.snapshot().in_flight == 0
             client.writer.transport.abort()
 

@@ -16,6 +16,7 @@ from companion_core.decisions.verdict import OK, Verdict, refuse
 from companion_core.egress.live import LiveEgress
 from companion_core.errors import Reason
 from companion_core.gateway import Backend, Gateway, GatewaySettings
+from companion_core.gateway.connections import ConnectionTable
 from companion_core.providers import HealthResponse, TcpChannel, UnixChannel
 
 TOKEN = "t" * 43
@@ -28,7 +29,7 @@ Handler = Callable[
 
 @dataclass
 class Clock:
-    """Goes when it is told to: until then no deadline passes, however slow the machine."""
+    """Moves when a test moves it: until then no deadline passes, however slow the machine is."""
 
     now: float = 1000.0
 
@@ -231,6 +232,18 @@ async def open_door(
                 await asyncio.sleep(0)
 
 
+class NotedConnections(ConnectionTable):
+    """A table that tells of every connection in the moment in which it comes."""
+
+    def __init__(self, note: Callable[[Any], None]) -> None:
+        super().__init__(512)
+        self._note = note
+
+    def add(self, connection: Any) -> bool:
+        self._note(connection)
+        return super().add(connection)
+
+
 async def eventually(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(30):
         while not condition():  # noqa: ASYNC110 - the product has no event for what tests look at
@@ -240,7 +253,7 @@ async def eventually(condition: Callable[[], bool]) -> None:
 async def soon(condition: Callable[[], bool]) -> None:
     """Look in every pass of the event loop: misses nothing that lasts for one of its moments."""
     async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110 - as above
+        while not condition():  # noqa: ASYNC110 - the product has no event for this either
             await asyncio.sleep(0)
 
 

@@ -141,8 +141,11 @@ def without_body(response: bytes) -> bytes:
 
 
 @lru_cache(maxsize=64)
-def relayed_head(head: ResponseHead, *, close: bool) -> bytes:
-    """Return the head of a proxied answer, built anew; nothing else of the backend's passes."""
+def relayed_head(head: ResponseHead, close: bool) -> bytes:
+    """Return the head of a proxied answer, built anew; nothing else of the backend's passes.
+
+    Keywords would double what it costs to find a head that was built before.
+    """
     parts = [_STATUS_LINES.get(head.status) or _status_line(head.status), SECURITY_HEADERS]
     if head.content_type is not None:
         parts.append(b"Content-Type: %b\r\n" % head.content_type.encode("ascii"))

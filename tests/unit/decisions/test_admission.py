@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 
 from companion_core.decisions.admission import (
     AdmissionSnapshot,
+    count_one_less,
+    count_one_more,
     create_admission,
+    decide_arrival,
     evaluate_admission,
     evaluate_arrival,
     record_completion,
@@ -53,6 +56,43 @@ def test_an_arrival_never_overtakes(maximum: int, bound: int, running: int, queu
     if state.in_flight == maximum:
         full = state.queued == bound
         assert verdict.reason is (Reason.QUEUE_FULL if full else Reason.AT_CAPACITY)
+
+
+@given(st.integers(-2, 6), st.integers(0, 4))
+def test_a_counter_moves_by_one_within_its_bounds(count: int, bound: int) -> None:
+    for step, allowed, moved in (
+        (count_one_more, 0 <= count < bound, count + 1),
+        (count_one_less, 0 < count <= bound, count - 1),
+    ):
+        if allowed:
+            assert step(count, bound) == moved
+        else:
+            with pytest.raises(ValueError, match=r"^malformed_admission_state$"):
+                step(count, bound)
+
+
+@given(st.integers(1, 3), st.integers(1, 3), st.lists(st.sampled_from(["arrive", "leave", "end"])))
+def test_bare_counters_move_as_the_snapshot_does(
+    maximum: int, bound: int, events: list[str]
+) -> None:
+    """Walk a queue on integers, as the gateway does, beside one on snapshots."""
+    state, running, waiting = create_admission(maximum, bound), 0, 0
+    for event in events:
+        if event == "arrive":
+            verdict = decide_arrival(running, maximum, waiting, bound)
+            assert verdict is evaluate_arrival(state)
+            if verdict.ok:
+                state, running = record_in_flight(state), count_one_more(running, maximum)
+            elif verdict.reason is Reason.AT_CAPACITY:
+                state, waiting = record_queued(state), count_one_more(waiting, bound)
+        elif event == "leave" and waiting:
+            state, waiting = record_dequeued(state), count_one_less(waiting, bound)
+        elif event == "end" and running and waiting:  # the place goes to the first that waits
+            state = record_in_flight(record_dequeued(record_completion(state)))
+            waiting = count_one_less(waiting, bound)
+        elif event == "end" and running:
+            state, running = record_completion(state), count_one_less(running, maximum)
+        assert state == snapshot(running, maximum, waiting, bound)
 
 
 @pytest.mark.parametrize(

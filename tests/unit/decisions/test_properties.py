@@ -42,7 +42,8 @@ MODULES = {
 }
 # Who calls these has checked already: a wrong call is a fault of the program, and raises.
 NOT_FOR_INPUT = {
-    *("admission.create_admission", "admission.record_completion", "admission.record_dequeued"),
+    *("admission.count_one_less", "admission.count_one_more", "admission.create_admission"),
+    *("admission.record_completion", "admission.record_dequeued"),
     *("admission.record_in_flight", "admission.record_queued", "verdict.refuse"),
 }
 RULES: dict[str, Callable[..., Any]] = {

@@ -17,7 +17,6 @@ class Client:
     def __init__(self, table: ConnectionTable) -> None:
         self._table = table
         self.turned_away = False
-        self.transport = self
 
     def turn_away(self) -> None:
         self.turned_away = True
