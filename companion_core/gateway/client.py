@@ -115,7 +115,7 @@ class ClientConnection(asyncio.Protocol):
 
     def turn_away(self) -> None:
         """Refuse for want of room; without lingering, or a flood would outlive its refusals."""
-        if self._state is not _READING_HEAD and self._state is not _READING_BODY:
+        if self._state is not _READING_HEAD:  # it has had its answer
             self.transport.abort()
             return
         self._head = None

@@ -119,12 +119,7 @@ CONNECTION_TABLE: Final[Mapping[ConnectionEvent, Moves[ConnectionState]]] = Mapp
                 _C.AWAITING_ANSWER: _C.LINGERING,
             }
         ),
-        ConnectionEvent.TURNED_AWAY: Moves(
-            {
-                _C.READING_HEAD: _C.CLOSING,
-                _C.READING_BODY: _C.CLOSING,
-            }
-        ),
+        ConnectionEvent.TURNED_AWAY: Moves({_C.READING_HEAD: _C.CLOSING}),
         ConnectionEvent.LOST: Moves(
             {
                 _C.READING_HEAD: _C.CLOSED,

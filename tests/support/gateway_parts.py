@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from companion_core.decisions.verdict import OK, Verdict, refuse
+from companion_core.egress.interface import Egress
 from companion_core.egress.live import LiveEgress
 from companion_core.errors import Reason
 from companion_core.gateway import Backend, Gateway, GatewaySettings
 from companion_core.gateway.connections import ConnectionTable
+from companion_core.gateway.states import IllegalTransition
 from companion_core.providers import HealthResponse, TcpChannel, UnixChannel
 
 TOKEN = "t" * 43
@@ -193,9 +195,19 @@ async def open_door(
     clock: Any = None,
     drop_fields: tuple[str, ...] = (),
     lifetime: float = 60,
+    egress: Egress | None = None,
     **settings: Any,
 ) -> AsyncIterator[Door]:
+    """Open a gateway before a scripted backend; no transition of it may be an illegal one."""
     backend, conditions = FakeBackend(handler), Conditions()
+    illegal: list[Any] = []
+
+    def note(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if isinstance(context.get("exception"), IllegalTransition):
+            illegal.append(context)
+        loop.default_exception_handler(context)
+
+    asyncio.get_running_loop().set_exception_handler(note)
     with tempfile.TemporaryDirectory() as folder:
         if unix:
             path = str(Path(folder) / "b.sock")
@@ -208,7 +220,7 @@ async def open_door(
         gateway = Gateway(
             GatewaySettings(**({"token": TOKEN, "model_id": "m"} | settings)),
             conditions,
-            egress=LiveEgress(),
+            egress=egress or LiveEgress(),
             **more,
         )
         await gateway.start()
@@ -230,6 +242,7 @@ async def open_door(
             backend.release.set()
             for _ in range(5):
                 await asyncio.sleep(0)
+        assert illegal == []
 
 
 class NotedConnections(ConnectionTable):
