@@ -128,7 +128,6 @@ class BackendConnection(asyncio.Protocol):
         """Write a whole request and hand its answer to `sink`; see `Outgoing`."""
         self._sink = sink
         self._head = None
-        self._ended = False
         self._check = check
         if self.waited:
             self._again = request
@@ -212,22 +211,16 @@ class BackendConnection(asyncio.Protocol):
             elif taken >= 0:
                 sink.response_data(data[:taken])
             if self._ended:
-                self._finish(surplus=taken < len(data))
+                self._finish(sink, self._head, surplus=taken < len(data))
 
     def _read_head(self, sink: Sink, buffer: bytes) -> None:
         self._again = b""
-        status, head, end = 0, None, 0
-        while status < _FIRST_FINAL_STATUS:  # interim answers come first (RFC 9110 section 15.2)
-            start, end = end, buffer.find(b"\r\n\r\n", end)
-            if end < 0 and len(buffer) - start <= MAX_RESPONSE_HEAD_BYTES:
-                self._buffer = buffer[start:]
-                return
-            head = self._parse_head(buffer[start:end]) if end >= 0 else None
-            if head is None or head.status == _SWITCHING_PROTOCOLS:
-                self._fail()
-                return
-            status = head.status
+        end = buffer.find(b"\r\n\r\n")
+        if end > 0 and buffer[:end] == self._raw_head:  # a backend that repeats itself is common
+            head = self._known_head
             end += 4
+        else:
+            head, end = self._parse_final_head(buffer)
         if head is None:
             return
         self._head = head
@@ -235,7 +228,7 @@ class BackendConnection(asyncio.Protocol):
         body, length = buffer[end:], head.content_length
         if length == len(body):  # as short answers come
             sink.response_started(head, body)
-            self._finish(surplus=False)
+            self._finish(sink, head, surplus=False)
             return
         self._framer = ChunkFramer() if head.chunked else None
         self._remaining = length or 0
@@ -244,16 +237,30 @@ class BackendConnection(asyncio.Protocol):
         if taken >= 0:
             sink.response_started(head, body if taken == len(body) else body[:taken])
         if self._ended:
-            self._finish(surplus=taken < len(body))
+            self._finish(sink, head, surplus=taken < len(body))
 
-    def _parse_head(self, raw: bytes) -> ResponseHead | None:
-        if raw == self._raw_head:  # a backend that repeats itself is common
-            return self._known_head
-        head = parse_response_head(raw)
-        if len(raw) <= MAX_REMEMBERED_HEAD:
-            self._raw_head = raw
-            self._known_head = head
-        return head
+    def _parse_final_head(self, buffer: bytes) -> tuple[ResponseHead | None, int]:
+        """Return the head of the answer and where its body begins; None where there is none yet.
+
+        Interim answers come first (RFC 9110 section 15.2). What is malformed fails.
+        """
+        end = 0
+        while True:
+            start, end = end, buffer.find(b"\r\n\r\n", end)
+            if end < 0 and len(buffer) - start <= MAX_RESPONSE_HEAD_BYTES:
+                self._buffer = buffer[start:]
+                return None, 0
+            raw = buffer[start:end]
+            head = parse_response_head(raw) if end >= 0 else None
+            if head is None or head.status == _SWITCHING_PROTOCOLS:
+                self._fail()
+                return None, 0
+            end += 4
+            if head.status >= _FIRST_FINAL_STATUS:
+                if len(raw) <= MAX_REMEMBERED_HEAD:
+                    self._raw_head = raw
+                    self._known_head = head
+                return head, end
 
     def _follow(self, data: bytes) -> int:
         """Return how many bytes of `data` belong to this answer; -1 when it is malformed."""
@@ -273,12 +280,12 @@ class BackendConnection(asyncio.Protocol):
         self._ended = self._remaining == 0
         return taken
 
-    def _finish(self, *, surplus: bool) -> None:
-        sink, head, self._sink = self._sink, self._head, None
-        if sink is None or head is None:
+    def _finish(self, sink: Sink, head: ResponseHead, *, surplus: bool) -> None:
+        if self._sink is None:  # it has aborted meanwhile
             return
+        self._sink = None
         now = self._pool.now()
-        if head.reusable and not surplus and not self._check:
+        if head.reusable and not (surplus or self._check):
             self._pool.keep_after(self, head, now)
         else:
             self.abort()

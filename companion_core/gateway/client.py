@@ -34,6 +34,7 @@ MAX_PIPELINED_BYTES: Final = 256 * 1024
 MAX_REMEMBERED_HEAD: Final = 2048
 LINGER_SECONDS: Final = 1.0
 
+_OK: Final = Reason.OK
 _READING_HEAD: Final = ConnectionState.READING_HEAD
 _READING_BODY: Final = ConnectionState.READING_BODY
 _AWAITING_ANSWER: Final = ConnectionState.AWAITING_ANSWER
@@ -249,7 +250,7 @@ class ClientConnection(asyncio.Protocol):
             self._exchange.begin_health_check(now, self._raw_head)
         else:
             self.transport.write(self._context.models_response(close=not head.keep_alive))
-            self._answered(Reason.OK, now)
+            self._answered(_OK, now)
 
     def _await_body(self, head: RequestHead, now: float) -> None:
         settings = self._context.settings
@@ -304,7 +305,7 @@ class ClientConnection(asyncio.Protocol):
 
     def answer_ended(self, now: float) -> None:
         """See `Downstream`."""
-        self._answered(Reason.OK, now)
+        self._answered(_OK, now)
         if self._buffer:
             self.serve_next()
 

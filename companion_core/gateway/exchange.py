@@ -49,7 +49,6 @@ class Exchange:
     __slots__ = (
         "_context",
         "_downstream",
-        "_has_place",
         "_made_by",
         "_paused",
         "_request",
@@ -67,8 +66,7 @@ class Exchange:
         self._made_by: BackendRequests | None = None  # it is for that backend alone
         self._upstream: Upstream | None = None
         self._paused = False  # the client does not read its answer
-        self._has_place = False
-        self._running_since = 0.0
+        self._running_since: float | None = None  # set while it has a place
         self.response_data = downstream.answer_data
 
     # --- on the way to the backend ---------------------------------------------------------
@@ -132,7 +130,6 @@ class Exchange:
         """See `Waiter`: lifecycle and resources are asked again, and so is the backend."""
         context = self._context
         now = context.now()
-        self._has_place = True
         self._running_since = now
         verdict, pool = context.gate(OK), context.pool
         if self._state is not _AWAITING_PLACE:
@@ -142,7 +139,8 @@ class Exchange:
         elif pool is None or context.requests is not self._made_by:
             self.refuse_waiting(Reason.NOT_READY)
         else:
-            self._run(pool, self._request, now)
+            request, self._request, self._made_by = self._request, b"", None
+            self._run(pool, request, now)
 
     def refuse_waiting(self, reason: Reason) -> None:
         """See `Waiter`."""
@@ -150,16 +148,13 @@ class Exchange:
 
     def _run(self, pool: BackendPool, request: bytes, now: float) -> None:
         """Send a request whose place is taken, before anything that can follow later."""
-        self._has_place = True
+        self._running_since = now
         self._state = _SENT[self._state]
         self._upstream = connection = pool.take_idle(now)
         if connection is None:
             pool.open_and_send(self, request)
         else:
             connection.send(self, request)
-        self._request = b""
-        self._made_by = None
-        self._running_since = now
         self._downstream.wait_for_backend(now + self._context.settings.first_byte_seconds)
 
     def _refuse(self, reason: Reason) -> None:
@@ -177,9 +172,9 @@ class Exchange:
         self._upstream = None
 
     def _release_place(self, now: float) -> None:
-        if self._has_place:
-            self._has_place = False
-            self._context.release_place(now - self._running_since)
+        since, self._running_since = self._running_since, None
+        if since is not None:
+            self._context.release_place(now - since)
 
     # --- what happens to the client meanwhile ----------------------------------------------
 
@@ -235,9 +230,9 @@ class Exchange:
         upstream, self._upstream = self._upstream, None
         if self._paused and upstream is not None:
             upstream.resume_reading()
-        if self._has_place:
-            self._has_place = False
-            self._context.release_place(now - self._running_since)
+        since, self._running_since = self._running_since, None
+        if since is not None:
+            self._context.release_place(now - since)
         self._downstream.answer_ended(now)
 
     def response_failed(self) -> None:

@@ -31,6 +31,8 @@ IDLE_SECONDS: Final = 2.0
 # A backend that ends a connection after an answer does so at once; a busy machine takes longer.
 SETTLE_SECONDS: Final = 0.5
 MAX_IDLE_CONNECTIONS: Final = 64
+# The half of what a backend announces is for the way; the half of this is `IDLE_SECONDS`.
+_LONG_ENOUGH: Final = 2 * IDLE_SECONDS
 _WHOLE: Final = answer_kind(200, chunked=False)
 
 
@@ -49,6 +51,7 @@ class BackendPool:
         "_connecting",
         "_egress",
         "_idle",
+        "_most_idle",
         "_open",
         "_settling",
         "_stays_after",
@@ -79,6 +82,7 @@ class BackendPool:
         self._awaited: list[Outgoing] | None = None
         self.unused: BackendConnection | None = None
         self.closed_for_good = False
+        self._most_idle = MAX_IDLE_CONNECTIONS
 
     @property
     def is_empty(self) -> bool:
@@ -169,19 +173,19 @@ class BackendPool:
         kind = connection.kind = head.kind
         stays = self._stays_after.get(kind)
         kept = self._idle if stays else self._settling
-        if stays is False or self.closed_for_good or len(kept) >= MAX_IDLE_CONNECTIONS:
+        if stays is False or len(kept) >= self._most_idle:
             connection.abort()
             return
         connection.waited = True
         connection.idle_since = now
         connection.idle_until = now + IDLE_SECONDS
-        if head.keep_alive_seconds < 2 * IDLE_SECONDS:
-            connection.idle_until = now + head.keep_alive_seconds / 2  # the rest is for the way
+        if head.keep_alive_seconds < _LONG_ENOUGH:
+            connection.idle_until = now + head.keep_alive_seconds / 2
         kept.append(connection)
 
     def keep(self, connection: BackendConnection, now: float) -> None:
         """Keep a connection that nothing was sent on for the next request."""
-        if self.closed_for_good or len(self._idle) >= MAX_IDLE_CONNECTIONS:
+        if len(self._idle) >= self._most_idle:
             connection.abort()
             return
         connection.waited = True
@@ -237,5 +241,6 @@ class BackendPool:
     def close(self) -> None:
         """Close every connection; each sink that waits for an answer learns that it failed."""
         self.closed_for_good = True
+        self._most_idle = 0
         for connection in list(self._open):
             connection.transport.abort()
