@@ -1,11 +1,12 @@
 """Measure the gateway beside nginx, in one interleaved run; prints a table.
 
-    python benchmarks/compare_gateway.py [--rounds 5] [--scale 1]
+    python benchmarks/compare_gateway.py [--rounds 5] [--scale 1] [--before CHECKOUT]
 
 Every target stands before the same backend and compares token and Host. Quote ratios of one
-run: times depend on the machine and on who else uses it. The main measure is the processor
+run: times depend on the machine and on what else runs on it. The main measure is the processor
 time that the target's own processes spend per request or event, from Linux's schedstat.
-nginx, and uvloop with httptools, are measured where they are installed.
+nginx, and uvloop with httptools, are measured where they are installed. With `--before` the
+gateway of another checkout takes its turns too, and a second table compares the two.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ TOKEN = "benchmark"  # noqa: S105 - compared with itself
 WAITING = 500
 STANDARD = "gateway, standard library"
 FAST = "gateway, uvloop and httptools"
+BEFORE = ", before"
 
 JSON = "CPU per JSON request, µs"
 PACED = "CPU per paced event, µs"
@@ -118,20 +120,23 @@ def start(name: str, command: list[str], port: int) -> Iterator[Target]:
 
 
 def free_port() -> int:
-    """Return a port that nobody holds."""
+    """Return a port that is free."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
 
 
-def gateway(port: int, backend: str, loop: str, *more: str) -> list[str]:
-    """Return the command of the gateway on one of the loops."""
+def gateway(port: int, backend: str, loop: str, *more: str, root: Path = HERE.parent) -> list[str]:
+    """Return the command of the gateway of a checkout on one of the loops."""
     second = "on" if loop == "uvloop" else "off"
     options = ["--port", str(port), "--backend", backend, "--token", TOKEN, "--loop", loop]
     options += ["--second-parser", second, *more]
-    return [sys.executable, str(HERE / "serve_gateway.py"), *options]
+    python = ["env", f"PYTHONPATH={root}", sys.executable]
+    return [*python, str(root / "benchmarks" / "serve_gateway.py"), *options]
 
 
-def commands(folder: Path, backend: str) -> Iterator[tuple[str, list[str], int]]:
+def commands(
+    folder: Path, backend: str, before: Path | None
+) -> Iterator[tuple[str, list[str], int]]:
     """Yield what is installed: name, command, port."""
     if shutil.which("nginx"):
         port = free_port()
@@ -140,11 +145,15 @@ def commands(folder: Path, backend: str) -> Iterator[tuple[str, list[str], int]]
         text = NGINX.format(folder=folder, port=port, token=TOKEN, backend=backend, user=user)
         file.write_text(text, encoding="utf-8")
         yield "nginx", ["nginx", "-p", str(folder), "-c", str(file)], port
-    port = free_port()
-    yield STANDARD, gateway(port, backend, "asyncio"), port
+    loops = [(STANDARD, "asyncio")]
     if importlib.util.find_spec("uvloop") and importlib.util.find_spec("httptools"):
+        loops.append((FAST, "uvloop"))
+    for name, loop in loops:
+        if before is not None:
+            port = free_port()
+            yield name + BEFORE, gateway(port, backend, loop, root=before), port
         port = free_port()
-        yield FAST, gateway(port, backend, "uvloop"), port
+        yield name, gateway(port, backend, loop), port
 
 
 def measure(target: Target, load: Load, units: int) -> tuple[float, Load]:
@@ -163,11 +172,11 @@ def memory_per_waiting(backend: str) -> float:
     """Return how many KiB a request costs that waits in the queue."""
     port = free_port()
     command = gateway(port, backend, "asyncio", "--in-flight", "1", "--queue", str(WAITING))
-    with start("queue", command, port) as target, contextlib.ExitStack() as held:
+    with start("queue", command, port) as target, contextlib.ExitStack() as clients:
         request = Load(port, TOKEN, 1, 1, pause_microseconds=-1).request()
 
         def send() -> None:
-            client = held.enter_context(socket.create_connection(("127.0.0.1", port)))
+            client = clients.enter_context(socket.create_connection(("127.0.0.1", port)))
             client.sendall(request)
 
         send()
@@ -184,7 +193,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--scale", type=float, default=1, help="of the number of requests")
+    parser.add_argument("--before", type=Path, metavar="CHECKOUT", help="to compare with")
     options = parser.parse_args()
+    before = options.before and options.before.resolve()
     os.sched_setaffinity(0, {PROCESSORS[0]})
     rows: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     with contextlib.ExitStack() as running:
@@ -197,7 +208,7 @@ def main() -> None:
             time.sleep(0.05)
         targets = [
             running.enter_context(start(name, command, port))
-            for name, command, port in commands(folder, address)
+            for name, command, port in commands(folder, address, before)
         ]
         for number in range(options.rounds + 1):
             for target in targets:
@@ -210,6 +221,8 @@ def main() -> None:
         waiting = memory_per_waiting(address)
     print_table(rows)
     print_bounds(rows, waiting)
+    if before is not None:
+        print_change(rows)
 
 
 def run_round(target: Target, measured: dict[str, list[float]], scale: float) -> None:
@@ -245,6 +258,17 @@ def added(row: Row, nginx: Row, column: str) -> str:
 def median(row: Row, _nginx: Row, column: str) -> str:
     """Return the median of all rounds."""
     return f"{statistics.median(row[column]):.1f}"
+
+
+def print_change(rows: Mapping[str, Row]) -> None:
+    """Print what changed since the other checkout; a ratio is the median of the rounds'."""
+    print("\n| | before | now | ratio |\n|---|---|---|---|")
+    for name in (STANDARD, FAST):
+        if name in rows:
+            now, then = rows[name], rows[name + BEFORE]
+            for column in now:
+                medians = f"{median(then, {}, column)} | {median(now, {}, column)}"
+                print(f"| {name}: {column} | {medians} | {times(now, then, column)} |")
 
 
 # What we ask of ourselves: what, must, aim, how it is compared, in which column, of whom.

@@ -240,9 +240,9 @@ class BackendConnection(asyncio.Protocol):
             self._finish(sink, head, surplus=taken < len(body))
 
     def _parse_final_head(self, buffer: bytes) -> tuple[ResponseHead | None, int]:
-        """Return the head of the answer and where its body begins; None where there is none yet.
+        """Return the head of the answer and where its body begins; None while it is incomplete.
 
-        Interim answers come first (RFC 9110 section 15.2). What is malformed fails.
+        Interim answers come first (RFC 9110 section 15.2). A malformed head fails the request.
         """
         end = 0
         while True:
@@ -281,7 +281,7 @@ class BackendConnection(asyncio.Protocol):
         return taken
 
     def _finish(self, sink: Sink, head: ResponseHead, *, surplus: bool) -> None:
-        if self._sink is None:  # it has aborted meanwhile
+        if self._sink is None:  # the sink has aborted in between
             return
         self._sink = None
         now = self._pool.now()

@@ -15,12 +15,7 @@ from companion_core.decisions.verdict import Verdict
 from companion_core.errors import Reason
 from companion_core.gateway.context import GatewayContext
 from companion_core.gateway.exchange import Exchange
-from companion_core.gateway.http.head import (
-    MAX_HEAD_BYTES,
-    UNKNOWN,
-    RequestHead,
-    is_hopeless,
-)
+from companion_core.gateway.http.head import MAX_HEAD_BYTES, UNKNOWN, RequestHead, is_hopeless
 from companion_core.gateway.http.request_body import RequestBody
 from companion_core.gateway.http.response_head import ResponseHead
 from companion_core.gateway.http.responses import CONTINUE, relayed_head
@@ -28,8 +23,8 @@ from companion_core.gateway.states import CONNECTION_TABLE, ConnectionEvent, Con
 
 __all__ = ["ClientConnection"]
 
-# A client that sends more than this ahead of its answers is cut off. Its bytes could be left
-# unread instead, but then nobody would notice when it leaves.
+# A client that sends more than this ahead of its answers is cut off. Leaving its bytes unread
+# would hide its end as well.
 MAX_PIPELINED_BYTES: Final = 256 * 1024
 MAX_REMEMBERED_HEAD: Final = 2048
 LINGER_SECONDS: Final = 1.0
@@ -132,7 +127,7 @@ class ClientConnection(asyncio.Protocol):
         self.transport.abort()
 
     def pause_writing(self) -> None:
-        """See `asyncio.Protocol`: a slow reader slows its backend, and nobody else."""
+        """See `asyncio.Protocol`: a slow reader slows its own backend request alone."""
         self._writing_paused = True
         if self._exchange.pause() or self._state is _READING_HEAD:
             self.deadline = self._context.now() + self._context.settings.stall_seconds

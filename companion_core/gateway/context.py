@@ -1,7 +1,7 @@
 """What the parts of one gateway share, and what each request asks of it.
 
 `Gateway` makes it and changes what belongs to the backend of the moment; connections and
-exchanges read it. It knows neither of them, so that nothing here depends on who uses it.
+exchanges read it. It imports none of the three.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class GatewayContext:
         metrics: counts every answer.
         connections: every open connection of a client.
         parse_head: reads a request's head.
-        requests: writes what is sent to the backend of the moment; None while there is none.
+        requests: writes what is sent to the backend that is attached; None without one.
         pool: the connections to the backend that is attached, or expected.
         held_checks: health checks that wait for a backend, in their order.
         drained: set when nothing runs any more; None while new work is taken.

@@ -38,7 +38,7 @@ class Gateway:
     Attributes:
         context: what its connections share.
         port: that it listens on; 0 before it does.
-        backend: that requests are sent to; None while there is none.
+        backend: where requests are sent; None without one.
 
     Raises:
         UsageError: see `GatewayContext`.
@@ -133,13 +133,13 @@ class Gateway:
         self.context.name_model(model_id)
 
     def attach(self, backend: Backend) -> None:
-        """Send requests to `backend` from now on, first of all what was held for it."""
+        """Send requests to `backend` from now on, first of all the health checks held for it."""
         self.expect(backend)
         self.attach_expected()
 
     def expect(self, backend: Backend) -> None:
-        """Get all ready for `backend`; nothing is sent to it before it is attached (I-07)."""
-        self._let_go()
+        """Prepare for `backend`; nothing is sent to it before it is attached (I-07)."""
+        self._drop_backend()
         context = self.context
         context.drained = None
         self._expected = backend, BackendRequests(backend)
@@ -175,10 +175,10 @@ class Gateway:
 
     def detach(self) -> None:
         """Send no more requests; what waits is refused and what runs is broken off."""
-        self._let_go()
+        self._drop_backend()
         self.context.set_policy(hosts=self._hosts, routes=OPENAI_ROUTES)
 
-    def _let_go(self) -> None:
+    def _drop_backend(self) -> None:
         context = self.context
         self.backend = context.requests = self._expected = None
         self._refuse_waiting()

@@ -1,4 +1,4 @@
-"""What a gateway is told: its limits and deadlines, its backend, what to ask per request."""
+"""What a gateway is told: limits, deadlines and a backend; and what it asks per request."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class GatewaySettings:
         head_seconds: for a whole head, and for a connection that never showed the token.
         body_seconds: for a whole body.
         connect_seconds: for a connection to the backend.
-        first_byte_seconds: for the beginning of the backend's answer. Without streaming a
-            model's whole work lies before it; OpenAI's clients wait as long.
+        first_byte_seconds: for the beginning of the backend's answer. Without streaming, the
+            model does all its work before it; OpenAI's clients wait as long.
         between_bytes_seconds: between any two parts of an answer that has begun.
         stall_seconds: how long a client may leave its answer unread.
         idle_seconds: between two requests of a client that showed the token.
         health_seconds: for the backend's answer to a health check.
-        hold_seconds: for a backend, for a health check that would rather wait for one.
+        hold_seconds: how long a health check that prefers to wait is held for a backend.
         second_parser: let llhttp read each new head too, where `httptools` is installed.
         minimum_token_length: in bytes. Benchmarks lower it; the companion never does.
     """

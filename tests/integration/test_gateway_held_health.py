@@ -43,7 +43,7 @@ async def held(door: parts.Door, number: int = 1) -> None:
     await parts.eventually(lambda: len(door.gateway.context.held_checks) == number)
 
 
-def test_it_is_answered_by_the_backend_that_comes() -> None:
+def test_a_held_check_is_answered_by_the_backend_that_comes() -> None:
     async def life(door: parts.Door, backend: Backend) -> None:
         asked = [asyncio.create_task(door.ask(door.get(HEALTH_PATH, extra=WAIT))) for _ in range(3)]
         await held(door, 3)
@@ -57,7 +57,7 @@ def test_it_is_answered_by_the_backend_that_comes() -> None:
     run(life)
 
 
-def test_without_the_preference_it_is_refused_at_once() -> None:
+def test_without_the_preference_a_check_is_refused_at_once() -> None:
     async def life(door: parts.Door, _backend: Backend) -> None:
         for preference in ("", "Prefer: respond-async\r\n", "Prefer: wait=0\r\n"):
             refused = await door.ask(door.get(HEALTH_PATH, extra=preference))
@@ -66,7 +66,7 @@ def test_without_the_preference_it_is_refused_at_once() -> None:
     run(life)
 
 
-def test_it_waits_as_long_as_it_said_and_no_longer_than_it_may() -> None:
+def test_a_check_is_held_no_longer_than_the_gateway_allows() -> None:
     async def life(door: parts.Door, _backend: Backend) -> None:
         for preference in ("Prefer: wait=1\r\n", WAIT):
             refused = await door.ask(door.get(HEALTH_PATH, extra=preference))
@@ -75,7 +75,7 @@ def test_it_waits_as_long_as_it_said_and_no_longer_than_it_may() -> None:
     run(life, hold_seconds=1)
 
 
-def test_it_is_held_no_longer_than_it_said() -> None:
+def test_a_check_is_held_no_longer_than_it_prefers() -> None:
     async def life(door: parts.Door, _backend: Backend) -> None:
         refused = await door.ask(door.get(HEALTH_PATH, extra="Prefer: wait=1\r\n"))
         assert (refused.status, refused.code) == (503, "not_ready")
@@ -87,7 +87,7 @@ async def silent(backend: parts.FakeBackend, *_: object) -> None:
     await backend.release.wait()
 
 
-def test_a_backend_that_came_has_as_long_to_answer_as_any() -> None:
+def test_a_backend_that_came_has_the_usual_time_to_answer() -> None:
     async def life(door: parts.Door, backend: Backend) -> None:
         asked = asyncio.create_task(door.ask(door.get(HEALTH_PATH, extra=WAIT)))
         await held(door)
@@ -97,7 +97,7 @@ def test_a_backend_that_came_has_as_long_to_answer_as_any() -> None:
     run(life, handler=silent, health_seconds=1)
 
 
-def test_one_that_was_expected_and_is_gone_is_not_attached() -> None:
+def test_an_expected_backend_that_is_gone_is_not_attached() -> None:
     async def life(door: parts.Door, backend: Backend) -> None:
         door.gateway.expect(backend)
         door.gateway.detach()
@@ -109,7 +109,7 @@ def test_one_that_was_expected_and_is_gone_is_not_attached() -> None:
     run(life)
 
 
-def test_the_paths_are_those_of_the_one_that_is_expected() -> None:
+def test_the_guard_admits_the_paths_of_the_expected_backend() -> None:
     async def life(door: parts.Door, backend: Backend) -> None:
         routes = tuple(route for route in OPENAI_ROUTES if route.path == parts.CHAT)
         door.gateway.attach(replace(backend, routes=routes))
@@ -147,7 +147,7 @@ def test_a_connection_that_is_just_being_made_is_waited_for() -> None:
     run(life)
 
 
-def test_one_that_could_not_be_made_fails_who_waits_for_it_and_nobody_after(tmp_path) -> None:
+def test_a_connection_that_cannot_be_made_fails_its_request_and_no_later_one(tmp_path) -> None:
     async def life(door: parts.Door, backend: Backend) -> None:
         asked = asyncio.create_task(door.ask(door.get(HEALTH_PATH, extra=WAIT)))
         await held(door)
@@ -163,7 +163,7 @@ def test_one_that_could_not_be_made_fails_who_waits_for_it_and_nobody_after(tmp_
     run(life)
 
 
-def test_behind_one_that_could_not_be_made_ahead_another_is(tmp_path) -> None:
+def test_after_a_failed_connection_made_ahead_another_is_made(tmp_path) -> None:
     async def life(door: parts.Door, backend: Backend) -> None:
         assert isinstance(backend.channel, TcpChannel)
         nobody = socket.create_server(("127.0.0.1", 0))
@@ -180,7 +180,7 @@ def test_behind_one_that_could_not_be_made_ahead_another_is(tmp_path) -> None:
     run(life)
 
 
-def test_a_request_behind_the_first_has_a_connection_of_its_own() -> None:
+def test_a_request_after_the_first_has_a_connection_of_its_own() -> None:
     """The first one is on its way as soon as there is a connection, which may not be known yet."""
 
     class Slow(LiveEgress):
@@ -190,7 +190,6 @@ def test_a_request_behind_the_first_has_a_connection_of_its_own() -> None:
             return made
 
     async def life(door: parts.Door, backend: Backend) -> None:
-        door.gateway._egress = Slow()
         door.gateway.expect(backend)
         door.gateway.connect_expected()
         door.gateway.attach_expected()
@@ -204,10 +203,10 @@ def test_a_request_behind_the_first_has_a_connection_of_its_own() -> None:
         assert (await door.ask(door.get(HEALTH_PATH))).status == 200
         assert (await first).status == 200
 
-    run(life)
+    run(life, egress=Slow())
 
 
-def test_a_connection_made_ahead_is_let_go_of_for_whoever_takes_one_at_a_time() -> None:
+def test_a_connection_made_ahead_is_closed_for_a_backend_that_serves_one() -> None:
     async def life(door: parts.Door, backend: Backend) -> None:
         door.gateway.expect(backend)
         door.gateway.connect_expected()
@@ -224,7 +223,7 @@ def test_a_connection_made_ahead_is_let_go_of_for_whoever_takes_one_at_a_time() 
     run(life)
 
 
-def test_only_who_shows_the_token_is_held() -> None:
+def test_a_check_without_the_token_is_not_held() -> None:
     async def life(door: parts.Door, _backend: Backend) -> None:
         refused = await door.ask(door.get(HEALTH_PATH, extra=WAIT, token="x" * 43))
         assert refused.status == 401
@@ -232,7 +231,7 @@ def test_only_who_shows_the_token_is_held() -> None:
     run(life)
 
 
-def test_a_client_that_leaves_is_held_no_more() -> None:
+def test_the_check_of_a_client_that_leaves_is_held_no_more() -> None:
     async def life(door: parts.Door, backend: Backend) -> None:
         client = await door.connect()
         client.writer.write(door.get(HEALTH_PATH, extra=WAIT))
@@ -246,7 +245,7 @@ def test_a_client_that_leaves_is_held_no_more() -> None:
     run(life)
 
 
-def test_its_connection_goes_on_behind_the_answer() -> None:
+def test_the_connection_goes_on_after_the_answer() -> None:
     async def life(door: parts.Door, backend: Backend) -> None:
         client = await door.connect()
         client.writer.write(door.get(HEALTH_PATH, extra=WAIT) + door.get("/v1/models"))
@@ -268,7 +267,7 @@ def probe_of(door: parts.Door) -> HealthProbe:
     )
 
 
-def test_a_probe_that_asked_ahead_needs_no_question_more() -> None:
+def test_a_probe_that_asked_ahead_does_not_ask_again() -> None:
     async def life(door: parts.Door, backend: Backend) -> None:
         probe = probe_of(door)
         probe.ask_ahead()
@@ -286,7 +285,7 @@ def test_a_probe_that_asked_ahead_needs_no_question_more() -> None:
     run(life)
 
 
-def test_no_more_are_held_than_there_is_room_for() -> None:
+def test_only_so_many_checks_are_held() -> None:
     async def life(door: parts.Door, backend: Backend) -> None:
         asked = [
             asyncio.create_task(door.ask(door.get(HEALTH_PATH, extra=WAIT)))
@@ -319,7 +318,7 @@ def test_the_time_it_was_held_does_not_count_as_time_to_answer() -> None:
     run(life, clock=clock, hold_seconds=9999)
 
 
-def test_an_answer_from_before_is_none_and_a_question_is_taken_back() -> None:
+def test_an_old_answer_does_not_count_and_a_held_check_is_taken_back() -> None:
     clock = parts.Clock()  # else one that is held could be refused before it is seen
 
     async def life(door: parts.Door, backend: Backend) -> None:

@@ -31,12 +31,6 @@ STREAM_HEAD = (
 )
 
 
-async def held(backend: Any, _request: bytes, _reader: Any, writer: Any) -> None:
-    """Answer when the test releases it."""
-    await backend.release.wait()
-    writer.write(parts.answer())
-
-
 @pytest.mark.parametrize("unix", [False, True])
 def test_streams_byte_for_byte_whatever_the_segments(unix: bool) -> None:
     events = [b"data: %d\n\n" % number for number in range(200)]
@@ -158,7 +152,9 @@ def test_a_slow_reader_slows_its_backend_in_bounded_memory() -> None:
 
 def test_queue_is_first_come_first_served() -> None:
     async def main() -> None:
-        async with parts.open_door(held, max_in_flight=1, queue_bound=2) as door:
+        async with parts.open_door(
+            parts.answer_when_released, max_in_flight=1, queue_bound=2
+        ) as door:
             tasks = []
             for number in range(3):
                 tasks.append(asyncio.create_task(door.ask(door.post({"model": "m", "n": number}))))
@@ -185,7 +181,7 @@ def test_queue_is_first_come_first_served() -> None:
 def test_waiting_has_a_deadline() -> None:
     async def main() -> None:
         async with parts.open_door(
-            held, max_in_flight=1, queue_bound=1, queue_deadline_seconds=0.1
+            parts.answer_when_released, max_in_flight=1, queue_bound=1, queue_deadline_seconds=0.1
         ) as door:
             running = asyncio.create_task(door.ask(door.post()))
             await parts.eventually(lambda: door.gateway.snapshot().in_flight == 1)
@@ -202,7 +198,7 @@ def test_waiting_has_a_deadline() -> None:
 def test_leaving_frees_the_place_in_the_queue() -> None:
     async def main() -> None:
         async with parts.open_door(
-            held, max_in_flight=1, queue_bound=1, queue_deadline_seconds=3600
+            parts.answer_when_released, max_in_flight=1, queue_bound=1, queue_deadline_seconds=3600
         ) as door:
             running = asyncio.create_task(door.ask(door.post()))
             await parts.eventually(lambda: door.gateway.snapshot().in_flight == 1)
@@ -220,7 +216,7 @@ def test_leaving_frees_the_place_in_the_queue() -> None:
 
 def test_lifecycle_counts_anew_when_a_waiter_gets_its_place() -> None:
     async def main() -> None:
-        async with parts.open_door(held, max_in_flight=1) as door:
+        async with parts.open_door(parts.answer_when_released, max_in_flight=1) as door:
             running = asyncio.create_task(door.ask(door.post()))
             await parts.eventually(lambda: door.gateway.snapshot().in_flight == 1)
             waiting = asyncio.create_task(door.ask(door.post()))
@@ -236,7 +232,7 @@ def test_lifecycle_counts_anew_when_a_waiter_gets_its_place() -> None:
 
 def test_drain_waits_for_what_runs_and_refuses_the_rest() -> None:
     async def main() -> None:
-        async with parts.open_door(held, max_in_flight=1) as door:
+        async with parts.open_door(parts.answer_when_released, max_in_flight=1) as door:
             running = asyncio.create_task(door.ask(door.post()))
             await parts.eventually(lambda: door.gateway.snapshot().in_flight == 1)
             waiting = asyncio.create_task(door.ask(door.post()))
@@ -254,15 +250,15 @@ def test_drain_waits_for_what_runs_and_refuses_the_rest() -> None:
     asyncio.run(main())
 
 
-def test_another_backend_behind_the_same_port_and_token() -> None:
+def test_another_backend_takes_over_port_and_token() -> None:
     async def main() -> None:
         async with parts.open_door() as first, parts.open_door(unix=True) as second:
             client = await first.connect()
             client.writer.write(first.post())
             assert (await client.read_answer()).status == 200
             await first.gateway.drain(1)
-            channel = second.gateway.context.pool._channel
-            assert isinstance(channel, UnixChannel)
+            assert second.gateway.backend is not None
+            channel = second.gateway.backend.channel
             first.gateway.attach(
                 Backend(channel=channel, served_model="other", health_path="/api/version")
             )
@@ -277,7 +273,7 @@ def test_another_backend_behind_the_same_port_and_token() -> None:
 
 def test_detach_breaks_off_what_runs() -> None:
     async def main() -> None:
-        async with parts.open_door(held) as door:
+        async with parts.open_door(parts.answer_when_released) as door:
             running = asyncio.create_task(door.ask(door.post()))
             await parts.eventually(lambda: len(door.backend.requests) == 1)
             door.gateway.detach()
@@ -289,7 +285,7 @@ def test_detach_breaks_off_what_runs() -> None:
 
 def test_backend_that_is_not_there_or_silent() -> None:
     async def main() -> None:
-        async with parts.open_door(held, first_byte_seconds=0.1) as door:
+        async with parts.open_door(parts.answer_when_released, first_byte_seconds=0.1) as door:
             assert (await door.ask(door.post())).code == "upstream_failed"
             door.gateway.attach(
                 Backend(
@@ -297,7 +293,9 @@ def test_backend_that_is_not_there_or_silent() -> None:
                 )
             )
             assert (await door.ask(door.post())).code == "upstream_failed"
-            door.gateway.context.pool._egress = RefusingEgress()
+            assert door.gateway.snapshot().in_flight == 0
+        refusing: Any = RefusingEgress()
+        async with parts.open_door(egress=refusing) as door:
             assert (await door.ask(door.post())).code == "upstream_failed"
             assert door.gateway.snapshot().in_flight == 0
 
@@ -407,7 +405,7 @@ def test_health_goes_through_the_front_door(monkeypatch) -> None:
     asyncio.run(main())
 
 
-def test_a_probe_takes_the_connection_made_ahead_or_if_that_was_cut_its_own() -> None:
+def test_a_probe_takes_the_connection_made_ahead_or_makes_one() -> None:
     async def main() -> None:
         async with parts.open_door() as door:
             opened: list[Any] = []
@@ -421,7 +419,7 @@ def test_a_probe_takes_the_connection_made_ahead_or_if_that_was_cut_its_own() ->
             )
 
             async def until(reached: Callable[[], Any]) -> None:
-                while not reached():  # noqa: ASYNC110 - tells nobody
+                while not reached():  # noqa: ASYNC110 - a pool has no event
                     await asyncio.sleep(0.001)
 
             async def ahead() -> Any:

@@ -52,11 +52,6 @@ def many_files(require_real: Any) -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-async def held(backend: Any, _request: bytes, _reader: Any, writer: Any) -> None:
-    await backend.release.wait()
-    writer.write(parts.answer())
-
-
 async def endless(_backend: Any, _request: bytes, _reader: Any, writer: Any) -> None:
     writer.write(CHUNKED)
     while True:
@@ -64,7 +59,7 @@ async def endless(_backend: Any, _request: bytes, _reader: Any, writer: Any) -> 
         await writer.drain()
 
 
-def test_ten_thousand_idle_connections_keep_nobody_out(require_real: Any) -> None:
+def test_ten_thousand_idle_connections_keep_no_client_out(require_real: Any) -> None:
     require_real("10,100 open files", most_open_files() >= 10_100)
 
     async def main() -> None:
@@ -112,7 +107,7 @@ def test_a_flood_of_a_thousand_requests_for_two_places(many_files: None) -> None
             work,
             requests_per_minute=10 * flood,
             max_connections=2 * flood,
-            head_seconds=60,  # who has connected waits for the last one to
+            head_seconds=60,  # the first client waits until the last one has connected
         ) as door:
             clients = [await door.connect() for _ in range(flood)]
             for client in clients:
@@ -187,7 +182,7 @@ def test_a_body_byte_by_byte_is_served() -> None:
 
 def test_a_client_that_closes_its_half_has_left() -> None:
     async def main() -> None:
-        async with parts.open_door(held, max_in_flight=1) as door:
+        async with parts.open_door(parts.answer_when_released, max_in_flight=1) as door:
             running, waiting = await door.connect(), await door.connect()
             running.writer.write(door.post())
             await parts.eventually(lambda: door.gateway.snapshot().in_flight == 1)
@@ -239,7 +234,7 @@ def test_an_answer_that_stops_in_the_middle_has_a_deadline() -> None:
 
 def test_what_is_sent_ahead_of_an_answer_is_bounded() -> None:
     async def main() -> None:
-        async with parts.open_door(held) as door:
+        async with parts.open_door(parts.answer_when_released) as door:
             client = await door.connect()
             client.writer.write(door.post())
             await parts.eventually(lambda: door.gateway.snapshot().in_flight == 1)

@@ -1,4 +1,4 @@
-"""A gateway with a scripted backend behind it, for tests; loopback and Unix sockets only."""
+"""A gateway before a scripted backend, for tests; loopback and Unix sockets only."""
 
 from __future__ import annotations
 
@@ -67,6 +67,39 @@ async def plain_answer(
     writer: asyncio.StreamWriter,
 ) -> None:
     writer.write(answer())
+
+
+async def answer_when_released(
+    backend: FakeBackend,
+    _request: bytes,
+    _reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+) -> None:
+    await backend.release.wait()
+    writer.write(answer())
+
+
+class HoldableEgress(LiveEgress):
+    """Connects to the backend at once, unless a test holds that back.
+
+    Attributes:
+        asked: a connection was asked for.
+        free: connections are made.
+    """
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.free = asyncio.Event()
+        self.free.set()
+
+    def hold(self) -> None:
+        self.asked.clear()
+        self.free.clear()
+
+    async def connect_backend(self, factory: Any, channel: Any) -> Any:
+        self.asked.set()
+        await self.free.wait()
+        return await super().connect_backend(factory, channel)
 
 
 @dataclass

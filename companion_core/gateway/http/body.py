@@ -61,7 +61,7 @@ def _make_encoder() -> Callable[[dict[str, Any], int], Iterable[str]]:
     if make is None:
         return lambda fields, _level: _ENCODER.iterencode(fields)
     write = json.encoder.encode_basestring_ascii
-    return make(None, _ENCODER.default, write, None, ":", ",", False, False, False)  # type: ignore[no-any-return]  # noqa: FBT003 - as it stands there
+    return make(None, _ENCODER.default, write, None, ":", ",", False, False, False)  # type: ignore[no-any-return]  # noqa: FBT003 - it takes no keywords
 
 
 _encode: Final = _make_encoder()

@@ -36,8 +36,8 @@ class ResponseHead:
         reusable: the backend keeps the connection open.
         keep_alive_seconds: for how long it says that it does so.
         until_close: it ends with the connection.
-        kind: a number for status and framing: what a backend does after one answer, it does
-            after others of this kind.
+        kind: a number that stands for status and framing. What a backend does after one
+            answer it is expected to do after every other one of the same kind.
     """
 
     __slots__ = (
@@ -76,7 +76,7 @@ def answer_kind(status: int, *, chunked: bool) -> int:
     return 2 * status + chunked
 
 
-@lru_cache(maxsize=16)  # a backend's heads are nearly all the same
+@lru_cache(maxsize=16)  # a backend repeats its heads
 def parse_response_head(raw: bytes) -> ResponseHead | None:
     """Parse the head of a backend's answer; None when it is malformed (RFC 9112 section 4)."""
     lines = raw.decode("latin-1").split("\r\n")

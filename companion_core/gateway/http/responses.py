@@ -14,10 +14,7 @@ from types import MappingProxyType
 from typing import Final
 
 from companion_core.errors import REASONS, Reason
-from companion_core.gateway.http.response_head import (
-    BODILESS,
-    ResponseHead,
-)
+from companion_core.gateway.http.response_head import BODILESS, ResponseHead
 
 __all__ = [
     "CONTINUE",
@@ -70,7 +67,7 @@ WIRE_STATUS: Final[Mapping[Reason, int]] = MappingProxyType(
 _UNLISTED_STATUS: Final = 503
 _BACKOFF_STATUSES: Final = frozenset({429, 503})
 
-# OpenAI's clients choose their exception by status; `type` is for people who read it.
+# OpenAI's clients choose their exception by status; a person reads the `type`.
 _ERROR_TYPES: Final = MappingProxyType(
     {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 )
