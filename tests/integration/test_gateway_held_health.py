@@ -16,7 +16,7 @@ from companion_core.decisions.guard import HEALTH_PATH
 from companion_core.decisions.verdict import OK
 from companion_core.egress.live import LiveEgress
 from companion_core.errors import Reason
-from companion_core.gateway import Backend, HealthProbe
+from companion_core.gateway import Backend
 from companion_core.gateway.exchange import MAX_HELD_CHECKS
 from companion_core.providers import OPENAI_ROUTES, TcpChannel, UnixChannel
 
@@ -151,8 +151,8 @@ def test_a_connection_that_cannot_be_made_fails_its_request_and_no_later_one(tmp
     async def life(door: parts.Door, backend: Backend) -> None:
         asked = asyncio.create_task(door.ask(door.get(HEALTH_PATH, extra=WAIT)))
         await held(door)
-        nobody = UnixChannel(path=str(tmp_path / "nobody"))
-        door.gateway.expect(replace(backend, channel=nobody))
+        nothing = UnixChannel(path=str(tmp_path / "nothing"))
+        door.gateway.expect(replace(backend, channel=nothing))
         door.gateway.connect_expected()
         door.gateway.attach_expected()
         assert (await asked).code == "upstream_failed"
@@ -166,9 +166,9 @@ def test_a_connection_that_cannot_be_made_fails_its_request_and_no_later_one(tmp
 def test_after_a_failed_connection_made_ahead_another_is_made(tmp_path) -> None:
     async def life(door: parts.Door, backend: Backend) -> None:
         assert isinstance(backend.channel, TcpChannel)
-        nobody = socket.create_server(("127.0.0.1", 0))
-        port = nobody.getsockname()[1]
-        nobody.close()
+        closed = socket.create_server(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+        closed.close()
         door.gateway.expect(replace(backend, channel=TcpChannel(host="127.0.0.1", port=port)))
         door.gateway.connect_expected()
         pool = door.gateway.context.pool
@@ -257,19 +257,9 @@ def test_the_connection_goes_on_after_the_answer() -> None:
     run(life)
 
 
-def probe_of(door: parts.Door) -> HealthProbe:
-    return HealthProbe(
-        port=lambda: door.gateway.port,
-        token=parts.TOKEN,
-        checker=parts.Checker(lambda response: response.status == 200),
-        served_model=lambda: "served",
-        egress=LiveEgress(),
-    )
-
-
 def test_a_probe_that_asked_ahead_does_not_ask_again() -> None:
     async def life(door: parts.Door, backend: Backend) -> None:
-        probe = probe_of(door)
+        probe = door.probe()
         probe.ask_ahead()
         await held(door)
         door.gateway.expect(backend)
@@ -322,7 +312,7 @@ def test_an_old_answer_does_not_count_and_a_held_check_is_taken_back() -> None:
     clock = parts.Clock()  # else one that is held could be refused before it is seen
 
     async def life(door: parts.Door, backend: Backend) -> None:
-        probe = probe_of(door)
+        probe = door.probe()
         probe.ask_ahead()
         await held(door)
         asked = probe._asked

@@ -17,10 +17,8 @@ pytestmark = pytest.mark.integration
 def test_a_body_written_for_one_backend_never_reaches_another() -> None:
     async def main() -> None:
         async with parts.open_door(parts.answer_when_released, max_in_flight=1) as door:
-            running = asyncio.create_task(door.ask(door.post()))
-            await parts.eventually(lambda: door.gateway.snapshot().in_flight == 1)
-            waiting = asyncio.create_task(door.ask(door.post()))
-            await parts.eventually(lambda: door.gateway.snapshot().queued == 1)
+            running = await door.ask_running()
+            waiting = await door.ask_waiting()
             backend = door.gateway.backend
             assert isinstance(backend, Backend)
             waiter = door.gateway.context.queue.release(
@@ -41,8 +39,7 @@ def test_a_connection_made_too_late_is_not_used() -> None:
         egress = parts.HoldableEgress()
         async with parts.open_door(egress=egress) as door:
             egress.hold()
-            asked = asyncio.create_task(door.ask(door.post()))
-            await parts.eventually(lambda: door.gateway.snapshot().in_flight == 1)
+            asked = await door.ask_running()
             door.gateway.detach()
             egress.free.set()
             assert (await asked).code == "upstream_failed"

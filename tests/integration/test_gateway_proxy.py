@@ -1,4 +1,4 @@
-"""The gateway between real sockets: streaming, back-pressure, the queue, health, real clients."""
+"""The gateway between real sockets: streaming, back-pressure, its backends and real clients."""
 
 from __future__ import annotations
 
@@ -6,18 +6,14 @@ import asyncio
 import importlib.util
 import json
 import socket
-from collections.abc import Callable
 from typing import Any
 
 import gateway_parts as parts
 import pytest
 
-from companion_core.decisions.verdict import OK
-from companion_core.egress.live import LiveEgress
 from companion_core.egress.refusing import RefusingEgress
-from companion_core.errors import Reason
-from companion_core.gateway import Backend, HealthProbe, health
-from companion_core.providers import HealthResponse, UnixChannel
+from companion_core.gateway import Backend
+from companion_core.providers import UnixChannel
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("each_event_loop")]
 
@@ -150,106 +146,6 @@ def test_a_slow_reader_slows_its_backend_in_bounded_memory() -> None:
     asyncio.run(main())
 
 
-def test_queue_is_first_come_first_served() -> None:
-    async def main() -> None:
-        async with parts.open_door(
-            parts.answer_when_released, max_in_flight=1, queue_bound=2
-        ) as door:
-            tasks = []
-            for number in range(3):
-                tasks.append(asyncio.create_task(door.ask(door.post({"model": "m", "n": number}))))
-                await parts.eventually(
-                    lambda waiting=number: (
-                        door.gateway.snapshot().queued == waiting
-                        and door.gateway.snapshot().in_flight == 1
-                    )
-                )
-            full = await door.ask(door.post())
-            assert (full.status, full.code) == (503, "queue_full")
-            assert 1 <= int(full.headers["retry-after"]) <= 60
-            door.backend.release.set()
-            assert [answer.status for answer in await asyncio.gather(*tasks)] == [200] * 3
-            order = [
-                json.loads(raw.partition(b"\r\n\r\n")[2])["n"] for raw in door.backend.requests
-            ]
-            assert order == [0, 1, 2]
-            assert door.gateway.snapshot().in_flight == 0
-
-    asyncio.run(main())
-
-
-def test_waiting_has_a_deadline() -> None:
-    async def main() -> None:
-        async with parts.open_door(
-            parts.answer_when_released, max_in_flight=1, queue_bound=1, queue_deadline_seconds=0.1
-        ) as door:
-            running = asyncio.create_task(door.ask(door.post()))
-            await parts.eventually(lambda: door.gateway.snapshot().in_flight == 1)
-            late = await door.ask(door.post())
-            assert (late.status, late.code) == (503, "queue_deadline")
-            assert door.gateway.snapshot().queued == 0
-            door.backend.release.set()
-            assert (await running).status == 200
-            assert len(door.backend.requests) == 1
-
-    asyncio.run(main())
-
-
-def test_leaving_frees_the_place_in_the_queue() -> None:
-    async def main() -> None:
-        async with parts.open_door(
-            parts.answer_when_released, max_in_flight=1, queue_bound=1, queue_deadline_seconds=3600
-        ) as door:
-            running = asyncio.create_task(door.ask(door.post()))
-            await parts.eventually(lambda: door.gateway.snapshot().in_flight == 1)
-            leaver = await door.connect()
-            leaver.writer.write(door.post())
-            await parts.eventually(lambda: door.gateway.snapshot().queued == 1)
-            leaver.writer.transport.abort()
-            await parts.eventually(lambda: door.gateway.snapshot().queued == 0)
-            door.backend.release.set()
-            assert (await running).status == 200
-            assert len(door.backend.requests) == 1
-
-    asyncio.run(main())
-
-
-def test_lifecycle_counts_anew_when_a_waiter_gets_its_place() -> None:
-    async def main() -> None:
-        async with parts.open_door(parts.answer_when_released, max_in_flight=1) as door:
-            running = asyncio.create_task(door.ask(door.post()))
-            await parts.eventually(lambda: door.gateway.snapshot().in_flight == 1)
-            waiting = asyncio.create_task(door.ask(door.post()))
-            await parts.eventually(lambda: door.gateway.snapshot().queued == 1)
-            door.conditions.resource_verdict = parts.refuse_ram()
-            door.backend.release.set()
-            assert (await running).status == 200
-            assert (await waiting).code == "ram_over_limit"
-            assert door.gateway.snapshot().in_flight == 0
-
-    asyncio.run(main())
-
-
-def test_drain_waits_for_what_runs_and_refuses_the_rest() -> None:
-    async def main() -> None:
-        async with parts.open_door(parts.answer_when_released, max_in_flight=1) as door:
-            running = asyncio.create_task(door.ask(door.post()))
-            await parts.eventually(lambda: door.gateway.snapshot().in_flight == 1)
-            waiting = asyncio.create_task(door.ask(door.post()))
-            await parts.eventually(lambda: door.gateway.snapshot().queued == 1)
-            assert await door.gateway.drain(0.05) is False
-            assert (await waiting).code == "not_ready"
-            assert (await door.ask(door.post())).code == "not_ready"
-            draining = asyncio.create_task(door.gateway.drain(30))
-            door.backend.release.set()
-            assert await draining is True
-            assert (await running).status == 200
-            door.gateway.detach()
-            assert (await door.ask(door.post())).code == "not_ready"
-
-    asyncio.run(main())
-
-
 def test_another_backend_takes_over_port_and_token() -> None:
     async def main() -> None:
         async with parts.open_door() as first, parts.open_door(unix=True) as second:
@@ -354,107 +250,6 @@ def test_models_and_metrics() -> None:
                 assert f"companion_request_seconds_count{{{labels}}} {number}\n" in text
                 assert f'companion_request_seconds_bucket{{{labels},le="+Inf"}} {number}\n' in text
             assert "secret" not in text
-
-    asyncio.run(main())
-
-
-def exploding(_response: HealthResponse) -> bool:
-    raise SystemExit(3)
-
-
-def test_health_goes_through_the_front_door(monkeypatch) -> None:
-    seen: list[HealthResponse] = []
-
-    def remember(response: HealthResponse) -> bool:
-        seen.append(response)
-        return response.status == 200
-
-    async def main() -> None:
-        async with parts.open_door() as door:
-
-            def probe_with(judge: Any, token: str = parts.TOKEN) -> HealthProbe:
-                return HealthProbe(
-                    port=lambda: door.gateway.port,
-                    token=token,
-                    checker=parts.Checker(judge),
-                    served_model=lambda: "served",
-                    egress=LiveEgress(),
-                )
-
-            door.conditions.lifecycle_verdict = parts.refuse_not_ready()
-            assert await probe_with(remember).probe() == OK
-            assert seen[0] == HealthResponse(status=200, body=b'{"ok":true}', served_model="served")
-            assert door.backend.requests[0].startswith(b"GET /health HTTP/1.1\r\n")
-            assert b"Authorization: Bearer " + b"k" * 43 in door.backend.requests[0]
-            for judge in (exploding, lambda _: 1, lambda _: 1 / 0):
-                assert (await probe_with(judge).probe()).reason is Reason.HEALTH_FAILED
-            assert not (await probe_with(remember, token="x" * 43).probe()).ok
-
-            def no_thread(*_args: Any) -> None:
-                raise RuntimeError
-
-            with monkeypatch.context() as short:
-                short.setattr(health, "start_call", no_thread)
-                probe = probe_with(remember)
-                assert (await probe.probe()).reason is Reason.HEALTH_FAILED
-                assert not probe.judge_failed
-
-            door.gateway.detach()
-            assert (await probe_with(remember).probe()).reason is Reason.HEALTH_FAILED
-
-    asyncio.run(main())
-
-
-def test_a_probe_takes_the_connection_made_ahead_or_makes_one() -> None:
-    async def main() -> None:
-        async with parts.open_door() as door:
-            opened: list[Any] = []
-            door.gateway.context.connections = parts.NotedConnections(opened.append)
-            probe = HealthProbe(
-                port=lambda: door.gateway.port,
-                token=parts.TOKEN,
-                checker=parts.Checker(lambda response: response.status == 200),
-                served_model=lambda: "served",
-                egress=LiveEgress(),
-            )
-
-            async def until(reached: Callable[[], Any]) -> None:
-                while not reached():  # noqa: ASYNC110 - a pool has no event
-                    await asyncio.sleep(0.001)
-
-            async def ahead() -> Any:
-                before = len(opened)
-                probe.connect_ahead()
-                probe.connect_ahead()
-                pool = probe._ahead
-                assert pool is not None
-                await until(lambda: len(opened) > before and pool.unused)
-                return opened[-1]
-
-            async def cut_ahead() -> None:
-                (await ahead()).transport.abort()
-                pool = probe._ahead
-                assert pool is not None
-                await until(lambda: pool.is_empty)
-
-            made = await ahead()
-            assert await probe.probe() == OK
-            assert opened == [made]
-
-            await cut_ahead()
-            assert await probe.probe() == OK
-            assert len(opened) == 3
-
-            await cut_ahead()
-            made = await ahead()  # anew
-            assert await probe.probe() == OK
-            assert opened[4:] == [made]
-
-            await ahead()
-            probe.close()
-            await until(lambda: not door.gateway.context.connections)
-            assert await probe.probe() == OK
-            assert len(opened) == 7
 
     asyncio.run(main())
 

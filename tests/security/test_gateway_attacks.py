@@ -243,7 +243,7 @@ def test_slow_clients_and_too_many_are_cut_off() -> None:
             slow = [await door.connect() for _ in range(3)]
             slow[0].writer.write(b"GET /v1/models HT")
             slow[1].writer.write(door.post()[:-3])
-            assert (await door.ask(door.get("/v1/models"))).status == 200  # behind what they sent
+            assert (await door.ask(door.get("/v1/models"))).status == 200  # after what they sent
             clock.now += 11
             assert (await slow[0].read_answer()).status == 408
             assert (await slow[1].read_answer()).status == 408

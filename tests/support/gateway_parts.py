@@ -16,7 +16,7 @@ from companion_core.decisions.verdict import OK, Verdict, refuse
 from companion_core.egress.interface import Egress
 from companion_core.egress.live import LiveEgress
 from companion_core.errors import Reason
-from companion_core.gateway import Backend, Gateway, GatewaySettings
+from companion_core.gateway import Backend, Gateway, GatewaySettings, HealthProbe
 from companion_core.gateway.connections import ConnectionTable
 from companion_core.gateway.states import IllegalTransition
 from companion_core.providers import HealthResponse, TcpChannel, UnixChannel
@@ -167,6 +167,27 @@ class Door:
                 return await client.read_answer()
             finally:
                 await client.close()
+
+    async def ask_running(self) -> asyncio.Task[Answer]:
+        """Ask something that the backend does not answer yet; it takes the only place."""
+        asked = asyncio.create_task(self.ask(self.post()))
+        await eventually(lambda: self.gateway.snapshot().in_flight == 1)
+        return asked
+
+    async def ask_waiting(self) -> asyncio.Task[Answer]:
+        """Ask something that waits for the place."""
+        asked = asyncio.create_task(self.ask(self.post()))
+        await eventually(lambda: self.gateway.snapshot().queued == 1)
+        return asked
+
+    def probe(self, judge: Any = None, token: str = TOKEN) -> HealthProbe:
+        return HealthProbe(
+            port=lambda: self.gateway.port,
+            token=token,
+            checker=Checker(judge or (lambda response: response.status == 200)),
+            served_model=lambda: "served",
+            egress=LiveEgress(),
+        )
 
 
 @dataclass

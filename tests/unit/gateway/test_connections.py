@@ -1,4 +1,4 @@
-"""Who may stay, who makes room, and that nobody is lost sight of."""
+"""Which connections may stay, which make room, and that none is lost sight of."""
 
 from __future__ import annotations
 
