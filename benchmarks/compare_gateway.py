@@ -211,7 +211,8 @@ def main() -> None:
             for name, command, port in commands(folder, address, before)
         ]
         for number in range(options.rounds + 1):
-            for target in targets:
+            # Every other round goes backwards, so that no target always follows the same one.
+            for target in targets if number % 2 else reversed(targets):
                 measured = rows[target.name]
                 if number == 0:  # a warm-up that is not counted
                     measured = defaultdict(list)
