@@ -339,7 +339,8 @@ class ClientConnection(asyncio.Protocol):
             self.transport.write_eof()
 
     def _answered(self, reason: Reason, now: float) -> None:
-        self._count(reason, now)
+        path = "" if self._head is None else self._head.path  # `_count` would be one call more
+        self._context.metrics.observe(path, reason, now - self._started)
         self._unread = UNKNOWN
         if not self._keep_alive:
             # A client that does not read the rest of its answer is cut off.
