@@ -99,9 +99,9 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """See `asyncio.Protocol`; a client that leaves frees its place and stops the backend."""
-        self._state = _LOST[self._state]
-        self._context.connections.discard(self)
+        self._context.connections.discard(self)  # first of all: whatever fails, it is gone
         self._exchange.client_left()
+        self._state = _LOST[self._state]
 
     def eof_received(self) -> None:
         """See `asyncio.Protocol`: a client that ends its side while it waits has left."""
