@@ -1,11 +1,12 @@
 """Measure the gateway beside nginx, in one interleaved run; prints a table.
 
-    python benchmarks/compare_gateway.py [--rounds 5] [--scale 1]
+    python benchmarks/compare_gateway.py [--rounds 5] [--scale 1] [--before CHECKOUT]
 
 Every target stands in front of the same backend and compares token and Host. Quote ratios of one
 run: times depend on the machine and its other load. The main measure is the processor time that
 the target's own processes spend per request or event, from Linux's schedstat. nginx, and uvloop
-with httptools, are measured if they are installed.
+with httptools, are measured if they are installed. With `--before` the gateway of another checkout
+takes its turns too, and a second table compares the two.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ TOKEN = "benchmark"  # noqa: S105 - made up for the run
 WAITING = 500
 STANDARD = "gateway, standard library"
 FAST = "gateway, uvloop and httptools"
+BEFORE = ", before"
 
 JSON = "CPU per JSON request, µs"
 PACED = "CPU per paced event, µs"
@@ -123,15 +125,18 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def gateway(port: int, backend: str, loop: str, *more: str) -> list[str]:
-    """Return the command of the gateway on one of the loops."""
+def gateway(port: int, backend: str, loop: str, *more: str, root: Path = HERE.parent) -> list[str]:
+    """Return the command of the gateway of a checkout on one of the loops."""
     second = "on" if loop == "uvloop" else "off"
     options = ["--port", str(port), "--backend", backend, "--token", TOKEN, "--loop", loop]
     options += ["--second-parser", second, *more]
-    return [sys.executable, str(HERE / "serve_gateway.py"), *options]
+    python = ["env", f"PYTHONPATH={root}", sys.executable]
+    return [*python, str(root / "benchmarks" / "serve_gateway.py"), *options]
 
 
-def commands(folder: Path, backend: str) -> Iterator[tuple[str, list[str], int]]:
+def commands(
+    folder: Path, backend: str, before: Path | None
+) -> Iterator[tuple[str, list[str], int]]:
     """Yield each target that is installed: name, command, port."""
     if shutil.which("nginx"):
         port = free_port()
@@ -140,11 +145,15 @@ def commands(folder: Path, backend: str) -> Iterator[tuple[str, list[str], int]]
         text = NGINX.format(folder=folder, port=port, token=TOKEN, backend=backend, user=user)
         file.write_text(text, encoding="utf-8")
         yield "nginx", ["nginx", "-p", str(folder), "-c", str(file)], port
-    port = free_port()
-    yield STANDARD, gateway(port, backend, "asyncio"), port
+    loops = [(STANDARD, "asyncio")]
     if importlib.util.find_spec("uvloop") and importlib.util.find_spec("httptools"):
+        loops.append((FAST, "uvloop"))
+    for name, loop in loops:
+        if before is not None:
+            port = free_port()
+            yield name + BEFORE, gateway(port, backend, loop, root=before), port
         port = free_port()
-        yield FAST, gateway(port, backend, "uvloop"), port
+        yield name, gateway(port, backend, loop), port
 
 
 def measure(target: Target, load: Load, units: int) -> tuple[float, Load]:
@@ -184,7 +193,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--scale", type=float, default=1, help="of the number of requests")
+    parser.add_argument("--before", type=Path, metavar="CHECKOUT", help="to compare with")
     options = parser.parse_args()
+    before = options.before and options.before.resolve()
     os.sched_setaffinity(0, {PROCESSORS[0]})
     rows: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     with contextlib.ExitStack() as running:
@@ -197,10 +208,11 @@ def main() -> None:
             time.sleep(0.05)
         targets = [
             running.enter_context(start(name, command, port))
-            for name, command, port in commands(folder, address)
+            for name, command, port in commands(folder, address, before)
         ]
         for number in range(options.rounds + 1):
-            for target in targets:
+            # Every other round goes backwards, so that no target always follows the same one.
+            for target in targets if number % 2 else reversed(targets):
                 measured = rows[target.name]
                 if number == 0:  # a warm-up that is not counted
                     measured = defaultdict(list)
@@ -210,6 +222,8 @@ def main() -> None:
         waiting = memory_per_waiting(address)
     print_table(rows)
     print_bounds(rows, waiting)
+    if before is not None:
+        print_change(rows)
 
 
 def run_round(target: Target, measured: dict[str, list[float]], scale: float) -> None:
@@ -245,6 +259,17 @@ def added(row: Row, nginx: Row, column: str) -> str:
 def median(row: Row, _nginx: Row, column: str) -> str:
     """Return the median of all rounds."""
     return f"{statistics.median(row[column]):.1f}"
+
+
+def print_change(rows: Mapping[str, Row]) -> None:
+    """Print what changed since the other checkout; a ratio is the median of the rounds'."""
+    print("\n| | before | now | ratio |\n|---|---|---|---|")
+    for name in (STANDARD, FAST):
+        if name in rows:
+            now, then = rows[name], rows[name + BEFORE]
+            for column in now:
+                medians = f"{median(then, {}, column)} | {median(now, {}, column)}"
+                print(f"| {name}: {column} | {medians} | {times(now, then, column)} |")
 
 
 # Our targets: the name, must, aim, the comparison, its column, and the targets it is for.

@@ -11,8 +11,9 @@ import dataclasses
 import itertools
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from companion_core.config.reader import SECTIONS
 from companion_core.decisions.client_environment import HARMLESS, ROWS, Row, Session
@@ -20,6 +21,13 @@ from companion_core.decisions.guard import GUARD_ORDER
 from companion_core.decisions.lifecycle import TRANSITIONS, Event, State, can_serve_inference
 from companion_core.decisions.request_gate import GATE_ORDER
 from companion_core.errors import EXIT_CODES, REASONS
+from companion_core.gateway.states import (
+    CONNECTION_TABLE,
+    EXCHANGE_TABLE,
+    ConnectionState,
+    ExchangeState,
+    Moves,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTE = "<!-- Written by tools/write_docs.py from the code; edit that. -->"
@@ -63,12 +71,10 @@ def lifecycle() -> Iterator[str]:
     yield f"The runtime gets work in {serving} only. An event that a state's row does not list is"
     yield "refused with `invalid_transition` and changes nothing (invariant I-09)."
     yield ""
-    yield "```mermaid"
-    yield "stateDiagram-v2"
-    yield f"    [*] --> {State.STOPPED}"
-    for (state, event), target in TRANSITIONS.items():
-        yield f"    {state} --> {target}: {event}"
-    yield "```"
+    yield from _state_diagram(
+        State.STOPPED,
+        [(state, event, target) for (state, event), target in TRANSITIONS.items()],
+    )
     yield ""
     yield from _table(
         ("state", *(f"`{event}`" for event in Event)),
@@ -77,6 +83,16 @@ def lifecycle() -> Iterator[str]:
             for state in State
         ],
     )
+
+
+def _state_diagram(start: str, moves: Iterable[tuple[str, str, str]]) -> Iterator[str]:
+    """Yield a diagram of moves: from which state, by which event, to which state."""
+    yield "```mermaid"
+    yield "stateDiagram-v2"
+    yield f"    [*] --> {start}"
+    for state, event, target in moves:
+        yield f"    {state} --> {target}: {event}"
+    yield "```"
 
 
 def guard() -> Iterator[str]:
@@ -116,6 +132,27 @@ def guard() -> Iterator[str]:
     yield from _table(
         ("step", "answers"), [(step.name, _named(step.refusals)) for step in GATE_ORDER]
     )
+    yield ""
+    yield "## What a client's connection does"
+    yield ""
+    yield "A connection serves one request after the other; what it does at each moment is one"
+    yield "state of this table (`gateway/states.py`). An event in a state that does not list it is"
+    yield "an error and changes nothing."
+    yield ""
+    yield from _state_diagram(ConnectionState.READING_HEAD, _moves(CONNECTION_TABLE))
+    yield ""
+    yield "## What a request waits for"
+    yield ""
+    yield "Once a request has been read in full, the connection's exchange has it. A health check"
+    yield "needs no place; one that prefers to wait is held until there is a backend."
+    yield ""
+    yield from _state_diagram(ExchangeState.IDLE, _moves(EXCHANGE_TABLE))
+
+
+def _moves(table: Mapping[Any, Moves[Any]]) -> Iterator[tuple[str, str, str]]:
+    for event, moves in table.items():
+        for state, target in moves.items():
+            yield state, event, target
 
 
 def _named(reasons: Sequence[str]) -> str:

@@ -87,10 +87,15 @@ class RateWindow:
         """Check and, if it fits, remember: one step, so that two callers cannot overshoot."""
         if not is_finite(now):
             return _NO_RATE_STATE
-        self._expire(now)
-        if len(self._stamps) >= self.max_requests:
+        stamps = self._stamps
+        if not self._sorted or (stamps and stamps[0] <= now - self.window):
+            self._expire(now)
+            stamps = self._stamps
+        if len(stamps) >= self.max_requests:
             return _RATE_LIMITED
-        self._remember(now)
+        if stamps and stamps[-1] > now:
+            self._sorted = False
+        stamps.append(now)
         return OK
 
     def _remember(self, now: float) -> None:

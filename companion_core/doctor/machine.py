@@ -250,7 +250,7 @@ def check_temporary(_situation: Situation) -> Finding:
 
 def check_port(situation: Situation) -> Finding:
     """Require that a configured port is free, unless the running companion uses it."""
-    from companion_core.gateway.listener import bind_loopback  # noqa: PLC0415 - only this check needs it
+    from companion_core.gateway import bind_loopback  # noqa: PLC0415 - only this check needs it
 
     port = require_config(situation).gateway.port
     if port == 0:

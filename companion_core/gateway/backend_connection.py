@@ -1,6 +1,6 @@
 """One connection to the backend: one request at a time, its answer followed to its end.
 
-A backend may close a connection that waits, at any time, so a request can meet its end. Such a
+A backend may close an idle connection at any time, so a request can meet that end. Such a
 request is sent once more, on a new connection, if all of this holds; otherwise it has failed:
 
 * The connection had waited for it. One that was made for a request is not closed for idleness.
@@ -14,63 +14,57 @@ from __future__ import annotations
 import asyncio
 import select
 import sys
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, cast
+from collections.abc import Callable
+from typing import Final, Protocol, cast
 
-from companion_core.gateway.http.chunked import (
-    ChunkError,
-    ChunkFramer,
-)
-from companion_core.gateway.http.response_head import (
-    ResponseHead,
-    parse_response_head,
-)
+from companion_core.gateway.http.chunked import ChunkError, ChunkFramer
+from companion_core.gateway.http.response_head import ResponseHead, parse_response_head
+from companion_core.gateway.interface import Outgoing, Sink
 from companion_core.gateway.unread import never_read
 
-if TYPE_CHECKING:
-    from companion_core.gateway.upstream import BackendPool
-
-__all__ = ["BackendConnection", "Outgoing", "Sink"]
+__all__ = ["BackendConnection", "ConnectionOwner"]
 
 MAX_RESPONSE_HEAD_BYTES: Final = 64 * 1024
+MAX_REMEMBERED_HEAD: Final = 2048
 RESET_SECONDS: Final = 0.02  # within which a reset follows an end on TCP
 _FIRST_FINAL_STATUS: Final = 200
 _SWITCHING_PROTOCOLS: Final = 101
 
 
-class Sink(Protocol):
-    """Who receives an answer; called back in this order, from the event loop."""
-
-    def upstream_bound(self, connection: BackendConnection) -> bool:
-        """Take a connection that was made; False when the client has gone meanwhile."""
-        ...
-
-    def response_started(self, head: ResponseHead, body: bytes) -> None:
-        """Receive the head and the first bytes of the body."""
-        ...
-
-    def response_data(self, data: bytes) -> None:
-        """Receive more of the body, verbatim."""
-        ...
-
-    def response_ended(self, now: float) -> None:
-        """The answer is complete."""
-        ...
-
-    def response_failed(self) -> None:
-        """The backend broke off, or never answered properly."""
-        ...
-
-
-class Outgoing(NamedTuple):
-    """A whole request, and who receives its answer.
+class ConnectionOwner(Protocol):
+    """The pool, as its connections use it.
 
     Attributes:
-        check: it is a health check: it may be asked twice, and its connection ends with it.
+        now: its clock, in seconds.
+        closed_for_good: no connection is wanted any more.
     """
 
-    sink: Sink
-    request: bytes
-    check: bool = False
+    now: Callable[[], float]
+    closed_for_good: bool
+
+    def opened(self, connection: BackendConnection, first: list[Outgoing]) -> None:
+        """Use a connection that was made, first of all for what is in `first`."""
+        ...
+
+    def keep_after(self, connection: BackendConnection, head: ResponseHead, now: float) -> None:
+        """Keep a connection after an answer, or abort it."""
+        ...
+
+    def learn_end(self, connection: BackendConnection) -> None:
+        """Use no connection again after such an answer as this one ended after."""
+        ...
+
+    def ended_idle(self, connection: BackendConnection) -> None:
+        """Forget a connection that the backend ended, or spoke on, while it was idle."""
+        ...
+
+    def closed(self, connection: BackendConnection) -> None:
+        """Forget a connection."""
+        ...
+
+    def connect_and_send(self, outgoing: Outgoing) -> None:
+        """Send a request on a connection that is made now."""
+        ...
 
 
 class BackendConnection(asyncio.Protocol):
@@ -78,15 +72,14 @@ class BackendConnection(asyncio.Protocol):
 
     Args:
         pool: keeps it while it is idle.
-        first: what it sends as soon as it is there, and to whom the answer goes; taken from
-            here, where it may be put until then. Without that it is idle for as long as nobody
-            needs it.
+        first: holds at most one request, which may be put here until the connection is made;
+            the pool sends that first. Without one the connection stays idle until it is needed.
 
     Attributes:
-        kind: of the newest answer that came on it; the pool knows what follows on each kind.
+        kind: of the newest answer on it; the pool knows what a backend does after each kind.
         idle_since: on the pool's clock.
         idle_until: no request is sent on it from then on.
-        waited: for a request; the backend may have ended it meanwhile.
+        waited: it has been idle before its request; the backend may have ended it meanwhile.
     """
 
     __slots__ = (
@@ -97,8 +90,10 @@ class BackendConnection(asyncio.Protocol):
         "_first",
         "_framer",
         "_head",
+        "_known_head",
         "_poll",
         "_pool",
+        "_raw_head",
         "_remaining",
         "_sink",
         "_unread",
@@ -110,20 +105,22 @@ class BackendConnection(asyncio.Protocol):
     )
     transport: asyncio.Transport
 
-    def __init__(self, pool: BackendPool, first: list[Outgoing]) -> None:
+    def __init__(self, pool: ConnectionOwner, first: list[Outgoing]) -> None:
         self._pool = pool
         self._first = first
         self._sink: Sink | None = None
         self._head: ResponseHead | None = None
+        self._raw_head = b""  # the bytes that `_known_head` was parsed from
+        self._known_head: ResponseHead | None = None
         self._framer: ChunkFramer | None = None
         self._remaining = 0
         self._ended = False
         self._buffer = b""
-        self._poll: Any = None  # a `select.poll`, which Windows has not
+        self._poll: Callable[[int], object] | None = None  # Windows has no `select.poll`
         self._again = b""  # the request, for as long as it may have to be sent again
         self._check = False
         self._unread = False  # the backend certainly did not read all of it
-        self.kind: tuple[int, bool] | None = None
+        self.kind: int | None = None
         self.idle_since = self.idle_until = 0.0
         self.waited = False
 
@@ -131,7 +128,6 @@ class BackendConnection(asyncio.Protocol):
         """Write a whole request and hand its answer to `sink`; see `Outgoing`."""
         self._sink = sink
         self._head = None
-        self._ended = False
         self._check = check
         if self.waited:
             self._again = request
@@ -139,32 +135,29 @@ class BackendConnection(asyncio.Protocol):
 
     def is_silent(self) -> bool:
         """Whether neither an end nor a byte has come that the event loop has not read yet."""
-        return self._poll is None or not self._poll.poll(0)
+        return self._poll is None or not self._poll(0)
 
     def abort(self) -> None:
-        """Close at once and forget whom the answer was for."""
+        """See `Upstream`: close at once and forget the receiver of the answer."""
         self._sink = None
         self.transport.abort()
+
+    def pause_reading(self) -> None:
+        """See `Upstream`."""
+        self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """See `Upstream`."""
+        self.transport.resume_reading()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.Protocol`."""
         self.transport = cast("asyncio.Transport", transport)
         if sys.platform != "win32":
-            self._poll = select.poll()
-            self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+            poll = select.poll()
+            poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+            self._poll = poll.poll
         self._pool.opened(self, self._first)
-        loop = asyncio.get_running_loop()
-        if self._pool.closed_for_good:  # the backend was replaced meanwhile
-            loop.call_soon(self.abort)  # uvloop lets nobody abort from in here
-        elif not self._first:
-            self.waited = True
-            self._pool.unused = self
-        elif self._first[0].sink.upstream_bound(self):
-            outgoing = self._first.pop()
-            self.send(outgoing.sink, outgoing.request, check=outgoing.check)
-        else:
-            self._first.clear()
-            loop.call_soon(self._pool.keep, self, self._pool.now())
 
     def eof_received(self) -> bool:
         """See `asyncio.Protocol`; True keeps the transport until a reset can have followed."""
@@ -192,7 +185,7 @@ class BackendConnection(asyncio.Protocol):
         if sink is None:
             return
         head, again, self._again = self._head, self._again, b""
-        if head is not None and exc is None and head.content_length is None and not head.chunked:
+        if head is not None and exc is None and head.until_close:
             sink.response_ended(self._pool.now())
         elif again and not self._pool.closed_for_good:
             self._pool.learn_end(self)
@@ -207,7 +200,7 @@ class BackendConnection(asyncio.Protocol):
         """See `asyncio.Protocol`."""
         sink = self._sink
         if sink is None:
-            self._pool.ended_idle(self)  # nobody asked; no request may follow on it
+            self._pool.ended_idle(self)  # no request was sent; none may follow on it
             self.abort()
         elif self._head is None:
             self._read_head(sink, self._buffer + data if self._buffer else data)
@@ -218,22 +211,16 @@ class BackendConnection(asyncio.Protocol):
             elif taken >= 0:
                 sink.response_data(data[:taken])
             if self._ended:
-                self._finish(surplus=taken < len(data))
+                self._finish(sink, self._head, surplus=taken < len(data))
 
     def _read_head(self, sink: Sink, buffer: bytes) -> None:
         self._again = b""
-        status, head, end = 0, None, 0
-        while status < _FIRST_FINAL_STATUS:  # interim answers come first (RFC 9110 section 15.2)
-            start, end = end, buffer.find(b"\r\n\r\n", end)
-            if end < 0 and len(buffer) - start <= MAX_RESPONSE_HEAD_BYTES:
-                self._buffer = buffer[start:]
-                return
-            head = parse_response_head(buffer[start:end]) if end >= 0 else None
-            if head is None or head.status == _SWITCHING_PROTOCOLS:
-                self._fail()
-                return
-            status = head.status
+        end = buffer.find(b"\r\n\r\n")
+        if end > 0 and buffer[:end] == self._raw_head:  # a backend that repeats itself is common
+            head = self._known_head
             end += 4
+        else:
+            head, end = self._parse_final_head(buffer)
         if head is None:
             return
         self._head = head
@@ -241,7 +228,7 @@ class BackendConnection(asyncio.Protocol):
         body, length = buffer[end:], head.content_length
         if length == len(body):  # as short answers come
             sink.response_started(head, body)
-            self._finish(surplus=False)
+            self._finish(sink, head, surplus=False)
             return
         self._framer = ChunkFramer() if head.chunked else None
         self._remaining = length or 0
@@ -250,7 +237,30 @@ class BackendConnection(asyncio.Protocol):
         if taken >= 0:
             sink.response_started(head, body if taken == len(body) else body[:taken])
         if self._ended:
-            self._finish(surplus=taken < len(body))
+            self._finish(sink, head, surplus=taken < len(body))
+
+    def _parse_final_head(self, buffer: bytes) -> tuple[ResponseHead | None, int]:
+        """Return the head of the answer and where its body begins; None while it is incomplete.
+
+        Interim answers come first (RFC 9110 section 15.2). A malformed head fails the request.
+        """
+        end = 0
+        while True:
+            start, end = end, buffer.find(b"\r\n\r\n", end)
+            if end < 0 and len(buffer) - start <= MAX_RESPONSE_HEAD_BYTES:
+                self._buffer = buffer[start:]
+                return None, 0
+            raw = buffer[start:end]
+            head = parse_response_head(raw) if end >= 0 else None
+            if head is None or head.status == _SWITCHING_PROTOCOLS:
+                self._fail()
+                return None, 0
+            end += 4
+            if head.status >= _FIRST_FINAL_STATUS:
+                if len(raw) <= MAX_REMEMBERED_HEAD:
+                    self._raw_head = raw
+                    self._known_head = head
+                return head, end
 
     def _follow(self, data: bytes) -> int:
         """Return how many bytes of `data` belong to this answer; -1 when it is malformed."""
@@ -270,12 +280,12 @@ class BackendConnection(asyncio.Protocol):
         self._ended = self._remaining == 0
         return taken
 
-    def _finish(self, *, surplus: bool) -> None:
-        sink, head, self._sink = self._sink, self._head, None
-        if sink is None or head is None:
+    def _finish(self, sink: Sink, head: ResponseHead, *, surplus: bool) -> None:
+        if self._sink is None:  # the sink has aborted in between
             return
+        self._sink = None
         now = self._pool.now()
-        if head.reusable and not surplus and not self._check:
+        if head.reusable and not (surplus or self._check):
             self._pool.keep_after(self, head, now)
         else:
             self.abort()

@@ -1,4 +1,4 @@
-"""Rules for this file: what is sent to a backend, built from nothing of the client's but a body.
+"""Rules for this file: what is sent to a backend takes nothing from the client but a body.
 
 Method, path and fields are the backend's own table; its key is added, and the client's
 credentials, connection and forwarding fields have no way in (I-17). No I/O.
@@ -21,7 +21,7 @@ _INFERENCE_ROUTES: Final = frozenset((route.path, route.method) for route in OPE
 
 
 def served_routes(routes: Iterable[Route]) -> dict[str, str]:
-    """Return path to method of what is inference among `routes`; nothing else is passed on."""
+    """Return path to method of the inference routes among `routes`; no other is passed on."""
     return {
         route.path: route.method
         for route in routes

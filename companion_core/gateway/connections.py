@@ -1,43 +1,62 @@
-"""The clients' connections: how many there may be, and who makes room when there are too many."""
+"""The clients' connections: how many there may be, and which makes room when there are too many."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from companion_core.gateway.client import ClientConnection
+__all__ = ["ConnectionTable", "OpenConnection"]
 
-__all__ = ["ConnectionTable"]
+
+class OpenConnection(Protocol):
+    """What the table and the gateway's sweep need of a connection.
+
+    Attributes:
+        deadline: on the gateway's clock, when the sweep calls `deadline_passed`.
+    """
+
+    deadline: float
+
+    def deadline_passed(self) -> None:
+        """Give up on what takes too long."""
+        ...
+
+    def turn_away(self) -> None:
+        """Refuse for want of room."""
+        ...
+
+    def abort(self) -> None:
+        """Close at once."""
+        ...
 
 
 class ConnectionTable:
-    """Every open connection; iterate it to see them, those that were turned away too."""
+    """Every open connection; iterating it yields those that were turned away too."""
 
     __slots__ = ("_all_closed", "_counted", "_leaving", "_limit", "_strangers")
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._counted: set[ClientConnection] = set()
+        self._counted: set[OpenConnection] = set()
         # They have lost their place, and their last bytes may wait for a peer that never reads.
-        self._leaving: set[ClientConnection] = set()
-        self._strangers: dict[ClientConnection, None] = {}  # never showed the token; oldest first
+        self._leaving: set[OpenConnection] = set()
+        self._strangers: dict[OpenConnection, None] = {}  # never showed the token; oldest first
         self._all_closed = asyncio.Event()
         self._all_closed.set()
 
     def __len__(self) -> int:
         return len(self._counted) + len(self._leaving)
 
-    def __iter__(self) -> Iterator[ClientConnection]:
+    def __iter__(self) -> Iterator[OpenConnection]:
         return chain(self._counted, self._leaving)
 
-    def add(self, connection: ClientConnection) -> bool:
+    def add(self, connection: OpenConnection) -> bool:
         """Note a connection; False when there are too many.
 
-        A new one takes the place of the oldest that never showed the token: whoever holds
-        connections open cannot keep the owner out.
+        A new one takes the place of the oldest that never showed the token: a program that
+        holds connections open cannot keep the owner out.
         """
         if len(self._counted) >= self._limit and self._strangers:
             oldest = next(iter(self._strangers))
@@ -51,11 +70,11 @@ class ConnectionTable:
         self._all_closed.clear()
         return not full
 
-    def trust(self, connection: ClientConnection) -> None:
+    def trust(self, connection: OpenConnection) -> None:
         """Note that a connection has shown the token."""
         self._strangers.pop(connection, None)
 
-    def discard(self, connection: ClientConnection) -> None:
+    def discard(self, connection: OpenConnection) -> None:
         """Forget a connection; harmless when it is forgotten already."""
         self._counted.discard(connection)
         self._leaving.discard(connection)
@@ -66,5 +85,5 @@ class ConnectionTable:
     async def abort_all(self) -> None:
         """End every connection, unanswered requests included, and wait until they are gone."""
         for connection in list(self):
-            connection.transport.abort()
+            connection.abort()
         await self._all_closed.wait()

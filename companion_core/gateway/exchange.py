@@ -2,92 +2,103 @@
 
 Body, lifecycle, admission and resources are passed in this order (I-10). Each client
 connection has one exchange, used for one request after the other. Nothing here awaits:
-the queue and the backend's connection call back.
+the queue and the backend's connection call back. `states` lists what can follow on what.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+import math
+from typing import Final
 
 from companion_core.decisions.verdict import OK, Verdict
 from companion_core.errors import Reason
 from companion_core.gateway.backend_requests import BackendRequests
+from companion_core.gateway.context import GatewayContext
 from companion_core.gateway.http.body import parse_body
 from companion_core.gateway.http.head import preferred_wait
 from companion_core.gateway.http.response_head import ResponseHead
-from companion_core.gateway.http.responses import relayed_head
-from companion_core.gateway.upstream import BackendConnection, BackendPool
+from companion_core.gateway.interface import Downstream, Upstream
+from companion_core.gateway.states import EXCHANGE_TABLE, ExchangeEvent, ExchangeState
+from companion_core.gateway.upstream import BackendPool
 
-if TYPE_CHECKING:
-    from companion_core.gateway.client import ClientConnection
-    from companion_core.gateway.gateway import Gateway
+__all__ = ["MAX_HELD_CHECKS", "Exchange"]
 
-__all__ = ["Exchange"]
+# The start's own check, and some that clients make; any further one is refused at once.
+MAX_HELD_CHECKS: Final = 8
 
-# What an exchange waits for. Plain integers: they are compared several times per request.
-_NOTHING: Final = 0
-_A_PLACE: Final = 1
-_FIRST_BYTE: Final = 2
-_MORE: Final = 3  # the head of the answer has been passed on
-_A_BACKEND: Final = 4
-
-# The start's own check, and some that clients make: whoever is not held is told to ask again.
-MAX_HELD: Final = 8
+_IDLE: Final = ExchangeState.IDLE
+_AWAITING_PLACE: Final = ExchangeState.AWAITING_PLACE
+_AWAITING_BACKEND: Final = ExchangeState.AWAITING_BACKEND
+_AWAITING_ANSWER: Final = ExchangeState.AWAITING_ANSWER
+_RELAYING: Final = ExchangeState.RELAYING
+_QUEUED: Final = EXCHANGE_TABLE[ExchangeEvent.QUEUED]
+_HELD: Final = EXCHANGE_TABLE[ExchangeEvent.HELD]
+_SENT: Final = EXCHANGE_TABLE[ExchangeEvent.SENT]
+_ANSWER_STARTED: Final = EXCHANGE_TABLE[ExchangeEvent.ANSWER_STARTED]
+_ANSWER_ENDED: Final = EXCHANGE_TABLE[ExchangeEvent.ANSWER_ENDED]
+_GIVEN_UP: Final = EXCHANGE_TABLE[ExchangeEvent.GIVEN_UP]
 
 
 class Exchange:
-    """The `Waiter` and the `Sink` of one client."""
+    """The `Waiter`, the `HeldCheck` and the `Sink` of one client.
+
+    Attributes:
+        response_data: see `Sink`; the client's connection takes the bytes as they are.
+    """
 
     __slots__ = (
-        "_client",
-        "_gateway",
-        "_holds_place",
+        "_context",
+        "_downstream",
         "_made_by",
+        "_paused",
         "_request",
         "_running_since",
+        "_state",
         "_upstream",
-        "_waits_for",
+        "response_data",
     )
 
-    def __init__(self, gateway: Gateway, client: ClientConnection) -> None:
-        self._gateway = gateway
-        self._client = client
-        self._waits_for = _NOTHING
+    def __init__(self, context: GatewayContext, downstream: Downstream) -> None:
+        self._context = context
+        self._downstream = downstream
+        self._state = _IDLE
         self._request = b""  # while it waits for a place
         self._made_by: BackendRequests | None = None  # it is for that backend alone
-        self._upstream: BackendConnection | None = None
-        self._holds_place = False
-        self._running_since = 0.0
+        self._upstream: Upstream | None = None
+        self._paused = False  # the client does not read its answer
+        self._running_since: float | None = None  # set while it has a place
+        self.response_data = downstream.answer_data
 
     # --- on the way to the backend ---------------------------------------------------------
 
     def begin(self, path: str, raw: bytes | bytearray, now: float) -> None:
         """Run, queue or refuse a request whose head has passed the guard."""
-        gateway = self._gateway
-        fields = parse_body(raw, gateway.settings.model_id)
+        context = self._context
+        fields = parse_body(raw, context.settings.model_id)
         if isinstance(fields, Verdict):
-            self._client.refuse(fields.reason)
+            self._downstream.refuse(fields.reason)
             return
-        verdict = gateway.gate(gateway.queue.arrival())
-        requests, pool = gateway.requests, gateway.pool
+        queue = context.queue
+        verdict = context.gate(queue.arrival())
+        requests, pool = context.requests, context.pool
         if not (verdict.ok or verdict.reason is Reason.AT_CAPACITY):
-            self._client.refuse(verdict.reason)
+            self._downstream.refuse(verdict.reason)
             return
         if requests is None or pool is None:
-            self._client.refuse(Reason.NOT_READY)
+            self._downstream.refuse(Reason.NOT_READY)
             return
         request = requests.inference(path, fields)
         if isinstance(request, Verdict):
-            self._client.refuse(request.reason)
+            self._downstream.refuse(request.reason)
         elif verdict.ok:
-            gateway.queue.take()
+            queue.take()
             self._run(pool, request, now)
         else:
+            queue.wait(self, now)
+            self._state = _QUEUED[self._state]
             self._request = request
             self._made_by = requests
-            self._waits_for = _A_PLACE
-            self._client.wait_for_backend(float("inf"))  # the queue keeps its own deadline
-            gateway.queue.wait(self, now)
+            self._downstream.wait_for_backend(math.inf)  # the queue has its own deadline
 
     def begin_health_check(self, now: float, head: bytes) -> None:
         """Relay a health check, or hold it if its client would rather wait for a backend.
@@ -98,90 +109,87 @@ class Exchange:
             now: on the gateway's clock.
             head: of the request.
         """
-        gateway = self._gateway
-        if gateway.requests is not None and gateway.pool is not None:
-            self._waits_for = _FIRST_BYTE
-            self._client.wait_for_backend(now + gateway.settings.health_seconds)
-            gateway.pool.open_and_send(self, gateway.requests.health_check, check=True)
-        elif (wait := preferred_wait(head)) and len(gateway.held) < MAX_HELD:
-            self._waits_for = _A_BACKEND
-            self._client.wait_for_backend(now + min(wait, gateway.settings.hold_seconds))
-            gateway.held[self] = None
+        context = self._context
+        if context.requests is not None and context.pool is not None:
+            self._state = _SENT[self._state]
+            self._downstream.wait_for_backend(now + context.settings.health_seconds)
+            context.pool.open_and_send(self, context.requests.health_check, check=True)
+        elif (wait := preferred_wait(head)) and len(context.held_checks) < MAX_HELD_CHECKS:
+            self._state = _HELD[self._state]
+            self._downstream.wait_for_backend(now + min(wait, context.settings.hold_seconds))
+            context.held_checks[self] = None
         else:
-            self._client.refuse(Reason.NOT_READY)
+            self._downstream.refuse(Reason.NOT_READY)
 
     def relay_held_check(self, now: float) -> None:
-        """Relay what was held; what it waited is no part of how long the answer takes."""
-        self._client.count_from(now)
+        """See `HeldCheck`; the time it was held does not count as time to answer."""
+        self._downstream.count_from(now)
         self.begin_health_check(now, b"")
 
     def place_is_free(self) -> None:
-        """See `Waiter`: lifecycle and resources count anew, and so does the backend."""
-        gateway = self._gateway
-        now = gateway.now()
-        self._holds_place = True
+        """See `Waiter`: lifecycle and resources are asked again, and so is the backend."""
+        context = self._context
+        now = context.now()
         self._running_since = now
-        verdict, pool = gateway.gate(OK), gateway.pool
-        if self._waits_for != _A_PLACE:
+        verdict, pool = context.gate(OK), context.pool
+        if self._state is not _AWAITING_PLACE:
             self._release_place(now)  # the client left in the same moment
         elif not verdict.ok:
             self.refuse_waiting(verdict.reason)
-        elif pool is None or gateway.requests is not self._made_by:
+        elif pool is None or context.requests is not self._made_by:
             self.refuse_waiting(Reason.NOT_READY)
         else:
-            self._run(pool, self._request, now)
+            request, self._request, self._made_by = self._request, b"", None
+            self._run(pool, request, now)
 
     def refuse_waiting(self, reason: Reason) -> None:
         """See `Waiter`."""
         self._refuse(reason)
 
     def _run(self, pool: BackendPool, request: bytes, now: float) -> None:
-        """Send a request whose place is taken; first of all, because somebody waits for it."""
-        self._holds_place = True
-        self._waits_for = _FIRST_BYTE
+        """Send a request whose place is taken, before anything that can follow later."""
+        self._running_since = now
+        self._state = _SENT[self._state]
         self._upstream = connection = pool.take_idle(now)
         if connection is None:
             pool.open_and_send(self, request)
         else:
             connection.send(self, request)
-        self._request = b""
-        self._made_by = None
-        self._running_since = now
-        self._client.wait_for_backend(now + self._gateway.settings.first_byte_seconds)
+        self._downstream.wait_for_backend(now + self._context.settings.first_byte_seconds)
 
     def _refuse(self, reason: Reason) -> None:
         """Refuse after waiting; the client's next request may already lie in its buffer."""
-        self._end()
-        self._client.refuse(reason)
-        self._release_place(self._gateway.now())
-        self._client.serve_buffer()
+        self._give_up()
+        self._downstream.refuse(reason)
+        self._release_place(self._context.now())
+        self._downstream.serve_next()
 
-    def _end(self) -> None:
-        self._gateway.held.pop(self, None)
-        self._waits_for = _NOTHING
+    def _give_up(self) -> None:
+        self._state = _GIVEN_UP[self._state]
+        self._context.held_checks.pop(self, None)
         self._request = b""
         self._made_by = None
         self._upstream = None
 
     def _release_place(self, now: float) -> None:
-        if self._holds_place:
-            self._holds_place = False
-            self._gateway.release_place(now - self._running_since)
+        since, self._running_since = self._running_since, None
+        if since is not None:
+            self._context.release_place(now - since)
 
     # --- what happens to the client meanwhile ----------------------------------------------
 
     def client_left(self) -> None:
-        """Free the place at once and stop the backend; harmless when nothing is under way."""
-        if self._waits_for == _A_PLACE:
-            self._gateway.queue.leave(self)
+        """Free the place at once and stop the backend; harmless when no request is under way."""
+        if self._state is _AWAITING_PLACE:
+            self._context.queue.leave(self)
         if self._upstream is not None:
             self._upstream.abort()
-        self._end()
-        self._release_place(self._gateway.now())
+        self._give_up()
+        self._release_place(self._context.now())
 
     def deadline_passed(self) -> None:
         """The backend took too long to come, to begin, or to go on."""
-        if self._waits_for == _A_BACKEND:
+        if self._state is _AWAITING_BACKEND:
             self._refuse(Reason.NOT_READY)
             return
         if self._upstream is not None:
@@ -189,61 +197,49 @@ class Exchange:
         self.response_failed()
 
     def pause(self) -> bool:
-        """Stop reading from the backend; say whether an answer is being passed on."""
+        """Stop reading from the backend; say whether an answer is being relayed."""
+        self._paused = True
         if self._upstream is not None:
-            self._upstream.transport.pause_reading()
-        return self._waits_for == _MORE
+            self._upstream.pause_reading()
+        return self._state is _RELAYING
 
     def resume(self) -> bool:
-        """Read on from the backend; say whether an answer is being passed on."""
+        """Read on from the backend; say whether an answer is being relayed."""
+        self._paused = False
         if self._upstream is not None:
-            self._upstream.transport.resume_reading()
-        return self._waits_for == _MORE
+            self._upstream.resume_reading()
+        return self._state is _RELAYING
 
     # --- on the way back -------------------------------------------------------------------
 
-    def upstream_bound(self, connection: BackendConnection) -> bool:
+    def upstream_bound(self, upstream: Upstream) -> bool:
         """See `Sink`."""
-        if self._waits_for != _FIRST_BYTE:
+        if self._state is not _AWAITING_ANSWER:
             return False
-        self._upstream = connection
+        self._upstream = upstream
         return True
 
     def response_started(self, head: ResponseHead, body: bytes) -> None:
         """See `Sink`."""
-        client = self._client
-        self._waits_for = _MORE
-        if head.content_length is None and not head.chunked:
-            client.keep_alive = False  # the end of the connection is the end of such an answer
-        client.transport.write(relayed_head(head, close=not client.keep_alive) + body)
-        if not client.writing_paused:
-            client.deadline = self._gateway.more_deadline
-
-    def response_data(self, data: bytes) -> None:
-        """See `Sink`."""
-        client = self._client
-        client.transport.write(data)
-        if not client.writing_paused:
-            client.deadline = self._gateway.more_deadline
+        self._state = _ANSWER_STARTED[self._state]
+        self._downstream.answer_started(head, body)
 
     def response_ended(self, now: float) -> None:
         """See `Sink`."""
-        client, upstream = self._client, self._upstream
-        self._waits_for = _NOTHING
-        self._upstream = None
-        if client.writing_paused and upstream is not None:
-            upstream.transport.resume_reading()
-        if self._holds_place:
-            self._holds_place = False
-            self._gateway.release_place(now - self._running_since)
-        client.answer_ended(now)
+        self._state = _ANSWER_ENDED[self._state]
+        upstream, self._upstream = self._upstream, None
+        if self._paused and upstream is not None:
+            upstream.resume_reading()
+        since, self._running_since = self._running_since, None
+        if since is not None:
+            self._context.release_place(now - since)
+        self._downstream.answer_ended(now)
 
     def response_failed(self) -> None:
         """See `Sink`."""
-        waited_for = self._waits_for
-        if waited_for == _FIRST_BYTE:
+        if self._state is _AWAITING_ANSWER:
             self._refuse(Reason.UPSTREAM_FAILED)
-        elif waited_for == _MORE:
-            self._end()
-            self._client.break_off(Reason.UPSTREAM_FAILED)
-            self._release_place(self._gateway.now())
+        elif self._state is _RELAYING:
+            self._give_up()
+            self._downstream.break_off(Reason.UPSTREAM_FAILED)
+            self._release_place(self._context.now())

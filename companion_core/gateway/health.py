@@ -1,7 +1,7 @@
 """Ask the runtime's health through our own front door, with the token.
 
-The whole way is proved: listener, guard, token, relay and backend. What the plugin's judge
-raises, returns that is no bool, or takes too long over, is a failure.
+That proves the whole path: listener, guard, token, relay and backend. A plugin's judge that
+raises, takes too long or returns anything but a bool has failed the check.
 """
 
 from __future__ import annotations
@@ -17,12 +17,10 @@ from companion_core.egress.interface import Egress
 from companion_core.errors import Reason
 from companion_core.gateway.http.chunked import ChunkFramer
 from companion_core.gateway.http.response_head import ResponseHead
-from companion_core.gateway.upstream import BackendConnection, BackendPool
+from companion_core.gateway.interface import Upstream
+from companion_core.gateway.upstream import BackendPool
 from companion_core.providers import HealthChecker, HealthResponse, TcpChannel
-from companion_core.system.deadline import (
-    result_of,
-    start_call,
-)
+from companion_core.system.deadline import result_of, start_call
 from companion_core.system.secret import Secret
 
 __all__ = ["HealthProbe"]
@@ -36,8 +34,8 @@ class HealthProbe:
     """Probes the gateway at `port()`; the answers tell whether the runtime serves its model.
 
     Attributes:
-        judge_failed: the newest answer was not judged: the plugin raised, or returned what is
-            no bool.
+        judge_failed: the newest answer was not judged: the plugin raised, or returned
+            something else than a bool.
     """
 
     def __init__(
@@ -63,22 +61,22 @@ class HealthProbe:
         self.judge_failed = False
 
     def ask_ahead(self) -> None:
-        """Ask before there is a backend; the gateway holds that until it has one to relay it to.
+        """Ask before there is a backend: the gateway holds the check until there is one.
 
         The next probe takes the answer.
         """
-        self._let_go_of_asked()
+        self._take_back()
         self._asked = self._ask(wait=True)
 
     def connect_ahead(self) -> None:
-        """Make the next probe's connection now; where there is none by then, it makes its own."""
-        if self._ahead is None or self._ahead.holds_nothing:
+        """Make the next probe's connection now; a probe that finds it gone makes its own."""
+        if self._ahead is None or self._ahead.is_empty:
             self._ahead = self._new_pool()
             self._ahead.open_ahead()
 
     def close(self) -> None:
-        """Let go of what was asked, and of a connection that was made, ahead."""
-        self._let_go_of_asked()
+        """Take back the check that was asked ahead; close the connection that was made ahead."""
+        self._take_back()
         if self._ahead is not None:
             self._ahead.close()
             self._ahead = None
@@ -103,27 +101,27 @@ class HealthProbe:
             raise
         except TimeoutError:
             return _FAILED  # a machine that is short of memory may do better next time
-        except BaseException:  # noqa: BLE001 - SystemExit and the rest cost the plugin only
+        except BaseException:  # noqa: BLE001 - even SystemExit of a plugin fails its check alone
             judged = None
         self.judge_failed = type(judged) is not bool
         return OK if judged is True else _FAILED
 
     async def _answer(self) -> _Answer | None:
-        """Return the answer to what was asked ahead or is asked now; None for no good one."""
+        """Return the answer to the check asked ahead, or asked now; None without a good one."""
         if self._asked is not None and self._asked.complete.done():
-            self._let_go_of_asked()  # that was answered before, not now
+            self._take_back()  # that answer is older than this question
         asked, self._asked = self._asked, None
         try:
             asked = asked or self._ask()
             async with asyncio.timeout(self._answer_deadline):
                 return asked if await asked.complete else None
-        except Exception:  # noqa: BLE001 - whatever stands in the way, there is no good answer
+        except Exception:  # noqa: BLE001 - any fault on the path means that there is no good answer
             return None
         finally:
-            if asked is not None:  # behind what is done with the answer
+            if asked is not None:  # after the answer has been used
                 asyncio.get_running_loop().call_soon(asked.pool.close)
 
-    def _let_go_of_asked(self) -> None:
+    def _take_back(self) -> None:
         if self._asked is not None:
             self._asked.pool.close()
             self._asked = None
@@ -140,7 +138,7 @@ class HealthProbe:
         return answer
 
     def _new_pool(self) -> BackendPool:
-        # As any client would, but on the gateway's own event loop: no thread has to take turns.
+        # A client like any other, but on the gateway's own event loop: no thread has to take turns.
         listener = TcpChannel(host="127.0.0.1", port=self._port())
         return BackendPool(listener, self._egress, time.monotonic)
 
@@ -159,10 +157,10 @@ class _Answer:
         self.status = 0
         self.body = bytearray()
         self._framer: ChunkFramer | None = None
-        self._connection: BackendConnection | None = None
+        self._upstream: Upstream | None = None
 
-    def upstream_bound(self, connection: BackendConnection) -> bool:
-        self._connection = connection
+    def upstream_bound(self, upstream: Upstream) -> bool:
+        self._upstream = upstream
         return not self.complete.done()
 
     def response_started(self, head: ResponseHead, body: bytes) -> None:
@@ -177,11 +175,11 @@ class _Answer:
             self._framer.feed(data)
         else:
             self.body += data
-        if len(self.body) > MAX_HEALTH_BYTES and self._connection is not None:
-            self._connection.abort()
+        if len(self.body) > MAX_HEALTH_BYTES and self._upstream is not None:
+            self._upstream.abort()
             self.response_failed()
 
-    def response_ended(self, now: float) -> None:  # noqa: ARG002 - of the protocol
+    def response_ended(self, now: float) -> None:  # noqa: ARG002 - `Sink` has it
         if not self.complete.done():
             self.complete.set_result(True)
 

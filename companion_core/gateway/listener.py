@@ -16,8 +16,8 @@ _NO_IPV6: Final = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPRO
 def bind_loopback(port: int) -> list[socket.socket]:
     """Return listeners on 127.0.0.1 and, where there is one, on [::1], of one port.
 
-    A port that somebody else holds on [::1] is not used: a client that resolves "localhost"
-    to it would hand the token to a stranger.
+    A port that another program holds on [::1] is not used: a client that resolves "localhost"
+    to it would hand that program the token.
     """
     for attempt in range(BIND_ATTEMPTS):
         first = _bind(socket.AF_INET, "127.0.0.1", port)
@@ -51,5 +51,5 @@ def _bind(family: socket.AddressFamily, address: str, port: int) -> socket.socke
     if listener.getsockname()[0] != address:
         listener.close()
         raise OSError(errno.EADDRNOTAVAIL, "bound elsewhere")
-    listener.setblocking(False)  # noqa: FBT003 - the system's own signature
+    listener.setblocking(False)  # noqa: FBT003 - `socket` takes no keyword here
     return listener

@@ -33,8 +33,9 @@ class RequestMetrics:
 
     def observe(self, path: str, reason: Reason, seconds: float) -> None:
         """Count one answer."""
-        row = self._rows.get((path, reason))
-        if row is None:
+        try:
+            row = self._rows[path, reason]
+        except KeyError:
             label = path if path in self._paths else "other"
             # One count per bucket, then the sum.
             row = self._rows.setdefault((label, reason), [0] * (len(_LABELS) + 1))

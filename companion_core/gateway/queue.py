@@ -1,7 +1,8 @@
 """The admission queue: bounded, first come first served, with a deadline (I-11).
 
 A waiter leaves when its place is free, when its deadline passes or when its client goes; its
-place is free at once. Nothing here blocks: a waiter is called back.
+place is free at once. Nothing here blocks: a waiter is called back. What is counted, and what a
+count allows, is decided by the rules of `decisions/admission.py`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,13 @@ import math
 from collections import OrderedDict
 from typing import Final, Protocol
 
-from companion_core.decisions.admission import AdmissionSnapshot, create_admission, decide_arrival
+from companion_core.decisions.admission import (
+    AdmissionSnapshot,
+    count_one_less,
+    count_one_more,
+    create_admission,
+    decide_arrival,
+)
 from companion_core.decisions.verdict import Verdict
 from companion_core.errors import Reason
 
@@ -21,7 +28,7 @@ _LONGEST_RETRY_AFTER: Final = 60
 
 
 class Waiter(Protocol):
-    """Who waits for a place."""
+    """A request that waits for a place."""
 
     def place_is_free(self) -> None:
         """Use the place; it counts as taken already."""
@@ -34,6 +41,11 @@ class Waiter(Protocol):
 
 class AdmissionQueue:
     """Counts what runs and holds what waits.
+
+    Every method that changes a count raises `ValueError` where the rule refuses the change.
+
+    Attributes:
+        in_flight: how many requests run.
 
     Raises:
         ValueError: a bound is not a positive integer.
@@ -49,7 +61,7 @@ class AdmissionQueue:
     )
 
     def __init__(self, *, max_in_flight: int, queue_bound: int, deadline_seconds: float) -> None:
-        create_admission(max_in_flight, queue_bound)  # refuses bounds that are no bounds
+        create_admission(max_in_flight, queue_bound)  # refuses bounds that are not positive
         self._max_in_flight = max_in_flight
         self._queue_bound = queue_bound
         self._deadline_seconds = deadline_seconds
@@ -77,10 +89,11 @@ class AdmissionQueue:
 
     def take(self) -> None:
         """Take the place that `arrival` granted."""
-        self.in_flight += 1
+        self.in_flight = count_one_more(self.in_flight, self._max_in_flight)
 
     def wait(self, waiter: Waiter, now: float) -> None:
         """Join the end of the queue."""
+        count_one_more(len(self._waiting), self._queue_bound)
         self._waiting[waiter] = now + self._deadline_seconds
 
     def leave(self, waiter: Waiter) -> None:
@@ -88,7 +101,7 @@ class AdmissionQueue:
         self._waiting.pop(waiter, None)
 
     def release(self, seconds: float) -> Waiter | None:
-        """Give a place back and hand it to the first who waits, who is returned.
+        """Give a place back; the first request that waits gets it, and is returned.
 
         Args:
             seconds: how long the place was used, for `retry_after`.
@@ -96,11 +109,11 @@ class AdmissionQueue:
         self._mean_seconds += _SMOOTHING * (seconds - self._mean_seconds)
         if self._waiting:
             return self._waiting.popitem(last=False)[0]
-        self.in_flight -= 1
+        self.in_flight = count_one_less(self.in_flight, self._max_in_flight)
         return None
 
     def expired(self, now: float) -> list[Waiter]:
-        """Remove and return who has waited too long."""
+        """Remove and return what has waited too long."""
         late = []
         while self._waiting:
             waiter, deadline = next(iter(self._waiting.items()))
@@ -111,7 +124,7 @@ class AdmissionQueue:
         return late
 
     def clear(self) -> list[Waiter]:
-        """Remove and return everyone who waits."""
+        """Remove and return all that wait."""
         waiting = list(self._waiting)
         self._waiting.clear()
         return waiting

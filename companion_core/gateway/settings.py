@@ -1,4 +1,4 @@
-"""What a gateway is told: its limits and deadlines, its backend, and whom to ask per request."""
+"""What a gateway is told: limits, deadlines and a backend; and what it asks per request."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class GatewaySettings:
         model_id: the only model that requests may name.
         port: 0 lets the system choose.
         requests_per_minute: of the owner.
-        strangers_per_minute: of everyone who does not show the token, together.
+        strangers_per_minute: of all clients that do not show the token, together.
         max_in_flight: requests that the backend works on at once.
         queue_bound: requests that may wait.
         queue_deadline_seconds: how long a request may wait.
@@ -32,13 +32,14 @@ class GatewaySettings:
             connection takes the place of the oldest that never showed the token.
         head_seconds: for a whole head, and for a connection that never showed the token.
         body_seconds: for a whole body.
-        first_byte_seconds: for the beginning of the backend's answer. Without streaming a
-            model's whole work lies before it; OpenAI's clients wait as long.
+        connect_seconds: for a connection to the backend.
+        first_byte_seconds: for the beginning of the backend's answer. Without streaming, the
+            model does all its work before it; OpenAI's clients wait as long.
         between_bytes_seconds: between any two parts of an answer that has begun.
         stall_seconds: how long a client may leave its answer unread.
         idle_seconds: between two requests of a client that showed the token.
         health_seconds: for the backend's answer to a health check.
-        hold_seconds: for a backend, for a health check that would rather wait for one.
+        hold_seconds: how long a health check that prefers to wait is held for a backend.
         second_parser: let llhttp read each new head too, where `httptools` is installed.
         minimum_token_length: in bytes. Benchmarks lower it; the companion never does.
     """
@@ -55,6 +56,7 @@ class GatewaySettings:
     max_connections: int = 512
     head_seconds: float = 10
     body_seconds: float = 30
+    connect_seconds: float = 5
     first_byte_seconds: float = 600
     between_bytes_seconds: float = 120
     stall_seconds: float = 30

@@ -1,4 +1,4 @@
-"""Whether a backend that closed can have read a request: asked before that is sent again.
+"""Whether a backend that closed can have read a request: asked before it is sent again.
 
 A request makes the model work, so it is sent twice only if the first copy was certainly not
 read in full. What Linux certifies:
@@ -56,8 +56,8 @@ def never_read(transport: asyncio.Transport, error: Exception | None) -> bool | 
 def _bytes_unread(descriptor: int) -> int:
     if sys.platform == "win32":
         return 0
-    import fcntl  # noqa: PLC0415 - Windows has none
-    import termios  # noqa: PLC0415 - as above
+    import fcntl  # noqa: PLC0415 - Windows has no such module
+    import termios  # noqa: PLC0415 - Windows has no such module either
 
     # TIOCOUTQ and SIOCOUTQ are one number (unix(7)).
     answer = fcntl.ioctl(descriptor, termios.TIOCOUTQ, struct.pack("i", 0))

@@ -1,11 +1,11 @@
 """The backend's side: which connection a request is sent on, and how long one is kept for it.
 
 No request is sent on a connection whose end may be on its way. What a backend does after each
-kind of answer (status and framing) is learned from it: what ends soon after one such answer is
-never used again after another. A kind that has not been seen is waited for; only a whole answer
-with status 200 and a stated length is taken at its word from the first one on, which is
-HTTP/1.1's rule (RFC 9112 section 9.3). Before each use the socket itself is looked at. What is
-sent again, for all that, `backend_connection` says.
+kind of answer (status and framing) is learned from it: a kind that was once followed by an end
+is never followed by another request. After a kind that has not been seen, the pool waits for
+`SETTLE_SECONDS`; only after a whole answer with status 200 and a stated length is the backend
+believed from the first one on, which is HTTP/1.1's rule (RFC 9112 section 9.3). Before each use
+the socket itself is polled. `backend_connection` says what is sent again in spite of all that.
 """
 
 from __future__ import annotations
@@ -18,19 +18,22 @@ from typing import Final
 from companion_core.egress.backend_channel import BackendChannel
 from companion_core.egress.interface import Egress
 from companion_core.errors import CompanionError
-from companion_core.gateway.backend_connection import BackendConnection, Outgoing, Sink
-from companion_core.gateway.http.response_head import ResponseHead
+from companion_core.gateway.backend_connection import BackendConnection
+from companion_core.gateway.http.response_head import ResponseHead, answer_kind
+from companion_core.gateway.interface import Outgoing, Sink
 
-__all__ = ["BackendConnection", "BackendPool", "Sink"]
+__all__ = ["BackendPool"]
 
 CONNECT_SECONDS: Final = 5.0
 # Servers close idle connections after some seconds (llama.cpp: five); staying well below
 # keeps a request from being written into a connection that is just being closed.
 IDLE_SECONDS: Final = 2.0
-# Whoever ends a connection after an answer does so at once; this leaves time for a busy machine.
+# A backend that ends a connection after an answer does so at once; a busy machine takes longer.
 SETTLE_SECONDS: Final = 0.5
 MAX_IDLE_CONNECTIONS: Final = 64
-_WHOLE: Final = (200, False)  # status, chunked
+# The half of what a backend announces is for the way; the half of this is `IDLE_SECONDS`.
+_LONG_ENOUGH: Final = 2 * IDLE_SECONDS
+_WHOLE: Final = answer_kind(200, chunked=False)
 
 
 class BackendPool:
@@ -44,10 +47,11 @@ class BackendPool:
     __slots__ = (
         "_awaited",
         "_channel",
-        "_closes_after",
+        "_connect_seconds",
         "_connecting",
         "_egress",
         "_idle",
+        "_most_idle",
         "_open",
         "_settling",
         "_stays_after",
@@ -61,27 +65,32 @@ class BackendPool:
         channel: BackendChannel,
         egress: Egress,
         clock: Callable[[], float],
+        *,
+        connect_seconds: float = CONNECT_SECONDS,
     ) -> None:
         self.now = clock
         self._channel = channel
         self._egress = egress
+        self._connect_seconds = connect_seconds
         self._idle: list[BackendConnection] = []
         self._settling: list[BackendConnection] = []  # their end may be on its way; oldest first
-        self._stays_after = {_WHOLE}
-        self._closes_after: set[tuple[int, bool]] = set()
+        # By kind: whether connections stay open after such an answer; once False, always False.
+        self._stays_after: dict[int | None, bool] = {_WHOLE: True}
         self._open: set[BackendConnection] = set()
         self._connecting: set[asyncio.Task[None]] = set()
-        self._awaited: list[Outgoing] | None = None  # of one that is being made ahead
+        # The `first` of a connection that is being made ahead.
+        self._awaited: list[Outgoing] | None = None
         self.unused: BackendConnection | None = None
         self.closed_for_good = False
+        self._most_idle = MAX_IDLE_CONNECTIONS
 
     @property
-    def holds_nothing(self) -> bool:
+    def is_empty(self) -> bool:
         """Whether there is no connection, and none is being made."""
         return not (self._open or self._connecting)
 
     def take_idle(self, now: float) -> BackendConnection | None:
-        """Return a connection that no end is on its way to; None where there is none."""
+        """Return an idle connection that shows no sign of its end; None without one."""
         if self._settling:
             self._settle(now)
         idle = self._idle
@@ -98,15 +107,14 @@ class BackendPool:
         return None
 
     def _settle(self, now: float) -> None:
-        """Make use of what has stayed open for long enough after its answer."""
+        """Use again what has stayed open for long enough after its answer."""
         horizon = now - SETTLE_SECONDS
         while self._settling and self._settling[0].idle_since <= horizon:
             connection = self._settling[0]
-            if connection.is_silent() and connection.kind not in self._closes_after:
+            if connection.is_silent() and self._stays_after.get(connection.kind, True):
                 self._settling.pop(0)
                 self._idle.append(connection)
-                if connection.kind is not None:
-                    self._stays_after.add(connection.kind)
+                self._stays_after[connection.kind] = True
             else:
                 self.learn_end(connection)
                 self._settling.pop(0)
@@ -149,9 +157,9 @@ class BackendPool:
         task.add_done_callback(self._connecting.discard)
 
     async def _connect(self, first: list[Outgoing]) -> None:
-        # What comes first is sent by the connection itself, as soon as it is there.
+        # A request in `first` is sent by `opened`, as soon as the connection is there.
         with contextlib.suppress(OSError, CompanionError):
-            async with asyncio.timeout(CONNECT_SECONDS):
+            async with asyncio.timeout(self._connect_seconds):
                 await self._egress.connect_backend(
                     lambda: BackendConnection(self, first), self._channel
                 )
@@ -162,26 +170,22 @@ class BackendPool:
 
     def keep_after(self, connection: BackendConnection, head: ResponseHead, now: float) -> None:
         """Keep a connection after an answer, if what is known of the backend allows it."""
-        kind = connection.kind = (head.status, head.chunked)
-        if kind in self._stays_after:
-            kept = self._idle
-        elif kind in self._closes_after:
+        kind = connection.kind = head.kind
+        stays = self._stays_after.get(kind)
+        kept = self._idle if stays else self._settling
+        if stays is False or len(kept) >= self._most_idle:
             connection.abort()
             return
-        else:
-            kept = self._settling
-        if self.closed_for_good or len(kept) >= MAX_IDLE_CONNECTIONS:
-            connection.abort()
-            return
-        seconds = head.keep_alive_seconds / 2  # the rest is for the way
         connection.waited = True
         connection.idle_since = now
-        connection.idle_until = now + (min(IDLE_SECONDS, seconds))
+        connection.idle_until = now + IDLE_SECONDS
+        if head.keep_alive_seconds < _LONG_ENOUGH:
+            connection.idle_until = now + head.keep_alive_seconds / 2
         kept.append(connection)
 
     def keep(self, connection: BackendConnection, now: float) -> None:
         """Keep a connection that nothing was sent on for the next request."""
-        if self.closed_for_good or len(self._idle) >= MAX_IDLE_CONNECTIONS:
+        if len(self._idle) >= self._most_idle:
             connection.abort()
             return
         connection.waited = True
@@ -190,7 +194,7 @@ class BackendPool:
         self._idle.append(connection)
 
     def ended_idle(self, connection: BackendConnection) -> None:
-        """Forget a connection that the backend ended, or spoke on, while nobody asked."""
+        """Forget a connection that the backend ended, or spoke on, while it was idle."""
         if connection in self._idle or connection in self._settling:
             self.learn_end(connection)
         self.closed(connection)
@@ -199,14 +203,25 @@ class BackendPool:
         """Use no connection again after such an answer as this one ended after."""
         kind = connection.kind
         if kind is not None and self.now() - connection.idle_since <= SETTLE_SECONDS:
-            self._stays_after.discard(kind)
-            self._closes_after.add(kind)
+            self._stays_after[kind] = False
 
     def opened(self, connection: BackendConnection, first: list[Outgoing]) -> None:
-        """Note a connection; from now on nothing is put into `first` for it."""
+        """Use a connection that was made; from now on nothing is put into `first` for it."""
         self._open.add(connection)
         if first is self._awaited:
             self._awaited = None
+        loop = asyncio.get_running_loop()
+        if self.closed_for_good:  # the backend was replaced meanwhile
+            loop.call_soon(connection.abort)  # uvloop allows no abort inside `connection_made`
+        elif not first:
+            connection.waited = True
+            self.unused = connection
+        elif first[0].sink.upstream_bound(connection):
+            outgoing = first.pop()
+            connection.send(outgoing.sink, outgoing.request, check=outgoing.check)
+        else:
+            first.clear()
+            loop.call_soon(self.keep, connection, self.now())
 
     def closed(self, connection: BackendConnection) -> None:
         """Forget a connection; harmless when it is forgotten already."""
@@ -224,7 +239,8 @@ class BackendPool:
             connection.abort()
 
     def close(self) -> None:
-        """Close every connection; whoever waits for an answer learns that it failed."""
+        """Close every connection; each sink that waits for an answer learns that it failed."""
         self.closed_for_good = True
+        self._most_idle = 0
         for connection in list(self._open):
             connection.transport.abort()

@@ -16,10 +16,9 @@ from companion_core.decisions.guard import HEALTH_PATH
 from companion_core.decisions.verdict import OK
 from companion_core.egress.live import LiveEgress
 from companion_core.errors import Reason
-from companion_core.gateway import Backend, HealthProbe
-from companion_core.gateway.exchange import MAX_HELD
+from companion_core.gateway import Backend
+from companion_core.gateway.exchange import MAX_HELD_CHECKS
 from companion_core.providers import OPENAI_ROUTES, TcpChannel, UnixChannel
-from companion_core.system.secret import Secret
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("each_event_loop")]
 
@@ -35,16 +34,16 @@ def run(life: Callable[[parts.Door, Backend], Awaitable[None]], **settings: Any)
             assert backend is not None
             door.gateway.detach()
             await life(door, backend)
-            assert not door.gateway.held
+            assert not door.gateway.context.held_checks
 
     asyncio.run(main())
 
 
 async def held(door: parts.Door, number: int = 1) -> None:
-    await parts.eventually(lambda: len(door.gateway.held) == number)
+    await parts.eventually(lambda: len(door.gateway.context.held_checks) == number)
 
 
-def test_it_is_answered_by_the_backend_that_comes() -> None:
+def test_a_held_check_is_answered_by_the_backend_that_comes() -> None:
     async def life(door: parts.Door, backend: Backend) -> None:
         asked = [asyncio.create_task(door.ask(door.get(HEALTH_PATH, extra=WAIT))) for _ in range(3)]
         await held(door, 3)
@@ -58,7 +57,7 @@ def test_it_is_answered_by_the_backend_that_comes() -> None:
     run(life)
 
 
-def test_without_the_preference_it_is_refused_at_once() -> None:
+def test_without_the_preference_a_check_is_refused_at_once() -> None:
     async def life(door: parts.Door, _backend: Backend) -> None:
         for preference in ("", "Prefer: respond-async\r\n", "Prefer: wait=0\r\n"):
             refused = await door.ask(door.get(HEALTH_PATH, extra=preference))
@@ -67,7 +66,7 @@ def test_without_the_preference_it_is_refused_at_once() -> None:
     run(life)
 
 
-def test_it_waits_as_long_as_it_said_and_no_longer_than_it_may() -> None:
+def test_a_check_is_held_no_longer_than_the_gateway_allows() -> None:
     async def life(door: parts.Door, _backend: Backend) -> None:
         for preference in ("Prefer: wait=1\r\n", WAIT):
             refused = await door.ask(door.get(HEALTH_PATH, extra=preference))
@@ -76,7 +75,7 @@ def test_it_waits_as_long_as_it_said_and_no_longer_than_it_may() -> None:
     run(life, hold_seconds=1)
 
 
-def test_it_is_held_no_longer_than_it_said() -> None:
+def test_a_check_is_held_no_longer_than_it_prefers() -> None:
     async def life(door: parts.Door, _backend: Backend) -> None:
         refused = await door.ask(door.get(HEALTH_PATH, extra="Prefer: wait=1\r\n"))
         assert (refused.status, refused.code) == (503, "not_ready")
@@ -88,7 +87,7 @@ async def silent(backend: parts.FakeBackend, *_: object) -> None:
     await backend.release.wait()
 
 
-def test_a_backend_that_came_has_as_long_to_answer_as_any() -> None:
+def test_a_backend_that_came_has_the_usual_time_to_answer() -> None:
     async def life(door: parts.Door, backend: Backend) -> None:
         asked = asyncio.create_task(door.ask(door.get(HEALTH_PATH, extra=WAIT)))
         await held(door)
@@ -98,7 +97,7 @@ def test_a_backend_that_came_has_as_long_to_answer_as_any() -> None:
     run(life, handler=silent, health_seconds=1)
 
 
-def test_one_that_was_expected_and_is_gone_is_not_attached() -> None:
+def test_an_expected_backend_that_is_gone_is_not_attached() -> None:
     async def life(door: parts.Door, backend: Backend) -> None:
         door.gateway.expect(backend)
         door.gateway.detach()
@@ -110,7 +109,7 @@ def test_one_that_was_expected_and_is_gone_is_not_attached() -> None:
     run(life)
 
 
-def test_the_paths_are_those_of_the_one_that_is_expected() -> None:
+def test_the_guard_admits_the_paths_of_the_expected_backend() -> None:
     async def life(door: parts.Door, backend: Backend) -> None:
         routes = tuple(route for route in OPENAI_ROUTES if route.path == parts.CHAT)
         door.gateway.attach(replace(backend, routes=routes))
@@ -148,12 +147,12 @@ def test_a_connection_that_is_just_being_made_is_waited_for() -> None:
     run(life)
 
 
-def test_one_that_could_not_be_made_fails_who_waits_for_it_and_nobody_after(tmp_path) -> None:
+def test_a_connection_that_cannot_be_made_fails_its_request_and_no_later_one(tmp_path) -> None:
     async def life(door: parts.Door, backend: Backend) -> None:
         asked = asyncio.create_task(door.ask(door.get(HEALTH_PATH, extra=WAIT)))
         await held(door)
-        nobody = UnixChannel(path=str(tmp_path / "nobody"))
-        door.gateway.expect(replace(backend, channel=nobody))
+        nothing = UnixChannel(path=str(tmp_path / "nothing"))
+        door.gateway.expect(replace(backend, channel=nothing))
         door.gateway.connect_expected()
         door.gateway.attach_expected()
         assert (await asked).code == "upstream_failed"
@@ -164,24 +163,24 @@ def test_one_that_could_not_be_made_fails_who_waits_for_it_and_nobody_after(tmp_
     run(life)
 
 
-def test_behind_one_that_could_not_be_made_ahead_another_is(tmp_path) -> None:
+def test_after_a_failed_connection_made_ahead_another_is_made(tmp_path) -> None:
     async def life(door: parts.Door, backend: Backend) -> None:
         assert isinstance(backend.channel, TcpChannel)
-        nobody = socket.create_server(("127.0.0.1", 0))
-        port = nobody.getsockname()[1]
-        nobody.close()
+        closed = socket.create_server(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+        closed.close()
         door.gateway.expect(replace(backend, channel=TcpChannel(host="127.0.0.1", port=port)))
         door.gateway.connect_expected()
-        pool = door.gateway.pool
+        pool = door.gateway.context.pool
         assert pool is not None
-        await parts.eventually(lambda: pool.holds_nothing)
+        await parts.eventually(lambda: pool.is_empty)
         door.gateway.attach_expected()
         assert (await door.ask(door.get(HEALTH_PATH))).code == "upstream_failed"
 
     run(life)
 
 
-def test_a_request_behind_the_first_has_a_connection_of_its_own() -> None:
+def test_a_request_after_the_first_has_a_connection_of_its_own() -> None:
     """The first one is on its way as soon as there is a connection, which may not be known yet."""
 
     class Slow(LiveEgress):
@@ -191,29 +190,31 @@ def test_a_request_behind_the_first_has_a_connection_of_its_own() -> None:
             return made
 
     async def life(door: parts.Door, backend: Backend) -> None:
-        door.gateway._egress = Slow()
         door.gateway.expect(backend)
         door.gateway.connect_expected()
         door.gateway.attach_expected()
-        pool, first = door.gateway.pool, asyncio.create_task(door.ask(door.get(HEALTH_PATH)))
+        pool, first = (
+            door.gateway.context.pool,
+            asyncio.create_task(door.ask(door.get(HEALTH_PATH))),
+        )
         assert pool is not None
         await parts.eventually(lambda: door.backend.connections == 1)
         assert pool._connecting
         assert (await door.ask(door.get(HEALTH_PATH))).status == 200
         assert (await first).status == 200
 
-    run(life)
+    run(life, egress=Slow())
 
 
-def test_a_connection_made_ahead_is_let_go_of_for_whoever_takes_one_at_a_time() -> None:
+def test_a_connection_made_ahead_is_closed_for_a_backend_that_serves_one() -> None:
     async def life(door: parts.Door, backend: Backend) -> None:
         door.gateway.expect(backend)
         door.gateway.connect_expected()
         await parts.eventually(lambda: door.backend.connections == 1)
-        before = door.gateway.pool
+        before = door.gateway.context.pool
         door.gateway.disconnect_expected()
         assert before is not None
-        await parts.eventually(lambda: before.holds_nothing)
+        await parts.eventually(lambda: before.is_empty)
         assert door.gateway.backend is None  # and nothing is sent to it yet
         door.gateway.attach_expected()
         assert (await door.ask(door.post())).status == 200
@@ -222,7 +223,7 @@ def test_a_connection_made_ahead_is_let_go_of_for_whoever_takes_one_at_a_time() 
     run(life)
 
 
-def test_only_who_shows_the_token_is_held() -> None:
+def test_a_check_without_the_token_is_not_held() -> None:
     async def life(door: parts.Door, _backend: Backend) -> None:
         refused = await door.ask(door.get(HEALTH_PATH, extra=WAIT, token="x" * 43))
         assert refused.status == 401
@@ -230,7 +231,7 @@ def test_only_who_shows_the_token_is_held() -> None:
     run(life)
 
 
-def test_a_client_that_leaves_is_held_no_more() -> None:
+def test_the_check_of_a_client_that_leaves_is_held_no_more() -> None:
     async def life(door: parts.Door, backend: Backend) -> None:
         client = await door.connect()
         client.writer.write(door.get(HEALTH_PATH, extra=WAIT))
@@ -244,7 +245,7 @@ def test_a_client_that_leaves_is_held_no_more() -> None:
     run(life)
 
 
-def test_its_connection_goes_on_behind_the_answer() -> None:
+def test_the_connection_goes_on_after_the_answer() -> None:
     async def life(door: parts.Door, backend: Backend) -> None:
         client = await door.connect()
         client.writer.write(door.get(HEALTH_PATH, extra=WAIT) + door.get("/v1/models"))
@@ -256,19 +257,9 @@ def test_its_connection_goes_on_behind_the_answer() -> None:
     run(life)
 
 
-def probe_of(door: parts.Door) -> HealthProbe:
-    return HealthProbe(
-        port=lambda: door.gateway.port,
-        token=Secret(parts.TOKEN),
-        checker=parts.Checker(lambda response: response.status == 200),
-        served_model=lambda: "served",
-        egress=LiveEgress(),
-    )
-
-
-def test_a_probe_that_asked_ahead_needs_no_question_more() -> None:
+def test_a_probe_that_asked_ahead_does_not_ask_again() -> None:
     async def life(door: parts.Door, backend: Backend) -> None:
-        probe = probe_of(door)
+        probe = door.probe()
         probe.ask_ahead()
         await held(door)
         door.gateway.expect(backend)
@@ -284,28 +275,29 @@ def test_a_probe_that_asked_ahead_needs_no_question_more() -> None:
     run(life)
 
 
-def test_no_more_are_held_than_there_is_room_for() -> None:
+def test_only_so_many_checks_are_held() -> None:
     async def life(door: parts.Door, backend: Backend) -> None:
         asked = [
             asyncio.create_task(door.ask(door.get(HEALTH_PATH, extra=WAIT)))
-            for _ in range(MAX_HELD + 2)
+            for _ in range(MAX_HELD_CHECKS + 2)
         ]
         await parts.eventually(lambda: sum(each.done() for each in asked) == 2)
         assert {each.result().code for each in asked if each.done()} == {"not_ready"}
-        await held(door, MAX_HELD)
+        await held(door, MAX_HELD_CHECKS)
         door.gateway.attach(backend)
         answers = [(await each).status for each in asked]
-        assert sorted(answers) == [200] * MAX_HELD + [503] * 2
+        assert sorted(answers) == [200] * MAX_HELD_CHECKS + [503] * 2
 
     run(life)
 
 
-def test_what_it_waited_is_no_part_of_how_long_its_answer_takes() -> None:
+def test_the_time_it_was_held_does_not_count_as_time_to_answer() -> None:
+    clock = parts.Clock()
+
     async def life(door: parts.Door, backend: Backend) -> None:
-        asked = asyncio.create_task(door.ask(door.get(HEALTH_PATH, extra=WAIT)))
+        asked = asyncio.create_task(door.ask(door.get(HEALTH_PATH, extra="Prefer: wait=9999\r\n")))
         await held(door)
-        (exchange,) = door.gateway.held
-        exchange._client._started -= 3600
+        clock.now += 3600
         door.gateway.attach(backend)
         assert (await asked).status == 200
         (seconds,) = re.findall(
@@ -313,14 +305,14 @@ def test_what_it_waited_is_no_part_of_how_long_its_answer_takes() -> None:
         )
         assert float(seconds) < 3600
 
-    run(life)
+    run(life, clock=clock, hold_seconds=9999)
 
 
-def test_an_answer_from_before_is_none_and_a_question_is_taken_back() -> None:
+def test_an_old_answer_does_not_count_and_a_held_check_is_taken_back() -> None:
     clock = parts.Clock()  # else one that is held could be refused before it is seen
 
     async def life(door: parts.Door, backend: Backend) -> None:
-        probe = probe_of(door)
+        probe = door.probe()
         probe.ask_ahead()
         await held(door)
         asked = probe._asked

@@ -9,41 +9,21 @@ from typing import Any
 import gateway_parts as parts
 import pytest
 
-from companion_core.gateway import Backend, upstream
-from companion_core.providers import TcpChannel
+from companion_core.gateway import Backend
 
 pytestmark = pytest.mark.integration
 
 
-async def held(backend: Any, _request: bytes, _reader: Any, writer: Any) -> None:
-    await backend.release.wait()
-    writer.write(parts.answer())
-
-
-def held_pool(door: parts.Door) -> tuple[Any, asyncio.Event]:
-    """Return the pool, whose connections are made once the event is set."""
-    pool: Any = door.gateway.pool
-    live, connect = pool._egress, asyncio.Event()
-
-    class Slow:
-        async def connect_backend(self, factory: Any, channel: TcpChannel) -> Any:
-            await connect.wait()
-            return await live.connect_backend(factory, channel)
-
-    pool._egress = Slow()
-    return pool, connect
-
-
 def test_a_body_written_for_one_backend_never_reaches_another() -> None:
     async def main() -> None:
-        async with parts.open_door(held, max_in_flight=1) as door:
-            running = asyncio.create_task(door.ask(door.post()))
-            await parts.eventually(lambda: door.gateway.snapshot().in_flight == 1)
-            waiting = asyncio.create_task(door.ask(door.post()))
-            await parts.eventually(lambda: door.gateway.snapshot().queued == 1)
+        async with parts.open_door(parts.answer_when_released, max_in_flight=1) as door:
+            running = await door.ask_running()
+            waiting = await door.ask_waiting()
             backend = door.gateway.backend
             assert isinstance(backend, Backend)
-            waiter = door.gateway.queue.release(0.1)  # the place is on its way to the waiter
+            waiter = door.gateway.context.queue.release(
+                0.1
+            )  # the place is on its way to the waiter
             assert waiter is not None
             door.gateway.attach(replace(backend, served_model="other"))
             waiter.place_is_free()
@@ -56,12 +36,12 @@ def test_a_body_written_for_one_backend_never_reaches_another() -> None:
 
 def test_a_connection_made_too_late_is_not_used() -> None:
     async def main() -> None:
-        async with parts.open_door() as door:
-            _, connect = held_pool(door)
-            asked = asyncio.create_task(door.ask(door.post()))
-            await parts.eventually(lambda: door.gateway.snapshot().in_flight == 1)
+        egress = parts.HoldableEgress()
+        async with parts.open_door(egress=egress) as door:
+            egress.hold()
+            asked = await door.ask_running()
             door.gateway.detach()
-            connect.set()
+            egress.free.set()
             assert (await asked).code == "upstream_failed"
             assert door.backend.requests == []
             assert door.gateway.snapshot().in_flight == 0
@@ -70,16 +50,18 @@ def test_a_connection_made_too_late_is_not_used() -> None:
 
 
 @pytest.mark.usefixtures("each_event_loop")
-def test_a_connection_whose_client_left_while_it_was_made_is_used_for_the_next() -> None:
+def test_a_connection_whose_client_left_serves_the_next_request() -> None:
     async def main() -> None:
-        async with parts.open_door() as door:
-            pool, connect = held_pool(door)
+        egress = parts.HoldableEgress()
+        async with parts.open_door(egress=egress) as door:
+            egress.hold()
+            pool: Any = door.gateway.context.pool
             client = await door.connect()
             client.writer.write(door.post())
             await parts.eventually(lambda: door.gateway.snapshot().in_flight == 1)
             await client.close()
             await parts.eventually(lambda: door.gateway.snapshot().in_flight == 0)
-            connect.set()
+            egress.free.set()
             await parts.eventually(lambda: bool(pool._idle))
             assert (await door.ask(door.post())).status == 200
             assert (door.backend.connections, len(door.backend.requests)) == (1, 1)
@@ -88,32 +70,26 @@ def test_a_connection_whose_client_left_while_it_was_made_is_used_for_the_next()
 
 
 @pytest.mark.usefixtures("each_event_loop")
-def test_a_connection_on_which_nobody_asked_is_not_used_again() -> None:
+def test_a_connection_that_speaks_unasked_is_not_used_again() -> None:
     async def main() -> None:
         async with parts.open_door() as door:
             assert (await door.ask(door.post())).status == 200
-            pool = door.gateway.pool
+            pool = door.gateway.context.pool
             assert pool is not None
             (idle,) = pool._idle
             idle.data_received(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-            assert pool.take_idle(door.gateway.now()) is None  # in the same moment
+            assert pool.take_idle(door.gateway.context.now()) is None  # in the same moment
             assert (await door.ask(door.post())).status == 200
             assert door.backend.connections == 2
 
     asyncio.run(main())
 
 
-def test_a_backend_that_does_not_accept_has_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upstream, "CONNECT_SECONDS", 0.1)
-
-    class Silent:
-        async def connect_backend(self, _factory: Any, _channel: TcpChannel) -> Any:
-            await asyncio.Event().wait()
-
+def test_a_backend_that_does_not_accept_has_a_deadline() -> None:
     async def main() -> None:
-        async with parts.open_door(max_in_flight=1) as door:
-            assert door.gateway.pool is not None
-            door.gateway.pool._egress = Silent()
+        egress = parts.HoldableEgress()
+        egress.hold()
+        async with parts.open_door(egress=egress, max_in_flight=1, connect_seconds=0.1) as door:
             assert (await door.ask(door.post())).code == "upstream_failed"
             assert door.gateway.snapshot().in_flight == 0
 
@@ -121,27 +97,33 @@ def test_a_backend_that_does_not_accept_has_a_deadline(monkeypatch: pytest.Monke
 
 
 def test_a_fault_of_ours_gives_the_place_back() -> None:
+    class Faulty:
+        def inference(self, path: str, fields: dict[str, Any]) -> bytes:
+            raise LookupError
+
     async def main() -> None:
         async with parts.open_door(max_in_flight=1) as door:
             asyncio.get_running_loop().set_exception_handler(lambda _loop, _context: None)
-            assert door.gateway.requests is not None
-            heads = door.gateway.requests._heads
-            door.gateway.requests._heads = None  # type: ignore[assignment]
+            context: Any = door.gateway.context
+            sound, context.requests = context.requests, Faulty()
             with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
                 await door.ask(door.post())
-            door.gateway.requests._heads = heads
+            context.requests = sound
             assert (await door.ask(door.post())).status == 200
             assert door.gateway.snapshot().in_flight == 0
 
     asyncio.run(main())
 
 
-def test_who_is_limited_is_told_about_the_own_window() -> None:
+def test_a_limited_client_is_told_about_its_own_window() -> None:
     async def main() -> None:
         async with parts.open_door(
             requests_per_minute=1, strangers_per_minute=1, clock=lambda: 1000.0
         ) as door:
-            owner, stranger = door.gateway.budgets.owner, door.gateway.budgets.strangers
+            owner, stranger = (
+                door.gateway.context.budgets.owner,
+                door.gateway.context.budgets.strangers,
+            )
             assert owner is not None
             assert stranger is not None
             owner.record(950.0)

@@ -1,4 +1,4 @@
-"""The gateway between real sockets: streaming, back-pressure, the queue, health, real clients."""
+"""The gateway between real sockets: streaming, back-pressure, its backends and real clients."""
 
 from __future__ import annotations
 
@@ -6,19 +6,14 @@ import asyncio
 import importlib.util
 import json
 import socket
-from collections.abc import Callable
 from typing import Any
 
 import gateway_parts as parts
 import pytest
 
-from companion_core.decisions.verdict import OK
-from companion_core.egress.live import LiveEgress
 from companion_core.egress.refusing import RefusingEgress
-from companion_core.errors import Reason
-from companion_core.gateway import Backend, HealthProbe, health
-from companion_core.providers import HealthResponse, UnixChannel
-from companion_core.system.secret import Secret
+from companion_core.gateway import Backend
+from companion_core.providers import UnixChannel
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("each_event_loop")]
 
@@ -30,12 +25,6 @@ def chunk(data: bytes) -> bytes:
 STREAM_HEAD = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 )
-
-
-async def held(backend: Any, _request: bytes, _reader: Any, writer: Any) -> None:
-    """Answer when the test releases it."""
-    await backend.release.wait()
-    writer.write(parts.answer())
 
 
 @pytest.mark.parametrize("unix", [False, True])
@@ -144,7 +133,7 @@ def test_a_slow_reader_slows_its_backend_in_bounded_memory() -> None:
                 last = sent
                 await asyncio.sleep(0.3)
             assert sent < 500
-            (connection,) = door.gateway.connections
+            (connection,) = door.gateway.context.connections
             assert connection.transport.get_write_buffer_size() < 2**20
             total = 0
             while data := await client.reader.read(2**20):
@@ -157,113 +146,15 @@ def test_a_slow_reader_slows_its_backend_in_bounded_memory() -> None:
     asyncio.run(main())
 
 
-def test_queue_is_first_come_first_served() -> None:
-    async def main() -> None:
-        async with parts.open_door(held, max_in_flight=1, queue_bound=2) as door:
-            tasks = []
-            for number in range(3):
-                tasks.append(asyncio.create_task(door.ask(door.post({"model": "m", "n": number}))))
-                await parts.eventually(
-                    lambda waiting=number: (
-                        door.gateway.snapshot().queued == waiting
-                        and door.gateway.snapshot().in_flight == 1
-                    )
-                )
-            full = await door.ask(door.post())
-            assert (full.status, full.code) == (503, "queue_full")
-            assert 1 <= int(full.headers["retry-after"]) <= 60
-            door.backend.release.set()
-            assert [answer.status for answer in await asyncio.gather(*tasks)] == [200] * 3
-            order = [
-                json.loads(raw.partition(b"\r\n\r\n")[2])["n"] for raw in door.backend.requests
-            ]
-            assert order == [0, 1, 2]
-            assert door.gateway.snapshot().in_flight == 0
-
-    asyncio.run(main())
-
-
-def test_waiting_has_a_deadline() -> None:
-    async def main() -> None:
-        async with parts.open_door(
-            held, max_in_flight=1, queue_bound=1, queue_deadline_seconds=0.1
-        ) as door:
-            running = asyncio.create_task(door.ask(door.post()))
-            await parts.eventually(lambda: door.gateway.snapshot().in_flight == 1)
-            late = await door.ask(door.post())
-            assert (late.status, late.code) == (503, "queue_deadline")
-            assert door.gateway.snapshot().queued == 0
-            door.backend.release.set()
-            assert (await running).status == 200
-            assert len(door.backend.requests) == 1
-
-    asyncio.run(main())
-
-
-def test_leaving_frees_the_place_in_the_queue() -> None:
-    async def main() -> None:
-        async with parts.open_door(
-            held, max_in_flight=1, queue_bound=1, queue_deadline_seconds=3600
-        ) as door:
-            running = asyncio.create_task(door.ask(door.post()))
-            await parts.eventually(lambda: door.gateway.snapshot().in_flight == 1)
-            leaver = await door.connect()
-            leaver.writer.write(door.post())
-            await parts.eventually(lambda: door.gateway.snapshot().queued == 1)
-            leaver.writer.transport.abort()
-            await parts.eventually(lambda: door.gateway.snapshot().queued == 0)
-            door.backend.release.set()
-            assert (await running).status == 200
-            assert len(door.backend.requests) == 1
-
-    asyncio.run(main())
-
-
-def test_lifecycle_counts_anew_when_a_waiter_gets_its_place() -> None:
-    async def main() -> None:
-        async with parts.open_door(held, max_in_flight=1) as door:
-            running = asyncio.create_task(door.ask(door.post()))
-            await parts.eventually(lambda: door.gateway.snapshot().in_flight == 1)
-            waiting = asyncio.create_task(door.ask(door.post()))
-            await parts.eventually(lambda: door.gateway.snapshot().queued == 1)
-            door.conditions.resource_verdict = parts.refuse_ram()
-            door.backend.release.set()
-            assert (await running).status == 200
-            assert (await waiting).code == "ram_over_limit"
-            assert door.gateway.snapshot().in_flight == 0
-
-    asyncio.run(main())
-
-
-def test_drain_waits_for_what_runs_and_refuses_the_rest() -> None:
-    async def main() -> None:
-        async with parts.open_door(held, max_in_flight=1) as door:
-            running = asyncio.create_task(door.ask(door.post()))
-            await parts.eventually(lambda: door.gateway.snapshot().in_flight == 1)
-            waiting = asyncio.create_task(door.ask(door.post()))
-            await parts.eventually(lambda: door.gateway.snapshot().queued == 1)
-            assert await door.gateway.drain(0.05) is False
-            assert (await waiting).code == "not_ready"
-            assert (await door.ask(door.post())).code == "not_ready"
-            draining = asyncio.create_task(door.gateway.drain(30))
-            door.backend.release.set()
-            assert await draining is True
-            assert (await running).status == 200
-            door.gateway.detach()
-            assert (await door.ask(door.post())).code == "not_ready"
-
-    asyncio.run(main())
-
-
-def test_another_backend_behind_the_same_port_and_token() -> None:
+def test_another_backend_takes_over_port_and_token() -> None:
     async def main() -> None:
         async with parts.open_door() as first, parts.open_door(unix=True) as second:
             client = await first.connect()
             client.writer.write(first.post())
             assert (await client.read_answer()).status == 200
             await first.gateway.drain(1)
-            channel = second.gateway.pool._channel
-            assert isinstance(channel, UnixChannel)
+            assert second.gateway.backend is not None
+            channel = second.gateway.backend.channel
             first.gateway.attach(
                 Backend(channel=channel, served_model="other", health_path="/api/version")
             )
@@ -278,7 +169,7 @@ def test_another_backend_behind_the_same_port_and_token() -> None:
 
 def test_detach_breaks_off_what_runs() -> None:
     async def main() -> None:
-        async with parts.open_door(held) as door:
+        async with parts.open_door(parts.answer_when_released) as door:
             running = asyncio.create_task(door.ask(door.post()))
             await parts.eventually(lambda: len(door.backend.requests) == 1)
             door.gateway.detach()
@@ -290,7 +181,7 @@ def test_detach_breaks_off_what_runs() -> None:
 
 def test_backend_that_is_not_there_or_silent() -> None:
     async def main() -> None:
-        async with parts.open_door(held, first_byte_seconds=0.1) as door:
+        async with parts.open_door(parts.answer_when_released, first_byte_seconds=0.1) as door:
             assert (await door.ask(door.post())).code == "upstream_failed"
             door.gateway.attach(
                 Backend(
@@ -298,7 +189,9 @@ def test_backend_that_is_not_there_or_silent() -> None:
                 )
             )
             assert (await door.ask(door.post())).code == "upstream_failed"
-            door.gateway.pool._egress = RefusingEgress()
+            assert door.gateway.snapshot().in_flight == 0
+        refusing: Any = RefusingEgress()
+        async with parts.open_door(egress=refusing) as door:
             assert (await door.ask(door.post())).code == "upstream_failed"
             assert door.gateway.snapshot().in_flight == 0
 
@@ -327,8 +220,8 @@ def test_small_writes_are_not_held_back() -> None:
     async def main() -> None:
         async with parts.open_door() as door:
             client = await door.connect()
-            await parts.eventually(lambda: len(door.gateway.connections) == 1)
-            (accepted,) = door.gateway.connections
+            await parts.eventually(lambda: len(door.gateway.context.connections) == 1)
+            (accepted,) = door.gateway.context.connections
             wire = accepted.transport.get_extra_info("socket")
             assert wire.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
             await client.close()
@@ -357,108 +250,6 @@ def test_models_and_metrics() -> None:
                 assert f"companion_request_seconds_count{{{labels}}} {number}\n" in text
                 assert f'companion_request_seconds_bucket{{{labels},le="+Inf"}} {number}\n' in text
             assert "secret" not in text
-
-    asyncio.run(main())
-
-
-def exploding(_response: HealthResponse) -> bool:
-    raise SystemExit(3)
-
-
-def test_health_goes_through_the_front_door(monkeypatch) -> None:
-    seen: list[HealthResponse] = []
-
-    def remember(response: HealthResponse) -> bool:
-        seen.append(response)
-        return response.status == 200
-
-    async def main() -> None:
-        async with parts.open_door() as door:
-
-            def probe_with(judge: Any, token: str = parts.TOKEN) -> HealthProbe:
-                return HealthProbe(
-                    port=lambda: door.gateway.port,
-                    token=Secret(token),
-                    checker=parts.Checker(judge),
-                    served_model=lambda: "served",
-                    egress=LiveEgress(),
-                )
-
-            door.conditions.lifecycle_verdict = parts.refuse_not_ready()
-            assert await probe_with(remember).probe() == OK
-            assert seen[0] == HealthResponse(status=200, body=b'{"ok":true}', served_model="served")
-            assert door.backend.requests[0].startswith(b"GET /health HTTP/1.1\r\n")
-            assert b"Authorization: Bearer " + b"k" * 43 in door.backend.requests[0]
-            for judge in (exploding, lambda _: 1, lambda _: 1 / 0):
-                assert (await probe_with(judge).probe()).reason is Reason.HEALTH_FAILED
-            assert not (await probe_with(remember, token="x" * 43).probe()).ok
-
-            def no_thread(*_args: Any) -> None:
-                raise RuntimeError
-
-            with monkeypatch.context() as short:
-                short.setattr(health, "start_call", no_thread)
-                probe = probe_with(remember)
-                assert (await probe.probe()).reason is Reason.HEALTH_FAILED
-                assert not probe.judge_failed
-
-            door.gateway.detach()
-            assert (await probe_with(remember).probe()).reason is Reason.HEALTH_FAILED
-
-    asyncio.run(main())
-
-
-def test_a_probe_takes_the_connection_made_ahead_or_if_that_was_cut_its_own() -> None:
-    async def main() -> None:
-        async with parts.open_door() as door:
-            opened: list[Any] = []
-            real = door.gateway.connection_opened
-            door.gateway.connection_opened = lambda one: opened.append(one) or real(one)  # type: ignore[method-assign]
-            probe = HealthProbe(
-                port=lambda: door.gateway.port,
-                token=Secret(parts.TOKEN),
-                checker=parts.Checker(lambda response: response.status == 200),
-                served_model=lambda: "served",
-                egress=LiveEgress(),
-            )
-
-            async def until(reached: Callable[[], Any]) -> None:
-                while not reached():  # noqa: ASYNC110 - tells nobody
-                    await asyncio.sleep(0.001)
-
-            async def ahead() -> Any:
-                before = len(opened)
-                probe.connect_ahead()
-                probe.connect_ahead()
-                pool = probe._ahead
-                assert pool is not None
-                await until(lambda: len(opened) > before and pool.unused)
-                return opened[-1]
-
-            async def cut_ahead() -> None:
-                (await ahead()).transport.abort()
-                pool = probe._ahead
-                assert pool is not None
-                await until(lambda: pool.holds_nothing)
-
-            made = await ahead()
-            assert await probe.probe() == OK
-            assert opened == [made]
-
-            await cut_ahead()
-            assert await probe.probe() == OK
-            assert len(opened) == 3
-
-            await cut_ahead()
-            made = await ahead()  # anew
-            assert await probe.probe() == OK
-            assert opened[4:] == [made]
-
-            await ahead()
-            probe.close()
-            await until(lambda: not door.gateway.connections)
-            assert await probe.probe() == OK
-            assert len(opened) == 7
 
     asyncio.run(main())
 

@@ -152,7 +152,7 @@ def test_it_is_used_again_for_a_part_of_the_time_that_was_announced(
 
 
 @UNIX_AND_TCP
-def test_a_backend_that_keeps_its_connections_is_found_out(unix: bool) -> None:
+def test_a_backend_that_keeps_its_connections_is_learned(unix: bool) -> None:
     clock = parts.Clock()
     backend = ClosingBackend(CHUNKED)
     backend.per_connection = 100
@@ -174,12 +174,12 @@ def test_an_end_while_it_waits_is_noticed_in_the_same_moment(answer: bytes, unix
     backend = ClosingBackend(answer, closing.a_little_later)
 
     async def life(door: parts.Door) -> None:
-        pool: Any = door.gateway.pool
+        pool: Any = door.gateway.context.pool
         assert (await door.ask(door.post())).status == 200
         (kept,) = pool._idle + pool._settling
         kept.transport.pause_reading()
         await parts.eventually(lambda: not kept.is_silent())
-        assert pool.take_idle(door.gateway.now() + 1) is None
+        assert pool.take_idle(door.gateway.context.now() + 1) is None
         assert await ask_many(door, 4) == [200] * 4
         assert len(backend.requests) == backend.connections == 5
 
@@ -306,37 +306,30 @@ def test_a_health_check_on_a_connection_made_ahead_is_asked_again(
 
 
 @on_linux
-def test_a_client_that_leaves_while_it_is_sent_again_takes_its_place_along() -> None:
-    backend = ClosingBackend(WHOLE, closing.unread)
+def test_a_client_that_leaves_during_a_resend_frees_its_place() -> None:
+    backend, egress = ClosingBackend(WHOLE, closing.unread), parts.HoldableEgress()
 
     async def life(door: parts.Door) -> None:
         client = await door.connect()
         client.writer.write(door.post())
         assert (await client.read_answer()).status == 200
-        pool: Any = door.gateway.pool
-        live, asked, connect = pool._egress, asyncio.Event(), asyncio.Event()
-
-        class Slow:
-            async def connect_backend(self, factory: Any, channel: Any) -> Any:
-                asked.set()
-                await connect.wait()
-                return await live.connect_backend(factory, channel)
-
-        pool._egress = Slow()
+        egress.hold()
         client.writer.write(door.post())
-        await asked.wait()
+        await egress.asked.wait()
         assert door.gateway.snapshot().in_flight == 1
         await client.close()
         await parts.eventually(lambda: door.gateway.snapshot().in_flight == 0)
-        connect.set()
+        egress.free.set()
+        pool = door.gateway.context.pool
+        assert pool is not None
         await parts.eventually(lambda: not pool._connecting)
         assert len(backend.requests) == 1
 
-    run(backend, life, unix=True)
+    run(backend, life, unix=True, egress=egress)
 
 
 @UNIX_AND_TCP
-def test_nothing_is_sent_again_to_a_backend_that_is_let_go_of(unix: bool) -> None:
+def test_nothing_is_sent_again_to_a_backend_that_was_detached(unix: bool) -> None:
     backend = ClosingBackend(WHOLE, closing.later)
 
     async def life(door: parts.Door) -> None:
@@ -353,27 +346,19 @@ def test_nothing_is_sent_again_to_a_backend_that_is_let_go_of(unix: bool) -> Non
 
 
 def test_two_requests_while_one_connection_is_made_ahead_have_two() -> None:
-    backend = ClosingBackend(WHOLE)
+    backend, egress = ClosingBackend(WHOLE), parts.HoldableEgress()
 
     async def life(door: parts.Door) -> None:
         attached = door.gateway.backend
         assert attached is not None
         door.gateway.expect(attached)
-        pool: Any = door.gateway.pool
-        live, connect = pool._egress, asyncio.Event()
-
-        class Slow:
-            async def connect_backend(self, factory: Any, channel: Any) -> Any:
-                await connect.wait()
-                return await live.connect_backend(factory, channel)
-
-        pool._egress = Slow()
+        egress.hold()
         door.gateway.connect_expected()
         door.gateway.attach_expected()
         asked = [asyncio.create_task(door.ask(door.post())) for _ in range(3)]
         await parts.eventually(lambda: door.gateway.snapshot().in_flight == 3)
-        connect.set()
+        egress.free.set()
         assert [(await each).status for each in asked] == [200] * 3
         assert (len(backend.requests), backend.connections) == (3, 3)
 
-    run(backend, life, unix=True, max_in_flight=4)
+    run(backend, life, unix=True, max_in_flight=4, egress=egress)

@@ -72,7 +72,8 @@ def test_no_request_meets_a_connection_that_is_ending(
                 while (await serving_parts.chat(serving))[0] != 200:  # noqa: ASYNC110 - see `until`
                     await asyncio.sleep(0.02)
             gateway, stop = serving.gateway, threading.Event()
-            gateway.budgets = replace(gateway.budgets, owner=RateWindow.per_minute(10**9))
+            context = gateway.context
+            context.budgets = replace(context.budgets, owner=RateWindow.per_minute(10**9))
             health = [
                 asyncio.ensure_future(
                     asyncio.to_thread(check_health, gateway.port, close, stop, seen)

@@ -10,6 +10,7 @@ import signal
 import sys
 from dataclasses import replace
 
+import gateway_parts
 import pytest
 import runtime_parts as parts
 import serving_parts
@@ -125,12 +126,6 @@ def test_the_connection_to_the_gateway_is_made_early_and_closed(machine, behavio
     async def life() -> None:
         serving = fake(machine, parts.FakeSpawner(("slow", behaviour)))
         gateway, early = serving.gateway, []
-        opened = gateway.connection_opened
-
-        def noted(connection):
-            early.append(gateway.backend is None)
-            return opened(connection)
-
         start = serving._supervisor.start
 
         async def start_and_look(spec):
@@ -138,7 +133,9 @@ def test_the_connection_to_the_gateway_is_made_early_and_closed(machine, behavio
             await serving_parts.until(lambda: early)  # the gateway does not know the backend yet
             return backend
 
-        gateway.connection_opened = noted
+        gateway.context.connections = gateway_parts.NotedConnections(
+            lambda _: early.append(gateway.backend is None)
+        )
         serving._supervisor.start = start_and_look
         await serving.open()
         with contextlib.suppress(CompanionError):
@@ -148,7 +145,7 @@ def test_the_connection_to_the_gateway_is_made_early_and_closed(machine, behavio
         async with asyncio.timeout(
             5
         ):  # a client without a token would be cut off after ten seconds
-            while gateway.connections:  # noqa: ASYNC110 - the end of a connection has no event
+            while gateway.context.connections:  # noqa: ASYNC110 - the end of a connection has no event
                 await asyncio.sleep(0.01)
         await gateway.close()
 

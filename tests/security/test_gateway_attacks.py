@@ -244,13 +244,13 @@ def test_slow_clients_and_too_many_are_cut_off() -> None:
             slow = [await door.connect() for _ in range(3)]
             slow[0].writer.write(b"GET /v1/models HT")
             slow[1].writer.write(door.post()[:-3])
-            assert (await door.ask(door.get("/v1/models"))).status == 200  # behind what they sent
+            assert (await door.ask(door.get("/v1/models"))).status == 200  # after what they sent
             clock.now += 11
             assert (await slow[0].read_answer()).status == 408
             assert (await slow[1].read_answer()).status == 408
             assert await slow[2].reader.read() == b""
             clock.now += 11  # they have had the time to take their refusal
-            await parts.eventually(lambda: not door.gateway.connections)
+            await parts.eventually(lambda: not door.gateway.context.connections)
             for client in slow:
                 await client.close()
             assert (await door.ask(door.get("/v1/models"))).status == 200
@@ -267,7 +267,7 @@ def test_strangers_connections_make_room_and_the_owners_do_not() -> None:
             strangers = [await door.connect() for _ in range(6)]
             for early in strangers[:3]:  # the oldest ones had to go
                 assert (await early.read_answer()).code == "connection_limit"
-            await parts.eventually(lambda: len(door.gateway.connections) == 4)
+            await parts.eventually(lambda: len(door.gateway.context.connections) == 4)
             owner.writer.write(door.get("/v1/models"))
             assert (await owner.read_answer()).status == 200
             others = []
@@ -392,7 +392,7 @@ def test_short_token_and_empty_hosts_admit_nobody() -> None:
                 door.conditions,
                 egress=LiveEgress(),
             )
-            assert unbound.policy.hosts == frozenset()
+            assert unbound.context.policy.hosts == frozenset()
             assert not unbound.bound
 
     asyncio.run(main())

@@ -52,11 +52,6 @@ def many_files(require_real: Any) -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-async def held(backend: Any, _request: bytes, _reader: Any, writer: Any) -> None:
-    await backend.release.wait()
-    writer.write(parts.answer())
-
-
 async def endless(_backend: Any, _request: bytes, _reader: Any, writer: Any) -> None:
     writer.write(CHUNKED)
     while True:
@@ -64,7 +59,7 @@ async def endless(_backend: Any, _request: bytes, _reader: Any, writer: Any) -> 
         await writer.drain()
 
 
-def test_ten_thousand_idle_connections_keep_nobody_out(require_real: Any) -> None:
+def test_ten_thousand_idle_connections_keep_no_client_out(require_real: Any) -> None:
     require_real("10,100 open files", most_open_files() >= 10_100)
 
     async def main() -> None:
@@ -86,7 +81,7 @@ def test_ten_thousand_idle_connections_keep_nobody_out(require_real: Any) -> Non
                     assert (await door.ask(door.get("/v1/models"))).status == 200
                     most_files = max(most_files, open_files())
                 assert await opened == b"10000\n"
-                await parts.eventually(lambda: len(door.gateway.connections) == 512)
+                await parts.eventually(lambda: len(door.gateway.context.connections) == 512)
                 assert (await door.ask(door.post())).status == 200
                 assert most_files < 1000  # the usual limit is 1,024
             finally:
@@ -112,7 +107,7 @@ def test_a_flood_of_a_thousand_requests_for_two_places(many_files: None) -> None
             work,
             requests_per_minute=10 * flood,
             max_connections=2 * flood,
-            head_seconds=60,  # who has connected waits for the last one to
+            head_seconds=60,  # the first client waits until the last one has connected
         ) as door:
             clients = [await door.connect() for _ in range(flood)]
             for client in clients:
@@ -149,7 +144,7 @@ def test_slowloris_is_cut_off_and_its_connections_make_room() -> None:
             head = b"GET /v1/models HTTP/1.1\r\n" + b"X-Padding: a\r\n" * 500
             dripping = [asyncio.create_task(drip(client, head)) for client in slow]
             assert (await door.ask(door.get("/v1/models"))).status == 200
-            table = door.gateway.connections
+            table = door.gateway.context.connections
             for _ in range(2):  # to send a head, and to take its refusal
                 clock.now += 11
                 await parts.eventually(lambda: all(one.deadline > clock.now for one in table))
@@ -187,7 +182,7 @@ def test_a_body_byte_by_byte_is_served() -> None:
 
 def test_a_client_that_closes_its_half_has_left() -> None:
     async def main() -> None:
-        async with parts.open_door(held, max_in_flight=1) as door:
+        async with parts.open_door(parts.answer_when_released, max_in_flight=1) as door:
             running, waiting = await door.connect(), await door.connect()
             running.writer.write(door.post())
             await parts.eventually(lambda: door.gateway.snapshot().in_flight == 1)
@@ -212,7 +207,7 @@ def test_a_client_that_never_reads_is_cut_off_and_frees_its_place() -> None:
                 client.sendall(door.post())
                 await parts.soon(lambda: door.gateway.snapshot().in_flight == 1)
                 await parts.eventually(lambda: door.gateway.snapshot().in_flight == 0)
-                await parts.eventually(lambda: not door.gateway.connections)
+                await parts.eventually(lambda: not door.gateway.context.connections)
                 await asyncio.wait_for(door.backend.hung_up.wait(), 30)
             finally:
                 client.close()
@@ -239,7 +234,7 @@ def test_an_answer_that_stops_in_the_middle_has_a_deadline() -> None:
 
 def test_what_is_sent_ahead_of_an_answer_is_bounded() -> None:
     async def main() -> None:
-        async with parts.open_door(held) as door:
+        async with parts.open_door(parts.answer_when_released) as door:
             client = await door.connect()
             client.writer.write(door.post())
             await parts.eventually(lambda: door.gateway.snapshot().in_flight == 1)
@@ -247,7 +242,7 @@ def test_what_is_sent_ahead_of_an_answer_is_bounded() -> None:
                 for _ in range(200):
                     client.writer.write(door.get("/v1/models") * 50)
                     await client.writer.drain()
-            await parts.eventually(lambda: not door.gateway.connections)
+            await parts.eventually(lambda: not door.gateway.context.connections)
             assert door.gateway.snapshot().in_flight == 0
             client.writer.transport.abort()
 

@@ -1,4 +1,4 @@
-"""A gateway with a scripted backend behind it, for tests; loopback and Unix sockets only."""
+"""A gateway before a scripted backend, for tests; loopback and Unix sockets only."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from companion_core.decisions.verdict import OK, Verdict, refuse
+from companion_core.egress.interface import Egress
 from companion_core.egress.live import LiveEgress
 from companion_core.errors import Reason
-from companion_core.gateway import Backend, Gateway, GatewaySettings
+from companion_core.gateway import Backend, Gateway, GatewaySettings, HealthProbe
+from companion_core.gateway.connections import ConnectionTable
+from companion_core.gateway.states import IllegalTransition
 from companion_core.providers import HealthResponse, TcpChannel, UnixChannel
 from companion_core.system.secret import Secret
 
@@ -29,7 +32,7 @@ Handler = Callable[
 
 @dataclass
 class Clock:
-    """Goes when it is told to: until then no deadline passes, however slow the machine."""
+    """Moves when a test moves it: until then no deadline passes, however slow the machine is."""
 
     now: float = 1000.0
 
@@ -65,6 +68,39 @@ async def plain_answer(
     writer: asyncio.StreamWriter,
 ) -> None:
     writer.write(answer())
+
+
+async def answer_when_released(
+    backend: FakeBackend,
+    _request: bytes,
+    _reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+) -> None:
+    await backend.release.wait()
+    writer.write(answer())
+
+
+class HoldableEgress(LiveEgress):
+    """Connects to the backend at once, unless a test holds that back.
+
+    Attributes:
+        asked: a connection was asked for.
+        free: connections are made.
+    """
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.free = asyncio.Event()
+        self.free.set()
+
+    def hold(self) -> None:
+        self.asked.clear()
+        self.free.clear()
+
+    async def connect_backend(self, factory: Any, channel: Any) -> Any:
+        self.asked.set()
+        await self.free.wait()
+        return await super().connect_backend(factory, channel)
 
 
 @dataclass
@@ -133,6 +169,27 @@ class Door:
             finally:
                 await client.close()
 
+    async def ask_running(self) -> asyncio.Task[Answer]:
+        """Ask something that the backend does not answer yet; it takes the only place."""
+        asked = asyncio.create_task(self.ask(self.post()))
+        await eventually(lambda: self.gateway.snapshot().in_flight == 1)
+        return asked
+
+    async def ask_waiting(self) -> asyncio.Task[Answer]:
+        """Ask something that waits for the place."""
+        asked = asyncio.create_task(self.ask(self.post()))
+        await eventually(lambda: self.gateway.snapshot().queued == 1)
+        return asked
+
+    def probe(self, judge: Any = None, token: str = TOKEN) -> HealthProbe:
+        return HealthProbe(
+            port=lambda: self.gateway.port,
+            token=Secret(token),
+            checker=Checker(judge or (lambda response: response.status == 200)),
+            served_model=lambda: "served",
+            egress=LiveEgress(),
+        )
+
 
 @dataclass
 class Answer:
@@ -193,9 +250,19 @@ async def open_door(
     clock: Any = None,
     drop_fields: tuple[str, ...] = (),
     lifetime: float = 60,
+    egress: Egress | None = None,
     **settings: Any,
 ) -> AsyncIterator[Door]:
+    """Open a gateway before a scripted backend; no transition of it may be an illegal one."""
     backend, conditions = FakeBackend(handler), Conditions()
+    illegal: list[Any] = []
+
+    def note(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if isinstance(context.get("exception"), IllegalTransition):
+            illegal.append(context)
+        loop.default_exception_handler(context)
+
+    asyncio.get_running_loop().set_exception_handler(note)
     with tempfile.TemporaryDirectory() as folder:
         if unix:
             path = str(Path(folder) / "b.sock")
@@ -208,7 +275,7 @@ async def open_door(
         gateway = Gateway(
             GatewaySettings(**({"token": Secret(TOKEN), "model_id": "m"} | settings)),
             conditions,
-            egress=LiveEgress(),
+            egress=egress or LiveEgress(),
             **more,
         )
         await gateway.start()
@@ -230,6 +297,19 @@ async def open_door(
             backend.release.set()
             for _ in range(5):
                 await asyncio.sleep(0)
+        assert illegal == []
+
+
+class NotedConnections(ConnectionTable):
+    """A table that tells of every connection in the moment in which it comes."""
+
+    def __init__(self, note: Callable[[Any], None]) -> None:
+        super().__init__(512)
+        self._note = note
+
+    def add(self, connection: Any) -> bool:
+        self._note(connection)
+        return super().add(connection)
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
@@ -241,7 +321,7 @@ async def eventually(condition: Callable[[], bool]) -> None:
 async def soon(condition: Callable[[], bool]) -> None:
     """Look in every pass of the event loop: misses nothing that lasts for one of its moments."""
     async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110 - as above
+        while not condition():  # noqa: ASYNC110 - the product has no event for this either
             await asyncio.sleep(0)
 
 

@@ -1,7 +1,7 @@
 """What must hold for any bytes at all: no crash, and no difference from another parser.
 
 What our parsers accept, llhttp (through httptools) reads as the same request; what they refuse
-is nobody's request. Used by the property tests and by `make fuzz`.
+reaches no backend. Used by the property tests and by `make fuzz`.
 """
 
 from __future__ import annotations
@@ -11,19 +11,9 @@ import json
 import httptools
 
 from companion_core.decisions.verdict import Verdict
-from companion_core.gateway.http.body import (
-    encode_body,
-    parse_body,
-)
-from companion_core.gateway.http.chunked import (
-    ChunkError,
-    ChunkFramer,
-)
-from companion_core.gateway.http.head import (
-    RequestHead,
-    is_hopeless,
-    parse_head,
-)
+from companion_core.gateway.http.body import encode_body, parse_body
+from companion_core.gateway.http.chunked import ChunkError, ChunkFramer
+from companion_core.gateway.http.head import RequestHead, is_hopeless, parse_head
 from companion_core.gateway.http.response_head import parse_response_head
 from companion_core.gateway.http.second_parser import head_parser
 
@@ -138,7 +128,7 @@ def check_body(raw: bytes) -> None:
 
 
 def check_response_head(raw: bytes) -> None:
-    """Parse the head of an answer: its end is known or it is none."""
+    """Parse the head of an answer; one that is accepted says where its answer ends."""
     head = parse_response_head(raw)
     if head is not None:
         assert not (head.chunked and head.content_length is not None)

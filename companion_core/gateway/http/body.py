@@ -61,10 +61,22 @@ def _make_encoder() -> Callable[[dict[str, Any], int], Iterable[str]]:
     if make is None:
         return lambda fields, _level: _ENCODER.iterencode(fields)
     write = json.encoder.encode_basestring_ascii
-    return make(None, _ENCODER.default, write, None, ":", ",", False, False, False)  # type: ignore[no-any-return]  # noqa: FBT003 - as it stands there
+    return make(None, _ENCODER.default, write, None, ":", ",", False, False, False)  # type: ignore[no-any-return]  # noqa: FBT003 - it takes no keywords
 
 
 _encode: Final = _make_encoder()
+
+
+# The names that OpenAI's clients send most: no two of them differ in case alone, so a request
+# that has no other names has each of them in one spelling.
+_USUAL_NAMES: Final = frozenset(
+    {
+        *("frequency_penalty", "input", "logit_bias", "logprobs", "max_completion_tokens"),
+        *("max_tokens", "messages", "model", "n", "parallel_tool_calls", "presence_penalty"),
+        *("prompt", "response_format", "seed", "stop", "stream", "stream_options", "temperature"),
+        *("tool_choice", "tools", "top_logprobs", "top_p", "user"),
+    }
+)
 
 
 def parse_body(raw: bytes | bytearray, model_id: str) -> dict[str, Any] | Verdict:
@@ -80,8 +92,7 @@ def parse_body(raw: bytes | bytearray, model_id: str) -> dict[str, Any] | Verdic
         return _MALFORMED
     if end != len(text) or type(fields) is not dict:
         return _MALFORMED
-    names = "".join(fields)
-    if not (names.isascii() and names.islower()) and _two_spellings(fields):
+    if not _USUAL_NAMES.issuperset(fields) and _two_spellings(fields):
         return _MALFORMED
     model = fields.get("model")
     if type(model) is not str or model != model_id:
@@ -90,6 +101,9 @@ def parse_body(raw: bytes | bytearray, model_id: str) -> dict[str, Any] | Verdic
 
 
 def _two_spellings(fields: dict[str, Any]) -> bool:
+    names = "".join(fields)
+    if names.isascii() and names.islower():
+        return False
     return len(set(map(str.casefold, fields))) != len(fields)
 
 

@@ -1,6 +1,6 @@
 """Rules for this file: follow the chunked coding of RFC 9112 section 7.1 to its end; no I/O.
 
-Extensions and trailers are refused: nobody here needs them, and they are where parsers differ.
+Extensions and trailers are refused: the gateway needs neither, and parsers differ about both.
 One class serves both directions: a request is collected, a response is only followed.
 """
 

@@ -72,8 +72,8 @@ class RequestHead:
         body_bytes: how many follow the head; UNKNOWN for chunks, and for a GET with a body.
         keep_alive: the client does not ask to close.
         token: of the Authorization field, or "".
-        expects: the client may hold its body back until it is asked for it.
-        objection: what is wrong with it beside what the guard looks at; None for nothing.
+        expects: the client may send its body only after it has been asked for it.
+        objection: why it is refused after the guard has passed it; None if it is not.
     """
 
     __slots__ = (
@@ -89,7 +89,7 @@ class RequestHead:
         "token",
     )
 
-    def __init__(  # noqa: PLR0917 - made per request, where keywords cost time
+    def __init__(  # noqa: PLR0917 - it is made per request, where keywords cost time
         self,
         method: str,
         path: str,
@@ -137,7 +137,7 @@ def field_name(name: str) -> str | Verdict:
 def _request_line(line: str) -> tuple[str, str] | None:
     """Return method and path (RFC 9112 section 3: three words, single spaces)."""
     words = line.split(" ")
-    if len(words) != 3 or words[2] != "HTTP/1.1" or _METHOD.fullmatch(words[0]) is None:  # noqa: PLR2004 - three words
+    if len(words) != 3 or words[2] != "HTTP/1.1" or _METHOD.fullmatch(words[0]) is None:  # noqa: PLR2004 - a request line has three words
         return None
     target = _TARGET.fullmatch(words[1])
     return None if target is None else (words[0], target[1])

@@ -6,10 +6,7 @@ Its end is known from its length or its last chunk, and it never grows beyond th
 from __future__ import annotations
 
 from companion_core.errors import Reason
-from companion_core.gateway.http.chunked import (
-    ChunkError,
-    ChunkFramer,
-)
+from companion_core.gateway.http.chunked import ChunkError, ChunkFramer
 
 __all__ = ["RequestBody"]
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 import re
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Final
 
-__all__ = ["BODILESS", "ResponseHead", "parse_response_head"]
+__all__ = ["BODILESS", "ResponseHead", "answer_kind", "parse_response_head"]
 
 BODILESS: Final = frozenset({204, 304})
 
@@ -25,25 +25,58 @@ _SINGLE: Final = frozenset(
 )
 
 
-class ResponseHead(NamedTuple):
-    """What is kept of a backend's answer.
+class ResponseHead:
+    """What is kept of a backend's answer; nothing changes it after it was made.
 
     Attributes:
+        status: of the answer.
+        content_type: as sent; None when the answer states none.
         content_length: in bytes; None when the answer ends otherwise.
-        chunked: it ends with its last chunk; with neither, it ends with the connection.
+        chunked: it ends with its last chunk.
         reusable: the backend keeps the connection open.
         keep_alive_seconds: for how long it says that it does so.
+        until_close: it ends with the connection.
+        kind: a number that stands for status and framing. What a backend does after one
+            answer it is expected to do after every other one of the same kind.
     """
 
-    status: int
-    content_type: str | None
-    content_length: int | None
-    chunked: bool
-    reusable: bool
-    keep_alive_seconds: float = math.inf
+    __slots__ = (
+        "chunked",
+        "content_length",
+        "content_type",
+        "keep_alive_seconds",
+        "kind",
+        "reusable",
+        "status",
+        "until_close",
+    )
+
+    def __init__(
+        self,
+        status: int,
+        content_type: str | None,
+        content_length: int | None,
+        *,
+        chunked: bool,
+        reusable: bool,
+        keep_alive_seconds: float = math.inf,
+    ) -> None:
+        self.status = status
+        self.content_type = content_type
+        self.content_length = content_length
+        self.chunked = chunked
+        self.reusable = reusable
+        self.keep_alive_seconds = keep_alive_seconds
+        self.until_close = content_length is None and not chunked
+        self.kind = answer_kind(status, chunked=chunked)
 
 
-@lru_cache(maxsize=16)  # a backend's heads are nearly all the same
+def answer_kind(status: int, *, chunked: bool) -> int:
+    """Return the `kind` of an answer."""
+    return 2 * status + chunked
+
+
+@lru_cache(maxsize=16)  # a backend repeats its heads
 def parse_response_head(raw: bytes) -> ResponseHead | None:
     """Parse the head of a backend's answer; None when it is malformed (RFC 9112 section 4)."""
     lines = raw.decode("latin-1").split("\r\n")
@@ -86,4 +119,11 @@ def parse_response_head(raw: bytes) -> ResponseHead | None:
         and seconds > 0
         and float(keep_alive.get("max", 1)) > 0
     )
-    return ResponseHead(status, content_type, length, chunked, reusable, seconds)
+    return ResponseHead(
+        status,
+        content_type,
+        length,
+        chunked=chunked,
+        reusable=reusable,
+        keep_alive_seconds=seconds,
+    )

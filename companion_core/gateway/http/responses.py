@@ -14,10 +14,7 @@ from types import MappingProxyType
 from typing import Final
 
 from companion_core.errors import REASONS, Reason
-from companion_core.gateway.http.response_head import (
-    BODILESS,
-    ResponseHead,
-)
+from companion_core.gateway.http.response_head import BODILESS, ResponseHead
 
 __all__ = [
     "CONTINUE",
@@ -70,7 +67,7 @@ WIRE_STATUS: Final[Mapping[Reason, int]] = MappingProxyType(
 _UNLISTED_STATUS: Final = 503
 _BACKOFF_STATUSES: Final = frozenset({429, 503})
 
-# OpenAI's clients choose their exception by status; `type` is for people who read it.
+# OpenAI's clients choose their exception by status; a person reads the `type`.
 _ERROR_TYPES: Final = MappingProxyType(
     {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 )
@@ -141,8 +138,11 @@ def without_body(response: bytes) -> bytes:
 
 
 @lru_cache(maxsize=64)
-def relayed_head(head: ResponseHead, *, close: bool) -> bytes:
-    """Return the head of a proxied answer, built anew; nothing else of the backend's passes."""
+def relayed_head(head: ResponseHead, close: bool) -> bytes:
+    """Return the head of a proxied answer, built anew; nothing else of the backend's passes.
+
+    Keywords would double what it costs to find a head that was built before.
+    """
     parts = [_STATUS_LINES.get(head.status) or _status_line(head.status), SECURITY_HEADERS]
     if head.content_type is not None:
         parts.append(b"Content-Type: %b\r\n" % head.content_type.encode("ascii"))

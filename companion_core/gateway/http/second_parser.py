@@ -1,7 +1,7 @@
 """Rules for this file: a second opinion on heads that our own parser has accepted; no I/O.
 
 llhttp, the parser of Node.js, reads them through `httptools` where that is installed. It can
-only refuse more: what the two do not read as the same request is nobody's request.
+only refuse more: a head that the two read as different requests is malformed.
 """
 
 from __future__ import annotations
@@ -12,15 +12,11 @@ from typing import Final
 
 from companion_core.decisions.verdict import Verdict, refuse
 from companion_core.errors import Reason
-from companion_core.gateway.http.head import (
-    RequestHead,
-    field_name,
-    parse_head,
-)
+from companion_core.gateway.http.head import RequestHead, field_name, parse_head
 
 __all__ = ["head_parser"]
 
-# Others are refused by the guard, and llhttp does not know every method that has a name.
+# The guard refuses all others, and llhttp does not know every method.
 _METHODS: Final = frozenset({"GET", "POST"})
 _MALFORMED = refuse(Reason.MALFORMED_REQUEST)
 
@@ -51,7 +47,7 @@ class _Reading:
 
 def _llhttp() -> ModuleType | None:
     try:
-        import httptools  # noqa: PLC0415 - optional
+        import httptools  # noqa: PLC0415 - it is optional
     except ImportError:
         return None
     return httptools
@@ -78,7 +74,7 @@ def _reads_alike(llhttp: ModuleType, raw: bytes, head: RequestHead) -> bool:
     try:
         parser.feed_data(raw + b"\r\n\r\n")
     except llhttp.HttpParserUpgrade:
-        pass  # it stops behind such a head, which the gateway serves as if it asked for nothing
+        pass  # llhttp stops at Upgrade; the gateway ignores Upgrade
     except llhttp.HttpParserError:
         return False
     return bool(

@@ -1,4 +1,4 @@
-"""Who may stay, who makes room, and that nobody is lost sight of."""
+"""Which connections may stay, which make room, and that none is lost sight of."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ class Client:
     def __init__(self, table: ConnectionTable) -> None:
         self._table = table
         self.turned_away = False
-        self.transport = self
 
     def turn_away(self) -> None:
         self.turned_away = True

@@ -10,11 +10,8 @@ from hypothesis import strategies as st
 
 from companion_core.decisions.verdict import Verdict
 from companion_core.errors import Reason
-from companion_core.gateway.http.body import (
-    encode_body,
-    is_json,
-    parse_body,
-)
+from companion_core.gateway.http import body
+from companion_core.gateway.http.body import encode_body, is_json, parse_body
 
 pytestmark = pytest.mark.unit
 
@@ -103,3 +100,12 @@ def test_a_number_without_a_json_form_is_refused_when_written() -> None:
 )
 def test_media_types(kind: str | None, expected: bool) -> None:
     assert is_json(kind) is expected
+
+
+def test_the_usual_names_differ_in_more_than_case() -> None:
+    usual = body._USUAL_NAMES
+    assert len({name.casefold() for name in usual}) == len(usual)
+    doubled = json.dumps({"model": "m", "Stream": True, "stream": False}).encode()
+    refused = body.parse_body(doubled, "m")
+    assert isinstance(refused, Verdict)
+    assert refused.reason is Reason.MALFORMED_BODY

@@ -99,7 +99,7 @@ class Reader:
         ({"fields": Reader.fields[:1]}, False),
         ({"fields": (*Reader.fields, (b"host", b"127.0.0.1:1"))}, False),
         ({"fields": (*Reader.fields[:2], (b"Content-Length", b"6"))}, False),
-        ({"fields": (*Reader.fields, (b"X-Y", b"other"))}, True),  # nobody reads it
+        ({"fields": (*Reader.fields, (b"X-Y", b"other"))}, True),  # the gateway does not read it
     ],
 )
 def test_a_difference_refuses(

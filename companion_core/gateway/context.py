@@ -1,0 +1,185 @@
+"""What the parts of one gateway share, and what each request asks of it.
+
+`Gateway` makes it and changes what belongs to the backend of the moment; connections and
+exchanges read it. It imports none of the three.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Final, Protocol
+
+from companion_core.decisions.guard import (
+    HEALTH_PATH,
+    RateBudgets,
+    guard_policy,
+    tokens_equal,
+)
+from companion_core.decisions.rate import RateWindow
+from companion_core.decisions.request_gate import gate_request
+from companion_core.decisions.verdict import Verdict, refuse
+from companion_core.errors import Reason, UsageError
+from companion_core.gateway.backend_requests import BackendRequests, served_routes
+from companion_core.gateway.connections import ConnectionTable
+from companion_core.gateway.http.head import RequestHead
+from companion_core.gateway.http.responses import error_response, json_response, without_body
+from companion_core.gateway.http.second_parser import head_parser
+from companion_core.gateway.metrics import RequestMetrics
+from companion_core.gateway.queue import AdmissionQueue
+from companion_core.gateway.settings import GatewaySettings, ServingConditions
+from companion_core.gateway.upstream import BackendPool
+from companion_core.providers import OPENAI_ROUTES, Route
+
+__all__ = ["GatewayContext", "HeldCheck"]
+
+MODELS_PATH: Final = "/v1/models"
+NOT_READY_RETRY_SECONDS: Final = 5
+
+_NOT_READY = refuse(Reason.NOT_READY)
+_OWN_ROUTES: Final = {MODELS_PATH: "GET", HEALTH_PATH: "GET"}
+
+
+class HeldCheck(Protocol):
+    """A health check that is held until there is a backend."""
+
+    def relay_held_check(self, now: float) -> None:
+        """Send it to the backend that has come."""
+        ...
+
+
+class GatewayContext:
+    """What the parts of one gateway share.
+
+    Attributes:
+        settings: its limits and deadlines, and the model that requests may name.
+        now: its clock, in seconds.
+        policy: what the guard compares a request with.
+        budgets: how many requests the owner and the strangers may still send.
+        queue: which requests run, and which wait.
+        metrics: counts every answer.
+        connections: every open connection of a client.
+        parse_head: reads a request's head.
+        requests: writes what is sent to the backend that is attached; None without one.
+        pool: the connections to the backend that is attached, or expected.
+        held_checks: health checks that wait for a backend, in their order.
+        drained: set when nothing runs any more; None while new work is taken.
+        more_deadline: for the next part of an answer that is being relayed; as coarse as the
+            sweep that renews it.
+
+    Raises:
+        UsageError: `secret_invalid` for a token that is too short or no visible ASCII;
+            `configuration_invalid` for a bound that is no positive number.
+    """
+
+    __slots__ = (
+        "_conditions",
+        "_models",
+        "budgets",
+        "connections",
+        "drained",
+        "held_checks",
+        "metrics",
+        "more_deadline",
+        "now",
+        "parse_head",
+        "policy",
+        "pool",
+        "queue",
+        "requests",
+        "settings",
+    )
+
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        conditions: ServingConditions,
+        clock: Callable[[], float],
+    ) -> None:
+        self.settings = settings
+        self.now = clock
+        self._conditions = conditions
+        self.metrics = RequestMetrics({**served_routes(OPENAI_ROUTES), **_OWN_ROUTES})
+        self.connections = ConnectionTable(settings.max_connections)
+        self.parse_head = head_parser(second=settings.second_parser)
+        self.requests: BackendRequests | None = None
+        self.pool: BackendPool | None = None
+        self.held_checks: dict[HeldCheck, None] = {}
+        self.drained: asyncio.Event | None = None
+        self.more_deadline = clock() + settings.between_bytes_seconds
+        self.name_model(settings.model_id)
+        try:
+            self.queue = AdmissionQueue(
+                max_in_flight=settings.max_in_flight,
+                queue_bound=settings.queue_bound,
+                deadline_seconds=settings.queue_deadline_seconds,
+            )
+            self.budgets = RateBudgets(
+                owner=RateWindow.per_minute(settings.requests_per_minute),
+                strangers=RateWindow.per_minute(settings.strangers_per_minute),
+            )
+        except ValueError as error:
+            raise UsageError(Reason.CONFIGURATION_INVALID) from error
+        self.set_policy(hosts=(), routes=OPENAI_ROUTES)
+        if self.policy.token is None:
+            raise UsageError(Reason.SECRET_INVALID)
+
+    # --- what the gateway changes ----------------------------------------------------------
+
+    def name_model(self, model_id: str) -> None:
+        """Take requests that name this model, and list no other, from now on."""
+        self.settings = replace(self.settings, model_id=model_id)
+        model = {"id": model_id, "object": "model", "created": 0, "owned_by": "companion"}
+        body = json.dumps({"object": "list", "data": [model]}).encode()
+        self._models = {close: json_response(200, body, close=close) for close in (False, True)}
+
+    def set_policy(self, *, hosts: Iterable[str], routes: Iterable[Route]) -> None:
+        """Let the guard admit requests to these hosts and, of these routes, the inference ones."""
+        self.policy = guard_policy(
+            hosts=tuple(hosts),
+            routes={**served_routes(routes), **_OWN_ROUTES},
+            token=self.settings.token,
+            minimum_token_length=self.settings.minimum_token_length,
+        )
+
+    # --- what each request asks ------------------------------------------------------------
+
+    def gate(self, admission: Verdict) -> Verdict:
+        """Return the first refusal of lifecycle, admission and resources."""
+        if self.requests is None or self.drained is not None:
+            return _NOT_READY
+        return gate_request(self._conditions.lifecycle(), admission, self._conditions.resources())
+
+    def release_place(self, seconds: float) -> None:
+        """Take a place back that was used for so long; the first that waits gets it."""
+        waiter = self.queue.release(seconds)
+        if waiter is not None:
+            asyncio.get_running_loop().call_soon(waiter.place_is_free)
+        elif self.drained is not None and self.queue.in_flight == 0:
+            self.drained.set()
+
+    def models_response(self, *, close: bool) -> bytes:
+        """Return the answer to `GET /v1/models`."""
+        return self._models[close]
+
+    def refusal(self, reason: Reason, head: RequestHead | None, *, close: bool) -> bytes:
+        """Return the answer to a refused request; `head` is None where it was not understood."""
+        response = error_response(
+            reason,
+            close=close,
+            retry_after=self._retry_after(reason, "" if head is None else head.token),
+        )
+        return without_body(response) if head is not None and head.method == "HEAD" else response
+
+    def _retry_after(self, reason: Reason, token: str) -> int:
+        """Return in how many seconds a client that showed `token` may send its request again."""
+        if reason is Reason.RATE_LIMITED:
+            owner = tokens_equal(token, self.settings.token.reveal())
+            window = self.budgets.owner if owner else self.budgets.strangers
+            return max(1, math.ceil(window.seconds_until_free(self.now()))) if window else 1
+        if reason in {Reason.QUEUE_FULL, Reason.QUEUE_DEADLINE}:
+            return self.queue.retry_after()
+        return NOT_READY_RETRY_SECONDS
