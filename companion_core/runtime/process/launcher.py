@@ -70,6 +70,7 @@ class KeeperProcess:
         self._keeper_identity = egress.identify(keeper.pid)
         self._line = line
         self._programs = 0
+        self._first = 0  # of the runtime's namespaces; what is below it is the tree
         self._started: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._watch = asyncio.ensure_future(self._watch_reports())
 
@@ -99,7 +100,7 @@ class KeeperProcess:
 
     def tree(self) -> tuple[int, ...]:
         """See `RuntimeProcess`."""
-        return descendants(self._keeper.pid)
+        return descendants(self._first or self._keeper.pid)
 
     def identities(self) -> tuple[ProcessIdentity, ...]:
         """See `RuntimeProcess`."""
@@ -181,7 +182,8 @@ class KeeperProcess:
 
     def _take(self, report: Report | None) -> None:
         match report:
-            case Started(pid):
+            case Started(pid, first):
+                self._first = first
                 self._started.set_result(pid)
             case StartFailed(number):
                 detail = errno.errorcode.get(number, "")
