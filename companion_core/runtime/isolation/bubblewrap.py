@@ -31,7 +31,9 @@ _FIXED: Final = (
 )
 # Root is root in a sandbox too, as far as files are asked: without this it changes the kernel's
 # settings in /proc/sys. /dev is memory without a size.
-_READ_ONLY: Final = tuple(part for path in ("/proc", "/dev", "/") for part in ("--remount-ro", path))
+_READ_ONLY: Final = tuple(
+    part for path in ("/proc", "/dev", "/") for part in ("--remount-ro", path)
+)
 
 
 def open_filter(policy: SandboxPolicy) -> int | None:

@@ -112,7 +112,7 @@ class Started:
     """
 
     pid: int
-    first: int
+    first: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +140,9 @@ def parse_report(line: bytes) -> Report | None:
         ValueError: the line is not JSON.
     """
     match json.loads(line):
-        case {"started": number, "first": int(first)} if isinstance(pid := parse_pid(number), int):
-            return Started(pid, first)
+        case {"started": number, **more} if isinstance(pid := parse_pid(number), int):
+            first = parse_pid(more.get("first"))
+            return Started(pid, first if isinstance(first, int) else 0)
         case {"failed": int(number)}:
             return StartFailed(number)
         case {"exited": int(code), "for_memory": bool(for_memory)}:

@@ -35,6 +35,7 @@ from companion_core.runtime.process.keeper_protocol import (
     parse_report,
 )
 from companion_core.runtime.process.output import RuntimeOutput
+from companion_core.runtime.process.proc_files import first_of_namespace, lives
 from companion_core.runtime.process.tree import (
     descendants,
     runtime_below,
@@ -70,7 +71,10 @@ class KeeperProcess:
         self._keeper_identity = egress.identify(keeper.pid)
         self._line = line
         self._programs = 0
-        self._first = 0  # of the runtime's namespaces; what is below it is the tree
+        # The first process of the keeper's namespaces, below which the tree is; 0: there are none.
+        self._first = 0
+        # The first process of the runtime's process namespace, whoever made it: with it all ends.
+        self._holder = 0
         self._started: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._watch = asyncio.ensure_future(self._watch_reports())
 
@@ -87,6 +91,9 @@ class KeeperProcess:
         self.identity = self._egress.identify(pid)
         if self.identity is None:
             raise EnvironmentUnavailable(Reason.RUNTIME_EXITED)
+        if not self._holder:  # bubblewrap's, if any
+            with contextlib.suppress(ProcessUnreadable):
+                self._holder = first_of_namespace(pid)
         return self.identity
 
     async def _find_below(self, started: int) -> int | None:
@@ -127,7 +134,7 @@ class KeeperProcess:
         if not done:
             self._kill_all()
             done, _ = await asyncio.wait({self._watch}, timeout=kill_after)
-        if not done:  # `_until_cleared` goes on killing
+        if not done or not self._proved():  # if it is not done, `_until_cleared` goes on killing
             raise EnvironmentUnavailable(Reason.STALE_RUNTIME)
 
     def _kill_all(self) -> None:
@@ -141,11 +148,20 @@ class KeeperProcess:
                     self._egress.send_signal(identity, KILL)
 
     def _has_tree(self) -> bool:
-        """Tell whether something of the tree is left or may be."""
+        """Tell whether something of the tree can be seen, or may be there unseen."""
         try:
-            return bool(self.tree())
+            return bool(self.tree()) or (self._holder != 0 and lives(self._holder))
         except ProcessUnreadable:
             return True
+
+    def _proved(self) -> bool:
+        """Tell whether nothing of a tree that cannot be seen any more is left.
+
+        The keeper ends well when the kernel has told it that it has no child left, and a process
+        namespace ends with its first process. Where there is neither, what has left its session
+        cannot be found.
+        """
+        return self._keeper.returncode == 0 or self._holder != 0
 
     async def _watch_reports(self) -> None:
         loop = asyncio.get_running_loop()
@@ -183,7 +199,7 @@ class KeeperProcess:
     def _take(self, report: Report | None) -> None:
         match report:
             case Started(pid, first):
-                self._first = first
+                self._first = self._holder = first
                 self._started.set_result(pid)
             case StartFailed(number):
                 detail = errno.errorcode.get(number, "")

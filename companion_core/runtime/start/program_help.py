@@ -48,9 +48,7 @@ def _ask(egress: Egress, argv: tuple[str, ...], tier: Tier, folder: Path) -> str
     policy = replace(SandboxPolicy.of_program(argv[0]), write=(str(folder),))
     outer = tier if tier is Tier.BUBBLEWRAP else Tier.NONE
     with contextlib.ExitStack() as handed_on:
-        confined = confine(
-            outer, argv, _ENVIRONMENT, policy, folder=folder, handed_on=handed_on
-        )
+        confined = confine(outer, argv, _ENVIRONMENT, policy, folder=folder, handed_on=handed_on)
         try:
             process = egress.start_process(
                 confined.argv,

@@ -30,10 +30,14 @@ def test_each_tier_makes_its_own_command(monkeypatch, tmp_path) -> None:
     assert locked.policy == POLICY.lock_policy()
     assert "/proc/self/fd/7" in locked.policy.read
     assert "/proc" not in locked.policy.read
-    wrapped = confine(Tier.SANDBOX_EXEC, ("/it",), env, POLICY, folder=tmp_path, handed_on=handed_on)
+    wrapped = confine(
+        Tier.SANDBOX_EXEC, ("/it",), env, POLICY, folder=tmp_path, handed_on=handed_on
+    )
     assert wrapped.argv[0] == sandbox_exec.PROGRAM
     monkeypatch.setattr(confinement, "find_bubblewrap", lambda: "/usr/bin/bwrap")
-    inside = confine(Tier.BUBBLEWRAP, ("/it",), env, POLICY, folder=tmp_path, handed_on=handed_on, helpers=1)
+    inside = confine(
+        Tier.BUBBLEWRAP, ("/it",), env, POLICY, folder=tmp_path, handed_on=handed_on, helpers=1
+    )
     assert inside.env == {**env, "PWD": str(tmp_path)}
     assert inside.programs == 2
     monkeypatch.setattr(confinement, "find_bubblewrap", lambda: None)
