@@ -109,6 +109,11 @@ class KeeperProcess:
         """See `RuntimeProcess`."""
         return descendants(self._first or self._keeper.pid)
 
+    def observed(self) -> tuple[int, ...]:
+        """See `RuntimeProcess`; the first process of its namespaces, or else the keeper."""
+        tree = self.tree()
+        return (*tree, self._first or self._keeper.pid) if tree else ()
+
     def identities(self) -> tuple[ProcessIdentity, ...]:
         """See `RuntimeProcess`."""
         return tuple(each for each in (self._keeper_identity, self.identity) if each is not None)
