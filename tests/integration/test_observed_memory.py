@@ -71,7 +71,9 @@ def observed() -> Callable[..., int]:
 @pytest.mark.parametrize("held", [BY_DESCRIPTOR, BY_MAPPING])
 def test_memory_that_the_process_does_not_show_is_counted(held, observed) -> None:
     with running(sys.executable, "-IS", "-c", held + SAY_AND_WAIT) as pid:
-        resident = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        resident = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf(
+            "SC_PAGE_SIZE"
+        )
         assert resident < SIZE
         assert SIZE <= observed(pid) < SIZE + 64 * MIB
 
@@ -113,7 +115,11 @@ def test_the_sandboxs_own_folders_in_memory_cannot_grow_further(require_real) ->
         wrapped = bubblewrap.wrap(program, command, policy, folder="/")
         said = subprocess.run(wrapped, capture_output=True, text=True, check=False).stdout
         assert 0 < int(said) <= limit
-    command = ("/bin/sh", "-c", "echo x >/dev/x || echo x >/x || echo x >/proc/sys/kernel/domainname")
+    command = (
+        "/bin/sh",
+        "-c",
+        "echo x >/dev/x || echo x >/x || echo x >/proc/sys/kernel/domainname",
+    )
     wrapped = bubblewrap.wrap(program, command, policy, folder="/")
     assert subprocess.run(wrapped, capture_output=True, check=False).returncode != 0
 
