@@ -909,8 +909,10 @@ def run_all(targets: str, only: str = "") -> None:
         if (tried.__name__ != only) if only else (tried.__name__ in ALONE):
             continue
         results[name] = run_one(tried)
-    with open(os.path.join(at["folder"], "attempts.json"), "w") as file:
+    path = os.path.join(at["folder"], "attempts.json")
+    with open(path + ".new", "w") as file:
         json.dump(results, file)
+    os.rename(path + ".new", path)
 
 
 def run_one(tried: Callable[[], object]) -> str:

@@ -139,7 +139,7 @@ class KeeperProcess:
         if not done:
             self._kill_all()
             done, _ = await asyncio.wait({self._watch}, timeout=kill_after)
-        if not done or not self._proved():  # if it is not done, `_until_cleared` goes on killing
+        if not done:  # `_until_cleared` goes on killing
             raise EnvironmentUnavailable(Reason.STALE_RUNTIME)
 
     def _kill_all(self) -> None:
@@ -153,20 +153,15 @@ class KeeperProcess:
                     self._egress.send_signal(identity, KILL)
 
     def _has_tree(self) -> bool:
-        """Tell whether something of the tree can be seen, or may be there unseen."""
+        """Tell whether something of the tree is left or may be.
+
+        A process namespace has ended when its first process has. Where there is none, Landlock's
+        filter lets nobody leave the session; without a tier too, one that has left is not seen.
+        """
         try:
             return bool(self.tree()) or (self._holder != 0 and lives(self._holder))
         except ProcessUnreadable:
             return True
-
-    def _proved(self) -> bool:
-        """Tell whether nothing of a tree that cannot be seen any more is left.
-
-        The keeper ends well when the kernel has told it that it has no child left, and a process
-        namespace ends with its first process. Where there is neither, what has left its session
-        cannot be found.
-        """
-        return self._keeper.returncode == 0 or self._holder != 0
 
     async def _watch_reports(self) -> None:
         loop = asyncio.get_running_loop()
