@@ -1,4 +1,4 @@
-"""Write docs/isolation-attempts.md: what a hostile runtime tried in each tier, and what got through.
+"""Write docs/isolation-attempts.md: what a hostile runtime tries in each tier, and what succeeds.
 
     python tools/write_isolation_table.py
 
@@ -78,11 +78,11 @@ def page(results: Mapping[str, Mapping[str, Mapping[str, str]]]) -> Iterator[str
     yield ""
     yield "<!-- Written by tools/write_isolation_table.py, which makes the attempts. -->"
     yield ""
-    yield "Each row was tried by a runtime that was taken over, in each tier, once as root and once as"
-    yield "an ordinary user. *no*: it had no effect; **yes**: it got through, for both; else for whom."
-    yield "Where the system grants no namespaces (the columns that say so) it was made to grant none."
-    yield "What got through in no column is nothing that this machine has. `docs/isolation.md` says"
-    yield "what is behind the tiers; on an older kernel Landlock stops less than here."
+    yield "Each row was tried by a runtime that was taken over, in each tier, once as root and once"
+    yield "as an ordinary user. *no*: it had no effect; **yes**: it got through, for both; else for"
+    yield "whom. In the columns that say so the keeper was told that there are no namespaces. What"
+    yield "got through in no column is nothing that this machine has. `docs/isolation.md` says what"
+    yield "the tiers are; on a kernel older than this one Landlock stops less than here."
     yield ""
     yield f"Linux {platform.release().split('-')[0]}, {platform.machine()}."
     for group, heading in HEADINGS.items():

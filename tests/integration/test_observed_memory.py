@@ -1,4 +1,4 @@
-"""What a runtime uses is seen, however it holds it: real processes, read by the real probe (I-12)."""
+"""What a runtime uses is seen, however it holds it: real processes and the real probe (I-12)."""
 
 from __future__ import annotations
 

@@ -23,9 +23,9 @@ import runtime_parts as parts
 from companion_core.decisions.lifecycle import State
 from companion_core.egress.live import LiveEgress
 from companion_core.errors import CompanionError, Reason
-from companion_core.runtime.isolation import confinement
 from companion_core.runtime import supervisor
 from companion_core.runtime.inspect import readback
+from companion_core.runtime.isolation import confinement
 from companion_core.runtime.process import proc_files, reclaim
 from companion_core.runtime.process import tree as process_tree
 from companion_core.runtime.start import sequence as starting

@@ -98,7 +98,7 @@ class Targets:
             one.bind(address)
             if kind != socket.SOCK_DGRAM:
                 one.listen(64)
-            one.setblocking(False)
+            one.settimeout(0)
             return one
 
         unix, inet = socket.AF_UNIX, socket.AF_INET
