@@ -124,7 +124,7 @@ class KeeperProcess:
             self._line.shutdown(socket.SHUT_WR)
 
     async def stop(self, *, terminate_after: float, kill_after: float) -> None:
-        """See `RuntimeProcess`; a keeper that has not ended the tree by then is killed too."""
+        """See `RuntimeProcess`; for a keeper that has not ended the tree by then see `_kill_all`."""
         identity = self.identity
         if identity is not None and not self.exited.is_set() and terminate_after > 0:
             with contextlib.suppress(
@@ -143,14 +143,20 @@ class KeeperProcess:
             raise EnvironmentUnavailable(Reason.STALE_RUNTIME)
 
     def _kill_all(self) -> None:
-        """Kill a tree whose keeper does not, because it was stopped or killed itself."""
-        known = [self.identity, self._keeper_identity]
+        """Kill a tree whose keeper does not, because it was stopped or killed itself.
+
+        With the keeper of a process namespace all of it ends. Another keeper is the only one that
+        finds what has left the tree, so it is let go on if it was stopped.
+        """
+        known = [self.identity]
         with contextlib.suppress(ProcessUnreadable):  # the caller waits for the end and looks again
             known = [*(self._egress.identify(pid) for pid in self.tree()), *known]
-        for identity in known:
+        signals = [(identity, KILL) for identity in known]
+        signals.append((self._keeper_identity, KILL if self._holder else signal.SIGCONT))
+        for identity, number in signals:
             if identity is not None:
                 with contextlib.suppress(ProcessUnreadable):
-                    self._egress.send_signal(identity, KILL)
+                    self._egress.send_signal(identity, number)
 
     def _has_tree(self) -> bool:
         """Tell whether something of the tree is left or may be.

@@ -9,8 +9,10 @@ or when the runtime ends, the keeper kills everything below itself and ends too.
 On Linux the runtime gets namespaces of its own where the system grants them: then nothing in them
 can reach the keeper, and all of them end with their first process, which ends with the keeper. Else
 the keeper is the subreaper of the tree: a process whose parent dies becomes the keeper's own child,
-so none escapes, and the keeper goes on until the kernel says that it has no child left. Elsewhere
-the tree is the runtime's process group.
+so none escapes. It kills its direct children alone: nobody else can reap them, so their numbers
+cannot have been reused; and it goes on, without a pause for one that forks and ends faster than it
+is looked for, until the kernel says that it has no child left. Elsewhere the tree is the runtime's
+process group.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ _PR_SET_NO_NEW_PRIVS = 38
 _FIRST = 1  # the number of a process namespace's first process, in it
 _LINUX = sys.platform == "linux"
 _PAUSE_SECONDS = 0.002
+_LOOKS_WITHOUT_PAUSE = 20_000
 _START_LIMIT_BYTES = 1024 * 1024
 
 
@@ -228,17 +231,60 @@ def _has_children() -> bool:
     return True
 
 
-def _end_tree(child: _Child, start: _Start) -> None:
+class _Children:
+    """The keeper's direct children, as the kernel lists them.
+
+    The list is opened before the runtime starts, which may take descriptors from its keeper where
+    nothing holds it. A kernel that has no list (CONFIG_PROC_CHILDREN) has all processes read.
+    """
+
+    def __init__(self) -> None:
+        self._list = -1
+        with contextlib.suppress(OSError):
+            self._list = os.open(f"/proc/self/task/{os.getpid()}/children", os.O_RDONLY)
+
+    def kill(self) -> None:
+        """Kill those that can be seen now; what a child leaves behind becomes one of them."""
+        for pid in self._read():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def _read(self) -> list[int]:
+        with contextlib.suppress(OSError):  # the caller goes on until none is left
+            if self._list >= 0:
+                return [int(pid) for pid in os.pread(self._list, 65536, 0).split()]
+            return [int(name) for name in os.listdir("/proc") if self._is_own(name)]  # noqa: PTH208 - pathlib is not loaded
+        return []
+
+    def _is_own(self, name: str) -> bool:
+        if name.isdigit():
+            with contextlib.suppress(OSError, IndexError), open(f"/proc/{name}/stat", "rb") as file:  # noqa: PTH123 - pathlib is not loaded
+                return int(file.read().rsplit(b")", 1)[1].split()[1]) == os.getpid()
+        return False
+
+
+def _kill_at_once(child: _Child) -> None:
+    """Kill what is in the runtime's namespaces or has stayed in its group: one signal ends it."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if child.report is None:
+            os.killpg(child.pid, signal.SIGKILL)
+        else:
+            os.kill(child.pid, signal.SIGKILL)
+
+
+def _end_tree(child: _Child, start: _Start, children: _Children | None) -> None:
     """Kill and reap until nothing is left below this process, nor in the runtime's group."""
     _write_group(start, "cgroup.kill", b"1")
-    # What is in its namespaces, or has stayed in its group, ends at this.
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        (os.killpg if child.report is None else os.kill)(child.pid, signal.SIGKILL)
-    sweep = _load("sweep").sweep if _LINUX and child.report is None else None
+    _kill_at_once(child)
+    looks = 0
     while _has_children():
-        if sweep is not None:
-            sweep()
-        time.sleep(_PAUSE_SECONDS)
+        looks += 1
+        if children is None:
+            _kill_at_once(child)
+        elif child.report is None:
+            children.kill()
+        if children is None or child.report is not None or looks > _LOOKS_WITHOUT_PAUSE:
+            time.sleep(_PAUSE_SECONDS)
     if start["group"] is not None:
         with contextlib.suppress(OSError):  # it is not empty yet: the companion removes it
             os.rmdir(start["group"])  # noqa: PTH106 - pathlib is not loaded
@@ -257,6 +303,7 @@ def main() -> NoReturn:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a dump would hold prompts and the key
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
+    children = _Children() if _LINUX else None
     start = _receive_start(line)
     child, error = _start_runtime(start)
     if child is None:
@@ -274,7 +321,7 @@ def main() -> NoReturn:
                 break
         if line in readable and not os.read(line, 512):
             break
-    _end_tree(child, start)
+    _end_tree(child, start, children)
     os._exit(0)
 
 
