@@ -38,6 +38,7 @@ from mutant_runner import (
     Runner,
     path_of,
 )
+
 from mutants import Mutant, mutants_of, pattern_names
 
 FOLDER = Path(*PACKAGE.split("."))

@@ -81,7 +81,7 @@ def read_document(path: Path) -> tuple[dict[str, Any], str]:
     """
     try:
         with open_ordinary(path) as file:
-            if os.name == "posix" and open_to_others(os.fstat(file.fileno())):
+            if os.name == "posix" and open_to_others(os.fstat(file.fileno()), file.fileno()):
                 raise _invalid(f"{path}: others can change it, and with it what is trusted")
             raw = file.read(MAX_CONFIG_BYTES + 1)
     except FileNotFoundError as error:

@@ -47,11 +47,12 @@ TIERS: Final[Mapping[str, tuple[Tier, ...]]] = MappingProxyType(
     }
 )
 
-# `SIGNALS` needs Linux 6.12 in the Landlock tier; `LIFETIME` is the keeper's, in every tier.
+# In the Landlock tier `SIGNALS` is kept by a process namespace, by Landlock's scopes (Linux 6.12)
+# or, without either, by the filter, which then forbids every signal. `LIFETIME` is the keeper's.
 PROMISES: Final[Mapping[Tier, frozenset[Promise]]] = MappingProxyType(
     {
         Tier.BUBBLEWRAP: frozenset(Promise),
-        Tier.LANDLOCK: frozenset(Promise) - {Promise.SIGNALS},
+        Tier.LANDLOCK: frozenset(Promise),
         Tier.SANDBOX_EXEC: frozenset({Promise.HOME, Promise.NETWORK, Promise.LIFETIME}),
         Tier.JOB_OBJECT: frozenset({Promise.LIFETIME}),
         Tier.NONE: frozenset({Promise.LIFETIME}),

@@ -144,7 +144,9 @@ class Prover:
         for _ in range(_ATTEMPTS):
             before = os.fstat(descriptor)
             identity = identify(before)
-            foreign = os.name == "posix" and (before.st_uid != user_id() or open_to_others(before))
+            foreign = os.name == "posix" and (
+                before.st_uid != user_id() or open_to_others(before, descriptor)
+            )
             if foreign or not stat.S_ISREG(before.st_mode):
                 raise Refused(Reason.STATE_PATH_UNSAFE)
             if before.st_size != self.spec.size:

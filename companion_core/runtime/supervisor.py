@@ -116,6 +116,10 @@ class Supervisor:
         """Return the process ids of the runtime and all below it. Blocking: reads files of each."""
         return () if self._process is None else self._process.tree()
 
+    def observed(self) -> tuple[int, ...]:
+        """Return the process ids whose use counts as the runtime's; blocking, as `tree`."""
+        return () if self._process is None else self._process.observed()
+
     async def start(self, spec: StartSpec) -> StartedBackend:
         """Start the runtime and return when it listens, is what was planned, and is prepared.
 

@@ -90,7 +90,7 @@ class Serving:
         self._current = BackendAtGateway(self.gateway, chosen.health.provider)
         self._supervisor = Supervisor(egress, clock=recency_now, listener=self._current)
         self._monitor = ResourceMonitor(
-            chosen.probe.provider, self._supervisor.tree, providers.limits, clock=recency_now
+            chosen.probe.provider, self._supervisor.observed, providers.limits, clock=recency_now
         )
         probe = HealthProbe(
             port=lambda: self.gateway.port,

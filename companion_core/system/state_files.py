@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import stat
+import struct
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,15 +39,45 @@ __all__ = [
     "write_private",
 ]
 
+_ACCESS_LIST, _LIST_VERSION_BYTES = "system.posix_acl_access", 4
+_NAMED_USER, _NAMED_GROUP, _MAY_WRITE = 0x02, 0x08, 0x02
 _STICKY_WORLD = stat.S_ISVTX | stat.S_IWOTH
 _MAX_LINKS = 40  # the limit of Linux (path_resolution(7))
 
 
-def open_to_others(status: os.stat_result) -> bool:
-    """Return whether any user besides the owner, root and the person's own group may write."""
+def open_to_others(status: os.stat_result, place: Path | int) -> bool:
+    """Return whether any user besides the owner, root and the person's own group may write.
+
+    Both what the permission bits and what an access list (acl(5)) say count: where there is a list,
+    the group's bits are no more than the most that it grants to anyone named in it.
+
+    Args:
+        status: of `place`.
+        place: a path, which is no link, or a descriptor.
+    """
     if status.st_mode & stat.S_IWOTH:
         return True
-    return bool(status.st_mode & stat.S_IWGRP) and status.st_gid not in {0, group_id()}
+    if not status.st_mode & stat.S_IWGRP:
+        return False
+    return status.st_gid not in {0, group_id()} or _list_opens(place)
+
+
+def _list_opens(place: Path | int) -> bool:
+    """Tell whether an access list lets a user or group write who is not the person's or root's."""
+    if sys.platform != "linux":
+        return False
+    try:
+        entries = os.getxattr(place, _ACCESS_LIST)
+    except OSError as error:
+        # It has none, or the file system knows none; what cannot be told counts as open.
+        return error.errno not in {errno.ENODATA, errno.EOPNOTSUPP}
+    # A version, then entries of what is meant, what it may do, and whom (linux/posix_acl_xattr.h).
+    return any(
+        may & _MAY_WRITE and who not in {0, mine}
+        for kind, may, who in struct.iter_unpack("<HHI", entries[_LIST_VERSION_BYTES:])
+        for named, mine in ((_NAMED_USER, user_id()), (_NAMED_GROUP, group_id()))
+        if kind == named
+    )
 
 
 def check_owned(path: Path) -> None:
@@ -66,7 +97,8 @@ def check_owned(path: Path) -> None:
             if status.st_uid not in mine:
                 raise _unsafe(component, "belongs to someone else")
             sticky = (status.st_mode & _STICKY_WORLD) == _STICKY_WORLD
-            if not stat.S_ISLNK(status.st_mode) and open_to_others(status) and not sticky:
+            link = stat.S_ISLNK(status.st_mode)
+            if not link and not sticky and open_to_others(status, component):
                 raise _unsafe(component, "can be changed by others")
     except FileNotFoundError:
         return  # a missing component is made later, with the right owner and mode
@@ -146,7 +178,7 @@ def private_folder(path: Path, *, may_be_link: bool = False) -> Path:
         if os.name == "posix":
             if status.st_uid != user_id():
                 raise _unsafe(path, "belongs to someone else")
-            if open_to_others(status):
+            if open_to_others(status, path):
                 raise _unsafe(path, "is shared with others")
             if stat.S_IMODE(status.st_mode) != 0o700:  # noqa: PLR2004 - owner only
                 path.chmod(0o700)
@@ -228,7 +260,7 @@ def read_private(path: Path, limit: int) -> bytes | None:
     with opened as file:
         status = os.fstat(file.fileno())
         foreign = os.name == "posix" and (
-            status.st_uid not in {0, user_id()} or open_to_others(status)
+            status.st_uid not in {0, user_id()} or open_to_others(status, file.fileno())
         )
         if foreign:
             raise Refused(Reason.STATE_PATH_UNSAFE)

@@ -115,8 +115,10 @@ def test_a_process_that_cannot_lock_itself_in_starts_nothing(
 ) -> None:
     require_tier(Tier.LANDLOCK)
     # No plan yields a policy that the kernel refuses, so the policy itself is replaced.
-    unreadable = LockPolicy(read=("\0",), write=(), devices=(), port=None)
-    monkeypatch.setattr(SandboxPolicy, "lock_policy", lambda _policy: unreadable)
+    unreadable = LockPolicy(
+        read=("\0",), write=(), devices=(), port=None, calls=b"", calls_here=b""
+    )
+    monkeypatch.setattr(SandboxPolicy, "lock_policy", lambda _policy, *_, **__: unreadable)
     with pytest.raises(CompanionError) as caught:
         asyncio.run(machine.supervisor.start(machine.spec(tier=Tier.LANDLOCK)))
     assert caught.value.reason is Reason.SPAWN_FAILED

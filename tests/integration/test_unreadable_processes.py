@@ -25,6 +25,7 @@ from companion_core.egress.live import LiveEgress
 from companion_core.errors import CompanionError, Reason
 from companion_core.runtime import supervisor
 from companion_core.runtime.inspect import readback
+from companion_core.runtime.isolation import confinement
 from companion_core.runtime.process import proc_files, reclaim
 from companion_core.runtime.process import tree as process_tree
 from companion_core.runtime.start import sequence as starting
@@ -143,6 +144,12 @@ def test_a_runtime_that_cannot_be_read_back_at_its_start_is_not_served(
     assert machine.leftovers() == []
 
 
+@pytest.fixture
+def no_namespaces(monkeypatch) -> None:
+    """The system grants none, so that the tree does not end with its keeper by itself."""
+    monkeypatch.setattr(confinement, "OWN_NAMESPACES", False)
+
+
 async def with_a_killed_keeper(machine) -> int:
     """Start a runtime with a child that outlives it, kill its keeper, and return the child."""
     spawner = parts.FakeSpawner(("leak",), child_env_names=frozenset({"SMUGGLED"}))
@@ -153,6 +160,7 @@ async def with_a_killed_keeper(machine) -> int:
     return child
 
 
+@pytest.mark.usefixtures("no_namespaces")
 def test_a_tree_is_looked_for_until_it_can_be_read(machine, sight) -> None:
     async def life() -> None:
         sight.failing = 0
@@ -166,6 +174,7 @@ def test_a_tree_is_looked_for_until_it_can_be_read(machine, sight) -> None:
     assert machine.leftovers() == []
 
 
+@pytest.mark.usefixtures("no_namespaces")
 def test_a_tree_that_is_never_read_is_not_reported_as_ended(machine, sight, monkeypatch) -> None:
     # The supervisor takes no such time; ten seconds would be waited for in vain.
     monkeypatch.setattr(supervisor, "KILL_AFTER_SECONDS", 0.1)

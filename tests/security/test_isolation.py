@@ -18,6 +18,7 @@ import pytest
 import runtime_parts as parts
 
 from companion_core.decisions.isolation import PROMISES, Promise, Tier
+from companion_core.runtime.isolation import confinement
 
 pytestmark = [
     pytest.mark.security,
@@ -165,7 +166,8 @@ def attack(machine, targets, tier) -> dict[str, str]:
     return results
 
 
-def test_without_isolation_every_attack_succeeds(machine, targets) -> None:
+def test_without_isolation_every_attack_succeeds(machine, targets, monkeypatch) -> None:
+    monkeypatch.setattr(confinement, "OWN_NAMESPACES", False)
     assert set(attack(machine, targets, Tier.NONE).values()) == {"succeeded"}
 
 

@@ -23,6 +23,7 @@ pytestmark = [
 
 FILES = [
     "tests/security/test_isolation.py",
+    "tests/security/test_keeper_out_of_reach.py",
     "tests/security/test_model_held_against_runtime.py",
     "tests/integration/test_runtime_isolation.py",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import socket
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,15 +16,19 @@ from companion_core.egress.backend_channel import BrokeredChannel
 from companion_core.errors import EnvironmentUnavailable, Reason
 from companion_core.providers import TcpChannel
 from companion_core.runtime.isolation import sandbox_exec
-from companion_core.runtime.isolation.bubblewrap import find_bubblewrap, wrap
+from companion_core.runtime.isolation.bubblewrap import find_bubblewrap, open_filter, wrap
+from companion_core.runtime.isolation.call_filter import MACHINES
 from companion_core.runtime.isolation.policy import (
     SandboxPolicy,
     interpreter_paths,
 )
-from companion_core.runtime.process.keeper_protocol import LockPolicy
+from companion_core.runtime.process.keeper_protocol import Apart, LockPolicy
+from companion_core.runtime.standalone.locks import SCOPE_SINCE, landlock_version
 
 __all__ = ["Confined", "broker_command", "confine", "open_broker", "with_fresh_bytecode"]
 
+# The tests and the table of docs/isolation.md see what a tier does without them, too.
+OWN_NAMESPACES = True
 _BROKER: Final = Path(__file__).parents[1] / "standalone" / "broker.py"
 
 
@@ -36,7 +42,9 @@ class Confined:
 
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(repr=False)
+    descriptors: tuple[int, ...] = ()
     policy: LockPolicy | None = None
+    apart: Apart | None = None
     programs: int = 0
 
 
@@ -47,6 +55,7 @@ def confine(
     policy: SandboxPolicy,
     *,
     folder: Path,
+    handed_on: contextlib.ExitStack,
     helpers: int = 0,
 ) -> Confined:
     """Return the command that runs `argv`, confined.
@@ -57,6 +66,7 @@ def confine(
         env: the planned environment.
         policy: what it may reach.
         folder: the working folder.
+        handed_on: closes what the command inherits besides, once it is launched.
         helpers: how many programs in `argv` come before the runtime's own.
 
     Raises:
@@ -69,13 +79,33 @@ def confine(
         bubblewrap = find_bubblewrap()
         if bubblewrap is None:
             raise EnvironmentUnavailable(Reason.ISOLATION_UNAVAILABLE)
-        wrapped = wrap(bubblewrap, command, policy, folder=str(folder))
-        # Bubblewrap sets PWD to the folder in which it starts the command.
-        return Confined(argv=wrapped, env={**env, "PWD": str(folder)}, programs=helpers + 1)
+        calls = open_filter(policy)
+        if calls is not None:
+            handed_on.callback(os.close, calls)
+        wrapped = wrap(bubblewrap, command, policy, folder=str(folder), calls=calls)
+        return Confined(
+            argv=wrapped,
+            env={**env, "PWD": str(folder)},  # bubblewrap sets it where it starts the command
+            descriptors=() if calls is None else (calls,),
+            programs=helpers + 1,
+        )
     if tier is Tier.SANDBOX_EXEC:
         return Confined(argv=sandbox_exec.wrap(command, policy), env=env, programs=helpers)
-    locks = policy.lock_policy() if tier is Tier.LANDLOCK else None
-    return Confined(argv=command, env=env, policy=locks, programs=helpers)
+    apart = Apart(network=tier is Tier.LANDLOCK and policy.port is None)
+    return Confined(
+        argv=command,
+        env=env,
+        policy=_locks(policy) if tier is Tier.LANDLOCK else None,
+        apart=apart if sys.platform == "linux" and OWN_NAMESPACES else None,
+        programs=helpers,
+    )
+
+
+def _locks(policy: SandboxPolicy) -> LockPolicy:
+    if sys.platform == "win32" or os.uname().machine not in MACHINES:
+        raise EnvironmentUnavailable(Reason.ISOLATION_UNAVAILABLE)
+    scoped = landlock_version() >= SCOPE_SINCE
+    return policy.lock_policy(os.uname().machine, signals_scoped=scoped)
 
 
 def open_broker(listener: TcpChannel) -> tuple[BrokeredChannel, socket.socket]:

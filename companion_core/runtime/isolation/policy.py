@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from companion_core.providers import SpawnPlan, TcpChannel, UnixChannel
+from companion_core.runtime.isolation.call_filter import FilterShape, compile_filter
 from companion_core.runtime.process.binary import ProvedBinary
 from companion_core.runtime.process.keeper_protocol import LockPolicy
 
@@ -60,14 +61,29 @@ class SandboxPolicy:
         read = _existing((*_SYSTEM, *_beside(program)))
         return cls(read=read, write=(), devices=(), models=(), port=None)
 
-    def lock_policy(self) -> LockPolicy:
-        """Return what a process locks itself in with (`standalone/locks.py`)."""
+    def lock_policy(self, machine: str, *, signals_scoped: bool) -> LockPolicy:
+        """Return what a process locks itself in with (`standalone/locks.py`).
+
+        Args:
+            machine: as the kernel names it; one of `MACHINES`.
+            signals_scoped: the kernel's Landlock keeps signals inside the tree.
+        """
         models = (path for path, _ in self.models)
+        apart = FilterShape(
+            unix=self.port is None,
+            tcp=self.port is not None,
+            connect=False,  # Landlock does not judge who is at the other end of a Unix socket
+            devices=bool(self.devices),
+        )
+        # Without a process namespace the tree is ended by its group.
+        here = replace(apart, signals=signals_scoped, leave_group=False)
         return LockPolicy(
             read=(*self.read, *models, *_OWN_PROC),
             write=self.write,
             devices=(*_PLAIN_DEVICES, *self.devices),
             port=self.port,
+            calls=compile_filter(apart, machine),
+            calls_here=compile_filter(here, machine),
         )
 
 

@@ -16,6 +16,7 @@ from companion_core.egress.interface import (
 )
 from companion_core.providers import ResourceLimits
 from companion_core.runtime.isolation import bubblewrap, sandbox_exec
+from companion_core.runtime.isolation.call_filter import MACHINES
 from companion_core.runtime.isolation.control_group import (
     ControlGroup,
     NoControlGroup,
@@ -29,6 +30,8 @@ __all__ = ["CeilingState", "TierState", "probe_ceilings", "probe_isolation", "se
 
 _PROBE_SECONDS: Final = 5.0
 _ENVIRONMENT: Final = {"LANG": "C.UTF-8"}
+# What every bubblewrap knows.
+_PLAIN: Final = ("--unshare-all", "--ro-bind", "/", "/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,20 +105,27 @@ def _probe_bubblewrap(egress: Egress) -> TierState:
         return TierState(Tier.BUBBLEWRAP, works=False, detail="bubblewrap is not installed")
     policy = SandboxPolicy.of_program(program)
     descriptor = os.open(os.devnull, os.O_RDONLY)
+    calls = bubblewrap.open_filter(policy)
+    inherited = (descriptor,) if calls is None else (descriptor, calls)
     try:  # mount a file by its descriptor, as a model is mounted
         mounting = replace(policy, models=(("/probe", descriptor),))
-        if _succeeds(egress, _version_of(program, mounting), pass_fds=(descriptor,)):
-            return TierState(Tier.BUBBLEWRAP, works=True, detail="no network, an empty file system")
+        asked = (program, "--version")
+        command = bubblewrap.wrap(program, asked, mounting, folder="/", calls=calls)
+        if _succeeds(egress, command, pass_fds=inherited):
+            detail = "no network, an empty file system, an allow-list of system calls"
+            if calls is None:
+                detail = "no network, an empty file system; no list of this machine's system calls"
+            return TierState(Tier.BUBBLEWRAP, works=True, detail=detail)
     finally:
-        os.close(descriptor)
+        for each in inherited:
+            os.close(each)
     detail = "this system allows no user namespaces"
-    if _succeeds(egress, _version_of(program, policy)):
-        detail = "this bubblewrap knows no --ro-bind-fd; update it (version 0.10 is new enough)"
+    if _succeeds(egress, (program, *_PLAIN, "--", program, "--version")):
+        detail = (
+            "this bubblewrap knows no --ro-bind-fd or no --size; update it (version 0.10 is new"
+            " enough)"
+        )
     return TierState(Tier.BUBBLEWRAP, works=False, detail=detail)
-
-
-def _version_of(program: str, policy: SandboxPolicy) -> tuple[str, ...]:
-    return bubblewrap.wrap(program, (program, "--version"), policy, folder="/")
 
 
 def _probe_landlock(_egress: Egress) -> TierState:
@@ -124,6 +134,9 @@ def _probe_landlock(_egress: Egress) -> TierState:
         return TierState(Tier.LANDLOCK, works=False, detail="the kernel has no Landlock")
     if not locks.seccomp_works():
         return TierState(Tier.LANDLOCK, works=False, detail="no seccomp filters")
+    if sys.platform != "win32" and os.uname().machine not in MACHINES:
+        detail = "no list of this machine's system calls"
+        return TierState(Tier.LANDLOCK, works=False, detail=detail)
     return TierState(Tier.LANDLOCK, works=True, detail=f"Landlock version {version}, seccomp")
 
 

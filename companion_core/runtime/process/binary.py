@@ -83,7 +83,7 @@ def check_unreplaceable(path: Path) -> None:
         check_owned(path)
     except Refused as error:
         raise Refused(Reason.RUNTIME_UNSAFE, str(path)) from error
-    if os.name == "posix" and open_to_others(path.parent.stat()):
+    if os.name == "posix" and open_to_others(path.parent.stat(), path.parent):
         raise Refused(Reason.RUNTIME_UNSAFE, str(path.parent))
 
 
@@ -94,7 +94,7 @@ def _require_program(resolved: Path, sha256: str | None, binary: str) -> None:
         raise Refused(Reason.RUNTIME_UNSAFE, binary) from error
     try:
         status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or open_to_others(status):
+        if not stat.S_ISREG(status.st_mode) or open_to_others(status, descriptor):
             raise Refused(Reason.RUNTIME_UNSAFE, binary)
         if sha256 is None:
             raise Refused(Reason.RUNTIME_CHANGED, "runtime.binary_sha256 is not recorded")

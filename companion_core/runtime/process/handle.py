@@ -48,6 +48,16 @@ class RuntimeProcess(Protocol):
         """
         ...
 
+    def observed(self) -> tuple[int, ...]:
+        """Return the tree, and with it the process that waits for those whose parent has ended.
+
+        What such a process has used is found there alone. Empty when the tree is.
+
+        Raises:
+            ProcessUnreadable: one of the tree may be missing from the list.
+        """
+        ...
+
     def identities(self) -> tuple[ProcessIdentity, ...]:
         """Return what proves the runtime's process and its keeper's."""
         ...

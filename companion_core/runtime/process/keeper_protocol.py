@@ -14,6 +14,7 @@ from pathlib import Path
 from companion_core.decisions.spawn_plan import parse_pid
 
 __all__ = [
+    "Apart",
     "Exited",
     "LockPolicy",
     "Report",
@@ -33,12 +34,27 @@ class LockPolicy:
         write: paths that it may write too.
         devices: device files.
         port: of its loopback listener; None for a Unix socket.
+        calls: the compiled filter of its system calls, in namespaces of its own.
+        calls_here: the filter where it has none.
     """
 
     read: tuple[str, ...]
     write: tuple[str, ...]
     devices: tuple[str, ...]
     port: int | None
+    calls: bytes
+    calls_here: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Apart:
+    """The namespaces that the keeper starts the command in, where the system grants them.
+
+    Attributes:
+        network: an empty network is among them, besides processes, IPC and host name.
+    """
+
+    network: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +66,7 @@ class StartCommand:
         env: its environment, which may hold the backend's key.
         descriptors: what it inherits, under the same numbers.
         policy: see `LockPolicy`; None: it does not lock itself in.
+        apart: see `Apart`; None: a program of the command makes the namespaces, or nobody.
         group: the folder of the control group that it enters; None without one.
         programs: how many programs follow one another down to the runtime; 0: it is the command.
     """
@@ -58,6 +75,7 @@ class StartCommand:
     env: Mapping[str, str] = field(repr=False)
     descriptors: tuple[int, ...] = ()
     policy: LockPolicy | None = None
+    apart: Apart | None = None
     group: Path | None = None
     programs: int = 0
 
@@ -75,7 +93,10 @@ class StartCommand:
                 "write": policy.write,
                 "devices": policy.devices,
                 "port": policy.port,
+                "calls": policy.calls.hex(),
+                "calls_here": policy.calls_here.hex(),
             },
+            "apart": None if self.apart is None else {"network": self.apart.network},
             "group": None if self.group is None else str(self.group),
         }
         return json.dumps(message).encode() + b"\n"
@@ -83,9 +104,15 @@ class StartCommand:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The command is executed, as this process."""
+    """The command is executed.
+
+    Attributes:
+        pid: its process.
+        first: the first process of the namespaces that the keeper made for it; 0: it made none.
+    """
 
     pid: int
+    first: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +140,9 @@ def parse_report(line: bytes) -> Report | None:
         ValueError: the line is not JSON.
     """
     match json.loads(line):
-        case {"started": number} if isinstance(pid := parse_pid(number), int):
-            return Started(pid)
+        case {"started": number, **more} if isinstance(pid := parse_pid(number), int):
+            first = parse_pid(more.get("first"))
+            return Started(pid, first if isinstance(first, int) else 0)
         case {"failed": int(number)}:
             return StartFailed(number)
         case {"exited": int(code), "for_memory": bool(for_memory)}:

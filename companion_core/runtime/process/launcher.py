@@ -35,6 +35,7 @@ from companion_core.runtime.process.keeper_protocol import (
     parse_report,
 )
 from companion_core.runtime.process.output import RuntimeOutput
+from companion_core.runtime.process.proc_files import first_of_namespace, lives
 from companion_core.runtime.process.tree import (
     descendants,
     runtime_below,
@@ -70,6 +71,10 @@ class KeeperProcess:
         self._keeper_identity = egress.identify(keeper.pid)
         self._line = line
         self._programs = 0
+        # The first process of the keeper's namespaces, below which the tree is; 0: there are none.
+        self._first = 0
+        # The first process of the runtime's process namespace, whoever made it: with it all ends.
+        self._holder = 0
         self._started: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._watch = asyncio.ensure_future(self._watch_reports())
 
@@ -86,6 +91,9 @@ class KeeperProcess:
         self.identity = self._egress.identify(pid)
         if self.identity is None:
             raise EnvironmentUnavailable(Reason.RUNTIME_EXITED)
+        if not self._holder:  # bubblewrap's, if any
+            with contextlib.suppress(ProcessUnreadable):
+                self._holder = first_of_namespace(pid)
         return self.identity
 
     async def _find_below(self, started: int) -> int | None:
@@ -99,7 +107,12 @@ class KeeperProcess:
 
     def tree(self) -> tuple[int, ...]:
         """See `RuntimeProcess`."""
-        return descendants(self._keeper.pid)
+        return descendants(self._first or self._keeper.pid)
+
+    def observed(self) -> tuple[int, ...]:
+        """See `RuntimeProcess`; the first process of its namespaces, or else the keeper."""
+        tree = self.tree()
+        return (*tree, self._first or self._keeper.pid) if tree else ()
 
     def identities(self) -> tuple[ProcessIdentity, ...]:
         """See `RuntimeProcess`."""
@@ -111,7 +124,7 @@ class KeeperProcess:
             self._line.shutdown(socket.SHUT_WR)
 
     async def stop(self, *, terminate_after: float, kill_after: float) -> None:
-        """See `RuntimeProcess`; a keeper that has not ended the tree by then is killed too."""
+        """See `RuntimeProcess`; `_kill_all` ends a tree that its keeper did not end in time."""
         identity = self.identity
         if identity is not None and not self.exited.is_set() and terminate_after > 0:
             with contextlib.suppress(
@@ -130,19 +143,29 @@ class KeeperProcess:
             raise EnvironmentUnavailable(Reason.STALE_RUNTIME)
 
     def _kill_all(self) -> None:
-        """Kill a tree whose keeper does not, because it was stopped or killed itself."""
-        known = [self.identity, self._keeper_identity]
+        """Kill a tree whose keeper does not, because it was stopped or killed itself.
+
+        With the keeper of a process namespace all of it ends. Another keeper is the only one that
+        finds what has left the tree, so it is let go on if it was stopped.
+        """
+        known = [self.identity]
         with contextlib.suppress(ProcessUnreadable):  # the caller waits for the end and looks again
             known = [*(self._egress.identify(pid) for pid in self.tree()), *known]
-        for identity in known:
+        signals = [(identity, KILL) for identity in known]
+        signals.append((self._keeper_identity, KILL if self._holder else signal.SIGCONT))
+        for identity, number in signals:
             if identity is not None:
                 with contextlib.suppress(ProcessUnreadable):
-                    self._egress.send_signal(identity, KILL)
+                    self._egress.send_signal(identity, number)
 
     def _has_tree(self) -> bool:
-        """Tell whether something of the tree is left or may be."""
+        """Tell whether something of the tree is left or may be.
+
+        A process namespace has ended when its first process has. Where there is none, Landlock's
+        filter lets nobody leave the session; without a tier too, one that has left is not seen.
+        """
         try:
-            return bool(self.tree())
+            return bool(self.tree()) or (self._holder != 0 and lives(self._holder))
         except ProcessUnreadable:
             return True
 
@@ -181,7 +204,8 @@ class KeeperProcess:
 
     def _take(self, report: Report | None) -> None:
         match report:
-            case Started(pid):
+            case Started(pid, first):
+                self._first = self._holder = first
                 self._started.set_result(pid)
             case StartFailed(number):
                 detail = errno.errorcode.get(number, "")

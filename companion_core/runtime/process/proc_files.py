@@ -17,6 +17,7 @@ __all__ = [
     "SESSION",
     "command_line",
     "environment_is_set",
+    "first_of_namespace",
     "has_memory",
     "lives",
     "read_entry",
@@ -44,6 +45,29 @@ def lives(pid: int) -> bool:
         ProcessUnreadable: it may be there.
     """
     return stat_fields(str(pid)) is not None
+
+
+def first_of_namespace(pid: int) -> int:
+    """Return the first process of the process namespace that `pid` is in; 0 where it is in ours.
+
+    Raises:
+        ProcessUnreadable: the system does not tell.
+    """
+    while pid > 1:
+        try:
+            rows = read_entry(f"/proc/{pid}/status").decode(errors="replace").splitlines()
+        except (FileNotFoundError, ProcessLookupError):
+            return 0
+        except OSError as error:
+            raise ProcessUnreadable from error
+        fields = {name: words.split() for name, _, words in (row.partition(":") for row in rows)}
+        numbers = fields.get("NSpid", [])
+        if len(numbers) <= 1:  # one number for each namespace that it is seen in, ours first
+            return 0
+        if numbers[-1] == "1":
+            return pid
+        pid = int(fields["PPid"][0])
+    return 0
 
 
 def environment_is_set(pid: int) -> bool:

@@ -97,6 +97,10 @@ class JobProcess:
         """See `RuntimeProcess`."""
         return self._job.processes()
 
+    def observed(self) -> tuple[int, ...]:
+        """See `RuntimeProcess`; the job counts what has ended."""
+        return self.tree()
+
     def identities(self) -> tuple[ProcessIdentity, ...]:
         """See `RuntimeProcess`."""
         return () if self.identity is None else (self.identity,)

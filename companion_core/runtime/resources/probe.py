@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +21,7 @@ from typing import Final
 
 from companion_core.hookspecs import hookimpl
 from companion_core.providers import ProbeFailed, ProbeTarget, ResourceObservation
+from companion_core.runtime.resources.shared_memory import shared_bytes
 from companion_core.system.os_compat import CLOSE_ON_EXEC, read_at
 
 __all__ = ["ProcessProbe", "companion_probe", "free_vram", "has_driver"]
@@ -27,6 +29,7 @@ __all__ = ["ProcessProbe", "companion_probe", "free_vram", "has_driver"]
 # Two readings of the processor time must be at least so far apart to say anything.
 MIN_INTERVAL_SECONDS: Final = 0.05
 _STAT_BYTES: Final = 4096
+_SHARED: Final = re.compile(rb"^RssShmem:\s+(\d+) kB$", re.MULTILINE)
 _NVIDIA_DEVICE: Final = Path("/dev/nvidiactl")
 # The kernel's number of the first process namespace. In another one (a container) the driver's
 # process ids are not ours.
@@ -35,11 +38,21 @@ _INITIAL_PID_NAMESPACE: Final = 0xEFFFFFFC
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """What one process has used; `start` tells it from a later one with the same number."""
+    """What one process has used.
+
+    Attributes:
+        start: tells it from a later process with the same number.
+        cpu_seconds: its own processor time.
+        ram_bytes: its resident memory.
+        shared_bytes: the part of that which other processes may share.
+        reaped_seconds: the processor time of its children that have ended and were waited for.
+    """
 
     start: float
     cpu_seconds: float
     ram_bytes: int
+    shared_bytes: int = 0
+    reaped_seconds: float = 0.0
 
 
 class ProcessProbe:
@@ -63,8 +76,9 @@ class ProcessProbe:
         """Return what the processes use together.
 
         Processor use is counted since the last observation or, the first time, within a short
-        pause. A process that came meanwhile counts with all that it has used. Asked about no
-        process, it closes the files of the earlier ones.
+        pause. A process that came meanwhile counts with all that it has used, and one that came
+        and ended by its parent, if that waited for it. Memory that several share counts once.
+        Asked about no process, it closes the files of the earlier ones.
 
         Raises:
             ProbeFailed: no process is left, or a number cannot be read.
@@ -80,22 +94,40 @@ class ProcessProbe:
                 self._sleep(short)
             readings, now = _read_all(target.pids, self._files), self._clock()
             elapsed = now - self._last_at
-            used = sum(self._used(pid, reading) for pid, reading in readings.items())
+            used = self._used(readings)
             self._last, self._last_at = readings, now
         if elapsed <= 0:
             raise ProbeFailed
         share = 100 * used / elapsed / (os.cpu_count() or 1)
         return ResourceObservation(
-            ram_bytes=sum(reading.ram_bytes for reading in readings.values()),
+            ram_bytes=_memory(readings),
             vram_bytes=self._read_vram(tuple(readings)),
             cpu_percent=min(max(share, 0.0), 100.0),
         )
 
-    def _used(self, pid: int, reading: _Reading) -> float:
-        before = self._last.get(pid)
-        if before is None or before.start != reading.start:
-            return reading.cpu_seconds
-        return reading.cpu_seconds - before.cpu_seconds
+    def _used(self, readings: Mapping[int, _Reading]) -> float:
+        """Return the seconds of processor time since the last readings.
+
+        What a child used becomes its parent's when that waits for it, so the whole sum grows by
+        what was used. Where nobody waited the sum loses the child, and those that live tell more.
+        """
+        living = 0.0
+        for pid, reading in readings.items():
+            before = self._last.get(pid)
+            known = before is not None and before.start == reading.start
+            living += reading.cpu_seconds - (before.cpu_seconds if before and known else 0.0)
+        # A process that is new to the tree brings the children that it had before with it.
+        return max(living, _all_seconds(readings) - _all_seconds(self._last))
+
+
+def _all_seconds(readings: Mapping[int, _Reading]) -> float:
+    return sum(reading.cpu_seconds + reading.reaped_seconds for reading in readings.values())
+
+
+def _memory(readings: Mapping[int, _Reading]) -> int:
+    alone = sum(reading.ram_bytes - reading.shared_bytes for reading in readings.values())
+    seen = max(reading.shared_bytes for reading in readings.values())
+    return alone + max(seen, shared_bytes(readings))
 
 
 @hookimpl
@@ -105,27 +137,32 @@ def companion_probe() -> ProcessProbe:
 
 
 class _StatFiles:
-    """Keeps `/proc/PID/stat` of each process open, which is five times as fast to read again.
+    """Keeps files of `/proc/PID` open, which are five times as fast to read again.
 
     An open file belongs to its process: it never shows a later process with the same number.
     """
 
     def __init__(self) -> None:
-        self._open: dict[int, int] = {}
+        self._open: dict[int, dict[str, int]] = {}
 
-    def read(self, pid: int) -> bytes:
-        if pid not in self._open:
-            self._open[pid] = os.open(f"/proc/{pid}/stat", os.O_RDONLY | CLOSE_ON_EXEC)
+    def read(self, pid: int, name: str) -> bytes:
+        opened = self._open.setdefault(pid, {})
         try:
-            return read_at(self._open[pid], _STAT_BYTES, 0)
+            if name not in opened:
+                opened[name] = os.open(f"/proc/{pid}/{name}", os.O_RDONLY | CLOSE_ON_EXEC)
+            return read_at(opened[name], _STAT_BYTES, 0)
         except OSError:
-            os.close(self._open.pop(pid))
+            self._close(pid)
             raise
 
     def close_others(self, pids: tuple[int, ...]) -> None:
         """Close the files of all other processes."""
         for pid in self._open.keys() - set(pids):
-            os.close(self._open.pop(pid))
+            self._close(pid)
+
+    def _close(self, pid: int) -> None:
+        for descriptor in self._open.pop(pid, {}).values():
+            os.close(descriptor)
 
     def __del__(self) -> None:
         self.close_others(())
@@ -142,9 +179,14 @@ def _read_all(pids: tuple[int, ...], files: _StatFiles) -> dict[int, _Reading]:
 
 
 def _read_linux(pid: int, files: _StatFiles) -> _Reading | None:
-    """Read `/proc/PID/stat` (proc(5)): utime, stime, starttime in ticks, rss in pages."""
+    """Read `/proc/PID/stat` and `status` (proc(5)).
+
+    Of the first utime, stime, cutime, cstime and starttime in ticks and rss in pages, of the second
+    what is shared memory of that, in KiB.
+    """
     try:
-        fields = files.read(pid).rsplit(b")", 1)[1].split()
+        fields = files.read(pid, "stat").rsplit(b")", 1)[1].split()
+        shared = _SHARED.search(files.read(pid, "status"))
     except (FileNotFoundError, ProcessLookupError):
         return None
     except (OSError, IndexError) as error:
@@ -156,6 +198,8 @@ def _read_linux(pid: int, files: _StatFiles) -> _Reading | None:
         start=int(fields[19]) / ticks,
         cpu_seconds=(int(fields[11]) + int(fields[12])) / ticks,
         ram_bytes=int(fields[21]) * page,
+        shared_bytes=min(int(shared[1]) * 1024 if shared else 0, int(fields[21]) * page),
+        reaped_seconds=(int(fields[13]) + int(fields[14])) / ticks,
     )
 
 

@@ -6,9 +6,13 @@ start arrives on it as one line of JSON (the companion's side is `process/keeper
 reports leave on it, and its end of file means that the companion is gone, whatever killed it. Then,
 or when the runtime ends, the keeper kills everything below itself and ends too.
 
-On Linux the keeper is the subreaper of the tree: a process whose parent dies becomes the keeper's
-own child, so none escapes. It kills its direct children alone: nobody else can reap them, so their
-numbers cannot have been reused. Elsewhere the tree is the runtime's process group.
+On Linux the runtime gets namespaces of its own where the system grants them: then nothing in them
+can reach the keeper, and all of them end with their first process, which ends with the keeper. Else
+the keeper is the subreaper of the tree: a process whose parent dies becomes the keeper's own child,
+so none escapes. It kills its direct children alone: nobody else can reap them, so their numbers
+cannot have been reused; and it goes on, without a pause for one that forks and ends faster than it
+is looked for, until the kernel says that it has no child left. Elsewhere the tree is the runtime's
+process group.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ import signal
 import sys
 import time
 from types import ModuleType
-from typing import Any, NoReturn, TypedDict
+from typing import Any, NamedTuple, NoReturn, TypedDict
 
 if sys.platform == "win32":
     raise ImportError("Windows has jobs in the place of a keeper")
@@ -32,8 +36,10 @@ if sys.platform == "win32":
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
+_FIRST = 1  # the number of a process namespace's first process, in it
 _LINUX = sys.platform == "linux"
 _PAUSE_SECONDS = 0.002
+_LOOKS_WITHOUT_PAUSE = 20_000
 _START_LIMIT_BYTES = 1024 * 1024
 
 
@@ -44,7 +50,20 @@ class _Start(TypedDict):
     env: dict[str, str]
     descriptors: list[int]
     policy: dict[str, Any] | None
+    apart: dict[str, bool] | None
     group: str | None
+
+
+class _Child(NamedTuple):
+    """What was started.
+
+    `pid` is the keeper's child and `runtime` the command's process: the same, or below it where
+    the child is the first process of namespaces. Then `report` brings how the command ended.
+    """
+
+    pid: int
+    runtime: int
+    report: int | None
 
 
 def _prctl(option: int, value: int) -> None:
@@ -68,11 +87,11 @@ def _report(line: int, **facts: int) -> None:
         os.write(line, json.dumps(facts).encode() + b"\n")
 
 
-def _become_runtime(start: _Start, keeper: int, failure: int) -> NoReturn:
+def _become_runtime(start: _Start, parent: int, told: int, *, apart: bool) -> NoReturn:
     """Run in the forked child: replace it by the runtime, or say why not and end."""
     try:
-        if not _LINUX:
-            os.setpgid(0, 0)
+        if not apart:
+            os.setpgid(0, 0)  # a group of its own, which one signal ends
         # The runtime starts with every signal at the system's default, whatever was inherited.
         for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
             with contextlib.suppress(OSError, ValueError):
@@ -80,22 +99,25 @@ def _become_runtime(start: _Start, keeper: int, failure: int) -> NoReturn:
         signal.pthread_sigmask(signal.SIG_SETMASK, set())
         _prctl(_PR_SET_NO_NEW_PRIVS, 1)
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != keeper:
+        if os.getppid() != parent:
             os._exit(1)
         _write_group(start, "cgroup.procs", b"0")
-        if start["policy"] is not None:
-            _load_locks().lock(start["policy"])
+        if _LINUX:
+            locks = _load("locks")
+            locks.leave_keyring()
+            if start["policy"] is not None:
+                locks.lock(start["policy"], apart=apart)
         os.execve(start["argv"][0], start["argv"], start["env"])  # noqa: S606 - the command of a checked plan
     except Exception as error:  # noqa: BLE001 - whatever failed, nothing was started
-        os.write(failure, str(getattr(error, "errno", None) or 0).encode())
+        os.write(told, b" %d" % (getattr(error, "errno", None) or 0))
     finally:
         os._exit(127)
 
 
-def _load_locks() -> ModuleType:
-    """Load the file beside this one: with -I and -S the package cannot be imported."""
-    path = os.path.join(os.path.dirname(__file__), "locks.py")  # noqa: PTH118, PTH120 - pathlib is not loaded
-    spec = importlib.util.spec_from_file_location("locks", path)
+def _load(name: str) -> ModuleType:
+    """Load a file beside this one: with -I and -S the package cannot be imported."""
+    path = os.path.join(os.path.dirname(__file__), f"{name}.py")  # noqa: PTH118, PTH120 - pathlib is not loaded
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ImportError(path)
     module = importlib.util.module_from_spec(spec)
@@ -121,63 +143,148 @@ def _killed_for_memory(start: _Start) -> bool:
     return False
 
 
-def _start_runtime(start: _Start) -> tuple[int, int]:
-    """Return the runtime's process id and 0, or 0 and the error number."""
+def _start_runtime(start: _Start) -> tuple[_Child | None, int]:
+    """Return what was started and 0, or None and the error number."""
+    child = None if start["apart"] is None else _start_apart(start, start["apart"])
+    if child is None:
+        child = _start_here(start)
+    for descriptor in start["descriptors"]:
+        os.close(descriptor)
+    return child
+
+
+def _start_here(start: _Start) -> tuple[_Child | None, int]:
     receiving, sending = os.pipe()  # both ends close on exec, so the end of file means success
     keeper = os.getpid()
     pid = os.fork()
     if pid == 0:
-        _become_runtime(start, keeper, sending)
+        _become_runtime(start, keeper, sending, apart=False)
     os.close(sending)
-    for descriptor in start["descriptors"]:
-        os.close(descriptor)
-    failure = os.read(receiving, 16)
-    os.close(receiving)
-    return (0, int(failure)) if failure else (pid, 0)
+    failure = _read_all(receiving)
+    return (None, int(failure)) if failure else (_Child(pid, pid, None), 0)
 
 
-def _reap(runtime: int) -> tuple[int | None, bool]:
-    """Return the runtime's exit code if it ended now, and whether any child is left."""
-    code = None
-    while True:
+def _start_apart(start: _Start, apart: dict[str, bool]) -> tuple[_Child | None, int] | None:
+    """Start it in namespaces of its own; None where the system grants none."""
+    namespaces = _load("namespaces")
+    receiving, sending = os.pipe()
+    report, reporting = os.pipe()
+    first = namespaces.fork_apart(network=apart["network"])
+    if first == 0:
         try:
+            os.close(report)  # its end says that the keeper is gone
+            namespaces.stand_first(reporting)
+            # /proc is the keeper's: this is the number that the keeper and the companion know.
+            os.write(sending, os.readlink("/proc/self").encode())  # noqa: PTH115 - pathlib is not loaded
+            _become_runtime(start, _FIRST, sending, apart=True)
+        finally:
+            os._exit(127)
+    os.close(sending)
+    os.close(reporting)
+    number, _, failure = _read_all(receiving).partition(b" ")
+    if first > 0 and number and not failure:
+        return _Child(first, int(number), report), 0
+    os.close(report)
+    if first > 0:
+        os.kill(first, signal.SIGKILL)
+        os.waitpid(first, 0)
+    return (None, int(failure)) if failure else None
+
+
+def _read_all(pipe: int) -> bytes:
+    content = b""
+    while part := os.read(pipe, 64):
+        content += part
+    os.close(pipe)
+    return content
+
+
+def _exit_code(child: _Child) -> int | None:
+    """Return the runtime's exit code if it has ended, and reap what else has.
+
+    Where it can be, the runtime's own process is left to be reaped by `_end_tree`: until then no
+    other process can have its number, nor its group's.
+    """
+    while True:
+        if sys.platform == "linux":
+            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if ended is not None and ended.si_pid == child.pid:
+                told = b"" if child.report is None else _read_all(child.report)
+                code = ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+                return os.waitstatus_to_exitcode(int(told)) if told else code
+            if ended is None:
+                return None
+            os.waitpid(ended.si_pid, 0)
+        else:
             pid, status = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return code, False
-        if pid == 0:
-            return code, True
-        if pid == runtime:
-            code = os.waitstatus_to_exitcode(status)
+            if pid in {0, child.pid}:
+                return os.waitstatus_to_exitcode(status) if pid else None
 
 
-def _own_children() -> list[int]:
-    """Return the children that can be seen now; `_end_tree` asks again until none is left."""
-    me, children = str(os.getpid()).encode(), []
+def _has_children() -> bool:
+    """Reap what has ended, and tell whether any child is left; the kernel's word, not /proc's."""
     try:
-        names = os.listdir("/proc")  # noqa: PTH208 - pathlib is not loaded
-    except OSError:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return False
+    return True
+
+
+class _Children:
+    """The keeper's direct children, as the kernel lists them.
+
+    The list is opened before the runtime starts, which may take descriptors from its keeper where
+    nothing holds it. A kernel that has no list (CONFIG_PROC_CHILDREN) has all processes read.
+    """
+
+    def __init__(self) -> None:
+        self._list = -1
+        with contextlib.suppress(OSError):
+            self._list = os.open(f"/proc/self/task/{os.getpid()}/children", os.O_RDONLY)
+
+    def kill(self) -> None:
+        """Kill those that can be seen now; what a child leaves behind becomes one of them."""
+        for pid in self._read():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def _read(self) -> list[int]:
+        with contextlib.suppress(OSError):  # the caller goes on until none is left
+            if self._list >= 0:
+                return [int(pid) for pid in os.pread(self._list, 65536, 0).split()]
+            return [int(name) for name in os.listdir("/proc") if self._is_own(name)]  # noqa: PTH208 - pathlib is not loaded
         return []
-    for name in filter(str.isdigit, names):
-        with contextlib.suppress(OSError, IndexError), open(f"/proc/{name}/stat", "rb") as file:  # noqa: PTH123 - pathlib is not loaded
-            if file.read().rsplit(b")", 1)[1].split()[1] == me:
-                children.append(int(name))
-    return children
+
+    def _is_own(self, name: str) -> bool:
+        if name.isdigit():
+            with contextlib.suppress(OSError, IndexError), open(f"/proc/{name}/stat", "rb") as file:  # noqa: PTH123 - pathlib is not loaded
+                return int(file.read().rsplit(b")", 1)[1].split()[1]) == os.getpid()
+        return False
 
 
-def _end_tree(runtime: int, start: _Start) -> None:
+def _kill_at_once(child: _Child) -> None:
+    """Kill what is in the runtime's namespaces or has stayed in its group: one signal ends it."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if child.report is None:
+            os.killpg(child.pid, signal.SIGKILL)
+        else:
+            os.kill(child.pid, signal.SIGKILL)
+
+
+def _end_tree(child: _Child, start: _Start, children: _Children | None) -> None:
     """Kill and reap until nothing is left below this process, nor in the runtime's group."""
     _write_group(start, "cgroup.kill", b"1")
-    while True:
-        if _LINUX:
-            for pid in _own_children():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-        else:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(runtime, signal.SIGKILL)
-        if not _reap(runtime)[1]:
-            break
-        time.sleep(_PAUSE_SECONDS)
+    _kill_at_once(child)
+    looks = 0
+    while _has_children():
+        looks += 1
+        if children is None:
+            _kill_at_once(child)
+        elif child.report is None:
+            children.kill()
+        if children is None or child.report is not None or looks > _LOOKS_WITHOUT_PAUSE:
+            time.sleep(_PAUSE_SECONDS)
     if start["group"] is not None:
         with contextlib.suppress(OSError):  # it is not empty yet: the companion removes it
             os.rmdir(start["group"])  # noqa: PTH106 - pathlib is not loaded
@@ -196,24 +303,25 @@ def main() -> NoReturn:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a dump would hold prompts and the key
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
+    children = _Children() if _LINUX else None
     start = _receive_start(line)
-    runtime, error = _start_runtime(start)
-    if not runtime:
+    child, error = _start_runtime(start)
+    if child is None:
         _report(line, failed=error)
         os._exit(0)
-    _report(line, started=runtime)
+    _report(line, started=child.runtime, first=0 if child.report is None else child.pid)
 
     while True:
         readable, _, _ = select.select([line, wake], [], [])
         if wake in readable:
             os.read(wake, 512)
-            code, _ = _reap(runtime)
+            code = _exit_code(child)
             if code is not None:
                 _report(line, exited=code, for_memory=_killed_for_memory(start))
                 break
         if line in readable and not os.read(line, 512):
             break
-    _end_tree(runtime, start)
+    _end_tree(child, start, children)
     os._exit(0)
 
 

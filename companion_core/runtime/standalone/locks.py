@@ -1,11 +1,12 @@
 """Landlock and seccomp: a process without privileges locks itself in, for good.
 
 The keeper loads this file into the forked child, so it imports only the standard library and
-nothing of the package. Kernel interfaces: landlock(7), seccomp(2), prctl(2).
+nothing of the package. Kernel interfaces: landlock(7), seccomp(2), prctl(2), capabilities(7),
+session-keyring(7).
 
-`lock` takes a `LockPolicy` as JSON has it. It denies access to all files but the paths given. It
-allows one kind of socket, a Unix stream or a TCP stream that listens on one port, and no connection
-to anywhere. It denies calls that reach into other processes, keys or the kernel itself.
+`lock` takes a `LockPolicy` as JSON has it. It denies access to all files but the paths given, gives
+up every right that root has, and installs the filter that the companion has compiled
+(`isolation/call_filter.py`).
 """
 
 from __future__ import annotations
@@ -14,13 +15,11 @@ import contextlib
 import ctypes
 import errno
 import os
-import platform
 import stat
-import struct
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-__all__ = ["landlock_version", "lock", "seccomp_works"]
+__all__ = ["SCOPE_SINCE", "landlock_version", "leave_keyring", "lock", "seccomp_works"]
 
 _LANDLOCK_CREATE_RULESET, _LANDLOCK_ADD_RULE, _LANDLOCK_RESTRICT_SELF = 444, 445, 446
 _RULE_PATH_BENEATH, _RULE_NET_PORT = 1, 2
@@ -33,68 +32,13 @@ _SCOPE_ABSTRACT_UNIX, _SCOPE_SIGNAL = 1 << 0, 1 << 1
 _FIRST_ACCESS = (1 << 13) - 1
 _PATH_ALONE: Final[int] = getattr(os, "O_PATH", 0) | getattr(os, "O_CLOEXEC", 0)
 # The first version of the interface that can handle each kind of access.
-_REFER_SINCE, _TRUNCATE_SINCE, _NETWORK_SINCE, _IOCTL_SINCE, _SCOPE_SINCE = 2, 3, 4, 5, 6
+_REFER_SINCE, _TRUNCATE_SINCE, _NETWORK_SINCE, _IOCTL_SINCE, SCOPE_SINCE = 2, 3, 4, 5, 6
 
-# By machine: the kernel's number for it, and the numbers of the calls that the filter compares.
-_MACHINES: Final = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
-_CALLS: Final[Mapping[str, Mapping[str, int]]] = {
-    "x86_64": {
-        "socket": 41,
-        "connect": 42,
-        "ptrace": 101,
-        "pivot_root": 155,
-        "chroot": 161,
-        "mount": 165,
-        "umount2": 166,
-        "init_module": 175,
-        "kexec_load": 246,
-        "add_key": 248,
-        "request_key": 249,
-        "keyctl": 250,
-        "unshare": 272,
-        "perf_event_open": 298,
-        "open_by_handle_at": 304,
-        "setns": 308,
-        "process_vm_readv": 310,
-        "process_vm_writev": 311,
-        "finit_module": 313,
-        "bpf": 321,
-        "userfaultfd": 323,
-        "io_uring_setup": 425,
-        "pidfd_getfd": 438,
-    },
-    "aarch64": {
-        "umount2": 39,
-        "mount": 40,
-        "pivot_root": 41,
-        "chroot": 51,
-        "unshare": 97,
-        "kexec_load": 104,
-        "init_module": 105,
-        "ptrace": 117,
-        "socket": 198,
-        "connect": 203,
-        "add_key": 217,
-        "request_key": 218,
-        "keyctl": 219,
-        "perf_event_open": 241,
-        "open_by_handle_at": 265,
-        "setns": 268,
-        "process_vm_readv": 270,
-        "process_vm_writev": 271,
-        "finit_module": 273,
-        "bpf": 280,
-        "userfaultfd": 282,
-        "io_uring_setup": 425,
-        "pidfd_getfd": 438,
-    },
-}
-_X32_BIT = 0x40000000
-# Classic BPF: load a word, jump if equal, jump if greater or equal, bitwise and, return.
-_LOAD, _EQUAL, _AT_LEAST, _AND, _RETURN = 0x20, 0x15, 0x35, 0x54, 0x06
-_ALLOW, _DENY, _KILL = 0x7FFF0000, 0x00050000 | errno.EPERM, 0x80000000
-_OFFSET_NUMBER, _OFFSET_MACHINE, _OFFSET_FIRST, _OFFSET_SECOND = 0, 4, 16, 24
-_AF_UNIX, _AF_INET, _AF_INET6, _SOCK_STREAM, _TYPE_MASK = 1, 2, 10, 1, 0xF
+# By machine: the kernel's number of keyctl(2).
+_KEYCTL: Final = {"x86_64": 250, "aarch64": 219}
+_KEYCTL_JOIN_SESSION_KEYRING = 1
+_PR_CAPBSET_DROP, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 24, 47, 4
+_CAPABILITY_VERSION, _MOST_CAPABILITIES = 0x20080522, 64
 
 
 class _Ruleset(ctypes.Structure):
@@ -128,20 +72,31 @@ def landlock_version() -> int:
 
 def seccomp_works() -> bool:
     """Tell whether filters can be installed here, without installing one."""
-    if platform.machine() not in _MACHINES:
-        return False
     # A kernel that knows filters looks for the program at address 0, and fails with EFAULT.
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, None, 0, 0)
     return ctypes.get_errno() == errno.EFAULT
 
 
-def lock(policy: Mapping[str, Any]) -> None:
+def leave_keyring() -> None:
+    """Join a new, empty session keyring, so that the person's is not this process's too.
+
+    Where the system has no keyrings, or lets nobody use them, there is none to leave.
+    """
+    number = _KEYCTL.get(os.uname().machine)
+    if number is not None:
+        with contextlib.suppress(OSError):
+            _call(number, _KEYCTL_JOIN_SESSION_KEYRING, None)
+
+
+def lock(policy: Mapping[str, Any], *, apart: bool) -> None:
     """Lock in the calling process and all that it will start.
 
     Args:
         policy: `read`, `write` and `devices` are lists of paths, of which missing ones are
-            skipped; `port` is the one to listen on, None for Unix sockets.
+            skipped; `port` is the one to listen on, None for Unix sockets; `calls` is the filter,
+            in hexadecimal, and `calls_here` that for a process without namespaces of its own.
+        apart: it has a process namespace of its own.
 
     Raises:
         OSError: the kernel refused; the caller must not go on.
@@ -150,11 +105,27 @@ def lock(policy: Mapping[str, Any]) -> None:
     if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "no_new_privs")
     _restrict_files(policy)
-    code = b"".join(struct.pack("HBBI", *step) for step in _program(policy["port"]))
+    _drop_capabilities(libc)
+    code = bytes.fromhex(policy["calls" if apart else "calls_here"])
     buffer = ctypes.create_string_buffer(code, len(code))
     program = _Filter(len(code) // 8, ctypes.addressof(buffer))
     if libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "seccomp")
+
+
+def _drop_capabilities(libc: ctypes.CDLL) -> None:
+    """Give up root's rights, also those that an execve(2) as root would bring back.
+
+    Raises:
+        OSError: some of them are left.
+    """
+    for capability in range(_MOST_CAPABILITIES):  # fails without rights, and past the last of them
+        libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
+    libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0)
+    none = (ctypes.c_uint32 * 6)()
+    if libc.capset(ctypes.byref(header), ctypes.byref(none)) != 0:
+        raise OSError(ctypes.get_errno(), "capset")
 
 
 def _restrict_files(policy: Mapping[str, Any]) -> None:
@@ -164,7 +135,7 @@ def _restrict_files(policy: Mapping[str, Any]) -> None:
         every |= access if version >= since else 0
     ioctl = _IOCTL_DEV if version >= _IOCTL_SINCE else 0
     network = _BIND_TCP | _CONNECT_TCP if version >= _NETWORK_SINCE else 0
-    scoped = _SCOPE_ABSTRACT_UNIX | _SCOPE_SIGNAL if version >= _SCOPE_SINCE else 0
+    scoped = _SCOPE_ABSTRACT_UNIX | _SCOPE_SIGNAL if version >= SCOPE_SINCE else 0
     attributes = _Ruleset(every | ioctl, network, scoped)
     # An older kernel accepts the longer structure only if the fields it does not know are zero.
     ruleset = _call(
@@ -195,33 +166,11 @@ def _allow(ruleset: int, paths: Iterable[str], access: int, every: int) -> None:
                 os.close(descriptor)
 
 
-def _program(port: int | None) -> list[tuple[int, int, int, int]]:
-    """Return the filter: operation, how far to jump if true, if false, and a value, per step."""
-    name = platform.machine()
-    machine, calls = _MACHINES[name], dict(_CALLS[name])
-    sockets = calls.pop("socket")
-    families = (_AF_UNIX,) if port is None else (_AF_INET, _AF_INET6)
-    steps = [(_LOAD, 0, 0, _OFFSET_MACHINE), (_EQUAL, 1, 0, machine), (_RETURN, 0, 0, _KILL)]
-    steps += [(_LOAD, 0, 0, _OFFSET_NUMBER)]
-    if name == "x86_64":  # the same calls exist there under other numbers too
-        steps += [(_AT_LEAST, 0, 1, _X32_BIT), (_RETURN, 0, 0, _DENY)]
-    for number in calls.values():
-        steps += [(_EQUAL, 0, 1, number), (_RETURN, 0, 0, _DENY)]
-    steps += [(_EQUAL, 1, 0, sockets), (_RETURN, 0, 0, _ALLOW)]
-    steps += [(_LOAD, 0, 0, _OFFSET_FIRST)]
-    for left, family in enumerate(families):  # a match jumps past the refusal
-        steps += [(_EQUAL, len(families) - left, 0, family)]
-    steps += [(_RETURN, 0, 0, _DENY)]
-    steps += [(_LOAD, 0, 0, _OFFSET_SECOND), (_AND, 0, 0, _TYPE_MASK)]
-    steps += [(_EQUAL, 0, 1, _SOCK_STREAM), (_RETURN, 0, 0, _ALLOW), (_RETURN, 0, 0, _DENY)]
-    return steps
-
-
 def _call(number: int, *arguments: Any) -> int:
     libc = ctypes.CDLL(None, use_errno=True)
     libc.syscall.restype = ctypes.c_long
     words = [ctypes.c_long(word) if isinstance(word, int) else word for word in arguments]
     result: int = libc.syscall(ctypes.c_long(number), *words)
     if result < 0:
-        raise OSError(ctypes.get_errno(), "landlock")
+        raise OSError(ctypes.get_errno(), "refused")
     return result

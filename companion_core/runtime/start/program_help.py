@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
@@ -46,13 +47,18 @@ def read_help(
 def _ask(egress: Egress, argv: tuple[str, ...], tier: Tier, folder: Path) -> str:
     policy = replace(SandboxPolicy.of_program(argv[0]), write=(str(folder),))
     outer = tier if tier is Tier.BUBBLEWRAP else Tier.NONE
-    confined = confine(outer, argv, _ENVIRONMENT, policy, folder=folder)
-    try:
-        process = egress.start_process(
-            confined.argv, env=confined.env, cwd=str(folder), stdout=subprocess.PIPE
-        )
-    except OSError:
-        return ""
+    with contextlib.ExitStack() as handed_on:
+        confined = confine(outer, argv, _ENVIRONMENT, policy, folder=folder, handed_on=handed_on)
+        try:
+            process = egress.start_process(
+                confined.argv,
+                env=confined.env,
+                cwd=str(folder),
+                stdout=subprocess.PIPE,
+                pass_fds=confined.descriptors,
+            )
+        except OSError:
+            return ""
     with process:
         try:
             text, _ = process.communicate(timeout=_SECONDS)

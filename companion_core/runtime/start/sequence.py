@@ -253,13 +253,20 @@ def _confine(
         descriptors.append(far_end.fileno())
         argv = broker_command(far_end.fileno(), place.channel, argv)
     confined = confine(
-        place.tier, argv, env, policy, folder=place.folder, helpers=int(place.own_network)
+        place.tier,
+        argv,
+        env,
+        policy,
+        folder=place.folder,
+        handed_on=handed_on,
+        helpers=int(place.own_network),
     )
     return StartCommand(
         argv=confined.argv,
         env=confined.env,
-        descriptors=tuple(descriptors),
+        descriptors=(*descriptors, *confined.descriptors),
         policy=confined.policy,
+        apart=confined.apart,
         group=None if run.group is None else run.group.path,
         programs=confined.programs,
     )

@@ -1,10 +1,13 @@
 import os
 import stat
+import struct
+import sys
 from pathlib import Path
 
 import pytest
 
 from companion_core.errors import EnvironmentUnavailable, Reason, Refused
+from companion_core.runtime.process.binary import check_unreplaceable
 from companion_core.system.state_files import (
     check_owned,
     private_folder,
@@ -39,6 +42,77 @@ def test_a_component_that_others_may_replace_is_refused(tmp_path):
         private_folder(wide / "state")
     assert caught.value.reason is Reason.STATE_PATH_UNSAFE
     assert not (wide / "state").exists()
+
+
+EVERYBODY, NO_ONE = 0x20, 0xFFFFFFFF
+OWNER, NAMED_USER, GROUP, NAMED_GROUP, MASK = 0x01, 0x02, 0x04, 0x08, 0x10
+
+
+def grant(path, *entries, mask=7):
+    """Give a file an access list (acl(5)); each entry is a kind, what it may do, and whom."""
+    always = [(OWNER, 7, NO_ONE), (GROUP, 5, NO_ONE), (MASK, mask, NO_ONE), (EVERYBODY, 5, NO_ONE)]
+    packed = b"".join(struct.pack("<HHI", *each) for each in sorted([*always, *entries]))
+    try:
+        os.setxattr(path, "system.posix_acl_access", struct.pack("<I", 2) + packed)
+    except OSError:
+        pytest.skip("this file system knows no access lists")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="access lists as Linux keeps them")
+@pytest.mark.parametrize("entry", [(NAMED_USER, 7, 5555), (NAMED_GROUP, 2, 5555)])
+def test_an_access_list_that_lets_another_write_is_refused(tmp_path, entry):
+    shared = tmp_path / "shared"
+    shared.mkdir(mode=0o755)
+    grant(shared, entry)
+    for refused in (
+        lambda: check_owned(shared / "state"),
+        lambda: private_folder(shared / "state"),
+        lambda: private_folder(shared),
+    ):
+        with pytest.raises(Refused) as caught:
+            refused()
+        assert caught.value.reason is Reason.STATE_PATH_UNSAFE
+    program = shared / "program"
+    program.write_text("#!/bin/sh\n")
+    with pytest.raises(Refused) as caught:
+        check_unreplaceable(program)
+    assert caught.value.reason is Reason.RUNTIME_UNSAFE
+    note = tmp_path / "note"
+    note.write_bytes(b"x")
+    note.chmod(0o600)
+    grant(note, entry)
+    with pytest.raises(Refused):
+        read_private(note, 8)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="access lists as Linux keeps them")
+def test_an_access_list_that_lets_nobody_else_write_is_fine(tmp_path):
+    for number, (entry, mask) in enumerate(
+        [
+            ((NAMED_USER, 5, 5555), 7),  # may read
+            ((NAMED_USER, 7, 5555), 5),  # could write, were it not for the mask
+            ((NAMED_USER, 7, os.getuid()), 7),
+            ((NAMED_USER, 7, 0), 7),
+            ((NAMED_GROUP, 7, os.getgid()), 7),
+        ]
+    ):
+        folder = tmp_path / str(number)
+        folder.mkdir(mode=0o755)
+        grant(folder, entry, mask=mask)
+        check_owned(folder / "state")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="access lists as Linux keeps them")
+def test_an_access_list_that_cannot_be_read_counts_as_open(tmp_path, monkeypatch):
+    def refused(*_):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "getxattr", refused)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    folder.chmod(0o775)
+    with pytest.raises(Refused):
+        check_owned(folder / "state")
 
 
 def test_a_sticky_folder_such_as_tmp_is_fine_above(tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from companion_core.runtime.process.keeper_protocol import (
+    Apart,
     Exited,
     LockPolicy,
     StartCommand,
@@ -18,7 +19,14 @@ from companion_core.runtime.process.keeper_protocol import (
 
 pytestmark = pytest.mark.unit
 
-POLICY = LockPolicy(read=("/usr",), write=("/data",), devices=("/dev/null",), port=4711)
+POLICY = LockPolicy(
+    read=("/usr",),
+    write=("/data",),
+    devices=("/dev/null",),
+    port=4711,
+    calls=b"\x06\x00",
+    calls_here=b"\x06\x01",
+)
 
 
 def test_a_command_is_the_line_that_the_keeper_reads() -> None:
@@ -27,6 +35,7 @@ def test_a_command_is_the_line_that_the_keeper_reads() -> None:
         env={"HOME": "/run/me"},
         descriptors=(7, 9),
         policy=POLICY,
+        apart=Apart(network=True),
         group=Path("/sys/fs/cgroup/mine"),
         programs=2,
     )
@@ -37,7 +46,15 @@ def test_a_command_is_the_line_that_the_keeper_reads() -> None:
         "argv": ["/it", "--flag"],
         "env": {"HOME": "/run/me"},
         "descriptors": [7, 9],
-        "policy": {"read": ["/usr"], "write": ["/data"], "devices": ["/dev/null"], "port": 4711},
+        "policy": {
+            "read": ["/usr"],
+            "write": ["/data"],
+            "devices": ["/dev/null"],
+            "port": 4711,
+            "calls": "0600",
+            "calls_here": "0601",
+        },
+        "apart": {"network": True},
         "group": "/sys/fs/cgroup/mine",
     }
 
@@ -45,6 +62,7 @@ def test_a_command_is_the_line_that_the_keeper_reads() -> None:
 def test_without_a_policy_and_a_group_both_are_null() -> None:
     message = json.loads(StartCommand(argv=("/it",), env={}).to_json())
     assert (message["policy"], message["group"], message["descriptors"]) == (None, None, [])
+    assert message["apart"] is None
 
 
 def test_the_environment_with_the_backend_s_key_is_in_no_repr() -> None:
@@ -55,6 +73,8 @@ def test_the_environment_with_the_backend_s_key_is_in_no_repr() -> None:
     ("line", "report"),
     [
         (b'{"started": 4711}', Started(4711)),
+        (b'{"started": 4711, "first": 4710}', Started(4711, first=4710)),
+        (b'{"started": 4711, "first": 0}', Started(4711, first=0)),
         (b'{"failed": 2}', StartFailed(2)),
         (b'{"exited": -9, "for_memory": true}', Exited(-9, for_memory=True)),
         (b'{"exited": 0, "for_memory": false}', Exited(0, for_memory=False)),

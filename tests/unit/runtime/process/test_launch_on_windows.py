@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import subprocess
 import sys
@@ -103,7 +104,10 @@ def test_the_tier_is_the_job_and_changes_no_command(windows, tmp_path) -> None:
     assert not state.works  # this system has none
     assert choose_tier("required", "win32", frozenset({Tier.JOB_OBJECT})) is Tier.JOB_OBJECT
     policy = SandboxPolicy(read=(), write=(), devices=(), models=(), port=4711)
-    confined = confine(Tier.JOB_OBJECT, ("it",), {"A": "b"}, policy, folder=tmp_path)
+    with contextlib.ExitStack() as handed_on:
+        confined = confine(
+            Tier.JOB_OBJECT, ("it",), {"A": "b"}, policy, folder=tmp_path, handed_on=handed_on
+        )
     assert (confined.argv, confined.env, confined.policy) == (("it",), {"A": "b"}, None)
     assert confined.programs == 0
     assert probe_ceilings("win32").hard
