@@ -26,7 +26,6 @@ from types import ModuleType
 
 import hypothesis
 import pytest
-
 from mutants import Mutant
 
 __all__ = ["KILLED", "NO_PROGRAM", "PACKAGE", "ROOT", "SURVIVED", "TIMEOUT", "Runner", "path_of"]

@@ -38,7 +38,6 @@ from mutant_runner import (
     Runner,
     path_of,
 )
-
 from mutants import Mutant, mutants_of, pattern_names
 
 FOLDER = Path(*PACKAGE.split("."))
