@@ -28,11 +28,20 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """A socket that accepts from the network: a listening TCP or an open UDP one."""
+    """A socket that accepts from the network: a listening TCP or an open UDP one.
+
+    Attributes:
+        protocol: tcp or udp.
+        address: as text.
+        port: of the address.
+        other_network: the socket was made in another network namespace than the companion's,
+            where the same address and port may be another program's.
+    """
 
     protocol: str
     address: str
     port: int
+    other_network: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +81,19 @@ def check_listeners(
     channel: UnixChannel | TcpChannel,
     *,
     allow_open_backend: bool,
+    own_network: bool = False,
 ) -> Verdict:
     """Require that the tree listens on its channel and nowhere else.
 
     If the person accepted an open backend, further loopback ports pass (Ollama's runner has one);
-    a socket beyond loopback never does.
+    a socket beyond loopback never does. A socket counts whichever network it was made in; the
+    channel alone has to be in the one that the companion connects to.
+
+    Args:
+        listeners: those of the tree; None when they could not be read.
+        channel: where the runtime was told to listen.
+        allow_open_backend: the person accepted it.
+        own_network: the runtime was given a network of its own, which the channel is in.
 
     Returns:
         a `LoopbackChannel`; else `runtime_listens_wide`, or `health_failed` when no process of
@@ -89,7 +106,7 @@ def check_listeners(
         return refuse(Reason.RUNTIME_LISTENS_WIDE) if listeners else proof
     if not _is_loopback(channel.host):
         return refuse(Reason.RUNTIME_LISTENS_WIDE)
-    own = Listener("tcp", channel.host, channel.port)
+    own = Listener("tcp", channel.host, channel.port, other_network=own_network)
     for listener in listeners - {own}:
         if not allow_open_backend or not _is_loopback(listener.address):
             return refuse(Reason.RUNTIME_LISTENS_WIDE)

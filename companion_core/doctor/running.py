@@ -161,6 +161,7 @@ def check_runtime_sockets(situation: Situation) -> Finding:
             found,
             TcpChannel(host=each.address, port=each.port),
             allow_open_backend=several,
+            own_network=channel == "namespace",
         ).ok
         for each in found or ()
         if each.address in _LOOPBACK

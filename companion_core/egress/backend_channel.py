@@ -126,7 +126,11 @@ class BrokeredChannel:
 
     def _checked(self, descriptor: int) -> socket.socket:
         """Accept nothing but a stream that is connected to the listener."""
-        connection = socket.socket(fileno=descriptor)
+        try:
+            connection = socket.socket(fileno=descriptor)
+        except OSError:  # it is no socket, and was not taken
+            os.close(descriptor)
+            raise
         expected = (self.listener.host, self.listener.port)
         with contextlib.suppress(OSError):
             kind = (connection.family, connection.type, connection.getpeername())

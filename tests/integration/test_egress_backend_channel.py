@@ -102,14 +102,21 @@ def test_any_other_descriptor_is_refused_and_closed(line, listener) -> None:
     asyncio.run(life())
 
 
-def test_a_descriptor_that_is_no_socket_is_an_os_error(line, listener) -> None:
+def test_a_descriptor_that_is_no_socket_is_an_os_error_and_closed(line, listener) -> None:
     ours, theirs = line
 
     async def life() -> None:
-        thread = answer(theirs, os.open(os.devnull, os.O_RDONLY))
-        with pytest.raises(OSError, match=r".*"):
-            await channel_on(ours, listener).connect()
-        thread.join()
+        file = os.open(os.devnull, os.O_RDONLY)
+        channel = channel_on(ours, listener)
+        gc.collect()  # descriptors of earlier tests must not be closed in between
+        before = psutil.Process().num_fds()
+        for _ in range(3):
+            thread = answer(theirs, file)
+            with pytest.raises(OSError, match=r".*"):
+                await channel.connect()
+            thread.join()
+        assert psutil.Process().num_fds() == before
+        os.close(file)
 
     asyncio.run(life())
 

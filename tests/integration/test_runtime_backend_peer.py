@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 import sys
@@ -214,6 +215,31 @@ def test_a_listener_that_cannot_be_asked_itself_is_looked_up(monkeypatch) -> Non
         own = readback.Listener("tcp", *listener.getsockname())
         assert readback.still_listens(held, own)
     assert not readback.still_listens(held, own)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="pidfd_getfd(2)")
+@pytest.mark.parametrize("asked", ["the socket", "the tables"])
+def test_a_lack_of_descriptors_says_nothing_of_who_listens(monkeypatch, asked) -> None:
+    """A companion at its limit refuses the request; it does not end a good runtime."""
+
+    def without_means(*_args: object, **_options: object) -> Any:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    runtime = Runtime(os.getpid())
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        assert runtime.reached(port_of(listener))
+        with monkeypatch.context() as patch:
+            if asked == "the socket":
+                patch.setattr(os, "pidfd_open", without_means)
+            else:
+                patch.setattr(readback, "listening_among", lambda _pid, held: (set(), set(held)))
+                patch.setattr(readback, "listening_sockets", without_means)
+            for _ in range(2):
+                assert not runtime.reached(port_of(listener))
+            runtime.peer._listener = None
+            assert not runtime.reached(port_of(listener))
+        assert runtime.told == []
+        assert runtime.reached(port_of(listener))
 
 
 def test_after_a_long_look_the_next_one_is_made_in_a_thread() -> None:

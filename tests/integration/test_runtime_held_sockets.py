@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import gc
 import os
 import socket
 import struct
+import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
 from companion_core.decisions.runtime_readback import Listener
+from companion_core.egress.interface import ProcessUnreadable
 from companion_core.runtime.inspect import (
     held_sockets,
     readback,
@@ -99,6 +104,92 @@ def test_a_socket_that_does_not_tell_its_peer_counts_as_not_asked(monkeypatch) -
         assert psutil.Process().num_fds() == opened
 
 
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+@pytest.mark.parametrize("failing", ["pidfd_open", "pidfd_getfd", "socket"])
+def test_without_a_descriptor_to_look_with_nothing_is_said(monkeypatch, number, failing) -> None:
+    """The tables do not list what was made in a third network: they do not stand for a look."""
+
+    def without_means(*_args: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    def failed(*_args: int) -> int:
+        ctypes.set_errno(number)
+        return -1
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        every = held(listening)
+        if failing == "pidfd_open":
+            monkeypatch.setattr(os, "pidfd_open", without_means)
+        elif failing == "pidfd_getfd":
+            monkeypatch.setattr(held_sockets, "_system_call", lambda: failed)
+        else:
+            monkeypatch.setattr(held_sockets, "_our_network", without_means)
+        opened = psutil.Process().num_fds()
+        with pytest.raises(ProcessUnreadable):
+            listening_among(os.getpid(), every)
+        assert psutil.Process().num_fds() == opened
+
+
+def test_a_duplicate_that_is_no_socket_is_closed() -> None:
+    with Path(os.devnull).open() as file:
+        inode = os.fstat(file.fileno()).st_ino
+        opened = psutil.Process().num_fds()
+        every = {inode: (file.fileno(), "tcp")}
+        assert listening_among(os.getpid(), every) == (set(), {inode})
+        assert psutil.Process().num_fds() == opened
+
+
+# Listens in a network of its own on the port that it is told, and says which socket that is.
+ELSEWHERE = """
+import ctypes, fcntl, os, socket, struct, sys
+user = 0x10000000 if os.geteuid() else 0
+moved = ctypes.CDLL(None).unshare(0x40000000 | user) == 0
+with socket.socket() as any_socket:
+    fcntl.ioctl(any_socket, 0x8914, struct.pack("16sH14x", b"lo", 1))  # SIOCSIFFLAGS, IFF_UP
+listening = socket.socket()
+if moved:
+    listening.bind(("127.0.0.1", int(sys.argv[1])))
+    listening.listen()
+shown = (listening.fileno(), os.fstat(listening.fileno()).st_ino) if moved else (0, 0)
+print(*shown, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("kernel", ["tells the network", "does not"])
+def test_a_listener_in_another_network_is_found_and_is_not_ours(
+    monkeypatch, require_real, kernel
+) -> None:
+    """Before Linux 5.14 a socket does not tell its network: what is ours is in our tables."""
+    if kernel == "does not":
+        monkeypatch.setattr(held_sockets, "_our_network", lambda: None)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as ours,
+        subprocess.Popen(
+            [sys.executable, "-IS", "-c", ELSEWHERE, str(ours.getsockname()[1])],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        ) as process,
+    ):
+        assert process.stdout is not None
+        number, inode = map(int, process.stdout.readline().split())
+        try:
+            require_real("network namespaces for everybody", number != 0)
+            here = Listener("tcp", *ours.getsockname())
+            there = replace(here, other_network=True)
+            assert readback.listeners([process.pid]) == {there}
+            assert readback.find_listener([process.pid], here) is None
+            known = readback.ListeningSocket(process.pid, number, inode, "tcp")
+            assert not readback.still_listens(known, here)
+            assert readback.still_listens(known, there)
+            found = readback.find_listener([os.getpid()], here)
+            assert found is not None
+            assert found.inode == os.fstat(ours.fileno()).st_ino
+            assert readback.find_listener([os.getpid()], there) is None
+        finally:
+            process.kill()
+
+
 def test_of_a_process_that_is_gone_nothing_is_asked() -> None:
     assert listening_among(2**22 + 1, {1: (2, "tcp")}) == (set(), {1})
 
@@ -130,6 +221,7 @@ def test_a_socket_that_moved_or_cannot_be_duplicated_is_found_in_the_tables(monk
         return {inode: (2**20 + 1, table) for inode, (_, table) in real(holder).items()}
 
     def denied(*_args: int) -> int:
+        ctypes.set_errno(errno.EPERM)
         return -1
 
     with socket.create_server(("127.0.0.1", 0)) as listening:

@@ -72,7 +72,7 @@ def test_another_network_has_tables_of_its_own(require_real) -> None:
         inode, port = map(int, started.stdout.readline().split())
         (elsewhere,) = psutil.Process(started.pid).children(recursive=True)
         found = list(listening_sockets(elsewhere.pid, ["tcp"], {inode}))
-        assert found == [Listener("tcp", "127.0.0.1", port)]
+        assert found == [Listener("tcp", "127.0.0.1", port, other_network=True)]
         assert not list(listening_sockets(os.getpid(), ["tcp"], {inode}))
         # A socket stays where it was made, wherever its process goes.
         with socket.create_server(("127.0.0.1", 0)) as here:

@@ -224,14 +224,37 @@ def _is(process: psutil.Process) -> bool:
     return False
 
 
+CLOSES = "_open_sockets[-1].shutdown(2); _open_sockets[-1].close(); "
+# A child takes the same address and port in a network of its own, where it disturbs nobody.
+LISTENS_ELSEWHERE = """
+import ctypes, fcntl, struct
+if os.fork() == 0:
+    if ctypes.CDLL(None).unshare(0x50000000):  # CLONE_NEWUSER, CLONE_NEWNET
+        print("no network", flush=True)
+    with socket.socket() as any_socket:
+        fcntl.ioctl(any_socket, 0x8914, struct.pack("16sH14x", b"lo", 1))  # SIOCSIFFLAGS, IFF_UP
+    elsewhere = socket.create_server(own)
+    print("left", flush=True)
+    time.sleep(3600)
+"""
+
+
 def test_another_program_that_takes_the_port_is_sent_nothing(machine, tier) -> None:
     """The thief would be sent the backend's key with the first request."""
+    port_is_taken(machine, tier, CLOSES + "print('left', flush=True)")
+
+
+def test_the_same_port_in_another_network_proves_nothing(machine, require_real) -> None:
+    """The tree listens on this address and port all the time, where nobody connects to it."""
+    own = "own = _open_sockets[-1].getsockname(); "
+    port_is_taken(machine, Tier.NONE, own + CLOSES + LISTENS_ELSEWHERE, require_real)
+
+
+def port_is_taken(machine: Any, tier: Tier, code: str, require_real: Any = None) -> None:
+    """Have the runtime leave its port to another program by `code`, which prints "left"."""
     reuse = "listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)"  # as most servers do
     change(machine, BIND, f"        {reuse}\n        _open_sockets.append(listener)\n{BIND}")
-    swaps(
-        machine,
-        "_open_sockets[-1].shutdown(2); _open_sockets[-1].close(); print('left', flush=True)",
-    )
+    swaps(machine, code)
     change(
         machine,
         "        client, _ = listener.accept()",
@@ -248,13 +271,22 @@ def test_another_program_that_takes_the_port_is_sent_nothing(machine, tier) -> N
                 channel, "listener", channel
             ).port  # also the port in a network of its own
             os.kill(pid, signal.SIGUSR1)
-            await parts.until(lambda: "left" in serving._supervisor.last_lines)
+            await parts.until(lambda: {"left", "no network"} & set(serving._supervisor.last_lines))
+            if require_real is not None:
+                lines = serving._supervisor.last_lines
+                require_real("network namespaces for everybody", "no network" not in lines)
             listener = socket.socket()
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(("127.0.0.1", port))
             bystander = Bystander(listener)
             # The read-back of a health round may have come first, and has a reason of its own.
-            reasons = (Reason.BACKEND_FOREIGN, Reason.HEALTH_FAILED)
+            reasons = (
+                Reason.BACKEND_FOREIGN,
+                Reason.HEALTH_FAILED,
+                Reason.RUNTIME_LISTENS_WIDE,
+            )
+            await serving_parts.chat(serving)
+            assert bystander.received == []
             await is_told_and_replaced(serving, pid, *reasons)
             bystander.close()
             assert bystander.received == []

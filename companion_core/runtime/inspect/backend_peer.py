@@ -4,7 +4,8 @@ A runtime that was taken over can put another program's socket in the place of i
 its port to another program. Neither a prompt nor the backend's key may go there.
 
 For a Unix socket the system names the process that listens. For a port it does not: there the very
-socket that the tree listened on before the connection was made must still listen after it.
+socket that the tree listened on before the connection was made must still listen after it, in the
+companion's own network.
 """
 
 from __future__ import annotations
@@ -128,6 +129,9 @@ class BackendPeer:
             try:
                 if await self._look(partial(still_listens, listener, own)):
                     return client
+            except ProcessUnreadable as error:
+                client.close()
+                raise ConnectionRefusedError from error
             except BaseException:
                 client.close()
                 raise

@@ -157,6 +157,9 @@ def still_listens(known: ListeningSocket, own: Listener) -> bool:
     """Tell whether the holder still has that very socket open, and it listens as `own` says.
 
     It takes some twenty microseconds where the socket itself can be asked.
+
+    Raises:
+        ProcessUnreadable: no descriptor or memory is left to look with.
     """
     if sys.platform != "linux":
         return own in (_listeners_elsewhere((known.holder,)) or ())
@@ -167,7 +170,8 @@ def still_listens(known: ListeningSocket, own: Listener) -> bool:
         if os.readlink(f"/proc/{known.holder}/fd/{known.number}") != f"socket:[{known.inode}]":  # noqa: PTH115 - a Path takes twice the time
             return False
         return own in listening_sockets(known.holder, (known.kind,), unasked)
-    except OSError:
+    except OSError as error:
+        require_means(error)
         return False
 
 

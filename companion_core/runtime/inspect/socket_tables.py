@@ -66,7 +66,8 @@ def _read_table(network: str, name: str, inodes: Container[int]) -> Iterator[Lis
         fields = row.split()
         if int(fields[3], 16) == state and int(fields[9]) in inodes:
             address, _, port = fields[1].partition(b":")
-            yield Listener(name[:3], _address(address), int(port, 16))
+            other = network != "self"
+            yield Listener(name[:3], _address(address), int(port, 16), other_network=other)
 
 
 def _address(text: bytes) -> str:

@@ -20,7 +20,7 @@ from companion_core.decisions.runtime_readback import (
     check_listeners,
 )
 from companion_core.decisions.verdict import Verdict, refuse
-from companion_core.egress.backend_channel import BackendChannel
+from companion_core.egress.backend_channel import BackendChannel, BrokeredChannel
 from companion_core.egress.interface import (
     Egress,
     ProcessUnreadable,
@@ -116,6 +116,7 @@ def read_back(watched: Watched, *, wait: bool = True) -> Verdict:
             listeners(tree),
             watched.channel,
             allow_open_backend=watched.allow_open_backend,
+            own_network=isinstance(watched.reached_by, BrokeredChannel),
         )
     except ProcessUnreadable as error:
         return refuse(error.reason)

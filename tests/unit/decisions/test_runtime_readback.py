@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from companion_core.decisions.runtime_readback import (
@@ -76,6 +78,28 @@ def test_the_tree_listens_on_its_channel_alone(listeners, channel, open_backend,
     assert isinstance(verdict, LoopbackChannel) is verdict.ok
     if isinstance(verdict, LoopbackChannel):
         assert verdict.channel is channel
+
+
+@pytest.mark.parametrize("own_network", [True, False])
+@pytest.mark.parametrize("other_network", [True, False])
+@pytest.mark.parametrize("open_backend", [True, False])
+def test_the_channel_is_in_the_network_that_the_runtime_was_given(
+    own_network, other_network, open_backend
+) -> None:
+    seen = frozenset({replace(OWN, other_network=other_network)})
+    verdict = check_listeners(seen, TCP, allow_open_backend=open_backend, own_network=own_network)
+    assert verdict.ok is (own_network is other_network)
+    if not verdict.ok:
+        refused = Reason.HEALTH_FAILED if open_backend else Reason.RUNTIME_LISTENS_WIDE
+        assert verdict.reason is refused
+
+
+def test_a_socket_in_another_network_listens_wide_as_any_other() -> None:
+    wide = Listener("tcp", "0.0.0.0", 1, other_network=True)
+    for own_network in (True, False):
+        seen = frozenset({replace(OWN, other_network=own_network), wide})
+        verdict = check_listeners(seen, TCP, allow_open_backend=True, own_network=own_network)
+        assert verdict.reason is Reason.RUNTIME_LISTENS_WIDE
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.2", "localhost", ""])
