@@ -47,8 +47,8 @@ TIERS: Final[Mapping[str, tuple[Tier, ...]]] = MappingProxyType(
     }
 )
 
-# In the Landlock tier `SIGNALS` is kept by a process namespace, by Landlock's scopes (Linux 6.12) or,
-# where there is neither, by the filter, which then lets nobody signal. `LIFETIME` is the keeper's.
+# In the Landlock tier a process namespace keeps `SIGNALS`, or Landlock's scopes (Linux 6.12), or
+# the filter, which lets nobody signal where there is neither. The keeper keeps `LIFETIME`.
 PROMISES: Final[Mapping[Tier, frozenset[Promise]]] = MappingProxyType(
     {
         Tier.BUBBLEWRAP: frozenset(Promise),

@@ -124,7 +124,7 @@ class KeeperProcess:
             self._line.shutdown(socket.SHUT_WR)
 
     async def stop(self, *, terminate_after: float, kill_after: float) -> None:
-        """See `RuntimeProcess`; for a keeper that has not ended the tree by then see `_kill_all`."""
+        """See `RuntimeProcess`; `_kill_all` helps a keeper that has not ended the tree by then."""
         identity = self.identity
         if identity is not None and not self.exited.is_set() and terminate_after > 0:
             with contextlib.suppress(
@@ -152,7 +152,8 @@ class KeeperProcess:
         with contextlib.suppress(ProcessUnreadable):  # the caller waits for the end and looks again
             known = [*(self._egress.identify(pid) for pid in self.tree()), *known]
         signals = [(identity, KILL) for identity in known]
-        signals.append((self._keeper_identity, KILL if self._holder else signal.SIGCONT))
+        if sys.platform != "win32":  # a job is in the keeper's place there
+            signals.append((self._keeper_identity, KILL if self._holder else signal.SIGCONT))
         for identity, number in signals:
             if identity is not None:
                 with contextlib.suppress(ProcessUnreadable):

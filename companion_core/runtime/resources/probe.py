@@ -164,7 +164,7 @@ class _StatFiles:
 
 
 def _read_status(pid: int) -> bytes:
-    """Read `/proc/PID/status`, which is not kept open: one descriptor for each process is enough."""
+    """Read `/proc/PID/status`; it is not kept open, one descriptor a process is enough."""
     descriptor = os.open(f"/proc/{pid}/status", os.O_RDONLY | CLOSE_ON_EXEC)
     try:
         return os.read(descriptor, _STAT_BYTES)
