@@ -41,15 +41,13 @@ def open_filter(policy: SandboxPolicy) -> int | None:
 
     None where there is no list of system calls for this machine, whose sandbox has none then.
     """
-    shape = FilterShape(
-        unix=True, tcp=True, connect=True, devices=bool(policy.devices), signals=True
-    )
-    machine = os.uname().machine if sys.platform == "linux" else ""
-    if sys.platform != "linux" or machine not in MACHINES:
+    if sys.platform != "linux" or os.uname().machine not in MACHINES:
         return None
+    shape = FilterShape(unix=True, tcp=True, connect=True, devices=bool(policy.devices))
+    program = compile_filter(shape, os.uname().machine)
     descriptor = os.memfd_create("calls", os.MFD_CLOEXEC)
     try:
-        os.write(descriptor, compile_filter(shape, machine))
+        os.write(descriptor, program)
         os.lseek(descriptor, 0, os.SEEK_SET)
     except BaseException:
         os.close(descriptor)

@@ -53,6 +53,8 @@ def shared_bytes(pids: Iterable[int]) -> int:
 
 
 def _add_opened(pid: int, found: _Found) -> None:
+    if sys.platform == "win32":
+        return
     folder = f"/proc/{pid}/fd"
     for name in os.listdir(folder):  # noqa: PTH208 - read for each observation: in half the time
         with contextlib.suppress(OSError):
@@ -80,6 +82,8 @@ def _add_mapped(pid: int, found: _Found) -> None:
 
 
 def _add_temporary(pid: int, found: dict[int, int]) -> None:
+    if sys.platform == "win32":
+        return
     if os.stat(f"/proc/{pid}/ns/mnt").st_ino == os.stat("/proc/self/ns/mnt").st_ino:  # noqa: PTH116 - for each observation
         return
     for path in _TEMPORARY:

@@ -16,6 +16,7 @@ import ctypes
 import errno
 import os
 import stat
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -83,8 +84,7 @@ def leave_keyring() -> None:
 
     Where the system has no keyrings, or lets nobody use them, there is none to leave.
     """
-    number = _KEYCTL.get(os.uname().machine)
-    if number is not None:
+    if sys.platform == "linux" and (number := _KEYCTL.get(os.uname().machine)) is not None:
         with contextlib.suppress(OSError):
             _call(number, _KEYCTL_JOIN_SESSION_KEYRING, None)
 

@@ -15,7 +15,11 @@ import ctypes
 import os
 import select
 import signal
+import sys
 from typing import Any
+
+if sys.platform != "linux":
+    raise ImportError("namespaces are Linux's")
 
 __all__ = ["fork_apart", "stand_first"]
 
