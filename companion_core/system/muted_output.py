@@ -19,11 +19,12 @@ from contextvars import ContextVar
 from functools import cache
 from typing import Any, Final, ParamSpec, TextIO, TypeVar, cast
 
-__all__ = ["mute_output", "muted", "set_output_apart"]
+__all__ = ["hear_muted_output", "mute_output", "muted", "set_output_apart"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
+_heard_by: Final[list[TextIO]] = []
 _muted: Final[ContextVar[bool]] = ContextVar("companion_muted_output", default=False)
 
 
@@ -38,7 +39,9 @@ class _Stream:
         muted = _muted.get() or (
             self._main_thread_only and threading.current_thread() is not threading.main_thread()
         )
-        return _nowhere() if muted else self._stream
+        if muted:
+            return _heard_by[-1] if _heard_by else _nowhere()
+        return self._stream
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._now(), name)
@@ -63,6 +66,16 @@ def mute_output() -> Iterator[None]:
         yield
     finally:
         _muted.reset(before)
+
+
+@contextlib.contextmanager
+def hear_muted_output(stream: TextIO) -> Iterator[None]:
+    """Write what is muted to `stream` in place of nowhere, until the block ends; for a check."""
+    _heard_by.append(stream)
+    try:
+        yield
+    finally:
+        _heard_by.remove(stream)
 
 
 def muted(function: Callable[P, R]) -> Callable[P, R]:
