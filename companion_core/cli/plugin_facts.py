@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from typing import Any, Final
 
 from companion_core.cli import Settings
@@ -37,6 +38,7 @@ __all__ = ["CORE_NAMES", "PluginCatalog"]
 CORE_NAMES: Final = frozenset({"https", "memory", "process"})
 
 Document = dict[str, Any]
+_SHOWN_STRAYS: Final = 8
 
 
 class PluginCatalog:
@@ -171,7 +173,7 @@ class PluginCatalog:
             document["selected_for"] = row["selected_for"]
         reason = Reason(document["reason"])
         document["advice"] = "" if reason is Reason.OK else REASONS[reason].advice
-        document["fix"] = _fix(reason, state)
+        document["fix"] = _fix(reason, found)
         return document
 
 
@@ -201,21 +203,36 @@ def _core_document(row: Document) -> Document:
     }
 
 
-def _fix(reason: Reason, plugin: PluginState) -> str:
+def _fix(reason: Reason, plugin: FoundPlugin) -> str:
     """Return the command that removes `reason`; "" if no single command does."""
     trust = f"companion plugins trust {plugin.name}"
     untrust = f"companion plugins untrust {plugin.name}"
     uninstall = f"pip uninstall {plugin.distribution}"
+    reinstall = f"pip install --force-reinstall --no-deps {plugin.distribution}"
+    if plugin.editable:
+        trust += " --editable"
     return {
         Reason.PLUGIN_UNTRUSTED: trust,
-        Reason.PLUGIN_CHANGED: trust,
-        Reason.PLUGIN_EDITABLE: f"{trust} --editable",
+        Reason.PLUGIN_CHANGED: trust if plugin.intact else _remove(plugin) or reinstall,
+        Reason.PLUGIN_EDITABLE: trust,
         Reason.PLUGIN_DUPLICATE: uninstall,
         Reason.PLUGIN_FOREIGN_MODULE: uninstall,
         Reason.PLUGIN_BOTH_SIDES: uninstall,
         Reason.PLUGIN_NARROWED: "unset COMPANION_PLUGINS",
-        Reason.PLUGIN_IMPORT_FAILED: f"pip install --force-reinstall {plugin.distribution}",
+        Reason.PLUGIN_IMPORT_FAILED: reinstall,
         Reason.PLUGIN_REGISTRATION_REFUSED: untrust,
         Reason.PLUGIN_CALL_FAILED: untrust,
         Reason.PLUGIN_RESULT_INVALID: untrust,
     }.get(reason, "")
+
+
+def _remove(plugin: FoundPlugin) -> str:
+    """Return the command that removes the code which is not of the distribution; "" for none."""
+    listed = {file.path for file in plugin.files}
+    strays = [path for path in plugin.strays if path not in listed][:_SHOWN_STRAYS]
+    if not strays or not all(map(str.isprintable, strays)):
+        return ""  # byte code that is listed goes with the distribution, and comes back with it
+    paths = [os.path.join(plugin.root, *path.split("/")) for path in strays]  # noqa: PTH118 - text for a person
+    if os.name == "posix":
+        return " ".join(["rm", *map(shlex.quote, paths)])
+    return " ".join(["del", *(f'"{path}"' for path in paths)])

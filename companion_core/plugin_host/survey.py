@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Final
 
 from companion_core.errors import REASONS, Reason
 from companion_core.plugin_host.inventory import find_plugins, owner_of
@@ -15,12 +16,16 @@ from companion_core.plugin_host.rules import (
     FoundPlugin,
     TrustRecord,
     changes_since,
+    damage_of,
     judge_found,
     parse_first_party,
 )
 from companion_core.plugin_host.selection import Role
 
 __all__ = ["PluginState", "State", "first_party_releases", "survey_plugins"]
+
+
+_SHOWN_FILES: Final = 8
 
 
 class State(enum.StrEnum):
@@ -139,6 +144,11 @@ def _explained(
         owner = owner_of(plugin.module, path)
         claim = f"{plugin.distribution} {plugin.version} names {plugin.module}"
         return replace(state, detail=f"{claim}, of {owner}")
+    damage = damage_of(plugin)
+    if state.reason is Reason.PLUGIN_CHANGED and damage:
+        shown = "; ".join(damage[:_SHOWN_FILES])
+        more = f"; and {len(damage) - _SHOWN_FILES} more" if len(damage) > _SHOWN_FILES else ""
+        return replace(state, changes=damage, detail=shown + more)
     record = trusted.get(plugin.name)
     if state.reason is Reason.PLUGIN_CHANGED and record is not None:
         changes = changes_since(record, plugin)

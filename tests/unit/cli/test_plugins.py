@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import pytest
 
 from companion_core.cli import main
 from companion_core.cli.plugin_facts import CORE_NAMES
+from companion_core.testing import KIT_VERSION
 
 pytestmark = pytest.mark.integration
 
@@ -179,7 +181,7 @@ def test_the_result_of_a_check_is_bound_to_the_code(machine: Machine):
     assert machine.row("lamp")["conformance"] is None
     checked = machine.plugins("check", "lamp", "--json")
     assert json.loads(checked.stdout)["passed"] == ["health", "spawn"]
-    assert machine.row("lamp")["conformance"] == {"kit": "1.0", "result": "passed", "rule": ""}
+    assert machine.row("lamp")["conformance"] == {"kit": KIT_VERSION, "result": "passed", "rule": ""}
 
     module.write_text(GOOD.replace("FakeHealthChecker()", "FakeHealthChecker(answer=True)"))
     assert machine.row("lamp")["conformance"] is None
@@ -218,6 +220,72 @@ def test_an_editable_install_needs_its_own_word(machine: Machine, tmp_path: Path
     assert machine.plugins("trust", "lamp", "--yes", "--editable").returncode == 0
     assert machine.row("lamp")["state"] == "registered"
     assert "(editable)" in machine.plugins("list").stdout
+
+
+@pytest.mark.parametrize(
+    "left", [".DS_Store", "__pycache__/plugin.cpython-311.pyc.140231", "plugin.py~"]
+)
+def test_what_other_programs_leave_in_the_folder_costs_no_trust(machine: Machine, left: str):
+    folder = machine.add("lamp").parent
+    machine.plugins("trust", "lamp", "--yes")
+    (folder / left).parent.mkdir(exist_ok=True)
+    (folder / left).write_text("left")
+    assert machine.row("lamp")["state"] == "registered"
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+@pytest.mark.parametrize("damage", ["stray", "link", "missing"])
+def test_a_damaged_install_is_named_and_the_advice_leads_out(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, damage: str, trusted: bool
+):
+    folder = machine.add("lamp").parent
+    if trusted:
+        machine.plugins("trust", "lamp", "--yes")
+    if damage == "stray":
+        (folder / "extra file.py").write_text("")
+    elif damage == "link":
+        (folder / "extra").symlink_to(machine.site)
+    else:
+        (folder / "__init__.py").rename(folder / "aside.txt")
+    row = machine.row("lamp")
+    assert row["reason"] == "plugin_changed"
+    named = {"stray": "extra file.py", "link": "extra", "missing": "__init__.py"}[damage]
+    assert f"companion_runtime_lamp/{named}" in row["detail"]
+    refused = machine.plugins("trust", "lamp", "--yes")
+    assert f"companion_runtime_lamp/{named}" in refused.stderr
+
+    if damage == "missing":
+        assert row["fix"] == "pip install --force-reinstall --no-deps companion-runtime-lamp"
+        machine.add("lamp")
+    else:
+        assert row["fix"].startswith("rm ")
+        subprocess.run(row["fix"], shell=True, check=True)  # noqa: S602 - what a person would paste
+    if not trusted:
+        assert machine.plugins("trust", "lamp", "--yes").returncode == 0
+    assert machine.row("lamp")["state"] == "registered"
+
+
+def test_a_changed_editable_install_is_trusted_again_as_advised(machine: Machine):
+    package = machine.site / "companion_runtime_lamp"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text(GOOD)
+    origin = f'{{"url": "file://{machine.site}", "dir_info": {{"editable": true}}}}'
+    machine.install(
+        "companion-runtime-lamp",
+        {},
+        {"lamp": "companion_runtime_lamp"},
+        extra={"direct_url.json": origin},
+    )
+    assert machine.plugins("trust", "lamp", "--yes", "--editable").returncode == 0
+    (package / ".DS_Store").write_text("left by a file manager")
+    assert machine.row("lamp")["state"] == "registered"
+
+    (package / "__init__.py").write_text(GOOD + "#")
+    row = machine.row("lamp")
+    assert row["detail"] == "changed: companion_runtime_lamp/__init__.py"
+    fix = row["fix"].removeprefix("companion plugins ").split()
+    assert machine.plugins(*fix, "--yes").returncode == 0
+    assert machine.row("lamp")["state"] == "registered"
 
 
 def test_a_store_that_cannot_be_read_trusts_nobody_and_stops_nothing(machine: Machine):
