@@ -7,6 +7,7 @@ modules stay private to the folder and to its tests.
 from __future__ import annotations
 
 from companion_core.plugin_host.calls import PLUGIN_REASONS, call_provider, call_provider_sync
+from companion_core.plugin_host.embedded import require_reachable
 from companion_core.plugin_host.host import (
     Chosen,
     ChosenRuntime,
@@ -57,6 +58,7 @@ __all__ = [
     "parse_narrow",
     "rebuild_binaries",
     "record_of",
+    "require_reachable",
     "snapshot_provider",
     "survey_plugins",
 ]

@@ -157,6 +157,7 @@ def _plugins(
     root: Path,
     search: list[str],
 ) -> Iterator[FoundPlugin]:
+    site = str(root)
     editable = _is_editable(distribution)
     if editable:
         root, paths = _linked_tree(distribution, declared, root)
@@ -186,6 +187,7 @@ def _plugins(
             intact=intact,
             missing=missing,
             strays=strays,
+            site=site,
             first_on_path=_first_on_path(module.partition(".")[0], modules, root, search),
         )
 

@@ -66,6 +66,7 @@ class FoundPlugin:
         group: the entry-point group, which carries the side and the API version.
         module: the module that the entry point names; checked against `modules`.
         root: the folder that the files are relative to; "" without a folder.
+        site: the folder of its metadata, resolved; that of a linked tree is where the link is.
         editable: installed as a link to a source tree.
         digest: over the code files; None when the distribution does not list them.
         modules: dotted name to path, of every module among the code files.
@@ -89,6 +90,7 @@ class FoundPlugin:
     first_on_path: bool
     missing: tuple[str, ...] = ()
     strays: tuple[str, ...] = ()
+    site: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -51,6 +51,8 @@ class PluginState:
         editable: it is a link to a source tree.
         changes: the facts and files that differ from what the person trusted.
         modules: names of the modules among its hashed files.
+        folders: where these modules lie, absolute: its packages, and no folder above them.
+        site: the folder of its metadata, resolved.
         roles: the seams that it provides.
         core: it is one of the core's own.
         only_by_name: it is never chosen unless named.
@@ -68,6 +70,8 @@ class PluginState:
     editable: bool = False
     changes: tuple[str, ...] = ()
     modules: frozenset[str] = frozenset()
+    folders: tuple[str, ...] = ()
+    site: str = ""
     roles: frozenset[Role] = frozenset()
     core: bool = False
     only_by_name: bool = False
@@ -124,6 +128,11 @@ def _state_of(plugin: FoundPlugin, reason: Reason) -> PluginState:
         module=plugin.module,
         editable=plugin.editable,
         modules=frozenset(plugin.modules),
+        folders=tuple(
+            str(Path(plugin.root) / top)
+            for top in sorted({path.partition("/")[0] for path in plugin.modules.values()})
+        ),
+        site=plugin.site,
     )
 
 

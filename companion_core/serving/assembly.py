@@ -34,6 +34,7 @@ from companion_core.plugin_host import (
     load_plugins,
     parse_narrow,
     rebuild_binaries,
+    require_reachable,
 )
 from companion_core.providers import API_VERSION, HostInfo, Keychain, ResourceLimits
 from companion_core.runtime.isolation import probe_isolation
@@ -94,7 +95,7 @@ def assemble(
     keychain = loaded.select_keychain(config.keychain.name)
     runtime = RuntimeProviders(
         chosen=chosen,
-        binary=_choose_binary(config, chosen),
+        binary=_choose_binary(config, chosen, egress),
         limits=_fill_limits(config),
         tier=_choose_tier(config, egress),
     )
@@ -122,8 +123,15 @@ def load_every_plugin(
     )
 
 
-def _choose_binary(config: Config, chosen: ChosenRuntime) -> str:
+def _choose_binary(config: Config, chosen: ChosenRuntime, egress: Egress) -> str:
     """Return the configured program, else the embedded one; nothing is taken from PATH."""
+    binary = _find_binary(config, chosen)
+    if binary == EMBEDDED and chosen.site:
+        require_reachable(egress, chosen.distribution, chosen.site)
+    return binary
+
+
+def _find_binary(config: Config, chosen: ChosenRuntime) -> str:
     if config.runtime.binary is not None:
         return config.runtime.binary
     spawn = chosen.spawn

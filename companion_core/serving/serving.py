@@ -199,6 +199,7 @@ class Serving:
             spawner=chosen.spawn.provider,
             plugin_name=chosen.spawn.plugin,
             plugin_modules=chosen.modules,
+            plugin_folders=chosen.folders,
             binary=self._providers.binary,
             binary_sha256=section.binary_sha256,
             model=model,
