@@ -78,6 +78,10 @@ def test_with_a_shut_doorway_every_row_is_still_there(tmp_path):
     assert STABLE - ids <= {"isolation.chosen"}
 
 
+def test_what_a_shut_doorway_refuses_is_skipped_and_not_at_fault():
+    assert broken(Reason.EGRESS_REFUSED, "the manifest").status is Status.SKIP
+
+
 def test_nothing_is_changed_without_repair(tmp_path):
     examine(make_situation(tmp_path))
     assert list(tmp_path.iterdir()) == []
