@@ -18,11 +18,6 @@ import psutil
 import pytest
 from runtime_parts import alive, wait_until
 
-from companion_core.cli import main
-from companion_core.egress.interface import Egress
-from companion_core.egress.live import LiveEgress
-from companion_core.egress.refusing import RefusingEgress
-
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.skipif(sys.platform == "win32", reason="companion up does not start there yet"),
@@ -59,17 +54,25 @@ def test_without_a_configuration_and_a_state_it_answers_and_makes_nothing(world)
     assert not world.state.exists()
 
 
-def test_what_a_shut_doorway_refuses_is_skipped(world, capsys: pytest.CaptureFixture[str]):
+SHUT = """
+import sys
+from companion_core.cli import main
+from companion_core.egress.refusing import RefusingEgress
+sys.exit(main(sys.argv[1:], egress=RefusingEgress()))
+"""
+
+
+def test_what_a_shut_doorway_refuses_is_skipped(world):
     world.publish()
     world.configure(runtime={"name": "llamacpp"})
-
-    def fails(egress: Egress) -> dict[str, str]:
-        main([*world.argv("doctor", "--json")[3:]], egress=egress)
-        return failed({row["id"]: row for row in json.loads(capsys.readouterr().out)["rows"]})
-
-    at_fault = fails(LiveEgress())
-    more = {id_: why for id_, why in fails(RefusingEgress()).items() if id_ not in at_fault}
-    assert more == {}
+    at_fault = failed(examine(world)[1])
+    command = [sys.executable, "-c", SHUT, *world.argv("doctor", "--json")[3:]]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=DEADLINE_SECONDS, check=False
+    )
+    rows = {row["id"]: row for row in json.loads(done.stdout)["rows"]}
+    assert {id_: why for id_, why in failed(rows).items() if id_ not in at_fault} == {}
+    assert rows["plugins"]["status"] == rows["manifest"]["status"] == "skip"
 
 
 def test_a_broken_configuration_is_a_row_and_the_rest_goes_on(world):
