@@ -130,6 +130,7 @@ def test_what_its_status_says_is_judged(tmp_path, check, changes, reason):
 def process(code: str, *arguments: str, **env: str) -> Iterator[subprocess.Popen[bytes]]:
     """A made-up runtime, once it has printed a line."""
     base = {"PATH": "/usr/bin:/bin", "HOME": "/x", "TMPDIR": "/x", "LANG": "C.UTF-8"}
+    base["PYTHONUNBUFFERED"] = "1"
     with subprocess.Popen(
         [
             sys.executable,
@@ -222,7 +223,7 @@ def test_the_environment_is_judged_by_the_rule_that_the_core_has(tmp_path, monke
         status = {"name": "lamp", "pid": runtime.pid, "channel": "unix"}
         found = running.check_runtime_environment(situation_of(tmp_path, runtime=status))
     assert found.reason is Reason.RUNTIME_ENVIRONMENT
-    names = frozenset({"PATH", "HOME", "TMPDIR", "LANG", "LAMP_KEY"})
+    names = frozenset({"PATH", "HOME", "TMPDIR", "LANG", "PYTHONUNBUFFERED", "LAMP_KEY"})
     assert asked == [(names, [], names, frozenset(ANSWERS["runtime"]["child_env_names"]))]
 
 
