@@ -7,7 +7,7 @@ import shlex
 from typing import Any, Final
 
 from companion_core.cli import Settings
-from companion_core.config.reader import load_config
+from companion_core.config.reader import Config, load_config
 from companion_core.errors import (
     REASONS,
     CompanionError,
@@ -26,6 +26,8 @@ from companion_core.plugin_host import (
     first_party_releases,
     judge_found,
     parse_narrow,
+    read_pins,
+    record_of,
     survey_plugins,
 )
 from companion_core.plugin_trial.trial import (
@@ -60,6 +62,7 @@ class PluginCatalog:
             strict: raise if the store cannot be read; else go on and trust no plugin.
         """
         self._settings = settings
+        self._config = self._load_config()
         self.store = TrustStore(settings.paths.plugin_store)
         self.store_reason = Reason.OK
         self.book = TrustBook()
@@ -70,8 +73,10 @@ class PluginCatalog:
             if strict:
                 raise
             self.store_reason = error.reason
+        pins_file = None if self._config is None else self._config.plugins.pins_file
         self.plugins = survey_plugins(
             trusted=self.book.trusted,
+            pins=read_pins(pins_file),
             narrow=parse_narrow(os.environ.get("COMPANION_PLUGINS")),
             reserved=CORE_NAMES,
         )
@@ -102,18 +107,20 @@ class PluginCatalog:
 
     def trial(self, *more: TrustRecord) -> Trial:
         """Return a trial with the stored records, `more` and the configuration, if there is one."""
-        runtime = keychain = None
-        try:
-            config = load_config(self._settings.config)
-            runtime, keychain = config.runtime.name, config.keychain.name
-        except UsageError:
-            pass  # other commands report a wrong configuration
+        config = self._config
+        pinned = {found.name: record_of(found) for found, state in self.plugins if state.pinned}
         return Trial(
             egress=self._settings.egress,
-            records=[*self.book.trusted.values(), *more],
-            runtime=runtime,
-            keychain=keychain,
+            records=[*{**self.book.trusted, **pinned}.values(), *more],
+            runtime=None if config is None else config.runtime.name,
+            keychain=None if config is None else config.keychain.name,
         )
+
+    def _load_config(self) -> Config | None:
+        try:
+            return load_config(self._settings.config)
+        except UsageError:
+            return None  # other commands report a wrong configuration
 
     def documents(self, *, ask: str | None = None) -> list[Document]:
         """Return what is known of each plugin; the core's own come last.
@@ -158,6 +165,7 @@ class PluginCatalog:
             "module": state.module,
             "digest": state.digest,
             "editable": state.editable,
+            "pinned": state.pinned,
             "core": False,
             "changes": list(state.changes),
             "files": [file.path for file in found.files],
@@ -188,7 +196,8 @@ def refusal_of(reason: Reason, name: str, detail: str = "") -> CompanionError:
 
 
 def _core_document(row: Document) -> Document:
-    empty: Document = {"detail": "", "module": "", "digest": None, "editable": False, "changes": []}
+    empty: Document = {"detail": "", "module": "", "digest": None, "changes": []}
+    empty |= {"editable": False, "pinned": False}
     return {
         **empty,
         **{key: row[key] for key in ("name", "state", "reason", "distribution", "version")},

@@ -14,7 +14,15 @@ import click
 from companion_core.cli import Settings, echo_result
 from companion_core.cli.plugin_facts import Document, PluginCatalog, refusal, refusal_of
 from companion_core.errors import PluginFault, Reason, UsageError
-from companion_core.plugin_host import CheckRecord, PluginState, State, TrustRecord, record_of
+from companion_core.plugin_host import (
+    CheckRecord,
+    FoundPlugin,
+    PluginState,
+    State,
+    TrustRecord,
+    parse_digest,
+    record_of,
+)
 from companion_core.plugin_trial.trial import (
     CHECK_SECONDS,
     row_of,
@@ -62,9 +70,16 @@ def info(settings: Settings, *, name: str, as_json: bool) -> None:
 @click.argument("name")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--editable", is_flag=True, help="Trust the present state of a linked source tree.")
+@click.option(
+    "--digest",
+    metavar="HEX",
+    help="Trust only code with this SHA-256, as companion plugins info shows it.",
+)
 @_as_json
 @click.pass_obj
-def trust(settings: Settings, *, name: str, yes: bool, editable: bool, as_json: bool) -> None:
+def trust(
+    settings: Settings, *, name: str, yes: bool, editable: bool, digest: str | None, as_json: bool
+) -> None:
     """Trust the code of the plugin NAME as it is installed now.
 
     It is imported once, in a child with a deadline; if that fails, it is not trusted. From
@@ -72,6 +87,8 @@ def trust(settings: Settings, *, name: str, yes: bool, editable: bool, as_json: 
     """
     catalog = PluginCatalog(settings)
     found, state = catalog.only(name)
+    if digest is not None:
+        _require_digest(found, digest)
     if state.state is State.TRUSTED:
         document = {"ok": True, "name": name, "already": True}
         echo_result(document, f"{name} is trusted already", as_json=as_json)
@@ -107,9 +124,14 @@ def trust(settings: Settings, *, name: str, yes: bool, editable: bool, as_json: 
 @click.pass_obj
 def untrust(settings: Settings, *, name: str, as_json: bool) -> None:
     """Stop trusting the plugin NAME."""
-    known = PluginCatalog(settings).store.untrust(name)
+    catalog = PluginCatalog(settings)
+    known = catalog.store.untrust(name)
+    pinned = any(state.pinned for _, state in catalog.plugins if state.name == name)
     text = f"{name} is no longer trusted" if known else f"{name} was not trusted by you"
-    echo_result({"ok": True, "name": name, "was_trusted": known}, text, as_json=as_json)
+    if pinned:
+        text += "; plugins.pins_file still pins it, and COMPANION_PLUGINS can leave it out"
+    document = {"ok": True, "name": name, "was_trusted": known, "pinned": pinned}
+    echo_result(document, text, as_json=as_json)
 
 
 @command.command("check")
@@ -164,6 +186,21 @@ def new(kind: str, name: str, into: Path, as_json: bool) -> None:
     echo_result(document, text, as_json=as_json)
 
 
+def _require_digest(found: FoundPlugin, digest: str) -> None:
+    """Require that the installed code is the code that the person means.
+
+    Raises:
+        UsageError: `usage`, if `digest` is no SHA-256.
+        PluginFault: `plugin_changed`, with both digests.
+    """
+    expected = parse_digest(digest)
+    if expected is None:
+        raise UsageError(Reason.USAGE, "--digest is a SHA-256: 64 hexadecimal digits")
+    if found.digest != expected:
+        detail = f"SHA-256 {found.digest} is installed, and {expected} was expected"
+        raise refusal_of(Reason.PLUGIN_CHANGED, found.name, detail)
+
+
 def _confirm(state: PluginState, record: TrustRecord, *, yes: bool) -> None:
     """Show what is about to be trusted, and ask."""
     changed = "".join(f"\n  {change}" for change in state.changes)
@@ -203,6 +240,7 @@ def _facts(row: Document) -> str:
         "digest": row["digest"] or "",
         "side": row["side"],
         "editable": "yes" if row["editable"] else "",
+        "pinned": "by plugins.pins_file" if row["pinned"] else "",
         "hooks": ", ".join(row["hooks"]),
         "selected for": ", ".join(row["selected_for"]),
         "conformance": _conformance(row["conformance"]),

@@ -34,6 +34,7 @@ __all__ = [
     "ManifestConfig",
     "ModelConfig",
     "NetworkConfig",
+    "PluginsConfig",
     "RuntimeConfig",
     "load_config",
     "parse_config",
@@ -164,6 +165,15 @@ class KeychainConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PluginsConfig:
+    """[plugins]: code that a product vouches for, beside what the person trusts."""
+
+    pins_file: str | None = _key(
+        _is_absolute_path, "an absolute path to a JSON file of plugin names and digests", None
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayConfig:
     """[gateway]: the loopback front door."""
 
@@ -201,6 +211,7 @@ class Config:
     model: ModelConfig
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     keychain: KeychainConfig = field(default_factory=KeychainConfig)
+    plugins: PluginsConfig = field(default_factory=PluginsConfig)
     gateway: GatewayConfig = field(default_factory=GatewayConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
@@ -212,6 +223,7 @@ SECTIONS: Final[Mapping[str, type[Any]]] = MappingProxyType(
         "model": ModelConfig,
         "runtime": RuntimeConfig,
         "keychain": KeychainConfig,
+        "plugins": PluginsConfig,
         "gateway": GatewayConfig,
         "network": NetworkConfig,
         "limits": LimitsConfig,

@@ -16,6 +16,7 @@ from companion_core.plugin_host.host import (
     load_plugins,
 )
 from companion_core.plugin_host.inventory import find_plugins
+from companion_core.plugin_host.pins import parse_digest, read_pins
 from companion_core.plugin_host.rules import (
     FoundPlugin,
     TrustRecord,
@@ -55,7 +56,9 @@ __all__ = [
     "first_party_releases",
     "judge_found",
     "load_plugins",
+    "parse_digest",
     "parse_narrow",
+    "read_pins",
     "rebuild_binaries",
     "record_of",
     "require_reachable",

@@ -163,6 +163,7 @@ def load_plugins(
     *,
     core_plugins: Sequence[CorePlugin] = (),
     trusted: Mapping[str, TrustRecord] = MappingProxyType({}),
+    pins: Mapping[str, str] = MappingProxyType({}),
     narrow: Collection[str] | None = None,
     first_party: FirstParty | None = None,
     path: Sequence[str] | None = None,
@@ -175,6 +176,7 @@ def load_plugins(
         host_info: what a plugin may know of its host.
         core_plugins: the core's own; no installed plugin may have one of their names.
         trusted: what the person vouched for (`trust_store`).
+        pins: what the product vouches for: names and SHA-256 digests (`pins.read_pins`).
         narrow: names of installed plugins that may load (`rules.parse_narrow`); None allows all.
         first_party: the releases to recognise; None is the table that ships with the core.
         path: the folders to search; None is `sys.path`.
@@ -184,6 +186,7 @@ def load_plugins(
         loader.add_core(core)
     surveyed = survey_plugins(
         trusted=trusted,
+        pins=pins,
         narrow=narrow,
         reserved={core.name for core in core_plugins},
         first_party=first_party,

@@ -19,6 +19,7 @@ from typing import Final
 from companion_core.errors import Reason
 
 __all__ = [
+    "PLUGIN_NAME",
     "CodeFile",
     "FirstParty",
     "FoundPlugin",
@@ -39,7 +40,8 @@ __all__ = [
     "sourceless",
 ]
 
-_NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,63}")
+PLUGIN_NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,63}")
+"""What the name of a plugin looks like."""
 
 
 # Python's suffixes, and those of libraries that extension modules load from beside themselves.
@@ -304,7 +306,7 @@ def _judge(
         return Reason.PLUGIN_CHANGED
     if not plugin.first_on_path:
         return Reason.PLUGIN_SHADOWED
-    if (versions is None and record is None) or not _NAME.fullmatch(plugin.name):
+    if (versions is None and record is None) or not PLUGIN_NAME.fullmatch(plugin.name):
         return Reason.PLUGIN_UNTRUSTED
     shipped = versions is not None and _is_release(plugin, versions.get(plugin.version))
     vouched_for = record is not None and record_of(plugin) == record

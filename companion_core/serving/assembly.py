@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from companion_core import __version__
@@ -33,6 +34,7 @@ from companion_core.plugin_host import (
     call_provider_sync,
     load_plugins,
     parse_narrow,
+    read_pins,
     rebuild_binaries,
     require_reachable,
 )
@@ -76,7 +78,11 @@ class RuntimeProviders:
 
 
 def assemble(
-    config: Config, egress: Egress, context: ssl.SSLContext, plugin_store: Path
+    config: Config,
+    egress: Egress,
+    context: ssl.SSLContext,
+    plugin_store: Path,
+    pins: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[AuthorityProviders, RuntimeProviders]:
     """Load every trusted plugin and select one provider per role. Blocking.
 
@@ -85,12 +91,18 @@ def assemble(
         egress: the doorway to the machine.
         context: how servers are verified.
         plugin_store: the file of the plugins that the person trusts.
+        pins: plugins that the product vouches for, beside those of `plugins.pins_file`.
 
     Raises:
         CompanionError: the refusal of a role that nobody, or nobody in particular, fills;
             the trust store cannot be read.
     """
-    loaded = load_every_plugin(egress, lambda: context, TrustStore(plugin_store).read().trusted)
+    loaded = load_every_plugin(
+        egress,
+        lambda: context,
+        TrustStore(plugin_store).read().trusted,
+        {**read_pins(config.plugins.pins_file), **pins},
+    )
     chosen = loaded.select_runtime(config.runtime.name)
     keychain = loaded.select_keychain(config.keychain.name)
     runtime = RuntimeProviders(
@@ -106,6 +118,7 @@ def load_every_plugin(
     egress: Egress,
     context_factory: Callable[[], ssl.SSLContext],
     trusted: Mapping[str, TrustRecord],
+    pins: Mapping[str, str] = MappingProxyType({}),
 ) -> LoadedPlugins:
     """Load the core's own plugins and, of those installed, the trusted ones."""
     downloads = HttpsDownloadPlugin(HttpsDownloader(egress, context_factory))
@@ -119,6 +132,7 @@ def load_every_plugin(
             CorePlugin(name="process", plugin=probe),
         ],
         trusted=trusted,
+        pins=pins,
         narrow=parse_narrow(os.environ.get("COMPANION_PLUGINS")),
     )
 

@@ -52,8 +52,8 @@ class _Stream:
     def __enter__(self) -> TextIO:
         return self._now().__enter__()
 
-    def __exit__(self, *error: Any) -> None:
-        self._now().__exit__(*error)
+    def __exit__(self, *_: object) -> None:
+        self._now().close()
 
 
 @contextlib.contextmanager
@@ -89,12 +89,13 @@ def muted(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def set_output_apart() -> None:
-    """Keep stderr as a log that the main thread alone writes; give descriptors 1 and 2 to /dev/null.
+    """Keep stderr as a log of the main thread alone; give descriptors 1 and 2 to /dev/null.
 
     For a process of the companion's own whose output is a log. It is called once, before any
     plugin is imported. A descriptor that is closed stays out of use as well.
     """
     null = os.open(os.devnull, os.O_RDWR)
+    log: TextIO
     try:
         log = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="backslashreplace", buffering=1)
     except OSError:

@@ -9,7 +9,7 @@ import contextlib
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from companion_core.errors import Reason
 from companion_core.providers import (
@@ -92,20 +92,19 @@ def _status(provider: Keychain) -> KeychainStatus:
     status = _call(provider.status)
     kind = type(status)
     _BOOK.expect(2, kind is KeychainStatus, seen=kind.__name__, expected="KeychainStatus")
-    answer: KeychainStatus = status
-    reasons = frozenset({Reason.OK}) if answer.ok is True else KEYCHAIN_REASONS
+    flags: tuple[Any, Any, Any] = (status.ok, status.device_only, status.session_bound)
+    ok, device_only, session_bound = flags
+    reasons = frozenset({Reason.OK}) if ok is True else KEYCHAIN_REASONS
     _BOOK.expect(
         2,
-        type(answer.ok) is bool and answer.reason in reasons,
-        seen=f"ok={answer.ok!r}, reason={answer.reason!r}",
+        type(ok) is bool and status.reason in reasons,
+        seen=f"ok={ok!r}, reason={status.reason!r}",
         expected=f"a reason of {sorted(reasons)}",
     )
-    plain = type(answer.session_bound) is bool and (
-        answer.device_only is None or type(answer.device_only) is bool
-    )
-    seen = f"device_only={answer.device_only!r}, session_bound={answer.session_bound!r}"
+    plain = type(session_bound) is bool and type(device_only) in {bool, type(None)}
+    seen = f"device_only={device_only!r}, session_bound={session_bound!r}"
     _BOOK.expect(2, plain, seen=seen, expected="True, False, or None for device_only")
-    return answer
+    return cast("KeychainStatus", status)
 
 
 def _check_refusals(provider: Keychain, account: str, value: str) -> None:

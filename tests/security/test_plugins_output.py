@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from chatty_plugins import KEYCHAIN, SAY
 
 from companion_core.authority.keychain import GuardedKeychain

@@ -59,6 +59,12 @@ class Machine:
         self.install(f"companion-runtime-{name}", {f"{package}/__init__.py": text}, {name: package})
         return self.site / package / "__init__.py"
 
+    def configure(self, line: str) -> None:
+        key = "ed25519:11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="  # RFC 8032, section 7.1
+        manifest = f'manifest = {{url = "file:///m.json", trusted_keys = ["{key}"]}}'
+        self.state.mkdir(exist_ok=True, mode=0o700)
+        (self.state / "none.toml").write_text(f'{manifest}\nmodel.id = "tiny"\n{line}\n')
+
     def plugins(self, *arguments: str, **environment: str) -> Done:
         root = ["--config", str(self.state / "none.toml"), "--state-dir", str(self.state)]
         with self._monkeypatch.context() as patch:
@@ -125,6 +131,54 @@ def test_trusting_is_asked_for_told_and_undone(machine: Machine):
     assert machine.plugins("untrust", "lamp").returncode == 0
 
 
+def test_the_expected_digest_is_required_of_what_is_installed(machine: Machine):
+    module = machine.add("lamp")
+    digest = machine.row("lamp")["digest"]
+    for wrong in ("0" * 64, digest[:-1] + ("0" if digest[-1] != "0" else "1")):
+        refused = machine.plugins("trust", "lamp", "--yes", "--digest", wrong)
+        assert refused.returncode == 3
+        assert last_line(refused).startswith("companion: plugin_changed: ")
+        assert digest in refused.stderr
+        assert wrong in refused.stderr
+    for malformed in ("", digest[:-1], digest + "0", "g" * 64, f"sha256:{digest}"):
+        assert machine.plugins("trust", "lamp", "--yes", "--digest", malformed).returncode == 2
+    assert machine.row("lamp")["reason"] == "plugin_untrusted"
+
+    trusted = machine.plugins("trust", "lamp", "--yes", "--digest", digest.upper(), "--json")
+    assert trusted.returncode == 0, trusted.stderr
+    assert json.loads(trusted.stdout)["digest"] == digest
+    assert machine.plugins("trust", "lamp", "--digest", digest).returncode == 0  # already
+    again = machine.plugins("trust", "lamp", "--yes", "--digest", "0" * 64)
+    assert again.returncode == 3
+
+    module.write_text(GOOD + "#")
+    assert machine.plugins("trust", "lamp", "--yes", "--digest", digest).returncode == 3
+    assert machine.row("lamp")["reason"] == "plugin_changed"
+
+
+def test_what_the_configuration_pins_is_trusted_without_a_question(
+    machine: Machine, tmp_path: Path
+):
+    machine.add("lamp")
+    pins = tmp_path / "pins.json"
+    pins.write_text(json.dumps({"lamp": machine.row("lamp")["digest"]}))
+    machine.configure(f'plugins.pins_file = "{pins}"')
+    row = machine.row("lamp")
+    assert (row["state"], row["reason"], row["pinned"]) == ("registered", "ok", True)
+    assert "pinned" in machine.plugins("info", "lamp").stdout
+    assert machine.plugins("check", "lamp").returncode == 0
+    assert machine.row("lamp", COMPANION_PLUGINS="")["reason"] == "plugin_narrowed"
+    untrusted = machine.plugins("untrust", "lamp", "--json")
+    assert json.loads(untrusted.stdout)["pinned"] is True
+    assert "COMPANION_PLUGINS" in machine.plugins("untrust", "lamp").stdout
+    assert machine.row("lamp")["state"] == "registered"
+
+    pins.write_text("{")
+    listed = machine.plugins("list")
+    assert listed.returncode == 2
+    assert str(pins) in listed.stderr
+
+
 @pytest.mark.parametrize(("answer", "code"), [("y", 0), ("n", 130)])
 def test_a_person_is_asked(machine: Machine, monkeypatch, answer: str, code: int):
     class Terminal(io.StringIO):
@@ -181,7 +235,11 @@ def test_the_result_of_a_check_is_bound_to_the_code(machine: Machine):
     assert machine.row("lamp")["conformance"] is None
     checked = machine.plugins("check", "lamp", "--json")
     assert json.loads(checked.stdout)["passed"] == ["health", "spawn"]
-    assert machine.row("lamp")["conformance"] == {"kit": KIT_VERSION, "result": "passed", "rule": ""}
+    assert machine.row("lamp")["conformance"] == {
+        "kit": KIT_VERSION,
+        "result": "passed",
+        "rule": "",
+    }
 
     module.write_text(GOOD.replace("FakeHealthChecker()", "FakeHealthChecker(answer=True)"))
     assert machine.row("lamp")["conformance"] is None

@@ -199,7 +199,7 @@ def test_a_child_of_the_runtime_may_add_what_its_plugin_declared(tmp_path):
 
 @LINUX
 def test_a_name_that_every_runtime_has_may_not_be_missing(tmp_path):
-    base = {"PATH": "/usr/bin:/bin", "HOME": "/x", "LANG": "C.UTF-8"}
+    base = {"PATH": "/usr/bin:/bin", "HOME": "/x", "LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(["/bin/sleep", "3600"], env=base) as runtime:
         status = {"name": "lamp", "pid": runtime.pid, "channel": "unix"}
         situation = situation_of(tmp_path, runtime=status)
