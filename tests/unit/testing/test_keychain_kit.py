@@ -112,6 +112,10 @@ def say_as_bytes(text: str) -> None:
     print(text.encode(), end="")
 
 
+def say_on_stderr(text: str) -> None:
+    sys.stderr.write(text)
+
+
 def say_in_c(text: str) -> None:
     ctypes.CDLL(None).puts(text.encode())
 
@@ -126,7 +130,7 @@ SPEAKERS = (
     print,
     say_as_bytes,
     say_aside,
-    lambda text: sys.stderr.write(text),
+    say_on_stderr,
     lambda text: os.write(1, text.encode()),
     lambda text: os.write(2, text.encode()),
     lambda text: logging.getLogger("some.store").debug("%s", text),

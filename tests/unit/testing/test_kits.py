@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+import os
+import socket
 import ssl
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +30,9 @@ from companion_core.providers import (
     Redirect,
     ResourceObservation,
     RuntimeBinary,
+    SpawnPlan,
+    SpawnRequest,
+    UnixChannel,
 )
 from companion_core.runtime.resources import probe
 from companion_core.testing import (
@@ -89,6 +99,74 @@ class Writing(FakeSpawner):
         return super().plan(request)
 
 
+class Impure(FakeSpawner):
+    """Does something beside its plan."""
+
+    def __init__(self, act: Callable[[], object]) -> None:
+        super().__init__()
+        self.act = act
+
+    def plan(self, request: Any) -> Any:
+        with suppress(OSError):
+            self.act()
+        return super().plan(request)
+
+
+NOWHERE = "/nonexistent/folder/file"
+ACTS = (
+    lambda: Path(NOWHERE).write_text("x"),
+    lambda: Path(NOWHERE).open("a"),
+    lambda: Path(NOWHERE).open("r+b"),
+    lambda: os.open(NOWHERE, os.O_WRONLY),
+    lambda: Path(NOWHERE).mkdir(),
+    lambda: Path(NOWHERE).unlink(),
+    lambda: Path(NOWHERE).rename("/nonexistent/other"),
+    lambda: Path(NOWHERE).chmod(0o600),
+    lambda: Path(NOWHERE).symlink_to("/nonexistent/other"),
+    lambda: os.utime(NOWHERE),
+    lambda: os.truncate(NOWHERE, 0),
+    lambda: subprocess.Popen([NOWHERE]),
+    lambda: os.system("true"),  # noqa: S605 - what a plan must not do
+    lambda: os.kill(os.getpid(), 0),
+    lambda: socket.create_connection(("127.0.0.1", 9), timeout=0.1),
+    lambda: socket.getaddrinfo("localhost", 80),
+    lambda: os.putenv("LAMP", "1"),
+)
+if sys.version_info >= (3, 12):  # no earlier Python tells of a thread
+    ACTS += (lambda: threading.Thread(target=Path(NOWHERE).exists).start(),)
+
+
+def listening(*arguments: str) -> FakeSpawner:
+    """Return a spawner that names the channel with these arguments on TCP."""
+
+    def alter(plan: SpawnPlan, request: SpawnRequest) -> SpawnPlan:
+        if isinstance(request.channel, UnixChannel):
+            return plan
+        port = str(request.channel.port)
+        told = tuple(text.replace("PORT", port) for text in arguments)
+        return replace(plan, argv=(*plan.argv[:2], *told))
+
+    return FakeSpawner(alter=alter)
+
+
+ADDRESSES = (
+    ("--host", "0.0.0.0", "--port", "PORT"),
+    ("--listen=0.0.0.0:PORT",),
+    ("0.0.0.0:PORT",),
+    ("[::]:PORT",),
+    ("--host=::", "PORT"),
+    ("*:PORT",),
+    (":PORT",),
+    ("--listen=:PORT",),
+    ("http://192.168.1.2:PORT",),
+    ("localhost:PORT",),
+    ("--host", "127.0.0.2", "--port", "PORT"),
+    ("--port", "PORT"),  # the program's default decides
+    ("127.0.0.1:PORT", "--metrics", "0.0.0.0:9090"),
+    ('{"host": "0.0.0.0", "port": PORT}', "127.0.0.1:PORT"),
+)
+
+
 class Declining(FakeSpawner):
     reason = Reason.PLAN_REFUSED
 
@@ -151,6 +229,10 @@ SPAWNERS = [
 ]
 
 
+SPAWNERS += [(6, Impure(act)) for act in ACTS]
+SPAWNERS += [(11, listening(*arguments)) for arguments in ADDRESSES]
+
+
 @pytest.mark.parametrize(("rule", "spawner"), SPAWNERS)
 def test_a_spawner_that_breaks_a_rule_is_named(rule: int, spawner: Any):
     assert_breaks(rule, SPAWNER_RULES, "spawner", lambda: check_spawner(spawner, KIND))
@@ -167,13 +249,78 @@ def test_what_is_declared_is_asked_for():
     assert_breaks(5, SPAWNER_RULES, "spawner", lambda: check_spawner(FakeSpawner(), both))
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--host", "127.0.0.1", "--port", "PORT"),
+        ("--host=127.0.0.1", "--port=PORT"),
+        ("http://127.0.0.1:PORT", "--version", "1.2.3"),
+        ('{"host": "127.0.0.1", "port": PORT}', "127.0.0.1:PORT"),
+    ],
+)
+def test_the_channels_own_address_is_accepted_in_any_form(arguments: tuple[str, ...]):
+    check_spawner(listening(*arguments), KIND)
+
+
+def test_what_is_read_or_imported_by_a_plan_is_no_effect(tmp_path: Path):
+    (tmp_path / "companion_lazy.py").write_text("x = 1\n")
+
+    def act() -> None:
+        Path("/dev/null").read_bytes()
+        sys.path.insert(0, str(tmp_path))
+        try:
+            importlib.import_module("companion_lazy")
+        finally:
+            sys.path.remove(str(tmp_path))
+            sys.modules.pop("companion_lazy", None)
+
+    check_spawner(Impure(act), KIND)
+
+
+def script(folder: Path, interpreter: Path | str) -> str:
+    program = folder / "lamp"
+    program.write_text(f"#!{interpreter}\n")
+    program.chmod(0o755)
+    return str(program)
+
+
+def test_the_interpreter_of_a_script_must_be_readable(tmp_path: Path):
+    interpreter = tmp_path / "venv" / "bin" / "python"
+    interpreter.parent.mkdir(parents=True)
+    interpreter.write_text("stands for an interpreter outside the system's folders")
+    program = script(tmp_path, f"{interpreter} -I")
+    hidden = FakeSpawner(program=program, alter=lambda plan, _: replace(plan, read_paths=()))
+    assert_breaks(12, SPAWNER_RULES, "spawner", lambda: check_spawner(hidden, KIND))
+    folders = (str(tmp_path / "venv"),)
+    shown = FakeSpawner(program=program, alter=lambda plan, _: replace(plan, read_paths=folders))
+    assert check_spawner(shown, KIND) == ()
+    for line, found in (
+        ("/bin/sh", True),
+        ("/usr/bin/env sh", True),
+        ("/usr/bin/env -S sh -e", True),
+        ("/usr/bin/env nothing-of-this-name", False),
+        ("", False),
+    ):
+        script(tmp_path, line)
+        if found:
+            check_spawner(hidden, KIND)
+        else:
+            assert_breaks(12, SPAWNER_RULES, "spawner", lambda: check_spawner(hidden, KIND))
+
+
+def test_what_could_not_be_tried_is_said():
+    (untried,) = check_spawner(FakeSpawner(), KIND)
+    assert untried.what.startswith("rule 12: locate finds no program")
+    assert untried.reason is Reason.OK
+
+
 def test_spawners_that_conform_pass():
     check_spawner(Templated())
     check_spawner(FakeSpawner(), KIND)
 
 
 def test_every_rule_of_a_spawner_can_be_broken():
-    assert {rule for rule, _ in SPAWNERS} | {8} == set(SPAWNER_RULES)
+    assert {rule for rule, _ in SPAWNERS} | {8, 12} == set(SPAWNER_RULES)
 
 
 # --- health ---
