@@ -174,8 +174,13 @@ class PluginCatalog:
             "conformance": None,
         }
         if check is not None and check.digest == state.digest:
-            result = "failed" if check.failure else "passed"
-            document["conformance"] = {"kit": check.kit, "result": result, "rule": check.failure}
+            usable = check.reason == Reason.OK.value
+            document["conformance"] = {
+                "kit": check.kit,
+                "result": "failed" if check.failure else "passed" if usable else "incomplete",
+                "rule": check.failure,
+                "untried": list(check.untried),
+            }
         if row is not None:
             document |= {key: row[key] for key in ("state", "reason", "detail", "hooks")}
             document["selected_for"] = row["selected_for"]

@@ -142,7 +142,7 @@ def check(settings: Settings, *, name: str, as_json: bool) -> None:
     """Run the conformance kit on the trusted plugin NAME and remember the result.
 
     The result is bound to the code's digest. A keychain is checked for real, under two
-    accounts of the check's own.
+    accounts of the check's own. A runtime that is installed here is started with a tiny model.
     """
     from companion_core.testing.rulebook import KIT_VERSION  # noqa: PLC0415 - only `check` needs it
 
@@ -154,16 +154,34 @@ def check(settings: Settings, *, name: str, as_json: bool) -> None:
     row = row_of(report, name)
     if report is None or row["reason"] != Reason.OK.value:
         raise refusal_of(Reason(row["reason"]), name, row["detail"])
-    passed, failure = tuple(report["checked"]["passed"]), report["checked"]["failure"]
+    checked = report["checked"]
+    passed, untried, failure = checked["passed"], checked["untried"], checked["failure"]
+    reason = Reason(checked["reason"])
     catalog.store.remember_check(
         name,
-        CheckRecord(digest=found.digest or "", kit=KIT_VERSION, passed=passed, failure=failure),
+        CheckRecord(
+            digest=found.digest or "",
+            kit=KIT_VERSION,
+            passed=tuple(passed),
+            failure=failure,
+            untried=tuple(untried),
+            reason=reason.value,
+        ),
     )
     if failure:
         raise PluginFault(Reason.PLUGIN_NONCONFORMANT, name, f"{name}: {failure}")
-    document = {"ok": True, "name": name, "kit": KIT_VERSION, "passed": passed}
-    text = f"{name} passes the conformance kit {KIT_VERSION}: {', '.join(passed)}"
-    echo_result(document, text, as_json=as_json)
+    if reason is not Reason.OK:
+        raise refusal_of(reason, name, "\n".join(untried))
+    document = {
+        "ok": True,
+        "name": name,
+        "kit": KIT_VERSION,
+        "passed": passed,
+        "untried": untried,
+    }
+    lines = [f"{name} passes the conformance kit {KIT_VERSION}: {', '.join(passed)}"]
+    lines += [f"  not tried: {text}" for text in untried]
+    echo_result(document, "\n".join(lines), as_json=as_json)
 
 
 @command.command("new")
@@ -256,4 +274,6 @@ def _facts(row: Document) -> str:
 def _conformance(result: dict[str, Any] | None) -> str:
     if result is None:
         return ""
-    return f"{result['result']}, kit {result['kit']} {result['rule']}".rstrip()
+    told = [f"{result['result']}, kit {result['kit']} {result['rule']}".rstrip()]
+    told += [f"not tried: {text}" for text in result["untried"]]
+    return "; ".join(told)

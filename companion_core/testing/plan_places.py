@@ -29,12 +29,13 @@ def foreign_addresses(plan: SpawnPlan, channel: UnixChannel | TcpChannel) -> tup
     address counts, in whatever argument: one for metrics is reached as easily.
     """
     texts = (*plan.argv[1:], *plan.env.values())
-    own = channel.host if isinstance(channel, TcpChannel) else None
-    foreign = [address for text in texts for address in _addresses(text) if address != own]
-    if isinstance(channel, TcpChannel):
-        foreign += [name for text in texts for name in _names_before(text, channel)]
-        if not any(own in _addresses(text) for text in texts):
-            foreign.append("an address that it does not name")
+    found = [address for text in texts for address in _addresses(text)]
+    if isinstance(channel, UnixChannel):
+        return tuple(found)
+    foreign = [address for address in found if address != channel.host]
+    foreign += [name for text in texts for name in _names_before(text, channel)]
+    if channel.host not in found:
+        foreign.append("an address that it does not name")
     return tuple(foreign)
 
 

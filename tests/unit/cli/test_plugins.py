@@ -15,7 +15,7 @@ import pytest
 
 from companion_core.cli import main
 from companion_core.cli.plugin_facts import CORE_NAMES
-from companion_core.testing import KIT_VERSION
+from companion_core.testing import KIT_VERSION, write_fake_runtime
 
 pytestmark = pytest.mark.integration
 
@@ -235,11 +235,10 @@ def test_the_result_of_a_check_is_bound_to_the_code(machine: Machine):
     assert machine.row("lamp")["conformance"] is None
     checked = machine.plugins("check", "lamp", "--json")
     assert json.loads(checked.stdout)["passed"] == ["health", "spawn"]
-    assert machine.row("lamp")["conformance"] == {
-        "kit": KIT_VERSION,
-        "result": "passed",
-        "rule": "",
-    }
+    conformance = machine.row("lamp")["conformance"]
+    assert (conformance["kit"], conformance["result"]) == (KIT_VERSION, "passed")
+    assert [text.partition(":")[0] for text in conformance["untried"]] == ["spawn", "runtime"]
+    assert "not tried: runtime: " in machine.plugins("info", "lamp").stdout
 
     module.write_text(GOOD.replace("FakeHealthChecker()", "FakeHealthChecker(answer=True)"))
     assert machine.row("lamp")["conformance"] is None
@@ -250,6 +249,41 @@ def test_the_result_of_a_check_is_bound_to_the_code(machine: Machine):
     assert "health rule 3" in failed.stderr
     assert last_line(failed).startswith("companion: plugin_nonconformant: ")
     assert machine.row("lamp")["conformance"]["result"] == "failed"
+
+
+def test_a_locked_store_is_not_said_to_pass(machine: Machine):
+    text = """
+from companion_core import hookimpl
+from companion_core.testing import FakeKeychain
+
+@hookimpl
+def companion_keychain():
+    return FakeKeychain(locked=True)
+"""
+    package = "companion_runtime_vault"
+    machine.install(
+        "companion-vault",
+        {f"{package}/__init__.py": text},
+        {"vault": package},
+        group="companion.authority.v1",
+    )
+    assert machine.plugins("trust", "vault", "--yes").returncode == 0
+    checked = machine.plugins("check", "vault")
+    assert checked.returncode == 4
+    assert "passes" not in checked.stdout
+    assert "rules 4 to 12" in checked.stderr
+    assert last_line(checked).startswith("companion: keychain_locked: ")
+    assert machine.row("vault")["conformance"]["result"] == "incomplete"
+
+
+def test_a_runtime_that_is_installed_is_started_by_the_check(machine: Machine, tmp_path: Path):
+    program = write_fake_runtime(tmp_path / "runtime")
+    started = GOOD.replace("FakeSpawner()", f"FakeSpawner(program={str(program)!r})")
+    machine.add("lamp", started)
+    machine.plugins("trust", "lamp", "--yes")
+    failed = machine.plugins("check", "lamp")
+    assert failed.returncode == 3
+    assert "runtime rule 3" in failed.stderr  # it prints the key that it was given
 
 
 def test_a_name_that_nobody_has(machine: Machine):

@@ -115,9 +115,9 @@ class Impure(FakeSpawner):
 NOWHERE = "/nonexistent/folder/file"
 ACTS = (
     lambda: Path(NOWHERE).write_text("x"),
-    lambda: Path(NOWHERE).open("a"),
-    lambda: Path(NOWHERE).open("r+b"),
-    lambda: os.open(NOWHERE, os.O_WRONLY),
+    lambda: os.open(NOWHERE, os.O_RDWR),
+    lambda: os.open(NOWHERE, os.O_RDONLY | os.O_CREAT),
+    lambda: os.open(NOWHERE, os.O_WRONLY | os.O_APPEND),
     lambda: Path(NOWHERE).mkdir(),
     lambda: Path(NOWHERE).unlink(),
     lambda: Path(NOWHERE).rename("/nonexistent/other"),
