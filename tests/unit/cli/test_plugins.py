@@ -251,6 +251,29 @@ def test_the_result_of_a_check_is_bound_to_the_code(machine: Machine):
     assert machine.row("lamp")["conformance"]["result"] == "failed"
 
 
+@pytest.mark.parametrize("kind", ["runtime", "keychain"])
+@pytest.mark.parametrize("name", ["echo", "a-rather-long-name"])
+def test_a_new_plugin_passes_strict_types_and_the_linters_defaults(
+    tmp_path: Path, kind: str, name: str
+):
+    assert main(["plugins", "new", kind, name, "--into", str(tmp_path)]) == 0
+    (folder,) = tmp_path.iterdir()
+    (package,) = folder.glob("companion_*")
+    for command in (
+        ["mypy", "--strict", "--config-file=", "--cache-dir", str(tmp_path / "cache")],
+        ["ruff", "check", "--isolated", "--no-cache"],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", *command, package.name, "tests"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_a_locked_store_is_not_said_to_pass(machine: Machine):
     text = """
 from companion_core import hookimpl
