@@ -140,8 +140,8 @@ def _trust_record(name: str, row: Any) -> TrustRecord:
 
 
 def _check_record(row: Any) -> CheckRecord:
-    lists = {name: tuple(row.get(name, ())) for name in ("passed", "untried")}
-    record = CheckRecord(**{**row, **lists})
+    lists = {"passed": tuple(row["passed"]), "untried": tuple(row.get("untried", ()))}
+    record = CheckRecord(**{**row, **lists})  # an older core wrote no `untried` and no `reason`
     texts = (record.digest, record.kit, record.failure, *record.passed, *record.untried)
     Reason(record.reason)  # a ValueError for any other text
     if not all(type(text) is str for text in texts):
