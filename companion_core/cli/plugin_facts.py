@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import shlex
 from typing import Any, Final
 
 from companion_core.cli import Settings
-from companion_core.config.reader import load_config
+from companion_core.config.reader import Config, load_config
 from companion_core.errors import (
     REASONS,
     CompanionError,
@@ -25,6 +26,8 @@ from companion_core.plugin_host import (
     first_party_releases,
     judge_found,
     parse_narrow,
+    read_pins,
+    record_of,
     survey_plugins,
 )
 from companion_core.plugin_trial.trial import (
@@ -37,6 +40,7 @@ __all__ = ["CORE_NAMES", "PluginCatalog"]
 CORE_NAMES: Final = frozenset({"https", "memory", "process"})
 
 Document = dict[str, Any]
+_SHOWN_STRAYS: Final = 8
 
 
 class PluginCatalog:
@@ -58,6 +62,7 @@ class PluginCatalog:
             strict: raise if the store cannot be read; else go on and trust no plugin.
         """
         self._settings = settings
+        self._config = self._load_config()
         self.store = TrustStore(settings.paths.plugin_store)
         self.store_reason = Reason.OK
         self.book = TrustBook()
@@ -68,8 +73,10 @@ class PluginCatalog:
             if strict:
                 raise
             self.store_reason = error.reason
+        pins_file = None if self._config is None else self._config.plugins.pins_file
         self.plugins = survey_plugins(
             trusted=self.book.trusted,
+            pins=read_pins(pins_file),
             narrow=parse_narrow(os.environ.get("COMPANION_PLUGINS")),
             reserved=CORE_NAMES,
         )
@@ -100,18 +107,20 @@ class PluginCatalog:
 
     def trial(self, *more: TrustRecord) -> Trial:
         """Return a trial with the stored records, `more` and the configuration, if there is one."""
-        runtime = keychain = None
-        try:
-            config = load_config(self._settings.config)
-            runtime, keychain = config.runtime.name, config.keychain.name
-        except UsageError:
-            pass  # other commands report a wrong configuration
+        config = self._config
+        pinned = {found.name: record_of(found) for found, state in self.plugins if state.pinned}
         return Trial(
             egress=self._settings.egress,
-            records=[*self.book.trusted.values(), *more],
-            runtime=runtime,
-            keychain=keychain,
+            records=[*{**self.book.trusted, **pinned}.values(), *more],
+            runtime=None if config is None else config.runtime.name,
+            keychain=None if config is None else config.keychain.name,
         )
+
+    def _load_config(self) -> Config | None:
+        try:
+            return load_config(self._settings.config)
+        except UsageError:
+            return None  # other commands report a wrong configuration
 
     def documents(self, *, ask: str | None = None) -> list[Document]:
         """Return what is known of each plugin; the core's own come last.
@@ -156,6 +165,7 @@ class PluginCatalog:
             "module": state.module,
             "digest": state.digest,
             "editable": state.editable,
+            "pinned": state.pinned,
             "core": False,
             "changes": list(state.changes),
             "files": [file.path for file in found.files],
@@ -164,14 +174,19 @@ class PluginCatalog:
             "conformance": None,
         }
         if check is not None and check.digest == state.digest:
-            result = "failed" if check.failure else "passed"
-            document["conformance"] = {"kit": check.kit, "result": result, "rule": check.failure}
+            usable = check.reason == Reason.OK.value
+            document["conformance"] = {
+                "kit": check.kit,
+                "result": "failed" if check.failure else "passed" if usable else "incomplete",
+                "rule": check.failure,
+                "untried": list(check.untried),
+            }
         if row is not None:
             document |= {key: row[key] for key in ("state", "reason", "detail", "hooks")}
             document["selected_for"] = row["selected_for"]
         reason = Reason(document["reason"])
         document["advice"] = "" if reason is Reason.OK else REASONS[reason].advice
-        document["fix"] = _fix(reason, state)
+        document["fix"] = _fix(reason, found)
         return document
 
 
@@ -186,7 +201,8 @@ def refusal_of(reason: Reason, name: str, detail: str = "") -> CompanionError:
 
 
 def _core_document(row: Document) -> Document:
-    empty: Document = {"detail": "", "module": "", "digest": None, "editable": False, "changes": []}
+    empty: Document = {"detail": "", "module": "", "digest": None, "changes": []}
+    empty |= {"editable": False, "pinned": False}
     return {
         **empty,
         **{key: row[key] for key in ("name", "state", "reason", "distribution", "version")},
@@ -201,21 +217,36 @@ def _core_document(row: Document) -> Document:
     }
 
 
-def _fix(reason: Reason, plugin: PluginState) -> str:
+def _fix(reason: Reason, plugin: FoundPlugin) -> str:
     """Return the command that removes `reason`; "" if no single command does."""
     trust = f"companion plugins trust {plugin.name}"
     untrust = f"companion plugins untrust {plugin.name}"
     uninstall = f"pip uninstall {plugin.distribution}"
+    reinstall = f"pip install --force-reinstall --no-deps {plugin.distribution}"
+    if plugin.editable:
+        trust += " --editable"
     return {
         Reason.PLUGIN_UNTRUSTED: trust,
-        Reason.PLUGIN_CHANGED: trust,
-        Reason.PLUGIN_EDITABLE: f"{trust} --editable",
+        Reason.PLUGIN_CHANGED: trust if plugin.intact else _remove(plugin) or reinstall,
+        Reason.PLUGIN_EDITABLE: trust,
         Reason.PLUGIN_DUPLICATE: uninstall,
         Reason.PLUGIN_FOREIGN_MODULE: uninstall,
         Reason.PLUGIN_BOTH_SIDES: uninstall,
         Reason.PLUGIN_NARROWED: "unset COMPANION_PLUGINS",
-        Reason.PLUGIN_IMPORT_FAILED: f"pip install --force-reinstall {plugin.distribution}",
+        Reason.PLUGIN_IMPORT_FAILED: reinstall,
         Reason.PLUGIN_REGISTRATION_REFUSED: untrust,
         Reason.PLUGIN_CALL_FAILED: untrust,
         Reason.PLUGIN_RESULT_INVALID: untrust,
     }.get(reason, "")
+
+
+def _remove(plugin: FoundPlugin) -> str:
+    """Return the command that removes the code which is not of the distribution; "" for none."""
+    listed = {file.path for file in plugin.files}
+    strays = [path for path in plugin.strays if path not in listed][:_SHOWN_STRAYS]
+    if not strays or not all(map(str.isprintable, strays)):
+        return ""  # byte code that is listed goes with the distribution, and comes back with it
+    paths = [os.path.join(plugin.root, *path.split("/")) for path in strays]  # noqa: PTH118 - text for a person
+    if os.name == "posix":
+        return " ".join(["rm", *map(shlex.quote, paths)])
+    return " ".join(["del", *(f'"{path}"' for path in paths)])

@@ -14,7 +14,15 @@ import click
 from companion_core.cli import Settings, echo_result
 from companion_core.cli.plugin_facts import Document, PluginCatalog, refusal, refusal_of
 from companion_core.errors import PluginFault, Reason, UsageError
-from companion_core.plugin_host import CheckRecord, PluginState, State, TrustRecord, record_of
+from companion_core.plugin_host import (
+    CheckRecord,
+    FoundPlugin,
+    PluginState,
+    State,
+    TrustRecord,
+    parse_digest,
+    record_of,
+)
 from companion_core.plugin_trial.trial import (
     CHECK_SECONDS,
     row_of,
@@ -62,9 +70,16 @@ def info(settings: Settings, *, name: str, as_json: bool) -> None:
 @click.argument("name")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--editable", is_flag=True, help="Trust the present state of a linked source tree.")
+@click.option(
+    "--digest",
+    metavar="HEX",
+    help="Trust only code with this SHA-256, as companion plugins info shows it.",
+)
 @_as_json
 @click.pass_obj
-def trust(settings: Settings, *, name: str, yes: bool, editable: bool, as_json: bool) -> None:
+def trust(
+    settings: Settings, *, name: str, yes: bool, editable: bool, digest: str | None, as_json: bool
+) -> None:
     """Trust the code of the plugin NAME as it is installed now.
 
     It is imported once, in a child with a deadline; if that fails, it is not trusted. From
@@ -72,6 +87,8 @@ def trust(settings: Settings, *, name: str, yes: bool, editable: bool, as_json: 
     """
     catalog = PluginCatalog(settings)
     found, state = catalog.only(name)
+    if digest is not None:
+        _require_digest(found, digest)
     if state.state is State.TRUSTED:
         document = {"ok": True, "name": name, "already": True}
         echo_result(document, f"{name} is trusted already", as_json=as_json)
@@ -107,9 +124,14 @@ def trust(settings: Settings, *, name: str, yes: bool, editable: bool, as_json: 
 @click.pass_obj
 def untrust(settings: Settings, *, name: str, as_json: bool) -> None:
     """Stop trusting the plugin NAME."""
-    known = PluginCatalog(settings).store.untrust(name)
+    catalog = PluginCatalog(settings)
+    known = catalog.store.untrust(name)
+    pinned = any(state.pinned for _, state in catalog.plugins if state.name == name)
     text = f"{name} is no longer trusted" if known else f"{name} was not trusted by you"
-    echo_result({"ok": True, "name": name, "was_trusted": known}, text, as_json=as_json)
+    if pinned:
+        text += "; plugins.pins_file still pins it, and COMPANION_PLUGINS can leave it out"
+    document = {"ok": True, "name": name, "was_trusted": known, "pinned": pinned}
+    echo_result(document, text, as_json=as_json)
 
 
 @command.command("check")
@@ -120,7 +142,7 @@ def check(settings: Settings, *, name: str, as_json: bool) -> None:
     """Run the conformance kit on the trusted plugin NAME and remember the result.
 
     The result is bound to the code's digest. A keychain is checked for real, under two
-    accounts of the check's own.
+    accounts of the check's own. A runtime that is installed here is started with a tiny model.
     """
     from companion_core.testing.rulebook import KIT_VERSION  # noqa: PLC0415 - only `check` needs it
 
@@ -132,16 +154,34 @@ def check(settings: Settings, *, name: str, as_json: bool) -> None:
     row = row_of(report, name)
     if report is None or row["reason"] != Reason.OK.value:
         raise refusal_of(Reason(row["reason"]), name, row["detail"])
-    passed, failure = tuple(report["checked"]["passed"]), report["checked"]["failure"]
+    checked = report["checked"]
+    passed, untried, failure = checked["passed"], checked["untried"], checked["failure"]
+    reason = Reason(checked["reason"])
     catalog.store.remember_check(
         name,
-        CheckRecord(digest=found.digest or "", kit=KIT_VERSION, passed=passed, failure=failure),
+        CheckRecord(
+            digest=found.digest or "",
+            kit=KIT_VERSION,
+            passed=tuple(passed),
+            failure=failure,
+            untried=tuple(untried),
+            reason=reason.value,
+        ),
     )
     if failure:
         raise PluginFault(Reason.PLUGIN_NONCONFORMANT, name, f"{name}: {failure}")
-    document = {"ok": True, "name": name, "kit": KIT_VERSION, "passed": passed}
-    text = f"{name} passes the conformance kit {KIT_VERSION}: {', '.join(passed)}"
-    echo_result(document, text, as_json=as_json)
+    if reason is not Reason.OK:
+        raise refusal_of(reason, name, "\n".join(untried))
+    document = {
+        "ok": True,
+        "name": name,
+        "kit": KIT_VERSION,
+        "passed": passed,
+        "untried": untried,
+    }
+    lines = [f"{name} passes the conformance kit {KIT_VERSION}: {', '.join(passed)}"]
+    lines += [f"  not tried: {text}" for text in untried]
+    echo_result(document, "\n".join(lines), as_json=as_json)
 
 
 @command.command("new")
@@ -162,6 +202,21 @@ def new(kind: str, name: str, into: Path, as_json: bool) -> None:
     document = {"ok": True, "path": str(folder), "files": files}
     text = "\n".join([f"{folder}:", *(f"  {file}" for file in files)])
     echo_result(document, text, as_json=as_json)
+
+
+def _require_digest(found: FoundPlugin, digest: str) -> None:
+    """Require that the installed code is the code that the person means.
+
+    Raises:
+        UsageError: `usage`, if `digest` is no SHA-256.
+        PluginFault: `plugin_changed`, with both digests.
+    """
+    expected = parse_digest(digest)
+    if expected is None:
+        raise UsageError(Reason.USAGE, "--digest is a SHA-256: 64 hexadecimal digits")
+    if found.digest != expected:
+        detail = f"SHA-256 {found.digest} is installed, and {expected} was expected"
+        raise refusal_of(Reason.PLUGIN_CHANGED, found.name, detail)
 
 
 def _confirm(state: PluginState, record: TrustRecord, *, yes: bool) -> None:
@@ -203,6 +258,7 @@ def _facts(row: Document) -> str:
         "digest": row["digest"] or "",
         "side": row["side"],
         "editable": "yes" if row["editable"] else "",
+        "pinned": "by plugins.pins_file" if row["pinned"] else "",
         "hooks": ", ".join(row["hooks"]),
         "selected for": ", ".join(row["selected_for"]),
         "conformance": _conformance(row["conformance"]),
@@ -218,4 +274,6 @@ def _facts(row: Document) -> str:
 def _conformance(result: dict[str, Any] | None) -> str:
     if result is None:
         return ""
-    return f"{result['result']}, kit {result['kit']} {result['rule']}".rstrip()
+    told = [f"{result['result']}, kit {result['kit']} {result['rule']}".rstrip()]
+    told += [f"not tried: {text}" for text in result["untried"]]
+    return "; ".join(told)

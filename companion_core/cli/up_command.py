@@ -35,6 +35,7 @@ from companion_core.serving.step import (
     OnStep,
     Step,
 )
+from companion_core.system.muted_output import set_output_apart
 from companion_core.system.os_compat import NO_FOLLOW
 from companion_core.system.stop_signals import (
     stop_signals_interrupt,
@@ -78,6 +79,7 @@ def command(
     config = _read_config(settings, model_id)
     harden_process()
     if announce_fd is not None:
+        set_output_apart()
         return _serve_for_parent(settings, config, announce_fd)
     printer = StepPrinter(quiet=settings.quiet)
     if model_id is not None:

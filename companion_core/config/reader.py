@@ -24,6 +24,7 @@ from companion_core.config.sections import (
     ManifestConfig,
     ModelConfig,
     NetworkConfig,
+    PluginsConfig,
     RuntimeConfig,
     is_model_id,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "ManifestConfig",
     "ModelConfig",
     "NetworkConfig",
+    "PluginsConfig",
     "RuntimeConfig",
     "load_config",
     "parse_config",

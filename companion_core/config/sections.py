@@ -28,6 +28,7 @@ __all__ = [
     "ManifestConfig",
     "ModelConfig",
     "NetworkConfig",
+    "PluginsConfig",
     "RuntimeConfig",
     "is_model_id",
 ]
@@ -159,6 +160,15 @@ class KeychainConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PluginsConfig:
+    """[plugins]: code that a product vouches for, besides the code that the person trusts."""
+
+    pins_file: str | None = _key(
+        _is_absolute_path, "an absolute path to a JSON file of plugin names and digests", None
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayConfig:
     """[gateway]: the loopback front door."""
 
@@ -196,6 +206,7 @@ class Config:
     model: ModelConfig
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     keychain: KeychainConfig = field(default_factory=KeychainConfig)
+    plugins: PluginsConfig = field(default_factory=PluginsConfig)
     gateway: GatewayConfig = field(default_factory=GatewayConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
@@ -207,6 +218,7 @@ SECTIONS: Final[Mapping[str, type[Any]]] = MappingProxyType(
         "model": ModelConfig,
         "runtime": RuntimeConfig,
         "keychain": KeychainConfig,
+        "plugins": PluginsConfig,
         "gateway": GatewayConfig,
         "network": NetworkConfig,
         "limits": LimitsConfig,

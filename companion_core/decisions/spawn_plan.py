@@ -140,6 +140,7 @@ def base_environment(
     else:
         seen = dict(inherited)
         base = {"PATH": _BASE_PATH, "HOME": private_dir, "TMPDIR": private_dir, "LANG": "C.UTF-8"}
+    base["PYTHONUNBUFFERED"] = "1"  # else a script's "ready" waits in its buffer until it ends
     for name in _ACCELERATORS:
         if (value := seen.get(name)) is not None and _ACCELERATOR_VALUE.match(value):
             base[name] = value

@@ -132,8 +132,11 @@ def fine(detail: str = "") -> Finding:
 def broken(reason: Reason, detail: str = "", *, fix: str = "") -> Finding:
     """Return the finding of a failure.
 
-    A `reason` that means "fine" is a mistake of the check and becomes `internal_fault`.
+    A `reason` that means "fine" is a mistake of the check and becomes `internal_fault`. What the
+    check was not allowed to ask the machine is not known to be broken: it is skipped.
     """
+    if reason is Reason.EGRESS_REFUSED:
+        return skipped(reason, detail, fix=fix)
     reason = Reason.INTERNAL_FAULT if REASONS[reason].culprit is Culprit.NOBODY else reason
     return Finding(status=Status.FAIL, reason=reason, detail=detail, fix=fix)
 

@@ -21,6 +21,7 @@ from companion_core.doctor.findings import (
     skipped,
 )
 from companion_core.errors import Reason
+from companion_core.plugin_host import find_plugins, require_reachable
 from companion_core.runtime import EMBEDDED, prove_binary
 
 __all__ = ["checks"]
@@ -123,6 +124,10 @@ def check_binary(situation: Situation) -> Finding:
         if EMBEDDED not in offered:
             return broken(Reason.RUNTIME_NOT_FOUND, "set runtime.binary")
         prove_binary(EMBEDDED)
+        plugin = _answer(situation, "runtime")["plugin"]
+        for found in find_plugins():
+            if found.name == plugin:
+                require_reachable(situation.egress, found.distribution, found.site)
         return fine("embedded: a module of the plugin, whose files are hashed")
     prove_binary(binary, section.binary_sha256)
     return fine(f"{binary}: nobody else can replace it, and it is the one recorded")

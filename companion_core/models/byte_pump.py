@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, Final, Self
 from companion_core.errors import CompanionError, PluginFault, Reason
 from companion_core.providers import DownloadFailed, DownloadRequest, Redirect, ResumeRefused
 from companion_core.system.deadline import call_with_deadline
+from companion_core.system.muted_output import mute_output
 
 __all__ = ["BytePump", "Pace"]
 
@@ -137,6 +138,10 @@ class BytePump:
     # --- the thread -------------------------------------------------------------------------
 
     def _run(self) -> None:
+        with mute_output():  # the downloader and the stream are a plugin's
+            self._transfer()
+
+    def _transfer(self) -> None:
         try:
             stream: Any = self._download(self._request)
             self._stream = stream

@@ -7,6 +7,7 @@ modules stay private to the folder and to its tests.
 from __future__ import annotations
 
 from companion_core.plugin_host.calls import PLUGIN_REASONS, call_provider, call_provider_sync
+from companion_core.plugin_host.embedded import require_reachable
 from companion_core.plugin_host.host import (
     Chosen,
     ChosenRuntime,
@@ -15,6 +16,7 @@ from companion_core.plugin_host.host import (
     load_plugins,
 )
 from companion_core.plugin_host.inventory import find_plugins
+from companion_core.plugin_host.pins import parse_digest, read_pins
 from companion_core.plugin_host.rules import (
     FoundPlugin,
     TrustRecord,
@@ -54,9 +56,12 @@ __all__ = [
     "first_party_releases",
     "judge_found",
     "load_plugins",
+    "parse_digest",
     "parse_narrow",
+    "read_pins",
     "rebuild_binaries",
     "record_of",
+    "require_reachable",
     "snapshot_provider",
     "survey_plugins",
 ]

@@ -2,7 +2,7 @@
 
 The call runs in a worker with a deadline. An exception that the seam declares is rebuilt from
 its reason and passed on; any other, `SystemExit` included, becomes a `PluginFault` that carries
-no text of the foreign exception (I-15).
+no text of the foreign exception (I-15). What the plugin prints meanwhile is discarded.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from companion_core.system.deadline import (
     call_with_deadline,
     call_with_deadline_async,
 )
+from companion_core.system.muted_output import mute_output
 
 __all__ = ["PLUGIN_REASONS", "call_provider", "call_provider_sync"]
 
@@ -118,7 +119,8 @@ def _outcome(
     # All foreign code runs here, in the worker. So an exception on the waiting side is the
     # caller's own (Ctrl-C, cancellation, the deadline) and never mistaken for the plugin's.
     try:
-        result = function(*args)
+        with mute_output():
+            result = function(*args)
         if inspect.iscoroutine(result):
             result.close()
             return PluginFault(Reason.PLUGIN_RESULT_INVALID, plugin)

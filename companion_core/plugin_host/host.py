@@ -73,13 +73,23 @@ class Chosen(Generic[P]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChosenRuntime:
-    """The providers of the runtime's roles; `modules` are those of the spawner's plugin."""
+    """The providers of the runtime's roles.
+
+    Attributes:
+        modules: those of the spawner's plugin.
+        folders: where they lie.
+        distribution: of the spawner's plugin.
+        site: the folder of the distribution's metadata; "" for a plugin that is not installed.
+    """
 
     spawn: Chosen[Spawner]
     health: Chosen[HealthChecker]
     download: Chosen[Downloader]
     probe: Chosen[ResourceProbe]
     modules: frozenset[str]
+    folders: tuple[str, ...] = ()
+    distribution: str = ""
+    site: str = ""
 
 
 class LoadedPlugins:
@@ -114,13 +124,16 @@ class LoadedPlugins:
     def select_runtime(self, configured: str | None) -> ChosenRuntime:
         """Choose the runtime's providers; see `selection.choose_runtime` for what it raises."""
         choice = choose_runtime(self._candidates(), configured)
-        modules = next(p.modules for p in self._plugins if p.name == choice.spawn)
+        plugin = next(plugin for plugin in self._plugins if plugin.name == choice.spawn)
         return ChosenRuntime(
             spawn=cast("Chosen[Spawner]", self._take(Role.SPAWN, choice.spawn)),
             health=cast("Chosen[HealthChecker]", self._take(Role.HEALTH, choice.health)),
             download=cast("Chosen[Downloader]", self._take(Role.DOWNLOAD, choice.download)),
             probe=cast("Chosen[ResourceProbe]", self._take(Role.PROBE, choice.probe)),
-            modules=modules,
+            modules=plugin.modules,
+            folders=plugin.folders,
+            distribution=plugin.distribution,
+            site=plugin.site,
         )
 
     def _take(self, role: Role, name: str) -> Chosen[Any]:
@@ -150,6 +163,7 @@ def load_plugins(
     *,
     core_plugins: Sequence[CorePlugin] = (),
     trusted: Mapping[str, TrustRecord] = MappingProxyType({}),
+    pins: Mapping[str, str] = MappingProxyType({}),
     narrow: Collection[str] | None = None,
     first_party: FirstParty | None = None,
     path: Sequence[str] | None = None,
@@ -163,6 +177,7 @@ def load_plugins(
         host_info: what a plugin may know of its host.
         core_plugins: the core's own; no installed plugin may have one of their names.
         trusted: what the person vouched for (`trust_store`).
+        pins: what the product vouches for: names and SHA-256 digests (`pins.read_pins`).
         narrow: names of installed plugins that may load (`rules.parse_narrow`); None allows all.
         first_party: the releases to recognise; None is the table that ships with the core.
         path: the folders to search; None is `sys.path`.
@@ -173,6 +188,7 @@ def load_plugins(
         loader.add_core(core)
     surveyed = survey_plugins(
         trusted=trusted,
+        pins=pins,
         narrow=narrow,
         reserved={core.name for core in core_plugins},
         first_party=first_party,

@@ -22,6 +22,8 @@ from companion_core.plugin_host.rules import (
     FoundPlugin,
     code_digest,
     is_bytecode_cache,
+    is_litter,
+    may_be_loaded,
     modules_of,
     normalized,
     sourceless,
@@ -155,18 +157,20 @@ def _plugins(
     root: Path,
     search: list[str],
 ) -> Iterator[FoundPlugin]:
+    site = str(root)
     editable = _is_editable(distribution)
     if editable:
         root, paths = _linked_tree(distribution, declared, root)
     else:
         paths = tuple(sorted(_listed(distribution))) if root.is_dir() else ()
-    intact = True
+    missing: tuple[str, ...] = ()
     try:
         files = code_files(root, paths)
     except OSError:
-        files, intact = (), False
-    if any(sourceless(path) for path in paths) or _unlisted(root, set(paths)):
-        intact = False
+        files = ()
+        missing = tuple(path for path in paths if not _is_readable(root / path))
+    strays = (*filter(sourceless, paths), *_unlisted(root, set(paths)))
+    intact = not strays and len(files) == len(paths)
     modules = modules_of(paths)
     for group, plugin, module in declared:
         yield FoundPlugin(
@@ -181,6 +185,9 @@ def _plugins(
             files=files,
             modules=modules,
             intact=intact,
+            missing=missing,
+            strays=strays,
+            site=site,
             first_on_path=_first_on_path(module.partition(".")[0], modules, root, search),
         )
 
@@ -214,17 +221,26 @@ def _listed(distribution: Distribution) -> set[str]:
     return listed
 
 
-def _unlisted(root: Path, listed: set[str]) -> bool:
-    """Tell whether a folder of the distribution holds a file that RECORD does not list."""
+def _is_readable(path: Path) -> bool:
+    return path.is_file() and os.access(path, os.R_OK)
+
+
+def _unlisted(root: Path, listed: set[str]) -> tuple[str, ...]:
+    """Return the code in the folders of the distribution that RECORD does not list, sorted.
+
+    A link to a folder counts: what it leads to could be imported.
+    """
     tops = {PurePosixPath(path).parts[0] for path in listed if "/" in path}
+    unlisted = []
     for top in tops:
         for folder, folders, names in os.walk(root / top):
             links = [name for name in folders if (Path(folder) / name).is_symlink()]
-            for name in [*names, *links]:
+            code = [name for name in names if may_be_loaded(name)]
+            for name in [*code, *links]:
                 path = (Path(folder) / name).relative_to(root).as_posix()
                 if path not in listed and not is_bytecode_cache(path):
-                    return True
-    return False
+                    unlisted.append(path)
+    return tuple(sorted(unlisted))
 
 
 def _origin(distribution: Distribution) -> dict[str, object]:
@@ -261,7 +277,8 @@ def _linked_tree(
         if tops and all((tree / top / "__init__.py").is_file() for top in tops):
             files = [file for top in tops for file in (tree / top).rglob("*") if file.is_file()]
             paths = {file.relative_to(tree).as_posix() for file in files}
-            return tree, tuple(sorted(path for path in paths if not is_bytecode_cache(path)))
+            left = {path for path in paths if is_bytecode_cache(path) or is_litter(path)}
+            return tree, tuple(sorted(paths - left))
     return root, ()
 
 

@@ -19,6 +19,7 @@ from typing import Final
 from companion_core.errors import Reason
 
 __all__ = [
+    "PLUGIN_NAME",
     "CodeFile",
     "FirstParty",
     "FoundPlugin",
@@ -26,8 +27,11 @@ __all__ = [
     "TrustRecord",
     "changes_since",
     "code_digest",
+    "damage_of",
     "is_bytecode_cache",
+    "is_litter",
     "judge_found",
+    "may_be_loaded",
     "modules_of",
     "normalized",
     "parse_first_party",
@@ -36,7 +40,15 @@ __all__ = [
     "sourceless",
 ]
 
-_NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,63}")
+PLUGIN_NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,63}")
+"""What the name of a plugin looks like."""
+
+
+# Python's suffixes, and those of libraries that extension modules load from beside themselves.
+_LOADED: Final = re.compile(r"\.(py|pyw|pyc|pyo|pyd|dll|dylib|so(\.[0-9]+)*)$")
+_LITTER: Final = re.compile(
+    r"\.DS_Store|\._.*|Thumbs\.db|desktop\.ini|.*~|\..*\.sw[a-p]|.*\.pyc\.[0-9]+", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +68,13 @@ class FoundPlugin:
         group: the entry-point group, which carries the side and the API version.
         module: the module that the entry point names; checked against `modules`.
         root: the folder that the files are relative to; "" without a folder.
+        site: the folder of its metadata, resolved; that of a linked tree is where the link is.
         editable: installed as a link to a source tree.
         digest: over the code files; None when the distribution does not list them.
         modules: dotted name to path, of every module among the code files.
-        intact: every listed file exists, and the plugin's folders hold no other file.
+        intact: every listed file exists, and the plugin's folders hold no other code.
+        missing: the listed files that are not there, or are no files that can be read.
+        strays: code in the plugin's folders that is not listed, or that has no source.
         first_on_path: importing the top-level package would find the distribution's own file.
     """
 
@@ -75,6 +90,9 @@ class FoundPlugin:
     modules: Mapping[str, str]
     intact: bool
     first_on_path: bool
+    missing: tuple[str, ...] = ()
+    strays: tuple[str, ...] = ()
+    site: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +147,20 @@ def is_bytecode_cache(path: str) -> bool:
     """Tell whether `path` is a cached `.pyc`, which the host neither hashes nor imports."""
     parts = PurePosixPath(path).parts
     return path.endswith(".pyc") and len(parts) > 1 and parts[-2] == "__pycache__"
+
+
+def may_be_loaded(path: str) -> bool:
+    """Tell whether Python or the system's loader could take the file at `path` for code.
+
+    Nothing else is: what a file manager, an editor or an interrupted Python leaves in a folder
+    (`.DS_Store`, `plugin.py~`, `plugin.cpython-311.pyc.140231`) is never imported.
+    """
+    return _LOADED.search(path.lower()) is not None
+
+
+def is_litter(path: str) -> bool:
+    """Tell whether other programs leave files of this name in any folder that they show or edit."""
+    return _LITTER.fullmatch(PurePosixPath(path).name) is not None
 
 
 def sourceless(path: str) -> bool:
@@ -193,11 +225,23 @@ def changes_since(record: TrustRecord, plugin: FoundPlugin) -> tuple[str, ...]:
         if getattr(record, fact) != getattr(now, fact)
     ]
     files = [
-        f"{_kind_of_change(path, record.files, now.files)}: {path}"
+        f"{_kind_of_change(path, record.files, now.files)}: {_printable(path)}"
         for path in sorted({*record.files, *now.files})
         if record.files.get(path) != now.files.get(path)
     ]
     return (*facts, *files)
+
+
+def damage_of(plugin: FoundPlugin) -> tuple[str, ...]:
+    """Name each file by which `plugin` is not what its installer listed; () if it is intact."""
+    return (
+        *(f"missing: {_printable(path)}" for path in plugin.missing),
+        *(f"not of the distribution: {_printable(path)}" for path in plugin.strays),
+    )
+
+
+def _printable(path: str) -> str:
+    return path.encode("unicode_escape").decode("ascii")
 
 
 def _kind_of_change(path: str, old: Mapping[str, str], new: Mapping[str, str]) -> str:
@@ -258,11 +302,11 @@ def _judge(
     top = plugin.module.partition(".")[0]
     if plugin.module not in plugin.modules or top not in plugin.modules:
         return Reason.PLUGIN_FOREIGN_MODULE
-    if not plugin.first_on_path:
-        return Reason.PLUGIN_SHADOWED
     if not plugin.intact:
         return Reason.PLUGIN_CHANGED
-    if (versions is None and record is None) or not _NAME.fullmatch(plugin.name):
+    if not plugin.first_on_path:
+        return Reason.PLUGIN_SHADOWED
+    if (versions is None and record is None) or not PLUGIN_NAME.fullmatch(plugin.name):
         return Reason.PLUGIN_UNTRUSTED
     shipped = versions is not None and _is_release(plugin, versions.get(plugin.version))
     vouched_for = record is not None and record_of(plugin) == record

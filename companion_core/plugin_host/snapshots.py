@@ -26,6 +26,7 @@ from companion_core.providers import (
     SpawnPlan,
     SpawnRequest,
 )
+from companion_core.system.muted_output import muted
 
 __all__ = [
     "EMBEDDED",
@@ -148,7 +149,7 @@ def _method(value: Any) -> Any:
     for function in (value, getattr(value, "__call__", None)):  # noqa: B004 - an object's own method
         if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
             return None
-    return value
+    return muted(value)  # not every caller of a provider goes through `calls`
 
 
 def _names(value: Any) -> frozenset[str] | None:

@@ -38,12 +38,16 @@ class CheckRecord:
         kit: version of the kit.
         passed: the roles that were checked, when all of them passed.
         failure: the first rule that was broken; "" if all passed.
+        untried: what could not be tried on this machine, for a person.
+        reason: `ok`, or why nothing could be said of a role, such as a locked store.
     """
 
     digest: str
     kit: str
     passed: tuple[str, ...] = ()
     failure: str = ""
+    untried: tuple[str, ...] = ()
+    reason: str = Reason.OK.value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,8 +140,10 @@ def _trust_record(name: str, row: Any) -> TrustRecord:
 
 
 def _check_record(row: Any) -> CheckRecord:
-    record = CheckRecord(**{**row, "passed": tuple(row["passed"])})
-    texts = (record.digest, record.kit, record.failure, *record.passed)
+    lists = {"passed": tuple(row["passed"]), "untried": tuple(row.get("untried", ()))}
+    record = CheckRecord(**{**row, **lists})  # an older core wrote no `untried` and no `reason`
+    texts = (record.digest, record.kit, record.failure, *record.passed, *record.untried)
+    Reason(record.reason)  # a ValueError for any other text
     if not all(type(text) is str for text in texts):
         raise ValueError
     return record

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 from companion_core.egress.refusing import RefusingEgress
 from companion_core.egress.tls_context import build_tls_context
-from companion_core.errors import CompanionError
+from companion_core.errors import CompanionError, Reason
 from companion_core.plugin_host import LoadedPlugins, PluginState, TrustRecord
 from companion_core.plugin_trial.provider_answers import ask_providers
 from companion_core.serving.assembly import load_every_plugin
@@ -78,11 +78,21 @@ def _select(loaded: LoadedPlugins, request: Mapping[str, Any]) -> Iterator[tuple
 
 def _check(loaded: LoadedPlugins, name: str) -> dict[str, Any]:
     try:
-        return {"passed": check_plugin(loaded, name), "failure": ""}
+        result = check_plugin(loaded, name)
     except AssertionError as error:
-        # The error quotes the plugin's answer, and only printable text may reach a terminal.
-        failure = str(error).encode("unicode_escape").decode("ascii")
-        return {"passed": [], "failure": failure}
+        empty = {"passed": [], "untried": [], "reason": Reason.OK.value}
+        return {**empty, "failure": _printable(str(error))}
+    return {
+        "passed": result.passed,
+        "untried": [_printable(text) for text in result.untried],
+        "reason": result.reason.value,
+        "failure": "",
+    }
+
+
+def _printable(text: str) -> str:
+    """Return what may reach a terminal of a text that quotes the plugin's answer."""
+    return text.encode("unicode_escape").decode("ascii")
 
 
 def main() -> NoReturn:

@@ -119,8 +119,10 @@ def _is_row(row: dict[str, Any]) -> bool:
 
 
 def _is_result(result: dict[str, Any]) -> bool:
-    texts = [*result["passed"], result["failure"]]
-    return all(type(text) is str and text.isprintable() for text in texts)
+    texts = [*result["passed"], *result["untried"], result["failure"]]
+    return result["reason"] in set(Reason) and all(
+        type(text) is str and text.isprintable() for text in texts
+    )
 
 
 def _are_answers(answers: dict[str, Any]) -> bool:

@@ -3,6 +3,7 @@
 from companion_core.runtime.inspect.readback import environment_names, listeners
 from companion_core.runtime.isolation import (
     CeilingState,
+    SandboxPolicy,
     TierState,
     probe_ceilings,
     probe_isolation,
@@ -28,6 +29,7 @@ __all__ = [
     "CeilingState",
     "Polling",
     "ResourceMonitor",
+    "SandboxPolicy",
     "StartListener",
     "StartSpec",
     "StartedBackend",

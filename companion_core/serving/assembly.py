@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from companion_core import __version__
@@ -36,7 +37,9 @@ from companion_core.plugin_host import (
     call_provider_sync,
     load_plugins,
     parse_narrow,
+    read_pins,
     rebuild_binaries,
+    require_reachable,
 )
 from companion_core.providers import API_VERSION, HostInfo, Keychain, ResourceLimits
 from companion_core.runtime import StartSpec, probe_isolation, process_probe
@@ -84,6 +87,7 @@ class RuntimeProviders:
             spawner=spawn.provider,
             plugin_name=spawn.plugin,
             plugin_modules=self.chosen.modules,
+            plugin_folders=self.chosen.folders,
             binary=self.binary,
             binary_sha256=section.binary_sha256,
             model=model,
@@ -102,7 +106,11 @@ class RuntimeProviders:
 
 
 def assemble(
-    config: Config, egress: Egress, context: ssl.SSLContext, plugin_store: Path
+    config: Config,
+    egress: Egress,
+    context: ssl.SSLContext,
+    plugin_store: Path,
+    pins: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[AuthorityProviders, RuntimeProviders]:
     """Load every trusted plugin and select one provider per role. Blocking.
 
@@ -111,17 +119,23 @@ def assemble(
         egress: the doorway to the machine.
         context: how servers are verified.
         plugin_store: the file of the plugins that the person trusts.
+        pins: plugins that the product vouches for, beside those of `plugins.pins_file`.
 
     Raises:
         CompanionError: no plugin fills a role, or several do and none was named; the trust store
             cannot be read.
     """
-    loaded = load_every_plugin(egress, lambda: context, TrustStore(plugin_store).read().trusted)
+    loaded = load_every_plugin(
+        egress,
+        lambda: context,
+        TrustStore(plugin_store).read().trusted,
+        {**read_pins(config.plugins.pins_file), **pins},
+    )
     chosen = loaded.select_runtime(config.runtime.name)
     keychain = loaded.select_keychain(config.keychain.name)
     runtime = RuntimeProviders(
         chosen=chosen,
-        binary=_choose_binary(config, chosen),
+        binary=_choose_binary(config, chosen, egress),
         limits=_fill_limits(config),
         tier=_choose_tier(config, egress),
     )
@@ -132,6 +146,7 @@ def load_every_plugin(
     egress: Egress,
     context_factory: Callable[[], ssl.SSLContext],
     trusted: Mapping[str, TrustRecord],
+    pins: Mapping[str, str] = MappingProxyType({}),
 ) -> LoadedPlugins:
     """Load the core's own plugins and the installed ones that are trusted."""
     downloads = HttpsDownloadPlugin(HttpsDownloader(egress, context_factory))
@@ -145,12 +160,20 @@ def load_every_plugin(
             CorePlugin(name="process", plugin=process_probe),
         ],
         trusted=trusted,
+        pins=pins,
         narrow=parse_narrow(os.environ.get("COMPANION_PLUGINS")),
     )
 
 
-def _choose_binary(config: Config, chosen: ChosenRuntime) -> str:
+def _choose_binary(config: Config, chosen: ChosenRuntime, egress: Egress) -> str:
     """Return the configured program, else the embedded one; nothing is taken from PATH."""
+    binary = _find_binary(config, chosen)
+    if binary == EMBEDDED and chosen.site:
+        require_reachable(egress, chosen.distribution, chosen.site)
+    return binary
+
+
+def _find_binary(config: Config, chosen: ChosenRuntime) -> str:
     if config.runtime.binary is not None:
         return config.runtime.binary
     spawn = chosen.spawn

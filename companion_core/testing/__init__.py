@@ -18,7 +18,8 @@ from companion_core.testing.health_kit import check_health_checker
 from companion_core.testing.keychain_kit import check_keychain
 from companion_core.testing.model_host import Misbehaviour, ModelHost
 from companion_core.testing.probe_kit import check_probe
-from companion_core.testing.rulebook import KIT_VERSION
+from companion_core.testing.rulebook import KIT_VERSION, Untried
+from companion_core.testing.runtime_kit import check_runtime
 from companion_core.testing.spawn_requests import TCP, UNIX, accepted_plan, spawn_request
 from companion_core.testing.spawner_kit import SpawnerAbilities, check_spawner
 
@@ -34,11 +35,13 @@ __all__ = [
     "Misbehaviour",
     "ModelHost",
     "SpawnerAbilities",
+    "Untried",
     "accepted_plan",
     "check_downloader",
     "check_health_checker",
     "check_keychain",
     "check_probe",
+    "check_runtime",
     "check_spawner",
     "spawn_request",
     "write_fake_runtime",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,22 +17,39 @@ from companion_core.testing.downloader_kit import check_downloader
 from companion_core.testing.health_kit import check_health_checker
 from companion_core.testing.keychain_kit import check_keychain
 from companion_core.testing.probe_kit import check_probe
+from companion_core.testing.rulebook import Untried
+from companion_core.testing.runtime_kit import check_runtime
 from companion_core.testing.spawner_kit import SpawnerAbilities, check_spawner
 
-__all__ = ["check_installed", "check_plugin"]
+__all__ = ["KitResult", "check_installed", "check_plugin"]
 
-Check = Callable[[Any, PluginState], None]
+Check = Callable[[Any, PluginState], tuple[Untried, ...]]
 
 
-def _spawner(provider: Any, plugin: PluginState) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KitResult:
+    """What the kit says of a plugin that breaks no rule.
+
+    Attributes:
+        passed: the roles of which at least the main rules could be tried.
+        untried: what could not be tried on this machine, with its role in front.
+        reason: `ok`, or why nothing can be said of a role here, such as a locked store.
+    """
+
+    passed: tuple[str, ...]
+    untried: tuple[str, ...] = ()
+    reason: Reason = Reason.OK
+
+
+def _spawner(provider: Any, plugin: PluginState) -> tuple[Untried, ...]:
     # The author's declared abilities are unknown here, so only the common rules are checked.
     abilities = SpawnerAbilities(
         chat_template=False, open_backend=True, embedded_modules=plugin.modules
     )
-    check_spawner(provider, abilities)
+    return check_spawner(provider, abilities)
 
 
-def _downloader(provider: Any, _plugin: PluginState) -> None:
+def _downloader(provider: Any, _plugin: PluginState) -> tuple[Untried, ...]:
     def make(ca_file: Path) -> Any:
         # OpenSSL reads this variable, and so does every client that uses OpenSSL's defaults.
         os.environ["SSL_CERT_FILE"] = str(ca_file)
@@ -44,14 +62,25 @@ def _downloader(provider: Any, _plugin: PluginState) -> None:
         os.environ.pop("SSL_CERT_FILE", None)
         if before is not None:
             os.environ["SSL_CERT_FILE"] = before
+    return ()
+
+
+def _health(provider: Any, _plugin: PluginState) -> tuple[Untried, ...]:
+    check_health_checker(provider)
+    return ()
+
+
+def _probe(provider: Any, _plugin: PluginState) -> tuple[Untried, ...]:
+    check_probe(provider)
+    return ()
 
 
 _CHECKS: Final[Mapping[Role, Check]] = {
     Role.KEYCHAIN: lambda provider, _plugin: check_keychain(provider),
     Role.SPAWN: _spawner,
     Role.DOWNLOAD: _downloader,
-    Role.HEALTH: lambda provider, _plugin: check_health_checker(provider),
-    Role.PROBE: lambda provider, _plugin: check_probe(provider),
+    Role.HEALTH: _health,
+    Role.PROBE: _probe,
 }
 
 
@@ -74,17 +103,39 @@ def check_installed(name: str) -> tuple[str, ...]:
         raise AssertionError(f"no installed distribution declares the plugin {name}")
     if states[0].reason is not Reason.OK:
         raise AssertionError(f"{name}: {states[0].reason} {states[0].detail}".rstrip())
-    return check_plugin(loaded, name)
+    return check_plugin(loaded, name).passed
 
 
-def check_plugin(loaded: LoadedPlugins, name: str) -> tuple[str, ...]:
-    """Run the kit for each role that the registered plugin `name` fills; return the roles.
+def check_plugin(loaded: LoadedPlugins, name: str) -> KitResult:
+    """Run the kit for each role that the registered plugin `name` fills.
+
+    A plugin that spawns and judges health is started as well, if its runtime is installed here.
 
     Raises:
         AssertionError: the plugin breaks a rule; names the first one.
     """
     (plugin,) = [p for p in loaded.plugins if p.name == name and not p.core]
-    roles = tuple(sorted(plugin.roles))
-    for role in roles:
-        _CHECKS[Role(role)](loaded.providers(Role(role))[name], plugin)
-    return roles
+    passed: list[str] = []
+    untried: list[str] = []
+    reason = Reason.OK
+    for role in sorted(plugin.roles):
+        left = _CHECKS[Role(role)](loaded.providers(Role(role))[name], plugin)
+        untried += [f"{role}: {each.what}" for each in left]
+        unusable = next((each.reason for each in left if each.reason is not Reason.OK), None)
+        if unusable is None:
+            passed.append(role)
+        else:
+            reason = unusable
+    if {Role.SPAWN, Role.HEALTH} <= plugin.roles:
+        untried += [f"runtime: {each.what}" for each in _runtime(loaded, plugin)]
+    return KitResult(passed=tuple(passed), untried=tuple(untried), reason=reason)
+
+
+def _runtime(loaded: LoadedPlugins, plugin: PluginState) -> tuple[Untried, ...]:
+    return check_runtime(
+        loaded.providers(Role.SPAWN)[plugin.name],
+        loaded.providers(Role.HEALTH)[plugin.name],
+        modules=plugin.modules,
+        folders=plugin.folders,
+        open_backend=True,
+    )

@@ -9,15 +9,30 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
+from companion_core.errors import Reason
 from companion_core.system.deadline import call_with_deadline
 
-__all__ = ["CALL_SECONDS", "KIT_VERSION", "Rulebook", "type_name"]
+__all__ = ["CALL_SECONDS", "KIT_VERSION", "Rulebook", "Untried", "type_name"]
 
-KIT_VERSION: Final = "1.0"
+KIT_VERSION: Final = "1.1"
 CALL_SECONDS: Final = 10.0
 """How long one call of a provider may take."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Untried:
+    """What a check could not try here.
+
+    Attributes:
+        what: for a person: the rules and why they could not be tried.
+        reason: `ok`, or why nothing can be said of the provider here, such as a locked store.
+    """
+
+    what: str
+    reason: Reason = Reason.OK
 
 
 class Rulebook:

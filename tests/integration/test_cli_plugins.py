@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import pytest
 
 from companion_core.cli import main
 from companion_core.cli.plugin_facts import CORE_NAMES
+from companion_core.testing import KIT_VERSION, write_fake_runtime
 
 pytestmark = pytest.mark.integration
 
@@ -56,6 +58,12 @@ class Machine:
         package = f"companion_runtime_{name}"
         self.install(f"companion-runtime-{name}", {f"{package}/__init__.py": text}, {name: package})
         return self.site / package / "__init__.py"
+
+    def configure(self, line: str) -> None:
+        key = "ed25519:11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="  # RFC 8032, section 7.1
+        manifest = f'manifest = {{url = "file:///m.json", trusted_keys = ["{key}"]}}'
+        self.state.mkdir(exist_ok=True, mode=0o700)
+        (self.state / "none.toml").write_text(f'{manifest}\nmodel.id = "tiny"\n{line}\n')
 
     def plugins(self, *arguments: str, **environment: str) -> Done:
         root = ["--config", str(self.state / "none.toml"), "--state-dir", str(self.state)]
@@ -123,6 +131,54 @@ def test_trust_is_asked_for_shown_and_withdrawn(machine: Machine):
     assert machine.plugins("untrust", "lamp").returncode == 0
 
 
+def test_the_expected_digest_is_required_of_what_is_installed(machine: Machine):
+    module = machine.add("lamp")
+    digest = machine.row("lamp")["digest"]
+    for wrong in ("0" * 64, digest[:-1] + ("0" if digest[-1] != "0" else "1")):
+        refused = machine.plugins("trust", "lamp", "--yes", "--digest", wrong)
+        assert refused.returncode == 3
+        assert last_line(refused).startswith("companion: plugin_changed: ")
+        assert digest in refused.stderr
+        assert wrong in refused.stderr
+    for malformed in ("", digest[:-1], digest + "0", "g" * 64, f"sha256:{digest}"):
+        assert machine.plugins("trust", "lamp", "--yes", "--digest", malformed).returncode == 2
+    assert machine.row("lamp")["reason"] == "plugin_untrusted"
+
+    trusted = machine.plugins("trust", "lamp", "--yes", "--digest", digest.upper(), "--json")
+    assert trusted.returncode == 0, trusted.stderr
+    assert json.loads(trusted.stdout)["digest"] == digest
+    assert machine.plugins("trust", "lamp", "--digest", digest).returncode == 0  # already
+    again = machine.plugins("trust", "lamp", "--yes", "--digest", "0" * 64)
+    assert again.returncode == 3
+
+    module.write_text(GOOD + "#")
+    assert machine.plugins("trust", "lamp", "--yes", "--digest", digest).returncode == 3
+    assert machine.row("lamp")["reason"] == "plugin_changed"
+
+
+def test_what_the_configuration_pins_is_trusted_without_a_question(
+    machine: Machine, tmp_path: Path
+):
+    machine.add("lamp")
+    pins = tmp_path / "pins.json"
+    pins.write_text(json.dumps({"lamp": machine.row("lamp")["digest"]}))
+    machine.configure(f'plugins.pins_file = "{pins}"')
+    row = machine.row("lamp")
+    assert (row["state"], row["reason"], row["pinned"]) == ("registered", "ok", True)
+    assert "pinned" in machine.plugins("info", "lamp").stdout
+    assert machine.plugins("check", "lamp").returncode == 0
+    assert machine.row("lamp", COMPANION_PLUGINS="")["reason"] == "plugin_narrowed"
+    untrusted = machine.plugins("untrust", "lamp", "--json")
+    assert json.loads(untrusted.stdout)["pinned"] is True
+    assert "COMPANION_PLUGINS" in machine.plugins("untrust", "lamp").stdout
+    assert machine.row("lamp")["state"] == "registered"
+
+    pins.write_text("{")
+    listed = machine.plugins("list")
+    assert listed.returncode == 2
+    assert str(pins) in listed.stderr
+
+
 @pytest.mark.parametrize(("answer", "code"), [("y", 0), ("n", 130)])
 def test_trust_asks_the_person(machine: Machine, monkeypatch, answer: str, code: int):
     class Terminal(io.StringIO):
@@ -179,7 +235,10 @@ def test_the_result_of_a_check_is_bound_to_the_code(machine: Machine):
     assert machine.row("lamp")["conformance"] is None
     checked = machine.plugins("check", "lamp", "--json")
     assert json.loads(checked.stdout)["passed"] == ["health", "spawn"]
-    assert machine.row("lamp")["conformance"] == {"kit": "1.0", "result": "passed", "rule": ""}
+    conformance = machine.row("lamp")["conformance"]
+    assert (conformance["kit"], conformance["result"]) == (KIT_VERSION, "passed")
+    assert [text.partition(":")[0] for text in conformance["untried"]] == ["spawn", "runtime"]
+    assert "not tried: runtime: " in machine.plugins("info", "lamp").stdout
 
     module.write_text(GOOD.replace("FakeHealthChecker()", "FakeHealthChecker(answer=True)"))
     assert machine.row("lamp")["conformance"] is None
@@ -190,6 +249,64 @@ def test_the_result_of_a_check_is_bound_to_the_code(machine: Machine):
     assert "health rule 3" in failed.stderr
     assert last_line(failed).startswith("companion: plugin_nonconformant: ")
     assert machine.row("lamp")["conformance"]["result"] == "failed"
+
+
+@pytest.mark.parametrize("kind", ["runtime", "keychain"])
+@pytest.mark.parametrize("name", ["echo", "a-rather-long-name"])
+def test_a_new_plugin_passes_strict_types_and_the_linters_defaults(
+    tmp_path: Path, kind: str, name: str
+):
+    assert main(["plugins", "new", kind, name, "--into", str(tmp_path)]) == 0
+    (folder,) = tmp_path.iterdir()
+    (package,) = folder.glob("companion_*")
+    for command in (
+        ["mypy", "--strict", "--config-file=", "--cache-dir", str(tmp_path / "cache")],
+        ["ruff", "check", "--isolated", "--no-cache"],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", *command, package.name, "tests"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_locked_store_is_not_said_to_pass(machine: Machine):
+    text = """
+from companion_core import hookimpl
+from companion_core.testing import FakeKeychain
+
+@hookimpl
+def companion_keychain():
+    return FakeKeychain(locked=True)
+"""
+    package = "companion_runtime_vault"
+    machine.install(
+        "companion-vault",
+        {f"{package}/__init__.py": text},
+        {"vault": package},
+        group="companion.authority.v1",
+    )
+    assert machine.plugins("trust", "vault", "--yes").returncode == 0
+    checked = machine.plugins("check", "vault")
+    assert checked.returncode == 4
+    assert "passes" not in checked.stdout
+    assert "rules 4 to 12" in checked.stderr
+    assert last_line(checked).startswith("companion: keychain_locked: ")
+    assert machine.row("vault")["conformance"]["result"] == "incomplete"
+
+
+def test_a_runtime_that_is_installed_is_started_by_the_check(machine: Machine, tmp_path: Path):
+    program = write_fake_runtime(tmp_path / "runtime")
+    started = GOOD.replace("FakeSpawner()", f"FakeSpawner(program={str(program)!r})")
+    machine.add("lamp", started)
+    machine.plugins("trust", "lamp", "--yes")
+    failed = machine.plugins("check", "lamp")
+    assert failed.returncode == 3
+    assert "runtime rule 3" in failed.stderr  # it prints the key that it was given
 
 
 def test_an_unknown_plugin_is_told(machine: Machine):
@@ -218,6 +335,72 @@ def test_an_editable_install_needs_its_own_word(machine: Machine, tmp_path: Path
     assert machine.plugins("trust", "lamp", "--yes", "--editable").returncode == 0
     assert machine.row("lamp")["state"] == "registered"
     assert "(editable)" in machine.plugins("list").stdout
+
+
+@pytest.mark.parametrize(
+    "left", [".DS_Store", "__pycache__/plugin.cpython-311.pyc.140231", "plugin.py~"]
+)
+def test_what_other_programs_leave_in_the_folder_costs_no_trust(machine: Machine, left: str):
+    folder = machine.add("lamp").parent
+    machine.plugins("trust", "lamp", "--yes")
+    (folder / left).parent.mkdir(exist_ok=True)
+    (folder / left).write_text("left")
+    assert machine.row("lamp")["state"] == "registered"
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+@pytest.mark.parametrize("damage", ["stray", "link", "missing"])
+def test_a_damaged_install_is_named_and_the_advice_leads_out(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, damage: str, trusted: bool
+):
+    folder = machine.add("lamp").parent
+    if trusted:
+        machine.plugins("trust", "lamp", "--yes")
+    if damage == "stray":
+        (folder / "extra file.py").write_text("")
+    elif damage == "link":
+        (folder / "extra").symlink_to(machine.site)
+    else:
+        (folder / "__init__.py").rename(folder / "aside.txt")
+    row = machine.row("lamp")
+    assert row["reason"] == "plugin_changed"
+    named = {"stray": "extra file.py", "link": "extra", "missing": "__init__.py"}[damage]
+    assert f"companion_runtime_lamp/{named}" in row["detail"]
+    refused = machine.plugins("trust", "lamp", "--yes")
+    assert f"companion_runtime_lamp/{named}" in refused.stderr
+
+    if damage == "missing":
+        assert row["fix"] == "pip install --force-reinstall --no-deps companion-runtime-lamp"
+        machine.add("lamp")
+    else:
+        assert row["fix"].startswith("rm ")
+        subprocess.run(row["fix"], shell=True, check=True)  # noqa: S602 - what a person would paste
+    if not trusted:
+        assert machine.plugins("trust", "lamp", "--yes").returncode == 0
+    assert machine.row("lamp")["state"] == "registered"
+
+
+def test_a_changed_editable_install_is_trusted_again_as_advised(machine: Machine):
+    package = machine.site / "companion_runtime_lamp"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text(GOOD)
+    origin = f'{{"url": "file://{machine.site}", "dir_info": {{"editable": true}}}}'
+    machine.install(
+        "companion-runtime-lamp",
+        {},
+        {"lamp": "companion_runtime_lamp"},
+        extra={"direct_url.json": origin},
+    )
+    assert machine.plugins("trust", "lamp", "--yes", "--editable").returncode == 0
+    (package / ".DS_Store").write_text("left by a file manager")
+    assert machine.row("lamp")["state"] == "registered"
+
+    (package / "__init__.py").write_text(GOOD + "#")
+    row = machine.row("lamp")
+    assert row["detail"] == "changed: companion_runtime_lamp/__init__.py"
+    fix = row["fix"].removeprefix("companion plugins ").split()
+    assert machine.plugins(*fix, "--yes").returncode == 0
+    assert machine.row("lamp")["state"] == "registered"
 
 
 def test_an_unreadable_store_trusts_no_plugin_and_stops_no_command(machine: Machine):

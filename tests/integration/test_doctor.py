@@ -54,6 +54,27 @@ def test_without_a_configuration_and_a_state_it_answers_and_makes_nothing(world)
     assert not world.state.exists()
 
 
+SHUT = """
+import sys
+from companion_core.cli import main
+from companion_core.egress.refusing import RefusingEgress
+sys.exit(main(sys.argv[1:], egress=RefusingEgress()))
+"""
+
+
+def test_what_a_shut_doorway_refuses_is_skipped(world):
+    world.publish()
+    world.configure(runtime={"name": "llamacpp"})
+    at_fault = failed(examine(world)[1])
+    command = [sys.executable, "-c", SHUT, *world.argv("doctor", "--json")[3:]]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=DEADLINE_SECONDS, check=False
+    )
+    rows = {row["id"]: row for row in json.loads(done.stdout)["rows"]}
+    assert {id_: why for id_, why in failed(rows).items() if id_ not in at_fault} == {}
+    assert rows["plugins"]["status"] == rows["manifest"]["status"] == "skip"
+
+
 def test_a_broken_configuration_is_a_row_and_the_rest_goes_on(world):
     world.config_file.write_text("[gateway]\nprot = 1\n")
     code, rows, _ = examine(world)

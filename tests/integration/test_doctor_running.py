@@ -44,6 +44,7 @@ LINUX = pytest.mark.skipif(sys.platform != "linux", reason="read from /proc")
 def process(code: str, *arguments: str, **env: str) -> Iterator[subprocess.Popen[bytes]]:
     """A made-up runtime, once it has printed a line."""
     base = {"PATH": "/usr/bin:/bin", "HOME": "/x", "TMPDIR": "/x", "LANG": "C.UTF-8"}
+    base["PYTHONUNBUFFERED"] = "1"
     with subprocess.Popen(
         [
             sys.executable,
@@ -103,7 +104,7 @@ def test_a_child_of_the_runtime_may_add_what_its_plugin_declared(tmp_path):
 
 @LINUX
 def test_a_variable_that_every_runtime_has_may_not_be_missing(tmp_path):
-    base = {"PATH": "/usr/bin:/bin", "HOME": "/x", "LANG": "C.UTF-8"}
+    base = {"PATH": "/usr/bin:/bin", "HOME": "/x", "LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(["/bin/sleep", "3600"], env=base) as runtime:
         status = {"name": "lamp", "pid": runtime.pid, "channel": "unix"}
         situation = situation_of(tmp_path, runtime=status)
@@ -128,7 +129,7 @@ def test_the_environment_is_judged_by_the_cores_own_rule(tmp_path, monkeypatch):
         status = {"name": "lamp", "pid": runtime.pid, "channel": "unix"}
         found = running.check_runtime_environment(situation_of(tmp_path, runtime=status))
     assert found.reason is Reason.RUNTIME_ENVIRONMENT
-    names = frozenset({"PATH", "HOME", "TMPDIR", "LANG", "LAMP_KEY"})
+    names = frozenset({"PATH", "HOME", "TMPDIR", "LANG", "PYTHONUNBUFFERED", "LAMP_KEY"})
     assert asked == [(names, [], names, frozenset(ANSWERS["runtime"]["child_env_names"]))]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -68,6 +69,63 @@ class Elsewhere:
     def plugin(self, name: str) -> dict:
         rows = json.loads(self.companion("plugins", "list", "--json").stdout)["plugins"]
         return next(row for row in rows if row["name"] == name)
+
+
+def build(elsewhere: Elsewhere, folder: Path) -> Path:
+    """Return the wheel of a new runtime plugin that is embedded."""
+    assert main(["plugins", "new", "runtime", "echo", "--into", str(folder)]) == 0
+    command = [*PIP, "wheel", *OFFLINE, "--no-build-isolation", "--wheel-dir", str(folder)]
+    subprocess.run([*command, str(folder / "companion-runtime-echo")], check=True, timeout=200)
+    elsewhere.world.publish()
+    elsewhere.world.configure(runtime={"name": "echo", "threads": 1})
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+def link(elsewhere: Elsewhere, wheel: Path, tree: Path) -> None:
+    """Install the wheel's facts and a link to the source tree, as `pip install -e` does."""
+    elsewhere.pip("install", *OFFLINE, str(wheel))
+    shutil.rmtree(elsewhere.site / "companion_runtime_echo")
+    (elsewhere.site / "_companion_runtime_echo.pth").write_text(f"{tree}\n")
+    (info,) = elsewhere.site.glob("companion_runtime_echo-*.dist-info")
+    origin = {"url": tree.as_uri(), "dir_info": {"editable": True}}
+    (info / "direct_url.json").write_text(json.dumps(origin))
+
+
+@pytest.mark.parametrize("where", ["target", "user"])
+def test_an_embedded_runtime_that_its_interpreter_cannot_see_is_refused_before_the_start(
+    elsewhere: Elsewhere, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+):
+    wheel = build(elsewhere, tmp_path)
+    site = tmp_path / "target"
+    if where == "user":
+        monkeypatch.setenv("PYTHONUSERBASE", str(tmp_path / "user"))
+        site = tmp_path / "user" / elsewhere.site.relative_to(elsewhere.python.parents[1])
+        config = elsewhere.python.parents[1] / "pyvenv.cfg"
+        config.write_text(config.read_text().replace("packages = false", "packages = true"))
+    else:
+        monkeypatch.setenv("PYTHONPATH", str(site))
+    elsewhere.pip("install", *OFFLINE, "--target", str(site), str(wheel))
+    trusted = elsewhere.companion("plugins", "trust", "echo", "--yes")
+    assert trusted.returncode == 0, trusted.stderr
+    up = elsewhere.companion("up", "--detach")
+    assert up.returncode == 4
+    assert last_line(up).startswith("companion: embedded_unreachable: ")
+    assert str(site) in up.stderr
+    report = json.loads(elsewhere.companion("doctor", "--json").stdout)
+    row = next(row for row in report["rows"] if row["id"] == "binary")
+    assert (row["status"], row["reason"]) == ("fail", "embedded_unreachable")
+
+
+def test_a_linked_source_tree_serves_under_isolation(elsewhere: Elsewhere, tmp_path: Path):
+    wheel = build(elsewhere, tmp_path)
+    link(elsewhere, wheel, tmp_path / "companion-runtime-echo")
+    trusted = elsewhere.companion("plugins", "trust", "echo", "--yes", "--editable")
+    assert trusted.returncode == 0, trusted.stderr
+    up = elsewhere.companion("up", "--detach", "--json")
+    assert up.returncode == 0, up.stderr
+    assert json.loads(up.stdout)["plugins"]["spawn"] == "echo"
+    assert elsewhere.companion("down").returncode == 0
 
 
 @pytest.fixture

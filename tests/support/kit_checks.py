@@ -8,7 +8,7 @@ import pytest
 
 
 def assert_breaks(
-    rule: int, rules: Mapping[int, str], seam: str, check: Callable[[], None]
+    rule: int, rules: Mapping[int, str], seam: str, check: Callable[[], object]
 ) -> None:
     """See the check fail with the rule's number and text, what was seen and what was expected."""
     with pytest.raises(AssertionError, match=rf"^{seam} rule {rule} \(") as caught:

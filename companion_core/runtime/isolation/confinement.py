@@ -124,8 +124,10 @@ def broker_command(line: int, listener: TcpChannel, argv: Sequence[str]) -> tupl
 def with_fresh_bytecode(argv: Sequence[str], folder: Path) -> tuple[str, ...]:
     """Return an embedded plan's command that compiles what it imports, for this start alone.
 
+    It also writes its output at once (`-u`): an isolated interpreter reads no PYTHONUNBUFFERED.
+
     The plugin's sources were hashed; a compiled file that lies beside them was not.
     """
     interpreter, isolated, *rest = argv
     cache = f"pycache_prefix={folder / 'bytecode'}"
-    return (interpreter, isolated, "-B", "-X", cache, *rest)
+    return (interpreter, isolated, "-u", "-B", "-X", cache, *rest)

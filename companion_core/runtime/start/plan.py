@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -38,6 +38,7 @@ class StartSpec:
 
     Attributes:
         plugin_modules: modules inside the plugin's own hashed files.
+        plugin_folders: where these modules lie.
         binary: an absolute path, or "embedded".
         binary_sha256: as recorded at set-up; only "embedded" needs none.
         data_dir: the runtime's own folder, which stays between starts.
@@ -66,6 +67,7 @@ class StartSpec:
     options: Mapping[str, str | int | float | bool]
     tier: Tier
     allow_open_backend: bool = False
+    plugin_folders: tuple[str, ...] = ()
 
     @property
     def store_record(self) -> Path:
@@ -151,6 +153,8 @@ async def ask_for_plan(
     plan = check_plan(proposed, facts)
     if isinstance(plan, Verdict):
         raise error_for(plan.reason, plugin=spec.plugin_name)
+    if binary.embedded:  # a linked source tree lies outside the interpreter's own folders
+        return replace(plan, read_paths=(*plan.read_paths, *spec.plugin_folders))
     return plan
 
 

@@ -325,6 +325,7 @@ def test_the_environment_of_windows_without_any_other() -> None:
         "TEMP": "P",
         "TMP": "P",
         "USERPROFILE": "P",
+        "PYTHONUNBUFFERED": "1",
     }
 
 

@@ -313,6 +313,7 @@ class TestBaseEnvironment:
             "HOME": "/run/1",
             "TMPDIR": "/run/1",
             "LANG": "C.UTF-8",
+            "PYTHONUNBUFFERED": "1",
             "CUDA_VISIBLE_DEVICES": "0,1",
         }
 
@@ -327,6 +328,7 @@ class TestBaseEnvironment:
             "TEMP",
             "TMP",
             "USERPROFILE",
+            "PYTHONUNBUFFERED",
             "CUDA_VISIBLE_DEVICES",
         }
 

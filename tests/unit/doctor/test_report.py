@@ -7,6 +7,7 @@ from doctor_parts import make_row
 
 from companion_core.doctor.findings import (
     Section,
+    Status,
     broken,
     fine,
     judge,
@@ -17,6 +18,10 @@ from companion_core.doctor.report import Report
 from companion_core.errors import Reason
 
 pytestmark = pytest.mark.unit
+
+
+def test_what_a_shut_doorway_refuses_is_skipped_and_not_at_fault():
+    assert broken(Reason.EGRESS_REFUSED, "the manifest").status is Status.SKIP
 
 
 ROWS = [

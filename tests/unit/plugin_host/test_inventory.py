@@ -69,18 +69,45 @@ def test_the_digest_is_computed_and_not_read_from_record(install_distribution: I
         "companion_lamp/deep/extra.so",
         "companion_lamp/extra.pyc",
         "companion_lamp/__pycache__/extra.py",
+        "companion_lamp/extra.cpython-311-x86_64-linux-gnu.so",
+        "companion_lamp/libextra.so.1.2",
+        "companion_lamp/EXTRA.DLL",
+        "companion_lamp/extra.dylib",
     ],
 )
-def test_a_file_that_record_does_not_list_is_seen(install_distribution: Install, stray: str):
+def test_code_that_record_does_not_list_is_seen_and_named(
+    install_distribution: Install, stray: str
+):
     site = lamp(install_distribution, unlisted={stray: ""})
-    assert [found.intact for found in find_plugins([str(site)])] == [False]
+    (found,) = find_plugins([str(site)])
+    assert not found.intact
+    assert found.strays == (stray,)
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        "companion_lamp/.DS_Store",
+        "companion_lamp/._plugin",
+        "companion_lamp/Thumbs.db",
+        "companion_lamp/__pycache__/__init__.cpython-311.pyc.140231",
+        "companion_lamp/__init__.py.swp",
+        "companion_lamp/__init__.py~",
+        "companion_lamp/notes/todo.txt",
+    ],
+)
+def test_what_cannot_be_imported_is_no_code(install_distribution: Install, left: str):
+    site = lamp(install_distribution, unlisted={left: "left by another program"})
+    (found,) = find_plugins([str(site)])
+    assert (found.intact, found.strays) == (True, ())
 
 
 def test_a_linked_folder_inside_the_package_is_seen(install_distribution: Install, tmp_path: Path):
     site = lamp(install_distribution)
     (tmp_path / "elsewhere").mkdir()
     (site / "companion_lamp" / "deep").symlink_to(tmp_path / "elsewhere")
-    assert [found.intact for found in find_plugins([str(site)])] == [False]
+    (found,) = find_plugins([str(site)])
+    assert (found.intact, found.strays) == (False, ("companion_lamp/deep",))
 
 
 def test_byte_code_without_source_is_seen_although_listed(install_distribution: Install):
@@ -112,7 +139,7 @@ def test_scripts_and_foreign_paths_of_record_are_not_code(install_distribution: 
     assert [file.path for file in found.files] == sorted(LAMP)
 
 
-@pytest.mark.parametrize("record", ["", '\0,"', "companion_lamp/__init__.py"])
+@pytest.mark.parametrize("record", ["", '\0,"', "companion_lamp/py.typed"])
 def test_without_a_whole_record_nothing_is_owned_by_guess(
     install_distribution: Install, record: str
 ):

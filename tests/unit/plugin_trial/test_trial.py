@@ -123,9 +123,19 @@ def test_what_is_no_document_is_no_report(raw: bytes):
     assert _parse(raw, [], check=False) is None
 
 
+PASSED = {"passed": ["spawn"], "untried": ["runtime: x"], "reason": "ok", "failure": ""}
+
+
+@pytest.mark.parametrize(
+    "changes", [{"untried": ["\x1b[2J"]}, {"untried": None}, {"reason": "fine"}, {"passed": [1]}]
+)
+def test_a_malformed_result_of_a_check_is_none(changes: dict[str, object]):
+    assert parse(check=True, checked={**PASSED, **changes}) is None
+
+
 def test_a_plugin_that_failed_needs_no_result_of_a_check():
     assert parse(check=True, reason="plugin_import_failed") is not None
-    assert parse(check=True, checked={"passed": ["spawn"], "failure": ""}) is not None
+    assert parse(check=True, checked=PASSED) is not None
 
 
 def test_without_a_report_it_is_the_plugins_fault():

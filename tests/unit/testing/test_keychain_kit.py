@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from companion_core.errors import Reason
+from companion_core.plugin_host.selection import Role
+from companion_core.plugin_host.snapshots import snapshot_provider
 from companion_core.providers import KeychainStatus, KeychainUnavailable
 from companion_core.testing import FakeKeychain, check_keychain
 from companion_core.testing.keychain_kit import KEYCHAIN_RULES
@@ -74,6 +83,70 @@ class Refusing8192(FakeKeychain):
         super().set(account, secret)
 
 
+class DeletingStatus(FakeKeychain):
+    def status(self) -> KeychainStatus:
+        self.items.clear()
+        return super().status()
+
+
+class CreatingStatus(FakeKeychain):
+    def status(self) -> KeychainStatus:
+        for account in self.items:
+            self.items[account] = "reset"
+        return super().status()
+
+
+class Says(FakeKeychain):
+    """Says each secret that it stores or reads, in a way of its own."""
+
+    def __init__(self, say: Callable[[str], object]) -> None:
+        super().__init__()
+        self._say = say
+
+    def set(self, account: str, secret: str) -> None:
+        self._say(f"stored {secret}")
+        super().set(account, secret)
+
+
+def say_as_bytes(text: str) -> None:
+    print(text.encode(), end="")
+
+
+def say_on_stderr(text: str) -> None:
+    sys.stderr.write(text)
+
+
+def say_in_c(text: str) -> None:
+    ctypes.CDLL(None).puts(text.encode())
+
+
+def say_aside(text: str) -> None:
+    thread = threading.Thread(target=print, args=(text,))
+    thread.start()
+    thread.join()
+
+
+SPEAKERS = (
+    print,
+    say_as_bytes,
+    say_aside,
+    say_on_stderr,
+    lambda text: os.write(1, text.encode()),
+    lambda text: os.write(2, text.encode()),
+    lambda text: logging.getLogger("some.store").debug("%s", text),
+    say_in_c,
+)
+
+
+class Flagged(FakeKeychain):
+    def __init__(self, **flags: Any) -> None:
+        super().__init__()
+        self.flags = flags
+
+    def status(self) -> KeychainStatus:
+        return replace(super().status(), **self.flags)
+
+
 @pytest.mark.parametrize(
     ("rule", "provider"),
     [
@@ -90,6 +163,14 @@ class Refusing8192(FakeKeychain):
         (8, Truncating()),
         (9, Undeletable()),
         (10, StrictDelete()),
+        (2, Flagged(device_only=1)),
+        (2, Flagged(device_only="no")),
+        (2, Flagged(session_bound=0)),
+        (2, Flagged(session_bound=None)),
+        (2, Flagged(ok=1)),
+        (11, DeletingStatus()),
+        (11, CreatingStatus()),
+        *((12, Says(speaker)) for speaker in SPEAKERS),
     ],
 )
 def test_a_store_that_breaks_a_rule_is_named(rule: int, provider: Any) -> None:
@@ -105,7 +186,7 @@ def test_a_store_that_breaks_a_rule_is_named(rule: int, provider: Any) -> None:
 
 
 def test_every_rule_can_be_broken() -> None:
-    assert set(KEYCHAIN_RULES) == set(range(1, 11))
+    assert set(KEYCHAIN_RULES) == set(range(1, 13))
 
 
 @pytest.mark.parametrize(
@@ -114,5 +195,28 @@ def test_every_rule_can_be_broken() -> None:
 )
 def test_what_conforms_passes_and_is_left_as_it_was(provider: FakeKeychain) -> None:
     provider.items["mine"] = "kept"
-    check_keychain(provider)
+    untried = check_keychain(provider)
     assert provider.items == {"mine": "kept"}
+    usable = provider.status().ok
+    assert [each.reason for each in untried] == ([] if usable else [provider.status().reason])
+
+
+def test_a_locked_store_is_not_said_to_conform() -> None:
+    (untried,) = check_keychain(FakeKeychain(locked=True))
+    assert untried.what.startswith("rules 4 to 12")
+    assert untried.reason is Reason.KEYCHAIN_LOCKED
+
+
+def test_a_store_that_is_muted_is_heard_all_the_same() -> None:
+    snapshot = snapshot_provider(Role.KEYCHAIN, Says(print))
+    with pytest.raises(AssertionError, match=r"^keychain rule 12 \("):
+        check_keychain(snapshot)
+
+
+def test_the_output_is_there_again_after_a_check(capfd: pytest.CaptureFixture[str]) -> None:
+    streams = (sys.stdout, sys.stderr, logging.getLogger().level)
+    check_keychain(FakeKeychain())
+    assert (sys.stdout, sys.stderr, logging.getLogger().level) == streams
+    os.write(1, b"one")
+    print("two")
+    assert capfd.readouterr().out == "onetwo\n"

@@ -12,6 +12,9 @@ from kit_checks import assert_breaks
 from companion_core.errors import Reason
 from companion_core.providers import (
     CannotPlan,
+    SpawnPlan,
+    SpawnRequest,
+    UnixChannel,
 )
 from companion_core.testing import (
     FakeSpawner,
@@ -51,6 +54,37 @@ class Writing(FakeSpawner):
     def plan(self, request: Any) -> Any:
         Path(request.private_dir, "notes").write_text("x")
         return super().plan(request)
+
+
+def listening(*arguments: str) -> FakeSpawner:
+    """Return a spawner that names the channel with these arguments on TCP."""
+
+    def alter(plan: SpawnPlan, request: SpawnRequest) -> SpawnPlan:
+        if isinstance(request.channel, UnixChannel):
+            return plan
+        port = str(request.channel.port)
+        told = tuple(text.replace("PORT", port) for text in arguments)
+        return replace(plan, argv=(*plan.argv[:2], *told))
+
+    return FakeSpawner(alter=alter)
+
+
+ADDRESSES = (
+    ("--host", "0.0.0.0", "--port", "PORT"),
+    ("--listen=0.0.0.0:PORT",),
+    ("0.0.0.0:PORT",),
+    ("[::]:PORT",),
+    ("--host=::", "PORT"),
+    ("*:PORT",),
+    (":PORT",),
+    ("--listen=:PORT",),
+    ("http://192.168.1.2:PORT",),
+    ("localhost:PORT",),
+    ("--host", "127.0.0.2", "--port", "PORT"),
+    ("--port", "PORT"),  # the program's default decides
+    ("127.0.0.1:PORT", "--metrics", "0.0.0.0:9090"),
+    ('{"host": "0.0.0.0", "port": PORT}', "127.0.0.1:PORT"),
+)
 
 
 class Declining(FakeSpawner):
@@ -113,6 +147,7 @@ SPAWNERS = [
     (9, OneFile()),
     (10, FakeSpawner(env_names=frozenset({"FAKE_RUNTIME_KEY", "API_TOKEN"}))),
     (10, FakeSpawner(env_names=frozenset({"FAKE_RUNTIME_KEY", "PYTHONPATH"}))),
+    *((11, listening(*arguments)) for arguments in ADDRESSES),
 ]
 
 
@@ -132,10 +167,60 @@ def test_a_declared_ability_is_required():
     assert_breaks(5, SPAWNER_RULES, "spawner", lambda: check_spawner(FakeSpawner(), both))
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--host", "127.0.0.1", "--port", "PORT"),
+        ("--host=127.0.0.1", "--port=PORT"),
+        ("http://127.0.0.1:PORT", "--version", "1.2.3"),
+        ('{"host": "127.0.0.1", "port": PORT}', "127.0.0.1:PORT"),
+    ],
+)
+def test_the_channels_own_address_is_accepted_in_any_form(arguments: tuple[str, ...]):
+    check_spawner(listening(*arguments), KIND)
+
+
+def script(folder: Path, interpreter: Path | str) -> str:
+    program = folder / "lamp"
+    program.write_text(f"#!{interpreter}\n")
+    program.chmod(0o755)
+    return str(program)
+
+
+def test_the_interpreter_of_a_script_must_be_readable(tmp_path: Path):
+    interpreter = tmp_path / "venv" / "bin" / "python"
+    interpreter.parent.mkdir(parents=True)
+    interpreter.write_text("stands for an interpreter outside the system's folders")
+    program = script(tmp_path, f"{interpreter} -I")
+    hidden = FakeSpawner(program=program, alter=lambda plan, _: replace(plan, read_paths=()))
+    assert_breaks(12, SPAWNER_RULES, "spawner", lambda: check_spawner(hidden, KIND))
+    folders = (str(tmp_path / "venv"),)
+    shown = FakeSpawner(program=program, alter=lambda plan, _: replace(plan, read_paths=folders))
+    assert check_spawner(shown, KIND) == ()
+    for line, found in (
+        ("/bin/sh", True),
+        ("/usr/bin/env sh", True),
+        ("/usr/bin/env -S sh -e", True),
+        ("/usr/bin/env nothing-of-this-name", False),
+        ("", False),
+    ):
+        script(tmp_path, line)
+        if found:
+            check_spawner(hidden, KIND)
+        else:
+            assert_breaks(12, SPAWNER_RULES, "spawner", lambda: check_spawner(hidden, KIND))
+
+
+def test_what_could_not_be_tried_is_said():
+    (untried,) = check_spawner(FakeSpawner(), KIND)
+    assert untried.what.startswith("rule 12: locate finds no program")
+    assert untried.reason is Reason.OK
+
+
 def test_spawners_that_conform_pass():
     check_spawner(Templated())
     check_spawner(FakeSpawner(), KIND)
 
 
 def test_every_rule_of_a_spawner_can_be_broken():
-    assert {rule for rule, _ in SPAWNERS} | {8} == set(SPAWNER_RULES)
+    assert {rule for rule, _ in SPAWNERS} | {8, 12} == set(SPAWNER_RULES)
