@@ -6,7 +6,12 @@ request is sent once more, on a new connection, if all of this holds; otherwise 
 * The connection had waited for it. One that was made for a request is not closed for idleness.
 * No byte of an answer came.
 * It is a health check, which asked twice does no more than once (RFC 9110 section 9.2.2); or
-  the backend certainly did not read all of it (`unread`), so no model work has begun.
+  the backend cannot have read all of it (`unread`), so no model work has begun.
+
+No request follows one that the backend had not read when it answered: it might take the rest of
+the one for the start of the other (RFC 9112 section 9.3 has it read all of a request or close).
+What it has taken from the system and then left unparsed cannot be seen from here, and nor can, on
+TCP, what its system has acknowledged for it.
 """
 
 from __future__ import annotations
@@ -20,13 +25,15 @@ from typing import Final, Protocol, cast
 from companion_core.gateway.http.chunked import ChunkError, ChunkFramer
 from companion_core.gateway.http.response_head import ResponseHead, parse_response_head
 from companion_core.gateway.interface import Outgoing, Sink
-from companion_core.gateway.unread import never_read
+from companion_core.gateway.unread import left_unread, never_read
 
 __all__ = ["BackendConnection", "ConnectionOwner"]
 
 MAX_RESPONSE_HEAD_BYTES: Final = 64 * 1024
 MAX_REMEMBERED_HEAD: Final = 2048
-RESET_SECONDS: Final = 0.02  # within which a reset follows an end on TCP
+# A backend that shuts a connection down closes it at once; a busy machine takes longer.
+CLOSE_SECONDS: Final = 0.1
+LOOK_SECONDS: Final = 0.005
 _FIRST_FINAL_STATUS: Final = 200
 _SWITCHING_PROTOCOLS: Final = 101
 
@@ -86,6 +93,7 @@ class BackendConnection(asyncio.Protocol):
         "_again",
         "_buffer",
         "_check",
+        "_descriptor",
         "_ended",
         "_first",
         "_framer",
@@ -119,7 +127,8 @@ class BackendConnection(asyncio.Protocol):
         self._poll: Callable[[int], object] | None = None  # Windows has no `select.poll`
         self._again = b""  # the request, for as long as it may have to be sent again
         self._check = False
-        self._unread = False  # the backend certainly did not read all of it
+        self._descriptor = -1
+        self._unread = False  # the backend cannot have read all of it
         self.kind: int | None = None
         self.idle_since = self.idle_until = 0.0
         self.waited = False
@@ -153,28 +162,38 @@ class BackendConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.Protocol`."""
         self.transport = cast("asyncio.Transport", transport)
+        self._descriptor = transport.get_extra_info("socket").fileno()
         if sys.platform != "win32":
             poll = select.poll()
-            poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+            poll.register(self._descriptor, select.POLLIN)
             self._poll = poll.poll
         self._pool.opened(self, self._first)
 
     def eof_received(self) -> bool:
-        """See `asyncio.Protocol`; True keeps the transport until a reset can have followed."""
+        """See `asyncio.Protocol`; True keeps the transport until the backend can have closed.
+
+        It is aborted otherwise: closing would still send what is unwritten, to a backend that
+        has only ended its own side.
+        """
         if self._sink is None:
             self._pool.ended_idle(self)
         elif self._again and not self._check:
-            unread = never_read(self.transport, None)
-            self._unread = unread is True
-            if unread is None:
-                asyncio.get_running_loop().call_later(RESET_SECONDS, self._look_for_reset)
-                return True
+            loop = asyncio.get_running_loop()
+            return self._look_for_reset(loop, loop.time() + CLOSE_SECONDS)
+        self.transport.abort()
         return False
 
-    def _look_for_reset(self) -> None:
-        if self._sink is not None:
-            self._unread = never_read(self.transport, None) is True
-            self.transport.abort()
+    def _look_for_reset(self, loop: asyncio.AbstractEventLoop, until: float) -> bool:
+        """Look again until it is known, and at most until then; return whether it is not known."""
+        if self._sink is None:  # it was aborted in between
+            return False
+        unread = never_read(self.transport, None)
+        if unread is None and loop.time() < until:
+            loop.call_later(LOOK_SECONDS, self._look_for_reset, loop, until)
+            return True
+        self._unread = unread is True
+        self.transport.abort()
+        return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See `asyncio.Protocol`."""
@@ -285,7 +304,11 @@ class BackendConnection(asyncio.Protocol):
             return
         self._sink = None
         now = self._pool.now()
-        if head.reusable and not (surplus or self._check):
+        if (
+            head.reusable
+            and not (surplus or self._check)
+            and not left_unread(self.transport, self._descriptor)
+        ):
             self._pool.keep_after(self, head, now)
         else:
             self.abort()

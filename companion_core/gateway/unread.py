@@ -1,17 +1,20 @@
-"""Whether a backend that closed can have read a request: asked before it is sent again.
+"""Whether the backend has read a request, as far as the system shows that.
 
-A request makes the model work, so it is sent twice only if the first copy was certainly not
-read in full. What Linux certifies:
+A request makes the model work, so it is sent again only if the backend cannot have read all of
+the first copy. Linux shows that in these cases:
 
-* A write failed with `EPIPE`: the backend had closed before these bytes came.
-* Bytes of it have not left this process.
-* On a Unix socket: bytes lay in the backend's receive buffer when it closed (our end then has
-  `ECONNRESET`, unix(7)), or lie there still after it shut the connection down (`SIOCOUTQ`).
-* On TCP: the backend's FIN, and then a reset. It had ended its side before it read these bytes.
+* A write failed with `EPIPE`: nobody can read these bytes.
+* Bytes of it are still in this process, which then drops them (`abort`, never `close`).
+* On a Unix socket: bytes lay in the backend's receive buffer when it closed. Our end then has
+  `ECONNRESET` (unix(7)).
 
-A reset alone on TCP certifies nothing: a program can ask for one after it has read everything
-(`SO_LINGER`). Nor does an end without any sign of the above. Other systems certify only the
+Bytes that lie there still (`SIOCOUTQ`) do not show it: a backend that has shut the connection
+down can read them later. Nor does a reset on TCP, with an end of file before it or without: a
+program can ask for one after it has read everything (`SO_LINGER`). Other systems show only the
 first two.
+
+All of this supposes a backend that takes what it reads from the buffer. One that looks at a
+request with `MSG_PEEK` and works on it unread is not recognised.
 """
 
 from __future__ import annotations
@@ -19,21 +22,24 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-import struct
 import sys
 
-__all__ = ["never_read"]
+__all__ = ["left_unread", "never_read"]
+
+_NOTHING = bytes(4)  # a C int
 
 
 def never_read(transport: asyncio.Transport, error: Exception | None) -> bool | None:
-    """Return whether the backend cannot have read the whole of what was written.
+    """Return whether the backend cannot have read all of what was written.
 
     Args:
-        transport: of the connection that the backend ended.
+        transport: of the connection that the backend ended. Where bytes are unwritten, the
+            answer holds only if they are dropped.
         error: how it ended; None for an end of file.
 
     Returns:
-        None where that may still be learned in a moment: on TCP a reset follows its FIN.
+        None where that may still be learned in a moment: the backend has shut the connection
+        down, and can still read the rest or close.
     """
     if isinstance(error, BrokenPipeError):
         return True
@@ -43,22 +49,37 @@ def never_read(transport: asyncio.Transport, error: Exception | None) -> bool | 
         return on_unix and isinstance(error, ConnectionResetError)
     if transport.get_write_buffer_size():
         return True
-    if sys.platform != "linux":
+    if not on_unix:
         return False
-    if on_unix and _bytes_unread(connection.fileno()):
+    # The bytes first: closing sets the error before it drops them.
+    unread = _bytes_unread(connection.fileno())
+    if connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNRESET:
         return True
-    pending = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-    if on_unix:
-        return bool(pending == errno.ECONNRESET)
-    return True if pending == errno.EPIPE else None
+    return None if unread else False
 
 
-def _bytes_unread(descriptor: int) -> int:
-    if sys.platform == "win32":
-        return 0
-    import fcntl  # noqa: PLC0415 - Windows has no such module
-    import termios  # noqa: PLC0415 - Windows has no such module either
+def left_unread(transport: asyncio.Transport, descriptor: int) -> bool:
+    """Return whether bytes of a request are on their way although its answer has ended.
 
-    # TIOCOUTQ and SIOCOUTQ are one number (unix(7)).
-    answer = fcntl.ioctl(descriptor, termios.TIOCOUTQ, struct.pack("i", 0))
-    return int(struct.unpack("i", answer)[0])
+    On TCP the bytes that the backend's system has acknowledged are not among them, read or not.
+
+    Args:
+        transport: of an open connection.
+        descriptor: of its socket.
+    """
+    return bool(transport.get_write_buffer_size() or _bytes_unread(descriptor))
+
+
+if sys.platform == "linux":
+    import fcntl
+    import termios
+
+    def _bytes_unread(descriptor: int) -> bool:
+        # TIOCOUTQ and SIOCOUTQ are one number (unix(7), tcp(7)).
+        return fcntl.ioctl(descriptor, termios.TIOCOUTQ, _NOTHING) != _NOTHING
+
+else:
+
+    def _bytes_unread(descriptor: int) -> bool:
+        del descriptor
+        return False

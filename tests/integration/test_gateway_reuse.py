@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import tempfile
-from collections.abc import Awaitable, Callable
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import closing_backend as closing
 import gateway_parts as parts
 import pytest
-from closing_backend import CHUNKED, WHOLE, ClosingBackend
+from closing_backend import CHUNKED, WHOLE, ClosingBackend, run
 
 from companion_core.decisions.guard import HEALTH_PATH
 from companion_core.gateway import upstream
@@ -23,28 +19,6 @@ pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("each_event_loop"
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="what Linux certifies")
 UNIX_AND_TCP = pytest.mark.parametrize("unix", [True, False], ids=["unix", "tcp"])
 ERROR = parts.answer(b"{}", status=b"404 Not Found")
-
-
-def run(
-    backend: ClosingBackend,
-    life: Callable[[parts.Door], Awaitable[None]],
-    *,
-    unix: bool,
-    **settings: Any,
-) -> None:
-    """Run `life` with a gateway before `backend`."""
-
-    async def main() -> None:
-        with (
-            tempfile.TemporaryDirectory() as folder,
-            backend.serve(Path(folder) if unix else None) as channel,
-        ):
-            async with parts.open_door(**settings) as door:
-                assert door.gateway.backend is not None
-                door.gateway.attach(replace(door.gateway.backend, channel=channel))
-                await life(door)
-
-    asyncio.run(main())
 
 
 async def ask_many(door: parts.Door, number: int) -> list[int]:
@@ -187,17 +161,10 @@ def test_an_end_while_it_waits_is_noticed_in_the_same_moment(answer: bytes, unix
 
 
 @on_linux
-@pytest.mark.parametrize(
-    ("ending", "unix"),
-    [
-        (closing.unread, True),
-        (closing.shut_down_unread, True),
-        (closing.shut_down_unread, False),
-    ],
-)
+@pytest.mark.parametrize("ending", [closing.unread, closing.shut_down_unread])
 @pytest.mark.parametrize("size", [10, 1_000_000])
-def test_what_was_certainly_not_read_is_sent_again(
-    ending: closing.Ending, unix: bool, size: int
+def test_what_was_closed_unread_on_a_unix_socket_is_sent_again(
+    ending: closing.Ending, size: int
 ) -> None:
     """A whole answer is taken at its word once; what ends after it is learned from that."""
     backend = ClosingBackend(WHOLE, ending)
@@ -214,7 +181,7 @@ def test_what_was_certainly_not_read_is_sent_again(
         assert door.gateway.snapshot().in_flight == 0
         assert (counted(door, "ok"), counted(door, "upstream_failed")) == (4, 0)
 
-    run(backend, life, unix=unix)
+    run(backend, life, unix=True)
 
 
 def read_and_closed(backend: ClosingBackend) -> None:
@@ -236,8 +203,9 @@ def test_what_was_read_is_never_sent_again(ending: closing.Ending, unix: bool) -
     run(backend, life, unix=unix)
 
 
-def test_a_reset_alone_certifies_nothing_on_tcp() -> None:
-    backend = ClosingBackend(WHOLE, closing.unread)
+@pytest.mark.parametrize("ending", [closing.unread, closing.shut_down_unread])
+def test_how_a_connection_ends_certifies_nothing_on_tcp(ending: closing.Ending) -> None:
+    backend = ClosingBackend(WHOLE, ending)
 
     async def life(door: parts.Door) -> None:
         assert await ask_many(door, 2) == [200, 502]

@@ -5,14 +5,17 @@ Bytes that were not read stay in the system's buffer, as they do for a server wi
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
 import select
 import socket
 import struct
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +131,7 @@ class ClosingBackend:
                 self.at_first[number](connection)
                 return
             for _ in range(self.per_connection):
-                request = _read_request(connection)
+                request = read_request(connection)
                 if not request:
                     return
                 self.requests.append(request)
@@ -138,7 +141,8 @@ class ClosingBackend:
             self.ending(connection)
 
 
-def _read_request(connection: socket.socket) -> bytes:
+def read_request(connection: socket.socket) -> bytes:
+    """Return a whole request; nothing where the connection ends before that."""
     request = b""
     while True:
         head, blank, body = request.partition(b"\r\n\r\n")
@@ -149,3 +153,25 @@ def _read_request(connection: socket.socket) -> bytes:
         if not data:
             return b""
         request += data
+
+
+def run(
+    backend: ClosingBackend,
+    life: Callable[[parts.Door], Awaitable[None]],
+    *,
+    unix: bool,
+    **settings: Any,
+) -> None:
+    """Run `life` with a gateway before `backend`."""
+
+    async def main() -> None:
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            backend.serve(Path(folder) if unix else None) as channel,
+        ):
+            async with parts.open_door(**settings) as door:
+                assert door.gateway.backend is not None
+                door.gateway.attach(replace(door.gateway.backend, channel=channel))
+                await life(door)
+
+    asyncio.run(main())
