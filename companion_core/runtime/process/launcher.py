@@ -152,7 +152,8 @@ class KeeperProcess:
         with contextlib.suppress(ProcessUnreadable):  # the caller waits for the end and looks again
             known = [*(self._egress.identify(pid) for pid in self.tree()), *known]
         signals = [(identity, KILL) for identity in known]
-        signals.append((self._keeper_identity, KILL if self._holder else signal.SIGCONT))
+        if sys.platform != "win32":  # a job is in the keeper's place there
+            signals.append((self._keeper_identity, KILL if self._holder else signal.SIGCONT))
         for identity, number in signals:
             if identity is not None:
                 with contextlib.suppress(ProcessUnreadable):
