@@ -81,9 +81,9 @@ def sandbox_policy(
 ) -> SandboxPolicy:
     """Return what a checked plan needs.
 
-    Where no descriptor leads to a linked model, its link is named in `read`. A stand-alone program gets its own file
-    and the libraries beside it; its plugin names what else it loads in `read_paths`. Paths that
-    do not exist are left out.
+    Where no descriptor leads to a linked model, its link is named in `read`. A stand-alone program
+    gets its own file and the libraries beside it; its plugin names what else it loads in
+    `read_paths`. Paths that do not exist are left out.
     """
     program = interpreter_paths() if binary.embedded else _beside(binary.path)
     gpu = _GPU if plan.gpu else ()
