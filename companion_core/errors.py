@@ -46,6 +46,8 @@ class Reason(enum.StrEnum):
     DOWNLOAD_FAILED = "download_failed"
     DISK_UNAVAILABLE = "disk_unavailable"
     STATE_PATH_UNSAFE = "state_path_unsafe"
+    MODEL_IN_USE = "model_in_use"
+    MODEL_REMOVED = "model_removed"
 
     # The manifest (I-02).
     MANIFEST_MALFORMED = "manifest_malformed"

@@ -266,8 +266,9 @@ class SpawnPlan:
         env: added to the core's base environment; names must be in `Spawner.env_names`.
         backend_key_env: the core puts a fresh key under this name and sends it as Bearer.
         prepare: requests sent once the backend listens.
-        model_link: a path under data_dir at which the core makes a hard link to the file. If it
-            cannot, it makes a copy, or nothing if `prepare` sends the model `unless_stored`.
+        model_link: a path under data_dir at which the core lets the runtime read the file: as a
+            read-only mount or a link. If it can make neither, it makes a copy, or nothing if
+            `prepare` sends the model `unless_stored`.
         model_copies: files under data_dir that the backend makes of the model; hashed again.
         store: the folder under data_dir that `prepare` fills. Before a start the core removes
             whatever in it is not proved unchanged.

@@ -9,6 +9,7 @@ a runtime gets a description of its own, which `reopen` makes of the same file.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 import sys
@@ -39,11 +40,13 @@ __all__ = ["Hold", "Identity", "Proof", "Prover", "identify", "reopen"]
 
 # Holds an open file against writers, waiting with the function it is given; False: cannot.
 Hold = Callable[[int, Callable[[float], object]], bool]
-# Device, inode, size, time of modification and time of change, which no program can set.
+# Device, inode, size, time of modification and time of change.
 Identity = tuple[int, int, int, int, int]
 
 # A file whose mode or links alone changed while it was hashed is hashed once more.
 _ATTEMPTS: Final = 2
+# Opening fails so whatever the file is.
+_LACKING: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO})
 _READ = os.O_RDONLY | NO_FOLLOW | CLOSE_ON_EXEC | BINARY
 
 
@@ -65,9 +68,11 @@ class Proof:
     def is_sound(self) -> bool:
         """Whether nothing has happened since that could have changed a byte.
 
-        A lease that is there was never lost: none is taken twice without another proof.
+        A lease that is there was never lost: none is taken twice without another proof. Without
+        one nothing can be said: a program that has the file mapped for writing can change bytes
+        of it, and the system sets the time of change only when it writes the page out.
         """
-        held = not self.held or is_held(self.descriptor)
+        held = self.held and is_held(self.descriptor)
         return held and identify(os.fstat(self.descriptor)) == self.identity
 
     @contextlib.contextmanager
@@ -101,13 +106,15 @@ class Prover:
         """Open, hold and hash the file; with `sync`, have the disk take it meanwhile.
 
         Raises:
-            Refused: `state_path_unsafe`, `size_mismatch` or `digest_mismatch`, the last also
-                while somebody has it open for writing; nothing is open.
+            Refused: `state_path_unsafe`, `size_mismatch` or `digest_mismatch`; nothing is open.
+            CompanionError: `model_in_use`, somebody writes to it or has it open for writing.
             OSError: the disk.
         """
         try:
             descriptor = _open(path)
         except OSError as error:
+            if error.errno in _LACKING:
+                raise
             raise Refused(Reason.STATE_PATH_UNSAFE) from error
         try:
             held = self._hold(descriptor)
@@ -131,13 +138,15 @@ class Prover:
             release(proof.descriptor)  # whoever waits to write gets in, and is seen below
             proof.held = False
             proof.held = self._hold(proof.descriptor)
+        if proof.held:
+            _close_to_others(proof.descriptor)
         proof.identity = self._judge(proof.descriptor)
 
     def _hold(self, descriptor: int) -> bool:
         try:
             return self.hold(descriptor, self.cancelled.wait)
         except BlockingIOError as error:
-            raise Refused(Reason.DIGEST_MISMATCH) from error
+            raise error_for(Reason.MODEL_IN_USE) from error
 
     def _judge(self, descriptor: int) -> Identity:
         """Return the identity of the file whose bytes are right."""
@@ -157,7 +166,7 @@ class Prover:
             if identify(os.fstat(descriptor)) == identity:
                 return identity
         # Written to while it was read: what was hashed is not what is there now.
-        raise Refused(Reason.DIGEST_MISMATCH)
+        raise error_for(Reason.MODEL_IN_USE)
 
     def _hash(self, descriptor: int) -> Verdict:
         accumulator = IntegrityAccumulator(self.spec)
@@ -171,6 +180,16 @@ class Prover:
                     break
             file.seek(0)
         return accumulator.finalize()
+
+
+def _close_to_others(descriptor: int) -> None:
+    """Set the mode back of a file of ours under a lease, which nobody has open for writing.
+
+    A runtime that may only read the file can still set its mode.
+    """
+    status = os.fstat(descriptor)
+    if sys.platform != "win32" and status.st_uid == user_id() and open_to_others(status):
+        os.fchmod(descriptor, 0o400)
 
 
 def _open(path: Path) -> int:

@@ -137,7 +137,7 @@ class VerifiedModel(Evidence):
         Raises:
             Refused: `digest_mismatch`, `size_mismatch`, `state_path_unsafe`.
             EnvironmentUnavailable: `disk_unavailable`.
-            CompanionError: `interrupted`.
+            CompanionError: `model_in_use`; `interrupted`.
         """
         if not self._open:
             raise Refused(Reason.DIGEST_MISMATCH)
@@ -145,8 +145,9 @@ class VerifiedModel(Evidence):
             for file in self.files:
                 with _disk_errors():
                     Prover(file.spec, cancelled, self._hold).prove_again(file.proof)
-        except Refused:
-            self.close()
+        except CompanionError as error:
+            if isinstance(error, Refused) or error.reason is Reason.MODEL_IN_USE:
+                self.close()
             raise
 
 
@@ -256,7 +257,10 @@ class ModelStore:
         return ProvedFile(file.name, spec, str(path), proof)
 
     def _reuse(self, path: Path, prover: Prover) -> Proof | None:
-        """Return the proof of a stored file that is still right, or remove the file."""
+        """Return the proof of a stored file that is still right, or remove one that is wrong.
+
+        A file that another program writes to is neither: it stays, and nothing is fetched.
+        """
         if not os.path.lexists(path):
             return None
         try:

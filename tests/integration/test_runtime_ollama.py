@@ -126,6 +126,7 @@ def asked_for(machine) -> list[str]:
 
 
 BLOB = f"/api/blobs/sha256:{hashlib.sha256(MODEL.read_bytes()).hexdigest()}"
+BLOB_NAME = BLOB.rpartition("/")[2].replace(":", "-")
 MANIFEST = "manifests/registry.ollama.ai/companion/model/latest"
 
 
@@ -138,7 +139,7 @@ async def start_and_stop(machine, spec) -> list[str]:
 
 def test_ollama_creates_the_model_once_and_again_after_any_change(machine, spec) -> None:
     store = machine.folder / "data" / "models"
-    blob = store / "blobs" / BLOB.rpartition("/")[2].replace(":", "-")
+    blob = store / "blobs" / BLOB_NAME
 
     async def life() -> None:
         made = ["/api/create", "/api/generate"]
@@ -148,7 +149,8 @@ def test_ollama_creates_the_model_once_and_again_after_any_change(machine, spec)
         blob.unlink()
         blob.write_bytes(b"left by somebody")
         assert await start_and_stop(machine, spec) == made[1:]
-        assert blob.samefile(machine.folder / "model.gguf")
+        assert blob.lstat().st_size == 0  # over it the model is mounted
+        assert (machine.folder / "model.gguf").stat().st_nlink == 1
         # What Ollama made of it: a manifest that names another model, a file that was added.
         (store / MANIFEST).write_text((store / MANIFEST).read_text().replace("a", "b"))
         assert await start_and_stop(machine, spec) == made
@@ -160,28 +162,55 @@ def test_ollama_creates_the_model_once_and_again_after_any_change(machine, spec)
     asyncio.run(life())
 
 
-def test_a_model_of_another_file_system_is_sent_and_only_201_counts(
-    machine, spec, require_real
-) -> None:
+def test_a_model_of_another_file_system_is_mounted_too(machine, spec, require_real) -> None:
     elsewhere = Path("/dev/shm")
     here = machine.folder.stat().st_dev
     another = elsewhere.is_dir() and elsewhere.stat().st_dev != here
     require_real("a second file system, at /dev/shm", another)
     with tempfile.TemporaryDirectory(dir=elsewhere) as memory:
         in_memory = replace(spec, data_dir=Path(memory) / "data")
-        blobs = in_memory.data_dir / "models" / "blobs"
 
         async def life() -> None:
-            made = [BLOB, "/api/create", "/api/generate"]
+            made = ["/api/create", "/api/generate"]
             assert await start_and_stop(machine, in_memory) == made
-            assert "| 201 |" in (machine.folder / "runtime.log").read_text()
-            assert await start_and_stop(machine, in_memory) == made[2:]
-            (blob,) = blobs.glob(BLOB.rpartition("/")[2].replace(":", "-"))
-            blob.write_bytes(b"left by somebody")
-            assert await start_and_stop(machine, in_memory) == [made[0], made[2]]
-            assert blob.read_bytes() == MODEL.read_bytes()
+            assert await start_and_stop(machine, in_memory) == made[1:]
 
         asyncio.run(life())
+
+
+def test_without_a_tier_ollama_reads_the_model_through_a_link(machine, spec) -> None:
+    bare = replace(spec, tier=Tier.NONE, allow_open_backend=True)
+
+    async def life() -> None:
+        made = ["/api/create", "/api/generate"]
+        assert await start_and_stop(machine, bare) == made
+        assert await start_and_stop(machine, bare) == made[1:]
+        (blob,) = (machine.folder / "data" / "models" / "blobs").glob(BLOB_NAME)
+        assert blob.is_symlink()
+        assert blob.samefile(machine.folder / "model.gguf")
+
+    asyncio.run(life())
+
+
+def test_where_nothing_leads_to_the_model_it_is_sent_and_only_201_counts(
+    machine, spec, monkeypatch
+) -> None:
+    # In place of a file system without links.
+    monkeypatch.setattr(backend_store, "_link", lambda *_: False)
+    bare = replace(spec, tier=Tier.NONE, allow_open_backend=True)
+    blobs = bare.data_dir / "models" / "blobs"
+
+    async def life() -> None:
+        made = [BLOB, "/api/create", "/api/generate"]
+        assert await start_and_stop(machine, bare) == made
+        assert "| 201 |" in (machine.folder / "runtime.log").read_text()
+        assert await start_and_stop(machine, bare) == made[2:]
+        (blob,) = blobs.glob(BLOB_NAME)
+        blob.write_bytes(b"left by somebody")
+        assert await start_and_stop(machine, bare) == [made[0], made[2]]
+        assert blob.read_bytes() == MODEL.read_bytes()
+
+    asyncio.run(life())
 
 
 def test_a_blob_that_ollama_claims_to_have_is_not_believed(machine, spec, monkeypatch) -> None:

@@ -114,17 +114,25 @@ def folder() -> Iterator[Path]:
         yield Path(name)
 
 
+def _with_link(plan: Any, request: Any) -> Any:
+    """Have the model looked for at a path in the runtime's own folder, as Ollama does."""
+    place, store = request.data_dir + "/store/blobs/model", request.data_dir + "/store"
+    argv = tuple(place if part == request.model_path else part for part in plan.argv)
+    return replace(plan, argv=argv, model_link=place, model_copies=(place,), store=store)
+
+
 class Session:
     """A companion of which only the manifest is missing, and its hostile runtime."""
 
-    def __init__(self, folder: Path, tier: Tier) -> None:
+    def __init__(self, folder: Path, tier: Tier, *, linked: bool) -> None:
         program = parts.write_fake_runtime(folder / "runtime")
         source, answers = program.read_text(), '    words = f"You said: {said}".split(" ")\n'
         assert answers in source
         program.write_text(source.replace(answers, TAKEN_OVER + answers))
 
         def with_notes(plan: Any, request: Any) -> Any:
-            return replace(plan, argv=(*plan.argv, request.data_dir))
+            plan = replace(plan, argv=(*plan.argv, request.data_dir))
+            return _with_link(plan, request) if linked else plan
 
         self.folder = folder
         self.tier = tier
@@ -181,8 +189,10 @@ class Session:
 
 
 @contextlib.asynccontextmanager
-async def session(folder: Path, tier: Tier, *, leases: bool = True) -> AsyncIterator[Session]:
-    made = Session(folder, tier)
+async def session(
+    folder: Path, tier: Tier, *, leases: bool = True, linked: bool = False
+) -> AsyncIterator[Session]:
+    made = Session(folder, tier, linked=linked)
     if leases:
         assert made.held.leases.open()
     models = folder / "models"
@@ -288,7 +298,9 @@ def test_a_file_is_hashed_again_only_when_something_happened_to_it(
         async with session(folder, Tier.NONE, leases=leases) as companion:
             # Counts the hashes and makes each of them; a proof does not tell how it was made.
             monkeypatch.setattr(model_proof.Prover, "_hash", counted)
-            for code, times in (("end()", 0), (TOUCH, 1), ("end()", 1)):
+            # Without a lease nobody can tell: it is hashed before each start.
+            each = ((0, 1, 1), (1, 2, 3))[not leases]
+            for code, times in zip(("end()", TOUCH, "end()"), each, strict=True):
                 before = companion.pid
                 await companion.attack(code)
                 await companion.is_back(before)
@@ -372,3 +384,77 @@ def test_files_of_a_folder_are_read_under_their_names_and_not_written(folder, ti
     assert seen == {"one.gguf": "one.gguf", "two.gguf": "two.gguf"}
     if tier is not Tier.NONE:
         assert writable == []
+
+
+MOVE = """
+os.rename(os.path.dirname(os.path.dirname(path)), notes + "/elsewhere")
+os._exit(3)
+"""
+
+WRITE_ANYWHERE = """
+found = [os.path.join(root, name) for root, _, names in os.walk(notes) for name in names]
+inside = [name for name in found if os.path.samestat(os.lstat(name), os.stat(path))]
+def write_to(name):
+    os.close(os.open(name, os.O_RDWR | os.O_NONBLOCK))
+for name in {path, *inside}:
+    attempt("mode", lambda: os.chmod(name, 0o600))
+    attempt(f"writing {name == path}", lambda: write_to(name))
+os._exit(3)
+"""
+
+
+@pytest.mark.parametrize("leases", [True, False])
+def test_a_runtime_has_no_name_of_the_model_where_it_may_write(folder, tier, leases) -> None:
+    """Not even after it moved the folder in which its backend looks for the model."""
+
+    async def life() -> None:
+        async with session(folder, tier, leases=leases, linked=True) as companion:
+            data = next(folder.rglob("store")).parent
+            os.link(companion.stored, data / "of an earlier version")
+            before = companion.pid
+            await companion.attack(MOVE)
+            await companion.is_back(before)
+            assert companion.seen_by_runtime() == staging_parts.DATA
+            assert companion.stored.stat().st_nlink == 1
+            if tier is Tier.NONE:  # it has the person's rights there
+                return
+            before = companion.pid
+            await companion.attack(WRITE_ANYWHERE)
+            await companion.is_back(before)
+            results = companion.results()
+            assert set(results) == {"mode", "writing True"}
+            assert results["writing True"] != "succeeded"
+            assert companion.stored.read_bytes() == staging_parts.DATA
+            assert companion.served.verified
+
+    asyncio.run(life())
+
+
+def test_a_mode_that_the_runtime_sets_ends_nothing(folder, tier) -> None:
+    opened = TOUCH.replace("0o400", "0o666")
+
+    async def life() -> None:
+        async with session(folder, tier) as companion:
+            before = companion.pid
+            await companion.attack(opened)
+            await companion.is_back(before)
+            assert companion.stored.stat().st_mode & 0o777 == 0o400
+            assert companion.served.verified
+
+    asyncio.run(life())
+
+
+def test_a_model_that_was_removed_is_not_called_verified(folder, tier) -> None:
+    async def life() -> None:
+        async with session(folder, tier) as companion:
+            before = companion.pid
+            companion.stored.unlink()
+            await companion.attack("os._exit(3)")
+            if tier is not Tier.BUBBLEWRAP:  # the open file is all that is needed
+                await companion.is_back(before)
+                return
+            await companion.has_stopped()
+            assert companion.serving.watchdog.gave_up is Reason.MODEL_REMOVED
+            assert not companion.served.verified
+
+    asyncio.run(life())

@@ -97,20 +97,20 @@ def sandbox_policy(
 ) -> SandboxPolicy:
     """Return what a checked plan needs.
 
-    A model inside one of the folders in `write` is named in `read` too: where each path is a
-    mount of its own, the runtime cannot change it then. A stand-alone program gets its own file
-    and the libraries beside it; its plugin names what else it loads in `read_paths`. Paths that
-    do not exist are left out.
+    Where no descriptor leads to a linked model, its link is named in `read`. A stand-alone program
+    gets its own file and the libraries beside it; its plugin names what else it loads in
+    `read_paths`. Paths that do not exist are left out.
     """
     program = interpreter_paths() if binary.embedded else _beside(binary.path)
     gpu = _GPU if plan.gpu else ()
-    linked = () if plan.model_link is None else (plan.model_link,)
+    reached = tuple(models)
+    linked = () if plan.model_link is None or reached else (plan.model_link,)
     devices = [str(path) for name in _GPU_DEVICES for path in sorted(Path("/dev").glob(name))]
     return SandboxPolicy(
         read=_existing((*_SYSTEM, *program, *plan.read_paths, *gpu, *linked)),
         write=tuple(str(path) for path in write),
         devices=tuple(devices) if plan.gpu else (),
-        models=tuple(models),
+        models=reached,
         port=None if isinstance(channel, UnixChannel) else channel.port,
     )
 

@@ -1,8 +1,11 @@
 """What a backend stores of the model: proved before each start, else removed and made anew (I-01).
 
-The backend may write to the folder, so nothing in it is believed. The model's file there must be
-the proved inode, or its bytes are hashed. Every other file must have its digest in the record,
-which is written after a start that succeeded, where the backend cannot reach it.
+The backend may write to the folder, so nothing in it is believed, and no name of the proved inode
+is left in it: the owner of a file can set its mode through any name and then open it for writing.
+Where the backend looks for the model it finds an empty file, over which the tier mounts the model
+read-only, else a symbolic link to the companion's own store. Where neither can be had there is a
+copy, which is hashed. Every other file must have its digest in the record, which is written after
+a start that succeeded, where the backend cannot reach it.
 """
 
 from __future__ import annotations
@@ -56,6 +59,7 @@ class BackendStore:
         data_dir: the runtime's own folder, which the core made; the store lies in it.
         record: the file with the store's digests, outside the plan's data folder.
         binary_sha256: of the program that makes the store; another program may store differently.
+        mounted: the tier mounts the model over whatever lies at the plan's `model_link`.
     """
 
     def __init__(
@@ -66,10 +70,12 @@ class BackendStore:
         data_dir: Path,
         record: Path,
         binary_sha256: str | None,
+        mounted: bool = False,
     ) -> None:
         self._plan = plan
         self._model = model
         self._data_dir = data_dir
+        self._mounted = mounted
         self._cancelled = _NEVER
         self._record = record
         self._link = None if plan.model_link is None else Path(plan.model_link)
@@ -86,6 +92,7 @@ class BackendStore:
         self._cancelled = cancelled
         try:
             self._remove_links_out()
+            self._remove_names()
             unchanged = self._is_unchanged()
             if not unchanged:
                 self._clear()
@@ -100,7 +107,7 @@ class BackendStore:
 
     @property
     def has_links_alone(self) -> bool:
-        """Whether each of the backend's copies is a link to the hashed file. Reads no content."""
+        """Whether the backend reads the hashed file in each copy's place. Reads no content."""
         return all(self._is_link(Path(copy)) for copy in self._plan.model_copies)
 
     def require_model(self, cancelled: threading.Event = _NEVER) -> None:
@@ -141,11 +148,29 @@ class BackendStore:
                 if _leads_elsewhere(at):
                     at.unlink()
 
+    def _remove_names(self) -> None:
+        """Remove every name of the proved files in the folders that the runtime writes to.
+
+        An earlier version, or a runtime without a tier, may have made one anywhere below; the
+        folder of a start is new each time. A share mode keeps writers out on Windows.
+        """
+        if sys.platform == "win32":
+            return
+        for file in self._model.files:
+            if os.fstat(file.descriptor).st_nlink > 1:
+                with file.proof.own_change():
+                    for path in _files_below(self._data_dir):
+                        if _is_same_inode(file, path):
+                            path.unlink()
+
     def _place(self, link: Path) -> bool:
-        """Put the model there, as a link or a copy; return False where a request has to send it."""
+        """Put the model there, or what leads to it; return False where a request has to send it."""
         private_folder(link.parent)
         file = self._model.files[0]
-        if _is_same_inode(file, link):
+        if self._is_link(link):
+            return True
+        if self._mounted:
+            _put_empty_file(link)
             return True
         with file.proof.own_change():
             linked = _link(file, link)
@@ -160,7 +185,12 @@ class BackendStore:
         return True
 
     def _is_link(self, path: Path) -> bool:
-        return any(_is_same_inode(file, path) for file in self._model.files)
+        """Tell whether the backend that opens the path reads the hashed file."""
+        if path != self._link:
+            return False
+        if self._mounted:
+            return _is_empty_file(path)
+        return _leads_to(self._model.files[0], path)
 
     def _is_unchanged(self) -> bool:
         """Tell whether the store is what a start with the same requests left when it succeeded."""
@@ -279,22 +309,65 @@ def _is_same_inode(file: ProvedFile, path: Path) -> bool:
     return (there.st_dev, there.st_ino) == (hashed.st_dev, hashed.st_ino)
 
 
+def _leads_to(file: ProvedFile, link: Path) -> bool:
+    """Tell whether `link` leads to the hashed file without being a name of it, as `_link` makes it.
+
+    On Windows it is a name.
+    """
+    if sys.platform == "win32":
+        return _is_same_inode(file, link)
+    try:
+        there = os.readlink(link)  # noqa: PTH115 - a Path would change the text of the link
+        return there == file.path and os.path.samestat(link.stat(), os.fstat(file.descriptor))
+    except OSError:
+        return False
+
+
 def _link(file: ProvedFile, link: Path) -> bool:
-    """Replace `link` by a hard link of the hashed inode; False on another file system."""
-    source = f"/proc/self/fd/{file.descriptor}" if sys.platform == "linux" else file.path
+    """Replace `link` by a link to the hashed file; return False where none can be made."""
     temporary = _beside(link)
     try:
         if sys.platform == "win32":
-            os.link(source, temporary)
-        else:  # given any descriptor, Python calls linkat(2), which follows the link in /proc
-            os.link(source, temporary, src_dir_fd=file.descriptor, follow_symlinks=True)
-        if _is_same_inode(file, temporary):
+            os.link(file.path, temporary)
+        else:
+            temporary.symlink_to(file.path)
+        if _leads_to(file, temporary):
             temporary.replace(link)
     except (OSError, NotImplementedError):
         return False
     finally:
         temporary.unlink(missing_ok=True)
-    return _is_same_inode(file, link)
+    return _leads_to(file, link)
+
+
+def _is_empty_file(path: Path) -> bool:
+    try:
+        status = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_size == 0
+
+
+def _put_empty_file(path: Path) -> None:
+    temporary = _beside(path)
+    try:
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_FOLLOW, 0o400))
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Yield all that is no folder; a folder that a runtime closed to us is opened again."""
+    for root, folders, names in os.walk(folder, onerror=_raise):
+        yield from (Path(root, name) for name in names)
+        for path in (Path(root, name) for name in folders):
+            if not path.is_symlink():
+                path.chmod(0o700)
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _beside(link: Path) -> Path:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from companion_core.decisions.isolation import Tier
-from companion_core.errors import Reason, Refused
+from companion_core.errors import CompanionError, Reason, Refused, error_for
 from companion_core.models.proof import reopen
 from companion_core.models.store import VerifiedModel
 from companion_core.providers import ModelFile
@@ -40,6 +40,19 @@ class HandedModel:
     reached_by: tuple[tuple[str, int], ...] = ()
     _open: list[int] = field(default_factory=list, repr=False)
 
+    def reached_at(self, link: str | None, tier: Tier) -> tuple[tuple[str, int], ...]:
+        """Return `reached_by` for a plan whose backend looks for the first file at `link`.
+
+        Bubblewrap mounts the file there, and Landlock lets it be read through the link. Without
+        either the link is enough, and no descriptor is handed on.
+        """
+        if link is None or tier is Tier.LANDLOCK:
+            return self.reached_by
+        if tier is not Tier.BUBBLEWRAP:
+            return ()
+        (_, descriptor), *others = self.reached_by
+        return ((link, descriptor), *others)
+
     def close(self) -> None:
         """Close the descriptors; a second call does nothing."""
         while self._open:
@@ -56,6 +69,7 @@ def hand_on(model: VerifiedModel, folder: Path, tier: Tier) -> HandedModel:
 
     Raises:
         Refused: `digest_mismatch`, `state_path_unsafe`; nothing is open.
+        CompanionError: `model_removed`, there is nothing to mount any more; the model is closed.
     """
     if not model.is_open:
         raise Refused(Reason.DIGEST_MISMATCH)
@@ -72,8 +86,10 @@ def hand_on(model: VerifiedModel, folder: Path, tier: Tier) -> HandedModel:
             if len(model.files) > 1 and tier is not Tier.BUBBLEWRAP:
                 path = _link(folder / "model" / file.name, path)
             files.append(ModelFile(name=file.name, path=path, sha256=file.sha256, size=file.size))
-    except BaseException:
+    except BaseException as error:
         handed.close()
+        if isinstance(error, CompanionError) and error.reason is Reason.MODEL_REMOVED:
+            model.close()
         raise
     handed.files = tuple(files)
     return handed
@@ -91,9 +107,9 @@ def _require_a_name(descriptor: int) -> None:
     try:
         named = os.stat(os.readlink(f"/proc/self/fd/{descriptor}"))  # noqa: PTH115, PTH116 - a Path would change the text of the link
     except OSError as error:
-        raise Refused(Reason.DIGEST_MISMATCH) from error
+        raise error_for(Reason.MODEL_REMOVED) from error
     if not os.path.samestat(named, os.fstat(descriptor)):
-        raise Refused(Reason.DIGEST_MISMATCH)
+        raise error_for(Reason.MODEL_REMOVED)
 
 
 def _link(link: Path, path: str) -> str:

@@ -100,15 +100,14 @@ async def bring_up(
     # 5. The plan.
     plan = await _plan(spec, place, binary, model.files, egress)
     # 6. What the backend kept, and its key.
-    store = _store_of(run, plan)
+    store = _store_of(run, plan, place.tier)
     plan = replace(plan, prepare=await run_in_worker(store.prove))
     key = make_key() if plan.backend_key_env is not None else None
     # 7. Confinement.
     await run_in_worker(spec.model.prove_again)
     output = _prepare_surroundings(run, place, plan, key)
     with contextlib.closing(model), contextlib.ExitStack() as handed_on:
-        # A linked model is opened by its link: then no descriptor is handed on.
-        models = model.reached_by if plan.model_link is None else ()
+        models = model.reached_at(plan.model_link, place.tier)
         command = _confine(run, place, plan, binary, models=models, key=key, handed_on=handed_on)
         # 8. Launch and record.
         process = run.process = launch(
@@ -204,7 +203,7 @@ async def _plan(
     )
 
 
-def _store_of(run: Run, plan: SpawnPlan) -> BackendStore:
+def _store_of(run: Run, plan: SpawnPlan, tier: Tier) -> BackendStore:
     spec = run.spec
     store = BackendStore(
         plan,
@@ -212,6 +211,7 @@ def _store_of(run: Run, plan: SpawnPlan) -> BackendStore:
         data_dir=spec.data_dir,
         record=spec.store_record,
         binary_sha256=spec.binary_sha256,
+        mounted=tier is Tier.BUBBLEWRAP,
     )
     run.store = None if plan.store is None else store
     return store

@@ -107,6 +107,7 @@ TIERS = {
     "bubblewrap": TierState(Tier.BUBBLEWRAP, works=True, detail="no network"),
     "landlock": TierState(Tier.LANDLOCK, works=True, detail="Landlock version 7"),
     "none": TierState(Tier.BUBBLEWRAP, works=False, detail="bubblewrap is not installed"),
+    "job": TierState(Tier.JOB_OBJECT, works=True, detail="a job of its own"),
     "forbidden": TierState(Tier.BUBBLEWRAP, works=False, detail="no user namespaces"),
 }
 
@@ -121,9 +122,10 @@ def isolation(tmp_path, *tiers, policy="best"):
 
 
 def test_each_tier_is_told_with_what_it_promises(tmp_path):
-    rows = isolation(tmp_path, "bubblewrap", "landlock")
-    assert "signals no process" in rows["bubblewrap"].finding.detail
-    assert "signals no process" not in rows["landlock"].finding.detail
+    rows = isolation(tmp_path, "bubblewrap", "landlock", "job")
+    for tier in ("bubblewrap", "landlock"):
+        assert "signals no process" in rows[tier].finding.detail
+    assert "signals no process" not in rows["job-object"].finding.detail
     assert "reaches no network" in rows["landlock"].finding.detail
     assert rows["chosen"].finding.detail.startswith("bubblewrap")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import shutil
 import threading
@@ -414,7 +415,7 @@ def test_written_to_while_it_is_hashed(folder: Path, monkeypatch: pytest.MonkeyP
         return verdict
 
     monkeypatch.setattr(model_proof.Prover, "_hash", hash_and_touch)
-    assert refusal(folder, good) is Reason.DIGEST_MISMATCH
+    assert refusal(folder, good) is Reason.MODEL_IN_USE
 
 
 def test_written_to_between_its_proof_and_its_name(
@@ -776,9 +777,11 @@ def test_only_what_could_have_changed_a_byte_has_it_hashed_again(
         return real(prover, descriptor)
 
     stage(folder, good).close()
-    verified = stage(folder, good)
+    verified = stage(folder, good, store=ModelStore(folder, hold=lambda *_: True))
     [file] = verified.files
     path = Path(file.path)
+    # In place of a lease, which takes an event loop in the main thread.
+    monkeypatch.setattr(model_proof, "is_held", lambda _: True)
     monkeypatch.setattr(model_proof.Prover, "_hash", counted)
     for change in (
         lambda: None,
@@ -793,6 +796,40 @@ def test_only_what_could_have_changed_a_byte_has_it_hashed_again(
     assert len(hashed) == 4
     assert verified.is_open
     verified.close()
+
+
+def test_without_a_lease_a_mapping_that_was_written_to_is_found(folder: Path) -> None:
+    """Through a page that is dirty already bytes change, and the time of change does not."""
+    verified = stage(folder, good)
+    path = Path(verified.files[0].path)
+    path.chmod(0o600)
+    with path.open("r+b") as writer:
+        mapped = mmap.mmap(writer.fileno(), 0)
+    first = mapped[:1]
+    mapped[:1] = b"E"
+    mapped[:1] = first
+    path.chmod(0o400)
+    verified.prove_again()
+    mapped[:4] = b"EVIL"
+    with pytest.raises(Refused, match="digest_mismatch"):
+        verified.prove_again()
+    mapped.close()
+
+
+def test_a_stored_file_that_is_written_to_is_neither_used_nor_removed(folder: Path) -> None:
+    def busy(_descriptor: int, _pause: Any) -> bool:
+        raise BlockingIOError
+
+    def never(_request: DownloadRequest) -> Body:
+        raise AssertionError
+
+    stage(folder, good).close()
+    (stored,) = folder.glob("?" * 64)
+    before = stored.stat().st_ino
+    with pytest.raises(CompanionError, match="model_in_use"):
+        stage(folder, never, store=ModelStore(folder, hold=busy))
+    assert stored.stat().st_ino == before
+    stage(folder, never).close()
 
 
 @pytest.mark.parametrize("bad", ["bytes", "size", "mode"])

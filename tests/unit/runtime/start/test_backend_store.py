@@ -86,7 +86,7 @@ def no_links(monkeypatch):
     def refuse(*_args, **_options):
         raise OSError
 
-    monkeypatch.setattr(backend_store.os, "link", refuse)
+    monkeypatch.setattr(backend_store.Path, "symlink_to", refuse)
 
 
 def reason_of(function, *args) -> Reason:
@@ -246,3 +246,50 @@ def test_a_cancelled_start_stops_hashing_and_leaves_nothing(backend, no_links) -
     cancelled.set()
     assert reason_of(backend.store().prove, cancelled) is Reason.INTERRUPTED
     assert list(backend.link.parent.iterdir()) == []
+
+
+def test_no_name_of_the_model_is_left_where_the_runtime_writes(backend, tmp_path) -> None:
+    stored, hidden = tmp_path / "tiny.gguf", backend.folder.parent / "away" / "closed"
+    backend.start()
+    hidden.mkdir(parents=True)
+    os.link(stored, hidden / "one")
+    hidden.chmod(0)
+    backend.link.unlink()
+    os.link(stored, backend.link)  # as earlier versions placed it
+    assert backend.start() == (LOAD,)  # what else the backend stored is kept
+    assert stored.stat().st_nlink == 1
+    assert backend.link.is_symlink()
+    assert list(hidden.iterdir()) == []
+
+
+def test_a_link_that_leads_elsewhere_later_is_not_the_model(backend, tmp_path) -> None:
+    store = backend.store()
+    store.prove()
+    assert store.has_links_alone
+    (tmp_path / "tiny.gguf").rename(tmp_path / "away")
+    (tmp_path / "tiny.gguf").write_bytes(b"weights")
+    assert not store.has_links_alone
+
+
+def test_what_is_mounted_over_is_an_empty_file(backend) -> None:
+    def start() -> BackendStore:
+        return BackendStore(
+            backend.plan,
+            backend.model,
+            data_dir=backend.folder.parent,
+            record=backend.record,
+            binary_sha256="ab",
+            mounted=True,
+        )
+
+    backend.start()  # as another tier left it
+    for _ in range(2):
+        store = start()
+        assert store.prove() == (LOAD,)
+        assert store.has_links_alone
+        assert backend.link.lstat().st_size == 0
+        assert not backend.link.is_symlink()
+    backend.link.unlink()
+    backend.link.write_bytes(b"weightz")
+    assert not store.has_links_alone
+    assert reason_of(store.require_model) is Reason.DIGEST_MISMATCH

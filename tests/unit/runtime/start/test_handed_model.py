@@ -8,7 +8,7 @@ import pytest
 import runtime_parts as parts
 
 from companion_core.decisions.isolation import Tier
-from companion_core.errors import Reason, Refused
+from companion_core.errors import CompanionError, Reason, Refused
 from companion_core.runtime.start.handed_model import hand_on
 
 pytestmark = [
@@ -86,11 +86,13 @@ def test_only_a_file_that_has_a_name_can_be_mounted(tmp_path, model) -> None:
     stored.write_bytes(b"another")
     (tmp_path / "renamed").unlink()
     before = len(list(Path("/proc/self/fd").iterdir()))
-    assert reason_of(hand_on, model, tmp_path, Tier.BUBBLEWRAP) is Reason.DIGEST_MISMATCH
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
     handed = hand_on(model, tmp_path, Tier.NONE)  # there the name does not matter
     assert Path(handed.files[0].path).read_bytes() == b"weights"
     handed.close()
+    with pytest.raises(CompanionError, match="model_removed"):
+        hand_on(model, tmp_path, Tier.BUBBLEWRAP)
+    assert not model.is_open
+    assert len(list(Path("/proc/self/fd").iterdir())) == before - 1
 
 
 def test_where_descriptors_open_as_the_same_the_name_must_lead_there(
