@@ -188,7 +188,7 @@ def _close_to_others(descriptor: int) -> None:
     A runtime that may only read the file can still set its mode.
     """
     status = os.fstat(descriptor)
-    if sys.platform != "win32" and status.st_uid == user_id() and open_to_others(status):
+    if sys.platform != "win32" and status.st_uid == user_id() and open_to_others(status, descriptor):
         os.fchmod(descriptor, 0o400)
 
 
