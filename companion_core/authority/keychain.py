@@ -13,7 +13,7 @@ from concurrent.futures import Future, wait
 from dataclasses import replace
 from typing import Any, Final, cast
 
-from companion_core.decisions.custody import Account, is_storable
+from companion_core.decisions.custody import Account, is_storable, is_token
 from companion_core.errors import (
     CompanionError,
     EnvironmentUnavailable,
@@ -28,8 +28,16 @@ from companion_core.providers import (
     KeychainUnavailable,
 )
 from companion_core.system.deadline import start_call
+from companion_core.system.secret import Secret
 
-__all__ = ["GuardedKeychain", "require_account", "require_secret"]
+__all__ = [
+    "GuardedKeychain",
+    "load_stored",
+    "load_token",
+    "require_account",
+    "require_secret",
+    "require_token",
+]
 
 DEADLINE_SECONDS: Final = 5.0
 _CANARY: Final = "canary"
@@ -207,3 +215,30 @@ class GuardedKeychain:
 
     def _fault(self, reason: Reason) -> PluginFault:
         return PluginFault(reason, self._plugin)
+
+
+def load_stored(keychain: GuardedKeychain, account: Account) -> str | None:
+    """Return what is stored; a value that could never have been stored counts as absent."""
+    try:
+        return keychain.get(account)
+    except PluginFault as fault:
+        if fault.reason is Reason.PLUGIN_RESULT_INVALID:
+            return None
+        raise
+
+
+def load_token(keychain: GuardedKeychain, account: Account) -> Secret | None:
+    """Return the stored token; None when no valid one is stored."""
+    stored = load_stored(keychain, account)
+    return Secret(stored) if is_token(stored) else None
+
+
+def require_token(value: object) -> Secret:
+    """Return `value` when it is a `Secret` of visible ASCII that can be stored.
+
+    Raises:
+        UsageError: `secret_invalid`.
+    """
+    if not (isinstance(value, Secret) and is_token(value.reveal())):
+        raise error_for(Reason.SECRET_INVALID)
+    return value

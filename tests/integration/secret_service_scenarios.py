@@ -18,9 +18,10 @@ import secretstorage
 from companion_keychain_linux.plugin import companion_keychain
 from unlocked_keyring import unlock
 
-from companion_core.authority.custody import LoopbackToken, SessionCustody
-from companion_core.authority.custody import generate_loopback_token as new_token
+from companion_core.authority.custody import SessionCustody
 from companion_core.authority.keychain import GuardedKeychain
+from companion_core.authority.loopback_token import LoopbackToken
+from companion_core.authority.loopback_token import generate_loopback_token as new_token
 from companion_core.decisions.custody import Account, SessionMeta
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason
 from companion_core.providers import KeychainStatus, KeychainUnavailable

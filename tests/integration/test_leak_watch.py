@@ -27,7 +27,7 @@ import sys
 
 import pytest
 
-from companion_core.authority.custody import generate_loopback_token
+from companion_core.authority.loopback_token import generate_loopback_token
 from companion_core.runtime.supervisor import new_backend_key
 
 MADE_EARLIER = generate_loopback_token().reveal()

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from companion_core.authority.custody import LoopbackToken, SessionCustody
+from companion_core.authority.custody import SessionCustody
 from companion_core.authority.keychain import GuardedKeychain
+from companion_core.authority.loopback_token import LoopbackToken
 from companion_core.decisions.custody import Account, SessionMeta
 from companion_core.errors import CompanionError
 from companion_core.system.secret import Secret

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 import companion_core.authority
-from companion_core.authority.custody import LoopbackToken, SessionCustody
+from companion_core.authority.custody import SessionCustody
 from companion_core.authority.keychain import GuardedKeychain
+from companion_core.authority.loopback_token import LoopbackToken
 from companion_core.decisions.custody import Account
 from companion_core.errors import CompanionError, Reason
 from companion_core.providers import Keychain
@@ -21,7 +22,7 @@ from companion_core.testing import FakeKeychain
 
 pytestmark = pytest.mark.security
 
-FILES = ("keychain.py", "memory_keychain.py", "custody.py")
+FILES = ("keychain.py", "memory_keychain.py", "custody.py", "loopback_token.py")
 
 
 def public(kind: type) -> set[str]:

@@ -21,7 +21,7 @@ from urllib.parse import parse_qsl
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from companion_core import providers
-from companion_core.authority import custody, keychain
+from companion_core.authority import custody, keychain, loopback_token
 from companion_core.authority.memory_keychain import MemoryKeychain
 from companion_core.decisions import (
     admission,
@@ -771,7 +771,10 @@ def _store_value(account: str, text: str) -> Any:
 
 
 def _custody_operation(
-    session: custody.SessionCustody, loopback: custody.LoopbackToken, op: str, args: dict[str, Any]
+    session: custody.SessionCustody,
+    loopback: loopback_token.LoopbackToken,
+    op: str,
+    args: dict[str, Any],
 ) -> Any:
     match op:
         case "store_session" | "update_access_token":
@@ -806,7 +809,7 @@ def _custody_sequence(args: dict[str, Any]) -> Any:
     for account, item in args.get("initial_store", {}).items():
         MemoryKeychain.set(store, f"companion/vectors/{account}", _store_text(item))
     guarded = keychain.GuardedKeychain(store, instance="vectors")
-    session, loopback = custody.SessionCustody(guarded), custody.LoopbackToken(guarded)
+    session, loopback = custody.SessionCustody(guarded), loopback_token.LoopbackToken(guarded)
     results = []
     for step in args["ops"]:
         try:
