@@ -12,23 +12,13 @@ import statistics
 import timeit
 from collections.abc import Callable
 
-from companion_core.decisions.guard import (
-    RateBudgets,
-    guard_policy,
-    verify_request,
-)
+from companion_core.decisions.guard import RateBudgets, guard_policy, verify_request
 from companion_core.decisions.rate import RateWindow
 from companion_core.decisions.request_gate import gate_request
 from companion_core.decisions.verdict import OK
-from companion_core.gateway.http.body import (
-    encode_body,
-    parse_body,
-)
+from companion_core.gateway.http.body import encode_body, parse_body
 from companion_core.gateway.http.chunked import ChunkFramer
-from companion_core.gateway.http.head import (
-    RequestHead,
-    parse_head,
-)
+from companion_core.gateway.http.head import RequestHead, parse_head
 from companion_core.gateway.queue import AdmissionQueue
 from companion_core.system.secret import Secret
 

@@ -174,7 +174,7 @@ class TimedServing:
     async def _observer(self) -> Any:
         runs = self._paths.run_folder()
         # Another part makes the folder and sends no event, so this polls.
-        while not (folders := [path for path in runs.glob("*") if path.is_dir()]):  # noqa: ASYNC110 - see above
+        while not (folders := [path for path in runs.glob("*") if path.is_dir()]):  # noqa: ASYNC110 - no event
             await asyncio.sleep(0.001)
         return await asyncio.create_subprocess_exec(
             *(sys.executable, "-IS", "-c", OBSERVER, str(folders[0] / "backend.sock")),

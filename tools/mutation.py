@@ -28,16 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mutant_runner import (
-    KILLED,
-    NO_PROGRAM,
-    PACKAGE,
-    ROOT,
-    SURVIVED,
-    TIMEOUT,
-    Runner,
-    path_of,
-)
+from mutant_runner import KILLED, NO_PROGRAM, PACKAGE, ROOT, SURVIVED, TIMEOUT, Runner, path_of
 from mutants import Mutant, mutants_of, pattern_names
 
 FOLDER = Path(*PACKAGE.split("."))

@@ -21,12 +21,7 @@ from companion_core.errors import (
     Reason,
     error_for,
 )
-from companion_core.providers import (
-    KEYCHAIN_REASONS,
-    Keychain,
-    KeychainStatus,
-    KeychainUnavailable,
-)
+from companion_core.providers import KEYCHAIN_REASONS, Keychain, KeychainStatus, KeychainUnavailable
 from companion_core.system.deadline import start_call
 from companion_core.system.secret import Secret
 

@@ -27,10 +27,7 @@ from companion_core.decisions.manifest import (
 from companion_core.decisions.source import HttpsUrl, parse_https_url
 from companion_core.decisions.strict_json import parse_json
 from companion_core.decisions.verdict import Verdict
-from companion_core.egress.https_get import (
-    TransportFailed,
-    open_get,
-)
+from companion_core.egress.https_get import TransportFailed, open_get
 from companion_core.egress.interface import Egress
 from companion_core.errors import EnvironmentUnavailable, Reason, Refused, error_for
 from companion_core.system.deadline import call_with_deadline

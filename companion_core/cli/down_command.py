@@ -8,16 +8,8 @@ from typing import Final
 import click
 
 from companion_core.cli import Settings, echo_result
-from companion_core.control.client import (
-    RunningInstance,
-    ask,
-    find_running,
-    wait_until_gone,
-)
-from companion_core.egress.interface import (
-    KILL,
-    Egress,
-)
+from companion_core.control.client import RunningInstance, ask, find_running, wait_until_gone
+from companion_core.egress.interface import KILL, Egress
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason
 
 # Running answers may finish (30 s), the runtime is terminated or killed (10 s), and the token is

@@ -8,12 +8,7 @@ from typing import Any, Final
 import click
 
 from companion_core.cli import Settings
-from companion_core.control.client import (
-    RunningInstance,
-    ask,
-    has_gone,
-    known_reason,
-)
+from companion_core.control.client import RunningInstance, ask, has_gone, known_reason
 from companion_core.errors import (
     CompanionError,
     EnvironmentUnavailable,
@@ -21,10 +16,7 @@ from companion_core.errors import (
     UsageError,
     error_for,
 )
-from companion_core.serving.step import (
-    OnStep,
-    Step,
-)
+from companion_core.serving.step import OnStep, Step
 from companion_core.system.stop_signals import stop_signals_interrupt
 
 __all__ = ["swap_model"]

@@ -30,10 +30,7 @@ from companion_core.plugin_host import (
     record_of,
     survey_plugins,
 )
-from companion_core.plugin_trial.trial import (
-    Trial,
-    row_of,
-)
+from companion_core.plugin_trial.trial import Trial, row_of
 
 __all__ = ["CORE_NAMES", "PluginCatalog"]
 

@@ -23,10 +23,7 @@ from companion_core.plugin_host import (
     parse_digest,
     record_of,
 )
-from companion_core.plugin_trial.trial import (
-    CHECK_SECONDS,
-    row_of,
-)
+from companion_core.plugin_trial.trial import CHECK_SECONDS, row_of
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 _SHOWN_FILES = 20

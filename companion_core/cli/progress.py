@@ -9,10 +9,7 @@ from typing import Final
 import click
 
 from companion_core.cli import drop_output, is_terminal
-from companion_core.serving.step import (
-    Step,
-    amount,
-)
+from companion_core.serving.step import Step, amount
 
 __all__ = ["StepPrinter"]
 

@@ -15,32 +15,18 @@ from typing import IO, Any, Final
 import click
 
 from companion_core.cli import Settings, echo_result, explain
-from companion_core.cli.foreground import (
-    harden_process,
-    run_event_loop,
-    run_interruptible,
-)
+from companion_core.cli.foreground import harden_process, run_event_loop, run_interruptible
 from companion_core.cli.model_swap import swap_model
 from companion_core.cli.progress import StepPrinter
 from companion_core.cli.status_command import as_text
 from companion_core.companion import Companion
-from companion_core.config.reader import (
-    Config,
-    load_config,
-    with_model,
-)
+from companion_core.config.reader import Config, load_config, with_model
 from companion_core.control.client import find_running
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason, error_for
-from companion_core.serving.step import (
-    OnStep,
-    Step,
-)
+from companion_core.serving.step import OnStep, Step
 from companion_core.system.muted_output import set_output_apart
 from companion_core.system.os_compat import NO_FOLLOW
-from companion_core.system.stop_signals import (
-    stop_signals_interrupt,
-    stop_signals_wait,
-)
+from companion_core.system.stop_signals import stop_signals_interrupt, stop_signals_wait
 
 MAX_LOG_BYTES: Final = 4 * 1024 * 1024
 # -P: import nothing from the working folder, which is the instance's.

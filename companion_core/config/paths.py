@@ -12,10 +12,7 @@ from typing import Final
 
 from companion_core.errors import Reason, Refused, UsageError
 from companion_core.system.os_compat import user_id
-from companion_core.system.state_files import (
-    private_folder,
-    refuse_link,
-)
+from companion_core.system.state_files import private_folder, refuse_link
 
 __all__ = [
     "DEFAULT_INSTANCE",

@@ -29,10 +29,7 @@ from companion_core.config.sections import (
     is_model_id,
 )
 from companion_core.errors import Reason, UsageError
-from companion_core.system.state_files import (
-    open_ordinary,
-    open_to_others,
-)
+from companion_core.system.state_files import open_ordinary, open_to_others
 
 __all__ = [
     "SECTIONS",

@@ -23,12 +23,7 @@ from companion_core.doctor.checks import Situation
 from companion_core.doctor.findings import Section
 from companion_core.doctor.redaction import Redactor
 from companion_core.doctor.report import Report
-from companion_core.errors import (
-    CompanionError,
-    EnvironmentUnavailable,
-    Reason,
-    UsageError,
-)
+from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason, UsageError
 
 __all__ = ["new_bundle", "write_bundle"]
 

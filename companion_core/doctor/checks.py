@@ -15,14 +15,7 @@ from companion_core.config.paths import InstancePaths
 from companion_core.config.reader import Config
 from companion_core.control.client import RunningInstance
 from companion_core.decisions.manifest import Manifest
-from companion_core.doctor.findings import (
-    Finding,
-    Row,
-    Section,
-    Status,
-    broken,
-    skipped,
-)
+from companion_core.doctor.findings import Finding, Row, Section, Status, broken, skipped
 from companion_core.egress.interface import Egress
 from companion_core.errors import CompanionError, PluginFault, Reason
 from companion_core.runtime import TierState

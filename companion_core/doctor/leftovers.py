@@ -16,32 +16,15 @@ from functools import partial
 from pathlib import Path
 
 from companion_core.config.paths import InstancePaths
-from companion_core.control.client import (
-    InstanceLock,
-    ask,
-    find_running,
-)
+from companion_core.control.client import InstanceLock, ask, find_running
 from companion_core.doctor.checks import Check, Situation
-from companion_core.doctor.findings import (
-    Finding,
-    Section,
-    broken,
-    fine,
-    repaired,
-    skipped,
-)
+from companion_core.doctor.findings import Finding, Section, broken, fine, repaired, skipped
 from companion_core.doctor.state import ACCESS, REPAIR, is_ours, shown
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason
-from companion_core.models.partial import (
-    KEPT_NAMES,
-    split_kept,
-)
+from companion_core.models.partial import KEPT_NAMES, split_kept
 from companion_core.runtime import left_behind, reclaim, start_folders
 from companion_core.system.folder_lock import lock_folder
-from companion_core.system.state_files import (
-    check_owned,
-    refuse_link,
-)
+from companion_core.system.state_files import check_owned, refuse_link
 
 __all__ = ["checks"]
 

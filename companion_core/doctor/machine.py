@@ -19,14 +19,7 @@ from companion_core.decisions.resources import check_limits
 from companion_core.decisions.verdict import Verdict
 from companion_core.doctor.checks import Check, Situation
 from companion_core.doctor.configuration import require_config
-from companion_core.doctor.findings import (
-    Finding,
-    Row,
-    Section,
-    broken,
-    fine,
-    skipped,
-)
+from companion_core.doctor.findings import Finding, Row, Section, broken, fine, skipped
 from companion_core.doctor.state import ACCESS
 from companion_core.egress.interface import Egress
 from companion_core.egress.tls_context import build_tls_context

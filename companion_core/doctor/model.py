@@ -13,13 +13,7 @@ from companion_core.decisions.integrity import ModelSpec, parse_model_spec
 from companion_core.decisions.manifest import Manifest
 from companion_core.doctor.checks import Check, Situation
 from companion_core.doctor.configuration import require_config
-from companion_core.doctor.findings import (
-    Finding,
-    Section,
-    broken,
-    fine,
-    skipped,
-)
+from companion_core.doctor.findings import Finding, Section, broken, fine, skipped
 from companion_core.doctor.state import ACCESS
 from companion_core.egress.tls_context import build_tls_context
 from companion_core.errors import CompanionError, Reason

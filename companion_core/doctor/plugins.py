@@ -11,15 +11,7 @@ from functools import partial
 from typing import Any, Final
 
 from companion_core.doctor.checks import Check, PluginSurvey, Situation
-from companion_core.doctor.findings import (
-    Finding,
-    Row,
-    Section,
-    Status,
-    broken,
-    fine,
-    skipped,
-)
+from companion_core.doctor.findings import Finding, Row, Section, Status, broken, fine, skipped
 from companion_core.errors import Reason
 from companion_core.plugin_host import find_plugins, require_reachable
 from companion_core.runtime import EMBEDDED, prove_binary

@@ -20,11 +20,7 @@ from companion_core.decisions.guard import (
 from companion_core.decisions.integrity import IntegrityAccumulator, ModelSpec, parse_model_spec
 from companion_core.decisions.lifecycle import State
 from companion_core.decisions.rate import RateWindow
-from companion_core.decisions.runtime_readback import (
-    Listener,
-    check_environment,
-    check_listeners,
-)
+from companion_core.decisions.runtime_readback import Listener, check_environment, check_listeners
 from companion_core.decisions.spawn_plan import PlanFacts, check_plan
 from companion_core.decisions.verdict import Verdict
 from companion_core.errors import Reason, Refused

@@ -21,13 +21,7 @@ from companion_core.doctor import (
     state,
 )
 from companion_core.doctor.checks import Check, Situation, run_checks
-from companion_core.doctor.findings import (
-    Judgement,
-    Row,
-    Section,
-    Status,
-    judge,
-)
+from companion_core.doctor.findings import Judgement, Row, Section, Status, judge
 from companion_core.errors import REASONS
 
 __all__ = ["CHECKS", "Report", "examine"]

@@ -18,20 +18,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from companion_core.control.client import ask
-from companion_core.decisions.runtime_readback import (
-    Listener,
-    check_environment,
-    check_listeners,
-)
+from companion_core.decisions.runtime_readback import Listener, check_environment, check_listeners
 from companion_core.decisions.spawn_plan import base_environment
 from companion_core.doctor.checks import Check, Situation
-from companion_core.doctor.findings import (
-    Finding,
-    Section,
-    broken,
-    fine,
-    skipped,
-)
+from companion_core.doctor.findings import Finding, Section, broken, fine, skipped
 from companion_core.errors import CompanionError, Reason
 from companion_core.providers import TcpChannel, UnixChannel
 from companion_core.runtime import descendants, environment_names, listeners

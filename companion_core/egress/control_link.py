@@ -7,10 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from companion_core.egress.unix_socket import (
-    listener_has_ended,
-    peer_of,
-)
+from companion_core.egress.unix_socket import listener_has_ended, peer_of
 
 if TYPE_CHECKING:
     import socket

@@ -13,12 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Final, Protocol
 
-from companion_core.decisions.guard import (
-    HEALTH_PATH,
-    RateBudgets,
-    guard_policy,
-    tokens_equal,
-)
+from companion_core.decisions.guard import HEALTH_PATH, RateBudgets, guard_policy, tokens_equal
 from companion_core.decisions.rate import RateWindow
 from companion_core.decisions.request_gate import gate_request
 from companion_core.decisions.verdict import Verdict, refuse

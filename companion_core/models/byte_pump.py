@@ -104,7 +104,7 @@ class BytePump:
             block = self._next(self._pace.block_seconds)
             if block is None:
                 return
-            assert isinstance(block, memoryview)  # noqa: S101 - as above
+            assert isinstance(block, memoryview)  # noqa: S101 - a fault of this file
             yield block
             whole = block.obj
             self._free.put(memoryview(whole) if isinstance(whole, bytearray) else None)

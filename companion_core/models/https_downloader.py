@@ -16,12 +16,7 @@ from typing import Any, BinaryIO, Final, cast
 
 from companion_core.decisions.source import HttpsUrl, parse_https_url
 from companion_core.decisions.verdict import Verdict
-from companion_core.egress.https_get import (
-    IDLE_SECONDS,
-    HttpsAnswer,
-    TransportFailed,
-    open_get,
-)
+from companion_core.egress.https_get import IDLE_SECONDS, HttpsAnswer, TransportFailed, open_get
 from companion_core.egress.interface import Egress
 from companion_core.errors import Reason
 from companion_core.hookspecs import hookimpl

@@ -25,17 +25,8 @@ from companion_core.decisions.integrity import ModelSpec
 from companion_core.decisions.strict_json import parse_json
 from companion_core.errors import CompanionError
 from companion_core.providers import ResumeRefused
-from companion_core.system.os_compat import (
-    BINARY,
-    CLOSE_ON_EXEC,
-    NO_FOLLOW,
-    NON_BLOCKING,
-    user_id,
-)
-from companion_core.system.state_files import (
-    read_private,
-    write_private,
-)
+from companion_core.system.os_compat import BINARY, CLOSE_ON_EXEC, NO_FOLLOW, NON_BLOCKING, user_id
+from companion_core.system.state_files import read_private, write_private
 
 __all__ = ["KEPT_NAMES", "Partial", "make_room", "received", "split_kept"]
 

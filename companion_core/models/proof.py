@@ -1,9 +1,9 @@
 """Prove the bytes of one file through one descriptor that nobody else gets (I-01, I-04).
 
-Opened once, held against writers where the system can, then hashed: nothing that happens to
-the name afterwards changes what the descriptor is. A lease, its signal and the place in the
-file belong to the open file description (open(2)), so whoever shares that could change them:
-a runtime gets a description of its own, which `reopen` makes of the same file.
+The file is opened once, held against writers where the system can do that, then hashed: nothing
+that happens to its name afterwards changes what the descriptor leads to. A lease, its signal and
+the place in the file belong to the open file description (open(2)), and any process that shares
+it could change them. A runtime gets a description of its own, which `reopen` makes of the file.
 """
 
 from __future__ import annotations
@@ -23,17 +23,9 @@ from companion_core.decisions.integrity import IntegrityAccumulator, ModelSpec
 from companion_core.decisions.verdict import Verdict
 from companion_core.errors import CompanionError, Reason, Refused, error_for
 from companion_core.models.byte_pump import BLOCK_BYTES
-from companion_core.models.lease import (
-    is_held,
-    release,
-)
+from companion_core.models.lease import is_held, release
 from companion_core.models.windows_file import open_for_reading_alone
-from companion_core.system.os_compat import (
-    BINARY,
-    CLOSE_ON_EXEC,
-    NO_FOLLOW,
-    user_id,
-)
+from companion_core.system.os_compat import BINARY, CLOSE_ON_EXEC, NO_FOLLOW, user_id
 from companion_core.system.state_files import open_to_others
 
 __all__ = ["Hold", "Identity", "Proof", "Prover", "identify", "reopen"]
@@ -188,7 +180,9 @@ def _close_to_others(descriptor: int) -> None:
     A runtime that may only read the file can still set its mode.
     """
     status = os.fstat(descriptor)
-    if sys.platform != "win32" and status.st_uid == user_id() and open_to_others(status, descriptor):
+    if sys.platform == "win32" or status.st_uid != user_id():
+        return
+    if open_to_others(status, descriptor):
         os.fchmod(descriptor, 0o400)
 
 

@@ -21,35 +21,15 @@ from companion_core.decisions.evidence import Evidence
 from companion_core.decisions.integrity import ModelSpec
 from companion_core.decisions.manifest import ManifestFile, ManifestModel
 from companion_core.decisions.source import SourceUrl
-from companion_core.errors import (
-    CompanionError,
-    EnvironmentUnavailable,
-    Reason,
-    Refused,
-)
+from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason, Refused
 from companion_core.models.byte_pump import Pace
 from companion_core.models.lease import release
-from companion_core.models.partial import (
-    Partial,
-    make_room,
-    split_kept,
-)
-from companion_core.models.proof import (
-    Hold,
-    Proof,
-    Prover,
-)
-from companion_core.models.transfer import (
-    Download,
-    Transfer,
-    receive,
-)
+from companion_core.models.partial import Partial, make_room, split_kept
+from companion_core.models.proof import Hold, Proof, Prover
+from companion_core.models.transfer import Download, Transfer, receive
 from companion_core.system.clock import wall_now
 from companion_core.system.folder_lock import lock_folder
-from companion_core.system.state_files import (
-    fsync_folder,
-    private_folder,
-)
+from companion_core.system.state_files import fsync_folder, private_folder
 
 __all__ = ["ModelStore", "ProvedFile", "VerifiedModel"]
 

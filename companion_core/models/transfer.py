@@ -16,10 +16,7 @@ from typing import BinaryIO, Final
 from companion_core.decisions.source import SourceUrl, admit_source
 from companion_core.decisions.verdict import Verdict
 from companion_core.errors import EnvironmentUnavailable, Reason, Refused, error_for
-from companion_core.models.byte_pump import (
-    BytePump,
-    Pace,
-)
+from companion_core.models.byte_pump import BytePump, Pace
 from companion_core.models.partial import Partial
 from companion_core.providers import DownloadFailed, DownloadRequest, Redirect, ResumeRefused
 

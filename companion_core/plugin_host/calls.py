@@ -21,10 +21,7 @@ from companion_core.providers import (
     Redirect,
     ResumeRefused,
 )
-from companion_core.system.deadline import (
-    call_with_deadline,
-    call_with_deadline_async,
-)
+from companion_core.system.deadline import call_with_deadline, call_with_deadline_async
 from companion_core.system.muted_output import mute_output
 
 __all__ = ["PLUGIN_REASONS", "call_provider", "call_provider_sync"]

@@ -17,12 +17,7 @@ from companion_core.plugin_host.calls import call_provider_sync
 from companion_core.plugin_host.imports import import_plugin
 from companion_core.plugin_host.managers import SealedPluginManager, sealed_managers
 from companion_core.plugin_host.rules import FirstParty, FoundPlugin, TrustRecord
-from companion_core.plugin_host.selection import (
-    Candidate,
-    Role,
-    choose_keychain,
-    choose_runtime,
-)
+from companion_core.plugin_host.selection import Candidate, Role, choose_keychain, choose_runtime
 from companion_core.plugin_host.snapshots import Snapshot, snapshot_provider
 from companion_core.plugin_host.survey import PluginState, State, survey_plugins
 from companion_core.providers import (

@@ -15,12 +15,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from companion_core.errors import Reason, UsageError
-from companion_core.plugin_host.rules import (
-    PLUGIN_NAME,
-    FoundPlugin,
-    TrustRecord,
-    record_of,
-)
+from companion_core.plugin_host.rules import PLUGIN_NAME, FoundPlugin, TrustRecord, record_of
 from companion_core.system.state_files import check_owned, open_ordinary
 
 __all__ = ["parse_digest", "parse_pins", "read_pins", "records_of_pinned"]

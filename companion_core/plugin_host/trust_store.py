@@ -17,11 +17,7 @@ from typing import Any, Final
 from companion_core.errors import EnvironmentUnavailable, Reason
 from companion_core.plugin_host.rules import TrustRecord
 from companion_core.system.folder_lock import lock_folder
-from companion_core.system.state_files import (
-    private_folder,
-    read_private,
-    write_private,
-)
+from companion_core.system.state_files import private_folder, read_private, write_private
 
 __all__ = ["CheckRecord", "TrustBook", "TrustStore"]
 

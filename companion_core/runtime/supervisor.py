@@ -22,18 +22,11 @@ from companion_core.errors import CompanionError, Reason, error_for
 from companion_core.runtime.process.handle import RuntimeProcess
 from companion_core.runtime.start.listener import NOBODY, StartedBackend, StartListener
 from companion_core.runtime.start.plan import StartSpec
-from companion_core.runtime.start.readiness import (
-    read_back_patiently,
-    unless_exited,
-)
+from companion_core.runtime.start.readiness import read_back_patiently, unless_exited
 from companion_core.runtime.start.run import Run, take_down
 from companion_core.runtime.start.sequence import bring_up
 from companion_core.system.secret import Secret
-from companion_core.system.tasks import (
-    finish,
-    outlast,
-    run_in_worker,
-)
+from companion_core.system.tasks import finish, outlast, run_in_worker
 
 __all__ = ["Supervisor"]
 

@@ -21,10 +21,7 @@ from companion_core.decisions.verdict import Verdict
 from companion_core.egress.interface import Egress
 from companion_core.errors import EnvironmentUnavailable, PluginFault, Reason, error_for
 from companion_core.hookspecs import AUTHORITY_GROUP
-from companion_core.models.https_downloader import (
-    HttpsDownloader,
-    HttpsDownloadPlugin,
-)
+from companion_core.models.https_downloader import HttpsDownloader, HttpsDownloadPlugin
 from companion_core.models.store import VerifiedModel
 from companion_core.plugin_host import (
     EMBEDDED,

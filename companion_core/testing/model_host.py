@@ -15,10 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 
-from companion_core.testing.tls_host import (
-    HostRequest,
-    TlsHost,
-)
+from companion_core.testing.tls_host import HostRequest, TlsHost
 
 __all__ = ["Misbehaviour", "ModelHost"]
 

@@ -9,12 +9,7 @@ from typing import Any, Final
 
 from companion_core.decisions.resources import evaluate_resources
 from companion_core.plugin_host import Role, snapshot_provider
-from companion_core.providers import (
-    ProbeFailed,
-    ProbeTarget,
-    ResourceLimits,
-    ResourceObservation,
-)
+from companion_core.providers import ProbeFailed, ProbeTarget, ResourceLimits, ResourceObservation
 from companion_core.testing.rulebook import Rulebook, type_name
 
 __all__ = ["PROBE_RULES", "check_probe"]

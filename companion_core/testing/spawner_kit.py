@@ -19,12 +19,7 @@ from companion_core.plugin_host import (
     rebuild_binaries,
     snapshot_provider,
 )
-from companion_core.providers import (
-    CannotPlan,
-    RuntimeBinary,
-    SpawnPlan,
-    SpawnRequest,
-)
+from companion_core.providers import CannotPlan, RuntimeBinary, SpawnPlan, SpawnRequest
 from companion_core.testing.plan_places import foreign_addresses, hidden_interpreter
 from companion_core.testing.pure_calls import watch_effects
 from companion_core.testing.rulebook import Rulebook, Untried, type_name

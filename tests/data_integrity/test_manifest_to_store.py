@@ -17,10 +17,7 @@ from companion_core.egress.live import LiveEgress
 from companion_core.egress.tls_context import build_tls_context
 from companion_core.errors import CompanionError, Reason
 from companion_core.models.https_downloader import HttpsDownloader
-from companion_core.models.store import (
-    ModelStore,
-    VerifiedModel,
-)
+from companion_core.models.store import ModelStore, VerifiedModel
 from companion_core.testing.certificate_authority import CertificateAuthority
 from companion_core.testing.model_host import Misbehaviour, ModelHost
 from companion_core.testing.publisher import TEST_NOW, FakePublisher, manifest_document

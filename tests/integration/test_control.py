@@ -12,13 +12,7 @@ import pytest
 
 from companion_core.config.paths import InstancePaths
 from companion_core.control import client as control
-from companion_core.control.client import (
-    InstanceLock,
-    RunningInstance,
-    ask,
-    find_running,
-    has_gone,
-)
+from companion_core.control.client import InstanceLock, RunningInstance, ask, find_running, has_gone
 from companion_core.control.server import ControlServer
 from companion_core.egress.control_link import SocketLink
 from companion_core.egress.live import LiveEgress

@@ -4,9 +4,7 @@ import os
 
 import pytest
 
-from companion_core.system.deadline import (
-    call_with_deadline,
-)
+from companion_core.system.deadline import call_with_deadline
 
 pytestmark = pytest.mark.integration
 

@@ -11,10 +11,7 @@ from doctor_parts import make_situation, make_survey, plugin
 
 from companion_core.config.reader import SECTIONS
 from companion_core.doctor import examine
-from companion_core.doctor.findings import (
-    Section,
-    Status,
-)
+from companion_core.doctor.findings import Section, Status
 from companion_core.doctor.report import CHECKS
 from companion_core.egress.refusing import RefusingEgress
 from companion_core.errors import Reason

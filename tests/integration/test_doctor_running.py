@@ -15,22 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from doctor_parts import (
-    ANSWERS,
-    make_row,
-    situation_of,
-)
+from doctor_parts import ANSWERS, make_row, situation_of
 from runtime_parts import wait_until
 
 from companion_core.decisions.verdict import refuse
 from companion_core.doctor import running
 from companion_core.doctor.checks import run_checks
-from companion_core.doctor.findings import (
-    BROKEN,
-    Status,
-    fine,
-    judge,
-)
+from companion_core.doctor.findings import BROKEN, Status, fine, judge
 from companion_core.doctor.invariants import INVARIANTS, judge_invariant
 from companion_core.egress.interface import ProcessUnreadable
 from companion_core.errors import Reason

@@ -6,15 +6,9 @@ import pytest
 from download_parts import DATA, PATH, refusal, stage
 
 from companion_core.errors import Reason
-from companion_core.models.https_downloader import (
-    HttpsDownloader,
-)
+from companion_core.models.https_downloader import HttpsDownloader
 from companion_core.models.store import ModelStore
-from companion_core.providers import (
-    DownloadFailed,
-    DownloadRequest,
-    Redirect,
-)
+from companion_core.providers import DownloadFailed, DownloadRequest, Redirect
 from companion_core.testing.certificate_authority import CertificateAuthority
 from companion_core.testing.model_host import Misbehaviour, ModelHost
 

@@ -14,14 +14,9 @@ from download_parts import DATA, PATH, Counted, model_of, refusal, stage
 from companion_core.egress.live import LiveEgress
 from companion_core.errors import CompanionError, Reason
 from companion_core.models.byte_pump import Pace
-from companion_core.models.https_downloader import (
-    HttpsDownloader,
-)
+from companion_core.models.https_downloader import HttpsDownloader
 from companion_core.models.store import ModelStore
-from companion_core.providers import (
-    DownloadRequest,
-    ResumeRefused,
-)
+from companion_core.providers import DownloadRequest, ResumeRefused
 from companion_core.testing.model_host import Misbehaviour, ModelHost
 
 pytestmark = pytest.mark.integration

@@ -16,16 +16,9 @@ from companion_core.egress.interface import EgressRefused
 from companion_core.egress.refusing import RefusingEgress
 from companion_core.egress.tls_context import build_tls_context
 from companion_core.errors import CompanionError, Reason
-from companion_core.models.https_downloader import (
-    HttpsDownloader,
-    HttpsDownloadPlugin,
-)
+from companion_core.models.https_downloader import HttpsDownloader, HttpsDownloadPlugin
 from companion_core.models.store import ModelStore
-from companion_core.providers import (
-    Downloader,
-    DownloadFailed,
-    DownloadRequest,
-)
+from companion_core.providers import Downloader, DownloadFailed, DownloadRequest
 from companion_core.testing.certificate_authority import CertificateAuthority
 from companion_core.testing.model_host import ModelHost
 

@@ -14,14 +14,8 @@ from kit_checks import assert_breaks
 from companion_core.egress.live import LiveEgress
 from companion_core.errors import Reason
 from companion_core.models.https_downloader import HttpsDownloader
-from companion_core.providers import (
-    DownloadFailed,
-    DownloadRequest,
-    Redirect,
-)
-from companion_core.testing import (
-    check_downloader,
-)
+from companion_core.providers import DownloadFailed, DownloadRequest, Redirect
+from companion_core.testing import check_downloader
 from companion_core.testing.downloader_kit import DOWNLOADER_RULES
 
 pytestmark = pytest.mark.integration

@@ -14,9 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from companion_core.egress.interface import (
-    ProcessUnreadable,
-)
+from companion_core.egress.interface import ProcessUnreadable
 from companion_core.egress.live import LiveEgress
 from companion_core.egress.process_identity import ProcessIdentity
 from companion_core.errors import Reason

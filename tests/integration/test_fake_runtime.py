@@ -12,9 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from companion_core.testing import (
-    write_fake_runtime,
-)
+from companion_core.testing import write_fake_runtime
 from companion_core.testing.fake_runtime import KEY_ENV, READY
 
 pytestmark = pytest.mark.integration

@@ -22,11 +22,7 @@ from companion_core.companion import Companion
 from companion_core.decisions.integrity import parse_model_spec
 from companion_core.errors import Reason, Refused
 from companion_core.models import lease as file_lease
-from companion_core.models.lease import (
-    FileLeases,
-    is_held,
-    release,
-)
+from companion_core.models.lease import FileLeases, is_held, release
 from companion_core.models.proof import Prover
 
 pytestmark = [

@@ -19,10 +19,7 @@ from companion_core.egress.interface import ProcessUnreadable
 from companion_core.egress.live import LiveEgress
 from companion_core.egress.unix_socket import ForeignPeer
 from companion_core.providers import TcpChannel, UnixChannel
-from companion_core.runtime.inspect import (
-    backend_peer,
-    readback,
-)
+from companion_core.runtime.inspect import backend_peer, readback
 from companion_core.runtime.inspect.backend_peer import BackendPeer
 
 pytestmark = [

@@ -12,9 +12,7 @@ import pytest
 
 from companion_core.errors import CompanionError, Reason
 from companion_core.providers import TcpChannel, UnixChannel
-from companion_core.runtime.start.folder import (
-    choose_channel,
-)
+from companion_core.runtime.start.folder import choose_channel
 from companion_core.runtime.start.folder_watch import FolderWatch
 
 pytestmark = [

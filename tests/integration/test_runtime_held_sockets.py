@@ -20,10 +20,7 @@ import pytest
 
 from companion_core.decisions.runtime_readback import Listener
 from companion_core.egress.interface import ProcessUnreadable
-from companion_core.runtime.inspect import (
-    held_sockets,
-    readback,
-)
+from companion_core.runtime.inspect import held_sockets, readback
 from companion_core.runtime.inspect.held_sockets import listening_among
 
 pytestmark = [

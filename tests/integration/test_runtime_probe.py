@@ -10,9 +10,7 @@ import psutil
 import pytest
 
 from companion_core.providers import ProbeFailed, ProbeTarget
-from companion_core.runtime.resources.probe import (
-    ProcessProbe,
-)
+from companion_core.runtime.resources.probe import ProcessProbe
 
 pytestmark = pytest.mark.integration
 

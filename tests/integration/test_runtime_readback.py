@@ -12,14 +12,8 @@ import pytest
 from runtime_parts import descriptors, wait_until
 
 from companion_core.decisions.runtime_readback import Listener
-from companion_core.runtime.inspect import (
-    descriptor_tables,
-    readback,
-)
-from companion_core.runtime.inspect.readback import (
-    environment_names,
-    listeners,
-)
+from companion_core.runtime.inspect import descriptor_tables, readback
+from companion_core.runtime.inspect.readback import environment_names, listeners
 from companion_core.runtime.inspect.socket_tables import listening_sockets
 from companion_core.runtime.process import proc_files
 

@@ -14,10 +14,7 @@ import pytest
 from companion_core.egress.live import LiveEgress
 from companion_core.egress.process_identity import ProcessIdentity
 from companion_core.errors import CompanionError, Reason
-from companion_core.runtime.process.reclaim import (
-    reclaim,
-    record,
-)
+from companion_core.runtime.process.reclaim import reclaim, record
 
 pytestmark = [
     pytest.mark.integration,

@@ -8,15 +8,7 @@ import sys
 
 import psutil
 import pytest
-from swap_world import (
-    Client,
-    companion_held_at,
-    facts,
-    finish,
-    publish,
-    reason_of,
-    stalled,
-)
+from swap_world import Client, companion_held_at, facts, finish, publish, reason_of, stalled
 
 from companion_core.testing.model_host import Misbehaviour
 

@@ -25,10 +25,7 @@ from companion_core.plugin_host.inventory import find_plugins
 from companion_core.plugin_host.rules import TrustRecord, record_of
 from companion_core.plugin_host.survey import survey_plugins
 from companion_core.plugin_host.trust_store import TrustStore
-from companion_core.plugin_trial.trial import (
-    Trial,
-    row_of,
-)
+from companion_core.plugin_trial.trial import Trial, row_of
 
 pytestmark = [pytest.mark.security, pytest.mark.timeout(300)]
 

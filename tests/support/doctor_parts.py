@@ -9,11 +9,7 @@ from typing import Any
 from companion_core.config.paths import InstancePaths
 from companion_core.config.reader import parse_config
 from companion_core.doctor.checks import PluginSurvey, Situation
-from companion_core.doctor.findings import (
-    Finding,
-    Row,
-    Section,
-)
+from companion_core.doctor.findings import Finding, Row, Section
 from companion_core.egress.live import LiveEgress
 from companion_core.errors import Reason
 

@@ -25,14 +25,8 @@ from companion_core.decisions.isolation import Tier
 from companion_core.decisions.lifecycle import State
 from companion_core.egress.live import LiveEgress
 from companion_core.errors import CompanionError
-from companion_core.models.proof import (
-    Proof,
-    identify,
-)
-from companion_core.models.store import (
-    ProvedFile,
-    VerifiedModel,
-)
+from companion_core.models.proof import Proof, identify
+from companion_core.models.store import ProvedFile, VerifiedModel
 from companion_core.providers import ResourceLimits
 from companion_core.runtime import StartSpec, Supervisor
 from companion_core.system.clock import recency_now

@@ -15,10 +15,7 @@ import pytest
 from companion_core.decisions.manifest import Manifest, ManifestModel, verify_manifest
 from companion_core.errors import EnvironmentUnavailable, Reason
 from companion_core.models.byte_pump import Pace
-from companion_core.models.store import (
-    ModelStore,
-    VerifiedModel,
-)
+from companion_core.models.store import ModelStore, VerifiedModel
 from companion_core.providers import DownloadFailed, DownloadRequest
 from companion_core.system.clock import wall_now
 from companion_core.testing.publisher import TEST_NOW, FakePublisher, manifest_document

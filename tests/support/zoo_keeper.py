@@ -23,12 +23,7 @@ from companion_core.plugin_host import LoadedPlugins, Role, call_provider_sync, 
 from companion_core.plugin_trial import child as trial
 from companion_core.providers import CannotPlan, HealthResponse
 from companion_core.serving import assembly
-from companion_core.testing import (
-    TCP,
-    UNIX,
-    accepted_plan,
-    spawn_request,
-)
+from companion_core.testing import TCP, UNIX, accepted_plan, spawn_request
 
 HURRY_SECONDS = (
     3.0  # three animals sleep that long; the others need a moment, on a busy machine too

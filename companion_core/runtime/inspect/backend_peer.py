@@ -19,27 +19,12 @@ from functools import partial
 from typing import Final, TypeVar
 
 from companion_core.decisions.runtime_readback import Listener, check_peer
-from companion_core.egress.backend_channel import (
-    Connect,
-    ProvedTcpChannel,
-    ProvedUnixChannel,
-)
-from companion_core.egress.interface import (
-    Egress,
-    ProcessUnreadable,
-)
+from companion_core.egress.backend_channel import Connect, ProvedTcpChannel, ProvedUnixChannel
+from companion_core.egress.interface import Egress, ProcessUnreadable
 from companion_core.egress.process_identity import ProcessIdentity
-from companion_core.egress.unix_socket import (
-    ForeignPeer,
-    listener_has_ended,
-    peer_of,
-)
+from companion_core.egress.unix_socket import ForeignPeer, listener_has_ended, peer_of
 from companion_core.providers import TcpChannel, UnixChannel
-from companion_core.runtime.inspect.readback import (
-    ListeningSocket,
-    find_listener,
-    still_listens,
-)
+from companion_core.runtime.inspect.readback import ListeningSocket, find_listener, still_listens
 from companion_core.runtime.process.handle import RuntimeProcess
 
 __all__ = ["BackendPeer"]

@@ -8,10 +8,7 @@ from companion_core.runtime.isolation.confinement import (
     with_fresh_bytecode,
 )
 from companion_core.runtime.isolation.control_group import ControlGroup, NoControlGroup
-from companion_core.runtime.isolation.policy import (
-    SandboxPolicy,
-    sandbox_policy,
-)
+from companion_core.runtime.isolation.policy import SandboxPolicy, sandbox_policy
 from companion_core.runtime.isolation.probing import (
     CeilingState,
     TierState,

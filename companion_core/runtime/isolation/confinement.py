@@ -18,10 +18,7 @@ from companion_core.providers import TcpChannel
 from companion_core.runtime.isolation import sandbox_exec
 from companion_core.runtime.isolation.bubblewrap import find_bubblewrap, open_filter, wrap
 from companion_core.runtime.isolation.call_filter import MACHINES
-from companion_core.runtime.isolation.policy import (
-    SandboxPolicy,
-    interpreter_paths,
-)
+from companion_core.runtime.isolation.policy import SandboxPolicy, interpreter_paths
 from companion_core.runtime.process.keeper_protocol import Apart, LockPolicy
 from companion_core.runtime.standalone.locks import SCOPE_SINCE, landlock_version
 

@@ -10,10 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from companion_core.decisions.isolation import TIERS, Tier
-from companion_core.egress.interface import (
-    Egress,
-    EgressRefused,
-)
+from companion_core.egress.interface import Egress, EgressRefused
 from companion_core.providers import ResourceLimits
 from companion_core.runtime.isolation import bubblewrap, sandbox_exec
 from companion_core.runtime.isolation.call_filter import MACHINES

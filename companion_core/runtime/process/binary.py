@@ -17,15 +17,8 @@ from typing import Final
 from companion_core.decisions.evidence import Evidence
 from companion_core.decisions.integrity import digests_equal
 from companion_core.errors import EnvironmentUnavailable, Reason, Refused
-from companion_core.system.os_compat import (
-    BINARY,
-    CLOSE_ON_EXEC,
-    NON_BLOCKING,
-)
-from companion_core.system.state_files import (
-    check_owned,
-    open_to_others,
-)
+from companion_core.system.os_compat import BINARY, CLOSE_ON_EXEC, NON_BLOCKING
+from companion_core.system.state_files import check_owned, open_to_others
 
 __all__ = ["EMBEDDED", "ProvedBinary", "check_unreplaceable", "prove_binary"]
 

@@ -17,11 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from companion_core.egress.interface import (
-    KILL,
-    Egress,
-    ProcessUnreadable,
-)
+from companion_core.egress.interface import KILL, Egress, ProcessUnreadable
 from companion_core.egress.process_identity import ProcessIdentity
 from companion_core.errors import EnvironmentUnavailable, Reason
 from companion_core.providers import ResourceLimits
@@ -36,10 +32,7 @@ from companion_core.runtime.process.keeper_protocol import (
 )
 from companion_core.runtime.process.output import RuntimeOutput
 from companion_core.runtime.process.proc_files import first_of_namespace, lives
-from companion_core.runtime.process.tree import (
-    descendants,
-    runtime_below,
-)
+from companion_core.runtime.process.tree import descendants, runtime_below
 from companion_core.runtime.process.windows_job import JobProcess
 
 __all__ = ["KeeperProcess", "launch"]

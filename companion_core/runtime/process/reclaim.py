@@ -21,20 +21,12 @@ from pathlib import Path
 from typing import Final
 
 from companion_core.decisions.spawn_plan import parse_pid
-from companion_core.egress.interface import (
-    KILL,
-    Egress,
-    ProcessUnreadable,
-)
+from companion_core.egress.interface import KILL, Egress, ProcessUnreadable
 from companion_core.egress.process_identity import ProcessIdentity
 from companion_core.errors import EnvironmentUnavailable, Reason
 from companion_core.runtime.process.proc_files import read_entry
 from companion_core.runtime.process.tree import descendants
-from companion_core.system.state_files import (
-    read_private,
-    refuse_link,
-    write_private,
-)
+from companion_core.system.state_files import read_private, refuse_link, write_private
 
 __all__ = ["forget", "left_behind", "reclaim", "record", "start_folders"]
 

@@ -20,10 +20,7 @@ from companion_core.egress.interface import Egress
 from companion_core.egress.process_identity import ProcessIdentity
 from companion_core.errors import EnvironmentUnavailable, Reason
 from companion_core.providers import ResourceLimits
-from companion_core.runtime.process.job_object import (
-    JobObject,
-    load_libraries,
-)
+from companion_core.runtime.process.job_object import JobObject, load_libraries
 from companion_core.runtime.process.keeper_protocol import StartCommand
 from companion_core.runtime.process.output import RuntimeOutput
 

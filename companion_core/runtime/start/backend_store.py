@@ -26,17 +26,8 @@ from typing import Final
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason, Refused
 from companion_core.models.store import ProvedFile, VerifiedModel
 from companion_core.providers import BackendRequest, SpawnPlan
-from companion_core.system.os_compat import (
-    BINARY,
-    NO_FOLLOW,
-    NON_BLOCKING,
-    read_at,
-)
-from companion_core.system.state_files import (
-    private_folder,
-    read_private,
-    write_private,
-)
+from companion_core.system.os_compat import BINARY, NO_FOLLOW, NON_BLOCKING, read_at
+from companion_core.system.state_files import private_folder, read_private, write_private
 
 __all__ = ["BackendStore"]
 

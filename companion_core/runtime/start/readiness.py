@@ -21,22 +21,13 @@ from companion_core.decisions.runtime_readback import (
 )
 from companion_core.decisions.verdict import Verdict, refuse
 from companion_core.egress.backend_channel import BackendChannel, BrokeredChannel
-from companion_core.egress.interface import (
-    Egress,
-    ProcessUnreadable,
-)
+from companion_core.egress.interface import Egress, ProcessUnreadable
 from companion_core.egress.unix_socket import make_private
 from companion_core.errors import EnvironmentUnavailable, Reason, error_for
 from companion_core.models.store import ProvedFile
 from companion_core.providers import SpawnPlan, TcpChannel, UnixChannel
-from companion_core.runtime.inspect.readback import (
-    environment_names,
-    listeners,
-)
-from companion_core.runtime.process.handle import (
-    RuntimeProcess,
-    describe_exit,
-)
+from companion_core.runtime.inspect.readback import environment_names, listeners
+from companion_core.runtime.process.handle import RuntimeProcess, describe_exit
 from companion_core.runtime.start.listener import NOBODY, StartListener
 from companion_core.runtime.start.polling import Polling
 from companion_core.runtime.start.prepare import send_prepare

@@ -11,12 +11,7 @@ from doctor_parts import make_row
 
 import companion_core.doctor as doctor_package
 from companion_core.cli import foreground, main
-from companion_core.doctor.findings import (
-    broken,
-    fine,
-    judge,
-    repaired,
-)
+from companion_core.doctor.findings import broken, fine, judge, repaired
 from companion_core.doctor.report import Report
 from companion_core.errors import Reason
 

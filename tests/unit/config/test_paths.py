@@ -2,11 +2,7 @@ import os
 
 import pytest
 
-from companion_core.config.paths import (
-    MAX_SOCKET_PATH,
-    InstancePaths,
-    default_state_dir,
-)
+from companion_core.config.paths import MAX_SOCKET_PATH, InstancePaths, default_state_dir
 from companion_core.control.client import find_running
 from companion_core.egress.refusing import RefusingEgress
 from companion_core.errors import Reason, Refused, UsageError

@@ -21,14 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from companion_core import decisions, providers
-from companion_core.decisions import (
-    admission,
-    availability,
-    custody,
-    guard,
-    lanes,
-    rate,
-)
+from companion_core.decisions import admission, availability, custody, guard, lanes, rate
 from companion_core.decisions.oauth.authorization import ErrorCode, ServerError
 from companion_core.decisions.verdict import OK, Verdict, refuse
 from companion_core.errors import Reason

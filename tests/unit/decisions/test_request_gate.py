@@ -12,11 +12,7 @@ from hypothesis import strategies as st
 
 from companion_core.decisions.admission import AdmissionSnapshot, create_admission
 from companion_core.decisions.lifecycle import State
-from companion_core.decisions.request_gate import (
-    GATE_ORDER,
-    evaluate_runtime_request,
-    gate_request,
-)
+from companion_core.decisions.request_gate import GATE_ORDER, evaluate_runtime_request, gate_request
 from companion_core.decisions.verdict import OK, refuse
 from companion_core.errors import Reason
 from companion_core.providers import ResourceLimits, ResourceObservation

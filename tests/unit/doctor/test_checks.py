@@ -8,20 +8,8 @@ import pytest
 from doctor_parts import make_situation
 
 from companion_core.doctor.checks import Check, run_checks
-from companion_core.doctor.findings import (
-    Section,
-    Status,
-    broken,
-    fine,
-    repaired,
-    skipped,
-)
-from companion_core.errors import (
-    EnvironmentUnavailable,
-    PluginFault,
-    Reason,
-    Refused,
-)
+from companion_core.doctor.findings import Section, Status, broken, fine, repaired, skipped
+from companion_core.errors import EnvironmentUnavailable, PluginFault, Reason, Refused
 
 pytestmark = pytest.mark.unit
 

@@ -10,21 +10,10 @@ from doctor_parts import make_row
 
 from companion_core.decisions import guard
 from companion_core.decisions.verdict import OK
-from companion_core.doctor import (
-    invariants,
-    questions,
-)
-from companion_core.doctor import (
-    self_tests as probes,
-)
+from companion_core.doctor import invariants, questions
+from companion_core.doctor import self_tests as probes
 from companion_core.doctor.configuration import OPEN_BACKEND
-from companion_core.doctor.findings import (
-    Status,
-    broken,
-    fine,
-    repaired,
-    skipped,
-)
+from companion_core.doctor.findings import Status, broken, fine, repaired, skipped
 from companion_core.doctor.invariants import INVARIANTS, judge_invariant
 from companion_core.doctor.report import CHECKS
 from companion_core.doctor.self_tests import PROBES

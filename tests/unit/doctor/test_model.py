@@ -15,10 +15,7 @@ from doctor_parts import make_config, make_row, make_situation
 from companion_core.authority import publisher
 from companion_core.doctor import model
 from companion_core.doctor.checks import run_checks
-from companion_core.doctor.findings import (
-    Status,
-    fine,
-)
+from companion_core.doctor.findings import Status, fine
 from companion_core.errors import Reason
 
 pytestmark = pytest.mark.unit

@@ -5,15 +5,7 @@ from __future__ import annotations
 import pytest
 from doctor_parts import make_row
 
-from companion_core.doctor.findings import (
-    Section,
-    Status,
-    broken,
-    fine,
-    judge,
-    repaired,
-    skipped,
-)
+from companion_core.doctor.findings import Section, Status, broken, fine, judge, repaired, skipped
 from companion_core.doctor.report import Report
 from companion_core.errors import Reason
 

@@ -17,11 +17,7 @@ from doctor_parts import (
 
 from companion_core.doctor import running
 from companion_core.doctor.checks import run_checks
-from companion_core.doctor.findings import (
-    Status,
-    fine,
-    skipped,
-)
+from companion_core.doctor.findings import Status, fine, skipped
 from companion_core.errors import CompanionError, Reason
 
 pytestmark = pytest.mark.unit

@@ -16,10 +16,7 @@ from typing import Any
 import pytest
 
 from companion_core.control.server import PipeDoor
-from companion_core.egress.owner_pipe import (
-    OwnerPipes,
-    new_pipe_name,
-)
+from companion_core.egress.owner_pipe import OwnerPipes, new_pipe_name
 
 pytestmark = pytest.mark.unit
 

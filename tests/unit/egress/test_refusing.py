@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from companion_core.egress.interface import (
-    EgressRefused,
-)
+from companion_core.egress.interface import EgressRefused
 from companion_core.egress.process_identity import ProcessIdentity
 from companion_core.egress.refusing import RefusingEgress
 from companion_core.errors import Reason

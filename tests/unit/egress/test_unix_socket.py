@@ -9,10 +9,7 @@ from typing import Any
 
 import pytest
 
-from companion_core.egress.unix_socket import (
-    listener_has_ended,
-    peer_of,
-)
+from companion_core.egress.unix_socket import listener_has_ended, peer_of
 
 pytestmark = pytest.mark.security
 

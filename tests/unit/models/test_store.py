@@ -35,18 +35,10 @@ from companion_core.errors import (
     Reason,
     Refused,
 )
-from companion_core.models import (
-    proof as model_proof,
-)
-from companion_core.models import (
-    store as staging,
-)
+from companion_core.models import proof as model_proof
+from companion_core.models import store as staging
 from companion_core.models.partial import Partial
-from companion_core.models.store import (
-    ModelStore,
-    ProvedFile,
-    VerifiedModel,
-)
+from companion_core.models.store import ModelStore, ProvedFile, VerifiedModel
 from companion_core.providers import DownloadFailed, DownloadRequest, Redirect, ResumeRefused
 from companion_core.testing.publisher import TEST_NOW, FakePublisher, manifest_document
 

@@ -9,11 +9,7 @@ import pytest
 
 from companion_core.egress.interface import EgressRefused
 from companion_core.egress.refusing import RefusingEgress
-from companion_core.plugin_trial.trial import (
-    Trial,
-    _parse,
-    row_of,
-)
+from companion_core.plugin_trial.trial import Trial, _parse, row_of
 
 pytestmark = pytest.mark.unit
 

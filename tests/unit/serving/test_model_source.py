@@ -29,10 +29,7 @@ from companion_core.errors import CompanionError, Reason, Refused
 from companion_core.models import lease as file_lease
 from companion_core.providers import DownloadFailed
 from companion_core.serving.assembly import RuntimeProviders
-from companion_core.serving.model_source import (
-    HeldModel,
-    ModelSource,
-)
+from companion_core.serving.model_source import HeldModel, ModelSource
 from companion_core.serving.step import Step
 from companion_core.testing.publisher import TEST_NOW, FakePublisher, manifest_document
 

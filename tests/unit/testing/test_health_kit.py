@@ -7,13 +7,8 @@ from typing import Any
 import pytest
 from kit_checks import assert_breaks
 
-from companion_core.providers import (
-    HealthResponse,
-)
-from companion_core.testing import (
-    FakeHealthChecker,
-    check_health_checker,
-)
+from companion_core.providers import HealthResponse
+from companion_core.testing import FakeHealthChecker, check_health_checker
 from companion_core.testing.health_kit import HEALTH_RULES
 
 pytestmark = pytest.mark.unit

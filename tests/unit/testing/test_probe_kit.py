@@ -8,15 +8,9 @@ from typing import Any
 import pytest
 from kit_checks import assert_breaks
 
-from companion_core.providers import (
-    ProbeTarget,
-    ResourceObservation,
-)
+from companion_core.providers import ProbeTarget, ResourceObservation
 from companion_core.runtime.resources import probe
-from companion_core.testing import (
-    FakeProbe,
-    check_probe,
-)
+from companion_core.testing import FakeProbe, check_probe
 from companion_core.testing.probe_kit import PROBE_RULES
 
 pytestmark = pytest.mark.unit

@@ -10,17 +10,8 @@ import pytest
 from kit_checks import assert_breaks
 
 from companion_core.errors import Reason
-from companion_core.providers import (
-    CannotPlan,
-    SpawnPlan,
-    SpawnRequest,
-    UnixChannel,
-)
-from companion_core.testing import (
-    FakeSpawner,
-    SpawnerAbilities,
-    check_spawner,
-)
+from companion_core.providers import CannotPlan, SpawnPlan, SpawnRequest, UnixChannel
+from companion_core.testing import FakeSpawner, SpawnerAbilities, check_spawner
 from companion_core.testing.spawner_kit import SPAWNER_RULES
 
 pytestmark = pytest.mark.unit

@@ -8,10 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from companion_core.gateway.http.chunked import (
-    ChunkError,
-    ChunkFramer,
-)
+from companion_core.gateway.http.chunked import ChunkError, ChunkFramer
 
 pytestmark = pytest.mark.unit
 

@@ -6,11 +6,7 @@ from typing import Any
 
 import pytest
 
-from companion_core.gateway.http.response_head import (
-    ResponseHead,
-    answer_kind,
-    parse_response_head,
-)
+from companion_core.gateway.http.response_head import ResponseHead, answer_kind, parse_response_head
 
 pytestmark = pytest.mark.unit
 

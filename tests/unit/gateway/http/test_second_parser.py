@@ -10,10 +10,7 @@ import pytest
 
 from companion_core.decisions.verdict import Verdict
 from companion_core.errors import Reason
-from companion_core.gateway.http.head import (
-    RequestHead,
-    parse_head,
-)
+from companion_core.gateway.http.head import RequestHead, parse_head
 from companion_core.gateway.http.second_parser import head_parser
 
 pytestmark = pytest.mark.unit

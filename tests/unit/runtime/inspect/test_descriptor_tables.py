@@ -7,9 +7,7 @@ import sys
 
 import pytest
 
-from companion_core.runtime.inspect import (
-    descriptor_tables,
-)
+from companion_core.runtime.inspect import descriptor_tables
 
 pytestmark = pytest.mark.unit
 

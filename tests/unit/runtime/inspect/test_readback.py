@@ -12,13 +12,8 @@ import psutil
 import pytest
 
 from companion_core.egress.interface import ProcessUnreadable
-from companion_core.runtime.inspect import (
-    readback,
-)
-from companion_core.runtime.inspect.readback import (
-    environment_names,
-    listeners,
-)
+from companion_core.runtime.inspect import readback
+from companion_core.runtime.inspect.readback import environment_names, listeners
 from companion_core.runtime.process import proc_files
 
 pytestmark = pytest.mark.unit

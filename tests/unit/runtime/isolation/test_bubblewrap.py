@@ -8,10 +8,7 @@ import pytest
 from isolation_parts import POLICY, UNIX, evidence
 
 from companion_core.providers import SpawnPlan
-from companion_core.runtime.isolation import (
-    bubblewrap,
-    sandbox_policy,
-)
+from companion_core.runtime.isolation import bubblewrap, sandbox_policy
 
 pytestmark = [
     pytest.mark.unit,

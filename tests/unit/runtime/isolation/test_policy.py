@@ -10,9 +10,7 @@ from isolation_parts import UNIX, evidence
 
 from companion_core.providers import SpawnPlan, TcpChannel
 from companion_core.runtime.isolation import policy as policy_module
-from companion_core.runtime.isolation import (
-    sandbox_policy,
-)
+from companion_core.runtime.isolation import sandbox_policy
 
 pytestmark = [
     pytest.mark.unit,

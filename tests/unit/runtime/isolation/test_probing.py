@@ -9,11 +9,7 @@ import pytest
 
 from companion_core.decisions.isolation import Tier
 from companion_core.egress.refusing import RefusingEgress
-from companion_core.runtime.isolation import (
-    bubblewrap,
-    probe_isolation,
-    probing,
-)
+from companion_core.runtime.isolation import bubblewrap, probe_isolation, probing
 
 pytestmark = [
     pytest.mark.unit,

@@ -7,10 +7,7 @@ import sys
 import pytest
 from isolation_parts import POLICY
 
-from companion_core.runtime.isolation import (
-    SandboxPolicy,
-    sandbox_exec,
-)
+from companion_core.runtime.isolation import SandboxPolicy, sandbox_exec
 
 pytestmark = [
     pytest.mark.unit,

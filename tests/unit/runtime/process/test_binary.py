@@ -7,10 +7,7 @@ import sys
 import pytest
 
 from companion_core.errors import CompanionError, Reason
-from companion_core.runtime.process.binary import (
-    ProvedBinary,
-    prove_binary,
-)
+from companion_core.runtime.process.binary import ProvedBinary, prove_binary
 
 pytestmark = [
     pytest.mark.unit,

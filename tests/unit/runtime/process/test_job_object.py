@@ -9,11 +9,7 @@ import pytest
 from companion_core.errors import EnvironmentUnavailable, Reason
 from companion_core.providers import ResourceLimits
 from companion_core.runtime.process import job_object
-from companion_core.runtime.process.job_object import (
-    JobObject,
-    job_objects_work,
-    load_libraries,
-)
+from companion_core.runtime.process.job_object import JobObject, job_objects_work, load_libraries
 
 pytestmark = pytest.mark.unit
 

@@ -17,12 +17,8 @@ from companion_core.egress.live import LiveEgress
 from companion_core.models import proof as model_proof
 from companion_core.runtime.isolation import confine, probe_ceilings, probe_isolation
 from companion_core.runtime.isolation.policy import SandboxPolicy
-from companion_core.runtime.process import (
-    launcher,
-)
-from companion_core.runtime.process import (
-    windows_job as job_process,
-)
+from companion_core.runtime.process import launcher
+from companion_core.runtime.process import windows_job as job_process
 from companion_core.runtime.process.output import RuntimeOutput
 from companion_core.runtime.start.handed_model import hand_on
 

@@ -6,11 +6,7 @@ import os
 import pytest
 
 from companion_core.runtime.process import output as output_module
-from companion_core.runtime.process.output import (
-    LAST_LINES,
-    RuntimeOutput,
-    quote,
-)
+from companion_core.runtime.process.output import LAST_LINES, RuntimeOutput, quote
 from companion_core.system.secret import Secret
 
 pytestmark = [

@@ -8,12 +8,7 @@ import pytest
 from companion_core.decisions.verdict import OK
 from companion_core.egress.interface import ProcessUnreadable
 from companion_core.errors import Reason
-from companion_core.providers import (
-    ProbeFailed,
-    ProbeTarget,
-    ResourceLimits,
-    ResourceObservation,
-)
+from companion_core.providers import ProbeFailed, ProbeTarget, ResourceLimits, ResourceObservation
 from companion_core.runtime.resources.monitor import ResourceMonitor
 
 pytestmark = pytest.mark.unit

@@ -8,10 +8,7 @@ import pytest
 
 from companion_core.providers import ProbeFailed, ProbeTarget
 from companion_core.runtime.resources import probe as probe_module
-from companion_core.runtime.resources.probe import (
-    ProcessProbe,
-    companion_probe,
-)
+from companion_core.runtime.resources.probe import ProcessProbe, companion_probe
 
 pytestmark = pytest.mark.unit
 

@@ -5,10 +5,7 @@ import os
 import pytest
 import runtime_parts as parts
 
-from companion_core.runtime.start.folder import (
-    new_start_folder,
-    remove_start_folder,
-)
+from companion_core.runtime.start.folder import new_start_folder, remove_start_folder
 
 pytestmark = [
     pytest.mark.unit,

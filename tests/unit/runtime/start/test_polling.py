@@ -5,11 +5,7 @@ import asyncio
 import pytest
 
 from companion_core.runtime.start import polling as attempts_module
-from companion_core.runtime.start.polling import (
-    Polling,
-    longest_pause,
-    pause_after,
-)
+from companion_core.runtime.start.polling import Polling, longest_pause, pause_after
 
 pytestmark = pytest.mark.unit
 
