@@ -25,8 +25,12 @@ NOT_IMPORTED = {
     "win32": {
         "companion_core.runtime.standalone.keeper",
         "companion_core.runtime.standalone.broker",
+        "companion_core.runtime.standalone.namespaces",
     },
-    "darwin": {"companion_core.runtime.standalone.broker"},
+    "darwin": {
+        "companion_core.runtime.standalone.broker",
+        "companion_core.runtime.standalone.namespaces",
+    },
 }
 PLUGINS = {
     "win32": ("runtime_llamacpp", "runtime_ollama", "keychain_windows"),

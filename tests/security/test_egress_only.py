@@ -24,6 +24,7 @@ EXEMPT = frozenset(
         "egress/owner_pipe.py",
         "egress/process_identity.py",
         "runtime/standalone/broker.py",
+        "runtime/standalone/namespaces.py",
         "runtime/standalone/keeper.py",
         "testing/fake_runtime.py",
     }
