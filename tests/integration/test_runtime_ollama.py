@@ -196,7 +196,7 @@ def test_where_nothing_leads_to_the_model_it_is_sent_and_only_201_counts(
     machine, spec, monkeypatch
 ) -> None:
     # In place of a file system without links.
-    monkeypatch.setattr(backend_store, "_link", lambda *_: False)
+    monkeypatch.setattr(backend_store, "make_link", lambda *_: False)
     bare = replace(spec, tier=Tier.NONE, allow_open_backend=True)
     blobs = bare.data_dir / "models" / "blobs"
 
@@ -216,7 +216,7 @@ def test_where_nothing_leads_to_the_model_it_is_sent_and_only_201_counts(
 def test_a_blob_that_ollama_claims_to_have_is_not_believed(machine, spec, monkeypatch) -> None:
     """Ollama answers 200 by the name alone, which is not 201, so nothing is started from it."""
     # In place of a store on another file system, where no link can be made.
-    monkeypatch.setattr(backend_store, "_link", lambda *_: False)
+    monkeypatch.setattr(backend_store, "make_link", lambda *_: False)
 
     def leave_it(store, link) -> bool:
         link.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

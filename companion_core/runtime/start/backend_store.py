@@ -14,7 +14,6 @@ import contextlib
 import hashlib
 import json
 import os
-import secrets
 import shutil
 import stat
 import sys
@@ -26,6 +25,15 @@ from typing import Final
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason, Refused
 from companion_core.models.store import ProvedFile, VerifiedModel
 from companion_core.providers import BackendRequest, SpawnPlan
+from companion_core.runtime.start.model_link import (
+    beside,
+    files_below,
+    is_empty_file,
+    is_same_inode,
+    leads_to,
+    make_link,
+    put_empty_file,
+)
 from companion_core.system.os_compat import BINARY, NO_FOLLOW, NON_BLOCKING, read_at
 from companion_core.system.state_files import private_folder, read_private, write_private
 
@@ -150,8 +158,8 @@ class BackendStore:
         for file in self._model.files:
             if os.fstat(file.descriptor).st_nlink > 1:
                 with file.proof.own_change():
-                    for path in _files_below(self._data_dir):
-                        if _is_same_inode(file, path):
+                    for path in files_below(self._data_dir):
+                        if is_same_inode(file, path):
                             path.unlink()
 
     def _place(self, link: Path) -> bool:
@@ -161,10 +169,10 @@ class BackendStore:
         if self._is_link(link):
             return True
         if self._mounted:
-            _put_empty_file(link)
+            put_empty_file(link)
             return True
         with file.proof.own_change():
-            linked = _link(file, link)
+            linked = make_link(file, link)
         if linked:
             return True
         if self._digest(link) == file.sha256:
@@ -180,8 +188,8 @@ class BackendStore:
         if path != self._link:
             return False
         if self._mounted:
-            return _is_empty_file(path)
-        return _leads_to(self._model.files[0], path)
+            return is_empty_file(path)
+        return leads_to(self._model.files[0], path)
 
     def _is_unchanged(self) -> bool:
         """Tell whether the store is what a start with the same requests left when it succeeded."""
@@ -244,7 +252,7 @@ class BackendStore:
         return digest.hexdigest()
 
     def _copy(self, file: ProvedFile, link: Path) -> None:
-        temporary = _beside(link)
+        temporary = beside(link)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_FOLLOW | BINARY
         digest, at = hashlib.sha256(), 0
         try:
@@ -290,76 +298,3 @@ def _entries(folder: Path, opened: frozenset[str]) -> Iterator[os.DirEntry[str]]
             yield from _entries(Path(entry.path), opened)
         else:
             yield entry
-
-
-def _is_same_inode(file: ProvedFile, path: Path) -> bool:
-    try:
-        there, hashed = path.lstat(), os.fstat(file.descriptor)
-    except OSError:
-        return False
-    return (there.st_dev, there.st_ino) == (hashed.st_dev, hashed.st_ino)
-
-
-def _leads_to(file: ProvedFile, link: Path) -> bool:
-    """Tell whether `link` leads to the hashed file without being a name of it, as `_link` makes it.
-
-    On Windows it is a name.
-    """
-    if sys.platform == "win32":
-        return _is_same_inode(file, link)
-    try:
-        there = os.readlink(link)  # noqa: PTH115 - a Path would change the text of the link
-        return there == file.path and os.path.samestat(link.stat(), os.fstat(file.descriptor))
-    except OSError:
-        return False
-
-
-def _link(file: ProvedFile, link: Path) -> bool:
-    """Replace `link` by a link to the hashed file; return False where none can be made."""
-    temporary = _beside(link)
-    try:
-        if sys.platform == "win32":
-            os.link(file.path, temporary)
-        else:
-            temporary.symlink_to(file.path)
-        if _leads_to(file, temporary):
-            temporary.replace(link)
-    except (OSError, NotImplementedError):
-        return False
-    finally:
-        temporary.unlink(missing_ok=True)
-    return _leads_to(file, link)
-
-
-def _is_empty_file(path: Path) -> bool:
-    try:
-        status = path.lstat()
-    except OSError:
-        return False
-    return stat.S_ISREG(status.st_mode) and status.st_size == 0
-
-
-def _put_empty_file(path: Path) -> None:
-    temporary = _beside(path)
-    try:
-        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_FOLLOW, 0o400))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _files_below(folder: Path) -> Iterator[Path]:
-    """Yield all that is no folder; a folder that a runtime closed to us is opened again."""
-    for root, folders, names in os.walk(folder, onerror=_raise):
-        yield from (Path(root, name) for name in names)
-        for path in (Path(root, name) for name in folders):
-            if not path.is_symlink():
-                path.chmod(0o700)
-
-
-def _raise(error: OSError) -> None:
-    raise error
-
-
-def _beside(link: Path) -> Path:
-    return link.with_name(f".{link.name}.{secrets.token_hex(4)}")
