@@ -52,7 +52,7 @@ def never_read(transport: asyncio.Transport, error: Exception | None) -> bool | 
     if not on_unix:
         return False
     # The bytes first: closing sets the error before it drops them.
-    unread = _bytes_unread(connection.fileno())
+    unread = _in_kernel(connection.fileno())
     if connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNRESET:
         return True
     return None if unread else False
@@ -67,19 +67,18 @@ def left_unread(transport: asyncio.Transport, descriptor: int) -> bool:
         transport: of an open connection.
         descriptor: of its socket.
     """
-    return bool(transport.get_write_buffer_size() or _bytes_unread(descriptor))
+    return _in_kernel(descriptor) or transport.get_write_buffer_size() > 0
 
 
 if sys.platform == "linux":
-    import fcntl
-    import termios
+    from fcntl import ioctl
+    from termios import TIOCOUTQ  # one number with SIOCOUTQ (unix(7), tcp(7))
 
-    def _bytes_unread(descriptor: int) -> bool:
-        # TIOCOUTQ and SIOCOUTQ are one number (unix(7), tcp(7)).
-        return fcntl.ioctl(descriptor, termios.TIOCOUTQ, _NOTHING) != _NOTHING
+    def _in_kernel(descriptor: int) -> bool:
+        return ioctl(descriptor, TIOCOUTQ, _NOTHING) != _NOTHING
 
 else:
 
-    def _bytes_unread(descriptor: int) -> bool:
+    def _in_kernel(descriptor: int) -> bool:
         del descriptor
         return False
