@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -56,22 +58,37 @@ def load(
     sys.modules.pop("companion_chatty", None)
 
 
+@contextlib.contextmanager
+def without_log_handlers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Leave logging as the companion does, unconfigured: Python writes records to sys.stderr."""
+    with monkeypatch.context() as patch:
+        patch.setattr(logging.getLogger(), "handlers", [])
+        yield
+
+
 def test_a_keychain_that_prints_is_not_heard(
-    load: Callable[..., LoadedPlugins], capfd: pytest.CaptureFixture[str]
+    load: Callable[..., LoadedPlugins],
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ):
-    provider: Any = load(KEYCHAIN, AUTHORITY_GROUP).providers(Role.KEYCHAIN)["chatty"]
-    keychain = GuardedKeychain(provider, instance="one")
-    assert keychain.status().ok
-    keychain.set(Account.ACCESS_TOKEN, SECRET)
-    assert keychain.get(Account.ACCESS_TOKEN) == SECRET
+    with without_log_handlers(monkeypatch):
+        provider: Any = load(KEYCHAIN, AUTHORITY_GROUP).providers(Role.KEYCHAIN)["chatty"]
+        keychain = GuardedKeychain(provider, instance="one")
+        assert keychain.status().ok
+        keychain.set(Account.ACCESS_TOKEN, SECRET)
+        assert keychain.get(Account.ACCESS_TOKEN) == SECRET
     assert capfd.readouterr() == ("", "")
 
 
 def test_a_health_checker_that_prints_is_not_heard(
-    load: Callable[..., LoadedPlugins], capfd: pytest.CaptureFixture[str]
+    load: Callable[..., LoadedPlugins],
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ):
-    provider: Any = load(RUNTIME).providers(Role.HEALTH)["chatty"]
-    assert provider.judge(HealthResponse(status=200, body=SECRET.encode(), served_model="tiny"))
+    answer = HealthResponse(status=200, body=SECRET.encode(), served_model="tiny")
+    with without_log_handlers(monkeypatch):
+        provider: Any = load(RUNTIME).providers(Role.HEALTH)["chatty"]
+        assert provider.judge(answer)
     assert capfd.readouterr() == ("", "")
 
 
