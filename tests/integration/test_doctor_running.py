@@ -149,7 +149,7 @@ LISTEN = "import socket\ns = socket.socket()\ns.bind(({!r}, 0))\ns.listen()"
         (LISTEN.format("127.0.0.1"), "unix", False),
         (LISTEN.format("0.0.0.0"), "unix", False),
         (LISTEN.format("127.0.0.1"), "tcp", True),
-        (LISTEN.format("127.0.0.1"), "namespace", True),
+        (LISTEN.format("127.0.0.1"), "namespace", False),  # it is not in a network of its own
         (LISTEN.format("0.0.0.0"), "tcp", False),
         (LISTEN.format("0.0.0.0"), "namespace", False),
         ("pass", "tcp", False),
@@ -157,6 +157,38 @@ LISTEN = "import socket\ns = socket.socket()\ns.bind(({!r}, 0))\ns.listen()"
 )
 def test_a_runtime_that_listens_wider_is_told(tmp_path, code, channel, ok):
     with process(code) as runtime:
+        status = {"name": "lamp", "pid": runtime.pid, "channel": channel}
+        found = running.check_runtime_sockets(situation_of(tmp_path, runtime=status))
+    assert (found.status is Status.OK) is ok, found.detail
+    assert ok or found.reason is Reason.RUNTIME_LISTENS_WIDE
+
+
+MOVE = """
+import ctypes, os
+user = 0x10000000 if os.geteuid() else 0
+if ctypes.CDLL(None).unshare(0x40000000 | user):
+    raise SystemExit
+"""
+
+
+@LINUX
+@pytest.mark.parametrize(
+    ("address", "channel", "ok"),
+    [
+        ("127.0.0.1", "namespace", True),
+        ("127.0.0.1", "tcp", False),  # nobody reaches it there
+        ("127.0.0.1", "unix", False),
+        ("0.0.0.0", "namespace", False),
+    ],
+)
+def test_a_runtime_listens_in_the_network_that_its_channel_is_in(
+    tmp_path, require_real, address, channel, ok
+):
+    with process(MOVE + LISTEN.format(address)) as runtime:
+        ours = Path("/proc/self/ns/net").readlink()
+        theirs = Path(f"/proc/{runtime.pid}/ns/net")
+        moved = runtime.poll() is None and theirs.readlink() != ours
+        require_real("network namespaces for everybody", moved)
         status = {"name": "lamp", "pid": runtime.pid, "channel": channel}
         found = running.check_runtime_sockets(situation_of(tmp_path, runtime=status))
     assert (found.status is Status.OK) is ok, found.detail

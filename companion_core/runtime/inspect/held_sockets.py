@@ -128,9 +128,7 @@ def _our_network() -> bytes | None:
     Raises:
         OSError: no descriptor or memory is left to look with.
     """
-    if sys.platform == "win32":  # only Linux asks
-        return None
-    with socket.socket(socket.AF_UNIX) as own:
+    with socket.socket(socket.AF_INET) as own:
         try:
             return own.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, _COOKIE_BYTES)
         except OSError:
