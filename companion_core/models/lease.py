@@ -1,9 +1,9 @@
 """Hold a verified file against writers for as long as it is used (I-01, I-04).
 
-On Linux a read lease (fcntl(2), F_SETLEASE) is refused while anybody has the file open for
-writing, and makes a later writer wait: the kernel sends SIGIO first and lets the writer in
-when the lease is given up, or after /proc/sys/fs/lease-break-time (45 s). An unhandled SIGIO
-ends the process, so no lease is taken before its handler is in place.
+On Linux the kernel refuses a read lease (fcntl(2), F_SETLEASE) while any process has the file open
+for writing, and makes a later writer wait: it sends us SIGIO, and lets the writer in when we give
+the lease up, or after /proc/sys/fs/lease-break-time (45 s). An unhandled SIGIO ends the process,
+so no lease is taken before its handler is in place.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class FileLeases:
     """Takes leases, from any thread, once `open` has put the handler in place.
 
     Args:
-        on_break: called in the event loop when somebody wants to write to a held file.
+        on_break: called in the event loop when a program wants to write to a held file.
     """
 
     def __init__(self, on_break: Callable[[], None]) -> None:
@@ -44,7 +44,7 @@ class FileLeases:
             return False
         loop = asyncio.get_running_loop()
         try:
-            loop.add_signal_handler(signal.SIGIO, _look_at_all)
+            loop.add_signal_handler(signal.SIGIO, _check_all)
         except (RuntimeError, ValueError):  # only the main thread's loop hears signals
             return False
         self._loop = loop
@@ -52,7 +52,7 @@ class FileLeases:
         return True
 
     def close(self) -> None:
-        """Give every lease up, then the handler."""
+        """Give up every lease, then the handler."""
         for descriptor in tuple(self._held):
             release(descriptor)
         _OPEN.discard(self)
@@ -107,7 +107,7 @@ class FileLeases:
 _OPEN: Final[set[FileLeases]] = set()
 
 
-def _look_at_all() -> None:
+def _check_all() -> None:
     """SIGIO names no file."""
     for leases in tuple(_OPEN):
         leases.check_leases()

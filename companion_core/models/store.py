@@ -1,8 +1,8 @@
 """From a signed entry to proved bytes: the one place that makes a `VerifiedModel` (I-01, I-04).
 
-Bytes go into a file that only we could have made; what is hashed is that file, through a
-descriptor that stays open; only then does it get its name. What a failure leaves has no name
-that anything runs (`partial.py`); a later run goes on with it and hashes the whole.
+Bytes go into a file that no other user can make. That file is hashed through a descriptor that
+stays open, and only then gets its name. A failure leaves no name that anything runs
+(`partial.py`); a later run continues with the bytes and hashes the whole.
 """
 
 from __future__ import annotations
