@@ -30,6 +30,7 @@ from companion_core.gateway.states import (
 )
 
 ROOT = Path(__file__).resolve().parent.parent
+EVERY_FILE = "## Every file"
 NOTE = "<!-- Written by tools/write_docs.py from the code; edit that. -->"
 
 
@@ -312,7 +313,28 @@ def _client_value(row: Row) -> str:
     return row.value.value if isinstance(row.value, Session) else f"`{row.value}`"
 
 
+def architecture() -> Iterator[str]:
+    """Yield docs/architecture.md: its text by hand, then every file with its own first line."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    yield text.partition(EVERY_FILE)[0].rstrip()
+    yield ""
+    yield EVERY_FILE
+    yield ""
+    yield NOTE
+    yield ""
+    package = ROOT / "companion_core"
+    abouts = {
+        file.relative_to(package).as_posix(): ast.get_docstring(ast.parse(file.read_text("utf-8")))
+        for file in sorted(package.rglob("*.py"))
+    }
+    yield from _table(
+        ("file", "what it is"),
+        [(f"`{name}`", about.split("\n")[0]) for name, about in abouts.items() if about],
+    )
+
+
 PAGES: dict[str, Callable[[], Iterator[str]]] = {
+    "docs/architecture.md": architecture,
     "docs/reasons.md": reasons,
     "docs/lifecycle.md": lifecycle,
     "docs/configuration.md": configuration,
