@@ -19,6 +19,8 @@ DELAYS_SECONDS: Final = (1.0, 5.0, 15.0, 60.0)
 # This many endings within this time are a crash loop.
 LOOP_ENDINGS: Final = 5
 LOOP_SECONDS: Final = 600.0
+# With these the model is let go of: no later start has its proof.
+_WITHOUT_MODEL: Final = frozenset({Reason.MODEL_IN_USE, Reason.MODEL_REMOVED})
 _LEAST_CONTEXT: Final = 512
 _FIRST_CONTEXT: Final = 4096
 
@@ -68,7 +70,8 @@ def decide_restart(ending: Ending, endings: Sequence[float], now: float) -> Rest
         own_exit = ending.exit_code is not None and ending.exit_code >= 0
         permanent = own_exit and not ending.ready
     else:
-        permanent = REASONS[ending.reason].culprit is not Culprit.ENVIRONMENT
+        passing = REASONS[ending.reason].culprit is Culprit.ENVIRONMENT
+        permanent = not passing or ending.reason in _WITHOUT_MODEL
     if permanent:
         return RestartDecision(delay=None, reason=ending.reason)
     recent = sum(1 for at in endings if 0 <= now - at <= LOOP_SECONDS)

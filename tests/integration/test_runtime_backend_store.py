@@ -16,7 +16,7 @@ pytestmark = pytest.mark.integration
 UNDUMPABLE = """
 import ctypes, os, sys, threading
 from pathlib import Path
-from companion_core.runtime.start import backend_store
+from companion_core.runtime.start import model_link
 import runtime_parts
 ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
 folder = Path(sys.argv[1])
@@ -25,7 +25,7 @@ folder = Path(sys.argv[1])
 model = runtime_parts.verified_model(folder / "model")
 linked = []
 worker = threading.Thread(
-    target=lambda: linked.append(backend_store._link(model.files[0], folder / "link"))
+    target=lambda: linked.append(model_link.make_link(model.files[0], folder / "link"))
 )
 worker.start()
 worker.join()

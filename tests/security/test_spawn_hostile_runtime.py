@@ -105,6 +105,7 @@ def test_nothing_of_the_companions_environment_reaches_the_runtime(machine, monk
             "HOME": folder,
             "TMPDIR": folder,
             "LANG": "C.UTF-8",
+            "PYTHONUNBUFFERED": "1",
             "TEST_MODE": "on",
         }
         await machine.supervisor.stop()

@@ -109,3 +109,9 @@ def test_a_smaller_size_is_whole_and_keeps_its_context_until_one_is_left() -> No
     assert halved == Size(parallel=1, context_length=1024)
     assert type(halved.context_length) is int
     assert type(smaller(Size(parallel=5, context_length=None)).parallel) is int
+
+
+@pytest.mark.parametrize("reason", [Reason.MODEL_IN_USE, Reason.MODEL_REMOVED])
+def test_without_its_model_nothing_is_started_again(reason):
+    ending = Ending(reason=reason, exit_code=None, ready=False)
+    assert decide_restart(ending, [1.0], 2.0) == RestartDecision(delay=None, reason=reason)
