@@ -33,6 +33,8 @@ COMPANION = """
 import asyncio, runpy, sys
 from pathlib import Path
 from companion_core.decisions.isolation import Tier
+from companion_core.runtime.isolation import confinement
+confinement.OWN_NAMESPACES = {namespaces}
 sys.argv = ["runtime_parts"]
 import importlib.util
 spec = importlib.util.spec_from_file_location("runtime_parts", {parts!r})
@@ -65,7 +67,12 @@ def test_a_killed_companion_takes_the_whole_tree_with_it(early, tier, require_ti
     with tempfile.TemporaryDirectory(prefix="cc-") as folder:
         behaviour = "'hang'" if early else "'stubborn', 'offspring'"
         source = COMPANION.format(
-            parts=str(PARTS_FILE), folder=folder, behaviour=behaviour, early=early, tier=tier.value
+            parts=str(PARTS_FILE),
+            folder=folder,
+            behaviour=behaviour,
+            early=early,
+            tier=tier.value,
+            namespaces=True,
         )
         with subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE) as companion:
             pids = [int(word) for word in companion.stdout.readline().split()]
@@ -87,7 +94,8 @@ def running(folder: str) -> list[int]:
     return found
 
 
-def test_survivors_of_a_killed_companion_and_keeper_are_reclaimed() -> None:
+@pytest.mark.parametrize(("namespaces", "survivors"), [(False, 1), (True, 0)])
+def test_survivors_of_a_killed_companion_and_keeper_are_reclaimed(namespaces, survivors) -> None:
     with tempfile.TemporaryDirectory(prefix="cc-") as folder:
         source = COMPANION.format(
             parts=str(PARTS_FILE),
@@ -95,6 +103,7 @@ def test_survivors_of_a_killed_companion_and_keeper_are_reclaimed() -> None:
             behaviour="'stubborn', 'offspring'",
             early=False,
             tier="none",
+            namespaces=namespaces,
         )
         with subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE) as companion:
             keeper = int(companion.stdout.readline().split()[0])
@@ -105,11 +114,12 @@ def test_survivors_of_a_killed_companion_and_keeper_are_reclaimed() -> None:
             assert parts.wait_until(lambda: stopped.status() == psutil.STATUS_STOPPED)
             os.kill(keeper, signal.SIGKILL)
             companion.send_signal(signal.SIGKILL)
-        # The runtime dies with its keeper; what it forked has a session of its own and lives.
-        assert parts.wait_until(lambda: len(running(folder)) == 1)
+        # The runtime dies with its keeper. Its child has a session of its own and lives, unless
+        # both are in a process namespace, which ends as a whole.
+        assert parts.wait_until(lambda: len(running(folder)) == survivors)
         run = Path(folder, "run")
         assert len(list(run.iterdir())) == 1
-        assert reclaim(Path(folder, "runtime.json"), run, LiveEgress()) == 1
+        assert reclaim(Path(folder, "runtime.json"), run, LiveEgress()) == survivors
         assert running(folder) == []
         assert list(run.iterdir()) == []
 
