@@ -98,8 +98,12 @@ def test_what_cannot_be_started_is_said(spawner: Callable[..., FakeSpawner]):
     assert untried.what == "the start: no model of the format mlx was given"
 
 
-def test_the_embedded_llama_cpp_conforms(require_real: Callable[[str, bool], None]):
+def test_the_embedded_llama_cpp_conforms(
+    require_real: Callable[[str, bool], None], monkeypatch: pytest.MonkeyPatch
+):
     require_real("xllamacpp", importlib.util.find_spec("xllamacpp") is not None)
+    # Another test may have imported it; the check must not.
+    monkeypatch.delitem(sys.modules, "companion_runtime_llamacpp.embedded", raising=False)
     from companion_runtime_llamacpp import plugin  # noqa: PLC0415 - a real part that may be missing
 
     modules = frozenset({"companion_runtime_llamacpp.embedded"})
