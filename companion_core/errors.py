@@ -59,6 +59,8 @@ class Reason(enum.StrEnum):
     MANIFEST_UNAVAILABLE = "manifest_unavailable"
     MODEL_NOT_IN_MANIFEST = "model_not_in_manifest"
     MODEL_FORMAT_UNSUPPORTED = "model_format_unsupported"
+    MODEL_ID_TAKEN = "model_id_taken"
+    PERSONAL_KEY_MISSING = "personal_key_missing"
 
     # Lifecycle and availability (I-09).
     INVALID_TRANSITION = "invalid_transition"

@@ -20,7 +20,7 @@ _LEAST_BYTES: Final = 1024 * 1024
 _MOST_BYTES: Final = 1024 * 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Pieces(Evidence):
     """The SHA-256 of each piece of a file, in order; made by `parse_pieces` alone.
 
@@ -62,4 +62,4 @@ def parse_pieces(size: object, digests: object, *, total: int) -> Pieces | None:
         return None
     if len(digests) != -(-total // size) * DIGEST_BYTES:
         return None
-    return Pieces(size, digests, total)
+    return Pieces(size=size, digests=digests, total=total)

@@ -52,4 +52,4 @@ def test_digests_that_are_not_one_for_each_piece(digests: object) -> None:
 
 def test_pieces_are_made_by_their_rule_alone() -> None:
     with pytest.raises(TypeError):
-        Pieces(MEBIBYTE, ONE, 1)
+        Pieces(size=MEBIBYTE, digests=ONE, total=1)
