@@ -81,7 +81,7 @@ class InstancePaths:
     """The folders and files of one companion.
 
     Attributes:
-        root: the state folder; models are shared by all instances in it.
+        root: the state folder; all instances in it share models and manifests.
         instance: the name of this companion.
     """
 
@@ -154,9 +154,18 @@ class InstancePaths:
         return self.folder / "runtime.json"
 
     @property
+    def manifests(self) -> Path:
+        """What was seen of manifests, and the accepted ones; shared by all instances."""
+        return self.root / "manifests"
+
+    @property
     def manifest_memory(self) -> Path:
-        """The newest manifest seen, and the latest wall time."""
-        return self.folder / "manifest-memory.json"
+        """The newest manifest seen of each key, and the latest wall time."""
+        return self.manifests / "memory.json"
+
+    def earlier_manifest_memories(self) -> list[Path]:
+        """Return the files that an earlier release kept in each instance's folder."""
+        return sorted((self.root / "instances").glob("*/manifest-memory.json"))
 
     def runtime_data(self, runtime: str) -> Path:
         """The folder that a runtime keeps between starts."""
@@ -175,7 +184,8 @@ class InstancePaths:
         refuse_shared(self.root)
         self.refuse_links()
         private_folder(self.root, may_be_link=True)
-        for folder in (self.root / "instances", self.folder, self.models, self.logs):
+        instances = self.root / "instances"
+        for folder in (instances, self.folder, self.models, self.manifests, self.logs):
             private_folder(folder)
 
     def refuse_links(self) -> None:
@@ -186,8 +196,8 @@ class InstancePaths:
         Raises:
             Refused: `state_path_unsafe`.
         """
-        data = self.folder / "data"
-        for folder in (self.root / "instances", self.folder, self.models, self.logs, data):
+        shared = (self.root / "instances", self.models, self.manifests)
+        for folder in (*shared, self.folder, self.logs, self.folder / "data"):
             refuse_link(folder)
 
     def run_folder(self) -> Path:

@@ -17,9 +17,9 @@ from companion_core.decisions.evidence import Evidence
 from companion_core.decisions.integrity import MAX_SIZE, ModelSpec, parse_model_spec
 from companion_core.decisions.numbers import is_finite
 from companion_core.decisions.signatures import (
-    any_trusted,
     parse_public_key,
     pre_authentication_encoding,
+    trusted_signers,
 )
 from companion_core.decisions.source import (
     SourceUrl,
@@ -102,6 +102,7 @@ class Manifest(Evidence):
     Attributes:
         issued: seconds since the epoch, as is `expires`.
         payload_sha256: of the signed bytes; the next manifest is compared with it and `version`.
+        signers: the ids of the trusted keys that signed it.
     """
 
     version: int
@@ -110,6 +111,7 @@ class Manifest(Evidence):
     allowed_sources: tuple[str, ...]
     models: tuple[ManifestModel, ...]
     payload_sha256: str
+    signers: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +142,8 @@ def verify_manifest(
         last_seen: an older version is refused, and so are other bytes under the same version.
     """
     try:
-        payload = _signed_payload(raw, trusted_keys)
-        manifest = _manifest(payload)
+        payload, signers = _signed_payload(raw, trusted_keys)
+        manifest = _manifest(payload, signers)
     except _Malformed as malformed:
         return refuse(malformed.reason)
     if last_seen is not None:
@@ -160,7 +162,7 @@ def verify_manifest(
 def check_payload(payload: bytes) -> Verdict:
     """Say whether a payload would be a manifest if it were signed; its dates are not judged."""
     try:
-        _manifest(payload)
+        _manifest(payload, ())
     except _Malformed as malformed:
         return refuse(malformed.reason)
     return OK
@@ -219,7 +221,7 @@ def check_trust_anchor(
 # --- the envelope ---------------------------------------------------------------------------
 
 
-def _signed_payload(raw: object, trusted_keys: Sequence[str]) -> bytes:
+def _signed_payload(raw: object, trusted_keys: Sequence[str]) -> tuple[bytes, tuple[str, ...]]:
     envelope = parse_json(raw, limit=MAX_MANIFEST_BYTES)
     kind, encoded, entries = _fields(envelope, "payload_type", "payload", "signatures")
     payload = decode_base64(encoded)
@@ -229,9 +231,10 @@ def _signed_payload(raw: object, trusted_keys: Sequence[str]) -> bytes:
     keys = [parse_public_key(key) for key in trusted_keys]
     trusted = [key for key in keys if key is not None]
     message = pre_authentication_encoding(PAYLOAD_TYPE, payload)
-    if len(trusted) != len(keys) or not any_trusted(signatures, trusted, message):
+    signers = trusted_signers(signatures, trusted, message)
+    if len(trusted) != len(keys) or not signers:
         raise _Malformed(Reason.MANIFEST_SIGNATURE_INVALID)
-    return payload
+    return payload, signers
 
 
 def _signature(entry: object) -> tuple[str, bytes]:
@@ -244,7 +247,7 @@ def _signature(entry: object) -> tuple[str, bytes]:
 # --- the payload ----------------------------------------------------------------------------
 
 
-def _manifest(payload: bytes) -> Manifest:
+def _manifest(payload: bytes, signers: tuple[str, ...]) -> Manifest:
     document = parse_json(payload, limit=MAX_MANIFEST_BYTES)
     schema, version, issued, expires, sources, models = _fields(
         document, "schema", "version", "issued", "expires", "allowed_sources", "models"
@@ -263,7 +266,7 @@ def _manifest(payload: bytes) -> Manifest:
     if sum(len(model.files) for model in parsed) > MAX_FILES:
         raise _Malformed
     digest = hashlib.sha256(payload).hexdigest()
-    return Manifest(version, begin, end, allowed, parsed, digest)
+    return Manifest(version, begin, end, allowed, parsed, digest, signers)
 
 
 def _source(entry: object) -> str:

@@ -12,12 +12,13 @@ pytestmark = pytest.mark.unit
 LONGEST = "/01234567/backend.sock"
 
 
-def test_two_instances_share_models_and_nothing_else(tmp_path):
+def test_two_instances_share_models_and_manifests_and_nothing_else(tmp_path):
     one, two = InstancePaths(tmp_path), InstancePaths(tmp_path, "two")
     one.prepare()
     two.prepare()
     assert one.models == two.models
-    for name in ("folder", "logs", "lock_file", "state_file", "manifest_memory"):
+    assert one.manifest_memory == two.manifest_memory
+    for name in ("folder", "logs", "lock_file", "state_file"):
         assert getattr(one, name) != getattr(two, name)
     assert one.run_folder() != two.run_folder()
 
@@ -63,6 +64,7 @@ def test_a_folder_that_holds_something_else_is_refused_and_left_as_it_is(tmp_pat
         "instances/default/logs",
         "instances/default/data",
         "models",
+        "manifests",
     ],
 )
 def test_a_link_in_place_of_a_folder_of_ours_is_refused(tmp_path, name):
