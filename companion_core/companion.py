@@ -68,6 +68,7 @@ class Companion:
         self._token: Secret | None = None
         self._serving: Serving | None = None
         self._served: ServedModel | None = None
+        self._source: ModelSource | None = None
         self._swaps = Swaps(config.model.id, on_step)
 
     @classmethod
@@ -165,6 +166,7 @@ class Companion:
             reason=verdict.reason,
             pid=os.getpid(),
             started_at=self._started_at,
+            manifest=None if self._source is None else self._source.manifest_status(),
             model=ModelStatus(id=model_id, verified=served is not None and served.verified),
             lifecycle=serving.lifecycle,
             gateway=serving.gateway,
@@ -204,6 +206,7 @@ class Companion:
         token = await self._open_keychain(authority)
         source = ModelSource(self._config, self._paths, self._egress, context, runtime)
         self._undo.callback(source.close)
+        self._source = source
         held = await source.obtain(self._config.model.id, self._on_step)
         served = await self._serve(held, runtime, token)
         self._undo.push_async_callback(self._swaps.close)

@@ -57,6 +57,8 @@ class Reason(enum.StrEnum):
     MANIFEST_ROLLED_BACK = "manifest_rolled_back"
     MANIFEST_UNTRUSTED = "manifest_untrusted"
     MANIFEST_UNAVAILABLE = "manifest_unavailable"
+    MANIFEST_MEMORY_DAMAGED = "manifest_memory_damaged"
+    CLOCK_SET_BACK = "clock_set_back"
     MODEL_NOT_IN_MANIFEST = "model_not_in_manifest"
     MODEL_FORMAT_UNSUPPORTED = "model_format_unsupported"
     MODEL_ID_TAKEN = "model_id_taken"

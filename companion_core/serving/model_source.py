@@ -1,6 +1,7 @@
 """From an id to a verified model whose files are held by leases (I-01, I-02, I-04).
 
-The manifest is fetched anew each time. A model that was handed out stays held until it is closed,
+The manifest is fetched anew each time; while its host is silent, the accepted one serves until it
+expires. A model that was handed out stays held until it is closed,
 so two may be held at once: the one that serves, and the one that is to follow it.
 """
 
@@ -9,8 +10,11 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Final
 
-from companion_core.authority.manifest_fetch import ManifestMemory, fetch_manifest
+from companion_core.authority.current_manifest import CurrentManifest, current_manifest
+from companion_core.authority.manifest_memory import ManifestMemory
 from companion_core.config.paths import InstancePaths
 from companion_core.config.sections import Config
 from companion_core.decisions.manifest import Manifest, ManifestModel
@@ -19,11 +23,14 @@ from companion_core.errors import Reason, Refused, error_for
 from companion_core.models.lease import FileLeases
 from companion_core.models.store import ModelStore, VerifiedModel
 from companion_core.serving.assembly import RuntimeProviders
+from companion_core.serving.status import ManifestStatus
 from companion_core.serving.step import OnStep, Step, amount
 from companion_core.system.clock import wall_now
 from companion_core.system.tasks import run_in_worker
 
 __all__ = ["HeldModel", "ModelSource"]
+
+_SHOWN_IDS: Final = 20
 
 
 class HeldModel:
@@ -108,6 +115,7 @@ class ModelSource:
         self._chosen = runtime.chosen
         self._clock = clock
         self._held: set[HeldModel] = set()
+        self._manifest: CurrentManifest | None = None
 
     async def obtain(self, model_id: str, on_step: OnStep) -> HeldModel:
         """Fetch the manifest, then the model; return when every file of it is proved.
@@ -119,8 +127,9 @@ class ModelSource:
         Raises:
             CompanionError: nothing new is held.
         """
-        manifest = await self._fetch_manifest()
-        on_step(Step("manifest", f"version {manifest.version}: signed by a trusted key, unexpired"))
+        self._manifest = current = await self._current_manifest()
+        on_step(Step("manifest", _about(current)))
+        manifest = current.manifest
         model = _find_model(manifest, model_id)
         if model.format not in self._chosen.spawn.provider.formats:
             raise error_for(Reason.MODEL_FORMAT_UNSUPPORTED)
@@ -136,19 +145,30 @@ class ModelSource:
             raise
         return held
 
+    def manifest_status(self) -> ManifestStatus | None:
+        """Say which manifest was used last."""
+        current = self._manifest
+        if current is None:
+            return None
+        return ManifestStatus(
+            version=current.manifest.version,
+            source="stored" if current.is_stored else "fetched",
+            fetched_at=datetime.fromtimestamp(current.fetched_at, UTC),
+        )
+
     def close(self) -> None:
         """Close every model that was handed out; no runtime may have one open."""
         for held in self._held:
             held.close()
 
-    async def _fetch_manifest(self) -> Manifest:
+    async def _current_manifest(self) -> CurrentManifest:
         return await run_in_worker(
-            lambda cancelled: fetch_manifest(
+            lambda cancelled: current_manifest(
                 self._config.manifest.url,
                 egress=self._egress,
                 context=self._context,
                 trusted_keys=self._config.manifest.trusted_keys,
-                memory=ManifestMemory(self._paths.manifest_memory),
+                memory=ManifestMemory.of(self._paths),
                 wall_now=self._clock(),
                 cancelled=cancelled,
             )
@@ -178,7 +198,20 @@ def _find_model(manifest: Manifest, model_id: str) -> ManifestModel:
     for model in manifest.models:
         if model.id == model_id:
             return model
-    raise Refused(Reason.MODEL_NOT_IN_MANIFEST)
+    ids = [model.id for model in manifest.models]
+    more = f" and {len(ids) - _SHOWN_IDS} more" if len(ids) > _SHOWN_IDS else ""
+    raise Refused(
+        Reason.MODEL_NOT_IN_MANIFEST, f"the manifest has {', '.join(ids[:_SHOWN_IDS])}{more}"
+    )
+
+
+def _about(current: CurrentManifest) -> str:
+    about = f"version {current.manifest.version}: signed by a trusted key, unexpired"
+    if not current.is_stored:
+        return about
+    moment = datetime.fromtimestamp(current.fetched_at, UTC)
+    why = f" ({current.unreachable})" if current.unreachable else ""
+    return f"{about}; the stored one of {moment:%Y-%m-%d %H:%M} UTC: its host does not answer{why}"
 
 
 def _proved(model: VerifiedModel) -> Step:

@@ -15,6 +15,7 @@ from companion_core.providers import ResourceObservation
 from companion_core.serving.status import (
     CompanionStatus,
     GatewayStatus,
+    ManifestStatus,
     ModelStatus,
     RuntimeStatus,
     SwapStatus,
@@ -33,6 +34,7 @@ def test_a_companion_that_serves_says_all_of_it() -> None:
         pid=1,
         started_at=STARTED_AT,
         model=ModelStatus(id="tiny", verified=True),
+        manifest=ManifestStatus(version=7, source="stored", fetched_at=STARTED_AT),
         lifecycle=State.READY,
         gateway=GatewayStatus(url="http://127.0.0.1:1/v1"),
         runtime=RuntimeStatus(
@@ -56,6 +58,7 @@ def test_a_companion_that_serves_says_all_of_it() -> None:
         "pid": 1,
         "started_at": "2026-01-02T03:04:05Z",
         "model": {"id": "tiny", "verified": True},
+        "manifest": {"version": 7, "source": "stored", "fetched_at": "2026-01-02T03:04:05Z"},
         "lifecycle": "ready",
         "gateway": {"url": "http://127.0.0.1:1/v1"},
         "runtime": {
@@ -93,6 +96,7 @@ def test_a_companion_that_has_nothing_yet_says_so_and_of_no_swap() -> None:
         "pid": 1,
         "started_at": "2026-01-02T03:04:05Z",
         "model": {"id": "tiny", "verified": False},
+        "manifest": None,
         "lifecycle": "stopped",
         "gateway": None,
         "runtime": None,
