@@ -19,7 +19,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-from companion_core.authority.manifest_fetch import ManifestMemory
+from companion_core.authority.manifest_memory import ManifestMemory
 from companion_core.authority.own_model import ADDED, ORIGIN, OwnModel, folders, rfc3339
 from companion_core.authority.signing_key import PersonalKeys, SigningKey
 from companion_core.decisions.manifest import SCHEMA, Manifest, check_payload, verify_manifest
@@ -235,7 +235,7 @@ class PersonalManifest:
         raw, manifest = self._signed(draft, key)
         # Remembered last: a crash between the two leaves a list that is newer than what is known.
         write_private(self._path, raw)
-        self._memory.record([key.public_text], manifest, self._clock())
+        self._memory.record(manifest, self._clock())
         return manifest
 
     @contextlib.contextmanager

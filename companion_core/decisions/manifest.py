@@ -118,11 +118,8 @@ class Manifest(Evidence):
     Attributes:
         issued: seconds since the epoch, as is `expires`.
         payload_sha256: of the signed bytes; the next manifest is compared with it and `version`.
-<<<<<<< HEAD
-        kind: who vouches for its models.
-=======
         signers: the ids of the trusted keys that signed it.
->>>>>>> manifest
+        kind: who vouches for its models.
     """
 
     version: int
@@ -131,11 +128,8 @@ class Manifest(Evidence):
     allowed_sources: tuple[str, ...]
     models: tuple[ManifestModel, ...]
     payload_sha256: str
-<<<<<<< HEAD
-    kind: ManifestKind = ManifestKind.PUBLISHER
-=======
     signers: tuple[str, ...]
->>>>>>> manifest
+    kind: ManifestKind = ManifestKind.PUBLISHER
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,13 +166,8 @@ def verify_manifest(
         kind: which one is asked for; a manifest of the other kind is malformed.
     """
     try:
-<<<<<<< HEAD
-        payload = _signed_payload(raw, trusted_keys, kind)
-        manifest = _manifest(payload, kind)
-=======
-        payload, signers = _signed_payload(raw, trusted_keys)
-        manifest = _manifest(payload, signers)
->>>>>>> manifest
+        payload, signers = _signed_payload(raw, trusted_keys, kind)
+        manifest = _manifest(payload, signers, kind)
     except _Malformed as malformed:
         return refuse(malformed.reason)
     if last_seen is not None:
@@ -197,11 +186,7 @@ def verify_manifest(
 def check_payload(payload: bytes, kind: ManifestKind = ManifestKind.PUBLISHER) -> Verdict:
     """Say whether a payload would be a manifest if it were signed; its dates are not judged."""
     try:
-<<<<<<< HEAD
-        _manifest(payload, kind)
-=======
-        _manifest(payload, ())
->>>>>>> manifest
+        _manifest(payload, (), kind)
     except _Malformed as malformed:
         return refuse(malformed.reason)
     return OK
@@ -260,29 +245,20 @@ def check_trust_anchor(
 # --- the envelope ---------------------------------------------------------------------------
 
 
-<<<<<<< HEAD
-def _signed_payload(raw: object, trusted_keys: Sequence[str], kind: ManifestKind) -> bytes:
+def _signed_payload(
+    raw: object, trusted_keys: Sequence[str], kind: ManifestKind
+) -> tuple[bytes, tuple[str, ...]]:
     envelope = parse_json(raw, limit=kind.max_bytes)
     payload_type, encoded, entries = _fields(envelope, "payload_type", "payload", "signatures")
-=======
-def _signed_payload(raw: object, trusted_keys: Sequence[str]) -> tuple[bytes, tuple[str, ...]]:
-    envelope = parse_json(raw, limit=MAX_MANIFEST_BYTES)
-    kind, encoded, entries = _fields(envelope, "payload_type", "payload", "signatures")
->>>>>>> manifest
     payload = decode_base64(encoded)
     if payload_type != kind.payload_type or payload is None:
         raise _Malformed
     signatures = [_signature(entry) for entry in _list(entries, MAX_SIGNATURES, least=0)]
     keys = [parse_public_key(key) for key in trusted_keys]
     trusted = [key for key in keys if key is not None]
-<<<<<<< HEAD
     message = pre_authentication_encoding(kind.payload_type, payload)
-    if len(trusted) != len(keys) or not any_trusted(signatures, trusted, message):
-=======
-    message = pre_authentication_encoding(PAYLOAD_TYPE, payload)
     signers = trusted_signers(signatures, trusted, message)
     if len(trusted) != len(keys) or not signers:
->>>>>>> manifest
         raise _Malformed(Reason.MANIFEST_SIGNATURE_INVALID)
     return payload, signers
 
@@ -297,13 +273,8 @@ def _signature(entry: object) -> tuple[str, bytes]:
 # --- the payload ----------------------------------------------------------------------------
 
 
-<<<<<<< HEAD
-def _manifest(payload: bytes, kind: ManifestKind) -> Manifest:
+def _manifest(payload: bytes, signers: tuple[str, ...], kind: ManifestKind) -> Manifest:
     document = parse_json(payload, limit=kind.max_bytes)
-=======
-def _manifest(payload: bytes, signers: tuple[str, ...]) -> Manifest:
-    document = parse_json(payload, limit=MAX_MANIFEST_BYTES)
->>>>>>> manifest
     schema, version, issued, expires, sources, models = _fields(
         document, "schema", "version", "issued", "expires", "allowed_sources", "models"
     )
@@ -322,11 +293,7 @@ def _manifest(payload: bytes, signers: tuple[str, ...]) -> Manifest:
     if sum(len(model.files) for model in parsed) > MAX_FILES:
         raise _Malformed
     digest = hashlib.sha256(payload).hexdigest()
-<<<<<<< HEAD
-    return Manifest(version, begin, end, allowed, parsed, digest, kind)
-=======
-    return Manifest(version, begin, end, allowed, parsed, digest, signers)
->>>>>>> manifest
+    return Manifest(version, begin, end, allowed, parsed, digest, signers, kind)
 
 
 def _source(entry: object) -> str:

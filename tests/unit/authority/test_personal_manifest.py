@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from companion_core.authority.manifest_fetch import ManifestMemory
+from companion_core.authority.manifest_memory import ManifestMemory
 from companion_core.authority.own_model import OwnFile, OwnModel
 from companion_core.authority.personal_manifest import PersonalManifest
 from companion_core.authority.signing_key import KeyInKeychain
@@ -52,7 +52,7 @@ def own(tmp_path: Path, clock: Clock, provider: FakeKeychain) -> PersonalManifes
     return PersonalManifest(
         tmp_path / "state" / "own.json",
         keys=KeyInKeychain(provider, "fake"),
-        memory=ManifestMemory(tmp_path / "state" / "memory.json"),
+        memory=ManifestMemory(tmp_path / "memory" / "memory.json"),
         clock=clock,
     )
 
