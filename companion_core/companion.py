@@ -1,7 +1,11 @@
 """The one place where authority, runtime and gateway meet; also the embedding API.
 
     async with Companion.open(config) as companion:
-        client = openai.AsyncOpenAI(base_url=companion.base_url, api_key=companion.token)
+        client = openai.AsyncOpenAI(
+            base_url=companion.base_url,
+            api_key=companion.token,
+            http_client=companion.http_client(),
+        )
 
 Opening does what `companion up` does, step by step. Each step pushes its own undo, so leaving the
 context, a failure and a cancellation all undo the same steps.
@@ -26,6 +30,7 @@ from companion_core.config.reader import Config, load_config
 from companion_core.control.client import InstanceLock
 from companion_core.control.server import ControlServer
 from companion_core.decisions.verdict import Verdict, refuse
+from companion_core.egress.gateway_client import AsyncClient, Client, GatewayClients
 from companion_core.egress.interface import Egress
 from companion_core.egress.live import LiveEgress
 from companion_core.egress.tls_context import build_tls_context
@@ -67,6 +72,7 @@ class Companion:
         self._token: Secret | None = None
         self._serving: Serving | None = None
         self._served: ServedModel | None = None
+        self._clients: GatewayClients | None = None
         self._swaps = Swaps(config.model.id, on_step)
 
     @classmethod
@@ -125,6 +131,24 @@ class Companion:
         if self._token is None:
             raise EnvironmentUnavailable(Reason.NOT_READY)
         return self._token.reveal()
+
+    def http_client(self) -> AsyncClient:
+        """Return a client of the gateway that trusts no environment and reaches nothing else.
+
+        It has the address and the token. Proxies, certificate files and `.netrc` of the environment
+        are ignored, and redirects are not followed. It is closed with the companion, once running
+        answers have ended.
+        """
+        return self._require_clients().make()
+
+    def sync_http_client(self) -> Client:
+        """Return what `http_client` does for code that runs in threads beside the event loop."""
+        return self._require_clients().make_sync()
+
+    def _require_clients(self) -> GatewayClients:
+        if self._clients is None:
+            raise EnvironmentUnavailable(Reason.NOT_READY)
+        return self._clients
 
     def request_stop(self, *, now: bool = False) -> None:
         """Ask for a drain and a stop; with `now`, without waiting for running answers.
@@ -266,9 +290,16 @@ class Companion:
         self._on_step(Step("gateway", f"listens on loopback only: {serving.gateway.base_url}"))
         self._undo.push_async_callback(serving.stop)
         await served.begin()
+        self._clients = GatewayClients(serving.gateway.base_url, token)
+        self._undo.push_async_callback(self._close_clients)
         self._undo.push_async_callback(served.drain)
         self._undo.push_async_callback(served.unwatch)
         return served
+
+    async def _close_clients(self) -> None:
+        clients, self._clients = self._clients, None
+        if clients is not None:
+            await clients.close()
 
     async def _clear_token(self, stored: LoopbackToken) -> None:
         self._token = None
