@@ -20,7 +20,7 @@ import threading
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 from companion_core.config.paths import DEFAULT_INSTANCE, InstancePaths, default_state_dir
@@ -33,6 +33,7 @@ from companion_core.egress.interface import Egress
 from companion_core.egress.live import LiveEgress
 from companion_core.egress.tls_context import build_tls_context
 from companion_core.errors import EnvironmentUnavailable, Reason, error_for
+from companion_core.plugin_host import check_pins
 from companion_core.runtime import reclaim
 from companion_core.serving.assembly import AuthorityProviders, RuntimeProviders, assemble
 from companion_core.serving.events import Announcer, Event, EventKind, EventStream
@@ -68,10 +69,13 @@ class Companion:
         paths: InstancePaths,
         egress: Egress,
         on_step: OnStep | None = None,
+        *,
+        pins: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._config = config
         self._paths = paths
         self._egress = egress
+        self._pins = pins
         self._events = Announcer(on_step)
         self._on_step = self._events.step
         self._lifetime = Lifetime()
@@ -93,6 +97,7 @@ class Companion:
         instance: str = DEFAULT_INSTANCE,
         egress: Egress | None = None,
         on_step: OnStep | None = None,
+        trusted_plugins: Mapping[str, str] | Path | str = MappingProxyType({}),
     ) -> Companion:
         """Return a companion to be used with `async with`, which starts and stops it.
 
@@ -104,9 +109,13 @@ class Companion:
             on_step: hears each step, and the progress of a long one, in the thread of the event
                 loop that enters the companion: one call at a time, in order. It must return soon.
                 What it raises goes to the loop's exception handler and ends nothing.
+            trusted_plugins: plugins that the product ships and vouches for: the SHA-256 of each
+                one's code by its name, or the path of a JSON file of them. Those of the
+                configuration's `plugins.pins_file` count as well.
 
         Raises:
             UsageError: `configuration_invalid`.
+            Refused: `state_path_unsafe`, others can change the file of pinned plugins.
         """
         checked = config if isinstance(config, Config) else load_config(Path(config))
         root = default_state_dir() if state_dir is None else Path(state_dir).absolute()
@@ -115,6 +124,7 @@ class Companion:
             InstancePaths(root, instance),
             LiveEgress() if egress is None else egress,
             on_step,
+            pins=check_pins(trusted_plugins),
         )
 
     async def __aenter__(self) -> Self:
@@ -235,7 +245,7 @@ class Companion:
         context = build_tls_context(self._config.network.extra_ca_file)
         authority, runtime = await run_in_worker(
             lambda _cancelled: assemble(
-                self._config, self._egress, context, self._paths.plugin_store
+                self._config, self._egress, context, self._paths.plugin_store, self._pins
             )
         )
         chosen = runtime.chosen

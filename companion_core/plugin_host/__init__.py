@@ -16,7 +16,7 @@ from companion_core.plugin_host.host import (
     load_plugins,
 )
 from companion_core.plugin_host.inventory import find_plugins
-from companion_core.plugin_host.pins import parse_digest, read_pins
+from companion_core.plugin_host.pins import check_pins, parse_digest, read_pins
 from companion_core.plugin_host.rules import (
     FoundPlugin,
     TrustRecord,
@@ -51,6 +51,7 @@ __all__ = [
     "TrustStore",
     "call_provider",
     "call_provider_sync",
+    "check_pins",
     "choose_keychain",
     "find_plugins",
     "first_party_releases",
