@@ -132,6 +132,7 @@ class Reason(enum.StrEnum):
 
     # The keychain (I-13).
     KEYCHAIN_ABSENT = "keychain_absent"
+    KEYCHAIN_COLLECTION_MISSING = "keychain_collection_missing"
     KEYCHAIN_LOCKED = "keychain_locked"
     KEYCHAIN_REFUSED = "keychain_refused"
     KEYCHAIN_TIMEOUT = "keychain_timeout"

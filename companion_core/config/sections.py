@@ -96,6 +96,13 @@ def _key(check: Check, rule: str, default: Any = dataclasses.MISSING, *, varies:
     return field(default=default, metadata=metadata)
 
 
+def _options(side: str) -> Any:
+    """Declare the table of options that a plugin of `side` documents."""
+    rule = f"a table of texts, numbers and booleans that the {side}'s plugin documents"
+    metadata = {"check": _is_options, "rule": rule, "varies": ""}
+    return field(default_factory=lambda: MappingProxyType({}), metadata=metadata)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ManifestConfig:
     """[manifest]: where the manifest is, and which keys may sign it."""
@@ -140,14 +147,7 @@ class RuntimeConfig:
         _is_text(re.compile(r"best\Z|required\Z")), '"best" or "required"', "best"
     )
     unsafe_open_backend: bool = _key(_is_bool, "true or false", default=False)
-    options: Mapping[str, str | int | float | bool] = field(
-        default_factory=lambda: MappingProxyType({}),
-        metadata={
-            "check": _is_options,
-            "rule": "a table of texts, numbers and booleans that the runtime's plugin documents",
-            "varies": "",
-        },
-    )
+    options: Mapping[str, str | int | float | bool] = _options("runtime")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,6 +157,7 @@ class KeychainConfig:
     name: str | None = _key(
         _is_text(_PLUGIN_NAME), "the name of a keychain plugin", None, varies=_SINGLE
     )
+    options: Mapping[str, str | int | float | bool] = _options("keychain")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from companion_core.plugin_host.host import (
     Chosen,
     ChosenRuntime,
     CorePlugin,
+    KeychainOptions,
     LoadedPlugins,
     load_plugins,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "ChosenRuntime",
     "CorePlugin",
     "FoundPlugin",
+    "KeychainOptions",
     "LoadedPlugins",
     "PluginState",
     "Role",

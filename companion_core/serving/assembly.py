@@ -28,6 +28,7 @@ from companion_core.plugin_host import (
     Chosen,
     ChosenRuntime,
     CorePlugin,
+    KeychainOptions,
     LoadedPlugins,
     TrustRecord,
     TrustStore,
@@ -127,6 +128,7 @@ def assemble(
         lambda: context,
         TrustStore(plugin_store).read().trusted,
         {**read_pins(config.plugins.pins_file), **pins},
+        KeychainOptions(name=config.keychain.name, values=config.keychain.options),
     )
     chosen = loaded.select_runtime(config.runtime.name)
     keychain = loaded.select_keychain(config.keychain.name)
@@ -144,6 +146,7 @@ def load_every_plugin(
     context_factory: Callable[[], ssl.SSLContext],
     trusted: Mapping[str, TrustRecord],
     pins: Mapping[str, str] = MappingProxyType({}),
+    keychain: KeychainOptions | None = None,
 ) -> LoadedPlugins:
     """Load the core's own plugins and the installed ones that are trusted."""
     downloads = HttpsDownloadPlugin(HttpsDownloader(egress, context_factory))
@@ -158,6 +161,7 @@ def load_every_plugin(
         ],
         trusted=trusted,
         pins=pins,
+        keychain=keychain,
         narrow=parse_narrow(os.environ.get("COMPANION_PLUGINS")),
     )
 
