@@ -24,7 +24,7 @@ from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 from companion_core.config.paths import DEFAULT_INSTANCE, InstancePaths, default_state_dir
-from companion_core.config.reader import Config, load_config
+from companion_core.config.reader import Config, load_config, with_interpreter
 from companion_core.control.client import InstanceLock
 from companion_core.control.server import ControlServer
 from companion_core.decisions.verdict import Verdict, refuse
@@ -98,6 +98,7 @@ class Companion:
         egress: Egress | None = None,
         on_step: OnStep | None = None,
         trusted_plugins: Mapping[str, str] | Path | str = MappingProxyType({}),
+        interpreter: Path | str | None = None,
     ) -> Companion:
         """Return a companion to be used with `async with`, which starts and stops it.
 
@@ -112,12 +113,16 @@ class Companion:
             trusted_plugins: plugins that the product ships and vouches for: the SHA-256 of each
                 one's code by its name, or the path of a JSON file of them. Those of the
                 configuration's `plugins.pins_file` count as well.
+            interpreter: the Python that runs what the companion starts, in place of
+                `runtime.interpreter`; an application that is frozen needs one.
 
         Raises:
             UsageError: `configuration_invalid`.
             Refused: `state_path_unsafe`, others can change the file of pinned plugins.
         """
         checked = config if isinstance(config, Config) else load_config(Path(config))
+        if interpreter is not None:
+            checked = with_interpreter(checked, str(interpreter))
         root = default_state_dir() if state_dir is None else Path(state_dir).absolute()
         return cls(
             checked,

@@ -112,6 +112,7 @@ class Reason(enum.StrEnum):
     # Starting and watching the runtime (I-05 to I-08).
     RUNTIME_NOT_FOUND = "runtime_not_found"
     EMBEDDED_UNREACHABLE = "embedded_unreachable"
+    INTERPRETER_MISSING = "interpreter_missing"
     RUNTIME_UNSAFE = "runtime_unsafe"
     RUNTIME_CHANGED = "runtime_changed"
     PLAN_REFUSED = "plan_refused"

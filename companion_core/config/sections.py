@@ -134,6 +134,12 @@ class RuntimeConfig:
     binary_sha256: str | None = _key(
         _is_text(_SHA256), "64 lower-case hex digits", None, varies='needed, but for "embedded"'
     )
+    interpreter: str | None = _key(
+        _is_absolute_path,
+        "an absolute path to a Python 3.11 or newer, which runs what the companion starts",
+        None,
+        varies="the one that runs the companion",
+    )
     context_length: int | None = _key(
         _is_int(1, 10_000_000), "tokens, at least 1", None, varies="the model's own"
     )

@@ -7,7 +7,11 @@ modules stay private to the folder and to its tests.
 from __future__ import annotations
 
 from companion_core.plugin_host.calls import PLUGIN_REASONS, call_provider, call_provider_sync
-from companion_core.plugin_host.embedded import require_reachable
+from companion_core.plugin_host.embedded import (
+    ask_interpreter,
+    require_reachable,
+    search_packages_of,
+)
 from companion_core.plugin_host.host import (
     Chosen,
     ChosenRuntime,
@@ -51,6 +55,7 @@ __all__ = [
     "TrustBook",
     "TrustRecord",
     "TrustStore",
+    "ask_interpreter",
     "call_provider",
     "call_provider_sync",
     "check_pins",
@@ -65,6 +70,7 @@ __all__ = [
     "rebuild_binaries",
     "record_of",
     "require_reachable",
+    "search_packages_of",
     "snapshot_provider",
     "survey_plugins",
 ]

@@ -71,7 +71,9 @@ class KeychainOptions:
     """
 
     name: str | None = None
-    values: Mapping[str, OptionValue] = field(default_factory=lambda: MappingProxyType({}))
+    values: Mapping[str, OptionValue] = field(
+        default_factory=lambda: MappingProxyType({}), repr=False
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,6 +15,7 @@ from companion_core.egress.interface import Egress
 from companion_core.errors import Reason
 from companion_core.plugin_host import State, TrustRecord
 from companion_core.providers import OptionValue
+from companion_core.system.interpreter import running_interpreter
 from companion_core.system.stop_signals import stop_signals_wait
 
 __all__ = ["CHECK_SECONDS", "LOAD_SECONDS", "Trial", "row_of"]
@@ -43,7 +43,7 @@ class Trial:
     runtime: str | None = None
     keychain: str | None = None
     keychain_options: Mapping[str, OptionValue] = field(
-        default_factory=lambda: MappingProxyType({})
+        default_factory=lambda: MappingProxyType({}), repr=False
     )
 
     def run(
@@ -79,7 +79,7 @@ class Trial:
             try:
                 with stop_signals_wait():
                     child = self.egress.start_process(
-                        [sys.executable, "-P", "-m", _MODULE],
+                        [running_interpreter().program, "-P", "-m", _MODULE],
                         env=os.environ,
                         stdin=question,
                         stdout=answer,

@@ -6,7 +6,7 @@ import os
 import ssl
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -32,20 +32,29 @@ from companion_core.plugin_host import (
     LoadedPlugins,
     TrustRecord,
     TrustStore,
+    ask_interpreter,
     call_provider_sync,
     load_plugins,
     parse_narrow,
     read_pins,
     rebuild_binaries,
     require_reachable,
+    search_packages_of,
 )
 from companion_core.providers import API_VERSION, HostInfo, Keychain, ResourceLimits
-from companion_core.runtime import StartSpec, probe_isolation, process_probe
+from companion_core.runtime import (
+    StartSpec,
+    check_unreplaceable,
+    probe_isolation,
+    process_probe,
+)
+from companion_core.system.interpreter import Interpreter, running_interpreter
 
 __all__ = [
     "AuthorityProviders",
     "RuntimeProviders",
     "assemble",
+    "choose_interpreter",
     "default_ram_ceiling",
     "load_every_plugin",
 ]
@@ -69,12 +78,14 @@ class RuntimeProviders:
         binary: "embedded" or the configured absolute path.
         limits: as configured, with the default for memory filled in.
         tier: how runtimes are confined here.
+        interpreter: the Python that runs what is started.
     """
 
     chosen: ChosenRuntime
     binary: str
     limits: ResourceLimits
     tier: Tier
+    interpreter: Interpreter = field(default_factory=running_interpreter)
 
     def start_spec(
         self, config: Config, paths: InstancePaths, model: VerifiedModel, size: Size
@@ -100,6 +111,7 @@ class RuntimeProviders:
             options=section.options,
             tier=self.tier,
             allow_open_backend=section.unsafe_open_backend,
+            interpreter=self.interpreter,
         )
 
 
@@ -121,8 +133,10 @@ def assemble(
 
     Raises:
         CompanionError: no plugin fills a role, or several do and none was named; the trust store
-            cannot be read.
+            cannot be read; no interpreter runs what is started.
     """
+    interpreter = choose_interpreter(config, egress)
+    search_packages_of(interpreter)
     loaded = load_every_plugin(
         egress,
         lambda: context,
@@ -134,9 +148,10 @@ def assemble(
     keychain = loaded.select_keychain(config.keychain.name)
     runtime = RuntimeProviders(
         chosen=chosen,
-        binary=_choose_binary(config, chosen, egress),
+        binary=_choose_binary(config, chosen, egress, interpreter),
         limits=_fill_limits(config),
         tier=_choose_tier(config, egress),
+        interpreter=interpreter,
     )
     return AuthorityProviders(keychain=keychain), runtime
 
@@ -166,11 +181,30 @@ def load_every_plugin(
     )
 
 
-def _choose_binary(config: Config, chosen: ChosenRuntime, egress: Egress) -> str:
+def choose_interpreter(config: Config | None, egress: Egress) -> Interpreter:
+    """Return the configured interpreter, proved, or the one that runs this code. Blocking.
+
+    Raises:
+        EnvironmentUnavailable: `interpreter_missing`.
+        Refused: `runtime_unsafe`, others can replace the configured one.
+    """
+    program = None if config is None else config.runtime.interpreter
+    if program is None:
+        return running_interpreter()
+    if not os.path.isfile(program):  # noqa: PTH113 - a path from the configuration
+        raise EnvironmentUnavailable(Reason.INTERPRETER_MISSING, program)
+    for name in (program, os.path.realpath(program)):
+        check_unreplaceable(Path(name))
+    return ask_interpreter(egress, program)
+
+
+def _choose_binary(
+    config: Config, chosen: ChosenRuntime, egress: Egress, interpreter: Interpreter
+) -> str:
     """Return the configured program, else the embedded one; nothing is taken from PATH."""
     binary = _find_binary(config, chosen)
     if binary == EMBEDDED and chosen.site:
-        require_reachable(egress, chosen.distribution, chosen.site)
+        require_reachable(egress, chosen.distribution, chosen.site, interpreter)
     return binary
 
 
