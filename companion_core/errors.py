@@ -116,6 +116,7 @@ class Reason(enum.StrEnum):
     # Starting and watching the runtime (I-05 to I-08).
     RUNTIME_NOT_FOUND = "runtime_not_found"
     EMBEDDED_UNREACHABLE = "embedded_unreachable"
+    INTERPRETER_MISSING = "interpreter_missing"
     RUNTIME_UNSAFE = "runtime_unsafe"
     RUNTIME_CHANGED = "runtime_changed"
     PLAN_REFUSED = "plan_refused"
@@ -136,6 +137,7 @@ class Reason(enum.StrEnum):
 
     # The keychain (I-13).
     KEYCHAIN_ABSENT = "keychain_absent"
+    KEYCHAIN_COLLECTION_MISSING = "keychain_collection_missing"
     KEYCHAIN_LOCKED = "keychain_locked"
     KEYCHAIN_REFUSED = "keychain_refused"
     KEYCHAIN_TIMEOUT = "keychain_timeout"

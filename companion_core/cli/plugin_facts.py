@@ -112,6 +112,7 @@ class PluginCatalog:
             records=[*{**self.book.trusted, **pinned}.values(), *more],
             runtime=None if config is None else config.runtime.name,
             keychain=None if config is None else config.keychain.name,
+            keychain_options={} if config is None else config.keychain.options,
         )
 
     def _load_config(self) -> Config | None:

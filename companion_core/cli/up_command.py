@@ -25,6 +25,7 @@ from companion_core.config.sections import Config
 from companion_core.control.client import find_running
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason, error_for
 from companion_core.serving.step import OnStep, Step
+from companion_core.system.interpreter import running_interpreter
 from companion_core.system.muted_output import set_output_apart
 from companion_core.system.os_compat import NO_FOLLOW
 from companion_core.system.stop_signals import stop_signals_interrupt, stop_signals_wait
@@ -160,6 +161,7 @@ def _serve_for_parent(settings: Settings, config: Config, descriptor: int) -> in
 def _detach(settings: Settings, model_id: str | None, on_step: OnStep) -> dict[str, Any]:
     if sys.platform == "win32":
         raise error_for(Reason.USAGE, "--detach is not for Windows: give it a window of its own")
+    running_interpreter()  # else `_SELF` would be another program
     settings.paths.prepare()
     reading, writing = os.pipe()
     with (

@@ -19,7 +19,7 @@ from companion_core.config.sections import SECTIONS, Config, ModelConfig, is_mod
 from companion_core.errors import Reason, UsageError
 from companion_core.system.state_files import open_ordinary, open_to_others
 
-__all__ = ["load_config", "parse_config", "read_document", "with_model"]
+__all__ = ["load_config", "parse_config", "read_document", "with_interpreter", "with_model"]
 
 MAX_CONFIG_BYTES: Final = 256 * 1024
 
@@ -33,6 +33,17 @@ def with_model(config: Config, model_id: str) -> Config:
     if not is_model_id(model_id):
         raise UsageError(Reason.USAGE, "--model is the id of a model in the manifest")
     return dataclasses.replace(config, model=ModelConfig(id=model_id))
+
+
+def with_interpreter(config: Config, program: str) -> Config:
+    """Return the configuration for another interpreter.
+
+    Raises:
+        UsageError: `configuration_invalid` if `program` is no absolute path.
+    """
+    given = _parse_section("runtime", {"interpreter": program}, "Companion.open", "")
+    runtime = dataclasses.replace(config.runtime, interpreter=given.interpreter)
+    return dataclasses.replace(config, runtime=runtime)
 
 
 def load_config(path: Path) -> Config:

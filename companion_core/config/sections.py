@@ -96,6 +96,13 @@ def _key(check: Check, rule: str, default: Any = dataclasses.MISSING, *, varies:
     return field(default=default, metadata=metadata)
 
 
+def _options(side: str) -> Any:
+    """Declare the table of options that a plugin of `side` documents."""
+    rule = f"a table of texts, numbers and booleans that the {side}'s plugin documents"
+    metadata = {"check": _is_options, "rule": rule, "varies": ""}
+    return field(default_factory=lambda: MappingProxyType({}), metadata=metadata)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ManifestConfig:
     """[manifest]: where the manifest is, and which keys may sign it."""
@@ -127,6 +134,12 @@ class RuntimeConfig:
     binary_sha256: str | None = _key(
         _is_text(_SHA256), "64 lower-case hex digits", None, varies='needed, but for "embedded"'
     )
+    interpreter: str | None = _key(
+        _is_absolute_path,
+        "an absolute path to a Python 3.11 or newer, which runs what the companion starts",
+        None,
+        varies="the one that runs the companion",
+    )
     context_length: int | None = _key(
         _is_int(1, 10_000_000), "tokens, at least 1", None, varies="the model's own"
     )
@@ -140,14 +153,7 @@ class RuntimeConfig:
         _is_text(re.compile(r"best\Z|required\Z")), '"best" or "required"', "best"
     )
     unsafe_open_backend: bool = _key(_is_bool, "true or false", default=False)
-    options: Mapping[str, str | int | float | bool] = field(
-        default_factory=lambda: MappingProxyType({}),
-        metadata={
-            "check": _is_options,
-            "rule": "a table of texts, numbers and booleans that the runtime's plugin documents",
-            "varies": "",
-        },
-    )
+    options: Mapping[str, str | int | float | bool] = _options("runtime")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,6 +163,7 @@ class KeychainConfig:
     name: str | None = _key(
         _is_text(_PLUGIN_NAME), "the name of a keychain plugin", None, varies=_SINGLE
     )
+    options: Mapping[str, str | int | float | bool] = _options("keychain")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

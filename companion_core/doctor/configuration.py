@@ -98,7 +98,7 @@ def _plain(value: Any) -> str:
 
 
 def _shown_options(options: Mapping[str, Any]) -> str:
-    """Return the options; texts are hidden, because a runtime's option may be a secret."""
+    """Return the options; texts are hidden, because an option may be a secret."""
     shown = {name: "…" if isinstance(value, str) else value for name, value in options.items()}
     return json.dumps(shown, ensure_ascii=False)
 
@@ -109,6 +109,7 @@ _SHOWN: Final[Mapping[str, Callable[[Any], str]]] = {
     "manifest.trusted_keys": lambda keys: f"{len(keys)} of Ed25519",
     "runtime.binary_sha256": lambda _digest: "recorded",
     "runtime.options": _shown_options,
+    "keychain.options": _shown_options,
 }
 
 

@@ -31,6 +31,7 @@ from companion_core.runtime import (
 )
 from companion_core.serving.assembly import RuntimeProviders
 from companion_core.serving.backend_at_gateway import BackendAtGateway
+from companion_core.serving.events import Tell
 from companion_core.serving.runtime_health import RuntimeHealth
 from companion_core.serving.status import GatewayStatus, RuntimeStatus, ServingStatus
 from companion_core.serving.watchdog import Timing, Watchdog
@@ -66,6 +67,7 @@ class Serving:
         token: Secret,
         egress: Egress,
         timing: Timing | None = None,
+        tell: Tell = lambda _event: None,
     ) -> None:
         self._config = config
         self._paths = paths
@@ -107,7 +109,8 @@ class Serving:
             parallel=section.max_in_flight, context_length=config.runtime.context_length
         )
         self._timing = Timing() if timing is None else timing
-        self.watchdog = Watchdog(self, self._timing)
+        self._tell = tell
+        self.watchdog = Watchdog(self, self._timing, tell=tell)
 
     # --- what the gateway asks before each request; both answers are ready ----------------
 
@@ -214,7 +217,7 @@ class Serving:
     def begin_anew(self, size: Size) -> None:
         """Begin with another model or size; how often the runtime before ended no longer counts."""
         self.size = size
-        self.watchdog = Watchdog(self, self._timing)
+        self.watchdog = Watchdog(self, self._timing, tell=self._tell)
 
     # --- what the watchdog asks -----------------------------------------------------------
 

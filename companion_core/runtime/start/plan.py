@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -26,6 +26,7 @@ from companion_core.providers import (
     UnixChannel,
 )
 from companion_core.runtime.process.binary import ProvedBinary
+from companion_core.system.interpreter import Interpreter, running_interpreter
 
 __all__ = ["StartSpec", "ask_for_plan", "check_spec", "has_own_network", "tier_for"]
 
@@ -48,6 +49,7 @@ class StartSpec:
         parallel: how many requests the gateway has in flight at most.
         tier: how the runtime is confined; one that works here.
         allow_open_backend: the person accepted a backend without socket and key (I-07).
+        interpreter: runs the keeper, the broker and an embedded runtime.
     """
 
     spawner: Spawner
@@ -68,6 +70,7 @@ class StartSpec:
     tier: Tier
     allow_open_backend: bool = False
     plugin_folders: tuple[str, ...] = ()
+    interpreter: Interpreter = field(default_factory=running_interpreter)
 
     @property
     def store_record(self) -> Path:

@@ -39,6 +39,7 @@ NO_SECRETS = {
     "decisions.custody.SessionMeta.token_type": "Bearer",
     "gateway.http.head.RequestHead.token": "what a client shows, right or wrong; see its repr",
     "plugin_trial.trial.Trial.keychain": "the name of the configured one",
+    "plugin_trial.trial.Trial.keychain_options": "what a person wrote into a file; see its repr",
     "providers.SpawnPlan.backend_key_env": "the name of a variable",
 }
 # Modules that a process of their own runs by path, or that need another system.
