@@ -184,6 +184,9 @@ class GatewayConfig:
     max_in_flight: int = _key(_is_int(1, 1024), "1 to 1024", 2)
     queue_bound: int = _key(_is_int(1, 100_000), "1 to 100000", 16)
     queue_deadline_seconds: float = _key(_is_number(0.1, 3600), "0.1 to 3600 seconds", 30.0)
+    first_byte_seconds: float = _key(
+        _is_number(1, 86_400), "1 to 86400 seconds that an answer may take to begin", 3600.0
+    )
     second_parser: bool = _key(_is_bool, "true or false: llhttp too, if installed", default=True)
 
 

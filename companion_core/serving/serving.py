@@ -83,6 +83,7 @@ class Serving:
                 max_in_flight=section.max_in_flight,
                 queue_bound=section.queue_bound,
                 queue_deadline_seconds=section.queue_deadline_seconds,
+                first_byte_seconds=section.first_byte_seconds,
                 second_parser=section.second_parser,
             ),
             self,
