@@ -37,9 +37,12 @@ from companion_core.errors import EnvironmentUnavailable, Reason, error_for
 from companion_core.plugin_host import check_pins
 from companion_core.runtime import reclaim
 from companion_core.serving.assembly import AuthorityProviders, RuntimeProviders, assemble
+from companion_core.serving.default_model import with_default_model
 from companion_core.serving.events import Announcer, Event, EventKind, EventStream
 from companion_core.serving.lifetime import Lifetime
+from companion_core.serving.model_lists import ModelLists
 from companion_core.serving.model_source import HeldModel, ModelSource
+from companion_core.serving.own_list import open_own_list
 from companion_core.serving.served_model import ServedModel
 from companion_core.serving.serving import Serving
 from companion_core.serving.session_token import SessionToken
@@ -88,7 +91,7 @@ class Companion:
         self._served: ServedModel | None = None
         self._source: ModelSource | None = None
         self._clients: GatewayClients | None = None
-        self._swaps = Swaps(config.model.id, self._on_step, self._events.tell)
+        self._swaps = Swaps(config.model_id, self._on_step, self._events.tell)
 
     @classmethod
     def open(
@@ -126,9 +129,10 @@ class Companion:
         if interpreter is not None:
             checked = with_interpreter(checked, str(interpreter))
         root = default_state_dir() if state_dir is None else Path(state_dir).absolute()
+        paths = InstancePaths(root, instance)
         return cls(
-            checked,
-            InstancePaths(root, instance),
+            with_default_model(checked, paths),
+            paths,
             LiveEgress() if egress is None else egress,
             on_step,
             pins=check_pins(trusted_plugins),
@@ -220,14 +224,18 @@ class Companion:
         """Say what runs and why it is or is not available; `to_json` is the command's document."""
         verdict, served = self.availability(), self._served
         serving = ServingStatus() if self._serving is None else self._serving.status()
-        model_id = self._config.model.id if served is None else served.model_id
+        model_id = self._config.model_id if served is None else served.model_id
         return CompanionStatus(
             available=verdict.ok,
             reason=verdict.reason,
             pid=os.getpid(),
             started_at=self._started_at,
             manifest=None if self._source is None else self._source.manifest_status(),
-            model=ModelStatus(id=model_id, verified=served is not None and served.verified),
+            model=ModelStatus(
+                id=model_id,
+                verified=served is not None and served.verified,
+                vouched_by=None if self._source is None else self._source.vouched_by,
+            ),
             lifecycle=serving.lifecycle,
             gateway=serving.gateway,
             runtime=serving.runtime,
@@ -265,10 +273,18 @@ class Companion:
             "probe": chosen.probe.plugin,
         }
         token = await self._open_keychain(authority)
-        source = ModelSource(self._config, self._paths, self._egress, context, runtime)
+        lists = ModelLists(
+            self._config,
+            self._paths,
+            self._egress,
+            context,
+            open_own_list(self._config, self._paths, authority.keychain),
+            clock=wall_now,
+        )
+        source = ModelSource(lists, self._paths, runtime)
         self._undo.callback(source.close)
         self._source = source
-        held = await source.obtain(self._config.model.id, self._on_step)
+        held = await source.obtain(self._config.model_id, self._on_step)
         served = await self._serve(held, runtime, token)
         self._undo.push_async_callback(self._swaps.close)
         self._swaps.open(source, served)

@@ -30,7 +30,7 @@ from companion_core.errors import EnvironmentUnavailable, Reason, Refused, Usage
 from companion_core.system.folder_lock import lock_folder
 from companion_core.system.state_files import private_folder, read_private, write_private
 
-__all__ = ["OwnModels", "PersonalManifest"]
+__all__ = ["OwnModels", "PersonalManifest", "claimed_ids"]
 
 LIFETIME: Final = dt.timedelta(days=365)
 _KIND: Final = ManifestKind.PERSONAL
@@ -257,6 +257,20 @@ class _Draft:
     version: int
     allowed_sources: list[str]
     models: list[dict[str, Any]]
+
+
+def claimed_ids(path: Path) -> list[str]:
+    """Return the ids that a list names; nothing is proved by that, and no key is asked for."""
+    match parse_json(read_private(path, _KIND.max_bytes), limit=_KIND.max_bytes):
+        case {"payload": str(encoded)}:
+            match parse_json(decode_base64(encoded), limit=_KIND.max_bytes):
+                case {"models": list(models)}:
+                    return [each["id"] for each in models if _has_id(each)]
+    return []
+
+
+def _has_id(entry: object) -> bool:
+    return isinstance(entry, dict) and type(entry.get("id")) is str
 
 
 def _signer(raw: bytes) -> str | None:

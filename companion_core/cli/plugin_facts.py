@@ -7,7 +7,6 @@ import shlex
 from typing import Any, Final
 
 from companion_core.cli import Settings
-from companion_core.config.reader import load_config
 from companion_core.config.sections import Config
 from companion_core.errors import (
     REASONS,
@@ -117,7 +116,7 @@ class PluginCatalog:
 
     def _load_config(self) -> Config | None:
         try:
-            return load_config(self._settings.config)
+            return self._settings.read_config()
         except UsageError:
             return None  # other commands report a wrong configuration
 

@@ -46,12 +46,18 @@ def with_interpreter(config: Config, program: str) -> Config:
     return dataclasses.replace(config, runtime=runtime)
 
 
-def load_config(path: Path) -> Config:
+def load_config(path: Path, *, named: bool = True) -> Config:
     """Read and check a configuration file.
+
+    Args:
+        path: of the file.
+        named: the person named it; the default one may be absent, and then every default holds.
 
     Raises:
         UsageError: `configuration_invalid`; the detail names file, line and nearest key.
     """
+    if not (named or os.path.lexists(path)):
+        return Config()
     document, text = read_document(path)
     return parse_config(document, source=str(path), text=text)
 
@@ -104,9 +110,6 @@ def parse_config(
         if not isinstance(table, Mapping):
             raise _invalid(f"{_where(source, text, (name,))}: [{name}] is a section")
         sections[name] = _parse_section(name, table, source, text)
-    for name in ("manifest", "model"):
-        if name not in sections:
-            raise _invalid(f"{source}: [{name}] is missing")
     return Config(**sections)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ from companion_core.doctor.checks import Check, Situation
 from companion_core.doctor.findings import Finding, Row, Section, Status, broken, fine, skipped
 from companion_core.doctor.redaction import shown_url
 from companion_core.errors import Reason, UsageError
+from companion_core.serving.default_model import with_default_model
 
 __all__ = ["OPEN_BACKEND", "checks", "require_config"]
 
@@ -23,8 +25,13 @@ _MAX_NARROW: Final = 200
 def check_file(situation: Situation) -> Finding:
     """Read the configuration file; the rows after this one show its values."""
     path = situation.config_file()
+    named = situation.origins.get("config_file", "default") != "default"
+    if not (named or os.path.lexists(path)):
+        situation.config = with_default_model(Config(), situation.paths)
+        return fine("there is none, so every default holds")
     document, text = read_document(path)
-    situation.config = parse_config(document, source=str(path), text=text)
+    config = parse_config(document, source=str(path), text=text)
+    situation.config = with_default_model(config, situation.paths)
     situation.written = frozenset(
         f"{section}.{key}" for section, table in document.items() for key in table
     )
@@ -81,7 +88,7 @@ def _value(situation: Situation, section: str, key: dataclasses.Field[Any]) -> F
     config, name = situation.config, f"{section}.{key.name}"
     if config is None:
         return skipped(situation.rows["configuration"].reason, "needs configuration")
-    value = getattr(getattr(config, section), key.name)
+    value = getattr(getattr(config, section), key.name, None)  # a section may be left out
     finding = fine()
     if f"config.{name}" == OPEN_BACKEND and value:
         detail = "every local program can reach the runtime past the gateway"

@@ -77,7 +77,7 @@ class Serving:
         self.gateway = Gateway(
             GatewaySettings(
                 token=token,
-                model_id=config.model.id,
+                model_id=config.model_id,
                 port=section.port,
                 requests_per_minute=section.requests_per_minute,
                 max_in_flight=section.max_in_flight,
