@@ -93,9 +93,10 @@ def _value(situation: Situation, section: str, key: dataclasses.Field[Any]) -> F
     if f"config.{name}" == OPEN_BACKEND and value:
         detail = "every local program can reach the runtime past the gateway"
         finding = broken(Reason.BACKEND_OPEN, detail, fix=f"set {name} = false in the file")
-    shown = _SHOWN.get(name, _plain)(value)
     if value is None:
         shown = _UNSET.get(name) or key.metadata["varies"] or "none"
+    else:
+        shown = _SHOWN.get(name, _plain)(value)
     source = "file" if name in situation.written else "default"
     return dataclasses.replace(finding, value=shown, source=source)
 
