@@ -26,7 +26,7 @@ from typing import Any, Self
 from companion_core.config.paths import DEFAULT_INSTANCE, InstancePaths, default_state_dir
 from companion_core.config.reader import load_config, with_interpreter
 from companion_core.config.sections import Config
-from companion_core.control.client import InstanceLock
+from companion_core.control.replicas import claim, idle_replicas
 from companion_core.control.server import ControlServer
 from companion_core.decisions.verdict import Verdict, refuse
 from companion_core.egress.gateway_client import AsyncClient, Client, GatewayClients
@@ -111,6 +111,7 @@ class Companion:
             config: a configuration, or the path of its TOML file.
             state_dir: the folder of models, logs and the control socket.
             instance: the companion's name; a second one beside the first needs another name.
+                "auto" takes the first free one of auto-1, auto-2 and so on, as replicas do.
             egress: the doorway to the machine; the live one where it is left out.
             on_step: hears each step, and the progress of a long one, in the thread of the event
                 loop that enters the companion: one call at a time, in order. It must return soon.
@@ -150,6 +151,11 @@ class Companion:
         traceback: TracebackType | None,
     ) -> None:
         await self._lifetime.close()
+
+    @property
+    def instance(self) -> str:
+        """The companion's name, which `companion --instance` takes; "auto" before the start."""
+        return self._paths.instance
 
     @property
     def base_url(self) -> str:
@@ -251,9 +257,7 @@ class Companion:
 
     async def _start(self) -> None:
         self._undo.callback(lambda: self._events.tell(Event(kind=EventKind.STOPPED)))
-        self._paths.prepare()
-        lock = InstanceLock(self._paths.lock_file)
-        lock.acquire()
+        self._paths, lock = claim(self._paths)
         self._undo.callback(lock.release)
         self._undo.callback(_remove_if_empty, self._paths.run_folder())
         await run_in_worker(self._reclaim)
@@ -294,6 +298,14 @@ class Companion:
         """End what an earlier companion left running that was killed together with its keeper."""
         record, run_folder = self._paths.runtime_record, self._paths.run_folder()
         count = reclaim(record, run_folder, self._egress)
+        for other in idle_replicas(self._paths):
+            # What cannot be cleaned up there is left to the start that takes it.
+            with contextlib.suppress(CompanionError, OSError):
+                folder = other.run_folder()
+                count += reclaim(other.runtime_record, folder, self._egress)
+                for left in (other.state_file, folder / "control.sock"):
+                    left.unlink(missing_ok=True)
+                _remove_if_empty(folder)
         if count:
             self._on_step(Step("runtime", f"{count} processes of an earlier start were ended"))
 

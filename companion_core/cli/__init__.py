@@ -20,6 +20,7 @@ import click
 
 from companion_core import __version__
 from companion_core.config.paths import (
+    ANY_INSTANCE,
     DEFAULT_INSTANCE,
     InstancePaths,
     default_config_file,
@@ -84,6 +85,9 @@ class Settings:
     @property
     def paths(self) -> InstancePaths:
         """The folders of the chosen instance."""
+        if self.instance == ANY_INSTANCE:
+            message = f"{ANY_INSTANCE!r} is no instance's name; Companion.open alone takes it"
+            raise UsageError(Reason.USAGE, message)
         root = self.state_dir if self.state_dir is not None else default_state_dir()
         return InstancePaths(root.absolute(), self.instance)
 

@@ -16,6 +16,7 @@ from companion_core.system.os_compat import user_id
 from companion_core.system.state_files import open_to_others, private_folder, refuse_link
 
 __all__ = [
+    "ANY_INSTANCE",
     "DEFAULT_INSTANCE",
     "InstancePaths",
     "default_config_file",
@@ -24,6 +25,8 @@ __all__ = [
 ]
 
 DEFAULT_INSTANCE: Final = "default"
+# Stands for the first replica that is free, whose name is this with a number.
+ANY_INSTANCE: Final = "auto"
 _INSTANCE = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}\Z")
 
 # The shortest sun_path of the supported systems is macOS's 104 bytes, with its NUL.
