@@ -42,8 +42,8 @@ NO_SECRETS = {
     "plugin_trial.trial.Trial.keychain_options": "what a person wrote into a file; see its repr",
     "providers.SpawnPlan.backend_key_env": "the name of a variable",
 }
-# Modules that a process of their own runs by path, or that need another system.
-NOT_IMPORTED = {"companion_core.__main__"}
+# Modules that a process of their own runs by path or, as PyInstaller its hook, by file.
+NOT_IMPORTED = {"companion_core.__main__", "companion_core.pyinstaller.hook-companion_core"}
 
 
 def _modules() -> Iterator[types.ModuleType]:
