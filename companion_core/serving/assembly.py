@@ -40,6 +40,7 @@ from companion_core.plugin_host import (
 )
 from companion_core.providers import API_VERSION, HostInfo, Keychain, ResourceLimits
 from companion_core.runtime import StartSpec, probe_isolation, process_probe
+from companion_core.system.cores import physical_cores
 
 __all__ = [
     "AuthorityProviders",
@@ -94,7 +95,7 @@ class RuntimeProviders:
             record_path=paths.runtime_record,
             limits=self.limits,
             parallel=size.parallel,
-            threads=section.threads,
+            threads=section.threads or physical_cores(),
             context_length=size.context_length,
             options=section.options,
             tier=self.tier,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -9,6 +10,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+from companion_core.decisions.context import place_context
+from companion_core.decisions.gguf import HEADER_BYTES, ModelFacts, read_gguf
 from companion_core.decisions.isolation import Tier
 from companion_core.decisions.spawn_plan import PlanFacts, check_plan
 from companion_core.decisions.verdict import Verdict
@@ -26,6 +29,7 @@ from companion_core.providers import (
     UnixChannel,
 )
 from companion_core.runtime.process.binary import ProvedBinary
+from companion_core.system.os_compat import read_at
 
 __all__ = ["StartSpec", "ask_for_plan", "check_spec", "has_own_network", "tier_for"]
 
@@ -115,12 +119,14 @@ async def ask_for_plan(
     Raises:
         CompanionError: the plugin's reason, or that of the rule that its plan breaks.
     """
+    facts_of_model = await asyncio.to_thread(_facts_of, spec.model)
     request = SpawnRequest(
         binary=binary.path,
         embedded=binary.embedded,
         model_id=spec.model.model_id,
         model_path=files[0].path,
         chat_template=spec.model.chat_template,
+        model_chat_template=facts_of_model.chat_template,
         model_files=files,
         channel=channel,
         private_dir=str(folder),
@@ -128,7 +134,7 @@ async def ask_for_plan(
         limits=spec.limits,
         parallel=spec.parallel,
         threads=spec.threads,
-        context_length=spec.context_length,
+        context_length=_context_of(spec, facts_of_model),
         options=MappingProxyType(dict(spec.options)),
         help_text=help_text,
     )
@@ -156,6 +162,26 @@ async def ask_for_plan(
     if binary.embedded:  # a linked source tree lies outside the interpreter's own folders
         return replace(plan, read_paths=(*plan.read_paths, *spec.plugin_folders))
     return plan
+
+
+def _facts_of(model: VerifiedModel) -> ModelFacts:
+    """Return what the model's first file says of the model. Blocking."""
+    if model.format != "gguf":
+        return ModelFacts()
+    file = model.files[0]
+    return read_gguf(read_at(file.descriptor, min(file.size, HEADER_BYTES), 0))
+
+
+def _context_of(spec: StartSpec, facts: ModelFacts) -> int | None:
+    limits = spec.limits
+    ceiling = min(limits.max_ram_bytes, limits.max_vram_bytes or limits.max_ram_bytes)
+    return place_context(
+        spec.context_length,
+        facts.context_length,
+        places=spec.parallel,
+        bytes_per_token=facts.bytes_per_token,
+        room=max(0, ceiling - sum(file.size for file in spec.model.files)),
+    )
 
 
 def tier_for(spec: StartSpec, channel: UnixChannel | TcpChannel) -> Tier:
