@@ -33,7 +33,7 @@ from companion_core.egress.gateway_client import AsyncClient, Client, GatewayCli
 from companion_core.egress.interface import Egress
 from companion_core.egress.live import LiveEgress
 from companion_core.egress.tls_context import build_tls_context
-from companion_core.errors import EnvironmentUnavailable, Reason, error_for
+from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason, error_for
 from companion_core.plugin_host import check_pins
 from companion_core.runtime import reclaim
 from companion_core.serving.assembly import AuthorityProviders, RuntimeProviders, assemble

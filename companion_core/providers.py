@@ -225,11 +225,15 @@ class SpawnRequest:
         model_files: all verified files; several lie under their own names in one folder, which
             holds nothing else.
         chat_template: from the signed manifest; None means the model's own.
+        model_chat_template: the model's own, in Jinja's language, where its file has one. It is
+            for runtimes that do not read it there.
         channel: where the backend has to listen; the core chooses it.
         private_dir: 0700, for this start only; the child's working folder and HOME.
         data_dir: 0700, reused by later starts.
         parallel: the most requests that the gateway has in flight.
-        context_length: in tokens; None means the model's own.
+        context_length: in tokens, for each request in flight: as configured, at most the model's
+            own, or that where nothing is configured and the memory can hold it. A runtime gets
+            `parallel` contexts of this length. None means the model's own, which is unknown here.
         help_text: what a stand-alone program printed for `help_arguments`; "" if nothing.
     """
 
@@ -250,6 +254,7 @@ class SpawnRequest:
         default_factory=lambda: MappingProxyType({})
     )
     help_text: str = ""
+    model_chat_template: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -173,11 +172,8 @@ class RuntimeConfig:
     context_length: int | None = _key(
         _is_int(1, 10_000_000), "tokens, at least 1", None, varies="the model's own"
     )
-    threads: int = _key(
-        _is_int(1, 1024),
-        "1 to 1024",
-        max(1, min(4, (os.cpu_count() or 1) - 1)),
-        varies="one less than the machine's cores, at most 4",
+    threads: int | None = _key(
+        _is_int(1, 1024), "1 to 1024", None, varies="one for each core of the machine"
     )
     isolation: str = _key(
         _is_text(re.compile(r"best\Z|required\Z")), '"best" or "required"', "best"

@@ -9,13 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from companion_core.decisions.context import place_context
 from companion_core.decisions.gguf import GgufHead
 
-__all__ = ["Fit", "Footprint", "choose_context", "footprint_of"]
+__all__ = ["Fit", "Footprint", "footprint_of", "judge_fit"]
 
-LEAST_CONTEXT: Final = 512
-DEFAULT_CONTEXT: Final = 4096  # what is taken where the head tells no length
-STEP: Final = 256  # llama.cpp rounds a context up to this
 _CACHE_BYTES: Final = 2  # of a number in the cache of keys and values: f16
 _BATCH: Final = 512  # tokens that are worked on at once
 _FLOAT_BYTES: Final = 4
@@ -51,14 +49,14 @@ class Fit:
 
     Attributes:
         fits: it runs within the memory there is.
-        context: tokens for each request; what is taken if nothing is configured.
+        context: tokens for each request; None if the model does not say how many it can use.
         needed: bytes, with that context.
         available: bytes, as given.
-        shortened: the context is shorter than the model's own, because no more fits.
+        shortened: the context is shorter than the model's own.
     """
 
     fits: bool
-    context: int
+    context: int | None
     needed: int
     available: int
     shortened: bool
@@ -86,46 +84,32 @@ def footprint_of(head: object, *, weights: object) -> Footprint:
     )
 
 
-def choose_context(
-    footprint: object, *, available: object, places: object, wanted: object = None
+def judge_fit(
+    footprint: Footprint, *, available: int, places: int, configured: int | None = None
 ) -> Fit:
-    """Choose the context of each request, at most the model's own.
+    """Choose the context of each place as a start does, and say whether all of it fits.
 
     Args:
         footprint: of the model.
-        available: bytes that may be used, the ceiling and the free memory considered.
+        available: bytes that may be used, such as the ceiling of memory.
         places: requests that are worked on at once, at least 1.
-        wanted: a context that the person configured; it is kept, and fits or does not.
+        configured: tokens of context that the person configured.
     """
-    if (
-        type(footprint) is not Footprint
-        or type(available) is not int
-        or type(places) is not int
-        or places < 1
-    ):
-        return Fit(fits=False, context=0, needed=0, available=0, shortened=False)
-    longest = footprint.longest or DEFAULT_CONTEXT
-    if type(wanted) is int and wanted > 0:
-        needed = footprint.total(wanted, places)
-        return Fit(
-            fits=needed <= available,
-            context=wanted,
-            needed=needed,
-            available=available,
-            shortened=False,
-        )
-    context = longest
-    if footprint.token:
-        room = available - footprint.total(0, places)
-        most = room // (footprint.token * places) // STEP * STEP
-        context = min(longest, max(most, min(LEAST_CONTEXT, longest)))
-    needed = footprint.total(context, places)
+    context = place_context(
+        configured,
+        footprint.longest,
+        places=places,
+        bytes_per_token=footprint.token or None,
+        room=max(0, available - footprint.total(0, places)),
+    )
+    needed = footprint.total(context or 0, places)
+    longest = footprint.longest
     return Fit(
         fits=needed <= available,
         context=context,
         needed=needed,
         available=available,
-        shortened=context < longest,
+        shortened=context is not None and longest is not None and context < longest,
     )
 
 

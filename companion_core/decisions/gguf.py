@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, TypeAlias
 
-__all__ = ["MAGIC", "GgufHead", "Scalar", "parse_gguf"]
+__all__ = ["HEAD_BYTES", "MAGIC", "GgufHead", "Scalar", "parse_gguf"]
 
 MAGIC: Final = b"GGUF"
+# What is worth reading: the largest vocabularies take some 10 MB.
+HEAD_BYTES: Final = 32 * 2**20
 MAX_HEAD_BYTES: Final = 256 * 2**20  # llama.cpp reads the whole head into memory too
 _VERSIONS: Final = frozenset({2, 3})
 _MAX_ENTRIES: Final = 65536

@@ -48,6 +48,7 @@ from companion_core.runtime import (
     probe_isolation,
     process_probe,
 )
+from companion_core.system.cores import physical_cores
 from companion_core.system.interpreter import Interpreter, running_interpreter
 
 __all__ = [
@@ -106,7 +107,7 @@ class RuntimeProviders:
             record_path=paths.runtime_record,
             limits=self.limits,
             parallel=size.parallel,
-            threads=section.threads,
+            threads=section.threads or physical_cores(),
             context_length=size.context_length,
             options=section.options,
             tier=self.tier,

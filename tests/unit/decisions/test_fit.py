@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from companion_core.decisions.fit import Footprint, choose_context, footprint_of
+from companion_core.decisions.fit import Footprint, footprint_of, judge_fit
 from companion_core.decisions.gguf import GgufHead
 
 pytestmark = pytest.mark.unit
@@ -69,33 +69,35 @@ def test_without_a_head_the_weights_count_alone(what: object) -> None:
 
 def test_the_models_own_context_is_taken_where_it_fits() -> None:
     footprint = footprint_of(head(QWEN), weights=GIB)
-    fit = choose_context(footprint, available=16 * GIB, places=2)
+    fit = judge_fit(footprint, available=16 * GIB, places=2)
     assert (fit.fits, fit.context, fit.shortened) == (True, 32768, False)
     assert fit.needed == footprint.total(32768, 2)
 
 
 def test_a_shorter_context_is_taken_where_no_more_fits() -> None:
     footprint = footprint_of(head(QWEN), weights=GIB)
-    fit = choose_context(footprint, available=footprint.total(10000, 2), places=2)
-    assert (fit.fits, fit.context, fit.shortened) == (True, 10000 // 256 * 256, True)
+    fit = judge_fit(footprint, available=footprint.total(10000, 2), places=2)
+    assert fit.fits
+    assert fit.shortened
+    assert fit.context is not None
+    assert fit.context < 10000
 
 
-def test_what_does_not_fit_with_the_least_context_does_not_fit() -> None:
+def test_weights_that_do_not_fit_do_not_fit() -> None:
     footprint = footprint_of(head(QWEN), weights=4 * GIB)
-    fit = choose_context(footprint, available=4 * GIB, places=2)
-    assert (fit.fits, fit.context) == (False, 512)
+    assert not judge_fit(footprint, available=4 * GIB, places=2).fits
 
 
 @pytest.mark.parametrize(("available", "fits"), [(64 * GIB, True), (GIB, False)])
 def test_a_configured_context_is_kept(available: int, fits: bool) -> None:
     footprint = footprint_of(head(QWEN), weights=GIB)
-    fit = choose_context(footprint, available=available, places=1, wanted=100_000)
-    assert (fit.fits, fit.context, fit.shortened) == (fits, 100_000, False)
+    fit = judge_fit(footprint, available=available, places=1, configured=16_384)
+    assert (fit.fits, fit.context) == (fits, 16_384)
 
 
-def test_a_model_that_tells_nothing_gets_the_default() -> None:
-    fit = choose_context(footprint_of(None, weights=GIB), available=8 * GIB, places=1)
-    assert (fit.fits, fit.context) == (True, 4096)
+def test_a_model_that_tells_nothing_leaves_the_context_to_the_runtime() -> None:
+    fit = judge_fit(footprint_of(None, weights=GIB), available=8 * GIB, places=1)
+    assert (fit.fits, fit.context, fit.shortened) == (True, None, False)
 
 
 @given(
@@ -106,13 +108,12 @@ def test_a_model_that_tells_nothing_gets_the_default() -> None:
         working=st.integers(0, 2**32),
         longest=st.none() | st.integers(1, 2**24),
     ),
-    st.integers(-1, 2**42),
+    st.integers(0, 2**42),
     st.integers(1, 64),
 )
-def test_what_is_chosen_is_never_more_than_there_is(
+def test_it_fits_exactly_where_what_is_needed_is_there(
     footprint: Footprint, available: int, places: int
 ) -> None:
-    fit = choose_context(footprint, available=available, places=places)
+    fit = judge_fit(footprint, available=available, places=places)
     assert fit.fits is (fit.needed <= available)
-    assert fit.needed == footprint.total(fit.context, places)
-    assert 0 < fit.context <= (footprint.longest or 4096)
+    assert fit.needed == footprint.total(fit.context or 0, places)
