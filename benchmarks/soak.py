@@ -38,6 +38,8 @@ from companion_core.cli.foreground import run_event_loop
 PATIENCE_SECONDS: Final = 120.0
 # A connection that fails and a fault may be seen in the other order.
 AFTERMATH_SECONDS: Final = 5.0
+# A process that was killed is gone a moment later.
+NOTICED_SECONDS: Final = 0.3
 # The companion comes to rest: connections that are idle are closed.
 REST_SECONDS: Final = 4.0
 # What the SDKs of OpenAI and Anthropic try again, besides every status from 500 on.
@@ -82,6 +84,7 @@ class Account:
         unexplained: each 5xx, cut-off answer or silence while nothing was wrong.
         lost: the requests that no retry saved.
         other: answers that differ from what the same question was answered before.
+        newest: when the newest request that is answered was sent.
     """
 
     answered: int = 0
@@ -96,6 +99,7 @@ class Account:
     slowest_in: str = ""
     stall: float = 0.0
     stall_in: str = ""
+    newest: float = 0.0
     last_answer: float = field(default_factory=time.monotonic)
 
 
@@ -167,7 +171,7 @@ class Soak:
         before = self.account.failures.copy()
         words = await fault()
         harmed = time.monotonic()
-        served = await self._until_served()
+        served = await self._until_served(harmed)
         self._fault, self._fault_ended = "", time.monotonic()
         self.happened[name] += 1
         print(
@@ -177,16 +181,16 @@ class Soak:
             flush=True,
         )
 
-    async def _until_served(self) -> float:
-        """Wait until a client's request that is sent from now on is answered."""
-        began = time.monotonic()
+    async def _until_served(self, began: float) -> float:
+        """Wait until a request of later than `began` is answered; return how long that took."""
+        began += NOTICED_SECONDS
         while time.monotonic() - began < PATIENCE_SECONDS:
             if self._companion.process.poll() is not None:
                 break
-            if self.account.last_answer > began:
+            if self.account.newest > began:
                 break
             await asyncio.sleep(0.02)
-        return time.monotonic() - began
+        return time.monotonic() - began + NOTICED_SECONDS
 
     # --- what it holds ------------------------------------------------------------------------
 
@@ -256,7 +260,7 @@ class Soak:
                 "temperature": 0,
                 "stream": kind != "whole",
             }
-            pause = 0.2
+            pause, sent = 0.2, time.monotonic()
             try:
                 answer = await asker.ask(body, leave)
             except NoAnswer as error:
@@ -269,7 +273,7 @@ class Soak:
                 if answer.status == OK:
                     asked = question, tokens
                     stream = kind == "stream"
-                    self._note_answer(answer, asked, began, first=first, stream=stream)
+                    self._note_answer(answer, asked, began, sent, first=first, stream=stream)
                     return
                 failure = f"{answer.status} {answer.code}"
                 self._note_failure(failure, kept=False)
@@ -294,7 +298,14 @@ class Soak:
             account.unexplained.append(failure)
 
     def _note_answer(
-        self, answer: Answer, asked: tuple[str, int], began: float, *, first: str, stream: bool
+        self,
+        answer: Answer,
+        asked: tuple[str, int],
+        began: float,
+        sent: float,
+        *,
+        first: str,
+        stream: bool,
     ) -> None:
         account, now = self.account, time.monotonic()
         account.answered += 1
@@ -309,6 +320,7 @@ class Soak:
         if now - account.last_answer > account.stall:
             account.stall, account.stall_in = now - account.last_answer, where
         account.last_answer = now
+        account.newest = max(account.newest, sent)
 
 
 def report(soak: Soak, faults: Faults, left: list[str]) -> bool:
