@@ -10,9 +10,10 @@ on some requests after it has read them, and records which. Only the last one ma
 only for a request that it has recorded.
 
 Half of the requests ask for a whole answer, a third for a stream, and in the others the client
-leaves: at once, a moment later, or after the first byte. The exit code is 1 if the backend did not
-cause one of the 502s, if an answer was cut off, fell silent or was another request's, or if
-something of the companion was left.
+leaves: at once, a moment later, or after the first byte. A 502, a cut-off answer or a silence is
+the backend's own if that has recorded it, or if the runtime had to be replaced around that time. The
+exit code is 1 if any other came, if an answer was another request's, or if something of the
+companion was left.
 """
 
 from __future__ import annotations
@@ -40,6 +41,24 @@ from companion_core.cli.foreground import run_event_loop
 BAD_GATEWAY: Final = 502
 # A refused client asks again as long as that.
 PATIENCE_SECONDS: Final = 120.0
+COLUMNS: Final = (
+    "backend",
+    "requests",
+    "whole",
+    "streams",
+    "cancelled by the client",
+    "502",
+    "of them the backend's",
+    "silent or cut off",
+    "runtime replaced",
+    "a second",
+    "slowest, s",
+)
+# How often it is looked which runtime serves.
+WATCH_SECONDS: Final = 3.0
+# A client hears of a hang after so long; the watchdog needs longer to be sure of one.
+SILENCE_SECONDS: Final = 60.0
+REPLACING_SECONDS: Final = 180.0
 # How often a client connects anew, and pauses, between two requests.
 RECONNECTS: Final = 0.05
 PAUSES: Final = 0.1
@@ -76,15 +95,18 @@ class Count:
     Attributes:
         wrong: an answer that is not to this request, by its number.
         bad_gateways: the numbers of the requests that were answered with 502.
+        failed_at: when a request failed, its number, and how.
+        replaced_at: when the runtime was seen to be another than before.
     """
 
     whole: int = 0
     streams: int = 0
     cancelled: int = 0
     refused: collections.Counter[str] = field(default_factory=collections.Counter)
-    broken: collections.Counter[str] = field(default_factory=collections.Counter)
     wrong: list[int] = field(default_factory=list)
     bad_gateways: list[int] = field(default_factory=list)
+    failed_at: list[tuple[float, int, str]] = field(default_factory=list)
+    replaced_at: list[float] = field(default_factory=list)
     gave_up: int = 0
     seconds: float = 0.0
     slowest: float = 0.0
@@ -120,12 +142,24 @@ class Mix:
     async def run(self) -> Count:
         """Send them all."""
         begun = time.monotonic()
+        watching = asyncio.create_task(self._watch())
         await asyncio.gather(*(self._be_client() for _ in range(self._clients)))
         self.count.seconds = time.monotonic() - begun
+        await asyncio.sleep(WATCH_SECONDS)
+        watching.cancel()
         return self.count
 
+    async def _watch(self) -> None:
+        before = await asyncio.to_thread(lambda: self._companion.runtime_pid)
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            now = await asyncio.to_thread(lambda: self._companion.runtime_pid)
+            if now != before:
+                before = now
+                self.count.replaced_at.append(time.monotonic())
+
     async def _be_client(self) -> None:
-        asker = Asker(self._companion.port, self._companion.token)
+        asker = Asker(self._companion.port, self._companion.token, silence=SILENCE_SECONDS)
         for number in self._left:
             await self._settle(asker, number)
             if self._chance.random() < RECONNECTS:
@@ -155,7 +189,7 @@ class Mix:
             try:
                 answer = await asker.ask(body, leave)
             except NoAnswer as error:
-                count.broken[str(error)] += 1
+                count.failed_at.append((time.monotonic(), number, str(error)))
                 return
             if answer is None:
                 count.cancelled += 1
@@ -170,6 +204,7 @@ class Mix:
             count.refused[f"{answer.status} {answer.code}"] += 1
             if answer.status == BAD_GATEWAY:
                 count.bad_gateways.append(number)
+                count.failed_at.append((time.monotonic(), number, "502"))
                 return
             await asyncio.sleep(answer.retry_after or 0.1)
         count.gave_up += 1
@@ -233,33 +268,34 @@ def drive(name: str, requests: int, clients: int, seed: int) -> bool:
         prepare(at, name)
         companion = Companion(at)
         try:
-            before = companion.runtime_pid
             chance = random.Random(seed)  # noqa: S311 - a mix, no secret
             mix = Mix(companion, requests, clients, chance, repeats=name in MANNERS)
             count = run_event_loop(mix.run())
-            after = companion.runtime_pid
             recorded = set(map(int, re.findall(r"hung up on (\d+)", companion.runtime_log())))
             counted = companion.answers_by_reason()
         finally:
             left = companion.close()
-    caused = recorded & set(count.bad_gateways)
-    wrong = [
-        f"{number} 502s that the backend did not cause"
-        for number in [len(count.bad_gateways) - len(caused)]
-        if number
+    others = [
+        how
+        for at_time, number, how in count.failed_at
+        if number not in recorded and not was_replaced(count, at_time)
     ]
-    wrong += [f"{number} answers: {how}" for how, number in count.broken.items()]
+    caused = len(count.bad_gateways) - others.count("502")
+    wrong = [
+        f"{many} requests failed ({how}) that the backend did not fail"
+        for how, many in collections.Counter(others).items()
+    ]
     if count.wrong:
         wrong.append(f"{len(count.wrong)} answers of another request")
     if count.gave_up:
         wrong.append(f"{count.gave_up} requests were refused for {PATIENCE_SECONDS:.0f} s")
-    if before != after:
-        wrong.append("the runtime ended and was replaced")
     wrong += left
     answered = count.whole + count.streams
+    silent = sum(how != "502" for _, _, how in count.failed_at)
     print(
         f"| {name} | {requests:,} | {count.whole:,} | {count.streams:,} | {count.cancelled:,} "
-        f"| {len(count.bad_gateways):,} | {len(caused):,} | {requests / count.seconds:,.0f} "
+        f"| {len(count.bad_gateways):,} | {caused:,} | {silent} "
+        f"| {len(count.replaced_at)} | {requests / count.seconds:,.0f} "
         f"| {count.slowest:.2f} |",
         flush=True,
     )
@@ -272,6 +308,14 @@ def drive(name: str, requests: int, clients: int, seed: int) -> bool:
     return not wrong
 
 
+def was_replaced(count: Count, failed_at: float) -> bool:
+    """Return whether the runtime was replaced around that time."""
+    return any(
+        -SILENCE_SECONDS <= replaced - failed_at <= REPLACING_SECONDS
+        for replaced in count.replaced_at
+    )
+
+
 def main() -> int:
     """Run as told; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -280,10 +324,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
     options = parser.parse_args()
     print(f"seed {options.seed}, {options.clients} clients", flush=True)
-    print(
-        "| backend | requests | whole | streams | cancelled by the client | 502 "
-        "| of them the backend's | a second | slowest, s |\n|---|---|---|---|---|---|---|---|---|"
-    )
+    print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
     good = True
     for each in options.backends:
         name, _, requests = each.partition("=")
