@@ -11,8 +11,8 @@ only for a request that it has recorded.
 
 Half of the requests ask for a whole answer, a third for a stream, and in the others the client
 leaves: at once, a moment later, or after the first byte. A 502, a cut-off answer or a silence is
-the backend's own if that has recorded it, or if the runtime had to be replaced around that time. The
-exit code is 1 if any other came, if an answer was another request's, or if something of the
+the backend's own if that has recorded it, or if the runtime had to be replaced around that time.
+The exit code is 1 if any other came, if an answer was another request's, or if something of the
 companion was left.
 """
 
