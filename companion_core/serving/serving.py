@@ -233,6 +233,11 @@ class Serving:
         now = self.gateway.snapshot()
         return now.in_flight == 0 and now.queued == 0
 
+    @property
+    def resting_for(self) -> float:
+        """For how many seconds the runtime has used next to no processor."""
+        return self._monitor.resting_for()
+
     async def restart(self) -> None:
         """Start the same model again, with the size in `size`."""
         if self._model is not None:

@@ -29,7 +29,8 @@ class Timing:
     Attributes:
         health_interval: between two health checks.
         liveness_interval: between two tokens that an idle runtime is asked for.
-        unresponsive_after: a runtime without a good answer for so long is ended.
+        unresponsive_after: a runtime without a good answer for so long is ended. One that uses no
+            processor for so long counts as idle, whatever it was asked.
         over_limit_after: a runtime above a ceiling of memory for so long is drained and started
             smaller.
         drain: how long such a drain waits for running answers.
@@ -52,6 +53,8 @@ class Served(Protocol):
     def last_ending(self) -> Ending | None: ...  # noqa: D102 - see `Supervisor.last_ending`
     @property
     def idle(self) -> bool: ...  # noqa: D102 - no request runs or waits
+    @property
+    def resting_for(self) -> float: ...  # noqa: D102 - seconds without use of a processor
 
     async def restart(self) -> None: ...  # noqa: D102 - starts it with the size in `size`
     async def stop(self) -> None: ...  # noqa: D102 - ends the runtime
@@ -117,7 +120,7 @@ class Watchdog:
             ok = (await self._served.check_health()).ok
             if (
                 ok
-                and self._served.idle
+                and self._is_idle()
                 and recency_now() - asked_at >= self._timing.liveness_interval
             ):
                 ok = await self._served.computes()
@@ -128,6 +131,14 @@ class Watchdog:
                 self._served.terminate_unhealthy(Reason.HEALTH_FAILED)
         ended = Ending(reason=Reason.RUNTIME_EXITED, exit_code=None, ready=True)
         return self._served.last_ending or ended
+
+    def _is_idle(self) -> bool:
+        """Return whether the runtime has nothing to do, or does nothing of what it has to do.
+
+        Some answer health checks and hang in every other request; those never leave it idle.
+        """
+        served = self._served
+        return served.idle or served.resting_for >= self._timing.unresponsive_after
 
     async def _exited_within(self, seconds: float) -> bool:
         with contextlib.suppress(TimeoutError):
