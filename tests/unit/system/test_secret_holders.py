@@ -36,6 +36,7 @@ SOUNDS_SECRET = re.compile(
 NO_SECRETS = {
     "authority.custody.Session.token_type": "Bearer",
     "config.sections.ManifestConfig.trusted_keys": "public keys",
+    "config.sections.ModelsConfig.key_file": "the path of a file",
     "decisions.custody.SessionMeta.token_type": "Bearer",
     "gateway.http.head.RequestHead.token": "what a client shows, right or wrong; see its repr",
     "plugin_trial.trial.Trial.keychain": "the name of the configured one",
