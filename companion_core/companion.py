@@ -63,12 +63,12 @@ class Companion:
         self._on_step = on_step
         self._lifetime = Lifetime()
         self._undo = self._lifetime.undo
+        self._source: ModelSource | None = None
         self._started_at = datetime.fromtimestamp(wall_now(), UTC)
         self._plugins: dict[str, str] = {}
         self._token: Secret | None = None
         self._serving: Serving | None = None
         self._served: ServedModel | None = None
-        self._source: ModelSource | None = None
         self._swaps = Swaps(config.model.id, on_step)
 
     @classmethod
