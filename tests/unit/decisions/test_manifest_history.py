@@ -135,7 +135,8 @@ def test_a_document_has_an_end() -> None:
 
 
 def test_who_has_seen_nothing_goes_by_the_clock() -> None:
-    assert ManifestHistory().time(-1.5) == 0
+    nothing = ManifestHistory()
+    assert (nothing.latest_time, nothing.signed_time, nothing.time(-1.5)) == (0, 0, 0)
     assert ManifestHistory().time(1.5) == 1.5
     assert ManifestHistory(latest_time=3, signed_time=2).time(5.5) == 5.5
 
