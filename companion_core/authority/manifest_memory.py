@@ -136,6 +136,15 @@ class ManifestMemory:
             self._write(history.with_manifest(judged))
         return judged
 
+    def record(self, manifest: Manifest, wall_now: float) -> None:
+        """Remember a manifest that was proved elsewhere, such as the person's own, and the time.
+
+        Raises:
+            CompanionError: as `judge`.
+        """
+        with self._alone(_NEVER):
+            self._write(self._read().with_time(wall_now).with_manifest(manifest))
+
     def stored(self, url: str) -> StoredManifest | None:
         """Return what was accepted last from this address; None if that cannot be read."""
         try:

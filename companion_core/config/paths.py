@@ -169,6 +169,16 @@ class InstancePaths:
         """The newest manifest seen of each key, and the latest wall time."""
         return self.manifests / "memory.json"
 
+    @property
+    def own_manifest(self) -> Path:
+        """The list of the person's own models; shared by all instances."""
+        return self.root / "own" / "manifest.json"
+
+    @property
+    def default_model(self) -> Path:
+        """The id of the model that is served where none is named."""
+        return self.root / "own" / "default"
+
     def earlier_manifest_memories(self) -> list[Path]:
         """Return the files that an earlier release kept in each instance's folder."""
         return sorted((self.root / "instances").glob("*/manifest-memory.json"))
@@ -202,7 +212,8 @@ class InstancePaths:
         Raises:
             Refused: `state_path_unsafe`.
         """
-        shared = (self.root / "instances", self.models, self.manifests)
+        own = self.own_manifest.parent
+        shared = (self.root / "instances", self.models, self.manifests, own)
         for folder in (*shared, self.folder, self.logs, self.folder / "data"):
             refuse_link(folder)
 

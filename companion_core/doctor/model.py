@@ -9,6 +9,7 @@ from typing import Final
 
 from companion_core.authority.current_manifest import current_manifest
 from companion_core.authority.manifest_memory import ManifestMemory
+from companion_core.authority.personal_manifest import claimed_ids
 from companion_core.decisions.integrity import ModelSpec, parse_model_spec
 from companion_core.doctor.checks import Check, Situation
 from companion_core.doctor.configuration import require_config
@@ -30,6 +31,8 @@ _STORED = re.compile(r"[0-9a-f]{64}")
 def check_manifest(situation: Situation) -> Finding:
     """Fetch the manifest from its configured address, and judge it as a start would (I-02)."""
     config = require_config(situation)
+    if config.manifest is None:
+        return skipped(Reason.MANIFEST_UNAVAILABLE, "no publisher's manifest is configured")
     now = wall_now()
     current = current_manifest(
         config.manifest.url,
@@ -45,8 +48,9 @@ def check_manifest(situation: Situation) -> Finding:
     about = f"version {manifest.version}, signed by a trusted key, {days:.1f} days left"
     if current.is_stored:
         about += "; the stored one, because its host does not answer"
-    if not any(model.id == config.model.id for model in manifest.models):
-        return broken(Reason.MODEL_NOT_IN_MANIFEST, f"{about}; it has no {config.model.id}")
+    wanted, own = config.model_id, claimed_ids(situation.paths.own_manifest)
+    if wanted not in {*own, *(model.id for model in manifest.models)}:
+        return broken(Reason.MODEL_NOT_IN_MANIFEST, f"{about}; it has no {wanted}")
     return fine(f"{about}, {len(manifest.models)} models")
 
 
@@ -83,7 +87,7 @@ def _configured(situation: Situation) -> str:
     """Say whether the configured model is among them, as far as the manifest is known."""
     if situation.config is None or situation.manifest is None:
         return ""
-    wanted = situation.config.model.id
+    wanted = situation.config.model_id
     files = [f for model in situation.manifest.models if model.id == wanted for f in model.files]
     missing = [f for f in files if not (situation.paths.models / f.sha256).exists()]
     return f"; {wanted} is {'not all there' if missing else 'among them'}"

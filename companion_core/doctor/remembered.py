@@ -42,7 +42,8 @@ def check_memory(situation: Situation, *, clock: Callable[[], float] = wall_now)
         "Begin a new record?"
     ):
         return _unconfirmed(Reason.MANIFEST_MEMORY_DAMAGED, f"damaged: {names}")
-    proved = memory.make_anew(situation.config.manifest.trusted_keys, clock())
+    section = situation.config.manifest
+    proved = memory.make_anew(() if section is None else section.trusted_keys, clock())
     detail = f"set aside: {names}; the new record knows {proved} stored manifests"
     return repaired(Reason.MANIFEST_MEMORY_DAMAGED, detail)
 

@@ -203,7 +203,7 @@ def _missing_bytes(situation: Situation) -> int:
     if config is None or manifest is None:
         return 0
     files = [
-        file for model in manifest.models if model.id == config.model.id for file in model.files
+        file for model in manifest.models if model.id == config.model_id for file in model.files
     ]
     models = situation.paths.models
     return sum(

@@ -35,10 +35,12 @@ class ModelStatus:
 
     Attributes:
         verified: its proof holds: nobody has asked to write to its files (I-01).
+        vouched_by: "publisher" or "you"; None until a list was found that has it.
     """
 
     id: str
     verified: bool
+    vouched_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,12 +48,13 @@ class ManifestStatus:
     """The manifest that the model was started from.
 
     Attributes:
-        source: "stored" if its host did not answer, so that the accepted one was used.
-        fetched_at: when its host sent it.
+        source: "stored" if its host did not answer, so that the accepted one was used; "own" for
+            the person's own list.
+        fetched_at: when its host sent it; when the person's own list was signed.
     """
 
     version: int
-    source: Literal["fetched", "stored"]
+    source: Literal["fetched", "stored", "own"]
     fetched_at: datetime
 
     def to_json(self) -> dict[str, Any]:

@@ -37,12 +37,13 @@ def reason_of(call: Any, kind: type[CompanionError] = CompanionError) -> Reason:
 # --- accounts and limits ------------------------------------------------------------------
 
 
-def test_there_are_four_accounts() -> None:
+def test_the_list_of_accounts_is_closed() -> None:
     assert [str(account) for account in Account] == [
         "access_token",
         "refresh_token",
         "session_meta",
         "loopback_token",
+        "personal_key",
     ]
 
 

@@ -49,7 +49,7 @@ def test_embedded_is_the_running_interpreter() -> None:
 
 def test_an_unknown_interpreter_cannot_be_embedded(monkeypatch) -> None:
     monkeypatch.setattr(sys, "executable", "")
-    assert refused("embedded") is Reason.RUNTIME_NOT_FOUND
+    assert refused("embedded") is Reason.INTERPRETER_MISSING
 
 
 @pytest.mark.parametrize("binary", ["server", "./server", "", "/usr/bin/../bin/env"])
