@@ -11,7 +11,8 @@ from typing import Any, Final
 
 from companion_core.decisions.verdict import Verdict, refuse
 from companion_core.errors import Reason
-from companion_core.gateway.http.body import encode_body
+from companion_core.gateway.answers import AnswerRules
+from companion_core.gateway.http.body import encode_body, rename_fields
 from companion_core.gateway.settings import Backend
 from companion_core.providers import OPENAI_ROUTES, Route
 
@@ -36,7 +37,15 @@ class BackendRequests:
         health_check: the whole request.
     """
 
-    __slots__ = ("_drop_fields", "_heads", "_served_model", "health_check")
+    __slots__ = (
+        "_answers",
+        "_dialect",
+        "_drop_fields",
+        "_heads",
+        "_rename_fields",
+        "_served_model",
+        "health_check",
+    )
 
     def __init__(self, backend: Backend) -> None:
         key = backend.key
@@ -49,6 +58,11 @@ class BackendRequests:
         )
         self._served_model = backend.served_model
         self._drop_fields = frozenset(name.casefold() for name in backend.drop_fields)
+        self._dialect = backend.dialect
+        self._rename_fields = {
+            name.casefold(): read for name, read in backend.dialect.rename_fields
+        }
+        self._answers: tuple[str, AnswerRules | None] = ("", None)
         self._heads = {
             path: (
                 f"{method} {path} HTTP/1.1\r\n{common}"
@@ -58,6 +72,19 @@ class BackendRequests:
             ).encode("ascii")
             for path, method in served_routes(backend.routes).items()
         }
+
+    def answers(self, asked: str) -> AnswerRules | None:
+        """Return what is translated in answers to a request for the model `asked`, if anything."""
+        name, rules = self._answers
+        if name != asked:
+            translates = self._served_model != asked or self._dialect.too_long
+            rules = (
+                AnswerRules(self._served_model, asked, self._dialect.too_long)
+                if translates
+                else None
+            )
+            self._answers = (asked, rules)
+        return rules
 
     def inference(self, path: str, fields: dict[str, Any]) -> bytes | Verdict:
         """Return the whole request; `malformed_body` as `encode_body` does.
@@ -72,6 +99,8 @@ class BackendRequests:
         head = self._heads.get(path)
         if head is None:
             return refuse(Reason.PATH_NOT_ALLOWED)
+        if self._rename_fields:
+            rename_fields(fields, self._rename_fields)
         body = encode_body(fields, self._served_model, self._drop_fields)
         if isinstance(body, Verdict):
             return body

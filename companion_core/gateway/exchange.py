@@ -12,6 +12,7 @@ from typing import Final
 
 from companion_core.decisions.verdict import OK, Verdict
 from companion_core.errors import Reason
+from companion_core.gateway.answers import FIRST_ERROR, AnswerEditor, AnswerRules
 from companion_core.gateway.backend_requests import BackendRequests
 from companion_core.gateway.context import GatewayContext
 from companion_core.gateway.http.body import parse_body
@@ -47,8 +48,10 @@ class Exchange:
     """
 
     __slots__ = (
+        "_answers",
         "_context",
         "_downstream",
+        "_editor",
         "_made_by",
         "_paused",
         "_request",
@@ -65,6 +68,8 @@ class Exchange:
         self._request = b""  # while it waits for a place
         self._made_by: BackendRequests | None = None  # it is for that backend alone
         self._upstream: Upstream | None = None
+        self._answers: AnswerRules | None = None  # what is translated in its answer
+        self._editor: AnswerEditor | None = None  # of the answer that is on its way
         self._paused = False  # the client does not read its answer
         self._running_since: float | None = None  # set while it has a place
         self.response_data = downstream.answer_data
@@ -87,6 +92,7 @@ class Exchange:
         if requests is None or pool is None:
             self._downstream.refuse(Reason.NOT_READY)
             return
+        self._answers = requests.answers(fields["model"])
         request = requests.inference(path, fields)
         if isinstance(request, Verdict):
             self._downstream.refuse(request.reason)
@@ -170,6 +176,7 @@ class Exchange:
         self._request = b""
         self._made_by = None
         self._upstream = None
+        self._end_editing()
 
     def _release_place(self, now: float) -> None:
         since, self._running_since = self._running_since, None
@@ -221,11 +228,51 @@ class Exchange:
 
     def response_started(self, head: ResponseHead, body: bytes) -> None:
         """See `Sink`."""
-        self._state = _ANSWER_STARTED[self._state]
-        self._downstream.answer_started(head, body)
+        answers = self._answers
+        if answers is not None and (answers.every_answer or head.status >= FIRST_ERROR):
+            self._editor = answers.editor(head)
+        if self._editor is None:
+            self._state = _ANSWER_STARTED[self._state]
+            self._downstream.answer_started(head, body)
+        else:
+            self.response_data = self._edit
+            if self._editor.head is not None:
+                self._state = _ANSWER_STARTED[self._state]
+                self._downstream.answer_started(self._editor.head, b"")
+            self._edit(body)
+
+    def _edit(self, data: bytes) -> None:
+        """Take more of the body in place of the client's connection."""
+        editor = self._editor
+        if editor is None:
+            return
+        try:
+            edited = editor.feed(data)
+        except OverflowError:
+            if self._upstream is not None:
+                self._upstream.abort()
+            self.response_failed()
+            return
+        if edited:
+            self._downstream.answer_data(edited)
+
+    def _end_editing(self) -> None:
+        self._answers = None
+        if self._editor is not None:
+            self._editor = None
+            self.response_data = self._downstream.answer_data
 
     def response_ended(self, now: float) -> None:
         """See `Sink`."""
+        editor = self._editor
+        if editor is not None:
+            head, rest = editor.finish()
+            if head is not None:
+                self._state = _ANSWER_STARTED[self._state]
+                self._downstream.answer_started(head, rest)
+            else:
+                self._downstream.answer_data(rest)
+        self._end_editing()
         self._state = _ANSWER_ENDED[self._state]
         upstream, self._upstream = self._upstream, None
         if self._paused and upstream is not None:

@@ -41,6 +41,7 @@ PLUGIN_REASONS: Final[Mapping[type[Exception], frozenset[Reason]]] = MappingProx
         ),
         CannotPlan: frozenset(
             {
+                Reason.CHAT_TEMPLATE_UNSUPPORTED,
                 Reason.MALFORMED_LIMITS,
                 Reason.MODEL_FORMAT_UNSUPPORTED,
                 Reason.PLAN_REFUSED,

@@ -1,0 +1,121 @@
+"""A real Ollama behind the real gateway keeps what OpenAI's clients are promised."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+import real_runtimes
+import runtime_parts
+import serving_parts
+
+from companion_core.decisions.gguf import read_gguf
+from companion_core.errors import CompanionError, Reason
+
+pytestmark = pytest.mark.integration
+
+OWN = 512  # the bundled model's context
+LONG = 16_384
+SYSTEM = {"role": "system", "content": "answer as a pirate would, at great length and with joy"}
+USER = {"role": "user", "content": "Hello"}
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>' }}"
+    "{% endfor %}{% if tools %}<tools></tools><tool_call></tool_call>{% endif %}"
+)
+UNKNOWN = "{% for m in messages %}[[{{ m['role'] }}]]{{ m['content'] }}{% endfor %}[[reply]]"
+
+
+def stated_context(tokens: int) -> bytes:
+    """As a GGUF file states it."""
+    return b"llama.context_length" + struct.pack("<II", 4, tokens)
+
+
+@pytest.fixture
+def serve(tmp_path: Path, require_real: Any):
+    """Run a check against a real Ollama whose model has this template."""
+    lacking = real_runtimes.missing("Ollama")
+    require_real(lacking or "", not lacking)
+
+    def run(check: Any, template: str | None = None, context: int = OWN, **changes: Any) -> None:
+        data = real_runtimes.MODEL.read_bytes()
+        data = data.replace(stated_context(OWN), stated_context(context), 1)
+        if template is not None:
+            own = (read_gguf(data).chat_template or "").encode()
+            data = data.replace(own, template.encode().ljust(len(own)))
+        path = tmp_path / "model.gguf"
+        path.write_bytes(data)
+        model = runtime_parts.verified_model(path)
+
+        async def main() -> None:
+            serving = real_runtimes.make_real("Ollama", tmp_path, context_length=None, **changes)
+            async with serving_parts.serving_with(serving, model), asyncio.timeout(120):
+                await check(serving)
+
+        try:
+            asyncio.run(main())
+        finally:
+            model.close()
+
+    return run
+
+
+async def used(serving: Any, *messages: dict[str, str], **more: Any) -> int:
+    status, answer = await serving_parts.chat(serving, messages=list(messages), **more)
+    assert status == 200, answer
+    return int(answer["usage"]["prompt_tokens"])
+
+
+def test_the_answer_has_the_models_id_and_at_most_as_many_tokens_as_asked_for(serve) -> None:
+    async def check(serving: Any) -> None:
+        for limit in ("max_tokens", "max_completion_tokens"):
+            body = {"messages": [USER], limit: 3, "model": "tiny"}
+            status, answer = await serving_parts.post(serving, "/v1/chat/completions", body)
+            assert (status, answer["model"]) == (200, "tiny")
+            assert answer["usage"]["completion_tokens"] == 3
+        text = await asyncio.to_thread(
+            serving_parts.stream, serving.gateway.port, "/v1/chat/completions", body
+        )
+        events = [line[6:] for line in text.replace("\r", "").split("\n") if line[:6] == "data: "]
+        assert events.pop() == "[DONE]"
+        assert {json.loads(event)["model"] for event in events} == {"tiny"}
+        assert "companion/model" not in text
+        body = {"model": "tiny", "messages": [USER], "tools": [{"type": "function"}]}
+        status, answer = await serving_parts.post(serving, "/v1/chat/completions", body)
+        assert status == 400
+        assert "companion/model" not in json.dumps(answer)
+
+    serve(check)
+
+
+def test_a_request_has_the_whole_of_the_models_own_context(serve) -> None:
+    async def check(serving: Any) -> None:
+        # Two at once, and each is longer than what Ollama takes by default.
+        message = {"role": "user", "content": "hi " * 3000}
+        counts = await asyncio.gather(*(used(serving, message) for _ in range(2)))
+        assert all(5000 < count < LONG for count in counts), counts
+
+    serve(check, context=LONG)
+
+
+def test_a_recognised_template_keeps_system_prompts_and_tools(serve) -> None:
+    async def check(serving: Any) -> None:
+        plain = await used(serving, USER)
+        assert await used(serving, SYSTEM, USER) > plain + 20
+        tool = {"type": "function", "function": {"name": "look_up", "description": "looks up"}}
+        tool["function"]["parameters"] = {"type": "object", "properties": {}}
+        assert await used(serving, USER, tools=[tool]) > plain + 50
+
+    serve(check, CHATML)
+
+
+def test_a_template_that_ollama_does_not_know_is_refused_at_the_start(serve) -> None:
+    async def check(_serving: Any) -> None:
+        raise AssertionError("it started")
+
+    with pytest.raises(CompanionError) as caught:
+        serve(check, UNKNOWN)
+    assert caught.value.reason is Reason.CHAT_TEMPLATE_UNSUPPORTED
