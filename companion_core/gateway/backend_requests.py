@@ -14,6 +14,7 @@ from companion_core.errors import Reason
 from companion_core.gateway.answers import AnswerRules
 from companion_core.gateway.http.body import encode_body, rename_fields
 from companion_core.gateway.settings import Backend
+from companion_core.gateway.token_count import counting_fields, may_be_cut
 from companion_core.providers import OPENAI_ROUTES, Route
 
 __all__ = ["BackendRequests", "served_routes"]
@@ -34,6 +35,7 @@ class BackendRequests:
     """The requests for one backend; the heads are made once.
 
     Attributes:
+        cuts_at: see `Dialect`.
         health_check: the whole request.
     """
 
@@ -44,6 +46,7 @@ class BackendRequests:
         "_heads",
         "_rename_fields",
         "_served_model",
+        "cuts_at",
         "health_check",
     )
 
@@ -59,6 +62,7 @@ class BackendRequests:
         self._served_model = backend.served_model
         self._drop_fields = frozenset(name.casefold() for name in backend.drop_fields)
         self._dialect = backend.dialect
+        self.cuts_at = backend.dialect.cuts_at
         self._rename_fields = {
             name.casefold(): read for name, read in backend.dialect.rename_fields
         }
@@ -85,6 +89,27 @@ class BackendRequests:
             )
             self._answers = (asked, rules)
         return rules
+
+    def counts(self, path: str, fields: dict[str, Any], size: int) -> list[bytes]:
+        """Return the requests that have the backend count this one first; usually none.
+
+        Args:
+            path: of the request.
+            fields: of its body.
+            size: of its body, in bytes.
+        """
+        cuts_at, head = self.cuts_at, self._heads.get(path)
+        if cuts_at is None or head is None or not may_be_cut(size, cuts_at):
+            return []
+        bodies = [
+            encode_body(asked, self._served_model, frozenset())
+            for asked in counting_fields(fields, cuts_at)
+        ]
+        return [
+            b"%b%d\r\n\r\n%b" % (head, len(body), body)
+            for body in bodies
+            if not isinstance(body, Verdict)
+        ]
 
     def inference(self, path: str, fields: dict[str, Any]) -> bytes | Verdict:
         """Return the whole request; `malformed_body` as `encode_body` does.

@@ -178,3 +178,60 @@ def test_a_field_reaches_the_backend_under_the_name_that_it_reads(
 
     go(check, handler)
     assert json.loads(seen[0]) == {"model": SERVED, **read}
+
+
+COUNTS = Dialect(cuts_at=300)
+
+
+def counting(tokens: int, seen: list[dict[str, Any]], status: int = 200) -> Any:
+    """A backend that says of every request that it read so many tokens."""
+    body = compact({"model": SERVED, "usage": {"prompt_tokens": tokens}})
+
+    async def handler(_backend: Any, request: bytes, _reader: Any, writer: Any) -> None:
+        seen.append(json.loads(request.partition(b"\r\n\r\n")[2]))
+        writer.write(plain(status, body))
+
+    return handler
+
+
+def test_a_request_that_the_backend_would_cut_is_not_sent() -> None:
+    seen: list[dict[str, Any]] = []
+
+    async def check(door: parts.Door) -> None:
+        for stream in (False, True):
+            body = {"model": "m", "prompt": "x" * 200, "stream": stream}
+            answer = await door.ask(door.post(body))
+            assert (answer.status, answer.code) == (400, "context_length_exceeded")
+            assert "300 tokens" in answer.body.decode()
+        assert door.gateway.snapshot().in_flight == 0
+
+    go(check, counting(300, seen), dialect=COUNTS)
+    assert [asked["max_tokens"] for asked in seen] == [1, 1]
+
+
+def test_one_that_fits_is_sent_after_it_was_counted_and_a_short_one_at_once() -> None:
+    seen: list[dict[str, Any]] = []
+
+    async def check(door: parts.Door) -> None:
+        for text in ("x" * 200, "x"):
+            answer = await door.ask(door.post({"model": "m", "prompt": text}))
+            assert (answer.status, json.loads(answer.body)["model"]) == (200, "m")
+        assert door.gateway.snapshot().in_flight == 0
+
+    go(check, counting(299, seen), dialect=COUNTS)
+    assert [asked.get("max_tokens") for asked in seen] == [1, None, None]
+
+
+def test_a_count_that_fails_leaves_the_answer_to_the_request_itself() -> None:
+    seen: list[dict[str, Any]] = []
+
+    async def check(door: parts.Door) -> None:
+        assert (await door.ask(door.post({"model": "m", "prompt": "x" * 200}))).status == 503
+
+    go(check, counting(1, seen, status=503), dialect=COUNTS)
+    go(check_uncounted, answering(plain(200, b"{}")), dialect=COUNTS)
+
+
+async def check_uncounted(door: parts.Door) -> None:
+    answer = await door.ask(door.post({"model": "m", "prompt": "x" * 200}))
+    assert (answer.status, answer.code) == (502, "upstream_failed")

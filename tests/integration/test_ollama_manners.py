@@ -19,7 +19,7 @@ from companion_core.errors import CompanionError, Reason
 pytestmark = pytest.mark.integration
 
 OWN = 512  # the bundled model's context
-LONG = 16_384
+LONG = 4096
 SYSTEM = {"role": "system", "content": "answer as a pirate would, at great length and with joy"}
 USER = {"role": "user", "content": "Hello"}
 CHATML = (
@@ -63,6 +63,10 @@ def serve(tmp_path: Path, require_real: Any):
     return run
 
 
+def long(words: int) -> dict[str, str]:
+    return {"role": "user", "content": "hi " * words}
+
+
 async def used(serving: Any, *messages: dict[str, str], **more: Any) -> int:
     status, answer = await serving_parts.chat(serving, messages=list(messages), **more)
     assert status == 200, answer
@@ -93,10 +97,9 @@ def test_the_answer_has_the_models_id_and_at_most_as_many_tokens_as_asked_for(se
 
 def test_a_request_has_the_whole_of_the_models_own_context(serve) -> None:
     async def check(serving: Any) -> None:
-        # Two at once, and each is longer than what Ollama takes by default.
-        message = {"role": "user", "content": "hi " * 3000}
-        counts = await asyncio.gather(*(used(serving, message) for _ in range(2)))
-        assert all(5000 < count < LONG for count in counts), counts
+        # Longer than what Ollama takes by default.
+        count = await used(serving, long(1060))
+        assert 2100 < count < LONG
 
     serve(check, context=LONG)
 
@@ -119,3 +122,30 @@ def test_a_template_that_ollama_does_not_know_is_refused_at_the_start(serve) -> 
     with pytest.raises(CompanionError) as caught:
         serve(check, UNKNOWN)
     assert caught.value.reason is Reason.CHAT_TEMPLATE_UNSUPPORTED
+
+
+TOO_LONG = [
+    ("/v1/chat/completions", {"messages": [long(600)]}),
+    # None of these is long by itself; Ollama drops the oldest.
+    ("/v1/chat/completions", {"messages": [long(100)] * 6}),
+    ("/v1/completions", {"prompt": "hi " * 600}),
+    ("/v1/embeddings", {"input": "hi " * 600}),
+    ("/v1/embeddings", {"input": ["hi", "hi " * 600]}),
+]
+
+
+def test_what_ollama_would_cut_is_refused_with_both_numbers(serve) -> None:
+    async def check(serving: Any) -> None:
+        for path, body in TOO_LONG:
+            asked = {"model": "tiny", "max_tokens": 2, **body}
+            status, answer = await serving_parts.post(serving, path, asked)
+            assert (status, answer["error"]["code"]) == (400, "context_length_exceeded"), path
+            assert f"{OWN}" in answer["error"]["message"]
+            text = await asyncio.to_thread(serving_parts.stream, serving.gateway.port, path, asked)
+            assert json.loads(text)["error"]["code"] == "context_length_exceeded"
+        # What is long in bytes and not in tokens passes.
+        assert await used(serving, long(200)) > 300
+        body = {"model": "tiny", "input": ["hi " * 200] * 3}
+        assert (await serving_parts.post(serving, "/v1/embeddings", body))[0] == 200
+
+    serve(check)
