@@ -34,14 +34,7 @@ def may_be_cut(size: int, cuts_at: int) -> bool:
 def counting_fields(fields: dict[str, Any], cuts_at: int) -> list[dict[str, Any]]:
     """Return the fields of the requests that have the backend count this one's text."""
     if "messages" in fields:
-        messages = fields["messages"]
-        texts = _texts(messages)
-        # What a template writes around each further message takes about as much as this; it comes
-        # last, so that a single message is read as it will be read again.
-        texts += ["message of a role"] * (len(messages) - 1 if isinstance(messages, list) else 0)
-        if fields.get("tools"):
-            texts.append(json.dumps(fields["tools"]))
-        text = "\n".join(texts)
+        text = _conversation(fields["messages"], fields.get("tools"))
         return [{"messages": [{"role": "user", "content": text}], "max_tokens": 1}]
     name = "input" if "input" in fields else "prompt"
     given = fields.get(name)
@@ -52,6 +45,17 @@ def counting_fields(fields: dict[str, Any], cuts_at: int) -> list[dict[str, Any]
         for text in texts
         if isinstance(text, str) and may_be_cut(len(text.encode(errors="replace")), cuts_at)
     ]
+
+
+def _conversation(messages: Any, tools: Any) -> str:
+    """Return all text of a conversation; a single message's as it will be read again."""
+    texts = _texts(messages)
+    if isinstance(messages, list):
+        # About what a template writes around each further message.
+        texts += ["message of a role"] * (len(messages) - 1)
+    if tools:
+        texts.append(json.dumps(tools))
+    return "\n".join(texts)
 
 
 def _texts(value: Any) -> list[str]:
