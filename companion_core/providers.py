@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import BinaryIO, Final, Protocol, runtime_checkable
+from typing import BinaryIO, Final, Protocol, TypeAlias, runtime_checkable
 
 from companion_core.errors import Reason
 
@@ -34,6 +34,8 @@ __all__ = [
     "KeychainStatus",
     "KeychainUnavailable",
     "ModelFile",
+    "OptionInvalid",
+    "OptionValue",
     "ProbeFailed",
     "ProbeTarget",
     "Redirect",
@@ -51,6 +53,18 @@ __all__ = [
 ]
 
 API_VERSION: Final = "1.0"
+
+
+OptionValue: TypeAlias = str | int | float | bool
+"""A value of [runtime.options] or [keychain.options]."""
+
+
+class OptionInvalid(Exception):
+    """A hook cannot use the value of the option `name`; the person is told the name alone."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +100,7 @@ class KeychainStatus:
 KEYCHAIN_REASONS: Final = frozenset(
     {
         Reason.KEYCHAIN_ABSENT,
+        Reason.KEYCHAIN_COLLECTION_MISSING,
         Reason.KEYCHAIN_LOCKED,
         Reason.KEYCHAIN_REFUSED,
         Reason.KEYCHAIN_TIMEOUT,
@@ -107,7 +122,11 @@ class KeychainUnavailable(Exception):
 
 @runtime_checkable
 class Keychain(Protocol):
-    """The OS store of secrets (hook `companion_keychain`). Accounts are opaque names."""
+    """The OS store of secrets (hook `companion_keychain`). Accounts are opaque names.
+
+    A keychain may also have `option_names`, a frozenset of the keys that it knows in
+    [keychain.options]; its hook is given them as `options`. Others are refused.
+    """
 
     def status(self) -> KeychainStatus:
         """Say whether the store is usable now; never prompt, never create."""

@@ -36,7 +36,7 @@ def place_context(
         own: the model's; None where it does not say.
         places: requests in flight at most.
         bytes_per_token: memory for each token of context; None where it is unknown.
-        room: bytes within the ceiling of memory that the weights leave.
+        room: bytes within the ceiling of memory that the weights and the working buffers leave.
     """
     if configured is not None:
         return configured if own is None else min(configured, own)

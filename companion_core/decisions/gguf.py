@@ -1,139 +1,283 @@
-"""Rules for this file: the beginning of a GGUF file in, what a plan has to know of the model out.
+"""Rules: what the head of a GGUF file says, read as what it is: bytes of a stranger.
 
-Pure: no I/O, and never an exception, whatever the bytes are. What cannot be read is unknown;
-the runtime reads the file itself and says what is wrong with it. The format is described in
-https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
+Layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3, little-endian.
+A head may be cut off (a range request brings its beginning); what was read by then is told. Imports
+no I/O; never raises on bad input.
 """
 
 from __future__ import annotations
 
-import contextlib
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from types import MappingProxyType
+from typing import Final, TypeAlias
 
-__all__ = ["HEADER_BYTES", "ModelFacts", "read_gguf"]
+__all__ = ["HEAD_BYTES", "MAGIC", "GgufHead", "Scalar", "parse_gguf"]
 
-# The metadata lies before the weights; the largest vocabularies take some 10 MB of it.
-HEADER_BYTES: Final = 32 * 2**20
+MAGIC: Final = b"GGUF"
+# What is worth reading: the largest vocabularies take some 10 MB.
+HEAD_BYTES: Final = 32 * 2**20
+MAX_HEAD_BYTES: Final = 256 * 2**20  # llama.cpp reads the whole head into memory too
+_VERSIONS: Final = frozenset({2, 3})
+_MAX_ENTRIES: Final = 65536
+_MAX_KEY_BYTES: Final = 65535
+_MAX_TEXT_BYTES: Final = 2**20  # a chat template has tens of KiB
+_MAX_TENSORS: Final = 2**20
+_MAX_DIMENSIONS: Final = 4
+_ALIGNMENTS: Final = frozenset(2**power for power in range(3, 17))  # 32 is the usual one
+_MAX_NUMBERS: Final = 4096  # of an array that has one entry for each layer
 
-_MAGIC: Final = b"GGUF"
-_VERSIONS: Final = frozenset({2, 3})  # the first had lengths of 32 bits, and is no longer read
-_SCALARS: Final = {  # by the number of their type; 8 is text, 9 an array
-    number: struct.Struct("<" + code)
-    for number, code in zip((*range(8), 10, 11, 12), "BbHhIif?Qqd", strict=True)
-}
-_UINT32: Final = 4
-_TEXT: Final = 8
-_ARRAY: Final = 9
-_MOST_ENTRIES: Final = 100_000
-_MOST_LAYERS: Final = 10_000  # an array with one number for each layer is kept, no longer one
-_LONGEST_NAME: Final = 65_535
-_MOST_CONTEXT: Final = 10_000_000
-_LARGEST_SIZE: Final = 2**20  # of layers, heads and widths
-_BYTES_PER_NUMBER: Final = 2
+Scalar: TypeAlias = int | float | bool | str
 
-_uint32: Final = _SCALARS[_UINT32].unpack_from
-_uint64: Final = _SCALARS[10].unpack_from
+_STRING, _ARRAY = 8, 9
+_SIMPLE: Final[Mapping[int, struct.Struct]] = MappingProxyType(
+    {
+        kind: struct.Struct("<" + code)
+        for kind, code in enumerate(["B", "b", "H", "h", "I", "i", "f", "?"])
+    }
+    | {10: struct.Struct("<Q"), 11: struct.Struct("<q"), 12: struct.Struct("<d")}
+)
+_U32, _U64 = _SIMPLE[4], _SIMPLE[10]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelFacts:
-    """What a model says of itself; None where it does not, or not in a way that can be used.
+class GgufHead:
+    """What the head of a GGUF file says.
 
     Attributes:
-        context_length: in tokens, as it was trained.
-        chat_template: a template in Jinja's language.
-        bytes_per_token: what each token of context takes of memory, its keys and values in all
-            layers stored in 16 bits, as runtimes do by default. Models that forget early or
-            share keys take less.
+        version: of the format.
+        tensors: how many there are; 0 in the first part of some split models.
+        fields: key and value of each entry that is one number, truth value or text.
+        numbers: the arrays of whole numbers that have one entry for each layer.
+        lengths: how many elements each array has.
+        data_ends: bytes from the file's start to the end of the last tensor, as far as its offset
+            and shape tell; None if the head is cut off.
+        complete: the head was there as a whole.
     """
 
-    context_length: int | None = None
-    chat_template: str | None = None
-    bytes_per_token: int | None = None
+    version: int
+    tensors: int
+    fields: Mapping[str, Scalar]
+    numbers: Mapping[str, tuple[int, ...]]
+    lengths: Mapping[str, int]
+    data_ends: int | None
+    complete: bool
+
+    @property
+    def architecture(self) -> str:
+        """Such as "llama"; "clip" for a projector; empty if it is not told."""
+        found = self.fields.get("general.architecture", "")
+        return found if isinstance(found, str) else ""
+
+    def number(self, key: str) -> int | None:
+        """Return a whole number of the architecture's own, such as "context_length"."""
+        value = self.fields.get(f"{self.architecture}.{key}")
+        return value if type(value) is int and value >= 0 else None
+
+    def text(self, key: str) -> str | None:
+        """Return the text under a whole key, such as "tokenizer.chat_template"."""
+        value = self.fields.get(key)
+        return value if type(value) is str else None
 
 
-def read_gguf(data: bytes) -> ModelFacts:
-    """Return what the header of a GGUF file says; `data` is its beginning."""
-    found: dict[str, object] = {}
-    # It may end early, or be something else: what came before counts.
-    with contextlib.suppress(struct.error, IndexError, ValueError, OverflowError):
-        _read(data, found)
-    length = found.get(f"{found.get('general.architecture')}.context_length")
-    template = found.get("tokenizer.chat_template")
-    return ModelFacts(
-        context_length=length if type(length) is int and 0 < length <= _MOST_CONTEXT else None,
-        chat_template=template if type(template) is str and template else None,
-        bytes_per_token=_bytes_per_token(found),
+class _CutOff(Exception):
+    """The head ends before its end; what was read stands."""
+
+
+class _Malformed(Exception):
+    """It is no head of a GGUF file."""
+
+
+def parse_gguf(data: object) -> GgufHead | None:
+    """Return what the head says, or None if these are not the first bytes of a GGUF file.
+
+    Args:
+        data: bytes from the file's start; at least its first 24, better its first MiB.
+    """
+    if not isinstance(data, bytes | bytearray | memoryview) or bytes(data[:4]) != MAGIC:
+        return None
+    reader = _Reader(
+        memoryview(data).cast("B") if isinstance(data, memoryview) else memoryview(data)
+    )
+    try:
+        return _head(reader)
+    except (_Malformed, _CutOff):
+        return None
+
+
+def _head(reader: _Reader) -> GgufHead:
+    reader.skip(len(MAGIC))
+    version = reader.whole(_U32)
+    tensors, entries = reader.whole(_U64), reader.whole(_U64)
+    if version not in _VERSIONS or tensors > _MAX_TENSORS or entries > _MAX_ENTRIES:
+        raise _Malformed
+    fields: dict[str, Scalar] = {}
+    numbers: dict[str, tuple[int, ...]] = {}
+    lengths: dict[str, int] = {}
+    ends: int | None = None
+    complete = False
+    try:
+        for _ in range(entries):
+            _entry(reader, fields, numbers, lengths)
+        ends = _tensors(reader, tensors, fields.get("general.alignment", 32))
+        complete = True
+    except _CutOff:
+        pass
+    return GgufHead(
+        version=version,
+        tensors=tensors,
+        fields=MappingProxyType(fields),
+        numbers=MappingProxyType(numbers),
+        lengths=MappingProxyType(lengths),
+        data_ends=ends,
+        complete=complete,
     )
 
 
-def _bytes_per_token(found: dict[str, object]) -> int | None:
-    def number(name: str, otherwise: int = 0) -> int:
-        value = found.get(f"{found.get('general.architecture')}.{name}")
-        return value if type(value) is int and 0 < value <= _LARGEST_SIZE else otherwise
-
-    layers, heads = number("block_count"), number("attention.head_count")
-    if not layers or not heads:
-        return None
-    per_layer = found.get(f"{found.get('general.architecture')}.attention.head_count_kv")
-    if type(per_layer) is tuple:  # layers differ
-        pairs = sum(per_layer)
+def _entry(
+    reader: _Reader,
+    fields: dict[str, Scalar],
+    numbers: dict[str, tuple[int, ...]],
+    lengths: dict[str, int],
+) -> None:
+    key = reader.text(_MAX_KEY_BYTES)
+    if not key or key in fields or key in lengths:
+        raise _Malformed
+    kind = reader.whole(_U32)
+    if kind == _STRING:
+        fields[key] = reader.text(_MAX_TEXT_BYTES)
+    elif kind == _ARRAY:
+        element, length = reader.whole(_U32), reader.whole(_U64)
+        lengths[key] = length
+        if element == _STRING:
+            reader.skip_texts(length)
+        elif element in _SIMPLE:
+            shape = _SIMPLE[element]
+            if length <= _MAX_NUMBERS and shape.format[-1] in "BbHhIiQq":
+                numbers[key] = tuple(reader.whole(shape) for _ in range(length))
+            else:
+                reader.skip(length * shape.size)
+        else:
+            raise _Malformed  # arrays of arrays are written by nobody
+    elif kind in _SIMPLE:
+        fields[key] = reader.value(_SIMPLE[kind])
     else:
-        pairs = layers * number("attention.head_count_kv", heads)
-    width = number("embedding_length") // heads
-    both = number("attention.key_length", width) + number("attention.value_length", width)
-    return pairs * both * _BYTES_PER_NUMBER or None
+        raise _Malformed
 
 
-def _read(data: bytes, found: dict[str, object]) -> None:
-    if data[:4] != _MAGIC or _uint32(data, 4)[0] not in _VERSIONS:
-        return
-    (entries,) = _uint64(data, 16)
-    at = 24
-    for _ in range(min(entries, _MOST_ENTRIES)):
-        name, at = _text(data, at)
-        if len(name) > _LONGEST_NAME:
-            return
-        (kind,) = _uint32(data, at)
-        found[name], at = _value(data, at + 4, kind)
+def _tensors(reader: _Reader, count: int, alignment: Scalar) -> int:
+    """Return where the last tensor ends at least, from the file's start."""
+    if type(alignment) is not int or alignment not in _ALIGNMENTS:
+        raise _Malformed
+    furthest = 0
+    for _ in range(count):
+        reader.text(_MAX_KEY_BYTES)
+        dimensions = reader.whole(_U32)
+        if not 0 < dimensions <= _MAX_DIMENSIONS:
+            raise _Malformed
+        elements = 1
+        for _ in range(dimensions):
+            elements *= reader.whole(_U64)
+        kind, offset = reader.whole(_U32), reader.whole(_U64)
+        if not 0 < elements < 2**60 or offset >= 2**62 or offset % alignment:
+            raise _Malformed
+        furthest = max(furthest, offset + _least_bytes(kind, elements))
+    start = -(-reader.position // alignment) * alignment
+    return start + furthest if count else reader.position
 
 
-def _value(data: bytes, at: int, kind: int) -> tuple[object, int]:
-    if kind == _TEXT:
-        return _text(data, at)
-    if kind == _ARRAY:
-        return _array(data, at)
-    scalar = _SCALARS.get(kind)
-    if scalar is None:
-        raise ValueError(kind)
-    return scalar.unpack_from(data, at)[0], at + scalar.size
+def _least_bytes(kind: int, elements: int) -> int:
+    """Return how many bytes a tensor has; 0 for a kind that is newer than this table."""
+    block, size = _BLOCKS.get(kind, (1, 0))
+    return -(-elements // block) * size
 
 
-def _text(data: bytes, at: int) -> tuple[str, int]:
-    (length,) = _uint64(data, at)
-    end = at + 8 + length
-    if end > len(data):
-        raise IndexError(end)
-    return data[at + 8 : end].decode("utf-8"), end
+# For each kind of tensor: elements in a block, and bytes of a block (ggml.h, ggml-common.h).
+_BLOCKS: Final[Mapping[int, tuple[int, int]]] = MappingProxyType(
+    {
+        0: (1, 4),  # F32
+        1: (1, 2),  # F16
+        2: (32, 18),  # Q4_0
+        3: (32, 20),  # Q4_1
+        6: (32, 22),  # Q5_0
+        7: (32, 24),  # Q5_1
+        8: (32, 34),  # Q8_0
+        9: (32, 36),  # Q8_1
+        10: (256, 84),  # Q2_K
+        11: (256, 110),  # Q3_K
+        12: (256, 144),  # Q4_K
+        13: (256, 176),  # Q5_K
+        14: (256, 210),  # Q6_K
+        15: (256, 292),  # Q8_K
+        16: (256, 66),  # IQ2_XXS
+        17: (256, 74),  # IQ2_XS
+        18: (256, 98),  # IQ3_XXS
+        19: (256, 50),  # IQ1_S
+        20: (32, 18),  # IQ4_NL
+        21: (256, 110),  # IQ3_S
+        22: (256, 82),  # IQ2_S
+        23: (256, 136),  # IQ4_XS
+        24: (1, 1),  # I8
+        25: (1, 2),  # I16
+        26: (1, 4),  # I32
+        27: (1, 8),  # I64
+        28: (1, 8),  # F64
+        29: (256, 56),  # IQ1_M
+        30: (1, 2),  # BF16
+        34: (256, 54),  # TQ1_0
+        35: (256, 66),  # TQ2_0
+        39: (32, 17),  # MXFP4
+    }
+)
 
 
-def _array(data: bytes, at: int) -> tuple[object, int]:
-    """Return an array of a few unsigned numbers, and where it ends; any other is passed over."""
-    (kind,), (count,) = _uint32(data, at), _uint64(data, at + 4)
-    at += 12
-    if kind == _TEXT:
-        read = _uint64
-        for _ in range(count):  # each takes eight bytes at least, so the data ends this too
-            at += 8 + read(data, at)[0]
-        return None, at
-    scalar = _SCALARS.get(kind)
-    if scalar is None:
-        raise ValueError(kind)  # arrays of arrays: no metadata has them
-    end = at + scalar.size * count
-    if end > len(data):
-        raise IndexError(end)
-    if kind == _UINT32 and count <= _MOST_LAYERS:
-        return struct.unpack_from(f"<{count}I", data, at), end
-    return None, end
+class _Reader:
+    """Takes values off the front of a head; it never reads beyond what is there."""
+
+    def __init__(self, data: memoryview) -> None:
+        self._data = data
+        self.position = 0
+
+    def skip(self, count: int) -> None:
+        """Pass over `count` bytes."""
+        self._need(count)
+        self.position += count
+
+    def whole(self, shape: struct.Struct) -> int:
+        """Take a whole number."""
+        return int(self.value(shape))
+
+    def value(self, shape: struct.Struct) -> int | float | bool:
+        """Take a number or truth value."""
+        self._need(shape.size)
+        value: int | float | bool = shape.unpack_from(self._data, self.position)[0]
+        self.position += shape.size
+        return value
+
+    def text(self, limit: int) -> str:
+        """Take a text of at most `limit` bytes; bytes that are no UTF-8 are replaced."""
+        length = self.whole(_U64)
+        if length > limit:
+            raise _Malformed
+        self._need(length)
+        raw = bytes(self._data[self.position : self.position + length])
+        self.position += length
+        return raw.decode(errors="replace")
+
+    def skip_texts(self, count: int) -> None:
+        """Pass over `count` texts, such as the words of a vocabulary."""
+        data, position, end = self._data, self.position, len(self._data)
+        unpack = _U64.unpack_from
+        for _ in range(count):
+            if position + _U64.size > end:
+                raise _CutOff
+            position += _U64.size + unpack(data, position)[0]
+        self.position = position
+        self._need(0)
+
+    def _need(self, count: int) -> None:
+        if self.position + count > len(self._data):
+            if self.position + count > MAX_HEAD_BYTES:
+                raise _Malformed
+            raise _CutOff

@@ -235,3 +235,15 @@ def test_a_count_that_fails_leaves_the_answer_to_the_request_itself() -> None:
 async def check_uncounted(door: parts.Door) -> None:
     answer = await door.ask(door.post({"model": "m", "prompt": "x" * 200}))
     assert (answer.status, answer.code) == (502, "upstream_failed")
+
+
+def test_what_was_refused_leaves_nothing_to_translate_in_a_health_check() -> None:
+    async def check(door: parts.Door) -> None:
+        client = await door.connect()
+        client.writer.write(door.post({"model": "m", "prompt": "x" * 200, "n": 1e999}))
+        assert (await client.read_answer()).status == 400
+        client.writer.write(door.get("/-/health"))
+        assert (await client.read_answer()).body == compact(SAID)
+        await client.close()
+
+    go(check, answering(plain(200, compact(SAID)), close=True), dialect=COUNTS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import os
 import threading
 from collections.abc import Callable
 from typing import Final
@@ -28,6 +29,9 @@ STALE_SECONDS: Final = 2.0
 OBSERVE_SECONDS: Final = 1.5
 _MAX_BYTES: Final = 2**53
 _MAX_PERCENT: Final = 100.0
+# Of one processor, in percent: a runtime that works on a request uses more, and one that only
+# answers health checks less, also while a GPU does the work.
+_AT_REST_PERCENT: Final = 5.0
 _MEMORY: Final = frozenset({Reason.RAM_OVER_LIMIT, Reason.VRAM_OVER_LIMIT})
 
 
@@ -73,6 +77,7 @@ class ResourceMonitor:
         self._verdict = refuse(Reason.PROBE_FAILED)
         self._observed_at = -math.inf
         self._over_since: float | None = None
+        self._resting_since: float | None = None
         self._turn = threading.Lock()  # guards the next two
         self._asking, self._wanted = False, True
         self._task: asyncio.Task[None] | None = None
@@ -93,7 +98,7 @@ class ResourceMonitor:
                 await self._task
             self._task = None
         self.latest, self._verdict = None, refuse(Reason.PROBE_FAILED)
-        self._over_since = None
+        self._over_since = self._resting_since = None
         with self._turn:
             unused, self._wanted = self._wanted and not self._asking, False
         if unused:  # else the question that still runs does so after its answer
@@ -106,6 +111,10 @@ class ResourceMonitor:
         Processor time does not count: its use falls by itself.
         """
         return 0.0 if self._over_since is None else self._clock() - self._over_since
+
+    def resting_for(self) -> float:
+        """Return for how many seconds every observation showed next to no use of a processor."""
+        return 0.0 if self._resting_since is None else self._clock() - self._resting_since
 
     def verdict(self) -> Verdict:
         """Return whether the newest observation is within the limits and fresh."""
@@ -132,6 +141,10 @@ class ResourceMonitor:
             self._verdict = refuse(Reason.PROBE_FAILED)
         else:
             self._verdict = evaluate_resources(observation, self._limits)
+        if not _is_at_rest(observation):
+            self._resting_since = None
+        elif self._resting_since is None:
+            self._resting_since = began
         if self._verdict.reason not in _MEMORY:
             self._over_since = None
         elif self._over_since is None:
@@ -155,6 +168,12 @@ class ResourceMonitor:
         """Ask about no process, so that the probe closes what it has open of the earlier ones."""
         with contextlib.suppress(ProbeFailed):
             self._probe.observe(ProbeTarget(pids=()))
+
+
+def _is_at_rest(observation: ResourceObservation | None) -> bool:
+    if observation is None:
+        return False
+    return observation.cpu_percent * (os.cpu_count() or 1) < _AT_REST_PERCENT
 
 
 def _rebuild(answer: object) -> ResourceObservation | None:
