@@ -13,7 +13,7 @@ import real_runtimes
 import runtime_parts
 import serving_parts
 
-from companion_core.decisions.gguf import read_gguf
+from companion_core.decisions.gguf import parse_gguf
 from companion_core.errors import CompanionError, Reason
 
 pytestmark = pytest.mark.integration
@@ -44,7 +44,7 @@ def serve(tmp_path: Path, require_real: Any):
         data = real_runtimes.MODEL.read_bytes()
         data = data.replace(stated_context(OWN), stated_context(context), 1)
         if template is not None:
-            own = (read_gguf(data).chat_template or "").encode()
+            own = (parse_gguf(data).text("tokenizer.chat_template") or "").encode()
             data = data.replace(own, template.encode().ljust(len(own)))
         path = tmp_path / "model.gguf"
         path.write_bytes(data)
