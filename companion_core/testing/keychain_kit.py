@@ -63,7 +63,7 @@ def check_keychain(provider: Any) -> tuple[Untried, ...]:
     _BOOK.expect(
         1, all(map(callable, methods)), seen=type(provider).__name__, expected="a Keychain"
     )
-    names = getattr(provider, "option_names", frozenset())
+    names: Any = getattr(provider, "option_names", frozenset())
     fits = type(names) is frozenset and all(type(name) is str for name in names)
     _BOOK.expect(1, fits, seen=f"option_names={names!r}", expected="a frozenset of text")
     values = [secrets.token_urlsafe(32) for _ in range(3)]
