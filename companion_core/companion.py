@@ -24,7 +24,8 @@ from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 from companion_core.config.paths import DEFAULT_INSTANCE, InstancePaths, default_state_dir
-from companion_core.config.reader import Config, load_config, with_interpreter
+from companion_core.config.reader import load_config, with_interpreter
+from companion_core.config.sections import Config
 from companion_core.control.client import InstanceLock
 from companion_core.control.server import ControlServer
 from companion_core.decisions.verdict import Verdict, refuse

@@ -7,7 +7,8 @@ import shlex
 from typing import Any, Final
 
 from companion_core.cli import Settings
-from companion_core.config.reader import Config, load_config
+from companion_core.config.reader import load_config
+from companion_core.config.sections import Config
 from companion_core.errors import (
     REASONS,
     CompanionError,

@@ -20,7 +20,8 @@ from companion_core.cli.model_swap import swap_model
 from companion_core.cli.progress import StepPrinter
 from companion_core.cli.status_command import as_text
 from companion_core.companion import Companion
-from companion_core.config.reader import Config, load_config, with_model
+from companion_core.config.reader import load_config, with_model
+from companion_core.config.sections import Config
 from companion_core.control.client import find_running
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason, error_for
 from companion_core.serving.step import OnStep, Step

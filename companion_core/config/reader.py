@@ -15,39 +15,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-from companion_core.config.sections import (
-    SECTIONS,
-    Config,
-    GatewayConfig,
-    KeychainConfig,
-    LimitsConfig,
-    ManifestConfig,
-    ModelConfig,
-    NetworkConfig,
-    PluginsConfig,
-    RuntimeConfig,
-    is_model_id,
-)
+from companion_core.config.sections import SECTIONS, Config, ModelConfig, is_model_id
 from companion_core.errors import Reason, UsageError
 from companion_core.system.state_files import open_ordinary, open_to_others
 
-__all__ = [
-    "SECTIONS",
-    "Config",
-    "GatewayConfig",
-    "KeychainConfig",
-    "LimitsConfig",
-    "ManifestConfig",
-    "ModelConfig",
-    "NetworkConfig",
-    "PluginsConfig",
-    "RuntimeConfig",
-    "load_config",
-    "parse_config",
-    "read_document",
-    "with_interpreter",
-    "with_model",
-]
+__all__ = ["load_config", "parse_config", "read_document", "with_interpreter", "with_model"]
 
 MAX_CONFIG_BYTES: Final = 256 * 1024
 

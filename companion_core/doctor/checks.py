@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from companion_core.config.paths import InstancePaths
-from companion_core.config.reader import Config
+from companion_core.config.sections import Config
 from companion_core.control.client import RunningInstance
 from companion_core.decisions.manifest import Manifest
 from companion_core.doctor.findings import Finding, Row, Section, Status, broken, skipped

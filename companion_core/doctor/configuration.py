@@ -7,7 +7,8 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from companion_core.config.reader import SECTIONS, Config, parse_config, read_document
+from companion_core.config.reader import parse_config, read_document
+from companion_core.config.sections import SECTIONS, Config
 from companion_core.doctor.checks import Check, Situation
 from companion_core.doctor.findings import Finding, Row, Section, Status, broken, fine, skipped
 from companion_core.doctor.redaction import shown_url

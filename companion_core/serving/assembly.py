@@ -14,7 +14,7 @@ from typing import Final
 from companion_core import __version__
 from companion_core.authority import memory_keychain
 from companion_core.config.paths import InstancePaths
-from companion_core.config.reader import Config
+from companion_core.config.sections import Config
 from companion_core.decisions.isolation import Tier, choose_tier
 from companion_core.decisions.restart import Size
 from companion_core.decisions.verdict import Verdict

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from companion_core.authority.manifest_fetch import ManifestMemory, fetch_manifest
 from companion_core.config.paths import InstancePaths
-from companion_core.config.reader import Config
+from companion_core.config.sections import Config
 from companion_core.decisions.manifest import Manifest, ManifestModel
 from companion_core.egress.interface import Egress
 from companion_core.errors import Reason, Refused, error_for

@@ -10,7 +10,7 @@ import asyncio
 from typing import Final
 
 from companion_core.config.paths import InstancePaths
-from companion_core.config.reader import Config
+from companion_core.config.sections import Config
 from companion_core.decisions.availability import AvailabilityFacts
 from companion_core.decisions.lifecycle import State, can_serve_inference
 from companion_core.decisions.restart import Ending, Size

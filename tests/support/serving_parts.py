@@ -112,7 +112,7 @@ def time_passes(seconds: float) -> None:
     """Put the event loop's clock forward: all that is due by then is due now."""
     loop = asyncio.get_running_loop()
     now = loop.time
-    loop.time = lambda: now() + seconds  # type: ignore[method-assign]
+    loop.time = lambda: now() + seconds  # type: ignore[method-assign]  # this loop's clock alone
 
 
 async def until(condition: Callable[[], object], seconds: float = 60.0) -> None:

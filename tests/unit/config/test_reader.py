@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from companion_core.config.reader import SECTIONS, Config, load_config, parse_config, with_model
+from companion_core.config.reader import load_config, parse_config, with_model
+from companion_core.config.sections import SECTIONS, Config
 from companion_core.errors import Reason, UsageError
 
 pytestmark = pytest.mark.unit

@@ -9,7 +9,7 @@ import os
 import pytest
 from doctor_parts import PUBLIC_KEY, make_situation
 
-from companion_core.config.reader import SECTIONS
+from companion_core.config.sections import SECTIONS
 from companion_core.doctor import configuration
 from companion_core.doctor.checks import run_checks
 from companion_core.doctor.findings import Status
