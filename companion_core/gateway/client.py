@@ -30,6 +30,7 @@ MAX_REMEMBERED_HEAD: Final = 2048
 LINGER_SECONDS: Final = 1.0
 
 _OK: Final = Reason.OK
+_AT_CAPACITY: Final = Reason.AT_CAPACITY
 _READING_HEAD: Final = ConnectionState.READING_HEAD
 _READING_BODY: Final = ConnectionState.READING_BODY
 _AWAITING_ANSWER: Final = ConnectionState.AWAITING_ANSWER
@@ -243,9 +244,13 @@ class ClientConnection(asyncio.Protocol):
     def _answer_get(self, head: RequestHead, now: float) -> None:
         if head.path == HEALTH_PATH:
             self._exchange.begin_health_check(now, self._raw_head)
-        else:
+            return
+        reason = self._context.gate_arrival().reason
+        if reason is _OK or reason is _AT_CAPACITY:  # a list takes no place, so it never waits
             self.transport.write(self._context.models_response(close=not head.keep_alive))
             self._answered(_OK, now)
+        else:
+            self.refuse(reason)
 
     def _await_body(self, head: RequestHead, now: float) -> None:
         settings = self._context.settings
@@ -289,7 +294,7 @@ class ClientConnection(asyncio.Protocol):
         if head.until_close:
             self._keep_alive = False
         self.transport.write(relayed_head(head, not self._keep_alive) + body)
-        if not self._writing_paused:
+        if body and not self._writing_paused:  # a stream's head may come long before its first word
             self.deadline = self._context.more_deadline
 
     def answer_data(self, data: bytes) -> None:

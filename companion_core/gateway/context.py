@@ -148,6 +148,10 @@ class GatewayContext:
             return _NOT_READY
         return gate_request(self._conditions.lifecycle(), admission, self._conditions.resources())
 
+    def gate_arrival(self) -> Verdict:
+        """Return the first refusal for a request that has just arrived; see `gate`."""
+        return self.gate(self.queue.arrival())
+
     def release_place(self, seconds: float) -> None:
         """Take a place back that was used for so long; the first that waits gets it."""
         waiter = self.queue.release(seconds)

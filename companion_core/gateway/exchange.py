@@ -1,6 +1,6 @@
 """One request on its way to the backend, and its answer on the way back.
 
-Body, lifecycle, admission and resources are passed in this order (I-10). Each client
+Lifecycle, admission, resources and the body are passed in this order (I-10). Each client
 connection has one exchange, used for one request after the other. Nothing here awaits:
 the queue and the backend's connection call back. `states` lists what can follow on what.
 """
@@ -74,18 +74,18 @@ class Exchange:
     def begin(self, path: str, raw: bytes | bytearray, now: float) -> None:
         """Run, queue or refuse a request whose head has passed the guard."""
         context = self._context
-        fields = parse_body(raw, context.settings.model_id)
-        if isinstance(fields, Verdict):
-            self._downstream.refuse(fields.reason)
-            return
         queue = context.queue
-        verdict = context.gate(queue.arrival())
+        verdict = context.gate_arrival()
         requests, pool = context.requests, context.pool
         if not (verdict.ok or verdict.reason is Reason.AT_CAPACITY):
             self._downstream.refuse(verdict.reason)
             return
         if requests is None or pool is None:
             self._downstream.refuse(Reason.NOT_READY)
+            return
+        fields = parse_body(raw, context.settings.model_id)
+        if isinstance(fields, Verdict):
+            self._downstream.refuse(fields.reason)
             return
         request = requests.inference(path, fields)
         if isinstance(request, Verdict):

@@ -33,9 +33,11 @@ class GatewaySettings:
         head_seconds: for a whole head, and for a connection that never showed the token.
         body_seconds: for a whole body.
         connect_seconds: for a connection to the backend.
-        first_byte_seconds: for the beginning of the backend's answer. Without streaming, the
-            model does all its work before it; OpenAI's clients wait as long.
-        between_bytes_seconds: between any two parts of an answer that has begun.
+        first_byte_seconds: until the first byte of the answer's body. Without streaming, the
+            model does all its work before it, however long that takes on a slow machine; a client
+            that would not wait as long leaves, which ends the work.
+        between_bytes_seconds: between any two parts of a body that has begun. A stream is silent
+            while the runtime reads another request's long prompt.
         stall_seconds: how long a client may leave its answer unread.
         idle_seconds: between two requests of a client that showed the token.
         health_seconds: for the backend's answer to a health check.
@@ -57,8 +59,8 @@ class GatewaySettings:
     head_seconds: float = 10
     body_seconds: float = 30
     connect_seconds: float = 5
-    first_byte_seconds: float = 600
-    between_bytes_seconds: float = 120
+    first_byte_seconds: float = 3600
+    between_bytes_seconds: float = 600
     stall_seconds: float = 30
     idle_seconds: float = 75
     health_seconds: float = 5

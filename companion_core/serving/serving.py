@@ -10,7 +10,7 @@ import asyncio
 from typing import Final
 
 from companion_core.config.paths import InstancePaths
-from companion_core.config.reader import Config
+from companion_core.config.sections import Config
 from companion_core.decisions.availability import AvailabilityFacts
 from companion_core.decisions.lifecycle import State, can_serve_inference
 from companion_core.decisions.restart import Ending, Size
@@ -31,6 +31,7 @@ from companion_core.runtime import (
 )
 from companion_core.serving.assembly import RuntimeProviders
 from companion_core.serving.backend_at_gateway import BackendAtGateway
+from companion_core.serving.events import Tell
 from companion_core.serving.runtime_health import RuntimeHealth
 from companion_core.serving.status import GatewayStatus, RuntimeStatus, ServingStatus
 from companion_core.serving.watchdog import Timing, Watchdog
@@ -66,6 +67,7 @@ class Serving:
         token: Secret,
         egress: Egress,
         timing: Timing | None = None,
+        tell: Tell = lambda _event: None,
     ) -> None:
         self._config = config
         self._paths = paths
@@ -75,12 +77,13 @@ class Serving:
         self.gateway = Gateway(
             GatewaySettings(
                 token=token,
-                model_id=config.model.id,
+                model_id=config.model_id,
                 port=section.port,
                 requests_per_minute=section.requests_per_minute,
                 max_in_flight=section.max_in_flight,
                 queue_bound=section.queue_bound,
                 queue_deadline_seconds=section.queue_deadline_seconds,
+                first_byte_seconds=section.first_byte_seconds,
                 second_parser=section.second_parser,
             ),
             self,
@@ -107,7 +110,8 @@ class Serving:
             parallel=section.max_in_flight, context_length=config.runtime.context_length
         )
         self._timing = Timing() if timing is None else timing
-        self.watchdog = Watchdog(self, self._timing)
+        self._tell = tell
+        self.watchdog = Watchdog(self, self._timing, tell=tell)
 
     # --- what the gateway asks before each request; both answers are ready ----------------
 
@@ -214,7 +218,7 @@ class Serving:
     def begin_anew(self, size: Size) -> None:
         """Begin with another model or size; how often the runtime before ended no longer counts."""
         self.size = size
-        self.watchdog = Watchdog(self, self._timing)
+        self.watchdog = Watchdog(self, self._timing, tell=self._tell)
 
     # --- what the watchdog asks -----------------------------------------------------------
 

@@ -15,6 +15,8 @@ from typing import Protocol
 from companion_core.decisions.restart import Ending, Size, decide_restart, smaller
 from companion_core.decisions.verdict import Verdict
 from companion_core.errors import CompanionError, Reason
+from companion_core.runtime import describe_exit
+from companion_core.serving.events import Event, EventKind, Tell
 from companion_core.system.clock import recency_now
 
 __all__ = ["Served", "Timing", "Watchdog"]
@@ -70,6 +72,7 @@ class Watchdog:
         served: the runtime.
         timing: see `Timing`.
         sleep: waits so many seconds before another start.
+        tell: hears how each runtime ended, and what follows.
 
     Attributes:
         gave_up: why no runtime is started any more; None while there is one or will be.
@@ -81,11 +84,13 @@ class Watchdog:
         timing: Timing,
         *,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        tell: Tell = lambda _event: None,
     ) -> None:
         self.gave_up: Reason | None = None
         self._served = served
         self._timing = timing
         self._sleep = sleep
+        self._tell = tell
         self._endings: list[float] = []
 
     async def run(self) -> None:
@@ -98,7 +103,12 @@ class Watchdog:
             ending: Ending | None = await self._watch()
             await self._served.stop()
             while ending is not None and self.gave_up is None:
+                self._tell_ending(ending)
                 ending = await self._start_another(ending)
+            if self.gave_up is not None:
+                self._tell(Event(kind=EventKind.RUNTIME_GAVE_UP, reason=self.gave_up))
+            else:
+                self._tell(Event(kind=EventKind.RUNTIME_RESTORED))
 
     async def _watch(self) -> Ending:
         """Return how the runtime ended; also where it was drained for the memory that it uses."""
@@ -143,14 +153,18 @@ class Watchdog:
             if size is None:
                 self.gave_up = ending.reason
                 return None
-            self._served.size = size
+            self._served.size, delay = size, 0.0
+            how = f"smaller: {size.parallel} at once, {size.context_length} tokens of context"
         else:
             self._endings.append(recency_now())
             decision = decide_restart(ending, self._endings, recency_now())
             if decision.delay is None:
                 self.gave_up = decision.reason
                 return None
-            await self._sleep(decision.delay)
+            delay, how = decision.delay, f"in {decision.delay:.0f} s"
+        self._tell(Event(kind=EventKind.RUNTIME_RESTARTING, text=how))
+        if delay:
+            await self._sleep(delay)
         try:
             await self._served.restart()
         except CompanionError as error:
@@ -158,3 +172,7 @@ class Watchdog:
             code = last.exit_code if last is not None else None
             return Ending(reason=error.reason, exit_code=code, ready=False)
         return None
+
+    def _tell_ending(self, ending: Ending) -> None:
+        ended = EventKind.RUNTIME_ENDED
+        self._tell(Event(kind=ended, text=describe_exit(ending.exit_code), reason=ending.reason))

@@ -10,6 +10,7 @@ from companion_core.decisions import restart
 from companion_core.decisions.restart import Ending, Size
 from companion_core.decisions.verdict import OK, Verdict
 from companion_core.errors import EnvironmentUnavailable, Reason
+from companion_core.serving.events import Event, EventKind
 from companion_core.serving.watchdog import Timing, Watchdog
 
 pytestmark = pytest.mark.unit
@@ -111,6 +112,41 @@ def test_a_start_that_cannot_be_made_smaller_is_given_up_at_once() -> None:
 def test_a_smaller_start_that_ends_otherwise_is_tried_again_with_its_size() -> None:
     served = Starting(LARGE, Reason.RAM_OVER_LIMIT, Reason.RUNTIME_EXITED)
     assert lived(served) == ([LARGE, HALF, HALF], None, list(restart.DELAYS_SECONDS[:2]))
+
+
+def test_each_ending_and_what_follows_it_is_told() -> None:
+    told: list[Event] = []
+
+    async def sleep(_seconds: float) -> None:
+        await asyncio.sleep(0)
+
+    async def life(served: Starting) -> None:
+        watching = asyncio.ensure_future(
+            Watchdog(served, TIMING, sleep=sleep, tell=told.append).run()
+        )
+        serving = asyncio.ensure_future(served.serves.wait())
+        await asyncio.wait({watching, serving}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.sleep(0)
+        for task in (watching, serving):
+            task.cancel()
+        await asyncio.wait({watching, serving})
+
+    exited, memory = Reason.RUNTIME_EXITED, Reason.RAM_OVER_LIMIT
+    asyncio.run(life(Starting(LARGE, memory)))
+    assert [(event.kind, event.reason) for event in told] == [
+        (EventKind.RUNTIME_ENDED, exited),
+        (EventKind.RUNTIME_RESTARTING, Reason.OK),
+        (EventKind.RUNTIME_ENDED, memory),
+        (EventKind.RUNTIME_RESTARTING, Reason.OK),
+        (EventKind.RUNTIME_RESTORED, Reason.OK),
+    ]
+    assert told[1].text == f"in {restart.DELAYS_SECONDS[0]:.0f} s"
+    assert told[3].text == "smaller: 1 at once, 1024 tokens of context"
+
+    told.clear()
+    asyncio.run(life(Starting(SHORT, memory)))
+    assert [event.kind for event in told[2:]] == ["runtime_ended", "runtime_gave_up"]
+    assert told[-1].reason is memory
 
 
 class Busy(Served):
