@@ -154,7 +154,7 @@ class Mix:
         while True:
             await asyncio.sleep(WATCH_SECONDS)
             now = await asyncio.to_thread(lambda: self._companion.runtime_pid)
-            if now != before:
+            if now not in {None, before}:
                 before = now
                 self.count.replaced_at.append(time.monotonic())
 
@@ -273,6 +273,8 @@ def drive(name: str, requests: int, clients: int, seed: int) -> bool:
             count = run_event_loop(mix.run())
             recorded = set(map(int, re.findall(r"hung up on (\d+)", companion.runtime_log())))
             counted = companion.answers_by_reason()
+            ended = companion.process.poll() is not None
+            errors = companion.errors()
         finally:
             left = companion.close()
     others = [
@@ -285,6 +287,8 @@ def drive(name: str, requests: int, clients: int, seed: int) -> bool:
         f"{many} requests failed ({how}) that the backend did not fail"
         for how, many in collections.Counter(others).items()
     ]
+    if ended:
+        wrong.append(f"the companion ended with {companion.process.returncode}: {errors[-3000:]}")
     if count.wrong:
         wrong.append(f"{len(count.wrong)} answers of another request")
     if count.gave_up:

@@ -51,8 +51,8 @@ class ConnectionOwner(Protocol):
     now: Callable[[], float]
     closed_for_good: bool
 
-    def opened(self, connection: BackendConnection, first: list[Outgoing]) -> None:
-        """Use a connection that was made, first of all for what is in `first`."""
+    def opened(self, connection: BackendConnection) -> None:
+        """Take note of a connection that was made; nothing may be sent on it yet."""
         ...
 
     def keep_after(self, connection: BackendConnection, head: ResponseHead, now: float) -> None:
@@ -81,8 +81,6 @@ class BackendConnection(asyncio.Protocol):
 
     Args:
         pool: keeps it while it is idle.
-        first: holds at most one request, which may be put here until the connection is made;
-            the pool sends that first. Without one the connection stays idle until it is needed.
 
     Attributes:
         kind: of the newest answer on it; the pool knows what a backend does after each kind.
@@ -97,7 +95,6 @@ class BackendConnection(asyncio.Protocol):
         "_check",
         "_descriptor",
         "_ended",
-        "_first",
         "_framer",
         "_head",
         "_known_head",
@@ -115,9 +112,8 @@ class BackendConnection(asyncio.Protocol):
     )
     transport: asyncio.Transport
 
-    def __init__(self, pool: ConnectionOwner, first: list[Outgoing]) -> None:
+    def __init__(self, pool: ConnectionOwner) -> None:
         self._pool = pool
-        self._first = first
         self._sink: Sink | None = None
         self._head: ResponseHead | None = None
         self._raw_head = b""  # the bytes that `_known_head` was parsed from
@@ -150,6 +146,10 @@ class BackendConnection(asyncio.Protocol):
         """Whether neither an end nor a byte has come that the event loop has not read yet."""
         return self._poll is None or not self._poll(0)
 
+    def is_open(self) -> bool:
+        """Whether it has not ended, as far as is known."""
+        return not self.transport.is_closing() and self.is_silent()
+
     def abort(self) -> None:
         """See `Upstream`: close at once and forget the receiver of the answer."""
         self._sink = None
@@ -171,7 +171,7 @@ class BackendConnection(asyncio.Protocol):
             poll = select.poll()
             poll.register(self._descriptor, select.POLLIN)
             self._poll = poll.poll
-        self._pool.opened(self, self._first)
+        self._pool.opened(self)
 
     def eof_received(self) -> bool:
         """See `asyncio.Protocol`; True keeps the transport until the backend can have closed.

@@ -25,6 +25,8 @@ from companion_core.gateway.interface import Outgoing, Sink
 __all__ = ["BackendPool"]
 
 CONNECT_SECONDS: Final = 5.0
+# A backend may end a connection at once, or while this program is held up.
+CONNECTS: Final = 5
 # Servers close idle connections after some seconds (llama.cpp: five); staying well below
 # keeps a request from being written into a connection that is just being closed.
 IDLE_SECONDS: Final = 2.0
@@ -157,16 +159,29 @@ class BackendPool:
         task.add_done_callback(self._connecting.discard)
 
     async def _connect(self, first: list[Outgoing]) -> None:
-        # A request in `first` is sent by `opened`, as soon as the connection is there.
         with contextlib.suppress(OSError, CompanionError):
             async with asyncio.timeout(self._connect_seconds):
-                await self._egress.connect_backend(
-                    lambda: BackendConnection(self, first), self._channel
-                )
+                connection = await self._connected()
+            self._use(connection, first)
         if first is self._awaited:
             self._awaited = None
         for outgoing in first:  # it was not sent
             outgoing.sink.response_failed()
+
+    async def _connected(self) -> BackendConnection:
+        """Return a connection that the backend has not ended meanwhile.
+
+        Raises:
+            OSError: the backend does not accept any, or ended each.
+        """
+        for _ in range(CONNECTS):
+            connection = await self._egress.connect_backend(
+                lambda: BackendConnection(self), self._channel
+            )
+            if self.closed_for_good or connection.is_open():
+                return connection
+            connection.abort()
+        raise ConnectionResetError
 
     def keep_after(self, connection: BackendConnection, head: ResponseHead, now: float) -> None:
         """Keep a connection after an answer, if what is known of the backend allows it."""
@@ -205,14 +220,20 @@ class BackendPool:
         if kind is not None and self.now() - connection.idle_since <= SETTLE_SECONDS:
             self._stays_after[kind] = False
 
-    def opened(self, connection: BackendConnection, first: list[Outgoing]) -> None:
-        """Use a connection that was made; from now on nothing is put into `first` for it."""
+    def opened(self, connection: BackendConnection) -> None:
+        """Take note of a connection that was made; nothing may be sent on it yet.
+
+        uvloop closes the descriptor of a transport that ends inside `connection_made` twice, the
+        second time when it may be another connection's.
+        """
         self._open.add(connection)
+
+    def _use(self, connection: BackendConnection, first: list[Outgoing]) -> None:
+        """Use a connection that was made; from now on nothing is put into `first` for it."""
         if first is self._awaited:
             self._awaited = None
-        loop = asyncio.get_running_loop()
         if self.closed_for_good:  # the backend was replaced meanwhile
-            loop.call_soon(connection.abort)  # uvloop allows no abort inside `connection_made`
+            connection.abort()
         elif not first:
             connection.waited = True
             self.unused = connection
@@ -223,7 +244,7 @@ class BackendPool:
             )
         else:
             first.clear()
-            loop.call_soon(self.keep, connection, self.now())
+            self.keep(connection, self.now())
 
     def closed(self, connection: BackendConnection) -> None:
         """Forget a connection; harmless when it is forgotten already."""

@@ -7,6 +7,7 @@ companion makes a new token, and each start a new key.
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Final
 
 from companion_core.config.paths import InstancePaths
@@ -88,7 +89,8 @@ class Serving:
             ),
             self,
             egress=egress,
-            clock=recency_now,
+            # Its clients and its backend sleep with this machine, so no deadline counts that.
+            clock=time.monotonic,
         )
         self._current = BackendAtGateway(self.gateway, chosen.health.provider)
         self._supervisor = Supervisor(egress, clock=recency_now, listener=self._current)

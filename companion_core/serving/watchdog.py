@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -72,6 +73,7 @@ class Watchdog:
         served: the runtime.
         timing: see `Timing`.
         sleep: waits so many seconds before another start.
+        clock: monotonic seconds.
         tell: hears how each runtime ended, and what follows.
 
     Attributes:
@@ -84,12 +86,14 @@ class Watchdog:
         timing: Timing,
         *,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        clock: Callable[[], float] = time.monotonic,
         tell: Tell = lambda _event: None,
     ) -> None:
         self.gave_up: Reason | None = None
         self._served = served
         self._timing = timing
         self._sleep = sleep
+        self._clock = clock
         self._tell = tell
         self._endings: list[float] = []
 
@@ -112,22 +116,28 @@ class Watchdog:
 
     async def _watch(self) -> Ending:
         """Return how the runtime ended; also where it was drained for the memory that it uses."""
-        healthy_at = asked_at = recency_now()
+        # Not from the last good answer on: until the first bad one, time in which this program did
+        # not run, asleep or held up, may have passed.
+        silent_since: float | None = None
+        asked_at = self._clock()
         while not await self._exited_within(self._timing.health_interval):
             if self._served.over_memory_for() >= self._timing.over_limit_after:
                 await self._served.drain(self._timing.drain)
                 return Ending(reason=Reason.RAM_OVER_LIMIT, exit_code=None, ready=True)
+            began = self._clock()
             ok = (await self._served.check_health()).ok
             if (
                 ok
                 and self._is_idle()
-                and recency_now() - asked_at >= self._timing.liveness_interval
+                and self._clock() - asked_at >= self._timing.liveness_interval
             ):
                 ok = await self._served.computes()
-                asked_at = recency_now() if ok else asked_at
+                asked_at = self._clock() if ok else asked_at
             if ok:
-                healthy_at = recency_now()
-            elif recency_now() - healthy_at >= self._timing.unresponsive_after:
+                silent_since = None
+            elif silent_since is None:
+                silent_since = began
+            elif self._clock() - silent_since >= self._timing.unresponsive_after:
                 self._served.terminate_unhealthy(Reason.HEALTH_FAILED)
         ended = Ending(reason=Reason.RUNTIME_EXITED, exit_code=None, ready=True)
         return self._served.last_ending or ended

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import os
 import sys
+import time
 from typing import Any
 
 import closing_backend as closing
@@ -12,7 +15,9 @@ import pytest
 from closing_backend import CHUNKED, WHOLE, ClosingBackend, run
 
 from companion_core.decisions.guard import HEALTH_PATH
+from companion_core.egress.live import LiveEgress
 from companion_core.gateway import upstream
+from companion_core.gateway.backend_connection import BackendConnection
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("each_event_loop")]
 
@@ -202,6 +207,60 @@ def test_what_was_closed_unread_is_sent_again_on_whichever_connection_it_came(
         assert (counted(door, "ok"), counted(door, "upstream_failed")) == (1, 0)
 
     run(backend, life, unix=True)
+
+
+class HeldUp(LiveEgress):
+    """A connection is handed over only after the backend has had its time to end it."""
+
+    async def connect_backend(self, factory: Any, channel: Any) -> Any:
+        made = await super().connect_backend(factory, channel)
+        await asyncio.sleep(0.05)
+        return made
+
+
+@UNIX_AND_TCP
+@pytest.mark.parametrize(("ended", "status"), [(3, 200), (100, 502)])
+@pytest.mark.parametrize("ending", [closing.at_once, closing.reset])
+def test_a_connection_that_has_ended_before_its_request_is_made_again_a_few_times(
+    ending: closing.Ending, ended: int, status: int, unix: bool
+) -> None:
+    backend = ClosingBackend(WHOLE)
+    backend.at_first = dict.fromkeys(range(ended), ending)
+
+    async def life(door: parts.Door) -> None:
+        assert (await door.ask(door.post())).status == status
+        assert backend.connections == (ended + 1 if status == 200 else upstream.CONNECTS)
+        assert door.gateway.snapshot().in_flight == 0
+
+    run(backend, life, unix=unix, egress=HeldUp())
+
+
+@UNIX_AND_TCP
+def test_a_request_to_a_backend_that_has_ended_its_connection_closes_no_descriptor_of_others(
+    monkeypatch: pytest.MonkeyPatch, unix: bool
+) -> None:
+    """uvloop closes a socket again that it was given, if its transport ends while it is made."""
+    backend = ClosingBackend(WHOLE)
+    backend.at_first = {0: closing.at_once}
+    made = BackendConnection.connection_made
+
+    def late(connection: BackendConnection, transport: asyncio.BaseTransport) -> None:
+        time.sleep(0.05)  # this program is held up while the backend ends the connection
+        made(connection, transport)
+
+    monkeypatch.setattr(BackendConnection, "connection_made", late)
+
+    async def life(door: parts.Door) -> None:
+        ours: list[int] = []
+        await door.ask(door.post())
+        ours += [os.dup(1) for _ in range(20)]  # they take the numbers that are free
+        await asyncio.sleep(0.05)
+        gc.collect()
+        await asyncio.sleep(0.05)
+        for descriptor in ours:
+            os.close(descriptor)  # fails where another has closed it
+
+    run(backend, life, unix=unix)
 
 
 @on_linux

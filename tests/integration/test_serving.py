@@ -7,6 +7,7 @@ import importlib.util
 import os
 import signal
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -204,5 +205,33 @@ def test_a_model_that_does_not_fit_is_refused_before_the_start(llama, model, mon
             async with serving_parts.serving_with(serving, model):
                 pass
         assert caught.value.reason is Reason.MEMORY_SHORT
+
+    asyncio.run(life())
+
+
+def test_a_request_survives_the_sleep_of_the_machine(llama, model, monkeypatch) -> None:
+    """Its runtime and its client slept as well: no deadline of theirs has passed."""
+    slept, real = 0.0, time.clock_gettime
+
+    def clock_gettime(number: int) -> float:
+        return real(number) + (slept if number == time.CLOCK_BOOTTIME else 0)
+
+    monkeypatch.setattr(time, "clock_gettime", clock_gettime)
+
+    async def life() -> None:
+        nonlocal slept
+        serving = llama(timing=replace(serving_parts.QUICK, health_interval=3600))
+        async with serving_parts.serving_with(serving, model):
+            tree = serving._supervisor.tree()
+            for pid in tree:
+                os.kill(pid, signal.SIGSTOP)
+            asked = asyncio.ensure_future(serving_parts.chat(serving))
+            await serving_parts.until(lambda: serving.gateway.snapshot().in_flight == 1)
+            slept = 7200.0
+            await asyncio.sleep(1.5)  # deadlines are looked at every second
+            assert not asked.done()
+            for pid in tree:
+                os.kill(pid, signal.SIGCONT)
+            assert (await asked)[0] == 200
 
     asyncio.run(life())

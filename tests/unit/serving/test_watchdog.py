@@ -8,7 +8,7 @@ import pytest
 
 from companion_core.decisions import restart
 from companion_core.decisions.restart import Ending, Size
-from companion_core.decisions.verdict import OK, Verdict
+from companion_core.decisions.verdict import OK, Verdict, refuse
 from companion_core.errors import EnvironmentUnavailable, Reason
 from companion_core.serving.events import Event, EventKind
 from companion_core.serving.watchdog import Timing, Watchdog
@@ -193,3 +193,30 @@ def test_a_runtime_that_works_on_a_request_is_asked_for_nothing() -> None:
     served = Busy(resting_for=0)
     asyncio.run(Watchdog(served, QUICK)._watch())
     assert (served.asked, served.ended, served.rounds) == (0, None, 10)
+
+
+class Asleep(Busy):
+    """Answers badly once, just after the machine has slept for hours."""
+
+    def __init__(self, bad: int) -> None:
+        super().__init__(resting_for=0)
+        self.bad = bad
+        self.now = 1000.0
+
+    def clock(self) -> float:
+        return self.now
+
+    async def check_health(self) -> Verdict:
+        await super().check_health()
+        self.now += 10
+        if self.rounds == 4:
+            self.now += 7200
+        return OK if not 5 <= self.rounds < 5 + self.bad else refuse(Reason.HEALTH_FAILED)
+
+
+@pytest.mark.parametrize(("bad", "ended"), [(1, None), (2, None), (3, Reason.HEALTH_FAILED)])
+def test_only_the_time_in_which_answers_were_bad_counts(bad: int, ended: Reason | None) -> None:
+    served = Asleep(bad)
+    timing = Timing(health_interval=0.001, unresponsive_after=30)
+    asyncio.run(Watchdog(served, timing, clock=served.clock)._watch())
+    assert served.ended is ended
