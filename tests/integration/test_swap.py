@@ -28,6 +28,8 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc"),
 ]
 
+OTHER = {"id": "other", "verified": True, "vouched_by": "publisher"}
+
 
 def test_the_new_model_serves_at_the_same_address_with_the_same_token(person):
     publish(person)
@@ -42,7 +44,7 @@ def test_the_new_model_serves_at_the_same_address_with_the_same_token(person):
     assert names == ["manifest", "model", "drain", "runtime", "available"]
     after = person.status()
     assert set(json.loads(up.stdout)) == set(after) == set(before)
-    assert json.loads(up.stdout)["model"] == {"id": "other", "verified": True}
+    assert json.loads(up.stdout)["model"] == OTHER
     assert (after["available"], after["model"]["id"]) == (True, "other")
     assert (after["pid"], after["gateway"]) == (before["pid"], before["gateway"])
     assert not alive(before["runtime"]["pid"])
@@ -135,7 +137,7 @@ def test_embedded_in_a_product(world):
             await companion.swap_model("other")
             assert companion.availability().ok
             assert (companion.base_url, companion.token) == before
-            assert companion.status().to_json()["model"] == {"id": "other", "verified": True}
+            assert companion.status().to_json()["model"] == OTHER
         assert await refused(companion, "tiny") is Reason.NOT_READY
 
     asyncio.run(life())
