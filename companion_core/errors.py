@@ -110,6 +110,7 @@ class Reason(enum.StrEnum):
     REQUEST_TIMEOUT = "request_timeout"
     MALFORMED_BODY = "malformed_body"
     MODEL_NOT_SERVED = "model_not_served"
+    CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
     UPSTREAM_FAILED = "upstream_failed"
     CONNECTION_LIMIT = "connection_limit"
 
@@ -121,6 +122,7 @@ class Reason(enum.StrEnum):
     RUNTIME_CHANGED = "runtime_changed"
     PLAN_REFUSED = "plan_refused"
     UNKNOWN_OPTION = "unknown_option"
+    CHAT_TEMPLATE_UNSUPPORTED = "chat_template_unsupported"
     SPAWN_FAILED = "spawn_failed"
     START_TIMEOUT = "start_timeout"
     RUNTIME_EXITED = "runtime_exited"

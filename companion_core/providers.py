@@ -22,9 +22,11 @@ __all__ = [
     "OPENAI_ROUTES",
     "BackendRequest",
     "CannotPlan",
+    "Dialect",
     "DownloadFailed",
     "DownloadRequest",
     "Downloader",
+    "Expected",
     "HealthChecker",
     "HealthResponse",
     "HostInfo",
@@ -269,6 +271,7 @@ class BackendRequest:
         unless_stored: do not send it if its result exists and is proved unchanged: for
             `send_model` the model's bytes at `SpawnPlan.model_link`, else everything that
             `SpawnPlan.store` held after the last successful start with the same requests.
+        expect: what the answer says.
     """
 
     method: str
@@ -278,6 +281,46 @@ class BackendRequest:
     expect_status: tuple[int, ...] = (200,)
     expect_last_line: str | None = None
     unless_stored: bool = False
+    expect: tuple[Expected, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expected:
+    """What the answer to a request of the plan has to say, as JSON.
+
+    Attributes:
+        member: of the answer's object; its value is text.
+        line: one line of that text, each run of blanks as one.
+        unlike: the text is not this.
+        reason: of the failed start; one that `CannotPlan` may have, or `spawn_failed`.
+    """
+
+    member: str
+    line: str | None = None
+    unlike: str | None = None
+    reason: Reason = Reason.SPAWN_FAILED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dialect:
+    """Where the runtime's API differs from OpenAI's; the gateway translates.
+
+    The model's name needs no entry: where `SpawnPlan.served_model` is another than the client's,
+    requests and answers are translated.
+
+    Attributes:
+        rename_fields: a field as clients name it, and as the runtime reads it. Where a request has
+            both, the first one counts.
+        too_long: texts of the error with which the runtime answers a request that is longer than
+            its context, with `{tokens}` and `{limit}` in place of the two numbers. Clients get
+            400 `context_length_exceeded` instead, with both.
+        cuts_at: tokens from which on the runtime silently cuts a request. The gateway has the
+            runtime count a request that may be so long, and refuses it with both numbers.
+    """
+
+    rename_fields: tuple[tuple[str, str], ...] = ()
+    too_long: tuple[str, ...] = ()
+    cuts_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -301,6 +344,7 @@ class SpawnPlan:
         drop_fields: request fields that the gateway removes.
         read_paths: what isolation must leave readable.
         gpu: isolation must leave the accelerator reachable.
+        dialect: where its API differs from OpenAI's.
     """
 
     argv: tuple[str, ...]
@@ -317,6 +361,7 @@ class SpawnPlan:
     drop_fields: tuple[str, ...] = ()
     read_paths: tuple[str, ...] = ()
     gpu: bool = False
+    dialect: Dialect = field(default_factory=Dialect)
 
 
 class CannotPlan(Exception):

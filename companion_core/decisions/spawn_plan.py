@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
+from companion_core.decisions.plan_requests import rebuild_dialect, rebuild_requests
+from companion_core.decisions.plan_texts import MOST_ITEMS, plain_name, plain_text, plain_texts
 from companion_core.decisions.verdict import OK, Verdict, refuse
 from companion_core.errors import Reason
 from companion_core.providers import (
     OPENAI_ROUTES,
-    BackendRequest,
     Route,
     SpawnPlan,
     TcpChannel,
@@ -38,17 +39,9 @@ __all__ = [
 MAX_UNIX_PATH: Final[Mapping[str, int]] = MappingProxyType({"linux": 107, "darwin": 103})
 
 _MAX_ARGUMENTS = 256
-_MAX_TEXT_BYTES = 128 * 1024  # one argument or value; Linux itself takes no more
 _MAX_TOTAL_BYTES = 256 * 1024
-_MAX_ITEMS = 64
-_MAX_NAME = 256
-_MAX_PREPARE = 16
 _MAX_START_SECONDS = 3600
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT"})
-_STATUSES = range(100, 600)
-
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}\Z")
-_REQUEST_PATH = re.compile(r"/[!-~]{0,1023}\Z")
 # Names that steer a loader, an interpreter or the C library; no plugin may set one.
 _FORBIDDEN_PREFIXES = ("LD_", "DYLD_", "PYTHON", "MALLOC_", "BASH_", "PERL5", "RUBY", "NODE_")
 _FORBIDDEN_NAMES = frozenset({"ENV", "IFS", "SHELLOPTS", "GCONV_PATH", "GLIBC_TUNABLES", "LOCPATH"})
@@ -157,14 +150,14 @@ def check_plan(plan: object, facts: PlanFacts) -> SpawnPlan | Verdict:
     refused = refuse(Reason.PLAN_REFUSED)
     if type(plan) is not SpawnPlan:
         return refused
-    argv = _texts(plan.argv, least=1, most=_MAX_ARGUMENTS)
+    argv = plain_texts(plan.argv, least=1, most=_MAX_ARGUMENTS)
     if argv is None or not _program_is_proved(argv, facts):
         return refused
     env = _environment(plan.env, facts)
     if env is None or sum(map(_size, (*argv, *env.values()))) > _MAX_TOTAL_BYTES:
         return refused
-    served_model, ready_text = _name(plan.served_model), plan.ready_text
-    if served_model is None or (ready_text is not None and _name(ready_text) is None):
+    served_model, ready_text = plain_name(plan.served_model), plan.ready_text
+    if served_model is None or (ready_text is not None and plain_name(ready_text) is None):
         return refused
     if not _names_channel(argv, env, facts.channel):
         return refused
@@ -174,20 +167,20 @@ def check_plan(plan: object, facts: PlanFacts) -> SpawnPlan | Verdict:
             return refused
     elif not _inside(model_link, facts):
         return refused
-    copies = _texts(plan.model_copies)
+    copies = plain_texts(plan.model_copies)
     if copies is None or not all(_inside(path, facts) for path in copies):
         return refused
     if plan.store is not None and not _inside(plan.store, facts):
         return refused
-    read_paths = _texts(plan.read_paths)
+    read_paths = plain_texts(plan.read_paths)
     if read_paths is None or not all(_may_read(path, facts) for path in read_paths):
         return refused
-    prepare = _prepare(plan.prepare)
+    prepare, dialect = rebuild_requests(plan.prepare), rebuild_dialect(plan.dialect)
     routes = _routes(plan.routes, facts.routes)
-    drop_fields = _texts(plan.drop_fields)
-    if prepare is None or routes is None or drop_fields is None:
+    drop_fields = plain_texts(plan.drop_fields)
+    if prepare is None or routes is None or drop_fields is None or dialect is None:
         return refused
-    if any(_name(field) is None for field in drop_fields) or type(plan.gpu) is not bool:
+    if any(plain_name(field) is None for field in drop_fields) or type(plan.gpu) is not bool:
         return refused
     seconds = plan.start_deadline_seconds
     if type(seconds) not in {int, float} or not 0 < seconds <= _MAX_START_SECONDS:
@@ -213,33 +206,12 @@ def check_plan(plan: object, facts: PlanFacts) -> SpawnPlan | Verdict:
         drop_fields=drop_fields,
         read_paths=read_paths,
         gpu=plan.gpu,
+        dialect=dialect,
     )
-
-
-def _text(value: object) -> str | None:
-    """Return exact text that every system takes as an argument, else None."""
-    if type(value) is not str or "\0" in value or len(value) > _MAX_TEXT_BYTES:
-        return None
-    try:
-        return value if len(value.encode()) <= _MAX_TEXT_BYTES else None
-    except UnicodeEncodeError:  # a lone surrogate
-        return None
 
 
 def _size(value: str) -> int:
     return len(value.encode())
-
-
-def _name(value: object) -> str | None:
-    text = _text(value)
-    return text if text and len(text) <= _MAX_NAME and text.isprintable() else None
-
-
-def _texts(value: object, *, least: int = 0, most: int = _MAX_ITEMS) -> tuple[str, ...] | None:
-    if type(value) is not tuple or not least <= len(value) <= most:
-        return None
-    texts = tuple(text for item in value if (text := _text(item)) is not None)
-    return texts if len(texts) == len(value) else None
 
 
 def _program_is_proved(argv: tuple[str, ...], facts: PlanFacts) -> bool:
@@ -257,11 +229,11 @@ def _environment(value: object, facts: PlanFacts) -> dict[str, str] | None:
         items = list(dict(value).items())  # type: ignore[call-overload]  # its type is tested above
     except Exception:  # noqa: BLE001 - whatever the plugin's mapping raises is a refusal
         return None
-    if len(items) > _MAX_ITEMS:
+    if len(items) > MOST_ITEMS:
         return None
     env: dict[str, str] = {}
     for name, content in items:
-        text = _text(content)
+        text = plain_text(content)
         if text is None or not check_env_name(name).ok:
             return None
         if name not in facts.env_names or name in facts.base_names:
@@ -306,7 +278,7 @@ def _normal(path: str, facts: PlanFacts) -> str | None:
 
 
 def _inside(path: object, facts: PlanFacts) -> bool:
-    text, folder = _text(path), _normal(facts.data_dir, facts)
+    text, folder = plain_text(path), _normal(facts.data_dir, facts)
     normal = None if text is None else _normal(text, facts)
     if normal is None or folder is None:
         return False
@@ -329,39 +301,3 @@ def _routes(value: object, allowed: tuple[Route, ...]) -> tuple[Route, ...] | No
     asked = {(route.method, route.path) for route in value if type(route.path) is str}
     routes = tuple(route for route in allowed if (route.method, route.path) in asked)
     return routes if len(routes) == len(value) else None
-
-
-def _prepare(value: object) -> tuple[BackendRequest, ...] | None:
-    if type(value) is not tuple or len(value) > _MAX_PREPARE:
-        return None
-    requests = tuple(rebuilt for item in value if (rebuilt := _request(item)) is not None)
-    return requests if len(requests) == len(value) else None
-
-
-def _request(value: object) -> BackendRequest | None:
-    if type(value) is not BackendRequest or type(value.method) is not str:
-        return None
-    if value.method not in _METHODS or type(value.path) is not str:
-        return None
-    if not _REQUEST_PATH.match(value.path) or type(value.send_model) is not bool:
-        return None
-    if value.json is not None and (_text(value.json) is None or value.send_model):
-        return None
-    if value.expect_last_line is not None and _text(value.expect_last_line) is None:
-        return None
-    if type(value.unless_stored) is not bool:
-        return None
-    statuses = value.expect_status
-    if type(statuses) is not tuple or not 0 < len(statuses) <= _MAX_ITEMS:
-        return None
-    if any(type(status) is not int or status not in _STATUSES for status in statuses):
-        return None
-    return BackendRequest(
-        method=value.method,
-        path=value.path,
-        json=value.json,
-        send_model=value.send_model,
-        expect_status=statuses,
-        expect_last_line=value.expect_last_line,
-        unless_stored=value.unless_stored,
-    )

@@ -12,13 +12,16 @@ from typing import Final
 
 from companion_core.decisions.verdict import OK, Verdict
 from companion_core.errors import Reason
+from companion_core.gateway.answers import FIRST_ERROR, AnswerEditor, AnswerRules
 from companion_core.gateway.backend_requests import BackendRequests
 from companion_core.gateway.context import GatewayContext
 from companion_core.gateway.http.body import parse_body
 from companion_core.gateway.http.head import preferred_wait
 from companion_core.gateway.http.response_head import ResponseHead
+from companion_core.gateway.http.responses import context_error
 from companion_core.gateway.interface import Downstream, Upstream
 from companion_core.gateway.states import EXCHANGE_TABLE, ExchangeEvent, ExchangeState
+from companion_core.gateway.token_count import CountedAnswer
 from companion_core.gateway.upstream import BackendPool
 
 __all__ = ["MAX_HELD_CHECKS", "Exchange"]
@@ -47,8 +50,12 @@ class Exchange:
     """
 
     __slots__ = (
+        "_answers",
         "_context",
+        "_counting",
+        "_counts",
         "_downstream",
+        "_editor",
         "_made_by",
         "_paused",
         "_request",
@@ -65,6 +72,10 @@ class Exchange:
         self._request = b""  # while it waits for a place
         self._made_by: BackendRequests | None = None  # it is for that backend alone
         self._upstream: Upstream | None = None
+        self._counts: list[bytes] = []  # requests that have the backend count this one first
+        self._counting: CountedAnswer | None = None  # the answer to one of them
+        self._answers: AnswerRules | None = None  # what is translated in its answer
+        self._editor: AnswerEditor | None = None  # of the answer that is on its way
         self._paused = False  # the client does not read its answer
         self._running_since: float | None = None  # set while it has a place
         self.response_data = downstream.answer_data
@@ -87,10 +98,14 @@ class Exchange:
         if isinstance(fields, Verdict):
             self._downstream.refuse(fields.reason)
             return
+        answers = requests.answers(fields["model"])
+        counts = [] if requests.cuts_at is None else requests.counts(path, fields, len(raw))
         request = requests.inference(path, fields)
         if isinstance(request, Verdict):
             self._downstream.refuse(request.reason)
-        elif verdict.ok:
+            return
+        self._answers, self._counts = answers, counts
+        if verdict.ok:
             queue.take()
             self._run(pool, request, now)
         else:
@@ -150,12 +165,46 @@ class Exchange:
         """Send a request whose place is taken, before anything that can follow later."""
         self._running_since = now
         self._state = _SENT[self._state]
+        if self._counts:
+            self._request = request
+            self._made_by = self._context.requests
+            request = self._counts.pop()
+            self._counting = CountedAnswer()
+        self._send(pool, request, now)
+
+    def _send(self, pool: BackendPool, request: bytes, now: float) -> None:
         self._upstream = connection = pool.take_idle(now)
         if connection is None:
             pool.open_and_send(self, request)
         else:
             connection.send(self, request)
         self._downstream.wait_for_backend(now + self._context.settings.first_byte_seconds)
+
+    def _go_on(self, counted: CountedAnswer, now: float) -> None:
+        """Send what comes next after the backend has counted, or refuse what it would cut."""
+        context, requests = self._context, self._made_by
+        pool = context.pool
+        self.response_data = self._downstream.answer_data
+        if requests is None or requests is not context.requests or pool is None:
+            self._refuse(Reason.NOT_READY)
+            return
+        tokens, most = counted.tokens(), requests.cuts_at
+        if tokens is None and not counted.failed:
+            self._refuse(Reason.UPSTREAM_FAILED)
+        elif tokens is not None and most is not None and tokens >= most:
+            self._counting = None
+            status, text = context_error(tokens, most)
+            head = ResponseHead(status, "application/json", len(text), chunked=False, reusable=True)
+            self._answers = None
+            self.response_started(head, text)
+            self.response_ended(now)
+        elif self._counts:
+            self._counting = CountedAnswer()
+            self._send(pool, self._counts.pop(), now)
+        else:
+            self._counting = None
+            request, self._request, self._made_by = self._request, b"", None
+            self._send(pool, request, now)
 
     def _refuse(self, reason: Reason) -> None:
         """Refuse after waiting; the client's next request may already lie in its buffer."""
@@ -170,6 +219,7 @@ class Exchange:
         self._request = b""
         self._made_by = None
         self._upstream = None
+        self._end_editing()
 
     def _release_place(self, now: float) -> None:
         since, self._running_since = self._running_since, None
@@ -221,11 +271,65 @@ class Exchange:
 
     def response_started(self, head: ResponseHead, body: bytes) -> None:
         """See `Sink`."""
-        self._state = _ANSWER_STARTED[self._state]
-        self._downstream.answer_started(head, body)
+        if self._counting is not None:
+            self.response_data = self._counting.feed
+            self._counting.begin(head, body)
+            return
+        answers = self._answers
+        if answers is not None and (answers.every_answer or head.status >= FIRST_ERROR):
+            self._editor = answers.editor(head)
+        if self._editor is None:
+            self._state = _ANSWER_STARTED[self._state]
+            self._downstream.answer_started(head, body)
+        else:
+            self.response_data = self._edit
+            if self._editor.head is not None:
+                self._state = _ANSWER_STARTED[self._state]
+                self._downstream.answer_started(self._editor.head, b"")
+            self._edit(body)
+
+    def _edit(self, data: bytes) -> None:
+        """Take more of the body in place of the client's connection."""
+        editor = self._editor
+        if editor is None:
+            return
+        try:
+            edited = editor.feed(data)
+        except OverflowError:
+            if self._upstream is not None:
+                self._upstream.abort()
+            self.response_failed()
+            return
+        if edited:
+            self._downstream.answer_data(edited)
+
+    def _end_editing(self) -> None:
+        self._answers = None
+        self._counts = []
+        if self._counting is not None:
+            self._counting = None
+            self.response_data = self._downstream.answer_data
+        if self._editor is not None:
+            self._editor = None
+            self.response_data = self._downstream.answer_data
 
     def response_ended(self, now: float) -> None:
         """See `Sink`."""
+        if self._counting is not None:
+            upstream, self._upstream = self._upstream, None
+            if self._paused and upstream is not None:
+                upstream.resume_reading()
+            self._go_on(self._counting, now)
+            return
+        editor = self._editor
+        if editor is not None:
+            head, rest = editor.finish()
+            if head is not None:
+                self._state = _ANSWER_STARTED[self._state]
+                self._downstream.answer_started(head, rest)
+            else:
+                self._downstream.answer_data(rest)
+        self._end_editing()
         self._state = _ANSWER_ENDED[self._state]
         upstream, self._upstream = self._upstream, None
         if self._paused and upstream is not None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from companion_core.decisions.guard import MINIMUM_TOKEN_LENGTH
 from companion_core.decisions.verdict import Verdict
 from companion_core.egress.backend_channel import BackendChannel
-from companion_core.providers import OPENAI_ROUTES, Route
+from companion_core.providers import OPENAI_ROUTES, Dialect, Route
 from companion_core.system.secret import Secret
 
 __all__ = ["Backend", "GatewaySettings", "ServingConditions"]
@@ -80,6 +80,7 @@ class Backend:
         key: the per-start key that it demands, if any.
         routes: what it serves; only `OPENAI_ROUTES` among them are passed on.
         drop_fields: request fields that are removed, whatever their case.
+        dialect: where its API differs from OpenAI's.
     """
 
     channel: BackendChannel
@@ -88,6 +89,7 @@ class Backend:
     key: Secret | None = None
     routes: tuple[Route, ...] = OPENAI_ROUTES
     drop_fields: tuple[str, ...] = ()
+    dialect: Dialect = field(default_factory=Dialect)
 
 
 class ServingConditions(Protocol):

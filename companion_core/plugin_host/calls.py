@@ -35,6 +35,7 @@ PLUGIN_REASONS: Final[Mapping[type[Exception], frozenset[Reason]]] = MappingProx
         KeychainUnavailable: KEYCHAIN_REASONS,
         CannotPlan: frozenset(
             {
+                Reason.CHAT_TEMPLATE_UNSUPPORTED,
                 Reason.MALFORMED_LIMITS,
                 Reason.MODEL_FORMAT_UNSUPPORTED,
                 Reason.PLAN_REFUSED,

@@ -41,6 +41,7 @@ class BackendAtGateway:
                 health_path=self._checker.path,
                 routes=backend.routes,
                 drop_fields=backend.drop_fields,
+                dialect=backend.dialect,
             )
         )
 

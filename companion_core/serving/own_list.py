@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,15 +10,23 @@ from typing import Final
 
 from companion_core.authority.manifest_memory import ManifestMemory
 from companion_core.authority.personal_manifest import PersonalManifest
-from companion_core.authority.signing_key import KeyInFile, KeyInKeychain, PersonalKeys
+from companion_core.authority.signing_key import (
+    KeyInFile,
+    KeyInKeychain,
+    PersonalKeys,
+    SigningKey,
+)
 from companion_core.config.paths import InstancePaths
 from companion_core.config.sections import Config
-from companion_core.plugin_host import Chosen
+from companion_core.egress.interface import Egress
+from companion_core.egress.tls_context import build_tls_context
+from companion_core.plugin_host import Chosen, KeychainOptions, TrustStore, read_pins
 from companion_core.providers import Keychain
+from companion_core.serving.assembly import load_every_plugin
 from companion_core.system.clock import wall_now
 from companion_core.system.secret import Secret
 
-__all__ = ["open_own_list"]
+__all__ = ["open_own_list", "open_own_list_alone"]
 
 PASSPHRASE: Final = "COMPANION_KEY_PASSPHRASE"  # noqa: S105 - the variable's name
 _FORGETS: Final = "memory"  # the keychain whose secrets end with the process
@@ -39,9 +48,49 @@ def open_own_list(
     )
 
 
+def open_own_list_alone(config: Config, paths: InstancePaths, egress: Egress) -> PersonalManifest:
+    """Return the list for a command; plugins are loaded when its key is asked for."""
+
+    def choose() -> PersonalKeys:
+        if config.models.key_file is not None:
+            return _file_keys(config.models.key_file)
+        context = build_tls_context(config.network.extra_ca_file)
+        loaded = load_every_plugin(
+            egress,
+            lambda: context,
+            TrustStore(paths.plugin_store).read().trusted,
+            read_pins(config.plugins.pins_file),
+            KeychainOptions(name=config.keychain.name, values=config.keychain.options),
+        )
+        return _keys(config, loaded.select_keychain(config.keychain.name))
+
+    return PersonalManifest(
+        paths.own_manifest,
+        keys=_LaterChosen(choose),
+        memory=ManifestMemory.of(paths),
+        clock=wall_now,
+    )
+
+
+class _LaterChosen:
+    """Keys whose place is chosen when the first one is asked for."""
+
+    def __init__(self, choose: Callable[[], PersonalKeys]) -> None:
+        self._choose = functools.cache(choose)
+
+    def load(self, name: str | None) -> SigningKey | None:
+        return self._choose().load(name)
+
+    def make(self) -> SigningKey:
+        return self._choose().make()
+
+
 def _keys(config: Config, keychain: Chosen[Keychain]) -> PersonalKeys:
-    file = config.models.key_file
-    if file is None:
-        return KeyInKeychain(keychain.provider, keychain.plugin, keeps=keychain.plugin != _FORGETS)
+    if config.models.key_file is not None:
+        return _file_keys(config.models.key_file)
+    return KeyInKeychain(keychain.provider, keychain.plugin, keeps=keychain.plugin != _FORGETS)
+
+
+def _file_keys(path: str) -> KeyInFile:
     passphrase = os.environ.get(PASSPHRASE)
-    return KeyInFile(Path(file), Secret(passphrase) if passphrase else None)
+    return KeyInFile(Path(path), Secret(passphrase) if passphrase else None)

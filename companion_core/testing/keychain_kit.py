@@ -26,7 +26,8 @@ __all__ = ["KEYCHAIN_RULES", "check_keychain"]
 
 KEYCHAIN_RULES: Final[Mapping[int, str]] = MappingProxyType(
     {
-        1: "a provider has the methods status, get, set and delete",
+        1: "a provider has the methods status, get, set and delete; its option_names, if it has "
+        "any, are a frozenset of text",
         2: "status returns a KeychainStatus that is ok exactly when its reason is, "
         "else names a keychain reason; its other fields are True, False or, for device_only, None",
         3: "an operation raises only KeychainUnavailable with a keychain reason, "
@@ -62,6 +63,9 @@ def check_keychain(provider: Any) -> tuple[Untried, ...]:
     _BOOK.expect(
         1, all(map(callable, methods)), seen=type(provider).__name__, expected="a Keychain"
     )
+    names: Any = getattr(provider, "option_names", frozenset())
+    fits = type(names) is frozenset and all(type(name) is str for name in names)
+    _BOOK.expect(1, fits, seen=f"option_names={names!r}", expected="a frozenset of text")
     values = [secrets.token_urlsafe(32) for _ in range(3)]
     values.append(secrets.token_hex(MAX_SECRET_BYTES // 2))
     with overhear() as overheard:

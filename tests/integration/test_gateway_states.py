@@ -168,7 +168,12 @@ def test_the_running_gateway_makes_every_listed_transition_and_no_other(
     async def main() -> None:
         clock = parts.Clock()
         async with parts.open_door(
-            handler, clock=clock, max_in_flight=1, max_connections=3, hold_seconds=9999
+            handler,
+            clock=clock,
+            served_model="m",  # what is translated is collected first, and can still be refused
+            max_in_flight=1,
+            max_connections=3,
+            hold_seconds=9999,
         ) as door:
             await ask_in_every_way(door)
             await leave_in_every_state(door)

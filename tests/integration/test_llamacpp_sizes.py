@@ -79,9 +79,9 @@ def test_of_twenty_streams_at_once_every_one_is_whole(serve) -> None:
 def test_what_is_longer_than_a_place_is_refused_with_both_numbers(serve) -> None:
     async def check(serving: Any) -> None:
         status, answer = await complete(serving, prompt(600, max_tokens=1))
-        assert status == 400
+        assert (status, answer["error"]["code"]) == (400, "context_length_exceeded")
         assert "600 tokens" in answer["error"]["message"]
-        assert f"{OWN} tokens" in answer["error"]["message"]
+        assert f"may use {OWN}." in answer["error"]["message"]
         # An answer that reaches the end of its place is cut, and says so.
         status, answer = await complete(serving, prompt(500, max_tokens=100))
         assert (status, answer["choices"][0]["finish_reason"]) == (200, "length")
@@ -99,5 +99,9 @@ def test_an_embedding_may_be_as_long_as_its_place(serve, tokens: int) -> None:
 
         answers = await asyncio.gather(*(embed(seed, tokens) for seed in range(PLACES)))
         assert [status for status, _ in answers] == [200, 200]
+        status, answer = await embed(0, OWN + 30)
+        assert (status, answer["error"]["code"]) == (400, "context_length_exceeded")
+        assert f"{OWN + 30} tokens" in answer["error"]["message"]
+        assert f"{OWN}." in answer["error"]["message"]
 
     serve(check, options={"embeddings": True})

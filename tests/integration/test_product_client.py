@@ -200,3 +200,36 @@ def test_the_clients_close_with_the_companion_and_not_before_running_answers(wor
             companion.sync_http_client()
 
     asyncio.run(life())
+
+
+def test_a_stop_now_breaks_answers_off_and_raises_nothing_of_its_own(world) -> None:
+    world.publish()
+    asked = {"model": "tiny", "messages": QUESTION, "max_tokens": 400, "stream": True}
+
+    def read_in_thread(client: httpx2.Client, began: threading.Event) -> str:
+        try:
+            with client.stream("POST", "/chat/completions", json=asked) as answer:
+                for _ in answer.iter_lines():
+                    began.set()
+        except httpx2.HTTPError as error:
+            return type(error).__name__
+        return "whole"
+
+    async def life() -> list[str]:
+        async with Companion.open(world.config(), state_dir=world.state) as companion:
+            began = threading.Event()
+            client, blocking = companion.http_client(), companion.sync_http_client()
+            reading = asyncio.create_task(asyncio.to_thread(read_in_thread, blocking, began))
+            outcome = "whole"
+            try:
+                async with client.stream("POST", "/chat/completions", json=asked) as answer:
+                    async for _ in answer.aiter_lines():
+                        if await asyncio.to_thread(began.wait, 0.01):
+                            companion.request_stop(now=True)
+            except httpx2.HTTPError as error:
+                outcome = type(error).__name__
+            return [outcome, await reading]
+
+    outcomes = asyncio.run(life())
+    assert all(outcome in {"whole", "RemoteProtocolError", "ReadError"} for outcome in outcomes)
+    assert world.wait_until_alone() == []

@@ -122,7 +122,8 @@ def test_ollama_serves_the_verified_model_and_ends_with_its_runner(machine, plug
 def asked_for(machine) -> list[str]:
     """The requests that Ollama itself logged, without those that only look."""
     logged = (machine.folder / "runtime.log").read_text()
-    return re.findall(r'POST +"([^"]+)"', logged)
+    asked = re.findall(r'POST +"([^"]+)"', logged)
+    return [path for path in asked if path != "/api/show"]
 
 
 BLOB = f"/api/blobs/sha256:{hashlib.sha256(MODEL.read_bytes()).hexdigest()}"

@@ -13,7 +13,7 @@ from runtime_parts import Listener
 
 from companion_core.egress.live import LiveEgress
 from companion_core.errors import CompanionError, Reason
-from companion_core.providers import BackendRequest, TcpChannel
+from companion_core.providers import BackendRequest, Expected, TcpChannel
 from companion_core.runtime.start.prepare import send_prepare
 from companion_core.system.secret import Secret
 
@@ -43,13 +43,13 @@ def backend(*answers: bytes) -> Iterator[tuple[TcpChannel, list[bytes]]]:
         thread.join()
 
 
-def send(channel: TcpChannel) -> list[str]:
+def send(channel: TcpChannel, *expect: Expected) -> list[str]:
     """Return what a listener hears."""
     heard: list[str] = []
 
     async def life() -> None:
         async with asyncio.timeout(30):
-            request = BackendRequest(method="POST", path="/api/create", json="{}")
+            request = BackendRequest(method="POST", path="/api/create", json="{}", expect=expect)
             listener = Listener(heard.append)
             await send_prepare(
                 LiveEgress(), channel, request, key=Secret("the-key"), listener=listener
@@ -96,3 +96,30 @@ def test_nobody_there_is_a_refusal() -> None:
     with pytest.raises(CompanionError) as caught:
         send(channel)
     assert caught.value.reason is Reason.SPAWN_FAILED
+
+
+SHOWN = b'HTTP/1.0 200 OK\r\n\r\n{"parameters":"stop    a b\\nnum_ctx    512","template":"T"}'
+TEMPLATE = Reason.CHAT_TEMPLATE_UNSUPPORTED
+
+
+def test_what_the_answer_has_to_say_is_found_in_it() -> None:
+    with backend(SHOWN) as (channel, _):
+        lines = [Expected(member="parameters", line=line) for line in ("num_ctx 512", "stop a b")]
+        assert send(channel, *lines, Expected(member="template", unlike="U")) == ["connectable"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (SHOWN, Expected(member="parameters", line="num_ctx 51")),
+        (SHOWN, Expected(member="absent", line="num_ctx 512")),
+        (SHOWN, Expected(member="template", unlike="T", reason=TEMPLATE)),
+        (SHOWN, Expected(member="absent", unlike="T", reason=TEMPLATE)),
+        (b"HTTP/1.0 200 OK\r\n\r\n[]", Expected(member="a", unlike="b")),
+        (b"HTTP/1.0 200 OK\r\n\r\nnum_ctx 512", Expected(member="a", line="num_ctx 512")),
+    ],
+)
+def test_an_answer_that_does_not_say_it_ends_the_start_with_its_reason(answer, expected) -> None:
+    with backend(answer) as (channel, _), pytest.raises(CompanionError) as caught:
+        send(channel, expected)
+    assert caught.value.reason is expected.reason

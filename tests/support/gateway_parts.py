@@ -19,7 +19,7 @@ from companion_core.errors import Reason
 from companion_core.gateway import Backend, Gateway, GatewaySettings, HealthProbe
 from companion_core.gateway.connections import ConnectionTable
 from companion_core.gateway.states import IllegalTransition
-from companion_core.providers import HealthResponse, TcpChannel, UnixChannel
+from companion_core.providers import Dialect, HealthResponse, TcpChannel, UnixChannel
 from companion_core.system.secret import Secret
 
 TOKEN = "t" * 43
@@ -249,6 +249,8 @@ async def open_door(
     unix: bool = False,
     clock: Any = None,
     drop_fields: tuple[str, ...] = (),
+    served_model: str = "served",
+    dialect: Dialect | None = None,
     lifetime: float = 60,
     egress: Egress | None = None,
     **settings: Any,
@@ -282,10 +284,11 @@ async def open_door(
         gateway.attach(
             Backend(
                 channel=channel,
-                served_model="served",
+                served_model=served_model,
                 health_path="/health",
                 key=Secret("k" * 43),
                 drop_fields=drop_fields,
+                dialect=dialect or Dialect(),
             )
         )
         try:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import json.encoder
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any, Final, NoReturn
 
 from companion_core.decisions.verdict import Verdict, refuse
 from companion_core.errors import Reason
 
-__all__ = ["encode_body", "is_json", "parse_body"]
+__all__ = ["encode_body", "is_json", "parse_body", "rename_fields"]
 
 _MALFORMED = refuse(Reason.MALFORMED_BODY)
 _NOT_SERVED = refuse(Reason.MODEL_NOT_SERVED)
@@ -105,6 +105,22 @@ def _two_spellings(fields: dict[str, Any]) -> bool:
     if names.isascii() and names.islower():
         return False
     return len(set(map(str.casefold, fields))) != len(fields)
+
+
+def rename_fields(fields: dict[str, Any], names: Mapping[str, str]) -> None:
+    """Give fields the names that the backend reads; a field that has that name already gives way.
+
+    Args:
+        fields: from `parse_body`; changed in place.
+        names: from a casefolded name to the backend's; names are compared whatever their case.
+    """
+    for name in [name for name in fields if name.casefold() in names]:
+        read = names[name.casefold()]
+        value = fields.pop(name)
+        if value is not None:  # to OpenAI's clients that is a field that was not given
+            for other in [other for other in fields if other.casefold() == read.casefold()]:
+                del fields[other]
+            fields[read] = value
 
 
 def encode_body(

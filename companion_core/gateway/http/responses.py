@@ -19,6 +19,7 @@ from companion_core.gateway.http.response_head import BODILESS, ResponseHead
 __all__ = [
     "CONTINUE",
     "WIRE_STATUS",
+    "context_error",
     "error_response",
     "json_response",
     "relayed_head",
@@ -37,6 +38,7 @@ WIRE_STATUS: Final[Mapping[Reason, int]] = MappingProxyType(
     {
         Reason.MALFORMED_REQUEST: 400,
         Reason.MALFORMED_BODY: 400,
+        Reason.CONTEXT_LENGTH_EXCEEDED: 400,
         Reason.MISSING_TOKEN: 401,
         Reason.INVALID_TOKEN: 401,
         Reason.CROSS_SITE_FORBIDDEN: 403,
@@ -130,6 +132,20 @@ def error_response(reason: Reason, *, close: bool, retry_after: int = 1) -> byte
     if status in _BACKOFF_STATUSES:
         extra = b"Retry-After: %d\r\n" % retry_after
     return json_response(status, body, close=close, extra=extra)
+
+
+def context_error(tokens: int, limit: int) -> tuple[int, bytes]:
+    """Return status and body of the answer to a request that is longer than its context."""
+    error = {
+        "message": (
+            f"The request has {tokens} tokens, and each request to this model may use {limit}. "
+            f"{REASONS[Reason.CONTEXT_LENGTH_EXCEEDED].advice}"
+        ),
+        "type": "invalid_request_error",
+        "code": Reason.CONTEXT_LENGTH_EXCEEDED.value,
+        "param": None,
+    }
+    return WIRE_STATUS[Reason.CONTEXT_LENGTH_EXCEEDED], json.dumps({"error": error}).encode()
 
 
 def without_body(response: bytes) -> bytes:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol
 
 from companion_core.decisions.isolation import Tier
 from companion_core.egress.backend_channel import BackendChannel
-from companion_core.providers import Route
+from companion_core.providers import Dialect, Route
 from companion_core.runtime.isolation import CeilingState
 from companion_core.system.secret import Secret
 
@@ -35,6 +35,7 @@ class StartedBackend:
     tier: Tier
     ceilings: CeilingState
     ready_by: float
+    dialect: Dialect = field(default_factory=Dialect)
 
 
 class StartListener(Protocol):

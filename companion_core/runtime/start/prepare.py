@@ -6,13 +6,16 @@ They are HTTP/1.0 on purpose: the answer ends with the connection, so there is n
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
+from collections.abc import Iterable
 from typing import Final, cast
 
 from companion_core.egress.backend_channel import BackendChannel
 from companion_core.egress.interface import Egress
-from companion_core.errors import EnvironmentUnavailable, Reason
+from companion_core.errors import EnvironmentUnavailable, Reason, error_for
 from companion_core.models.store import ProvedFile
-from companion_core.providers import BackendRequest
+from companion_core.providers import BackendRequest, Expected
 from companion_core.runtime.start.listener import NOBODY, StartListener
 from companion_core.system.os_compat import read_at
 from companion_core.system.secret import Secret
@@ -21,6 +24,7 @@ __all__ = ["send_prepare"]
 
 _MAX_HEAD_BYTES: Final = 64 * 1024
 _TAIL_BYTES: Final = 64 * 1024
+_MOST_JSON_BYTES: Final = 16 * 2**20  # an answer of which something is expected is read whole
 _CHUNK_BYTES: Final = 256 * 1024
 _SERVER_ERROR: Final = 500
 
@@ -28,7 +32,8 @@ _SERVER_ERROR: Final = 500
 class _Answer(asyncio.Protocol):
     """Collects the head and the end of one answer, and slows the sender down."""
 
-    def __init__(self) -> None:
+    def __init__(self, keep: int = _TAIL_BYTES) -> None:
+        self._keep = keep
         self.transport: asyncio.Transport | None = None
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.head = b""
@@ -46,7 +51,7 @@ class _Answer(asyncio.Protocol):
             self._head_complete = bool(found)
             if len(self.head) > _MAX_HEAD_BYTES and self.transport is not None:
                 self.transport.abort()
-        self.tail = (self.tail + data)[-_TAIL_BYTES:]
+        self.tail = (self.tail + data)[-self._keep :]
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - an answer that was cut lacks its status or last line
         self._may_write.set()
@@ -75,6 +80,20 @@ class _Answer(asyncio.Protocol):
         """Return the last line of the body that is not empty."""
         return self.tail.decode("utf-8", "replace").rstrip().rpartition("\n")[2].strip()
 
+    def unmet(self, expected: Iterable[Expected]) -> Expected | None:
+        """Return the first of these that the answer does not say; None when it says all."""
+        answer: object = None
+        with contextlib.suppress(ValueError, RecursionError):
+            answer = json.loads(self.tail)
+        for one in expected:
+            text = answer.get(one.member) if isinstance(answer, dict) else None
+            if not isinstance(text, str) or text == one.unlike:
+                return one
+            lines = [" ".join(line.split()) for line in text.splitlines()]
+            if one.line is not None and one.line not in lines:
+                return one
+        return None
+
 
 async def send_prepare(
     egress: Egress,
@@ -94,6 +113,7 @@ async def send_prepare(
 
     Raises:
         EnvironmentUnavailable: `spawn_failed`, naming the request.
+        CompanionError: the reason of what the plan expects the answer to say, and it does not.
     """
     for last in (False, True):
         try:
@@ -104,7 +124,10 @@ async def send_prepare(
             break
         status, wanted = answer.status(), request.expect_last_line
         if status in request.expect_status and wanted in {None, answer.last_line()}:
-            return
+            unmet = answer.unmet(request.expect)
+            if unmet is None:
+                return
+            raise error_for(unmet.reason, f"{request.method} {request.path}")
         if last or status < _SERVER_ERROR:
             break
         listener.not_connectable()
@@ -132,7 +155,9 @@ async def _send_once(
     ]
     if key is not None:
         head.append(f"Authorization: Bearer {key.reveal()}")
-    answer = await egress.connect_backend(_Answer, channel)
+    answer = await egress.connect_backend(
+        lambda: _Answer(_MOST_JSON_BYTES if request.expect else _TAIL_BYTES), channel
+    )
     try:
         await answer.write("\r\n".join([*head, "", ""]).encode() + body)
         if upload is not None:

@@ -314,6 +314,7 @@ def _backend(
         served_model=plan.served_model,
         routes=plan.routes,
         drop_fields=plan.drop_fields,
+        dialect=plan.dialect,
         pid=pid,
         channel_name=_channel_name(watched.reached_by),
         tier=place.tier,

@@ -11,6 +11,7 @@ from companion_core.errors import Reason
 from companion_core.providers import (
     OPENAI_ROUTES,
     CannotPlan,
+    Dialect,
     RuntimeBinary,
     SpawnPlan,
     SpawnRequest,
@@ -37,6 +38,17 @@ _HARDENING: Final[tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]] = (
 )
 # llama.cpp's own fields that reach beyond one request: other slots, adapters, the context.
 _DROP_FIELDS: Final = ("id_slot", "lora", "n_discard")
+
+
+# Its words for what is longer than its context; an embedding is one batch, as long as that.
+_DIALECT: Final = Dialect(
+    too_long=(
+        "request ({tokens} tokens) exceeds the available context size ({limit} tokens)",
+        "input ({tokens} tokens) is too large to process. "
+        "increase the physical batch size (current batch size: {limit})",
+        "input ({tokens} tokens) is larger than the max context size ({limit} tokens)",
+    )
+)
 
 
 class LlamaSpawner:
@@ -85,6 +97,7 @@ class LlamaSpawner:
             routes=routes,
             drop_fields=_DROP_FIELDS,
             gpu=gpu_layers != 0,
+            dialect=_DIALECT,
         )
 
 

@@ -11,12 +11,15 @@ from companion_core.errors import Reason
 from companion_core.providers import (
     BackendRequest,
     CannotPlan,
+    Dialect,
+    Expected,
     Route,
     RuntimeBinary,
     SpawnPlan,
     SpawnRequest,
     TcpChannel,
 )
+from companion_runtime_ollama.templates import BARE, Template, in_ollamas_form
 
 __all__ = ["SERVED_MODEL", "OllamaSpawner"]
 
@@ -70,6 +73,7 @@ class OllamaSpawner:
             raise CannotPlan(Reason.PLAN_REFUSED)
         if len(request.model_files) != 1:
             raise CannotPlan(Reason.MODEL_FORMAT_UNSUPPORTED)
+        template = _template(request)
         digest = request.model_files[0].sha256
         models = f"{request.data_dir}/models"
         link = f"{models}/blobs/sha256-{digest}"
@@ -90,9 +94,16 @@ class OllamaSpawner:
                 BackendRequest(
                     method="POST",
                     path="/api/create",
-                    json=_create(request, digest),
+                    json=_create(request, digest, template),
                     expect_last_line='{"status":"success"}',
                     unless_stored=True,
+                ),
+                # What Ollama made of it: it refuses no template and no length, but uses others.
+                BackendRequest(
+                    method="POST",
+                    path="/api/show",
+                    json=json.dumps({"model": SERVED_MODEL}),
+                    expect=_expected(request, template),
                 ),
                 # A request without a prompt loads the model for good, as the health check needs.
                 BackendRequest(
@@ -107,6 +118,10 @@ class OllamaSpawner:
             routes=_ROUTES,
             read_paths=_libraries(request.binary),
             gpu=True,
+            dialect=Dialect(
+                rename_fields=(("max_completion_tokens", "max_tokens"),),
+                cuts_at=request.context_length,
+            ),
         )
 
 
@@ -140,14 +155,43 @@ def _environment(request: SpawnRequest, address: str, models: str) -> dict[str, 
     return env
 
 
-def _create(request: SpawnRequest, digest: str) -> str:
-    body = {
+def _template(request: SpawnRequest) -> Template | None:
+    """Return the template to create the model with; None leaves it to Ollama.
+
+    Raises:
+        CannotPlan: `chat_template_unsupported`, the manifest's has no form that Ollama reads.
+    """
+    if request.chat_template is not None:
+        template = in_ollamas_form(request.chat_template)
+        if template is None:
+            raise CannotPlan(Reason.CHAT_TEMPLATE_UNSUPPORTED)
+        return template
+    own = request.model_chat_template
+    return None if own is None else in_ollamas_form(own)
+
+
+def _create(request: SpawnRequest, digest: str, template: Template | None) -> str:
+    parameters: dict[str, object] = {"num_thread": request.threads}
+    if request.context_length is not None:  # else Ollama takes its own default, whatever the model
+        parameters["num_ctx"] = request.context_length
+    body: dict[str, object] = {
         "model": SERVED_MODEL,
         "files": {"model.gguf": f"sha256:{digest}"},
-        "parameters": {"num_thread": request.threads},
+        "parameters": parameters,
         "stream": True,
     }
-    template = request.chat_template
-    if template is not None and "{%" not in template:
-        body["template"] = template
+    if template is not None:
+        body["template"] = template.text
+        if template.stop:
+            parameters["stop"] = list(template.stop)
     return json.dumps(body)
+
+
+def _expected(request: SpawnRequest, template: Template | None) -> tuple[Expected, ...]:
+    expected = []
+    if request.context_length is not None:
+        expected.append(Expected(member="parameters", line=f"num_ctx {request.context_length}"))
+    if template is None and request.model_chat_template is not None:
+        reason = Reason.CHAT_TEMPLATE_UNSUPPORTED
+        expected.append(Expected(member="template", unlike=BARE, reason=reason))
+    return tuple(expected)

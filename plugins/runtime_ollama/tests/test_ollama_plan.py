@@ -8,7 +8,13 @@ import pytest
 from companion_core.decisions.spawn_plan import PlanFacts, check_plan
 from companion_core.decisions.verdict import Verdict
 from companion_core.errors import Reason
-from companion_core.providers import CannotPlan, HealthResponse, SpawnPlan, SpawnRequest
+from companion_core.providers import (
+    CannotPlan,
+    Expected,
+    HealthResponse,
+    SpawnPlan,
+    SpawnRequest,
+)
 from companion_core.testing import (
     TCP,
     UNIX,
@@ -89,7 +95,7 @@ def test_the_core_refuses_an_open_backend_that_nobody_accepted() -> None:
 
 
 def test_the_model_is_sent_unless_stored_then_created_and_loaded() -> None:
-    send, create, load = plugin.companion_spawn().plan(REQUEST).prepare
+    send, create, show, load = plugin.companion_spawn().plan(REQUEST).prepare
     assert (send.method, send.path) == ("POST", f"/api/blobs/sha256:{MODEL.sha256}")
     # 200 would mean that Ollama has a file of that name, with any content.
     assert (send.send_model, send.expect_status) == (True, (201,))
@@ -97,16 +103,67 @@ def test_the_model_is_sent_unless_stored_then_created_and_loaded() -> None:
     assert (create.method, create.path) == ("POST", "/api/create")
     assert json.loads(create.json)["files"] == {"model.gguf": f"sha256:{MODEL.sha256}"}
     assert create.expect_last_line == '{"status":"success"}'
+    assert json.loads(create.json)["parameters"] == {"num_thread": 3, "num_ctx": 512}
+    assert (show.path, show.unless_stored) == ("/api/show", False)
+    assert show.expect == (Expected(member="parameters", line="num_ctx 512"),)
     assert load.path == "/api/generate"
     assert json.loads(load.json) == {"model": SERVED, "keep_alive": -1, "stream": False}
 
 
-@pytest.mark.parametrize(
-    ("template", "passed"), [("{{ .Prompt }}", True), ("{% for m in messages %}", False)]
-)
-def test_only_a_template_that_ollama_reads_is_passed_on(template, passed) -> None:
-    create = plugin.companion_spawn().plan(replace(REQUEST, chat_template=template)).prepare[1]
-    assert json.loads(create.json).get("template") == (template if passed else None)
+CHATML = "{% for m in messages %}{{ '<|im_start|>' + m['role'] + m['content'] + '<|im_end|>' }}"
+TOOLS = CHATML + "{% if tools %}<tools></tools><tool_call></tool_call>{% endif %}"
+UNKNOWN = "{% for m in messages %}[[{{ m.role }}]]{{ m.content }}{% endfor %}"
+
+
+def created(**changes) -> dict:
+    return json.loads(plugin.companion_spawn().plan(replace(REQUEST, **changes)).prepare[1].json)
+
+
+def test_ollamas_own_form_of_a_template_is_passed_on() -> None:
+    form = "{{ if .System }}{{ .System }}{{ end }}{{ .Prompt }}"
+    assert created(chat_template=form, model_chat_template=UNKNOWN)["template"] == form
+
+
+@pytest.mark.parametrize("field", ["chat_template", "model_chat_template"])
+@pytest.mark.parametrize(("jinja", "tools"), [(CHATML, False), (TOOLS, True)])
+def test_a_format_that_is_recognised_is_put_into_ollamas_form(field, jinja, tools) -> None:
+    body = created(**{field: jinja})
+    assert ".Content" in body["template"]
+    assert (".Tools" in body["template"]) is tools
+    assert "<|im_end|>" in body["parameters"]["stop"]
+
+
+def test_the_manifests_template_counts_or_the_model_is_declined() -> None:
+    assert ".Tools" not in created(chat_template=CHATML, model_chat_template=TOOLS)["template"]
+    for template in (UNKNOWN, "{{ prompt }}"):
+        with pytest.raises(CannotPlan) as caught:
+            created(chat_template=template, model_chat_template=CHATML)
+        assert caught.value.reason is Reason.CHAT_TEMPLATE_UNSUPPORTED
+
+
+def test_a_template_that_only_ollama_may_know_is_left_to_it_and_looked_at() -> None:
+    unknown = replace(REQUEST, model_chat_template=UNKNOWN)
+    plan = checked(unknown)
+    assert isinstance(plan, SpawnPlan)
+    assert "template" not in json.loads(plan.prepare[1].json)
+    assert plan.prepare[2].expect[1:] == (
+        Expected(
+            member="template", unlike="{{ .Prompt }}", reason=Reason.CHAT_TEMPLATE_UNSUPPORTED
+        ),
+    )
+
+
+def test_without_a_known_context_ollama_is_asked_for_none() -> None:
+    plan = plugin.companion_spawn().plan(replace(REQUEST, context_length=None))
+    assert "num_ctx" not in json.loads(plan.prepare[1].json)["parameters"]
+    assert plan.prepare[2].expect == ()
+    assert plan.dialect.cuts_at is None
+
+
+def test_what_differs_from_openais_api_is_described() -> None:
+    dialect = plugin.companion_spawn().plan(REQUEST).dialect
+    assert dialect.rename_fields == (("max_completion_tokens", "max_tokens"),)
+    assert dialect.cuts_at == 512
 
 
 def test_only_inference_is_a_route() -> None:

@@ -125,4 +125,38 @@ def test_the_document_of_the_release_before_is_read() -> None:
     seen = {"a": {"version": 2, "payload_sha256": "b"}}
     raw = json.dumps({"latest_time": 1, "seen": seen}).encode()
     assert parse_history(raw) == ManifestHistory(latest_time=1, seen={"a": LastSeen(2, "b")})
-    assert parse_history(raw + b" " * MAX_HISTORY_BYTES) is None
+
+
+def test_a_document_has_an_end() -> None:
+    raw = b'{"latest_time": 1, "seen": {}}'
+    assert MAX_HISTORY_BYTES == 65_536
+    assert parse_history(raw.ljust(MAX_HISTORY_BYTES)) == ManifestHistory(latest_time=1)
+    assert parse_history(raw.ljust(MAX_HISTORY_BYTES + 1)) is None
+
+
+def test_who_has_seen_nothing_goes_by_the_clock() -> None:
+    nothing = ManifestHistory()
+    assert (nothing.latest_time, nothing.signed_time, nothing.time(-1.5)) == (0, 0, 0)
+    assert ManifestHistory().time(1.5) == 1.5
+    assert ManifestHistory(latest_time=3, signed_time=2).time(5.5) == 5.5
+
+
+@pytest.mark.parametrize(
+    ("clock", "seen"),
+    [
+        *((math.nan, 7), (math.inf, 7), (-math.inf, 7), (10**400, 7), (-1.0, 7), (7.5, 8)),
+        *((1e17, 253_402_300_800), (253_402_300_799.5, 253_402_300_800)),
+    ],
+)
+def test_a_clock_gone_wild_is_cut_to_what_a_date_can_be(clock: float, seen: int) -> None:
+    assert ManifestHistory(latest_time=7).with_time(clock).latest_time == seen
+
+
+def test_a_confirmed_clock_is_never_before_the_first_date() -> None:
+    assert ManifestHistory(latest_time=7).with_clock_confirmed(-5).latest_time == 0
+
+
+def test_what_are_no_keys_have_no_ids() -> None:
+    none: object = None
+    assert key_names(none) == key_names([])  # type: ignore[arg-type] - no list
+    assert len(key_names(["\ud800", PUBLISHER.public_key])) == 2

@@ -21,6 +21,8 @@ from companion_core.errors import Reason
 from companion_core.providers import (
     OPENAI_ROUTES,
     BackendRequest,
+    Dialect,
+    Expected,
     Route,
     SpawnPlan,
     TcpChannel,
@@ -60,7 +62,19 @@ def test_a_sound_plan_is_rebuilt_equal_and_anew() -> None:
         PLAN,
         env={"SERVER_MODE": "fast"},
         backend_key_env="LLAMA_API_KEY",
-        prepare=(BackendRequest(method="POST", path="/load?now=1", json="{}"),),
+        prepare=(
+            BackendRequest(
+                method="POST",
+                path="/load?now=1",
+                json="{}",
+                expect=(Expected(member="parameters", line="n 1", unlike="x"),),
+            ),
+        ),
+        dialect=Dialect(
+            rename_fields=(("max_completion_tokens", "max_tokens"),),
+            too_long=("{tokens} of {limit}",),
+            cuts_at=512,
+        ),
         model_copies=("/data/blobs/x",),
         ready_text="listening",
         start_deadline_seconds=5,
@@ -75,6 +89,8 @@ def test_a_sound_plan_is_rebuilt_equal_and_anew() -> None:
     assert rebuilt is not plan
     assert rebuilt.env is not plan.env
     assert rebuilt.prepare[0] is not plan.prepare[0]
+    assert rebuilt.prepare[0].expect[0] is not plan.prepare[0].expect[0]
+    assert rebuilt.dialect is not plan.dialect
 
 
 def test_a_folder_whose_name_only_begins_like_the_persons_may_be_read() -> None:
@@ -178,6 +194,42 @@ class PlanInDisguise(SpawnPlan):
         {"read_paths": ("/data",)},
         {"read_paths": ("/usr/../data",)},
         {"gpu": 1},
+        *(
+            {"prepare": (BackendRequest(method="GET", path="/", expect=expect),)}
+            for expect in (
+                ["x"],
+                ("x",),
+                (Expected(member="a"),),
+                (Expected(member="", line="x"),),
+                (Expected(member="a", line=1),),
+                (Expected(member="a", unlike="\0"),),
+                (Expected(member="a", line="x", reason=Reason.OK),),
+                (Expected(member="a", line="x", reason="spawn_failed"),),
+                (Expected(member="a", line="x"),) * 65,
+            )
+        ),
+        {"dialect": None},
+        *(
+            {"dialect": Dialect(**part)}
+            for part in (
+                {"rename_fields": [("a", "b")]},
+                {"rename_fields": (("a", "b", "c"),)},
+                {"rename_fields": (["a", "b"],)},
+                {"rename_fields": (("a", ""),)},
+                {"rename_fields": (("a", "b"), ("A", "c"))},
+                {"rename_fields": (("a", "b"), ("B", "c"))},
+                {"rename_fields": (("a", "Model"),)},
+                {"rename_fields": (("model", "a"),)},
+                {"rename_fields": (("a", "b"),) * 65},
+                {"too_long": "{tokens} of {limit}"},
+                {"too_long": ("{tokens}",)},
+                {"too_long": ("{tokens} {tokens} of {limit}",)},
+                {"too_long": (1,)},
+                {"cuts_at": 0},
+                {"cuts_at": True},
+                {"cuts_at": 1.5},
+            )
+        ),
     ],
     ids=lambda change: next(iter(change)),
 )

@@ -151,6 +151,8 @@ class Flagged(FakeKeychain):
     ("rule", "provider"),
     [
         (1, object()),
+        (1, type("Odd", (FakeKeychain,), {"option_names": ["drawer"]})()),
+        (1, type("Odd", (FakeKeychain,), {"option_names": frozenset({5})})()),
         (2, WrongStatus()),
         (3, SilentlyLocked(locked=True)),
         (3, ForeignReason()),
