@@ -40,6 +40,7 @@ from companion_core.serving.status import CompanionStatus, ModelStatus, ServingS
 from companion_core.serving.step import OnStep, Step
 from companion_core.serving.swap import Swaps
 from companion_core.system.clock import wall_now
+from companion_core.system.plain_paths import absolute
 from companion_core.system.secret import Secret
 from companion_core.system.tasks import run_in_worker
 
@@ -92,7 +93,7 @@ class Companion:
             UsageError: `configuration_invalid`.
         """
         checked = config if isinstance(config, Config) else load_config(Path(config))
-        root = default_state_dir() if state_dir is None else Path(state_dir).absolute()
+        root = default_state_dir() if state_dir is None else absolute(Path(state_dir))
         return cls(
             checked,
             InstancePaths(root, instance),

@@ -36,6 +36,8 @@ from companion_core.errors import (
     Reason,
     UsageError,
 )
+from companion_core.system.plain_paths import absolute
+from companion_core.system.standard_streams import fill_standard_streams
 
 __all__ = ["COMMANDS", "Settings", "cli", "echo_result", "explain", "is_terminal", "main", "refuse"]
 
@@ -82,18 +84,18 @@ class Settings:
     def paths(self) -> InstancePaths:
         """The folders of the chosen instance."""
         root = self.state_dir if self.state_dir is not None else default_state_dir()
-        return InstancePaths(root.absolute(), self.instance)
+        return InstancePaths(absolute(root), self.instance)
 
     @property
     def config(self) -> Path:
         """The configuration file, whether it exists or not."""
-        return self.config_file if self.config_file is not None else default_config_file()
+        return absolute(self.config_file) if self.config_file else default_config_file()
 
     def root_arguments(self) -> list[str]:
         """Return the root options with which another process finds the same instance."""
         paths = self.paths
         return [
-            *("--config", str(self.config.absolute())),
+            *("--config", str(self.config)),
             *("--state-dir", str(paths.root)),
             *("--instance", paths.instance),
         ]
@@ -164,6 +166,7 @@ def cli(
 
 def main(arguments: list[str] | None = None, *, egress: Egress | None = None) -> int:
     """Run the command line and return its exit code; without `egress`, use the live doorway."""
+    fill_standard_streams()
     argv = sys.argv[1:] if arguments is None else arguments
     settings = Settings(egress=LiveEgress() if egress is None else egress)
     try:

@@ -26,11 +26,12 @@ from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason
 from companion_core.serving.step import OnStep, Step
 from companion_core.system.muted_output import set_output_apart
 from companion_core.system.os_compat import NO_FOLLOW
+from companion_core.system.plain_paths import interpreter
 from companion_core.system.stop_signals import stop_signals_interrupt, stop_signals_wait
 
 MAX_LOG_BYTES: Final = 4 * 1024 * 1024
 # -P: import nothing from the working folder, which is the instance's.
-_SELF: Final = (sys.executable, "-P", "-m", "companion_core")
+_SELF: Final = (interpreter(), "-P", "-m", "companion_core")
 
 
 @click.command("up")

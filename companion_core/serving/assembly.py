@@ -40,6 +40,7 @@ from companion_core.plugin_host import (
 )
 from companion_core.providers import API_VERSION, HostInfo, Keychain, ResourceLimits
 from companion_core.runtime import StartSpec, probe_isolation, process_probe
+from companion_core.system.plain_paths import plain_file
 
 __all__ = [
     "AuthorityProviders",
@@ -172,7 +173,7 @@ def _choose_binary(config: Config, chosen: ChosenRuntime, egress: Egress) -> str
 
 def _find_binary(config: Config, chosen: ChosenRuntime) -> str:
     if config.runtime.binary is not None:
-        return config.runtime.binary
+        return plain_file(config.runtime.binary)
     spawn = chosen.spawn
     found = rebuild_binaries(
         call_provider_sync(spawn.plugin, spawn.provider.locate, seconds=LOCATE_SECONDS)

@@ -21,6 +21,7 @@ from companion_core.runtime.isolation.call_filter import MACHINES
 from companion_core.runtime.isolation.policy import SandboxPolicy, interpreter_paths
 from companion_core.runtime.process.keeper_protocol import Apart, LockPolicy
 from companion_core.runtime.standalone.locks import SCOPE_SINCE, landlock_version
+from companion_core.system.plain_paths import interpreter
 
 __all__ = ["Confined", "broker_command", "confine", "open_broker", "with_fresh_bytecode"]
 
@@ -115,7 +116,7 @@ def open_broker(listener: TcpChannel) -> tuple[BrokeredChannel, socket.socket]:
 
 def broker_command(line: int, listener: TcpChannel, argv: Sequence[str]) -> tuple[str, ...]:
     """Return the command that starts `argv` and hands out connections to its listener."""
-    return (sys.executable, "-I", "-S", str(_BROKER), str(line), str(listener.port), *argv)
+    return (interpreter(), "-I", "-S", str(_BROKER), str(line), str(listener.port), *argv)
 
 
 def with_fresh_bytecode(argv: Sequence[str], folder: Path) -> tuple[str, ...]:

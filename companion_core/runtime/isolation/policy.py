@@ -13,6 +13,7 @@ from companion_core.providers import SpawnPlan, TcpChannel, UnixChannel
 from companion_core.runtime.isolation.call_filter import FilterShape, compile_filter
 from companion_core.runtime.process.binary import ProvedBinary
 from companion_core.runtime.process.keeper_protocol import LockPolicy
+from companion_core.system.plain_paths import plain_file, plain_folder
 
 __all__ = ["SandboxPolicy", "interpreter_paths", "sandbox_policy"]
 
@@ -119,7 +120,7 @@ def interpreter_paths() -> tuple[str, ...]:
     """Return the folders of the running interpreter and of the environment it runs in."""
     folders = (sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix)
     executable = os.path.realpath(sys.executable)
-    return (*folders, *map(os.path.realpath, folders), executable)
+    return (*map(plain_folder, folders), *map(os.path.realpath, folders), executable)
 
 
 def _beside(program: str) -> tuple[str, ...]:
@@ -131,7 +132,7 @@ def _beside(program: str) -> tuple[str, ...]:
 
 def _existing(paths: Iterable[str]) -> tuple[str, ...]:
     """Return the paths that exist, without those that lie below another of them."""
-    found = dict.fromkeys(path for path in paths if os.path.lexists(path))
+    found = dict.fromkeys(path for path in map(plain_file, paths) if os.path.lexists(path))
     return tuple(path for path in found if not any(map(found.__contains__, _above(path))))
 
 

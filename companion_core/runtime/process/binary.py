@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -18,6 +17,7 @@ from companion_core.decisions.evidence import Evidence
 from companion_core.decisions.integrity import digests_equal
 from companion_core.errors import EnvironmentUnavailable, Reason, Refused
 from companion_core.system.os_compat import BINARY, CLOSE_ON_EXEC, NON_BLOCKING
+from companion_core.system.plain_paths import interpreter
 from companion_core.system.state_files import check_owned, open_to_others
 
 __all__ = ["EMBEDDED", "ProvedBinary", "check_unreplaceable", "prove_binary"]
@@ -50,9 +50,10 @@ def prove_binary(binary: str, sha256: str | None = None) -> ProvedBinary:
         Refused: `runtime_unsafe`, `runtime_changed`.
     """
     if binary == EMBEDDED:
-        if not os.path.isabs(sys.executable):  # noqa: PTH117 - it is empty text where it is unknown
+        program = interpreter()
+        if not os.path.isabs(program):  # noqa: PTH117 - it is empty text where it is unknown
             raise EnvironmentUnavailable(Reason.RUNTIME_NOT_FOUND)
-        return ProvedBinary(sys.executable, embedded=True)
+        return ProvedBinary(program, embedded=True)
     path = Path(binary)
     if not path.is_absolute() or ".." in path.parts:
         raise Refused(Reason.RUNTIME_UNSAFE, binary)
@@ -75,9 +76,9 @@ def check_unreplaceable(path: Path) -> None:
     try:
         check_owned(path)
     except Refused as error:
-        raise Refused(Reason.RUNTIME_UNSAFE, str(path)) from error
+        raise Refused(Reason.RUNTIME_UNSAFE, error.detail) from error  # it names the folder
     if os.name == "posix" and open_to_others(path.parent.stat(), path.parent):
-        raise Refused(Reason.RUNTIME_UNSAFE, str(path.parent))
+        raise Refused(Reason.RUNTIME_UNSAFE, f"{path.parent} can be changed by others")
 
 
 def _require_program(resolved: Path, sha256: str | None, binary: str) -> None:

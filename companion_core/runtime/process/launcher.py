@@ -34,6 +34,7 @@ from companion_core.runtime.process.output import RuntimeOutput
 from companion_core.runtime.process.proc_files import first_of_namespace, lives
 from companion_core.runtime.process.tree import descendants, runtime_below
 from companion_core.runtime.process.windows_job import JobProcess
+from companion_core.system.plain_paths import interpreter
 
 __all__ = ["KeeperProcess", "launch"]
 
@@ -241,7 +242,7 @@ def launch(
     try:
         line.settimeout(0)
         keeper = egress.start_process(
-            (sys.executable, "-I", "-S", str(_KEEPER), str(far_end.fileno())),
+            (interpreter(), "-I", "-S", str(_KEEPER), str(far_end.fileno())),
             env=_KEEPER_ENVIRONMENT,
             cwd=str(folder),
             stdout=output.writer,
