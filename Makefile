@@ -10,6 +10,7 @@
 #
 #   make test-llama-server   the stand-alone llama.cpp, built first; ten minutes
 #   make test-mlx            the MLX example on the real library, installed first
+#   make test-failing-system  fails each call of the system in turn; about an hour
 #   make bench-gateway       the gateway beside nginx, in one run
 #
 # PYTHON chooses the interpreter: make test PYTHON=python3.13
@@ -26,7 +27,7 @@ KEYCHAIN := $(if $(filter Darwin,$(shell uname -s)),macos,$(if $(filter Linux,$(
 PLUGINS := plugins/runtime_llamacpp plugins/keychain_$(KEYCHAIN)
 PLUGIN_FILES := $(shell find plugins -name '*.py' -o -name 'pyproject.toml' 2>/dev/null)
 
-.PHONY: demo test test-llama-server test-mlx check mutation fuzz bench bench-gateway docs lock clean
+.PHONY: demo test test-llama-server test-mlx test-failing-system check mutation fuzz bench bench-gateway docs lock clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/companion demo
@@ -53,6 +54,9 @@ test-mlx: $(VENV)/.dev constraints/mlx.txt
 		--no-build-isolation . ./examples/companion-runtime-mlx
 	COMPANION_TEST_MLX=$(CURDIR)/$(MLX)/bin/python \
 		$(BIN)/python -m pytest tests/integration/test_mlx.py $(ARGS)
+
+test-failing-system: $(VENV)/.dev
+	COMPANION_TEST_EVERY_CALL=1 $(BIN)/python -m pytest tests/integration/test_failing_system.py $(ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

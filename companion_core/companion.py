@@ -40,6 +40,7 @@ from companion_core.serving.status import CompanionStatus, ModelStatus, ServingS
 from companion_core.serving.step import OnStep, Step
 from companion_core.serving.swap import Swaps
 from companion_core.system.clock import wall_now
+from companion_core.system.lacks import lacks_told
 from companion_core.system.plain_paths import absolute
 from companion_core.system.secret import Secret
 from companion_core.system.tasks import run_in_worker
@@ -102,7 +103,8 @@ class Companion:
         )
 
     async def __aenter__(self) -> Self:
-        await self._lifetime.begin(self._start())
+        with lacks_told():
+            await self._lifetime.begin(self._start())
         return self
 
     async def __aexit__(
@@ -111,7 +113,8 @@ class Companion:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._lifetime.close()
+        with lacks_told():
+            await self._lifetime.close()
 
     @property
     def base_url(self) -> str:
@@ -219,7 +222,8 @@ class Companion:
     async def _open_control(self) -> None:
         identity = self._egress.identify(os.getpid())
         if identity is None:
-            raise EnvironmentUnavailable(Reason.CONTROL_UNAVAILABLE)
+            # /proc is not this process namespace's own.
+            raise EnvironmentUnavailable(Reason.PROCESS_UNREADABLE)
         control = ControlServer(
             self._paths,
             {

@@ -39,6 +39,8 @@ from companion_core.system.state_files import write_private
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric import ed25519
 
+from companion_core.system.lacks import lack_of
+
 __all__ = [
     "Measured",
     "Signed",
@@ -107,7 +109,7 @@ def init_draft(folder: Path, key_file: Path) -> str:
     except FileExistsError as error:
         raise UsageError(Reason.USAGE, f"{error.filename} is already there") from error
     except OSError as error:
-        raise EnvironmentUnavailable(Reason.DISK_UNAVAILABLE) from error
+        raise lack_of(error) from error
     _write(folder / DRAFT, {"version": 0, "allowed_sources": [], "models": []})
     return _public_text(key)
 

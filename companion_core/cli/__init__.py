@@ -31,11 +31,11 @@ from companion_core.errors import (
     EXIT_CODES,
     CompanionError,
     Culprit,
-    EnvironmentUnavailable,
     PluginFault,
     Reason,
     UsageError,
 )
+from companion_core.system.lacks import is_lack, lack_of
 from companion_core.system.plain_paths import absolute
 from companion_core.system.standard_streams import fill_standard_streams
 
@@ -186,9 +186,10 @@ def main(arguments: list[str] | None = None, *, egress: Egress | None = None) ->
         drop_output(sys.stdout)  # the reader of the pipe has exited
         return EXIT_CODES[Culprit.PROGRAM]
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
-            drop_output(sys.stdout)  # stdout itself may be the file that could not be written
-            return _report(EnvironmentUnavailable(Reason.DISK_UNAVAILABLE), argv)
+        if is_lack(error):
+            if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+                drop_output(sys.stdout)  # stdout itself may be the file that could not be written
+            return _report(lack_of(error), argv)
         if os.environ.get("COMPANION_DEBUG") == "1":
             raise
         return _report(CompanionError(Reason.INTERNAL_FAULT, type(error).__name__), argv)

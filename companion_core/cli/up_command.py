@@ -21,9 +21,10 @@ from companion_core.cli.progress import StepPrinter
 from companion_core.cli.status_command import as_text
 from companion_core.companion import Companion
 from companion_core.config.reader import Config, load_config, with_model
-from companion_core.control.client import find_running
-from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason, error_for
+from companion_core.control.client import ask_running, find_running
+from companion_core.errors import CompanionError, Reason, error_for
 from companion_core.serving.step import OnStep, Step
+from companion_core.system.lacks import lack_of, lacks_told
 from companion_core.system.muted_output import set_output_apart
 from companion_core.system.os_compat import NO_FOLLOW
 from companion_core.system.plain_paths import interpreter
@@ -61,13 +62,30 @@ def command(
     With --model, a companion that already serves another model replaces it: it fetches and
     verifies the new model while it serves the old one, drains, and serves the new one at the
     same address and with the same token. This command then returns; Ctrl-C before the drain
-    leaves the old model serving.
+    leaves the old model serving. One that runs already is reported, and goes on.
     """
     config = _read_config(settings, model_id)
     harden_process()
     if announce_fd is not None:
         set_output_apart()
         return _serve_for_parent(settings, config, announce_fd)
+    try:
+        return _up(settings, config, model_id, detach=detach, as_json=as_json)
+    except CompanionError as error:
+        if error.reason is not Reason.ALREADY_RUNNING:
+            raise
+        try:
+            status = ask_running(settings.paths, settings.egress, "status")
+        except CompanionError:  # it starts or ends at this moment
+            raise error from None
+    click.echo("companion: it runs already", err=True)
+    _announce(settings, status, as_json=as_json)
+    return 0
+
+
+def _up(
+    settings: Settings, config: Config, model_id: str | None, *, detach: bool, as_json: bool
+) -> int:
     printer = StepPrinter(quiet=settings.quiet)
     if model_id is not None:
         running = find_running(settings.paths, settings.egress)
@@ -172,7 +190,7 @@ def _detach(settings: Settings, model_id: str | None, on_step: OnStep) -> dict[s
             arguments = ["up", "--announce-fd", str(writing)]
             if model_id is not None:
                 arguments += ["--model", model_id]
-            with stop_signals_wait():
+            with lacks_told(Reason.SPAWN_FAILED), stop_signals_wait():
                 child = settings.egress.start_process(
                     [*_SELF, *settings.root_arguments(), *arguments],
                     env=os.environ,
@@ -221,5 +239,5 @@ def _open_log(settings: Settings) -> IO[bytes]:
         if os.fstat(file.fileno()).st_size > MAX_LOG_BYTES:
             file.truncate(0)
     except OSError as error:
-        raise EnvironmentUnavailable(Reason.DISK_UNAVAILABLE) from error
+        raise lack_of(error, path=path) from error
     return file

@@ -18,6 +18,7 @@ from companion_core.egress.control_link import ControlLink
 from companion_core.egress.interface import Egress, ProcessUnreadable
 from companion_core.egress.process_identity import ProcessIdentity
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason, error_for
+from companion_core.system.lacks import lack_of
 from companion_core.system.os_compat import CLOSE_ON_EXEC, NO_FOLLOW, user_id
 from companion_core.system.state_files import read_private, try_lock
 
@@ -63,7 +64,7 @@ class InstanceLock:
                 os.close(descriptor)
                 raise
         except OSError as error:
-            raise EnvironmentUnavailable(Reason.DISK_UNAVAILABLE) from error
+            raise lack_of(error, path=self._path) from error
         if not free:
             os.close(descriptor)
             raise EnvironmentUnavailable(Reason.ALREADY_RUNNING)
@@ -71,9 +72,9 @@ class InstanceLock:
 
     def release(self) -> None:
         """Release the lock; may be called again."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def _is_locked(path: Path) -> bool:

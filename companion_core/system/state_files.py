@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from companion_core.errors import EnvironmentUnavailable, Reason, Refused
+from companion_core.errors import Reason, Refused
+from companion_core.system.lacks import lack_of
 from companion_core.system.os_compat import (
     BINARY,
     CLOSE_ON_EXEC,
@@ -115,6 +116,7 @@ def check_owned(path: Path) -> None:
 
     Raises:
         Refused: `state_path_unsafe`; the detail names the component.
+        EnvironmentUnavailable: `disk_unavailable`, `limit_reached`; likewise.
     """
     if os.name != "posix":
         return  # on Windows an owner-only ACL is inherited from the profile folder
@@ -130,6 +132,8 @@ def check_owned(path: Path) -> None:
     except FileNotFoundError:
         return  # a missing component is made later, with the right owner and mode
     except OSError as error:
+        if error.errno not in {errno.EACCES, errno.EPERM, errno.ELOOP}:
+            raise lack_of(error, path=path) from error
         raise _unsafe(path, "cannot be looked at") from error
 
 
@@ -210,7 +214,7 @@ def private_folder(path: Path, *, may_be_link: bool = False) -> Path:
             if stat.S_IMODE(status.st_mode) != 0o700:  # noqa: PLR2004 - owner only
                 path.chmod(0o700)
     except OSError as error:
-        raise EnvironmentUnavailable(Reason.DISK_UNAVAILABLE) from error
+        raise lack_of(error, path=path) from error
     return path
 
 
@@ -248,7 +252,7 @@ def write_private(path: Path, data: bytes, *, durable: bool = True) -> None:
         if durable:
             fsync_folder(path.parent)
     except OSError as error:
-        raise EnvironmentUnavailable(Reason.DISK_UNAVAILABLE) from error
+        raise lack_of(error, path=path) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

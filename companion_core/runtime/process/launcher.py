@@ -34,6 +34,7 @@ from companion_core.runtime.process.output import RuntimeOutput
 from companion_core.runtime.process.proc_files import first_of_namespace, lives
 from companion_core.runtime.process.tree import descendants, runtime_below
 from companion_core.runtime.process.windows_job import JobProcess
+from companion_core.system.lacks import lack_of, lacks_told
 from companion_core.system.plain_paths import interpreter
 
 __all__ = ["KeeperProcess", "launch"]
@@ -238,7 +239,8 @@ def launch(
     """
     if sys.platform == "win32":
         return JobProcess(egress, folder=folder, output=output, limits=limits)
-    line, far_end = socket.socketpair()
+    with lacks_told(Reason.SPAWN_FAILED):
+        line, far_end = socket.socketpair()
     try:
         line.settimeout(0)
         keeper = egress.start_process(
@@ -251,11 +253,17 @@ def launch(
         )
     except OSError as error:
         line.close()
-        raise EnvironmentUnavailable(Reason.SPAWN_FAILED) from error
+        raise lack_of(error, Reason.SPAWN_FAILED) from error
     except BaseException:
         line.close()
         raise
     finally:
         far_end.close()
-    output.start()
-    return KeeperProcess(egress, keeper, line, output)
+    try:
+        output.start()
+        return KeeperProcess(egress, keeper, line, output)
+    except BaseException:  # nobody has the handle by which the keeper is ended
+        line.close()
+        keeper.kill()
+        keeper.wait()
+        raise
