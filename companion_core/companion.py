@@ -51,6 +51,8 @@ from companion_core.serving.step import OnStep, Step
 from companion_core.serving.swap import Swaps
 from companion_core.serving.watches import watch_keychain, watch_overload
 from companion_core.system.clock import wall_now
+from companion_core.system.lacks import lacks_told
+from companion_core.system.plain_paths import absolute
 from companion_core.system.tasks import cancel, run_in_worker
 
 __all__ = [
@@ -129,7 +131,7 @@ class Companion:
         checked = config if isinstance(config, Config) else load_config(Path(config))
         if interpreter is not None:
             checked = with_interpreter(checked, str(interpreter))
-        root = default_state_dir() if state_dir is None else Path(state_dir).absolute()
+        root = default_state_dir() if state_dir is None else absolute(Path(state_dir))
         paths = InstancePaths(root, instance)
         return cls(
             with_default_model(checked, paths),
@@ -141,7 +143,8 @@ class Companion:
 
     async def __aenter__(self) -> Self:
         self._events.bind()
-        await self._lifetime.begin(self._start())
+        with lacks_told():
+            await self._lifetime.begin(self._start())
         return self
 
     async def __aexit__(
@@ -150,7 +153,8 @@ class Companion:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._lifetime.close()
+        with lacks_told():
+            await self._lifetime.close()
 
     @property
     def instance(self) -> str:
@@ -312,7 +316,8 @@ class Companion:
     async def _open_control(self) -> None:
         identity = self._egress.identify(os.getpid())
         if identity is None:
-            raise EnvironmentUnavailable(Reason.CONTROL_UNAVAILABLE)
+            # /proc is not this process namespace's own.
+            raise EnvironmentUnavailable(Reason.PROCESS_UNREADABLE)
         control = ControlServer(
             self._paths,
             {

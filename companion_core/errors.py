@@ -136,6 +136,7 @@ class Reason(enum.StrEnum):
     MEMORY_SHORT = "memory_short"
     STALE_RUNTIME = "stale_runtime"
     PROCESS_UNREADABLE = "process_unreadable"
+    LIMIT_REACHED = "limit_reached"
 
     # The keychain (I-13).
     KEYCHAIN_ABSENT = "keychain_absent"

@@ -33,6 +33,7 @@ from companion_core.decisions.source import HttpsUrl, parse_https_url
 from companion_core.decisions.strict_json import parse_json
 from companion_core.decisions.verdict import Verdict
 from companion_core.errors import EnvironmentUnavailable, Reason, UsageError, error_for
+from companion_core.system.lacks import lack_of
 from companion_core.system.os_compat import NO_FOLLOW
 from companion_core.system.state_files import write_private
 
@@ -97,7 +98,7 @@ def init_draft(folder: Path, key_file: Path) -> str:
     except FileExistsError as error:
         raise UsageError(Reason.USAGE, f"{error.filename} is already there") from error
     except OSError as error:
-        raise EnvironmentUnavailable(Reason.DISK_UNAVAILABLE) from error
+        raise lack_of(error) from error
     _write(folder / DRAFT, {"version": 0, "allowed_sources": [], "models": []})
     return key.public_text
 

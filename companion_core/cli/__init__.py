@@ -32,11 +32,13 @@ from companion_core.errors import (
     EXIT_CODES,
     CompanionError,
     Culprit,
-    EnvironmentUnavailable,
     PluginFault,
     Reason,
     UsageError,
 )
+from companion_core.system.lacks import is_lack, lack_of
+from companion_core.system.plain_paths import absolute
+from companion_core.system.standard_streams import fill_standard_streams
 
 if TYPE_CHECKING:
     from companion_core.config.sections import Config
@@ -89,12 +91,12 @@ class Settings:
             message = f"{ANY_INSTANCE!r} is no instance's name; Companion.open alone takes it"
             raise UsageError(Reason.USAGE, message)
         root = self.state_dir if self.state_dir is not None else default_state_dir()
-        return InstancePaths(root.absolute(), self.instance)
+        return InstancePaths(absolute(root), self.instance)
 
     @property
     def config(self) -> Path:
         """The configuration file, whether it exists or not."""
-        return self.config_file if self.config_file is not None else default_config_file()
+        return absolute(self.config_file) if self.config_file else default_config_file()
 
     def read_config(self) -> Config:
         """Read the configuration; the defaults if the person named none and has no file.
@@ -111,7 +113,7 @@ class Settings:
         paths = self.paths
         named = self.config_file is not None or self.config.exists()
         return [
-            *(("--config", str(self.config.absolute())) if named else ()),
+            *(("--config", str(self.config)) if named else ()),
             *("--state-dir", str(paths.root)),
             *("--instance", paths.instance),
         ]
@@ -182,6 +184,7 @@ def cli(
 
 def main(arguments: list[str] | None = None, *, egress: Egress | None = None) -> int:
     """Run the command line and return its exit code; without `egress`, use the live doorway."""
+    fill_standard_streams()
     argv = sys.argv[1:] if arguments is None else arguments
     settings = Settings(egress=LiveEgress() if egress is None else egress)
     try:
@@ -201,9 +204,10 @@ def main(arguments: list[str] | None = None, *, egress: Egress | None = None) ->
         drop_output(sys.stdout)  # the reader of the pipe has exited
         return EXIT_CODES[Culprit.PROGRAM]
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
-            drop_output(sys.stdout)  # stdout itself may be the file that could not be written
-            return _report(EnvironmentUnavailable(Reason.DISK_UNAVAILABLE), argv)
+        if is_lack(error):
+            if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+                drop_output(sys.stdout)  # stdout itself may be the file that could not be written
+            return _report(lack_of(error), argv)
         if os.environ.get("COMPANION_DEBUG") == "1":
             raise
         return _report(CompanionError(Reason.INTERNAL_FAULT, type(error).__name__), argv)

@@ -43,9 +43,12 @@ def stop(running: RunningInstance, egress: Egress, *, now: bool) -> None:
     except CompanionError:
         # It does not answer. Its pid and start time are proved, so the signal hits no other
         # process.
+        if not running.seen:
+            raise
         egress.send_signal(running.identity, signal.SIGTERM)
     if wait_until_gone(running, egress, STOP_DEADLINE_SECONDS):
         return
-    egress.send_signal(running.identity, KILL)
+    if running.seen:
+        egress.send_signal(running.identity, KILL)
     if not wait_until_gone(running, egress, KILL_DEADLINE_SECONDS):
         raise EnvironmentUnavailable(Reason.CONTROL_UNAVAILABLE)

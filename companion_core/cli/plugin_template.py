@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 from typing import Final
 
-from companion_core.errors import EnvironmentUnavailable, Reason, UsageError
+from companion_core.errors import Reason, UsageError
+from companion_core.system.lacks import lack_of
 
 __all__ = ["write_plugin"]
 
@@ -59,5 +60,5 @@ def write_plugin(kind: str, name: str, into: Path) -> tuple[Path, list[str]]:
             (folder / path).write_text(text, encoding="utf-8")
             written.append(path)
     except OSError as error:
-        raise EnvironmentUnavailable(Reason.DISK_UNAVAILABLE) from error
+        raise lack_of(error) from error
     return folder, written

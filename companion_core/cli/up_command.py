@@ -22,18 +22,19 @@ from companion_core.cli.status_command import as_text
 from companion_core.companion import Companion
 from companion_core.config.reader import with_model
 from companion_core.config.sections import Config
-from companion_core.control.client import find_running
-from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason, error_for
+from companion_core.control.client import ask_running, find_running
+from companion_core.errors import CompanionError, Reason, error_for
 from companion_core.serving.default_model import with_default_model
 from companion_core.serving.step import OnStep, Step
 from companion_core.system.interpreter import running_interpreter
+from companion_core.system.lacks import lack_of, lacks_told
 from companion_core.system.muted_output import set_output_apart
 from companion_core.system.os_compat import NO_FOLLOW
 from companion_core.system.stop_signals import stop_signals_interrupt, stop_signals_wait
 
 MAX_LOG_BYTES: Final = 4 * 1024 * 1024
 # -P: import nothing from the working folder, which is the instance's.
-_SELF: Final = (sys.executable, "-P", "-m", "companion_core")
+_SELF: Final = ("-P", "-m", "companion_core")
 
 
 @click.command("up")
@@ -63,13 +64,30 @@ def command(
     With --model, a companion that already serves another model replaces it: it fetches and
     verifies the new model while it serves the old one, drains, and serves the new one at the
     same address and with the same token. This command then returns; Ctrl-C before the drain
-    leaves the old model serving.
+    leaves the old model serving. One that runs already is reported, and goes on.
     """
     config = _read_config(settings, model_id)
     harden_process()
     if announce_fd is not None:
         set_output_apart()
         return _serve_for_parent(settings, config, announce_fd)
+    try:
+        return _up(settings, config, model_id, detach=detach, as_json=as_json)
+    except CompanionError as error:
+        if error.reason is not Reason.ALREADY_RUNNING:
+            raise
+        try:
+            status = ask_running(settings.paths, settings.egress, "status")
+        except CompanionError:  # it starts or ends at this moment
+            raise error from None
+    click.echo("companion: it runs already", err=True)
+    _announce(settings, status, as_json=as_json)
+    return 0
+
+
+def _up(
+    settings: Settings, config: Config, model_id: str | None, *, detach: bool, as_json: bool
+) -> int:
     printer = StepPrinter(quiet=settings.quiet)
     if model_id is not None:
         running = find_running(settings.paths, settings.egress)
@@ -164,7 +182,7 @@ def _serve_for_parent(settings: Settings, config: Config, descriptor: int) -> in
 def _detach(settings: Settings, model_id: str | None, on_step: OnStep) -> dict[str, Any]:
     if sys.platform == "win32":
         raise error_for(Reason.USAGE, "--detach is not for Windows: give it a window of its own")
-    running_interpreter()  # else `_SELF` would be another program
+    program = running_interpreter().program
     settings.paths.prepare()
     reading, writing = os.pipe()
     with (
@@ -177,9 +195,9 @@ def _detach(settings: Settings, model_id: str | None, on_step: OnStep) -> dict[s
             arguments = ["up", "--announce-fd", str(writing)]
             if model_id is not None:
                 arguments += ["--model", model_id]
-            with stop_signals_wait():
+            with lacks_told(Reason.SPAWN_FAILED), stop_signals_wait():
                 child = settings.egress.start_process(
-                    [*_SELF, *settings.root_arguments(), *arguments],
+                    [program, *_SELF, *settings.root_arguments(), *arguments],
                     env=os.environ,
                     cwd=str(settings.paths.folder),
                     stdout=log,
@@ -226,5 +244,5 @@ def _open_log(settings: Settings) -> IO[bytes]:
         if os.fstat(file.fileno()).st_size > MAX_LOG_BYTES:
             file.truncate(0)
     except OSError as error:
-        raise EnvironmentUnavailable(Reason.DISK_UNAVAILABLE) from error
+        raise lack_of(error, path=path) from error
     return file

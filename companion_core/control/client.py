@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from companion_core.config.paths import InstancePaths
-from companion_core.egress.interface import Egress
+from companion_core.egress.control_link import ControlLink
+from companion_core.egress.interface import Egress, ProcessUnreadable
 from companion_core.egress.process_identity import ProcessIdentity
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason, error_for
+from companion_core.system.lacks import lack_of
 from companion_core.system.os_compat import CLOSE_ON_EXEC, NO_FOLLOW, user_id
 from companion_core.system.state_files import read_private, try_lock
 
@@ -62,7 +64,7 @@ class InstanceLock:
                 os.close(descriptor)
                 raise
         except OSError as error:
-            raise EnvironmentUnavailable(Reason.DISK_UNAVAILABLE) from error
+            raise lack_of(error, path=self._path) from error
         if not free:
             os.close(descriptor)
             raise EnvironmentUnavailable(Reason.ALREADY_RUNNING)
@@ -70,9 +72,9 @@ class InstanceLock:
 
     def release(self) -> None:
         """Release the lock; may be called again."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def _is_locked(path: Path) -> bool:
@@ -90,21 +92,28 @@ def _is_locked(path: Path) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class RunningInstance:
-    """A companion that was found running: proved by pid, start time and lock (I-08)."""
+    """A companion that was found running: proved by its lock, and by its process or socket (I-08).
+
+    Attributes:
+        seen: this system shows the process, so it may be signalled. It does not in another process
+            namespace, or where processes are hidden (proc(5), `hidepid`, `subset`).
+    """
 
     identity: ProcessIdentity
     control_socket: Path
     lock_file: Path
+    seen: bool = True
 
 
 def find_running(paths: InstancePaths, egress: Egress) -> RunningInstance | None:
     """Return the running companion of this state folder, or None.
 
-    The state file alone proves nothing: its process must still be the one that wrote it, and
-    the lock must be held.
+    The state file alone proves nothing: the lock must be held, and the process that wrote the
+    file must be there or, where it cannot be seen, be the one that listens on the control socket.
 
     Raises:
         Refused: `state_path_unsafe`, a link stands in place of a folder or of the file.
+        ProcessUnreadable: the system does not say whether it runs, and nobody listens.
     """
     paths.refuse_links()
     raw = read_private(paths.state_file, MAX_STATE_FILE)
@@ -117,10 +126,42 @@ def find_running(paths: InstancePaths, egress: Egress) -> RunningInstance | None
         return None
     if type(pid) is not int or type(start) not in {int, float} or type(control) is not str:
         return None
-    identity = egress.identify(pid)
-    if identity is None or identity.start_time != start or not _is_locked(paths.lock_file):
+    unreadable, identity = None, None
+    try:
+        identity = egress.identify(pid)
+    except ProcessUnreadable as error:
+        unreadable = error
+    if not _is_locked(paths.lock_file):
         return None
-    return RunningInstance(identity, Path(control), paths.lock_file)
+    if identity is not None and identity.start_time == start:
+        return RunningInstance(identity, Path(control), paths.lock_file)
+    unseen = RunningInstance(
+        ProcessIdentity(pid, start, ""), Path(control), paths.lock_file, seen=False
+    )
+    if _listens(unseen, egress):
+        return unseen
+    if unreadable is not None:
+        raise unreadable
+    return None
+
+
+def _listens(running: RunningInstance, egress: Egress) -> bool:
+    """Tell whether a companion that cannot be seen listens on its control socket."""
+    try:
+        with contextlib.closing(egress.connect_control(running.control_socket)) as link:
+            return _is_peer(running, link)
+    except OSError:
+        return False
+
+
+def _is_peer(running: RunningInstance, link: ControlLink) -> bool:
+    """Tell whether the companion is at the other end, in a folder that only the person can use.
+
+    The system gives 0 for a process of another process namespace (unix(7), SO_PEERCRED).
+    """
+    pid, user = link.peer()
+    pids = {running.identity.pid} if running.seen else {running.identity.pid, 0}
+    return pid in pids and user == user_id()
 
 
 def ask(running: RunningInstance, egress: Egress, op: str, **arguments: Any) -> dict[str, Any]:
@@ -132,7 +173,7 @@ def ask(running: RunningInstance, egress: Egress, op: str, **arguments: Any) -> 
     line = json.dumps({"op": op, **arguments}).encode() + b"\n"
     try:
         with contextlib.closing(egress.connect_control(running.control_socket)) as link:
-            if link.peer() != (running.identity.pid, user_id()):
+            if not _is_peer(running, link):
                 raise EnvironmentUnavailable(Reason.CONTROL_UNAVAILABLE)
             answer = json.loads(link.ask(line, MAX_LINE))
     except (OSError, ValueError) as error:
@@ -200,5 +241,7 @@ def wait_until_gone(running: RunningInstance, egress: Egress, seconds: float) ->
 
 
 def _is_alive(running: RunningInstance, egress: Egress) -> bool:
+    if not running.seen:
+        return _is_locked(running.lock_file)
     seen = egress.identify(running.identity.pid)
     return seen is not None and seen.start_time == running.identity.start_time

@@ -23,7 +23,8 @@ from companion_core.control.client import MAX_LINE
 from companion_core.egress.owner_pipe import OwnerPipes, PipeEnd, new_pipe_name
 from companion_core.egress.process_identity import ProcessIdentity
 from companion_core.egress.unix_socket import peer_of
-from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason
+from companion_core.errors import CompanionError, Reason
+from companion_core.system.lacks import lack_of
 from companion_core.system.os_compat import user_id
 from companion_core.system.state_files import write_private
 
@@ -58,7 +59,7 @@ class ControlServer:
             else:
                 self._door = SocketDoor(self._paths.run_folder() / "control.sock", self._answer)
         except OSError as error:
-            raise EnvironmentUnavailable(Reason.CONTROL_UNAVAILABLE) from error
+            raise lack_of(error, Reason.CONTROL_UNAVAILABLE) from error
         state = {
             "pid": identity.pid,
             "start_time": identity.start_time,
@@ -68,9 +69,11 @@ class ControlServer:
 
     async def close(self) -> None:
         """Stop listening, let running answers end, and remove the socket and the state file."""
-        if self._door is not None:
-            await self._door.close()
-        self._paths.state_file.unlink(missing_ok=True)
+        try:
+            if self._door is not None:
+                await self._door.close()
+        finally:
+            self._paths.state_file.unlink(missing_ok=True)
 
     async def _answer(self, line: bytes) -> bytes:
         return json.dumps(await self._reply(line)).encode() + b"\n"

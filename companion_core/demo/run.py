@@ -29,6 +29,7 @@ from companion_core.config.sections import Config
 from companion_core.egress.interface import Egress
 from companion_core.errors import EnvironmentUnavailable, Reason
 from companion_core.system.deadline import start_call
+from companion_core.system.lacks import lack_of
 from companion_core.testing.certificate_authority import CertificateAuthority
 from companion_core.testing.tls_host import TlsHost
 
@@ -79,7 +80,7 @@ async def run_demo(
     try:
         folder = Path(tempfile.mkdtemp(prefix="companion-demo-"))
     except OSError as error:
-        raise EnvironmentUnavailable(Reason.DISK_UNAVAILABLE) from error
+        raise lack_of(error) from error
     try:
         authority = CertificateAuthority(folder)
         with (

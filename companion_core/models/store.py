@@ -29,6 +29,7 @@ from companion_core.models.proof import Hold, Proof, Prover
 from companion_core.models.transfer import Download, Transfer, receive
 from companion_core.system.clock import wall_now
 from companion_core.system.folder_lock import lock_folder
+from companion_core.system.lacks import lack_of
 from companion_core.system.state_files import fsync_folder, private_folder
 
 __all__ = ["ModelStore", "ProvedFile", "VerifiedModel"]
@@ -336,4 +337,4 @@ def _disk_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise EnvironmentUnavailable(Reason.DISK_UNAVAILABLE) from error
+        raise lack_of(error) from error

@@ -25,6 +25,7 @@ from companion_core.runtime.start.plan import StartSpec
 from companion_core.runtime.start.readiness import read_back_patiently, unless_exited
 from companion_core.runtime.start.run import Run, take_down
 from companion_core.runtime.start.sequence import bring_up
+from companion_core.system.lacks import lacks_told
 from companion_core.system.secret import Secret
 from companion_core.system.tasks import finish, outlast, run_in_worker
 
@@ -266,13 +267,14 @@ class Supervisor:
     async def _bring_up(self, run: Run) -> StartedBackend:
         """As `bring_up`; raises `backend_foreign` where another program answered in its place."""
         try:
-            backend = await bring_up(
-                run,
-                egress=self._egress,
-                make_key=self._make_key,
-                environment=self._environment,
-                listener=self._listener,
-            )
+            with lacks_told():
+                backend = await bring_up(
+                    run,
+                    egress=self._egress,
+                    make_key=self._make_key,
+                    environment=self._environment,
+                    listener=self._listener,
+                )
         except CompanionError as error:
             if run.foreign:
                 raise error_for(Reason.BACKEND_FOREIGN) from error

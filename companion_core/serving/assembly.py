@@ -50,6 +50,7 @@ from companion_core.runtime import (
 )
 from companion_core.system.cores import physical_cores
 from companion_core.system.interpreter import Interpreter, running_interpreter
+from companion_core.system.plain_paths import plain_file
 
 __all__ = [
     "AuthorityProviders",
@@ -211,7 +212,7 @@ def _choose_binary(
 
 def _find_binary(config: Config, chosen: ChosenRuntime) -> str:
     if config.runtime.binary is not None:
-        return config.runtime.binary
+        return plain_file(config.runtime.binary)
     spawn = chosen.spawn
     found = rebuild_binaries(
         call_provider_sync(spawn.plugin, spawn.provider.locate, seconds=LOCATE_SECONDS)

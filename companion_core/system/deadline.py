@@ -20,6 +20,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Final, TypeAlias, TypeVar
 
 from companion_core.errors import CompanionError, Reason
+from companion_core.system.lacks import lacks_told
 
 __all__ = [
     "CallThreads",
@@ -67,7 +68,8 @@ class CallThreads:
         except IndexError:
             calls = SimpleQueue()
             name = "companion-deadline"
-            threading.Thread(target=self._work, args=(calls,), name=name, daemon=True).start()
+            with lacks_told():  # else a plugin would be blamed for the lack of a thread
+                threading.Thread(target=self._work, args=(calls,), name=name, daemon=True).start()
         calls.put((future, function, args))
         return future
 

@@ -15,6 +15,7 @@ from pathlib import PurePath
 from typing import Final
 
 from companion_core.errors import EnvironmentUnavailable, Reason
+from companion_core.system.plain_paths import plain_file, plain_folder
 
 __all__ = ["Interpreter", "is_interpreter", "running_interpreter"]
 
@@ -62,8 +63,12 @@ def running_interpreter() -> Interpreter:
     if not is_interpreter(sys.executable, frozen=frozen):
         raise EnvironmentUnavailable(Reason.INTERPRETER_MISSING)
     folders = (sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix)
-    program = os.path.realpath(sys.executable)
+    # Python keeps the ".." of the command line that started it (`../v/bin/python`).
     return Interpreter(
-        program=sys.executable,
-        folders=(*folders, *map(os.path.realpath, folders), program),
+        program=plain_file(sys.executable),
+        folders=(
+            *map(plain_folder, folders),
+            *map(os.path.realpath, folders),
+            os.path.realpath(sys.executable),
+        ),
     )

@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from companion_core.errors import EnvironmentUnavailable, Reason, Refused
+from companion_core.errors import Reason, Refused
+from companion_core.system.lacks import lack_of
 from companion_core.system.os_compat import (
     BINARY,
     CLOSE_ON_EXEC,
@@ -41,12 +42,14 @@ __all__ = [
 
 _ACCESS_LIST, _LIST_VERSION_BYTES = "system.posix_acl_access", 4
 _NAMED_USER, _NAMED_GROUP, _MAY_WRITE = 0x02, 0x08, 0x02
-_STICKY_WORLD = stat.S_ISVTX | stat.S_IWOTH
+_SYSTEM_GROUPS = 1000  # a group with a lower number is the distribution's, in its local files
 _MAX_LINKS = 40  # the limit of Linux (path_resolution(7))
 
 
 def open_to_others(status: os.stat_result, place: Path | int) -> bool:
     """Return whether any user besides the owner, root and the person's own group may write.
+
+    A group that has no member gives nobody anything: see `_has_others`.
 
     Both what the permission bits and what an access list (acl(5)) say count: where there is a list,
     the group's bits are no more than the most that it grants to anyone named in it.
@@ -59,7 +62,30 @@ def open_to_others(status: os.stat_result, place: Path | int) -> bool:
         return True
     if not status.st_mode & stat.S_IWGRP:
         return False
-    return status.st_gid not in {0, group_id()} or _list_opens(place)
+    return _has_others(status.st_gid) or _list_opens(place)
+
+
+def _has_others(group: int) -> bool:
+    """Tell whether anyone besides root and the person is in a group.
+
+    Distributions give folders such as /usr/local/bin to a group of theirs that is empty at first
+    (Debian's staff). Only a system group is asked: those are in the local files, which name every
+    member, while the members of others may be in a directory that lists nobody. Who may add a
+    member to it is root. A group that cannot be looked up counts as one with others.
+    """
+    if group in {0, group_id()}:
+        return False
+    if sys.platform == "win32" or group >= _SYSTEM_GROUPS:
+        return True
+    import grp  # noqa: PLC0415 - does not exist on Windows
+    import pwd  # noqa: PLC0415 - does not exist on Windows
+
+    try:
+        members = {pwd.getpwnam(name).pw_uid for name in grp.getgrgid(group).gr_mem}
+        members |= {user.pw_uid for user in pwd.getpwall() if user.pw_gid == group}
+    except (KeyError, OSError):
+        return True
+    return not members <= {0, user_id()}
 
 
 def _list_opens(place: Path | int) -> bool:
@@ -84,10 +110,13 @@ def check_owned(path: Path) -> None:
     """Refuse a path with a component that another user could replace.
 
     Each existing component, including links and the paths that they lead through, must belong to
-    the person or root and not be writable by others, except a sticky folder such as /tmp.
+    the person or root and not be writable by others, except a sticky folder such as /tmp or
+    /nix/store: there only the owner of an entry may replace it, and the next component is proved
+    to be the person's or root's.
 
     Raises:
         Refused: `state_path_unsafe`; the detail names the component.
+        EnvironmentUnavailable: `disk_unavailable`, `limit_reached`; likewise.
     """
     if os.name != "posix":
         return  # on Windows an owner-only ACL is inherited from the profile folder
@@ -96,13 +125,15 @@ def check_owned(path: Path) -> None:
         for component, status in _walk(path.absolute()):
             if status.st_uid not in mine:
                 raise _unsafe(component, "belongs to someone else")
-            sticky = (status.st_mode & _STICKY_WORLD) == _STICKY_WORLD
+            sticky = bool(status.st_mode & stat.S_ISVTX)
             link = stat.S_ISLNK(status.st_mode)
             if not link and not sticky and open_to_others(status, component):
                 raise _unsafe(component, "can be changed by others")
     except FileNotFoundError:
         return  # a missing component is made later, with the right owner and mode
     except OSError as error:
+        if error.errno not in {errno.EACCES, errno.EPERM, errno.ELOOP}:
+            raise lack_of(error, path=path) from error
         raise _unsafe(path, "cannot be looked at") from error
 
 
@@ -183,7 +214,7 @@ def private_folder(path: Path, *, may_be_link: bool = False) -> Path:
             if stat.S_IMODE(status.st_mode) != 0o700:  # noqa: PLR2004 - owner only
                 path.chmod(0o700)
     except OSError as error:
-        raise EnvironmentUnavailable(Reason.DISK_UNAVAILABLE) from error
+        raise lack_of(error, path=path) from error
     return path
 
 
@@ -221,7 +252,7 @@ def write_private(path: Path, data: bytes, *, durable: bool = True) -> None:
         if durable:
             fsync_folder(path.parent)
     except OSError as error:
-        raise EnvironmentUnavailable(Reason.DISK_UNAVAILABLE) from error
+        raise lack_of(error, path=path) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

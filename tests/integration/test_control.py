@@ -10,12 +10,14 @@ from dataclasses import replace
 
 import pytest
 
+from companion_core.cli.down_command import stop
 from companion_core.config.paths import InstancePaths
 from companion_core.control import client as control
 from companion_core.control.client import InstanceLock, RunningInstance, ask, find_running, has_gone
 from companion_core.control.server import ControlServer
 from companion_core.egress.control_link import SocketLink
 from companion_core.egress.live import LiveEgress
+from companion_core.egress.process_identity import ProcessIdentity, ProcessUnreadable
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason, Refused
 from companion_core.system.state_files import write_private
 
@@ -251,3 +253,66 @@ def test_the_lock_is_held_once(paths):
     first.release()
     second.acquire()
     second.release()
+
+
+class Blind(LiveEgress):
+    """A system that hides processes (proc(5)), or whose numbers are another namespace's."""
+
+    def __init__(self, shows) -> None:
+        self.shows = shows
+        self.signals = []
+
+    def identify(self, pid):
+        if isinstance(self.shows, Exception):
+            raise self.shows
+        return self.shows
+
+    def send_signal(self, identity, number):
+        self.signals.append((identity, number))
+        return False
+
+
+HIDDEN = {
+    "hidden": None,
+    "another's number": ProcessIdentity(os.getpid(), 1, "/bin/other"),
+    "unreadable": ProcessUnreadable(),
+}
+
+
+@pytest.mark.parametrize("shows", HIDDEN.values(), ids=HIDDEN)
+def test_a_companion_that_cannot_be_seen_is_found_and_stopped_by_its_socket(paths, shows):
+    blind = Blind(shows)
+
+    def client(_seen):
+        running = find_running(paths, blind)
+        assert running is not None
+        assert not running.seen
+        assert ask(running, blind, "status") == {"available": True}
+        assert not control.wait_until_gone(running, blind, 0.1)
+        with pytest.raises(CompanionError):
+            stop(running, blind, now=True)  # this one knows no drain, and nothing is signalled
+        return running
+
+    running = serve(paths, client)
+    assert blind.signals == []
+    assert control.wait_until_gone(running, blind, 0.1)
+    if isinstance(shows, Exception):
+        return
+    assert find_running(paths, blind) is None
+
+
+def test_a_listener_of_another_user_or_process_proves_nothing(paths, monkeypatch):
+    blind = Blind(None)
+
+    def client(_seen):
+        for peer, is_found in (
+            ((os.getpid(), os.geteuid()), True),
+            ((0, os.geteuid()), True),  # of another process namespace
+            ((os.getpid(), os.geteuid() + 1), False),
+            ((os.getpid() + 1, os.geteuid()), False),
+            ((0, -1), False),
+        ):
+            monkeypatch.setattr(SocketLink, "peer", lambda _self, peer=peer: peer)
+            assert (find_running(paths, blind) is not None) is is_found
+
+    serve(paths, client)

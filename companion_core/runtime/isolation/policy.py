@@ -13,6 +13,7 @@ from companion_core.runtime.isolation.call_filter import FilterShape, compile_fi
 from companion_core.runtime.process.binary import ProvedBinary
 from companion_core.runtime.process.keeper_protocol import LockPolicy
 from companion_core.system.interpreter import Interpreter, running_interpreter
+from companion_core.system.plain_paths import plain_file
 
 __all__ = ["SandboxPolicy", "sandbox_policy"]
 
@@ -128,7 +129,7 @@ def _beside(program: str) -> tuple[str, ...]:
 
 def _existing(paths: Iterable[str]) -> tuple[str, ...]:
     """Return the paths that exist, without those that lie below another of them."""
-    found = dict.fromkeys(path for path in paths if os.path.lexists(path))
+    found = dict.fromkeys(path for path in map(plain_file, paths) if os.path.lexists(path))
     return tuple(path for path in found if not any(map(found.__contains__, _above(path))))
 
 

@@ -76,9 +76,9 @@ def check_unreplaceable(path: Path) -> None:
     try:
         check_owned(path)
     except Refused as error:
-        raise Refused(Reason.RUNTIME_UNSAFE, str(path)) from error
+        raise Refused(Reason.RUNTIME_UNSAFE, error.detail) from error  # it names the folder
     if os.name == "posix" and open_to_others(path.parent.stat(), path.parent):
-        raise Refused(Reason.RUNTIME_UNSAFE, str(path.parent))
+        raise Refused(Reason.RUNTIME_UNSAFE, f"{path.parent} can be changed by others")
 
 
 def _require_program(resolved: Path, sha256: str | None, binary: str) -> None:

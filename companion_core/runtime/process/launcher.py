@@ -35,6 +35,7 @@ from companion_core.runtime.process.proc_files import first_of_namespace, lives
 from companion_core.runtime.process.tree import descendants, runtime_below
 from companion_core.runtime.process.windows_job import JobProcess
 from companion_core.system.interpreter import Interpreter, running_interpreter
+from companion_core.system.lacks import lack_of, lacks_told
 
 __all__ = ["KeeperProcess", "launch"]
 
@@ -243,7 +244,8 @@ def launch(
     program = (interpreter or running_interpreter()).program
     if not _KEEPER.is_file():  # a frozen application did not take it along as a file
         raise EnvironmentUnavailable(Reason.SPAWN_FAILED, f"{_KEEPER} is missing")
-    line, far_end = socket.socketpair()
+    with lacks_told(Reason.SPAWN_FAILED):
+        line, far_end = socket.socketpair()
     try:
         line.settimeout(0)
         keeper = egress.start_process(
@@ -256,11 +258,17 @@ def launch(
         )
     except OSError as error:
         line.close()
-        raise EnvironmentUnavailable(Reason.SPAWN_FAILED) from error
+        raise lack_of(error, Reason.SPAWN_FAILED) from error
     except BaseException:
         line.close()
         raise
     finally:
         far_end.close()
-    output.start()
-    return KeeperProcess(egress, keeper, line, output)
+    try:
+        output.start()
+        return KeeperProcess(egress, keeper, line, output)
+    except BaseException:  # nobody has the handle by which the keeper is ended
+        line.close()
+        keeper.kill()
+        keeper.wait()
+        raise

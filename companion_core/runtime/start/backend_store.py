@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason, Refused
+from companion_core.errors import CompanionError, Reason, Refused
 from companion_core.models.store import ProvedFile, VerifiedModel
 from companion_core.providers import BackendRequest, SpawnPlan
 from companion_core.runtime.start.model_link import (
@@ -34,6 +34,7 @@ from companion_core.runtime.start.model_link import (
     make_link,
     put_empty_file,
 )
+from companion_core.system.lacks import lack_of
 from companion_core.system.os_compat import BINARY, NO_FOLLOW, NON_BLOCKING, read_at
 from companion_core.system.removal import remove_tree, set_aside
 from companion_core.system.state_files import private_folder, read_private, write_private
@@ -94,7 +95,7 @@ class BackendStore:
             unchanged = self._make_usable()
             placed = self._link is not None and self._place(self._link)
         except OSError as error:
-            raise EnvironmentUnavailable(Reason.DISK_UNAVAILABLE) from error
+            raise lack_of(error, path=self._data_dir) from error
         return tuple(
             request
             for request in self._plan.prepare

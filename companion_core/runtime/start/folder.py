@@ -12,6 +12,7 @@ from typing import Final
 from companion_core.decisions.spawn_plan import MAX_UNIX_PATH
 from companion_core.errors import EnvironmentUnavailable, Reason
 from companion_core.providers import TcpChannel, UnixChannel
+from companion_core.system.lacks import lack_of
 from companion_core.system.removal import remove_tree
 from companion_core.system.state_files import private_folder
 
@@ -31,7 +32,7 @@ def new_start_folder(run_dir: Path) -> Path:
     try:
         folder.mkdir(mode=0o700)
     except OSError as error:
-        raise EnvironmentUnavailable(Reason.DISK_UNAVAILABLE) from error
+        raise lack_of(error, path=folder) from error
     return folder
 
 

@@ -3,6 +3,7 @@ import os
 import stat
 import struct
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from companion_core.errors import EnvironmentUnavailable, Reason, Refused
 from companion_core.runtime.process.binary import check_unreplaceable
 from companion_core.system.state_files import (
     check_owned,
+    open_to_others,
     private_folder,
     read_private,
     refuse_link,
@@ -246,3 +248,70 @@ def test_a_junction_is_a_link(tmp_path, monkeypatch):
     assert caught.value.reason is Reason.STATE_PATH_UNSAFE
     Junction.st_reparse_tag = 0
     refuse_link(tmp_path)
+
+
+def test_a_sticky_folder_of_a_group_is_safe_if_the_entry_is_ours(tmp_path):
+    """As /nix/store is, which the build users may write to."""
+    store = tmp_path / "store"
+    store.mkdir()
+    store.chmod(0o1775)
+    if os.getuid() == 0:
+        os.chown(store, 0, 30_000)
+    (store / "entry").mkdir(mode=0o755)
+    check_owned(store / "entry")
+    store.chmod(0o775)
+    if os.getuid() == 0:
+        with pytest.raises(Refused) as caught:
+            check_owned(store / "entry")
+        assert str(store) in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    ("number", "listed", "others"),
+    [
+        (50, ([], []), False),
+        (50, (["root"], []), False),
+        (50, (["me"], []), False),
+        (50, (["other"], []), True),
+        (50, (["me", "other"], []), True),
+        (50, (["nobody-knows"], []), True),
+        (50, ([], ["other"]), True),
+        (999, ([], []), False),
+        (1000, ([], []), True),
+        (50, (None, []), True),
+    ],
+)
+def test_a_system_group_without_members_opens_a_folder_to_nobody(
+    tmp_path, monkeypatch, number, listed, others
+):
+    grp, pwd = pytest.importorskip("grp"), pytest.importorskip("pwd")
+    members, primary = listed
+    users = {"root": 0, "me": os.geteuid(), "other": 54_321}
+
+    def user(name):
+        return types.SimpleNamespace(pw_uid=users[name], pw_gid=number)
+
+    def group(_number):
+        if members is None:
+            raise KeyError
+        return types.SimpleNamespace(gr_mem=members)
+
+    monkeypatch.setattr(pwd, "getpwnam", user)
+    monkeypatch.setattr(pwd, "getpwall", lambda: [user(name) for name in primary])
+    monkeypatch.setattr(grp, "getgrgid", group)
+    tmp_path.chmod(0o2775)
+    status = tmp_path.stat()
+    fields = list(status)
+    fields[5] = number
+    assert open_to_others(os.stat_result(fields), tmp_path) is others
+
+
+def test_a_refused_program_names_the_folder(tmp_path):
+    wide = tmp_path / "wide"
+    (wide / "bin").mkdir(parents=True)
+    wide.chmod(0o777)
+    program = wide / "bin" / "program"
+    program.touch()
+    with pytest.raises(Refused) as caught:
+        check_unreplaceable(program)
+    assert caught.value.detail == f"{wide} can be changed by others"
