@@ -337,4 +337,4 @@ def _disk_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise lack_of(error) from error
+        raise lack_of(OSError(error.errno, error.strerror)) from error
