@@ -35,6 +35,13 @@ ACCEPTED_AT_ONCE: Final = 64
 class Gateway:
     """The front door of one companion.
 
+    Args:
+        settings: see `GatewaySettings`.
+        conditions: what the companion is asked per request.
+        egress: the doorway to the machine.
+        clock: monotonic seconds; a `RunningClock` forgives what the companion was asleep for.
+        on_sweep: called twice a second from `start` to `close`: that clock's `tick`.
+
     Attributes:
         context: what its connections share.
         port: that it listens on; 0 before it does.
@@ -51,11 +58,13 @@ class Gateway:
         *,
         egress: Egress,
         clock: Callable[[], float] = time.monotonic,
+        on_sweep: Callable[[], None] = lambda: None,
     ) -> None:
         self.context = GatewayContext(settings, conditions, clock)
         self.port = 0
         self.backend: Backend | None = None
         self._egress = egress
+        self._on_sweep = on_sweep
         self._expected: tuple[Backend, BackendRequests] | None = None
         self._servers: list[asyncio.Server] = []
         self._hosts: tuple[str, ...] = ()
@@ -116,6 +125,7 @@ class Gateway:
 
     def _sweep_deadlines(self) -> None:
         # One timer for all connections costs a request nothing; deadlines are half a second coarse.
+        self._on_sweep()
         self._schedule_sweep()  # first of all, so that no fault below is the last sweep
         context = self.context
         now = context.now()

@@ -21,6 +21,7 @@ from companion_core.errors import CompanionError
 from companion_core.gateway.backend_connection import BackendConnection
 from companion_core.gateway.http.response_head import ResponseHead, answer_kind
 from companion_core.gateway.interface import Outgoing, Sink
+from companion_core.system.running_clock import running_timeout
 
 __all__ = ["BackendPool"]
 
@@ -159,7 +160,7 @@ class BackendPool:
     async def _connect(self, first: list[Outgoing]) -> None:
         # A request in `first` is sent by `opened`, as soon as the connection is there.
         with contextlib.suppress(OSError, CompanionError):
-            async with asyncio.timeout(self._connect_seconds):
+            async with running_timeout(self._connect_seconds):
                 await self._egress.connect_backend(
                     lambda: BackendConnection(self, first), self._channel
                 )

@@ -7,6 +7,7 @@ companion makes a new token, and each start a new key.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 from companion_core.config.paths import InstancePaths
@@ -35,6 +36,7 @@ from companion_core.serving.runtime_health import RuntimeHealth
 from companion_core.serving.status import GatewayStatus, RuntimeStatus, ServingStatus
 from companion_core.serving.watchdog import Timing, Watchdog
 from companion_core.system.clock import recency_now
+from companion_core.system.running_clock import RunningClock
 from companion_core.system.secret import Secret
 from companion_core.system.tasks import cancel, outlast
 
@@ -72,6 +74,7 @@ class Serving:
         self._providers = providers
         self._egress = egress
         chosen, section = providers.chosen, config.gateway
+        self._clock = RunningClock()
         self.gateway = Gateway(
             GatewaySettings(
                 token=token,
@@ -86,7 +89,8 @@ class Serving:
             ),
             self,
             egress=egress,
-            clock=recency_now,
+            clock=self._clock,
+            on_sweep=self._clock.tick,
         )
         self._current = BackendAtGateway(self.gateway, chosen.health.provider)
         self._supervisor = Supervisor(egress, clock=recency_now, listener=self._current)
@@ -108,7 +112,7 @@ class Serving:
             parallel=section.max_in_flight, context_length=config.runtime.context_length
         )
         self._timing = Timing() if timing is None else timing
-        self.watchdog = Watchdog(self, self._timing)
+        self.watchdog = Watchdog(self, self._timing, clock=self._clock)
 
     # --- what the gateway asks before each request; both answers are ready ----------------
 
@@ -116,9 +120,13 @@ class Serving:
         """Only `ready` serves (I-09)."""
         return OK if can_serve_inference(self._supervisor.state) else refuse(Reason.NOT_READY)
 
-    def resources(self) -> Verdict:
+    def resources(self) -> Verdict | None:
         """The newest observation against the limits (I-12)."""
-        return self._monitor.verdict()
+        return self._monitor.fresh_verdict()
+
+    def when_observed(self, call: Callable[[], None]) -> None:
+        """See `ServingConditions`."""
+        self._monitor.when_observed(call)
 
     # --- the way up and down --------------------------------------------------------------
 
@@ -215,7 +223,7 @@ class Serving:
     def begin_anew(self, size: Size) -> None:
         """Begin with another model or size; how often the runtime before ended no longer counts."""
         self.size = size
-        self.watchdog = Watchdog(self, self._timing)
+        self.watchdog = Watchdog(self, self._timing, clock=self._clock)
 
     # --- what the watchdog asks -----------------------------------------------------------
 

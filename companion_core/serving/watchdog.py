@@ -67,6 +67,8 @@ class Watchdog:
         served: the runtime.
         timing: see `Timing`.
         sleep: waits so many seconds before another start.
+        clock: seconds in which the companion ran, see `RunningClock`: a runtime says nothing to
+            one that is asleep.
 
     Attributes:
         gave_up: why no runtime is started any more; None while there is one or will be.
@@ -78,11 +80,13 @@ class Watchdog:
         timing: Timing,
         *,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        clock: Callable[[], float] = recency_now,
     ) -> None:
         self.gave_up: Reason | None = None
         self._served = served
         self._timing = timing
         self._sleep = sleep
+        self._clock = clock
         self._endings: list[float] = []
 
     async def run(self) -> None:
@@ -99,7 +103,7 @@ class Watchdog:
 
     async def _watch(self) -> Ending:
         """Return how the runtime ended; also where it was drained for the memory that it uses."""
-        healthy_at = asked_at = recency_now()
+        healthy_at = asked_at = self._clock()
         while not await self._exited_within(self._timing.health_interval):
             if self._served.over_memory_for() >= self._timing.over_limit_after:
                 await self._served.drain(self._timing.drain)
@@ -108,13 +112,13 @@ class Watchdog:
             if (
                 ok
                 and self._served.idle
-                and recency_now() - asked_at >= self._timing.liveness_interval
+                and self._clock() - asked_at >= self._timing.liveness_interval
             ):
                 ok = await self._served.computes()
-                asked_at = recency_now() if ok else asked_at
+                asked_at = self._clock() if ok else asked_at
             if ok:
-                healthy_at = recency_now()
-            elif recency_now() - healthy_at >= self._timing.unresponsive_after:
+                healthy_at = self._clock()
+            elif self._clock() - healthy_at >= self._timing.unresponsive_after:
                 self._served.terminate_unhealthy(Reason.HEALTH_FAILED)
         ended = Ending(reason=Reason.RUNTIME_EXITED, exit_code=None, ready=True)
         return self._served.last_ending or ended

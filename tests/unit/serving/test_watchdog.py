@@ -8,8 +8,10 @@ import pytest
 
 from companion_core.decisions import restart
 from companion_core.decisions.restart import Ending, Size
+from companion_core.decisions.verdict import Verdict, refuse
 from companion_core.errors import EnvironmentUnavailable, Reason
 from companion_core.serving.watchdog import Timing, Watchdog
+from companion_core.system.running_clock import RunningClock
 
 pytestmark = pytest.mark.unit
 
@@ -48,6 +50,54 @@ def test_a_runtime_is_started_smaller_until_there_is_no_smaller_size() -> None:
         Size(parallel=1, context_length=512),
     ]
     assert served.stops == 3
+
+
+class Silent(Served):
+    """Runs on, and gives no good answer."""
+
+    def __init__(self) -> None:
+        super().__init__(Reason.RUNTIME_EXITED, Size(parallel=1, context_length=None))
+        self.exited.clear()
+        self.checks = 0
+        self.ended: Reason | None = None
+        self.asked = asyncio.Event()
+
+    def over_memory_for(self) -> float:
+        return 0.0
+
+    async def check_health(self) -> Verdict:
+        self.checks += 1
+        self.asked.set()
+        return refuse(Reason.HEALTH_FAILED)
+
+    def terminate_unhealthy(self, reason: Reason) -> None:
+        self.ended = reason
+        self.exited.set()
+
+
+@pytest.mark.parametrize(("running", "ended"), [(True, False), (False, True)])
+def test_45_seconds_asleep_do_not_cost_a_runtime_that_misses_one_check(running, ended) -> None:
+    now = 1000.0
+
+    def counts_sleep() -> float:
+        return now
+
+    async def life() -> Silent:
+        nonlocal now
+        served, clock = Silent(), RunningClock(counts_sleep)
+        chosen = clock if running else counts_sleep
+        watchdog = Watchdog(served, Timing(health_interval=0.01), clock=chosen)
+        watching = asyncio.ensure_future(watchdog._watch())
+        await asyncio.sleep(0)
+        now += 45
+        async with asyncio.timeout(30):
+            await served.asked.wait()
+        await asyncio.sleep(0)
+        watching.cancel()
+        await asyncio.wait({watching})
+        return served
+
+    assert (asyncio.run(life()).ended is Reason.HEALTH_FAILED) is ended
 
 
 class Starting(Served):
