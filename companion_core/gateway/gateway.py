@@ -27,9 +27,6 @@ __all__ = ["Gateway"]
 
 SWEEP_SECONDS: Final = 0.5
 LISTEN_BACKLOG: Final = 512
-# How many connections the event loop accepts before it looks at any of them: together with
-# those that are open they must stay below the usual limit of 1,024 open files.
-ACCEPTED_AT_ONCE: Final = 64
 
 
 class Gateway:
@@ -102,7 +99,9 @@ class Gateway:
         for listener in listeners:
             self._servers.append(
                 await loop.create_server(
-                    lambda: ClientConnection(context), sock=listener, backlog=ACCEPTED_AT_ONCE
+                    lambda: ClientConnection(context),
+                    sock=listener,
+                    backlog=context.settings.accepted_at_once,
                 )
             )
             listener.listen(LISTEN_BACKLOG)

@@ -30,8 +30,10 @@ class GatewaySettings:
         queue_deadline_seconds: how long a request may wait.
         max_body_bytes: of a request.
         max_held_bytes: of bodies that came in parts, all together, before they are sent on.
-        max_connections: well below the usual limit of 1,024 open files; beyond it a new
-            connection takes the place of the oldest that never showed the token.
+        max_connections: well below the limit of open files; beyond it a new connection takes
+            the place of the oldest that never showed the token.
+        accepted_at_once: connections that each listener accepts before any of them is looked at:
+            together with those that are open they must stay below that limit too.
         head_seconds: for a whole head, and for a connection that never showed the token.
         body_seconds: for a whole body.
         connect_seconds: for a connection to the backend.
@@ -59,6 +61,7 @@ class GatewaySettings:
     max_body_bytes: int = 10 * 2**20
     max_held_bytes: int = 64 * 2**20
     max_connections: int = 512
+    accepted_at_once: int = 64
     head_seconds: float = 10
     body_seconds: float = 30
     connect_seconds: float = 5

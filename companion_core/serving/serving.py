@@ -7,12 +7,14 @@ companion makes a new token, and each start a new key.
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Callable
 from typing import Final
 
 from companion_core.config.paths import InstancePaths
 from companion_core.config.reader import Config
 from companion_core.decisions.availability import AvailabilityFacts
+from companion_core.decisions.descriptors import share_descriptors
 from companion_core.decisions.lifecycle import State, can_serve_inference
 from companion_core.decisions.restart import Ending, Size
 from companion_core.decisions.verdict import OK, Verdict, refuse
@@ -36,6 +38,7 @@ from companion_core.serving.runtime_health import RuntimeHealth
 from companion_core.serving.status import GatewayStatus, RuntimeStatus, ServingStatus
 from companion_core.serving.watchdog import Timing, Watchdog
 from companion_core.system.clock import recency_now
+from companion_core.system.open_files import open_file_limit
 from companion_core.system.running_clock import RunningClock
 from companion_core.system.secret import Secret
 from companion_core.system.tasks import cancel, outlast
@@ -75,6 +78,7 @@ class Serving:
         self._egress = egress
         chosen, section = providers.chosen, config.gateway
         self._clock = RunningClock()
+        room = share_descriptors(open_file_limit(), section.max_in_flight)
         self.gateway = Gateway(
             GatewaySettings(
                 token=token,
@@ -85,6 +89,8 @@ class Serving:
                 queue_bound=section.queue_bound,
                 queue_deadline_seconds=section.queue_deadline_seconds,
                 first_byte_seconds=section.first_byte_seconds,
+                max_connections=room.connections,
+                accepted_at_once=room.accepted_at_once,
                 second_parser=section.second_parser,
             ),
             self,
@@ -166,6 +172,9 @@ class Serving:
             await outlast(observing)
             await self.stop()
             lines = self._supervisor.last_lines
+            if isinstance(error, OSError):  # no descriptor or no memory is left, just now
+                detail = errno.errorcode.get(error.errno or 0, "")
+                raise EnvironmentUnavailable(Reason.SPAWN_FAILED, detail) from error
             if isinstance(error, CompanionError) and error.reason in _TOLD_BY_OUTPUT and lines:
                 error.detail = "\n".join(filter(None, [error.detail, quote(lines)]))
             raise

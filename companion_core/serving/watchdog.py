@@ -108,7 +108,7 @@ class Watchdog:
             if self._served.over_memory_for() >= self._timing.over_limit_after:
                 await self._served.drain(self._timing.drain)
                 return Ending(reason=Reason.RAM_OVER_LIMIT, exit_code=None, ready=True)
-            ok = (await self._served.check_health()).ok
+            ok = await self._is_healthy()
             if (
                 ok
                 and self._served.idle
@@ -122,6 +122,12 @@ class Watchdog:
                 self._served.terminate_unhealthy(Reason.HEALTH_FAILED)
         ended = Ending(reason=Reason.RUNTIME_EXITED, exit_code=None, ready=True)
         return self._served.last_ending or ended
+
+    async def _is_healthy(self) -> bool:
+        try:
+            return (await self._served.check_health()).ok
+        except OSError:  # no descriptor is left for the question, just now
+            return False
 
     async def _exited_within(self, seconds: float) -> bool:
         with contextlib.suppress(TimeoutError):
@@ -150,4 +156,6 @@ class Watchdog:
             last = self._served.last_ending
             code = last.exit_code if last is not None else None
             return Ending(reason=error.reason, exit_code=code, ready=False)
+        except OSError:  # what the machine lacks it may have again before the next start
+            return Ending(reason=Reason.SPAWN_FAILED, exit_code=None, ready=False)
         return None

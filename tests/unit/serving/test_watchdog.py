@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 
 import pytest
 
@@ -160,3 +161,37 @@ def test_a_start_that_cannot_be_made_smaller_is_given_up_at_once() -> None:
 def test_a_smaller_start_that_ends_otherwise_is_tried_again_with_its_size() -> None:
     served = Starting(LARGE, Reason.RAM_OVER_LIMIT, Reason.RUNTIME_EXITED)
     assert lived(served) == ([LARGE, HALF, HALF], None, list(restart.DELAYS_SECONDS[:2]))
+
+
+class ShortOfFiles(Starting):
+    """Its first restart finds no descriptor free."""
+
+    async def restart(self) -> None:
+        if not self.sizes:
+            self.sizes.append(self.size)
+            raise OSError(errno.EMFILE, "")
+        await super().restart()
+
+
+def test_a_restart_that_finds_no_descriptor_free_is_an_ending_and_not_the_end() -> None:
+    served = ShortOfFiles(Size(parallel=1, context_length=None))
+    sizes, gave_up, waits = lived(served)
+    assert gave_up is None
+    assert len(sizes) == 2
+    assert waits == list(restart.DELAYS_SECONDS[:2])
+
+
+def test_a_check_that_finds_no_descriptor_free_has_failed() -> None:
+    class Blind(Silent):
+        async def check_health(self) -> Verdict:
+            await super().check_health()
+            raise OSError(errno.EMFILE, "")
+
+    async def life() -> Blind:
+        served = Blind()
+        watchdog = Watchdog(served, Timing(health_interval=0.001, unresponsive_after=0.05))
+        async with asyncio.timeout(30):
+            await watchdog._watch()
+        return served
+
+    assert asyncio.run(life()).ended is Reason.HEALTH_FAILED
