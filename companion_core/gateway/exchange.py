@@ -97,6 +97,8 @@ class Exchange:
             self._admit(path, fields, verdict, now)
 
     def _body_checked(self, path: str, fields: dict[str, Any] | Verdict) -> None:
+        if self._state is not _AWAITING_CHECK:  # the client left in the same moment
+            return
         self._give_up()
         self._admit_later(path, fields, self._context.now())
         self._downstream.serve_next()

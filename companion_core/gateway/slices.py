@@ -29,7 +29,10 @@ class Slices(Generic[T]):
     def start(
         self, owner: object, work: Generator[None, None, T], done: Callable[[T], None]
     ) -> None:
-        """Do work for `owner`, which has no other, and call `done` with what it returns."""
+        """Do work for `owner`, which has no other, and call `done` with what it returns.
+
+        It may be called once more after `cancel`.
+        """
         self._work[owner] = work, done
         self._schedule()
 
@@ -51,8 +54,8 @@ class Slices(Generic[T]):
             next(work)
         except StopIteration as ended:
             del self._work[owner]
-            self._schedule()  # first, so that a fault of `done` does not stop the others
-            done(ended.value)
+            # In a turn of its own: to write and send a large body takes as long as many slices.
+            asyncio.get_running_loop().call_soon(done, ended.value)
         except BaseException:
             del self._work[owner]
             raise

@@ -102,7 +102,7 @@ def parse_body(raw: bytes | bytearray, model_id: str) -> dict[str, Any] | Verdic
         return _MALFORMED
     if end != len(text) or type(fields) is not dict:
         return _MALFORMED
-    if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _too_deep(fields):
+    if len(raw) > 2 * MAX_DEPTH and _too_deep(raw, fields):
         return _MALFORMED
     return _judge(fields, model_id)
 
@@ -125,7 +125,9 @@ def parse_large_body(
     return _judge(fields, model_id)
 
 
-def _too_deep(fields: dict[str, Any]) -> bool:
+def _too_deep(raw: bytes | bytearray, fields: dict[str, Any]) -> bool:
+    if raw.count(b"[") + raw.count(b"{") <= MAX_DEPTH:
+        return False
     level: list[Any] = [fields]
     for _ in range(MAX_DEPTH):
         level = [
@@ -170,7 +172,7 @@ def encode_body(
             del fields[name]
     fields["model"] = served_model
     try:
-        encode = _make_encoder(fields.write) if isinstance(fields, WrittenTexts) else _encode
+        encode = _make_encoder(fields.write) if type(fields) is WrittenTexts else _encode
         return "".join(encode(fields, 0)).encode("ascii")
     except (ValueError, RecursionError):
         return _MALFORMED  # a number such as 1e999 has no JSON form

@@ -27,6 +27,9 @@ MAX_COSTLY_ITEMS: Final = 50_000  # all of these but numbers, `true`, `false` an
 _SLICE: Final = 1024  # steps, of a microsecond or two
 _STEP_CHARACTERS: Final = 64  # of a text, which count as one step
 
+# A longer one is written as JSON while it is read, so that nothing is left to do at once.
+_LONG_TEXT: Final = 128
+
 _SPACE: Final = re.compile(r"[ \t\r\n]*")
 # A bounded piece of a text; it never parts an escape, nor the two halves of a surrogate pair.
 _PIECE: Final = re.compile(
@@ -187,7 +190,7 @@ class _Reader:
             self._steps += 1 + len(piece) // _STEP_CHARACTERS
             if self.slice_is_over():
                 yield
-        if len(pieces) == 1:
+        if len(pieces) == 1 and len(piece) < _LONG_TEXT:
             return pieces[0], end + 1
         return (yield from self._keep_written(pieces)), end + 1
 
