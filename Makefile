@@ -10,7 +10,10 @@
 #
 #   make test-llama-server   the stand-alone llama.cpp, built first; ten minutes
 #   make test-mlx            the MLX example on the real library, installed first
+#   make test-frozen         a product that PyInstaller made one program of; two minutes
 #   make bench-gateway       the gateway beside nginx, in one run
+#   make soak                ten minutes of requests among faults; SECONDS=60 is shorter
+#   make mixed               100,000 mixed requests to real backends, and every 502 counted
 #
 # PYTHON chooses the interpreter: make test PYTHON=python3.13
 
@@ -26,7 +29,7 @@ KEYCHAIN := $(if $(filter Darwin,$(shell uname -s)),macos,$(if $(filter Linux,$(
 PLUGINS := plugins/runtime_llamacpp plugins/keychain_$(KEYCHAIN)
 PLUGIN_FILES := $(shell find plugins -name '*.py' -o -name 'pyproject.toml' 2>/dev/null)
 
-.PHONY: demo test test-llama-server test-mlx check mutation fuzz bench bench-gateway docs lock clean
+.PHONY: demo test test-llama-server test-mlx test-frozen check mutation fuzz bench bench-gateway soak mixed docs lock clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/companion demo
@@ -54,6 +57,24 @@ test-mlx: $(VENV)/.dev constraints/mlx.txt
 	COMPANION_TEST_MLX=$(CURDIR)/$(MLX)/bin/python \
 		$(BIN)/python -m pytest tests/integration/test_mlx.py $(ARGS)
 
+FROZEN := $(VENV)/frozen
+PRODUCT := $(CURDIR)/tests/support/frozen_product/product.py
+
+test-frozen: $(VENV)/.dev constraints/frozen.txt
+	$(PYTHON) -m venv --clear $(FROZEN)
+	$(FROZEN)/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes \
+		-r constraints/run.txt
+	$(FROZEN)/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes \
+		-r constraints/frozen.txt
+	$(FROZEN)/bin/python -m pip --disable-pip-version-check --quiet install --no-deps \
+		--no-build-isolation .
+	cd $(FROZEN) && bin/pyinstaller --noconfirm --log-level WARN --specpath . --workpath build \
+		--onedir --name product --distpath built/folder $(PRODUCT)
+	cd $(FROZEN) && bin/pyinstaller --noconfirm --log-level WARN --specpath . --workpath build \
+		--onefile --name product --distpath built/file $(PRODUCT)
+	COMPANION_TEST_FROZEN=$(CURDIR)/$(FROZEN)/built \
+		$(BIN)/python -m pytest tests/integration/test_frozen.py $(ARGS)
+
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -80,6 +101,17 @@ bench: $(VENV)/.dev
 bench-gateway: $(VENV)/.dev
 	$(BIN)/python benchmarks/compare_gateway.py $(ARGS)
 
+# ARGS="--seed N" repeats the order of the faults.
+soak: $(VENV)/.dev
+	$(BIN)/python benchmarks/soak.py $(or $(SECONDS),600) $(ARGS)
+
+# COMPANION_TEST_OLLAMA and COMPANION_TEST_LLAMA_SERVER name the programs of the last two.
+MIXED := python=30000 python-idle=15000 python-closes=10000 python-breaks=5000 llamacpp=25000 \
+	ollama=10000 llama-server=5000
+
+mixed: $(VENV)/.dev
+	$(BIN)/python benchmarks/mixed_requests.py $(MIXED) $(ARGS)
+
 docs: $(VENV)/.dev
 	$(BIN)/python tools/write_docs.py
 
@@ -101,6 +133,9 @@ lock:
 	$(PYTHON) -m uv pip compile -q --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-header --no-annotate \
 		-o constraints/clients.txt constraints/clients.in
+	$(PYTHON) -m uv pip compile -q --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-header --no-annotate -c constraints/dev.txt \
+		-o constraints/frozen.txt constraints/frozen.in
 
 clean:
 	rm -rf $(VENV)

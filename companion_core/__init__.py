@@ -9,11 +9,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from companion_core.companion import Companion, CompanionStatus, OnStep, Step
+    from companion_core.companion import (
+        Companion,
+        CompanionStatus,
+        Event,
+        EventKind,
+        EventStream,
+        OnStep,
+        Step,
+    )
     from companion_core.errors import (
         CompanionError,
         EnvironmentUnavailable,
         PluginFault,
+        Reason,
         Refused,
         UsageError,
     )
@@ -24,8 +33,12 @@ __all__ = [
     "CompanionError",
     "CompanionStatus",
     "EnvironmentUnavailable",
+    "Event",
+    "EventKind",
+    "EventStream",
     "OnStep",
     "PluginFault",
+    "Reason",
     "Refused",
     "Step",
     "UsageError",
@@ -35,13 +48,17 @@ __all__ = [
 
 __version__ = "0.1.0"
 
+_OF_COMPANION = frozenset(
+    {"Companion", "CompanionStatus", "Event", "EventKind", "EventStream", "OnStep", "Step"}
+)
+
 
 def __getattr__(name: str) -> Any:
     if name == "hookimpl":
         from companion_core.hookspecs import hookimpl  # noqa: PLC0415 - loaded on first use
 
         return hookimpl
-    if name in {"Companion", "CompanionStatus", "OnStep", "Step"}:
+    if name in _OF_COMPANION:
         from companion_core import companion  # noqa: PLC0415 - loaded on first use
 
         return getattr(companion, name)

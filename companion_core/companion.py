@@ -1,7 +1,11 @@
 """The one place where authority, runtime and gateway meet; also the embedding API.
 
     async with Companion.open(config) as companion:
-        client = openai.AsyncOpenAI(base_url=companion.base_url, api_key=companion.token)
+        client = openai.AsyncOpenAI(
+            base_url=companion.base_url,
+            api_key=companion.token,
+            http_client=companion.http_client(),
+        )
 
 Opening does what `companion up` does, step by step. Each step pushes its own undo, so leaving the
 context, a failure and a cancellation all undo the same steps.
@@ -16,34 +20,48 @@ import threading
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
-from companion_core.authority.keychain import GuardedKeychain
-from companion_core.authority.loopback_token import LoopbackToken, generate_loopback_token
 from companion_core.config.paths import DEFAULT_INSTANCE, InstancePaths, default_state_dir
-from companion_core.config.reader import Config, load_config
-from companion_core.control.client import InstanceLock
+from companion_core.config.reader import load_config, with_interpreter
+from companion_core.config.sections import Config
+from companion_core.control.replicas import claim, idle_replicas
 from companion_core.control.server import ControlServer
 from companion_core.decisions.verdict import Verdict, refuse
+from companion_core.egress.gateway_client import AsyncClient, Client, GatewayClients
 from companion_core.egress.interface import Egress
 from companion_core.egress.live import LiveEgress
 from companion_core.egress.tls_context import build_tls_context
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason, error_for
+from companion_core.plugin_host import check_pins
 from companion_core.runtime import reclaim
 from companion_core.serving.assembly import AuthorityProviders, RuntimeProviders, assemble
+from companion_core.serving.default_model import with_default_model
+from companion_core.serving.events import Announcer, Event, EventKind, EventStream
 from companion_core.serving.lifetime import Lifetime
+from companion_core.serving.model_lists import ModelLists
 from companion_core.serving.model_source import HeldModel, ModelSource
+from companion_core.serving.own_list import open_own_list
 from companion_core.serving.served_model import ServedModel
 from companion_core.serving.serving import Serving
+from companion_core.serving.session_token import SessionToken
 from companion_core.serving.status import CompanionStatus, ModelStatus, ServingStatus
 from companion_core.serving.step import OnStep, Step
 from companion_core.serving.swap import Swaps
+from companion_core.serving.watches import watch_keychain, watch_overload
 from companion_core.system.clock import wall_now
-from companion_core.system.secret import Secret
-from companion_core.system.tasks import run_in_worker
+from companion_core.system.tasks import cancel, run_in_worker
 
-__all__ = ["Companion", "CompanionStatus", "OnStep", "Step"]
+__all__ = [
+    "Companion",
+    "CompanionStatus",
+    "Event",
+    "EventKind",
+    "EventStream",
+    "OnStep",
+    "Step",
+]
 
 
 class Companion:
@@ -54,20 +72,26 @@ class Companion:
         config: Config,
         paths: InstancePaths,
         egress: Egress,
-        on_step: OnStep,
+        on_step: OnStep | None = None,
+        *,
+        pins: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._config = config
         self._paths = paths
         self._egress = egress
-        self._on_step = on_step
+        self._pins = pins
+        self._events = Announcer(on_step)
+        self._on_step = self._events.step
         self._lifetime = Lifetime()
         self._undo = self._lifetime.undo
         self._started_at = datetime.fromtimestamp(wall_now(), UTC)
         self._plugins: dict[str, str] = {}
-        self._token: Secret | None = None
+        self._token: SessionToken | None = None
         self._serving: Serving | None = None
         self._served: ServedModel | None = None
-        self._swaps = Swaps(config.model.id, on_step)
+        self._source: ModelSource | None = None
+        self._clients: GatewayClients | None = None
+        self._swaps = Swaps(config.model_id, self._on_step, self._events.tell)
 
     @classmethod
     def open(
@@ -78,6 +102,8 @@ class Companion:
         instance: str = DEFAULT_INSTANCE,
         egress: Egress | None = None,
         on_step: OnStep | None = None,
+        trusted_plugins: Mapping[str, str] | Path | str = MappingProxyType({}),
+        interpreter: Path | str | None = None,
     ) -> Companion:
         """Return a companion to be used with `async with`, which starts and stops it.
 
@@ -85,22 +111,36 @@ class Companion:
             config: a configuration, or the path of its TOML file.
             state_dir: the folder of models, logs and the control socket.
             instance: the companion's name; a second one beside the first needs another name.
+                "auto" takes the first free one of auto-1, auto-2 and so on, as replicas do.
             egress: the doorway to the machine; the live one where it is left out.
-            on_step: hears each step, and the progress of a long one.
+            on_step: hears each step, and the progress of a long one, in the thread of the event
+                loop that enters the companion: one call at a time, in order. It must return soon.
+                What it raises goes to the loop's exception handler and ends nothing.
+            trusted_plugins: plugins that the product ships and vouches for: the SHA-256 of each
+                one's code by its name, or the path of a JSON file of them. Those of the
+                configuration's `plugins.pins_file` count as well.
+            interpreter: the Python that runs what the companion starts, in place of
+                `runtime.interpreter`; an application that is frozen needs one.
 
         Raises:
             UsageError: `configuration_invalid`.
+            Refused: `state_path_unsafe`, others can change the file of pinned plugins.
         """
         checked = config if isinstance(config, Config) else load_config(Path(config))
+        if interpreter is not None:
+            checked = with_interpreter(checked, str(interpreter))
         root = default_state_dir() if state_dir is None else Path(state_dir).absolute()
+        paths = InstancePaths(root, instance)
         return cls(
-            checked,
-            InstancePaths(root, instance),
+            with_default_model(checked, paths),
+            paths,
             LiveEgress() if egress is None else egress,
-            (lambda _step: None) if on_step is None else on_step,
+            on_step,
+            pins=check_pins(trusted_plugins),
         )
 
     async def __aenter__(self) -> Self:
+        self._events.bind()
         await self._lifetime.begin(self._start())
         return self
 
@@ -111,6 +151,11 @@ class Companion:
         traceback: TracebackType | None,
     ) -> None:
         await self._lifetime.close()
+
+    @property
+    def instance(self) -> str:
+        """The companion's name, which `companion --instance` takes; "auto" before the start."""
+        return self._paths.instance
 
     @property
     def base_url(self) -> str:
@@ -124,7 +169,32 @@ class Companion:
         """This session's token; a new one at each start."""
         if self._token is None:
             raise EnvironmentUnavailable(Reason.NOT_READY)
-        return self._token.reveal()
+        return self._token.secret.reveal()
+
+    def events(self) -> EventStream:
+        """Return what happens from now on, for one reader on the companion's loop.
+
+        Call it before `async with` to hear of the start too. It ends after `stopped`.
+        """
+        return self._events.stream()
+
+    def http_client(self) -> AsyncClient:
+        """Return a client of the gateway that trusts no environment and reaches nothing else.
+
+        It has the address and the token. Proxies, certificate files and `.netrc` of the environment
+        are ignored, and redirects are not followed. It is closed with the companion, once running
+        answers have ended.
+        """
+        return self._require_clients().make()
+
+    def sync_http_client(self) -> Client:
+        """Return what `http_client` does for code that runs in threads beside the event loop."""
+        return self._require_clients().make_sync()
+
+    def _require_clients(self) -> GatewayClients:
+        if self._clients is None:
+            raise EnvironmentUnavailable(Reason.NOT_READY)
+        return self._clients
 
     def request_stop(self, *, now: bool = False) -> None:
         """Ask for a drain and a stop; with `now`, without waiting for running answers.
@@ -141,7 +211,9 @@ class Companion:
         """Say whether a request would be served now, and if not, why (I-09)."""
         if self._served is None:
             return refuse(Reason.NOT_VERIFIED)
-        return self._served.availability(token_stored=self._token is not None)
+        return self._served.availability(
+            token_stored=self._token is not None and self._token.is_stored
+        )
 
     async def swap_model(self, model_id: str) -> None:
         """Serve another model of the manifest at the same address, with the same token.
@@ -158,13 +230,18 @@ class Companion:
         """Say what runs and why it is or is not available; `to_json` is the command's document."""
         verdict, served = self.availability(), self._served
         serving = ServingStatus() if self._serving is None else self._serving.status()
-        model_id = self._config.model.id if served is None else served.model_id
+        model_id = self._config.model_id if served is None else served.model_id
         return CompanionStatus(
             available=verdict.ok,
             reason=verdict.reason,
             pid=os.getpid(),
             started_at=self._started_at,
-            model=ModelStatus(id=model_id, verified=served is not None and served.verified),
+            manifest=None if self._source is None else self._source.manifest_status(),
+            model=ModelStatus(
+                id=model_id,
+                verified=served is not None and served.verified,
+                vouched_by=None if self._source is None else self._source.vouched_by,
+            ),
             lifecycle=serving.lifecycle,
             gateway=serving.gateway,
             runtime=serving.runtime,
@@ -179,9 +256,8 @@ class Companion:
     # --- starting -------------------------------------------------------------------------
 
     async def _start(self) -> None:
-        self._paths.prepare()
-        lock = InstanceLock(self._paths.lock_file)
-        lock.acquire()
+        self._undo.callback(lambda: self._events.tell(Event(kind=EventKind.STOPPED)))
+        self._paths, lock = claim(self._paths)
         self._undo.callback(lock.release)
         self._undo.callback(_remove_if_empty, self._paths.run_folder())
         await run_in_worker(self._reclaim)
@@ -189,7 +265,7 @@ class Companion:
         context = build_tls_context(self._config.network.extra_ca_file)
         authority, runtime = await run_in_worker(
             lambda _cancelled: assemble(
-                self._config, self._egress, context, self._paths.plugin_store
+                self._config, self._egress, context, self._paths.plugin_store, self._pins
             )
         )
         chosen = runtime.chosen
@@ -201,17 +277,35 @@ class Companion:
             "probe": chosen.probe.plugin,
         }
         token = await self._open_keychain(authority)
-        source = ModelSource(self._config, self._paths, self._egress, context, runtime)
+        lists = ModelLists(
+            self._config,
+            self._paths,
+            self._egress,
+            context,
+            open_own_list(self._config, self._paths, authority.keychain),
+            clock=wall_now,
+        )
+        source = ModelSource(lists, self._paths, runtime)
         self._undo.callback(source.close)
-        held = await source.obtain(self._config.model.id, self._on_step)
+        self._source = source
+        held = await source.obtain(self._config.model_id, self._on_step)
         served = await self._serve(held, runtime, token)
         self._undo.push_async_callback(self._swaps.close)
         self._swaps.open(source, served)
+        self._undo.callback(lambda: self._events.tell(Event(kind=EventKind.STOPPING)))
 
     def _reclaim(self, _cancelled: threading.Event) -> None:
         """End what an earlier companion left running that was killed together with its keeper."""
         record, run_folder = self._paths.runtime_record, self._paths.run_folder()
         count = reclaim(record, run_folder, self._egress)
+        for other in idle_replicas(self._paths):
+            # What cannot be cleaned up there is left to the start that takes it.
+            with contextlib.suppress(CompanionError, OSError):
+                folder = other.run_folder()
+                count += reclaim(other.runtime_record, folder, self._egress)
+                for left in (other.state_file, folder / "control.sock"):
+                    left.unlink(missing_ok=True)
+                _remove_if_empty(folder)
         if count:
             self._on_step(Step("runtime", f"{count} processes of an earlier start were ended"))
 
@@ -232,33 +326,36 @@ class Companion:
         self._undo.push_async_callback(control.close)
         await control.start(identity)
 
-    async def _open_keychain(self, authority: AuthorityProviders) -> Secret:
+    async def _open_keychain(self, authority: AuthorityProviders) -> SessionToken:
         """Prove the keychain and put this start's token into it."""
         chosen = authority.keychain
-        keychain = GuardedKeychain(
-            chosen.provider, instance=self._paths.keychain_scope, plugin=chosen.plugin
-        )
-        await run_in_worker(lambda _cancelled: keychain.prove())
-        stored = LoopbackToken(keychain)
-        token = generate_loopback_token()
-        self._undo.push_async_callback(self._clear_token, stored)
-        await run_in_worker(lambda _cancelled: stored.store(token))
+        token = SessionToken(chosen, self._paths.keychain_scope, self._events.tell)
+        await token.prove()
+        self._undo.push_async_callback(token.clear)
+        await token.store()
         self._token = token
-        self._on_step(
-            Step("keychain", f"{chosen.plugin}: a test value was written, read and deleted")
-        )
+        text = f"{chosen.plugin}: a test value was written, read and deleted"
+        self._on_step(Step("keychain", text))
         return token
 
     async def _serve(
-        self, held: HeldModel, runtime: RuntimeProviders, token: Secret
+        self, held: HeldModel, runtime: RuntimeProviders, token: SessionToken
     ) -> ServedModel:
-        serving = Serving(self._config, self._paths, runtime, token=token, egress=self._egress)
+        serving = Serving(
+            self._config,
+            self._paths,
+            runtime,
+            token=token.secret,
+            egress=self._egress,
+            tell=self._events.tell,
+        )
         served = ServedModel(
             serving,
             held,
             on_step=self._on_step,
             hurry=self._lifetime.stop_now,
             on_unwatched=self.request_stop,
+            tell=self._events.tell,
         )
         self._undo.push_async_callback(serving.gateway.close)
         await serving.open()
@@ -266,15 +363,19 @@ class Companion:
         self._on_step(Step("gateway", f"listens on loopback only: {serving.gateway.base_url}"))
         self._undo.push_async_callback(serving.stop)
         await served.begin()
+        self._clients = GatewayClients(serving.gateway.base_url, token.secret)
+        self._undo.push_async_callback(self._close_clients)
         self._undo.push_async_callback(served.drain)
         self._undo.push_async_callback(served.unwatch)
+        refusals, tell = serving.gateway.answers_by_reason, self._events.tell
+        for watch in (watch_overload(refusals, tell), watch_keychain(token.keychain_reason, tell)):
+            self._undo.push_async_callback(cancel, asyncio.create_task(watch))
         return served
 
-    async def _clear_token(self, stored: LoopbackToken) -> None:
-        self._token = None
-        # A keychain that was locked meanwhile still has the token, which no gateway accepts now.
-        with contextlib.suppress(CompanionError):
-            await asyncio.to_thread(stored.clear)
+    async def _close_clients(self) -> None:
+        clients, self._clients = self._clients, None
+        if clients is not None:
+            await clients.close()
 
     # --- what the control socket answers --------------------------------------------------
 

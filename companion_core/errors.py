@@ -57,8 +57,12 @@ class Reason(enum.StrEnum):
     MANIFEST_ROLLED_BACK = "manifest_rolled_back"
     MANIFEST_UNTRUSTED = "manifest_untrusted"
     MANIFEST_UNAVAILABLE = "manifest_unavailable"
+    MANIFEST_MEMORY_DAMAGED = "manifest_memory_damaged"
+    CLOCK_SET_BACK = "clock_set_back"
     MODEL_NOT_IN_MANIFEST = "model_not_in_manifest"
     MODEL_FORMAT_UNSUPPORTED = "model_format_unsupported"
+    MODEL_ID_TAKEN = "model_id_taken"
+    PERSONAL_KEY_MISSING = "personal_key_missing"
 
     # Lifecycle and availability (I-09).
     INVALID_TRANSITION = "invalid_transition"
@@ -112,6 +116,7 @@ class Reason(enum.StrEnum):
     # Starting and watching the runtime (I-05 to I-08).
     RUNTIME_NOT_FOUND = "runtime_not_found"
     EMBEDDED_UNREACHABLE = "embedded_unreachable"
+    INTERPRETER_MISSING = "interpreter_missing"
     RUNTIME_UNSAFE = "runtime_unsafe"
     RUNTIME_CHANGED = "runtime_changed"
     PLAN_REFUSED = "plan_refused"
@@ -132,6 +137,7 @@ class Reason(enum.StrEnum):
 
     # The keychain (I-13).
     KEYCHAIN_ABSENT = "keychain_absent"
+    KEYCHAIN_COLLECTION_MISSING = "keychain_collection_missing"
     KEYCHAIN_LOCKED = "keychain_locked"
     KEYCHAIN_REFUSED = "keychain_refused"
     KEYCHAIN_TIMEOUT = "keychain_timeout"

@@ -9,6 +9,7 @@ selects it by name and performs every effect itself.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 import pluggy
@@ -18,6 +19,7 @@ from companion_core.providers import (
     HealthChecker,
     HostInfo,
     Keychain,
+    OptionValue,
     ResourceProbe,
     Spawner,
 )
@@ -44,8 +46,16 @@ class AuthorityHooks:
     """Hooks of `companion.authority.v1`."""
 
     @hookspec
-    def companion_keychain(self, host: HostInfo) -> Keychain:  # type: ignore[empty-body] # a hook
-        """Return the provider of this system's keychain."""
+    def companion_keychain(  # type: ignore[empty-body] # a hook
+        self, host: HostInfo, options: Mapping[str, OptionValue]
+    ) -> Keychain:
+        """Return the provider of this system's keychain.
+
+        Args:
+            host: what a plugin may know of its host.
+            options: [keychain.options] if this keychain is configured, else nothing. Raise
+                `OptionInvalid` for a value that it cannot use.
+        """
 
 
 class RuntimeHooks:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import BinaryIO, Final, Protocol, runtime_checkable
+from typing import BinaryIO, Final, Protocol, TypeAlias, runtime_checkable
 
 from companion_core.errors import Reason
 
@@ -32,6 +32,8 @@ __all__ = [
     "KeychainStatus",
     "KeychainUnavailable",
     "ModelFile",
+    "OptionInvalid",
+    "OptionValue",
     "ProbeFailed",
     "ProbeTarget",
     "Redirect",
@@ -49,6 +51,18 @@ __all__ = [
 ]
 
 API_VERSION: Final = "1.0"
+
+
+OptionValue: TypeAlias = str | int | float | bool
+"""A value of [runtime.options] or [keychain.options]."""
+
+
+class OptionInvalid(Exception):
+    """A hook cannot use the value of the option `name`; the person is told the name alone."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +98,7 @@ class KeychainStatus:
 KEYCHAIN_REASONS: Final = frozenset(
     {
         Reason.KEYCHAIN_ABSENT,
+        Reason.KEYCHAIN_COLLECTION_MISSING,
         Reason.KEYCHAIN_LOCKED,
         Reason.KEYCHAIN_REFUSED,
         Reason.KEYCHAIN_TIMEOUT,
@@ -105,7 +120,11 @@ class KeychainUnavailable(Exception):
 
 @runtime_checkable
 class Keychain(Protocol):
-    """The OS store of secrets (hook `companion_keychain`). Accounts are opaque names."""
+    """The OS store of secrets (hook `companion_keychain`). Accounts are opaque names.
+
+    A keychain may also have `option_names`, a frozenset of the keys that it knows in
+    [keychain.options]; its hook is given them as `options`. Others are refused.
+    """
 
     def status(self) -> KeychainStatus:
         """Say whether the store is usable now; never prompt, never create."""
@@ -206,11 +225,15 @@ class SpawnRequest:
         model_files: all verified files; several lie under their own names in one folder, which
             holds nothing else.
         chat_template: from the signed manifest; None means the model's own.
+        model_chat_template: the model's own, in Jinja's language, where its file has one. It is
+            for runtimes that do not read it there.
         channel: where the backend has to listen; the core chooses it.
         private_dir: 0700, for this start only; the child's working folder and HOME.
         data_dir: 0700, reused by later starts.
         parallel: the most requests that the gateway has in flight.
-        context_length: in tokens; None means the model's own.
+        context_length: in tokens, for each request in flight: as configured, at most the model's
+            own, or that where nothing is configured and the memory can hold it. A runtime gets
+            `parallel` contexts of this length. None means the model's own, which is unknown here.
         help_text: what a stand-alone program printed for `help_arguments`; "" if nothing.
     """
 
@@ -231,6 +254,7 @@ class SpawnRequest:
         default_factory=lambda: MappingProxyType({})
     )
     help_text: str = ""
+    model_chat_template: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,11 @@ async def main(config: str) -> None:
     """Start the companion, ask it something, and stop it again."""
     async with (
         Companion.open(config) as companion,
-        openai.AsyncOpenAI(base_url=companion.base_url, api_key=companion.token) as client,
+        openai.AsyncOpenAI(
+            base_url=companion.base_url,
+            api_key=companion.token,
+            http_client=companion.http_client(),  # obeys no proxy of the environment
+        ) as client,
     ):
         models = await client.models.list()
         answer = await client.chat.completions.create(

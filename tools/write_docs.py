@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from companion_core.config.reader import SECTIONS
+from companion_core.config.sections import SECTIONS
 from companion_core.decisions.client_environment import HARMLESS, ROWS, Row, Session
 from companion_core.decisions.guard import GUARD_ORDER
 from companion_core.decisions.lifecycle import TRANSITIONS, Event, State, can_serve_inference

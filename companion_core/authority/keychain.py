@@ -1,8 +1,8 @@
 """The core's guard around the one keychain provider that was selected (I-13).
 
-Rules: four accounts, `get`/`set`/`delete`, no listing and no fallback. Every call runs in a
-worker with a deadline; every write is read back; nothing is stored or read before a canary has
-gone through the provider unchanged. No exception carries a secret (I-15).
+Rules: a closed list of accounts, `get`/`set`/`delete`, no listing and no fallback. Every call
+runs in a worker with a deadline; every write is read back; nothing is stored or read before a
+canary has gone through the provider unchanged. No exception carries a secret (I-15).
 """
 
 from __future__ import annotations

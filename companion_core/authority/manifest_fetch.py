@@ -1,14 +1,8 @@
-"""Fetch the signed manifest, and remember what was seen so that nothing older is accepted.
-
-`decisions/manifest.py` judges; this file brings the bytes, the time and the memory of earlier
-manifests (I-02, I-18).
-"""
+"""Fetch the signed manifest; `manifest_memory.py` has it judged and remembers it (I-02)."""
 
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 import ssl
 import threading
 import urllib.parse
@@ -17,98 +11,33 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from companion_core.decisions.manifest import (
-    MAX_MANIFEST_BYTES,
-    LastSeen,
-    Manifest,
-    check_manifest_origin,
-    verify_manifest,
-)
+from companion_core.authority.manifest_memory import ManifestMemory
+from companion_core.decisions.manifest import MAX_MANIFEST_BYTES, Manifest
 from companion_core.decisions.source import HttpsUrl, parse_https_url
-from companion_core.decisions.strict_json import parse_json
 from companion_core.decisions.verdict import Verdict
 from companion_core.egress.https_get import TransportFailed, open_get
 from companion_core.egress.interface import Egress
-from companion_core.errors import EnvironmentUnavailable, Reason, Refused, error_for
+from companion_core.errors import EnvironmentUnavailable, Reason, error_for
 from companion_core.system.deadline import call_with_deadline
-from companion_core.system.state_files import (
-    open_ordinary,
-    private_folder,
-    read_private,
-    write_private,
-)
+from companion_core.system.state_files import open_ordinary
 
-__all__ = ["ManifestMemory", "fetch_manifest"]
+__all__ = ["ManifestMemory", "ManifestUnreachable", "fetch_manifest"]
 
 IDLE_SECONDS: Final = 10.0
 BODY_SECONDS: Final = 20.0
 # Name look-up, connection, head and body together.
 TOTAL_SECONDS: Final = 60.0
-MAX_MEMORY_BYTES: Final = 64 * 1024
 _OK: Final = 200
+_SERVER_ERROR: Final = 500
+_LATER: Final = frozenset({408, 425, 429})
 _UNTRUSTED: Final = (
     "the certificate of the manifest's host is not trusted; "
     "network.extra_ca_file names a further authority"
 )
 
 
-class ManifestMemory:
-    """The newest manifest seen for each set of trusted keys, and the latest wall time.
-
-    One owner-only file holds them. A damaged file is refused, not replaced: a memory that starts
-    anew would accept an old manifest again.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def last_seen(self, trusted_keys: Sequence[str]) -> LastSeen | None:
-        """Return the newest manifest that was accepted under these keys."""
-        entry = self._read()[1].get(_key_set(trusted_keys))
-        return None if entry is None else LastSeen(entry[0], entry[1])
-
-    def latest_time(self, wall_now: float) -> float:
-        """Return `wall_now`, or the latest time seen before when the clock was set back."""
-        return max(wall_now, self._read()[0])
-
-    def record(self, trusted_keys: Sequence[str], manifest: Manifest, wall_now: float) -> None:
-        """Remember an accepted manifest and the time.
-
-        Raises:
-            EnvironmentUnavailable: `disk_unavailable`; the manifest must then not be used.
-        """
-        latest, seen = self._read()
-        seen[_key_set(trusted_keys)] = (manifest.version, manifest.payload_sha256)
-        document = {
-            # Whole seconds, rounded up: the document holds no floats and time only advances.
-            "latest_time": int(max(latest, wall_now)) + 1,
-            "seen": {
-                keys: {"version": version, "payload_sha256": digest}
-                for keys, (version, digest) in seen.items()
-            },
-        }
-        private_folder(self._path.parent)
-        write_private(self._path, json.dumps(document).encode("ascii"))
-
-    def _read(self) -> tuple[float, dict[str, tuple[int, str]]]:
-        raw = read_private(self._path, MAX_MEMORY_BYTES)
-        if raw is None:
-            return 0.0, {}
-        match parse_json(raw, limit=MAX_MEMORY_BYTES):
-            case {"latest_time": int(latest), "seen": dict(seen)}:
-                return float(latest), {str(keys): _entry(entry) for keys, entry in seen.items()}
-        raise Refused(Reason.STATE_PATH_UNSAFE, f"damaged: {self._path}")
-
-
-def _entry(entry: object) -> tuple[int, str]:
-    match entry:
-        case {"version": int(version), "payload_sha256": str(digest)}:
-            return version, digest
-    raise Refused(Reason.STATE_PATH_UNSAFE)
-
-
-def _key_set(trusted_keys: Sequence[str]) -> str:
-    return hashlib.sha256("\n".join(sorted(set(trusted_keys))).encode("utf-8")).hexdigest()
+class ManifestUnreachable(EnvironmentUnavailable):
+    """Nobody answered for the manifest's address: no network, a broken host, a missing file."""
 
 
 def fetch_manifest(
@@ -130,14 +59,15 @@ def fetch_manifest(
         egress: the doorway.
         context: from `build_tls_context`.
         trusted_keys: "ed25519:BASE64" each.
-        memory: of earlier manifests; an accepted one is recorded.
+        memory: of earlier manifests; judges this one and records it.
         wall_now: seconds since the epoch.
         cancelled: ends the wait for the network; nothing is recorded then.
         idle_seconds: longest silence of the host between two reads.
         body_seconds: longest time from the end of the head to the end of the body.
 
     Raises:
-        EnvironmentUnavailable: `manifest_unavailable` when it cannot be fetched or read.
+        EnvironmentUnavailable: `manifest_unavailable` when it cannot be fetched or read;
+            a `ManifestUnreachable` when that is because nobody answered.
         CompanionError: `interrupted`.
         Refused: with the reason of the rule that it breaks.
     """
@@ -149,17 +79,13 @@ def fetch_manifest(
         body_seconds=body_seconds,
     )
     raw = _fetch(url, download, cancelled)
-    now = memory.latest_time(wall_now)
-    last_seen = memory.last_seen(trusted_keys)
-    manifest = verify_manifest(raw, trusted_keys=trusted_keys, now=now, last_seen=last_seen)
-    if isinstance(manifest, Verdict):
-        raise error_for(manifest.reason)
-    addresses = [each for model in manifest.models for file in model.files for each in file.urls]
-    anchored = check_manifest_origin(url, addresses)
-    if not anchored.ok:
-        raise error_for(anchored.reason)
-    memory.record(trusted_keys, manifest, wall_now)
-    return manifest
+    return memory.judge(
+        url,
+        raw,
+        trusted_keys=trusted_keys,
+        wall_now=wall_now,
+        cancelled=threading.Event() if cancelled is None else cancelled,
+    )
 
 
 def _fetch(
@@ -175,9 +101,9 @@ def _fetch(
     try:
         return call_with_deadline(fetch, seconds=TOTAL_SECONDS, cancelled=cancelled)
     except (TransportFailed, TimeoutError) as error:
-        untrusted = isinstance(error, TransportFailed) and error.untrusted
-        detail = _UNTRUSTED if untrusted else ""
-        raise EnvironmentUnavailable(Reason.MANIFEST_UNAVAILABLE, detail) from error
+        if isinstance(error, TransportFailed) and error.untrusted:
+            raise EnvironmentUnavailable(Reason.MANIFEST_UNAVAILABLE, _UNTRUSTED) from error
+        raise ManifestUnreachable(Reason.MANIFEST_UNAVAILABLE) from error
 
 
 def _read_file(url: str) -> bytes:
@@ -186,7 +112,10 @@ def _read_file(url: str) -> bytes:
         with open_ordinary(path) as file:
             # One byte more than allowed is enough for the rule to refuse it as too long.
             return file.read(MAX_MANIFEST_BYTES + 1)
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        detail = f"{path}: {error.strerror}"
+        raise ManifestUnreachable(Reason.MANIFEST_UNAVAILABLE, detail) from error
+    except ValueError as error:
         raise EnvironmentUnavailable(Reason.MANIFEST_UNAVAILABLE) from error
 
 
@@ -209,7 +138,10 @@ def _download(
         encoded = (answer.header("Content-Encoding") or "identity").strip().lower() != "identity"
         if answer.status != _OK or encoded:
             detail = f"the manifest's host answered {answer.status}"
-            raise EnvironmentUnavailable(Reason.MANIFEST_UNAVAILABLE, detail)
+            # A host that cannot answer now says nothing of its manifest; any other answer is one.
+            failed = answer.status >= _SERVER_ERROR or answer.status in _LATER
+            kind = ManifestUnreachable if failed else EnvironmentUnavailable
+            raise kind(Reason.MANIFEST_UNAVAILABLE, detail)
         buffer = memoryview(bytearray(MAX_MANIFEST_BYTES + 1))
         received = 0
         while received < len(buffer) and (count := answer.readinto(buffer[received:])):

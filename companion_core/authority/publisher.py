@@ -9,7 +9,6 @@ its text as a value.
 
 from __future__ import annotations
 
-import base64
 import datetime as dt
 import hashlib
 import json
@@ -18,26 +17,24 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from companion_core.authority.own_model import rfc3339
+from companion_core.authority.signing_key import SigningKey
 from companion_core.decisions.manifest import (
     MAX_MANIFEST_BYTES,
-    PAYLOAD_TYPE,
     SCHEMA,
     Manifest,
     check_payload,
     verify_manifest,
 )
-from companion_core.decisions.signatures import KEY_PREFIX, key_id, pre_authentication_encoding
+from companion_core.decisions.manifest_kind import ManifestKind
 from companion_core.decisions.source import HttpsUrl, parse_https_url
 from companion_core.decisions.strict_json import parse_json
 from companion_core.decisions.verdict import Verdict
 from companion_core.errors import EnvironmentUnavailable, Reason, UsageError, error_for
 from companion_core.system.os_compat import NO_FOLLOW
 from companion_core.system.state_files import write_private
-
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric import ed25519
 
 __all__ = [
     "Measured",
@@ -86,15 +83,8 @@ def init_draft(folder: Path, key_file: Path) -> str:
         UsageError: something is there already.
         EnvironmentUnavailable: `disk_unavailable`.
     """
-    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 - heavy, seldom needed
-    from cryptography.hazmat.primitives.asymmetric import ed25519  # noqa: PLC0415 - heavy
-
-    key = ed25519.Ed25519PrivateKey.generate()
-    pem = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
+    key = SigningKey.generate()
+    pem = key.pem()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
@@ -109,7 +99,7 @@ def init_draft(folder: Path, key_file: Path) -> str:
     except OSError as error:
         raise EnvironmentUnavailable(Reason.DISK_UNAVAILABLE) from error
     _write(folder / DRAFT, {"version": 0, "allowed_sources": [], "models": []})
-    return _public_text(key)
+    return key.public_text
 
 
 def measure(read: Callable[[memoryview], int | None]) -> Measured:
@@ -207,20 +197,9 @@ def sign_draft(folder: Path, key_file: Path, *, lifetime: dt.timedelta, now: dt.
     key = _private_key(key_file)
     issued = now.astimezone(dt.UTC).replace(microsecond=0)
     payload = _payload(draft, issued, issued + lifetime)
-    signature = key.sign(pre_authentication_encoding(PAYLOAD_TYPE, payload))
-    envelope = {
-        "payload_type": PAYLOAD_TYPE,
-        "payload": base64.b64encode(payload).decode("ascii"),
-        "signatures": [
-            {
-                "key_id": key_id(key.public_key().public_bytes_raw()),
-                "signature": base64.b64encode(signature).decode("ascii"),
-            }
-        ],
-    }
-    raw = json.dumps(envelope).encode("ascii")
+    raw = key.sign_envelope(payload, ManifestKind.PUBLISHER)
     manifest = verify_manifest(
-        raw, trusted_keys=[_public_text(key)], now=issued.timestamp(), last_seen=None
+        raw, trusted_keys=[key.public_text], now=issued.timestamp(), last_seen=None
     )
     if isinstance(manifest, Verdict):
         raise error_for(manifest.reason)
@@ -261,8 +240,8 @@ def _payload(draft: dict[str, Any], issued: dt.datetime, expires: dt.datetime) -
     document = {
         "schema": SCHEMA,
         "version": draft["version"] + 1,
-        "issued": _instant(issued),
-        "expires": _instant(expires),
+        "issued": rfc3339(issued),
+        "expires": rfc3339(expires),
         "allowed_sources": draft["allowed_sources"],
         "models": draft["models"],
     }
@@ -273,25 +252,12 @@ def _write(path: Path, document: dict[str, Any]) -> None:
     write_private(path, (json.dumps(document, indent=2) + "\n").encode("ascii"))
 
 
-def _private_key(key_file: Path) -> ed25519.Ed25519PrivateKey:
-    from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415 - seldom needed
-    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 - heavy, seldom needed
-    from cryptography.hazmat.primitives.asymmetric import ed25519  # noqa: PLC0415 - heavy
-
+def _private_key(key_file: Path) -> SigningKey:
     try:
         with key_file.open("rb") as file:
-            key = serialization.load_pem_private_key(file.read(MAX_KEY_BYTES), password=None)
-    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+            key = SigningKey.of_pem(file.read(MAX_KEY_BYTES))
+    except OSError as error:
         raise UsageError(Reason.USAGE, f"no private key in {key_file}") from error
-    if not isinstance(key, ed25519.Ed25519PrivateKey):
+    if key is None:
         raise UsageError(Reason.USAGE, f"no Ed25519 key in {key_file}")
     return key
-
-
-def _public_text(key: ed25519.Ed25519PrivateKey) -> str:
-    raw = key.public_key().public_bytes_raw()
-    return KEY_PREFIX + base64.b64encode(raw).decode("ascii")
-
-
-def _instant(moment: dt.datetime) -> str:
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

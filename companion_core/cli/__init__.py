@@ -14,12 +14,13 @@ import sys
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 import click
 
 from companion_core import __version__
 from companion_core.config.paths import (
+    ANY_INSTANCE,
     DEFAULT_INSTANCE,
     InstancePaths,
     default_config_file,
@@ -36,6 +37,9 @@ from companion_core.errors import (
     Reason,
     UsageError,
 )
+
+if TYPE_CHECKING:
+    from companion_core.config.sections import Config
 
 __all__ = ["COMMANDS", "Settings", "cli", "echo_result", "explain", "is_terminal", "main", "refuse"]
 
@@ -81,6 +85,9 @@ class Settings:
     @property
     def paths(self) -> InstancePaths:
         """The folders of the chosen instance."""
+        if self.instance == ANY_INSTANCE:
+            message = f"{ANY_INSTANCE!r} is no instance's name; Companion.open alone takes it"
+            raise UsageError(Reason.USAGE, message)
         root = self.state_dir if self.state_dir is not None else default_state_dir()
         return InstancePaths(root.absolute(), self.instance)
 
@@ -89,11 +96,22 @@ class Settings:
         """The configuration file, whether it exists or not."""
         return self.config_file if self.config_file is not None else default_config_file()
 
+    def read_config(self) -> Config:
+        """Read the configuration; the defaults if the person named none and has no file.
+
+        Raises:
+            UsageError: `configuration_invalid`.
+        """
+        from companion_core.config.reader import load_config  # noqa: PLC0415 - not for --help
+
+        return load_config(self.config, named=self.config_file is not None)
+
     def root_arguments(self) -> list[str]:
         """Return the root options with which another process finds the same instance."""
         paths = self.paths
+        named = self.config_file is not None or self.config.exists()
         return [
-            *("--config", str(self.config.absolute())),
+            *(("--config", str(self.config.absolute())) if named else ()),
             *("--state-dir", str(paths.root)),
             *("--instance", paths.instance),
         ]

@@ -7,6 +7,7 @@ must not load it.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 import sys
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from companion_core.cli import Settings, echo_result, is_terminal, refuse
-from companion_core.errors import error_for
+from companion_core.errors import Reason, UsageError, error_for
 
 if TYPE_CHECKING:
     from companion_core.doctor import Check, PluginSurvey, Situation, Status
@@ -29,18 +30,26 @@ _LINE_WIDTH: Final = 40
 @click.command("doctor")
 @click.option("--repair", is_flag=True, help="Put right what is harmless to put right.")
 @click.option(
+    "--yes",
+    is_flag=True,
+    help="With --repair: say yes to what it asks, such as whether this machine's time is right.",
+)
+@click.option(
     "--bundle",
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write a support request's archive, without secrets, to this new file.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 @click.pass_context
-def command(ctx: click.Context, *, repair: bool, bundle: Path | None, as_json: bool) -> int:
+def command(
+    ctx: click.Context, *, repair: bool, yes: bool, bundle: Path | None, as_json: bool
+) -> int:
     """Say what is here, whether each invariant holds, and what to do if one does not.
 
     Exits with 0 when all is well or was repaired, 3 when a rule is broken, 4 when the
     environment lacks something. Nothing is changed without --repair, which closes the modes of
-    the companion's own files and removes what a dead companion left.
+    the companion's own files and removes what a dead companion left. It asks you before it
+    changes what protects from old manifests: that the clock was later once, or a damaged record.
     """
     from companion_core.cli.foreground import harden_process  # noqa: PLC0415 - not for --help
     from companion_core.doctor import (  # noqa: PLC0415 - not for --help
@@ -54,9 +63,12 @@ def command(ctx: click.Context, *, repair: bool, bundle: Path | None, as_json: b
     )
 
     settings: Settings = ctx.obj
+    if yes and not repair:
+        raise UsageError(Reason.USAGE, "--yes answers what --repair asks; give both")
     harden_process()
-    situation = _situation(ctx, settings, repair=repair)
     progress = _Progress(quiet=settings.quiet or as_json)
+    situation = _situation(ctx, settings, repair=repair)
+    situation.confirm = functools.partial(_confirm, progress, yes=yes)
     with stop_signals_interrupt(), contextlib.ExitStack() as stack:
         file = None if bundle is None else stack.enter_context(new_bundle(bundle))
         stack.callback(progress.clear)
@@ -103,6 +115,16 @@ def _survey(settings: Settings) -> PluginSurvey:
         store_reason=catalog.store_reason,
         answers=catalog.answers,
     )
+
+
+def _confirm(progress: _Progress, question: str, *, yes: bool) -> bool:
+    """Ask the person; without a terminal the answer is no, unless --yes gave it."""
+    if yes:
+        return True
+    if not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
+        return False
+    progress.clear()
+    return click.confirm(question, default=False, err=True)
 
 
 def _wants_colour() -> bool:

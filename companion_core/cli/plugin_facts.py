@@ -7,7 +7,7 @@ import shlex
 from typing import Any, Final
 
 from companion_core.cli import Settings
-from companion_core.config.reader import Config, load_config
+from companion_core.config.sections import Config
 from companion_core.errors import (
     REASONS,
     CompanionError,
@@ -111,11 +111,12 @@ class PluginCatalog:
             records=[*{**self.book.trusted, **pinned}.values(), *more],
             runtime=None if config is None else config.runtime.name,
             keychain=None if config is None else config.keychain.name,
+            keychain_options={} if config is None else config.keychain.options,
         )
 
     def _load_config(self) -> Config | None:
         try:
-            return load_config(self._settings.config)
+            return self._settings.read_config()
         except UsageError:
             return None  # other commands report a wrong configuration
 

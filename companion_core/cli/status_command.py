@@ -21,6 +21,7 @@ NOT_RUNNING: Final[dict[str, Any]] = {
     "gateway": None,
     "runtime": None,
     "model": None,
+    "manifest": None,
     "admission": None,
     "resources": None,
     "last_health_ok_seconds_ago": None,
@@ -74,6 +75,11 @@ def as_text(status: dict[str, Any]) -> str:
         )
     if model := status["model"]:
         lines.append(f"model      {model['id']}{', verified' if model['verified'] else ''}")
+    if manifest := status.get("manifest"):
+        stored = "stored, its host did not answer; " if manifest["source"] == "stored" else ""
+        lines.append(
+            f"manifest   version {manifest['version']}, {stored}fetched {manifest['fetched_at']}"
+        )
     if swap := status.get("swap"):
         lines.append(f"swap       to {swap['model']}: {_latest(swap['step'])}")
     if admission := status["admission"]:

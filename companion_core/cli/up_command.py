@@ -20,10 +20,13 @@ from companion_core.cli.model_swap import swap_model
 from companion_core.cli.progress import StepPrinter
 from companion_core.cli.status_command import as_text
 from companion_core.companion import Companion
-from companion_core.config.reader import Config, load_config, with_model
+from companion_core.config.reader import with_model
+from companion_core.config.sections import Config
 from companion_core.control.client import find_running
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason, error_for
+from companion_core.serving.default_model import with_default_model
 from companion_core.serving.step import OnStep, Step
+from companion_core.system.interpreter import running_interpreter
 from companion_core.system.muted_output import set_output_apart
 from companion_core.system.os_compat import NO_FOLLOW
 from companion_core.system.stop_signals import stop_signals_interrupt, stop_signals_wait
@@ -90,8 +93,10 @@ def _announce(settings: Settings, status: dict[str, Any], *, as_json: bool) -> N
 
 
 def _read_config(settings: Settings, model_id: str | None) -> Config:
-    config = load_config(settings.config)
-    return config if model_id is None else with_model(config, model_id)
+    config = settings.read_config()
+    if model_id is not None:
+        return with_model(config, model_id)
+    return with_default_model(config, settings.paths)
 
 
 async def _serve(
@@ -159,6 +164,7 @@ def _serve_for_parent(settings: Settings, config: Config, descriptor: int) -> in
 def _detach(settings: Settings, model_id: str | None, on_step: OnStep) -> dict[str, Any]:
     if sys.platform == "win32":
         raise error_for(Reason.USAGE, "--detach is not for Windows: give it a window of its own")
+    running_interpreter()  # else `_SELF` would be another program
     settings.paths.prepare()
     reading, writing = os.pipe()
     with (

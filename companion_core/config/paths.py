@@ -6,15 +6,17 @@ import contextlib
 import os
 import re
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from companion_core.errors import Reason, Refused, UsageError
 from companion_core.system.os_compat import user_id
-from companion_core.system.state_files import private_folder, refuse_link
+from companion_core.system.state_files import open_to_others, private_folder, refuse_link
 
 __all__ = [
+    "ANY_INSTANCE",
     "DEFAULT_INSTANCE",
     "InstancePaths",
     "default_config_file",
@@ -23,10 +25,14 @@ __all__ = [
 ]
 
 DEFAULT_INSTANCE: Final = "default"
+# Stands for the first replica that is free, whose name is this with a number.
+ANY_INSTANCE: Final = "auto"
 _INSTANCE = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}\Z")
 
 # The shortest sun_path of the supported systems is macOS's 104 bytes, with its NUL.
 MAX_SOCKET_PATH: Final = 103
+# Where Linux keeps a folder of each user who is logged in.
+LOGIN_FOLDERS: Final = Path("/run/user")
 # The longest path inside the run folder: a start's folder and the backend's socket.
 _LONGEST_RUN_NAME: Final = len("/01234567/backend.sock")
 
@@ -81,7 +87,7 @@ class InstancePaths:
     """The folders and files of one companion.
 
     Attributes:
-        root: the state folder; models are shared by all instances in it.
+        root: the state folder; all instances in it share models and manifests.
         instance: the name of this companion.
     """
 
@@ -154,9 +160,28 @@ class InstancePaths:
         return self.folder / "runtime.json"
 
     @property
+    def manifests(self) -> Path:
+        """What was seen of manifests, and the accepted ones; shared by all instances."""
+        return self.root / "manifests"
+
+    @property
     def manifest_memory(self) -> Path:
-        """The newest manifest seen, and the latest wall time."""
-        return self.folder / "manifest-memory.json"
+        """The newest manifest seen of each key, and the latest wall time."""
+        return self.manifests / "memory.json"
+
+    @property
+    def own_manifest(self) -> Path:
+        """The list of the person's own models; shared by all instances."""
+        return self.root / "own" / "manifest.json"
+
+    @property
+    def default_model(self) -> Path:
+        """The id of the model that is served where none is named."""
+        return self.root / "own" / "default"
+
+    def earlier_manifest_memories(self) -> list[Path]:
+        """Return the files that an earlier release kept in each instance's folder."""
+        return sorted((self.root / "instances").glob("*/manifest-memory.json"))
 
     def runtime_data(self, runtime: str) -> Path:
         """The folder that a runtime keeps between starts."""
@@ -175,7 +200,8 @@ class InstancePaths:
         refuse_shared(self.root)
         self.refuse_links()
         private_folder(self.root, may_be_link=True)
-        for folder in (self.root / "instances", self.folder, self.models, self.logs):
+        instances = self.root / "instances"
+        for folder in (instances, self.folder, self.models, self.manifests, self.logs):
             private_folder(folder)
 
     def refuse_links(self) -> None:
@@ -186,8 +212,9 @@ class InstancePaths:
         Raises:
             Refused: `state_path_unsafe`.
         """
-        data = self.folder / "data"
-        for folder in (self.root / "instances", self.folder, self.models, self.logs, data):
+        own = self.own_manifest.parent
+        shared = (self.root / "instances", self.models, self.manifests, own)
+        for folder in (*shared, self.folder, self.logs, self.folder / "data"):
             refuse_link(folder)
 
     def run_folder(self) -> Path:
@@ -202,22 +229,46 @@ class InstancePaths:
     def run_folder_path(self) -> Path:
         """Return the folder of Unix sockets: the first candidate with a path short enough for them.
 
-        Raises:
-            UsageError: `configuration_invalid` if every candidate is too long.
-        """
-        import tempfile  # noqa: PLC0415 - a companion needs it, most commands do not
+        None of them lies where another user could make it first, such as in /tmp.
 
-        name = self._mark()
-        runtime_dir = os.environ.get("XDG_RUNTIME_DIR", "")
-        candidates = [self._real_folder() / "run"]
-        if os.path.isabs(runtime_dir):  # noqa: PTH117 - `Path("")` would be the working folder
-            candidates.append(Path(runtime_dir) / f"companion-{name}")
-        user = user_id()
-        candidates += [
-            Path(folder) / f"companion-{user}-{name}"
-            for folder in (tempfile.gettempdir(), "/tmp")  # noqa: S108 - a folder of the person's own is made and checked there
-        ]
-        for candidate in candidates:
-            if len(os.fsencode(candidate.absolute())) + _LONGEST_RUN_NAME <= MAX_SOCKET_PATH:
-                return candidate.absolute()
-        raise UsageError(Reason.CONFIGURATION_INVALID, "the temporary folder's path is too long")
+        Raises:
+            UsageError: `configuration_invalid` if there is no such folder.
+        """
+        for candidate in self._run_folders():
+            if len(os.fsencode(candidate)) + _LONGEST_RUN_NAME <= MAX_SOCKET_PATH:
+                return candidate
+        raise UsageError(
+            Reason.CONFIGURATION_INVALID,
+            f"{self.root} is too long a path for sockets, and neither XDG_RUNTIME_DIR nor the "
+            "cache in your home is a folder of yours that is shorter; choose another --state-dir",
+        )
+
+    def _run_folders(self) -> Iterator[Path]:
+        yield (self._real_folder() / "run").absolute()
+        import tempfile  # noqa: PLC0415 - only a deep state folder needs another place
+
+        name = f"companion-{self._mark()}"
+        for folder in (
+            os.environ.get("XDG_RUNTIME_DIR", ""),
+            str(LOGIN_FOLDERS / str(user_id())),
+            tempfile.gettempdir(),  # a folder of one's own on macOS and Windows
+        ):
+            if os.path.isabs(folder) and os.path.isdir(folder) and _only_ours(Path(folder)):  # noqa: PTH112, PTH117 - `Path("")` would be the working folder
+                yield Path(folder) / name
+        with contextlib.suppress(UsageError):
+            cache = _platform_folder("user_cache_path", "--state-dir")
+            if _only_ours(cache):
+                yield cache / self._mark()
+
+
+def _only_ours(folder: Path) -> bool:
+    """Tell whether nobody else can make a file in the folder, or the folder itself."""
+    if os.name != "posix":
+        return True
+    try:
+        while not os.path.lexists(folder):
+            folder = folder.parent
+        status = folder.stat()
+        return status.st_uid == user_id() and not open_to_others(status, folder)
+    except OSError:
+        return False

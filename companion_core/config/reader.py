@@ -15,38 +15,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-from companion_core.config.sections import (
-    SECTIONS,
-    Config,
-    GatewayConfig,
-    KeychainConfig,
-    LimitsConfig,
-    ManifestConfig,
-    ModelConfig,
-    NetworkConfig,
-    PluginsConfig,
-    RuntimeConfig,
-    is_model_id,
-)
+from companion_core.config.sections import SECTIONS, Config, ModelConfig, is_model_id
 from companion_core.errors import Reason, UsageError
 from companion_core.system.state_files import open_ordinary, open_to_others
 
-__all__ = [
-    "SECTIONS",
-    "Config",
-    "GatewayConfig",
-    "KeychainConfig",
-    "LimitsConfig",
-    "ManifestConfig",
-    "ModelConfig",
-    "NetworkConfig",
-    "PluginsConfig",
-    "RuntimeConfig",
-    "load_config",
-    "parse_config",
-    "read_document",
-    "with_model",
-]
+__all__ = ["load_config", "parse_config", "read_document", "with_interpreter", "with_model"]
 
 MAX_CONFIG_BYTES: Final = 256 * 1024
 
@@ -62,12 +35,29 @@ def with_model(config: Config, model_id: str) -> Config:
     return dataclasses.replace(config, model=ModelConfig(id=model_id))
 
 
-def load_config(path: Path) -> Config:
+def with_interpreter(config: Config, program: str) -> Config:
+    """Return the configuration for another interpreter.
+
+    Raises:
+        UsageError: `configuration_invalid` if `program` is no absolute path.
+    """
+    given = _parse_section("runtime", {"interpreter": program}, "Companion.open", "")
+    runtime = dataclasses.replace(config.runtime, interpreter=given.interpreter)
+    return dataclasses.replace(config, runtime=runtime)
+
+
+def load_config(path: Path, *, named: bool = True) -> Config:
     """Read and check a configuration file.
+
+    Args:
+        path: of the file.
+        named: the person named it; the default one may be absent, and then every default holds.
 
     Raises:
         UsageError: `configuration_invalid`; the detail names file, line and nearest key.
     """
+    if not (named or os.path.lexists(path)):
+        return Config()
     document, text = read_document(path)
     return parse_config(document, source=str(path), text=text)
 
@@ -120,9 +110,6 @@ def parse_config(
         if not isinstance(table, Mapping):
             raise _invalid(f"{_where(source, text, (name,))}: [{name}] is a section")
         sections[name] = _parse_section(name, table, source, text)
-    for name in ("manifest", "model"):
-        if name not in sections:
-            raise _invalid(f"{source}: [{name}] is missing")
     return Config(**sections)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from typing import Any, Final
 
 from companion_core.decisions.signatures import parse_public_key
 from companion_core.decisions.source import HttpsUrl, parse_https_url
+from companion_core.errors import Reason, UsageError
 
 __all__ = [
     "SECTIONS",
@@ -27,6 +27,7 @@ __all__ = [
     "LimitsConfig",
     "ManifestConfig",
     "ModelConfig",
+    "ModelsConfig",
     "NetworkConfig",
     "PluginsConfig",
     "RuntimeConfig",
@@ -37,6 +38,16 @@ _IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+-]{0,127}\Z")
 _PLUGIN_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}\Z")
 _SINGLE: Final = "the single trusted one"
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
+
+# What to write, for a person who has neither a file nor a model.
+_NO_MODEL: Final = """no model is named. Add one of your own:
+    companion models add ./model.gguf
+or name a publisher's in the configuration:
+    [manifest]
+    url = "https://models.example.org/companion/manifest.json"
+    trusted_keys = ["ed25519:..."]
+    [model]
+    id = "..." """.rstrip()
 
 Check = Callable[[Any], bool]
 
@@ -96,6 +107,13 @@ def _key(check: Check, rule: str, default: Any = dataclasses.MISSING, *, varies:
     return field(default=default, metadata=metadata)
 
 
+def _options(side: str) -> Any:
+    """Declare the table of options that a plugin of `side` documents."""
+    rule = f"a table of texts, numbers and booleans that the {side}'s plugin documents"
+    metadata = {"check": _is_options, "rule": rule, "varies": ""}
+    return field(default_factory=lambda: MappingProxyType({}), metadata=metadata)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ManifestConfig:
     """[manifest]: where the manifest is, and which keys may sign it."""
@@ -106,9 +124,27 @@ class ManifestConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """[model]: which of the manifest's models is served."""
+    """[model]: which model is served; by default one of the person's own."""
 
-    id: str = _key(_is_text(_IDENTIFIER), "the id of a model in the manifest")
+    id: str | None = _key(
+        _is_text(_IDENTIFIER),
+        "the id of a model in the manifest, or of one of your own",
+        None,
+        varies="your default model, as `companion models default` set it, or your only one",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelsConfig:
+    """[models]: your own models, besides the publisher's."""
+
+    key_file: str | None = _key(
+        _is_absolute_path,
+        "an absolute path to a file for the key that signs your own models, for a machine without "
+        "a keychain; COMPANION_KEY_PASSPHRASE encrypts it",
+        None,
+        varies="the key is in the keychain",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,27 +163,23 @@ class RuntimeConfig:
     binary_sha256: str | None = _key(
         _is_text(_SHA256), "64 lower-case hex digits", None, varies='needed, but for "embedded"'
     )
+    interpreter: str | None = _key(
+        _is_absolute_path,
+        "an absolute path to a Python 3.11 or newer, which runs what the companion starts",
+        None,
+        varies="the one that runs the companion",
+    )
     context_length: int | None = _key(
         _is_int(1, 10_000_000), "tokens, at least 1", None, varies="the model's own"
     )
-    threads: int = _key(
-        _is_int(1, 1024),
-        "1 to 1024",
-        max(1, min(4, (os.cpu_count() or 1) - 1)),
-        varies="one less than the machine's cores, at most 4",
+    threads: int | None = _key(
+        _is_int(1, 1024), "1 to 1024", None, varies="one for each core of the machine"
     )
     isolation: str = _key(
         _is_text(re.compile(r"best\Z|required\Z")), '"best" or "required"', "best"
     )
     unsafe_open_backend: bool = _key(_is_bool, "true or false", default=False)
-    options: Mapping[str, str | int | float | bool] = field(
-        default_factory=lambda: MappingProxyType({}),
-        metadata={
-            "check": _is_options,
-            "rule": "a table of texts, numbers and booleans that the runtime's plugin documents",
-            "varies": "",
-        },
-    )
+    options: Mapping[str, str | int | float | bool] = _options("runtime")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,6 +189,7 @@ class KeychainConfig:
     name: str | None = _key(
         _is_text(_PLUGIN_NAME), "the name of a keychain plugin", None, varies=_SINGLE
     )
+    options: Mapping[str, str | int | float | bool] = _options("keychain")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,10 +236,11 @@ class LimitsConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """The configuration of a companion; `manifest` and `model` have no default."""
+    """The configuration; without a `manifest`, only the person's own models are served."""
 
-    manifest: ManifestConfig
-    model: ModelConfig
+    manifest: ManifestConfig | None = None
+    model: ModelConfig = field(default_factory=ModelConfig)
+    models: ModelsConfig = field(default_factory=ModelsConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     keychain: KeychainConfig = field(default_factory=KeychainConfig)
     plugins: PluginsConfig = field(default_factory=PluginsConfig)
@@ -214,11 +248,23 @@ class Config:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
 
+    @property
+    def model_id(self) -> str:
+        """The id of the model to be served.
+
+        Raises:
+            UsageError: `configuration_invalid`: none is named, and there is no default.
+        """
+        if self.model.id is None:
+            raise UsageError(Reason.CONFIGURATION_INVALID, _NO_MODEL)
+        return self.model.id
+
 
 SECTIONS: Final[Mapping[str, type[Any]]] = MappingProxyType(
     {
         "manifest": ManifestConfig,
         "model": ModelConfig,
+        "models": ModelsConfig,
         "runtime": RuntimeConfig,
         "keychain": KeychainConfig,
         "plugins": PluginsConfig,

@@ -45,12 +45,13 @@ _MALFORMED = refuse(Reason.MALFORMED_INPUT)
 
 
 class Account(enum.StrEnum):
-    """The four accounts of an instance; there is no fifth."""
+    """The accounts of a companion; there is no other."""
 
     ACCESS_TOKEN = "access_token"  # noqa: S105 - an account, not a secret
     REFRESH_TOKEN = "refresh_token"  # noqa: S105 - an account, not a secret
     SESSION_META = "session_meta"
     LOOPBACK_TOKEN = "loopback_token"  # noqa: S105 - an account, not a secret
+    PERSONAL_KEY = "personal_key"  # signs the manifest of the person's own models
 
 
 # The accounts that end with the session, the longest-lived first; the loopback token stays.

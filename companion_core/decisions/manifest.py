@@ -1,5 +1,8 @@
 """Rules: models, digests and sources come from a signed, current, never-older manifest (I-02).
 
+A manifest is a publisher's, or the person's own. The two have payload types of their own, so that
+a signature of one kind never counts for the other.
+
 The signature is checked over bytes, and only signed bytes are read. Imports no I/O and no
 clock: `now` and what was seen before are arguments. Never raises on bad input.
 """
@@ -15,11 +18,18 @@ from typing import Any, Final
 
 from companion_core.decisions.evidence import Evidence
 from companion_core.decisions.integrity import MAX_SIZE, ModelSpec, parse_model_spec
+from companion_core.decisions.manifest_kind import (
+    MAX_MANIFEST_BYTES,
+    PAYLOAD_TYPE,
+    ManifestKind,
+    Role,
+)
 from companion_core.decisions.numbers import is_finite
+from companion_core.decisions.pieces import Pieces, parse_pieces
 from companion_core.decisions.signatures import (
-    any_trusted,
     parse_public_key,
     pre_authentication_encoding,
+    trusted_signers,
 )
 from companion_core.decisions.source import (
     SourceUrl,
@@ -32,11 +42,14 @@ from companion_core.decisions.verdict import OK, Verdict, refuse
 from companion_core.errors import Reason
 
 __all__ = [
+    "MAX_MANIFEST_BYTES",
     "PAYLOAD_TYPE",
     "LastSeen",
     "Manifest",
     "ManifestFile",
+    "ManifestKind",
     "ManifestModel",
+    "Role",
     "check_manifest_origin",
     "check_payload",
     "check_trust_anchor",
@@ -44,9 +57,7 @@ __all__ = [
     "verify_manifest",
 ]
 
-PAYLOAD_TYPE: Final = "application/vnd.companion.manifest.v1+json"
 SCHEMA: Final = 1
-MAX_MANIFEST_BYTES: Final = 256 * 1024
 MAX_MODELS: Final = 100
 MAX_FILES: Final = 1000
 MAX_SIGNATURES: Final = 16
@@ -67,11 +78,16 @@ class ManifestFile(Evidence):
     """One file of a model: what its bytes must be, and where they may be fetched.
 
     Both are proved here and nowhere again; only a redirect is a new address, and is checked.
+
+    Attributes:
+        pieces: the digest of each piece, where the manifest lists them.
     """
 
     name: str
     spec: ModelSpec
     urls: tuple[SourceUrl, ...]
+    role: Role = Role.MODEL
+    pieces: Pieces | None = None
 
     @property
     def sha256(self) -> str:
@@ -102,6 +118,8 @@ class Manifest(Evidence):
     Attributes:
         issued: seconds since the epoch, as is `expires`.
         payload_sha256: of the signed bytes; the next manifest is compared with it and `version`.
+        signers: the ids of the trusted keys that signed it.
+        kind: who vouches for its models.
     """
 
     version: int
@@ -110,6 +128,8 @@ class Manifest(Evidence):
     allowed_sources: tuple[str, ...]
     models: tuple[ManifestModel, ...]
     payload_sha256: str
+    signers: tuple[str, ...]
+    kind: ManifestKind = ManifestKind.PUBLISHER
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,19 +149,25 @@ class _Malformed(Exception):
 
 
 def verify_manifest(
-    raw: bytes, *, trusted_keys: Sequence[str], now: float, last_seen: LastSeen | None
+    raw: bytes,
+    *,
+    trusted_keys: Sequence[str],
+    now: float,
+    last_seen: LastSeen | None,
+    kind: ManifestKind = ManifestKind.PUBLISHER,
 ) -> Manifest | Verdict:
     """Return the manifest that `raw` proves, or the reason why it proves none.
 
     Args:
-        raw: the envelope, at most 256 KiB.
+        raw: the envelope, at most 256 KiB for a publisher's.
         trusted_keys: "ed25519:BASE64", at least one; a malformed one refuses everything.
         now: wall time in seconds since the epoch, never earlier than any seen before.
         last_seen: an older version is refused, and so are other bytes under the same version.
+        kind: which one is asked for; a manifest of the other kind is malformed.
     """
     try:
-        payload = _signed_payload(raw, trusted_keys)
-        manifest = _manifest(payload)
+        payload, signers = _signed_payload(raw, trusted_keys, kind)
+        manifest = _manifest(payload, signers, kind)
     except _Malformed as malformed:
         return refuse(malformed.reason)
     if last_seen is not None:
@@ -157,10 +183,10 @@ def verify_manifest(
     return manifest
 
 
-def check_payload(payload: bytes) -> Verdict:
+def check_payload(payload: bytes, kind: ManifestKind = ManifestKind.PUBLISHER) -> Verdict:
     """Say whether a payload would be a manifest if it were signed; its dates are not judged."""
     try:
-        _manifest(payload)
+        _manifest(payload, (), kind)
     except _Malformed as malformed:
         return refuse(malformed.reason)
     return OK
@@ -219,19 +245,22 @@ def check_trust_anchor(
 # --- the envelope ---------------------------------------------------------------------------
 
 
-def _signed_payload(raw: object, trusted_keys: Sequence[str]) -> bytes:
-    envelope = parse_json(raw, limit=MAX_MANIFEST_BYTES)
-    kind, encoded, entries = _fields(envelope, "payload_type", "payload", "signatures")
+def _signed_payload(
+    raw: object, trusted_keys: Sequence[str], kind: ManifestKind
+) -> tuple[bytes, tuple[str, ...]]:
+    envelope = parse_json(raw, limit=kind.max_bytes)
+    payload_type, encoded, entries = _fields(envelope, "payload_type", "payload", "signatures")
     payload = decode_base64(encoded)
-    if kind != PAYLOAD_TYPE or payload is None:
+    if payload_type != kind.payload_type or payload is None:
         raise _Malformed
     signatures = [_signature(entry) for entry in _list(entries, MAX_SIGNATURES, least=0)]
     keys = [parse_public_key(key) for key in trusted_keys]
     trusted = [key for key in keys if key is not None]
-    message = pre_authentication_encoding(PAYLOAD_TYPE, payload)
-    if len(trusted) != len(keys) or not any_trusted(signatures, trusted, message):
+    message = pre_authentication_encoding(kind.payload_type, payload)
+    signers = trusted_signers(signatures, trusted, message)
+    if len(trusted) != len(keys) or not signers:
         raise _Malformed(Reason.MANIFEST_SIGNATURE_INVALID)
-    return payload
+    return payload, signers
 
 
 def _signature(entry: object) -> tuple[str, bytes]:
@@ -244,8 +273,8 @@ def _signature(entry: object) -> tuple[str, bytes]:
 # --- the payload ----------------------------------------------------------------------------
 
 
-def _manifest(payload: bytes) -> Manifest:
-    document = parse_json(payload, limit=MAX_MANIFEST_BYTES)
+def _manifest(payload: bytes, signers: tuple[str, ...], kind: ManifestKind) -> Manifest:
+    document = parse_json(payload, limit=kind.max_bytes)
     schema, version, issued, expires, sources, models = _fields(
         document, "schema", "version", "issued", "expires", "allowed_sources", "models"
     )
@@ -256,14 +285,15 @@ def _manifest(payload: bytes) -> Manifest:
     begin, end = _instant(issued), _instant(expires)
     if begin >= end:
         raise _Malformed
-    allowed = tuple(_source(entry) for entry in _list(sources, MAX_SOURCES))
-    parsed = tuple(_model(entry, allowed) for entry in _list(models, MAX_MODELS))
+    least = kind.least_sources
+    allowed = tuple(_source(entry) for entry in _list(sources, MAX_SOURCES, least=least))
+    parsed = tuple(_model(entry, allowed, least) for entry in _list(models, MAX_MODELS))
     if len({model.id for model in parsed}) != len(parsed):
         raise _Malformed
     if sum(len(model.files) for model in parsed) > MAX_FILES:
         raise _Malformed
     digest = hashlib.sha256(payload).hexdigest()
-    return Manifest(version, begin, end, allowed, parsed, digest)
+    return Manifest(version, begin, end, allowed, parsed, digest, signers, kind)
 
 
 def _source(entry: object) -> str:
@@ -275,7 +305,7 @@ def _source(entry: object) -> str:
     return parsed.text
 
 
-def _model(entry: object, allowed: tuple[str, ...]) -> ManifestModel:
+def _model(entry: object, allowed: tuple[str, ...], least_sources: int) -> ManifestModel:
     model_id, kind, files, licence, template = _fields(
         entry, "id", "format", "files", optional=("licence", "chat_template")
     )
@@ -283,21 +313,45 @@ def _model(entry: object, allowed: tuple[str, ...]) -> ManifestModel:
         _text(licence, _LICENCE)
     if template is not None and (type(template) is not str or len(template) > MAX_TEMPLATE):
         raise _Malformed
-    parsed = tuple(_file(item, allowed) for item in _list(files, MAX_FILES))
+    parsed = tuple(_file(item, allowed, least_sources) for item in _list(files, MAX_FILES))
     if len({file.name.casefold() for file in parsed}) != len(parsed):
+        raise _Malformed
+    if all(file.role is not Role.MODEL for file in parsed):
         raise _Malformed
     return ManifestModel(
         _text(model_id, _MODEL_ID), _text(kind, _FORMAT), licence, template, parsed
     )
 
 
-def _file(entry: object, allowed: tuple[str, ...]) -> ManifestFile:
-    name, size, sha256, urls = _fields(entry, "name", "size", "sha256", "urls")
+def _file(entry: object, allowed: tuple[str, ...], least_sources: int) -> ManifestFile:
+    name, size, sha256, urls, role, digests = _fields(
+        entry, "name", "size", "sha256", "urls", optional=("role", "pieces")
+    )
     spec = parse_model_spec(sha256, size)
     if isinstance(spec, Verdict):
         raise _Malformed(spec.reason)
-    addresses = tuple(_address(url, allowed) for url in _list(urls, MAX_URLS))
-    return ManifestFile(_text(name, _FILE_NAME), spec, addresses)
+    addresses = tuple(_address(url, allowed) for url in _list(urls, MAX_URLS, least=least_sources))
+    return ManifestFile(
+        _text(name, _FILE_NAME), spec, addresses, _role(role), _pieces(digests, spec)
+    )
+
+
+def _role(entry: object) -> Role:
+    if entry is None:
+        return Role.MODEL
+    if type(entry) is not str or entry not in set(Role):
+        raise _Malformed
+    return Role(entry)
+
+
+def _pieces(entry: object, spec: ModelSpec) -> Pieces | None:
+    if entry is None:
+        return None
+    size, digests = _fields(entry, "size", "sha256")
+    pieces = parse_pieces(size, decode_base64(digests), total=spec.size)
+    if pieces is None:
+        raise _Malformed
+    return pieces
 
 
 def _address(url: object, allowed: tuple[str, ...]) -> SourceUrl:

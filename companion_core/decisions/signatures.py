@@ -14,11 +14,11 @@ from companion_core.decisions.strict_json import decode_base64
 
 __all__ = [
     "KEY_PREFIX",
-    "any_trusted",
     "key_id",
     "parse_public_key",
     "pre_authentication_encoding",
     "signature_is_valid",
+    "trusted_signers",
 ]
 
 KEY_PREFIX: Final = "ed25519:"
@@ -73,12 +73,14 @@ def signature_is_valid(public_key: bytes, signature: bytes, message: bytes) -> b
     return True
 
 
-def any_trusted(
+def trusted_signers(
     signatures: Iterable[tuple[str, bytes]], trusted: Iterable[bytes], message: bytes
-) -> bool:
-    """Tell whether one of the trusted keys signed; pairs are of key id and signature."""
+) -> tuple[str, ...]:
+    """Return the ids of the trusted keys that signed; pairs are of key id and signature."""
     by_id = {key_id(key): key for key in trusted}
-    return any(
-        name in by_id and signature_is_valid(by_id[name], signature, message)
+    valid = [
+        name
         for name, signature in signatures
-    )
+        if name in by_id and signature_is_valid(by_id[name], signature, message)
+    ]
+    return tuple(dict.fromkeys(valid))

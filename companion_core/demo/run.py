@@ -24,7 +24,8 @@ from typing import Any, Final, TypeVar
 
 from companion_core.authority import publisher
 from companion_core.companion import Companion, Step
-from companion_core.config.reader import Config, parse_config
+from companion_core.config.reader import parse_config
+from companion_core.config.sections import Config
 from companion_core.egress.interface import Egress
 from companion_core.errors import EnvironmentUnavailable, Reason
 from companion_core.system.deadline import start_call

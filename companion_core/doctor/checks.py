@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from companion_core.config.paths import InstancePaths
-from companion_core.config.reader import Config
+from companion_core.config.sections import Config
 from companion_core.control.client import RunningInstance
 from companion_core.decisions.manifest import Manifest
 from companion_core.doctor.findings import Finding, Row, Section, Status, broken, skipped
@@ -52,6 +52,7 @@ class Situation:
         environ: the environment of this process.
         survey: tries the plugins in a child.
         repair: put right what is harmless to put right.
+        confirm: puts a question to the person, and tells whether they said yes.
         written: the keys that the configuration file has, as "section.key".
         status: of the running companion; None if none runs.
         cancelled: set once the result of the running check is no longer awaited.
@@ -64,6 +65,7 @@ class Situation:
     egress: Egress
     survey: Callable[[], PluginSurvey]
     repair: bool = False
+    confirm: Callable[[str], bool] = lambda _question: False
     rows: dict[str, Row] = field(default_factory=dict)
     config: Config | None = None
     written: frozenset[str] = frozenset()
@@ -82,8 +84,9 @@ class Check:
     Attributes:
         run: returns the finding of the check's own row, or rows in its place.
         needs: ids of rows that must not have failed; else the check is skipped.
-        seconds: the deadline. None for a check that starts processes: each process has a
-            deadline of its own, and Ctrl-C has to reach the check so that none is left running.
+        seconds: the deadline. None for a check that asks the person, or starts processes: each
+            of these has a deadline of its own, and Ctrl-C has to reach the check so that none is
+            left running.
     """
 
     id: str

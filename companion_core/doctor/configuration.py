@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from companion_core.config.reader import SECTIONS, Config, parse_config, read_document
+from companion_core.config.reader import parse_config, read_document
+from companion_core.config.sections import SECTIONS, Config
 from companion_core.doctor.checks import Check, Situation
 from companion_core.doctor.findings import Finding, Row, Section, Status, broken, fine, skipped
 from companion_core.doctor.redaction import shown_url
 from companion_core.errors import Reason, UsageError
+from companion_core.serving.default_model import with_default_model
 
 __all__ = ["OPEN_BACKEND", "checks", "require_config"]
 
@@ -22,8 +25,13 @@ _MAX_NARROW: Final = 200
 def check_file(situation: Situation) -> Finding:
     """Read the configuration file; the rows after this one show its values."""
     path = situation.config_file()
+    named = situation.origins.get("config_file", "default") != "default"
+    if not (named or os.path.lexists(path)):
+        situation.config = with_default_model(Config(), situation.paths)
+        return fine("there is none, so every default holds")
     document, text = read_document(path)
-    situation.config = parse_config(document, source=str(path), text=text)
+    config = parse_config(document, source=str(path), text=text)
+    situation.config = with_default_model(config, situation.paths)
     situation.written = frozenset(
         f"{section}.{key}" for section, table in document.items() for key in table
     )
@@ -80,14 +88,15 @@ def _value(situation: Situation, section: str, key: dataclasses.Field[Any]) -> F
     config, name = situation.config, f"{section}.{key.name}"
     if config is None:
         return skipped(situation.rows["configuration"].reason, "needs configuration")
-    value = getattr(getattr(config, section), key.name)
+    value = getattr(getattr(config, section), key.name, None)  # a section may be left out
     finding = fine()
     if f"config.{name}" == OPEN_BACKEND and value:
         detail = "every local program can reach the runtime past the gateway"
         finding = broken(Reason.BACKEND_OPEN, detail, fix=f"set {name} = false in the file")
-    shown = _SHOWN.get(name, _plain)(value)
     if value is None:
         shown = _UNSET.get(name) or key.metadata["varies"] or "none"
+    else:
+        shown = _SHOWN.get(name, _plain)(value)
     source = "file" if name in situation.written else "default"
     return dataclasses.replace(finding, value=shown, source=source)
 
@@ -97,7 +106,7 @@ def _plain(value: Any) -> str:
 
 
 def _shown_options(options: Mapping[str, Any]) -> str:
-    """Return the options; texts are hidden, because a runtime's option may be a secret."""
+    """Return the options; texts are hidden, because an option may be a secret."""
     shown = {name: "…" if isinstance(value, str) else value for name, value in options.items()}
     return json.dumps(shown, ensure_ascii=False)
 
@@ -108,6 +117,7 @@ _SHOWN: Final[Mapping[str, Callable[[Any], str]]] = {
     "manifest.trusted_keys": lambda keys: f"{len(keys)} of Ed25519",
     "runtime.binary_sha256": lambda _digest: "recorded",
     "runtime.options": _shown_options,
+    "keychain.options": _shown_options,
 }
 
 

@@ -64,7 +64,7 @@ INVARIANTS: Final = (
     Invariant("I-10", "each request passes every check", ("guard",)),
     Invariant("I-11", "the queue is bounded and fair", ("admission",)),
     Invariant("I-12", "ceilings hold for the whole tree", ("memory", "resources")),
-    Invariant("I-13", "four accounts in one proved keychain", ("keychain",)),
+    Invariant("I-13", "a closed list of accounts in one proved keychain", ("keychain",)),
     Invariant("I-14", "runtime and authority are disjoint", ("sides",)),
     Invariant("I-15", "no secret in reasons and logs", ("logs",)),
     Invariant("I-16", "an empty set never means yes", ("trust-store",)),

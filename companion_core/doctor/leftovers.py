@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 from companion_core.config.paths import InstancePaths
 from companion_core.control.client import InstanceLock, ask, find_running
@@ -24,9 +25,13 @@ from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason
 from companion_core.models.partial import KEPT_NAMES, split_kept
 from companion_core.runtime import left_behind, reclaim, start_folders
 from companion_core.system.folder_lock import lock_folder
+from companion_core.system.removal import Budget, folders_set_aside, remove_tree
 from companion_core.system.state_files import check_owned, refuse_link
 
 __all__ = ["checks"]
+
+# A repair has more time than a start to remove what a runtime left.
+REPAIR_SECONDS: Final = 60.0
 
 
 def check_companion(situation: Situation) -> Finding:
@@ -94,7 +99,7 @@ def check_processes(situation: Situation) -> Finding:
     lives = left_behind(paths.runtime_record, situation.egress)
     if _in_use(situation):
         return _judge_running(situation, {each.pid for each in lives})
-    folders = start_folders(paths.run_folder_path())
+    folders = _folders_left(paths)
     if not lives and not folders and not os.path.lexists(paths.runtime_record):
         return fine("no runtime outlived its companion")
     reason = Reason.STALE_RUNTIME if lives else Reason.STALE_STATE
@@ -103,9 +108,20 @@ def check_processes(situation: Situation) -> Finding:
         return broken(reason, what, fix=REPAIR)
     with _holding(paths):
         reclaim(paths.runtime_record, paths.run_folder(), situation.egress)
+        budget = Budget(seconds=REPAIR_SECONDS)
+        for folder in _folders_left(paths):
+            remove_tree(folder, budget)
+    if left := _folders_left(paths):
+        names = ", ".join(str(folder) for folder in left)
+        return broken(reason, f"could not be removed, or not yet: {names}", fix=REPAIR)
     with contextlib.suppress(OSError):
         paths.run_folder_path().rmdir()
     return repaired(reason, f"ended and removed: {what}")
+
+
+def _folders_left(paths: InstancePaths) -> list[Path]:
+    """Return the folders of earlier starts, and those that a start set aside."""
+    return [*start_folders(paths.run_folder_path()), *folders_set_aside(paths.folder / "data")]
 
 
 def _judge_running(situation: Situation, proved: set[int]) -> Finding:

@@ -12,15 +12,12 @@ from functools import partial
 from importlib import metadata
 from typing import Final
 
-from companion_core.authority.manifest_fetch import ManifestMemory
 from companion_core.decisions.isolation import PROMISES, TIERS, Tier, choose_tier
-from companion_core.decisions.manifest import CLOCK_SKEW_SECONDS
 from companion_core.decisions.resources import check_limits
 from companion_core.decisions.verdict import Verdict
 from companion_core.doctor.checks import Check, Situation
 from companion_core.doctor.configuration import require_config
 from companion_core.doctor.findings import Finding, Row, Section, broken, fine, skipped
-from companion_core.doctor.state import ACCESS
 from companion_core.egress.interface import Egress
 from companion_core.egress.tls_context import build_tls_context
 from companion_core.errors import Reason
@@ -35,7 +32,6 @@ from companion_core.runtime import (
     probe_isolation,
 )
 from companion_core.serving.assembly import default_ram_ceiling
-from companion_core.system.clock import wall_now
 
 __all__ = ["checks"]
 
@@ -95,16 +91,6 @@ def _version(distribution: str) -> str:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return ""
-
-
-def check_clock(situation: Situation, *, clock: Callable[[], float] = wall_now) -> Finding:
-    """Require that the clock was not set back before the latest time seen (I-18)."""
-    now = clock()
-    behind = ManifestMemory(situation.paths.manifest_memory).latest_time(now) - now
-    if behind > CLOCK_SKEW_SECONDS:
-        detail = f"the clock is {behind / 3600:.1f} hours behind the latest time seen"
-        return broken(Reason.MANIFEST_NOT_YET_VALID, detail)
-    return fine("not behind the latest time seen")
 
 
 def check_memory(situation: Situation) -> Finding:
@@ -272,7 +258,6 @@ def checks() -> tuple[Check, ...]:
         check(id="packages", title="packages", run=check_packages),
         check(id="extra.uvloop", title="uvloop", run=fast),
         check(id="extra.httptools", title="httptools", run=second),
-        check(id="clock", title="clock", run=check_clock, needs=(ACCESS,)),
         check(id="temporary", title="temporary folder", run=check_temporary),
         check(id="memory", title="memory", run=check_memory),
         check(id="ceilings", title="ceilings", run=check_ceilings),

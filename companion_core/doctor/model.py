@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
 
-from companion_core.authority.manifest_fetch import ManifestMemory, fetch_manifest
+from companion_core.authority.current_manifest import current_manifest
+from companion_core.authority.manifest_memory import ManifestMemory
+from companion_core.authority.personal_manifest import claimed_ids
 from companion_core.decisions.integrity import ModelSpec, parse_model_spec
-from companion_core.decisions.manifest import Manifest
 from companion_core.doctor.checks import Check, Situation
 from companion_core.doctor.configuration import require_config
 from companion_core.doctor.findings import Finding, Section, broken, fine, skipped
@@ -28,31 +28,29 @@ _DAY: Final = 86400
 _STORED = re.compile(r"[0-9a-f]{64}")
 
 
-class _Glance(ManifestMemory):
-    """Reads the memory of earlier manifests, and adds nothing to it."""
-
-    def record(self, trusted_keys: Sequence[str], manifest: Manifest, wall_now: float) -> None:
-        """Write nothing: the doctor looks at a manifest and does not accept it."""
-
-
 def check_manifest(situation: Situation) -> Finding:
     """Fetch the manifest from its configured address, and judge it as a start would (I-02)."""
     config = require_config(situation)
+    if config.manifest is None:
+        return skipped(Reason.MANIFEST_UNAVAILABLE, "no publisher's manifest is configured")
     now = wall_now()
-    manifest = fetch_manifest(
+    current = current_manifest(
         config.manifest.url,
         egress=situation.egress,
         context=build_tls_context(config.network.extra_ca_file),
         trusted_keys=config.manifest.trusted_keys,
-        memory=_Glance(situation.paths.manifest_memory),
+        memory=ManifestMemory.of(situation.paths, remember=False),  # it looks, and accepts nothing
         wall_now=now,
         cancelled=situation.cancelled,
     )
-    situation.manifest = manifest
+    situation.manifest = manifest = current.manifest
     days = (manifest.expires - now) / _DAY
     about = f"version {manifest.version}, signed by a trusted key, {days:.1f} days left"
-    if not any(model.id == config.model.id for model in manifest.models):
-        return broken(Reason.MODEL_NOT_IN_MANIFEST, f"{about}; it has no {config.model.id}")
+    if current.is_stored:
+        about += "; the stored one, because its host does not answer"
+    wanted, own = config.model_id, claimed_ids(situation.paths.own_manifest)
+    if wanted not in {*own, *(model.id for model in manifest.models)}:
+        return broken(Reason.MODEL_NOT_IN_MANIFEST, f"{about}; it has no {wanted}")
     return fine(f"{about}, {len(manifest.models)} models")
 
 
@@ -89,7 +87,7 @@ def _configured(situation: Situation) -> str:
     """Say whether the configured model is among them, as far as the manifest is known."""
     if situation.config is None or situation.manifest is None:
         return ""
-    wanted = situation.config.model.id
+    wanted = situation.config.model_id
     files = [f for model in situation.manifest.models if model.id == wanted for f in model.files]
     missing = [f for f in files if not (situation.paths.models / f.sha256).exists()]
     return f"; {wanted} is {'not all there' if missing else 'among them'}"

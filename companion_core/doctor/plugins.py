@@ -15,6 +15,7 @@ from companion_core.doctor.findings import Finding, Row, Section, Status, broken
 from companion_core.errors import Reason
 from companion_core.plugin_host import find_plugins, require_reachable
 from companion_core.runtime import EMBEDDED, prove_binary
+from companion_core.serving.assembly import choose_interpreter
 
 __all__ = ["checks"]
 
@@ -115,11 +116,12 @@ def check_binary(situation: Situation) -> Finding:
         offered = {path for path, _, _ in _answer(situation, "runtime")["binaries"]}
         if EMBEDDED not in offered:
             return broken(Reason.RUNTIME_NOT_FOUND, "set runtime.binary")
-        prove_binary(EMBEDDED)
+        interpreter = choose_interpreter(situation.config, situation.egress)
+        prove_binary(EMBEDDED, interpreter=interpreter)
         plugin = _answer(situation, "runtime")["plugin"]
         for found in find_plugins():
             if found.name == plugin:
-                require_reachable(situation.egress, found.distribution, found.site)
+                require_reachable(situation.egress, found.distribution, found.site, interpreter)
         return fine("embedded: a module of the plugin, whose files are hashed")
     prove_binary(binary, section.binary_sha256)
     return fine(f"{binary}: nobody else can replace it, and it is the one recorded")

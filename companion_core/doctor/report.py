@@ -17,6 +17,7 @@ from companion_core.doctor import (
     machine,
     model,
     plugins,
+    remembered,
     running,
     state,
 )
@@ -32,6 +33,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     *state.checks(),
     *leftovers.checks(),
     *machine.checks(),
+    *remembered.checks(),
     *plugins.checks(),
     *model.checks(),
     state.room(),

@@ -193,7 +193,11 @@ PROBES: Final[Mapping[str, tuple[Probe, ...]]] = MappingProxyType(
             Probe("no limits", lambda: evaluate_resources(None, None), Reason.MALFORMED_LIMITS),
         ),
         "I-13": (
-            Probe("a fifth account", lambda: require_account("other"), Reason.ACCOUNT_UNKNOWN),
+            Probe(
+                "an unlisted account",
+                lambda: require_account("other"),
+                Reason.ACCOUNT_UNKNOWN,
+            ),
             Probe(
                 "too long a secret",
                 lambda: require_secret("x" * (MAX_SECRET_BYTES + 1)),

@@ -31,8 +31,8 @@ ACCESS: Final = "state-access"
 REPAIR: Final = "companion doctor --repair"
 ROOM_BYTES: Final = 64 * 1024 * 1024
 _SHOWN: Final = 5
-# Stored models, parts of downloads, and logs; each other file has one fixed name.
-_MADE: Final = re.compile(rf"[0-9a-f]{{64}}|{KEPT_NAMES}|[a-z]+\.log(\.1)?")
+# Stored models and manifests, parts of downloads, and logs; each other file has one fixed name.
+_MADE: Final = re.compile(rf"[0-9a-f]{{64}}(\.json)?|memory\.json|{KEPT_NAMES}|[a-z]+\.log(\.1)?")
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _OTHERS: Final = 0o077
 _OWNER: Final = 0o700
@@ -123,7 +123,8 @@ def shown(path: Path) -> str:
 def _entries(paths: InstancePaths) -> Iterator[_Entry]:
     """Yield the files that a companion makes in its state folder, but none that a runtime makes."""
     yield _entry(paths.root)
-    tops = [(paths.root / "instances", 1), (paths.models, 1), (paths.plugin_store, 0)]
+    tops = [(paths.root / "instances", 1), (paths.models, 1)]
+    tops += [(paths.manifests, 1), (paths.plugin_store, 0)]
     for top, depth in tops:
         if os.path.lexists(top):
             yield from _below(top, depth)
@@ -202,7 +203,7 @@ def _missing_bytes(situation: Situation) -> int:
     if config is None or manifest is None:
         return 0
     files = [
-        file for model in manifest.models if model.id == config.model.id for file in model.files
+        file for model in manifest.models if model.id == config.model_id for file in model.files
     ]
     models = situation.paths.models
     return sum(

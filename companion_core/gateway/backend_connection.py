@@ -3,10 +3,11 @@
 A backend may close an idle connection at any time, so a request can meet that end. Such a
 request is sent once more, on a new connection, if all of this holds; otherwise it has failed:
 
-* The connection had waited for it. One that was made for a request is not closed for idleness.
+* It is the first copy.
 * No byte of an answer came.
-* It is a health check, which asked twice does no more than once (RFC 9110 section 9.2.2); or
-  the backend cannot have read all of it (`unread`), so no model work has begun.
+* The backend cannot have read all of it (`unread`), so no model work has begun; or it is a health
+  check on a connection that had waited for it, since a check that is asked twice does no more than
+  once (RFC 9110 section 9.2.2).
 
 No request follows one that the backend had not read when it answered: it might take the rest of
 the one for the start of the other (RFC 9112 section 9.3 has it read all of a request or close).
@@ -31,8 +32,9 @@ __all__ = ["BackendConnection", "ConnectionOwner"]
 
 MAX_RESPONSE_HEAD_BYTES: Final = 64 * 1024
 MAX_REMEMBERED_HEAD: Final = 2048
-# A backend that shuts a connection down closes it at once; a busy machine takes longer.
-CLOSE_SECONDS: Final = 0.1
+# A backend that shuts a connection down closes it at once; on a busy machine it may have to wait
+# for its turn in between. It can answer no more, so only its end can still come.
+CLOSE_SECONDS: Final = 5.0
 LOOK_SECONDS: Final = 0.005
 _FIRST_FINAL_STATUS: Final = 200
 _SWITCHING_PROTOCOLS: Final = 101
@@ -133,12 +135,14 @@ class BackendConnection(asyncio.Protocol):
         self.idle_since = self.idle_until = 0.0
         self.waited = False
 
-    def send(self, sink: Sink, request: bytes, *, check: bool = False) -> None:
+    def send(
+        self, sink: Sink, request: bytes, *, check: bool = False, second: bool = False
+    ) -> None:
         """Write a whole request and hand its answer to `sink`; see `Outgoing`."""
         self._sink = sink
         self._head = None
         self._check = check
-        if self.waited:
+        if not second:
             self._again = request
         self.transport.write(request)
 
@@ -208,8 +212,12 @@ class BackendConnection(asyncio.Protocol):
             sink.response_ended(self._pool.now())
         elif again and not self._pool.closed_for_good:
             self._pool.learn_end(self)
-            if self._check or self._unread or (exc is not None and never_read(self.transport, exc)):
-                self._pool.connect_and_send(Outgoing(sink, again, self._check))
+            if (
+                (self._check and self.waited)
+                or self._unread
+                or (exc is not None and never_read(self.transport, exc))
+            ):
+                self._pool.connect_and_send(Outgoing(sink, again, self._check, second=True))
             else:
                 sink.response_failed()
         else:

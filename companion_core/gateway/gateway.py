@@ -218,6 +218,10 @@ class Gateway:
         """Return how many requests run and wait."""
         return self.context.queue.snapshot()
 
+    def answers_by_reason(self) -> dict[Reason, int]:
+        """Return how many answers there were so far, for each reason."""
+        return self.context.metrics.totals()
+
     def metrics_text(self) -> str:
         """Return the counters as Prometheus text: by reason and path, never by content (I-15)."""
         context = self.context

@@ -60,11 +60,13 @@ class Outgoing(NamedTuple):
 
     Attributes:
         check: it is a health check: it may be asked twice, and its connection ends with it.
+        second: it was sent before, and is not sent a third time.
     """
 
     sink: Sink
     request: bytes
     check: bool = False
+    second: bool = False
 
 
 class Downstream(Protocol):

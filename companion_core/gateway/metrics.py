@@ -42,6 +42,13 @@ class RequestMetrics:
         row[bisect_left(BUCKETS, seconds)] += 1
         row[-1] += seconds
 
+    def totals(self) -> dict[Reason, int]:
+        """Return how many answers there were for each reason."""
+        totals: dict[Reason, int] = {}
+        for (_, reason), (*counts, _seconds) in self._rows.items():
+            totals[reason] = totals.get(reason, 0) + int(sum(counts))
+        return totals
+
     def text(self, admission: AdmissionSnapshot, connections: int) -> str:
         """Return what `companion metrics` prints."""
         lines = [

@@ -219,7 +219,9 @@ class BackendPool:
             self.unused = connection
         elif first[0].sink.upstream_bound(connection):
             outgoing = first.pop()
-            connection.send(outgoing.sink, outgoing.request, check=outgoing.check)
+            connection.send(
+                outgoing.sink, outgoing.request, check=outgoing.check, second=outgoing.second
+            )
         else:
             first.clear()
             loop.call_soon(self.keep, connection, self.now())

@@ -39,6 +39,8 @@ Progress = Callable[[int, int], None]
 _CUT_OFF: Final = frozenset({Reason.DOWNLOAD_FAILED, Reason.INTERRUPTED})
 _WRONG_BYTES: Final = frozenset({Reason.DIGEST_MISMATCH, Reason.SIZE_MISMATCH})
 _NEVER: Final = threading.Event()
+_AT_ONCE: Final = threading.Event()
+_AT_ONCE.set()
 
 
 def _hold_nothing(_descriptor: int, _pause: Callable[[float], object]) -> bool:
@@ -226,28 +228,34 @@ class ModelStore:
         spec = file.spec
         path = self._folder / spec.sha256
         prover = Prover(spec, transfer.cancelled, self._hold)
-        with _disk_errors(), lock_folder(self._folder, transfer.cancelled):
+        with _disk_errors():
+            self._tidy(wanted)
+            # A stored file is only read, so as many companions as there are prove it at once.
+            proof = _prove_stored(path, prover)
+            if proof is None:
+                with lock_folder(self._folder, transfer.cancelled):
+                    proof = self._reuse(path, prover)  # another may have brought it meanwhile
+                    if proof is None:
+                        proof = self._fetch(prover, file.urls, transfer, wanted)
+                        return ProvedFile(file.name, spec, str(path), proof)
+            transfer.advance(spec.size)
+        return ProvedFile(file.name, spec, str(path), proof)
+
+    def _tidy(self, wanted: Collection[str]) -> None:
+        """Remove parts of downloads that nobody will go on with, unless another writes now."""
+        with contextlib.suppress(CompanionError), lock_folder(self._folder, _AT_ONCE):
             for left in split_kept(self._folder, now=wall_now(), wanted=wanted)[1]:
                 left.unlink(missing_ok=True)
-            proof = self._reuse(path, prover)
-            if proof is None:
-                proof = self._fetch(prover, file.urls, transfer, wanted)
-            else:
-                transfer.advance(spec.size)
-        return ProvedFile(file.name, spec, str(path), proof)
 
     def _reuse(self, path: Path, prover: Prover) -> Proof | None:
         """Return the proof of a stored file that is still right, or remove one that is wrong.
 
         A file that another program writes to is neither: it stays, and nothing is fetched.
         """
-        if not os.path.lexists(path):
-            return None
-        try:
-            return prover.prove(path)
-        except Refused:
-            path.unlink()
-            return None
+        proof = _prove_stored(path, prover)
+        if proof is None:
+            path.unlink(missing_ok=True)
+        return proof
 
     def _fetch(
         self, prover: Prover, urls: Sequence[SourceUrl], transfer: Transfer, wanted: Collection[str]
@@ -292,6 +300,16 @@ class ModelStore:
             if not (sound and partial.worth_keeping):
                 with contextlib.suppress(OSError):
                     partial.remove()
+
+
+def _prove_stored(path: Path, prover: Prover) -> Proof | None:
+    """Return the proof of a stored file; None if there is none, or it is wrong."""
+    if not os.path.lexists(path):
+        return None
+    try:
+        return prover.prove(path)
+    except Refused:
+        return None
 
 
 def _name(temporary: Path, path: Path, proof: Proof, prover: Prover) -> Proof:

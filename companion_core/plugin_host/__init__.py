@@ -7,16 +7,21 @@ modules stay private to the folder and to its tests.
 from __future__ import annotations
 
 from companion_core.plugin_host.calls import PLUGIN_REASONS, call_provider, call_provider_sync
-from companion_core.plugin_host.embedded import require_reachable
+from companion_core.plugin_host.embedded import (
+    ask_interpreter,
+    require_reachable,
+    search_packages_of,
+)
 from companion_core.plugin_host.host import (
     Chosen,
     ChosenRuntime,
     CorePlugin,
+    KeychainOptions,
     LoadedPlugins,
     load_plugins,
 )
 from companion_core.plugin_host.inventory import find_plugins
-from companion_core.plugin_host.pins import parse_digest, read_pins
+from companion_core.plugin_host.pins import check_pins, parse_digest, read_pins
 from companion_core.plugin_host.rules import (
     FoundPlugin,
     TrustRecord,
@@ -42,6 +47,7 @@ __all__ = [
     "ChosenRuntime",
     "CorePlugin",
     "FoundPlugin",
+    "KeychainOptions",
     "LoadedPlugins",
     "PluginState",
     "Role",
@@ -49,8 +55,10 @@ __all__ = [
     "TrustBook",
     "TrustRecord",
     "TrustStore",
+    "ask_interpreter",
     "call_provider",
     "call_provider_sync",
+    "check_pins",
     "choose_keychain",
     "find_plugins",
     "first_party_releases",
@@ -62,6 +70,7 @@ __all__ = [
     "rebuild_binaries",
     "record_of",
     "require_reachable",
+    "search_packages_of",
     "snapshot_provider",
     "survey_plugins",
 ]

@@ -14,9 +14,11 @@ from typing import Any, Final, TypeVar, cast
 
 from companion_core.errors import PluginFault, Reason
 from companion_core.providers import (
+    KEYCHAIN_REASONS,
     CannotPlan,
     DownloadFailed,
     KeychainUnavailable,
+    OptionInvalid,
     ProbeFailed,
     Redirect,
     ResumeRefused,
@@ -30,15 +32,7 @@ T = TypeVar("T")
 
 PLUGIN_REASONS: Final[Mapping[type[Exception], frozenset[Reason]]] = MappingProxyType(
     {
-        KeychainUnavailable: frozenset(
-            {
-                Reason.KEYCHAIN_ABSENT,
-                Reason.KEYCHAIN_LOCKED,
-                Reason.KEYCHAIN_REFUSED,
-                Reason.KEYCHAIN_TIMEOUT,
-                Reason.KEYCHAIN_UNTRUSTED,
-            }
-        ),
+        KeychainUnavailable: KEYCHAIN_REASONS,
         CannotPlan: frozenset(
             {
                 Reason.MALFORMED_LIMITS,
@@ -74,8 +68,8 @@ async def call_provider(plugin: str, function: Callable[..., T], *args: Any, sec
         seconds: the deadline; a call that misses it is abandoned.
 
     Raises:
-        KeychainUnavailable, CannotPlan, Redirect, ResumeRefused, DownloadFailed, ProbeFailed:
-            as the plugin raised them, rebuilt.
+        KeychainUnavailable, CannotPlan, Redirect, ResumeRefused, DownloadFailed, ProbeFailed,
+            OptionInvalid: as the plugin raised them, rebuilt.
         PluginFault: `plugin_call_failed` for any other exception and for a missed
             deadline; `plugin_result_invalid` for an awaitable or generator in place of a value.
     """
@@ -142,6 +136,8 @@ def _rebuilt(error: BaseException) -> Exception | None:
             if not _may_give(DownloadFailed, reason) or type(retryable) is not bool:
                 return None
             return DownloadFailed(reason, retryable)
+        case OptionInvalid(name=name):
+            return OptionInvalid(name) if type(name) is str and name.isidentifier() else None
         case Redirect(url=url):
             return Redirect(url) if type(url) is str else None
         case ResumeRefused():

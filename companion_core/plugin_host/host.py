@@ -7,11 +7,11 @@ others load. The core's own plugins are registered and selected like any other.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Final, Generic, TypeVar, cast
 
-from companion_core.errors import PluginFault, Reason
+from companion_core.errors import PluginFault, Reason, error_for
 from companion_core.hookspecs import AUTHORITY_GROUP, RUNTIME_GROUP
 from companion_core.plugin_host.calls import call_provider_sync
 from companion_core.plugin_host.imports import import_plugin
@@ -25,6 +25,8 @@ from companion_core.providers import (
     HealthChecker,
     HostInfo,
     Keychain,
+    OptionInvalid,
+    OptionValue,
     ResourceProbe,
     Spawner,
 )
@@ -33,6 +35,7 @@ __all__ = [
     "Chosen",
     "ChosenRuntime",
     "CorePlugin",
+    "KeychainOptions",
     "LoadedPlugins",
     "load_plugins",
 ]
@@ -56,6 +59,21 @@ class CorePlugin:
     plugin: object
     group: str = RUNTIME_GROUP
     only_by_name: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeychainOptions:
+    """What the person configured of a keychain.
+
+    Attributes:
+        name: of its plugin; None for the single trusted one.
+        values: handed to that plugin's hook, and to no other's.
+    """
+
+    name: str | None = None
+    values: Mapping[str, OptionValue] = field(
+        default_factory=lambda: MappingProxyType({}), repr=False
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,8 +109,12 @@ class LoadedPlugins:
     """Every plugin's state, and the providers of those that registered."""
 
     def __init__(
-        self, plugins: Sequence[PluginState], providers: Mapping[Role, Mapping[str, Snapshot]]
+        self,
+        plugins: Sequence[PluginState],
+        providers: Mapping[Role, Mapping[str, Snapshot]],
+        options: Mapping[str, OptionValue] = MappingProxyType({}),
     ) -> None:
+        self._options = options
         self._plugins = tuple(plugins)
         self._providers = {role: MappingProxyType(dict(providers[role])) for role in Role}
         self._selected: set[str] = set()
@@ -112,8 +134,17 @@ class LoadedPlugins:
         return self._providers[role]
 
     def select_keychain(self, configured: str | None) -> Chosen[Keychain]:
-        """Choose the keychain; see `selection.choose_keychain` for what it raises."""
+        """Choose the keychain; see `selection.choose_keychain` for what it raises.
+
+        Raises:
+            UsageError: `unknown_option`, [keychain.options] has a key that it does not know.
+        """
         chosen = self._take(Role.KEYCHAIN, choose_keychain(self._candidates(), configured))
+        known = chosen.provider.option_names
+        if unknown := sorted(set(self._options) - known):
+            names = ", ".join(f"keychain.options.{name}" for name in unknown)
+            knows = ", ".join(sorted(known)) or "none"
+            raise error_for(Reason.UNKNOWN_OPTION, f"{names}: {chosen.plugin} knows {knows}")
         return cast("Chosen[Keychain]", chosen)
 
     def select_runtime(self, configured: str | None) -> ChosenRuntime:
@@ -163,6 +194,7 @@ def load_plugins(
     first_party: FirstParty | None = None,
     path: Sequence[str] | None = None,
     load_seconds: float = LOAD_SECONDS,
+    keychain: KeychainOptions | None = None,
 ) -> LoadedPlugins:
     """Find the installed plugins, import the trusted ones and register what they provide.
 
@@ -177,8 +209,9 @@ def load_plugins(
         first_party: the releases to recognise; None is the table that ships with the core.
         path: the folders to search; None is `sys.path`.
         load_seconds: how long an import, a registration or a hook may take.
+        keychain: the options of the configured keychain.
     """
-    loader = _Loader(host_info, load_seconds)
+    loader = _Loader(host_info, load_seconds, keychain or KeychainOptions())
     for core in core_plugins:
         loader.add_core(core)
     surveyed = survey_plugins(
@@ -197,8 +230,9 @@ def load_plugins(
 class _Loader:
     """Loads plugins one by one, and collects a state and, if all is well, providers of each."""
 
-    def __init__(self, host: HostInfo, load_seconds: float) -> None:
+    def __init__(self, host: HostInfo, load_seconds: float, keychain: KeychainOptions) -> None:
         self._host = host
+        self._keychain = keychain
         self._load_seconds = load_seconds
         self._managers = sealed_managers()
         self._states: list[PluginState] = []
@@ -224,7 +258,7 @@ class _Loader:
     def finish(self) -> LoadedPlugins:
         for manager in self._managers.values():
             manager.seal()
-        return LoadedPlugins(self._states, self._providers)
+        return LoadedPlugins(self._states, self._providers, self._keychain.values)
 
     def _import(self, state: PluginState, plugin: FoundPlugin) -> PluginState:
         try:
@@ -252,8 +286,14 @@ class _Loader:
         return replace(state, state=State.REGISTERED, roles=frozenset(providers))
 
     def _ask(self, manager: SealedPluginManager, name: str, plugin: object, role: Role) -> Snapshot:
+        arguments: dict[str, object] = {"host": self._host}
+        if role is Role.KEYCHAIN:
+            configured = self._keychain.name in {None, name}
+            arguments["options"] = MappingProxyType(
+                dict(self._keychain.values) if configured else {}
+            )
         provider = self._contained(
-            Reason.PLUGIN_CALL_FAILED, name, manager.call_singly, plugin, role.hook, self._host
+            Reason.PLUGIN_CALL_FAILED, name, manager.call_singly, plugin, role.hook, arguments
         )
         snapshot = self._contained(
             Reason.PLUGIN_RESULT_INVALID, name, snapshot_provider, role, provider
@@ -272,5 +312,8 @@ class _Loader:
             if fault.reason is Reason.PLUGIN_CALL_FAILED:
                 raise PluginFault(reason, plugin, fault.detail) from None
             raise
+        except OptionInvalid as error:
+            detail = f"keychain.options.{error.name}"
+            raise PluginFault(Reason.UNKNOWN_OPTION, plugin, detail) from None
         except Exception:  # noqa: BLE001 - while loading, any exception is the plugin's fault
             raise PluginFault(reason, plugin) from None

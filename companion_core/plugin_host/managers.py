@@ -6,6 +6,7 @@ So no wrapper, ordering or alias is accepted, and each implementation is called 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import pluggy
@@ -17,7 +18,6 @@ from companion_core.hookspecs import (
     AuthorityHooks,
     RuntimeHooks,
 )
-from companion_core.providers import HostInfo
 
 __all__ = ["SealedPluginManager", "sealed_managers"]
 
@@ -80,10 +80,13 @@ class SealedPluginManager(pluggy.PluginManager):
         """Return the names of the hooks that `plugin` implements, sorted."""
         return tuple(sorted(caller.name for caller in self.get_hookcallers(plugin) or ()))
 
-    def call_singly(self, plugin: Any, hook: str, host: HostInfo) -> object:
-        """Return what `plugin` alone answers to `hook`; None when it answers nothing."""
+    def call_singly(self, plugin: Any, hook: str, arguments: Mapping[str, object]) -> object:
+        """Return what `plugin` alone answers to `hook`; None when it answers nothing.
+
+        An implementation takes those of the arguments that it names.
+        """
         others = [other for other in self.get_plugins() if other is not plugin]
-        answers = self.subset_hook_caller(hook, others)(host=host)
+        answers = self.subset_hook_caller(hook, others)(**arguments)
         return answers[0] if answers else None
 
 

@@ -18,7 +18,7 @@ from companion_core.errors import Reason, UsageError
 from companion_core.plugin_host.rules import PLUGIN_NAME, FoundPlugin, TrustRecord, record_of
 from companion_core.system.state_files import check_owned, open_ordinary
 
-__all__ = ["parse_digest", "parse_pins", "read_pins", "records_of_pinned"]
+__all__ = ["check_pins", "parse_digest", "parse_pins", "read_pins", "records_of_pinned"]
 
 _MAX_BYTES: Final = 1024 * 1024
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
@@ -48,12 +48,34 @@ def parse_pins(text: str | bytes) -> Mapping[str, str]:
         document = json.loads(text, object_pairs_hook=once)
     except RecursionError as error:
         raise ValueError("nested too deep") from error
-    if type(document) is not dict or not all(
-        PLUGIN_NAME.fullmatch(name) and type(digest) is str and _SHA256.fullmatch(digest)
-        for name, digest in document.items()
-    ):
+    if type(document) is not dict or not _are_pins(document):
         raise ValueError('not an object of names and digests: {"name": "64 hex digits"}')
     return MappingProxyType(document)
+
+
+def _are_pins(pins: Mapping[Any, Any]) -> bool:
+    return all(
+        type(name) is type(digest) is str
+        and PLUGIN_NAME.fullmatch(name)
+        and _SHA256.fullmatch(digest)
+        for name, digest in pins.items()
+    )
+
+
+def check_pins(pins: Mapping[str, str] | Path | str) -> Mapping[str, str]:
+    """Return what a product pins in a mapping, or in the file at a path.
+
+    Raises:
+        Refused: see `read_pins`.
+        UsageError: `configuration_invalid`.
+    """
+    if not isinstance(pins, Mapping):
+        return read_pins(pins)
+    copy = dict(pins)
+    if not _are_pins(copy):
+        what = "trusted_plugins: names, and 64 lower-case hex digits of each"
+        raise UsageError(Reason.CONFIGURATION_INVALID, what)
+    return MappingProxyType(copy)
 
 
 def read_pins(path: Path | str | None) -> Mapping[str, str]:

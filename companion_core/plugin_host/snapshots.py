@@ -61,6 +61,7 @@ class KeychainSnapshot:
     get: Callable[[str], str | None]
     set: Callable[[str, str], None]
     delete: Callable[[str], None]
+    option_names: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +160,11 @@ def _names(value: Any) -> frozenset[str] | None:
     return value if fits else None
 
 
+def _optional_names(value: Any) -> frozenset[str] | None:
+    """Read names that a provider may lack."""
+    return frozenset() if value is None else _names(value)
+
+
 def _channels(value: Any) -> frozenset[str] | None:
     names = _names(value)
     return names if names and names <= CHANNELS else None
@@ -169,7 +175,7 @@ def _path(value: Any) -> str | None:
 
 
 def _help_arguments(value: Any) -> tuple[str, ...] | None:
-    """Read the only attribute that a spawner may lack."""
+    """Read an attribute that a spawner may lack."""
     if value is None:
         return ()
     if type(value) is not tuple or len(value) > MAX_HELP_ARGUMENTS:
@@ -183,7 +189,13 @@ _SEAMS: Final[Mapping[Role, tuple[Callable[..., Snapshot], Mapping[str, Callable
         {
             Role.KEYCHAIN: (
                 KeychainSnapshot,
-                {"status": _method, "get": _method, "set": _method, "delete": _method},
+                {
+                    "status": _method,
+                    "get": _method,
+                    "set": _method,
+                    "delete": _method,
+                    "option_names": _optional_names,
+                },
             ),
             Role.SPAWN: (
                 SpawnerSnapshot,

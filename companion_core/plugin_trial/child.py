@@ -3,8 +3,9 @@
     python -P -m companion_core.plugin_trial.child < REQUEST > REPORT
 
 REQUEST is a JSON object: the `records` of trust, the `names` that may load, the configured
-`runtime` and `keychain`; `check`, a plugin to run the conformance kit on, or null; and `ask`,
-the keychain scope for which the selected providers are asked what they find here, or null.
+`runtime`, `keychain` and `keychain_options`; `check`, a plugin to run the conformance kit on, or
+null; and `ask`, the keychain scope for which the selected providers are asked what they find here,
+or null.
 REPORT says how far each plugin got. The child is not a sandbox: a plugin has the person's
 rights here too, and could forge its own report.
 """
@@ -21,7 +22,7 @@ from typing import Any, NoReturn
 from companion_core.egress.refusing import RefusingEgress
 from companion_core.egress.tls_context import build_tls_context
 from companion_core.errors import CompanionError, Reason
-from companion_core.plugin_host import LoadedPlugins, PluginState, TrustRecord
+from companion_core.plugin_host import KeychainOptions, LoadedPlugins, PluginState, TrustRecord
 from companion_core.plugin_trial.provider_answers import ask_providers
 from companion_core.serving.assembly import load_every_plugin
 from companion_core.testing.plugin_kit import check_plugin
@@ -33,7 +34,14 @@ def report_on(request: Mapping[str, Any]) -> dict[str, Any]:
     """Load what the request names, and return the report."""
     os.environ["COMPANION_PLUGINS"] = ",".join(request["names"])
     records = {row["name"]: TrustRecord(**row) for row in request["records"]}
-    loaded = load_every_plugin(RefusingEgress(), lambda: build_tls_context(None), records)
+    loaded = load_every_plugin(
+        RefusingEgress(),
+        lambda: build_tls_context(None),
+        records,
+        keychain=KeychainOptions(
+            name=request["keychain"], values=request.get("keychain_options", {})
+        ),
+    )
     selected = dict(_select(loaded, request))
     report: dict[str, Any] = {
         "plugins": [_row(plugin, selected) for plugin in loaded.plugins],

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
 from typing import Any, Final
 
 from companion_core.egress.interface import Egress
 from companion_core.errors import Reason
 from companion_core.plugin_host import State, TrustRecord
+from companion_core.providers import OptionValue
+from companion_core.system.interpreter import running_interpreter
 from companion_core.system.stop_signals import stop_signals_wait
 
 __all__ = ["CHECK_SECONDS", "LOAD_SECONDS", "Trial", "row_of"]
@@ -33,12 +35,16 @@ class Trial:
         records: the trust that the child applies.
         runtime: the configured runtime, from which the child tells what would be selected.
         keychain: the configured keychain, for the same purpose.
+        keychain_options: what the configuration has for it.
     """
 
     egress: Egress
     records: Sequence[TrustRecord]
     runtime: str | None = None
     keychain: str | None = None
+    keychain_options: Mapping[str, OptionValue] = field(
+        default_factory=lambda: MappingProxyType({}), repr=False
+    )
 
     def run(
         self,
@@ -61,6 +67,7 @@ class Trial:
             "names": list(names),
             "runtime": self.runtime,
             "keychain": self.keychain,
+            "keychain_options": dict(self.keychain_options),
             "check": check,
             "ask": ask,
         }
@@ -72,7 +79,7 @@ class Trial:
             try:
                 with stop_signals_wait():
                     child = self.egress.start_process(
-                        [sys.executable, "-P", "-m", _MODULE],
+                        [running_interpreter().program, "-P", "-m", _MODULE],
                         env=os.environ,
                         stdin=question,
                         stdout=answer,

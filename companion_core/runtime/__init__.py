@@ -9,7 +9,7 @@ from companion_core.runtime.isolation import (
     probe_isolation,
 )
 from companion_core.runtime.liveness import computes_a_token
-from companion_core.runtime.process.binary import EMBEDDED, prove_binary
+from companion_core.runtime.process.binary import EMBEDDED, check_unreplaceable, prove_binary
 from companion_core.runtime.process.handle import describe_exit
 from companion_core.runtime.process.output import quote
 from companion_core.runtime.process.reclaim import left_behind, reclaim, start_folders
@@ -36,6 +36,7 @@ __all__ = [
     "Supervisor",
     "TierState",
     "available_memory",
+    "check_unreplaceable",
     "computes_a_token",
     "descendants",
     "describe_exit",

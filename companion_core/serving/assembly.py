@@ -6,7 +6,7 @@ import os
 import ssl
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -14,7 +14,7 @@ from typing import Final
 from companion_core import __version__
 from companion_core.authority import memory_keychain
 from companion_core.config.paths import InstancePaths
-from companion_core.config.reader import Config
+from companion_core.config.sections import Config
 from companion_core.decisions.isolation import Tier, choose_tier
 from companion_core.decisions.restart import Size
 from companion_core.decisions.verdict import Verdict
@@ -28,23 +28,34 @@ from companion_core.plugin_host import (
     Chosen,
     ChosenRuntime,
     CorePlugin,
+    KeychainOptions,
     LoadedPlugins,
     TrustRecord,
     TrustStore,
+    ask_interpreter,
     call_provider_sync,
     load_plugins,
     parse_narrow,
     read_pins,
     rebuild_binaries,
     require_reachable,
+    search_packages_of,
 )
 from companion_core.providers import API_VERSION, HostInfo, Keychain, ResourceLimits
-from companion_core.runtime import StartSpec, probe_isolation, process_probe
+from companion_core.runtime import (
+    StartSpec,
+    check_unreplaceable,
+    probe_isolation,
+    process_probe,
+)
+from companion_core.system.cores import physical_cores
+from companion_core.system.interpreter import Interpreter, running_interpreter
 
 __all__ = [
     "AuthorityProviders",
     "RuntimeProviders",
     "assemble",
+    "choose_interpreter",
     "default_ram_ceiling",
     "load_every_plugin",
 ]
@@ -68,12 +79,14 @@ class RuntimeProviders:
         binary: "embedded" or the configured absolute path.
         limits: as configured, with the default for memory filled in.
         tier: how runtimes are confined here.
+        interpreter: the Python that runs what is started.
     """
 
     chosen: ChosenRuntime
     binary: str
     limits: ResourceLimits
     tier: Tier
+    interpreter: Interpreter = field(default_factory=running_interpreter)
 
     def start_spec(
         self, config: Config, paths: InstancePaths, model: VerifiedModel, size: Size
@@ -94,11 +107,12 @@ class RuntimeProviders:
             record_path=paths.runtime_record,
             limits=self.limits,
             parallel=size.parallel,
-            threads=section.threads,
+            threads=section.threads or physical_cores(),
             context_length=size.context_length,
             options=section.options,
             tier=self.tier,
             allow_open_backend=section.unsafe_open_backend,
+            interpreter=self.interpreter,
         )
 
 
@@ -120,21 +134,25 @@ def assemble(
 
     Raises:
         CompanionError: no plugin fills a role, or several do and none was named; the trust store
-            cannot be read.
+            cannot be read; no interpreter runs what is started.
     """
+    interpreter = choose_interpreter(config, egress)
+    search_packages_of(interpreter)
     loaded = load_every_plugin(
         egress,
         lambda: context,
         TrustStore(plugin_store).read().trusted,
         {**read_pins(config.plugins.pins_file), **pins},
+        KeychainOptions(name=config.keychain.name, values=config.keychain.options),
     )
     chosen = loaded.select_runtime(config.runtime.name)
     keychain = loaded.select_keychain(config.keychain.name)
     runtime = RuntimeProviders(
         chosen=chosen,
-        binary=_choose_binary(config, chosen, egress),
+        binary=_choose_binary(config, chosen, egress, interpreter),
         limits=_fill_limits(config),
         tier=_choose_tier(config, egress),
+        interpreter=interpreter,
     )
     return AuthorityProviders(keychain=keychain), runtime
 
@@ -144,6 +162,7 @@ def load_every_plugin(
     context_factory: Callable[[], ssl.SSLContext],
     trusted: Mapping[str, TrustRecord],
     pins: Mapping[str, str] = MappingProxyType({}),
+    keychain: KeychainOptions | None = None,
 ) -> LoadedPlugins:
     """Load the core's own plugins and the installed ones that are trusted."""
     downloads = HttpsDownloadPlugin(HttpsDownloader(egress, context_factory))
@@ -158,15 +177,35 @@ def load_every_plugin(
         ],
         trusted=trusted,
         pins=pins,
+        keychain=keychain,
         narrow=parse_narrow(os.environ.get("COMPANION_PLUGINS")),
     )
 
 
-def _choose_binary(config: Config, chosen: ChosenRuntime, egress: Egress) -> str:
+def choose_interpreter(config: Config | None, egress: Egress) -> Interpreter:
+    """Return the configured interpreter, proved, or the one that runs this code. Blocking.
+
+    Raises:
+        EnvironmentUnavailable: `interpreter_missing`.
+        Refused: `runtime_unsafe`, others can replace the configured one.
+    """
+    program = None if config is None else config.runtime.interpreter
+    if program is None:
+        return running_interpreter()
+    if not os.path.isfile(program):  # noqa: PTH113 - a path from the configuration
+        raise EnvironmentUnavailable(Reason.INTERPRETER_MISSING, program)
+    for name in (program, os.path.realpath(program)):
+        check_unreplaceable(Path(name))
+    return ask_interpreter(egress, program)
+
+
+def _choose_binary(
+    config: Config, chosen: ChosenRuntime, egress: Egress, interpreter: Interpreter
+) -> str:
     """Return the configured program, else the embedded one; nothing is taken from PATH."""
     binary = _find_binary(config, chosen)
     if binary == EMBEDDED and chosen.site:
-        require_reachable(egress, chosen.distribution, chosen.site)
+        require_reachable(egress, chosen.distribution, chosen.site, interpreter)
     return binary
 
 

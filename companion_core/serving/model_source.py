@@ -1,26 +1,23 @@
 """From an id to a verified model whose files are held by leases (I-01, I-02, I-04).
 
-The manifest is fetched anew each time. A model that was handed out stays held until it is closed,
+The manifest is fetched anew each time; while its host is silent, the accepted one serves until it
+expires. A model that was handed out stays held until it is closed,
 so two may be held at once: the one that serves, and the one that is to follow it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ssl
-from collections.abc import Callable
+from datetime import UTC, datetime
 
-from companion_core.authority.manifest_fetch import ManifestMemory, fetch_manifest
 from companion_core.config.paths import InstancePaths
-from companion_core.config.reader import Config
-from companion_core.decisions.manifest import Manifest, ManifestModel
-from companion_core.egress.interface import Egress
 from companion_core.errors import Reason, Refused, error_for
 from companion_core.models.lease import FileLeases
 from companion_core.models.store import ModelStore, VerifiedModel
 from companion_core.serving.assembly import RuntimeProviders
+from companion_core.serving.model_lists import FoundModel, ModelLists
+from companion_core.serving.status import ManifestStatus
 from companion_core.serving.step import OnStep, Step, amount
-from companion_core.system.clock import wall_now
 from companion_core.system.tasks import run_in_worker
 
 __all__ = ["HeldModel", "ModelSource"]
@@ -80,34 +77,25 @@ class HeldModel:
 
 
 class ModelSource:
-    """Obtains the models of one configuration's manifest; for one event loop.
+    """Obtains the models that the lists vouch for; for one event loop.
 
     Args:
-        config: says where the manifest is and which keys are trusted.
-        paths: of the instance: its store, and what is remembered of manifests.
-        egress: the doorway to the machine.
-        context: how servers are verified.
+        lists: that vouch for models.
+        paths: of the instance: its store.
         runtime: the providers, of which one downloads and one knows which formats it runs.
-        clock: seconds of the wall clock, by which a manifest expires.
     """
 
     def __init__(
         self,
-        config: Config,
+        lists: ModelLists,
         paths: InstancePaths,
-        egress: Egress,
-        context: ssl.SSLContext,
         runtime: RuntimeProviders,
-        *,
-        clock: Callable[[], float] = wall_now,
     ) -> None:
-        self._config = config
+        self._lists = lists
         self._paths = paths
-        self._egress = egress
-        self._context = context
         self._chosen = runtime.chosen
-        self._clock = clock
         self._held: set[HeldModel] = set()
+        self._found: FoundModel | None = None
 
     async def obtain(self, model_id: str, on_step: OnStep) -> HeldModel:
         """Fetch the manifest, then the model; return when every file of it is proved.
@@ -119,9 +107,10 @@ class ModelSource:
         Raises:
             CompanionError: nothing new is held.
         """
-        manifest = await self._fetch_manifest()
-        on_step(Step("manifest", f"version {manifest.version}: signed by a trusted key, unexpired"))
-        model = _find_model(manifest, model_id)
+        found = await run_in_worker(lambda cancelled: self._lists.find(model_id, cancelled))
+        self._found = found
+        on_step(Step("manifest", _about(found)))
+        model = found.model
         if model.format not in self._chosen.spawn.provider.formats:
             raise error_for(Reason.MODEL_FORMAT_UNSUPPORTED)
         self._held = {held for held in self._held if not held.closed}
@@ -129,34 +118,41 @@ class ModelSource:
         self._held.add(held)
         held.leases.open()
         try:
-            held.take_proof(await self._stage(model, manifest, held.leases, on_step))
+            held.take_proof(await self._stage(found, held.leases, on_step))
             on_step(_proved(held.model))
         except BaseException:
             held.close()
             raise
         return held
 
+    def manifest_status(self) -> ManifestStatus | None:
+        """Say which manifest was used last."""
+        found = self._found
+        if found is None:
+            return None
+        manifest, current = found.manifest, found.publisher
+        if current is None:
+            moment = datetime.fromtimestamp(manifest.issued, UTC)
+            return ManifestStatus(version=manifest.version, source="own", fetched_at=moment)
+        return ManifestStatus(
+            version=manifest.version,
+            source="stored" if current.is_stored else "fetched",
+            fetched_at=datetime.fromtimestamp(current.fetched_at, UTC),
+        )
+
+    @property
+    def vouched_by(self) -> str | None:
+        """Who vouches for the model that was obtained last: "you" or "publisher"."""
+        return None if self._found is None else self._found.vouched_by.value
+
     def close(self) -> None:
         """Close every model that was handed out; no runtime may have one open."""
         for held in self._held:
             held.close()
 
-    async def _fetch_manifest(self) -> Manifest:
-        return await run_in_worker(
-            lambda cancelled: fetch_manifest(
-                self._config.manifest.url,
-                egress=self._egress,
-                context=self._context,
-                trusted_keys=self._config.manifest.trusted_keys,
-                memory=ManifestMemory(self._paths.manifest_memory),
-                wall_now=self._clock(),
-                cancelled=cancelled,
-            )
-        )
+    async def _stage(self, found: FoundModel, leases: FileLeases, on_step: OnStep) -> VerifiedModel:
+        model, manifest = found.model, found.manifest
 
-    async def _stage(
-        self, model: ManifestModel, manifest: Manifest, leases: FileLeases, on_step: OnStep
-    ) -> VerifiedModel:
         def resumes(done: int, total: int) -> str:
             return f"{model.id}: goes on after {amount(done, total)}"
 
@@ -174,11 +170,16 @@ class ModelSource:
         )
 
 
-def _find_model(manifest: Manifest, model_id: str) -> ManifestModel:
-    for model in manifest.models:
-        if model.id == model_id:
-            return model
-    raise Refused(Reason.MODEL_NOT_IN_MANIFEST)
+def _about(found: FoundModel) -> str:
+    current = found.publisher
+    if current is None:
+        return f"version {found.manifest.version}: your own list, signed by your key, unexpired"
+    about = f"version {current.manifest.version}: signed by a trusted key, unexpired"
+    if not current.is_stored:
+        return about
+    moment = datetime.fromtimestamp(current.fetched_at, UTC)
+    why = f" ({current.unreachable})" if current.unreachable else ""
+    return f"{about}; the stored one of {moment:%Y-%m-%d %H:%M} UTC: its host does not answer{why}"
 
 
 def _proved(model: VerifiedModel) -> Step:

@@ -14,6 +14,7 @@ from typing import Final
 from companion_core.decisions.availability import evaluate_availability
 from companion_core.decisions.verdict import Verdict
 from companion_core.errors import CompanionError, Reason, Refused
+from companion_core.serving.events import Event, EventKind, Tell
 from companion_core.serving.model_source import HeldModel
 from companion_core.serving.serving import Serving
 from companion_core.serving.step import OnStep, Step
@@ -33,6 +34,7 @@ class ServedModel:
         on_step: hears what happens outside a swap.
         hurry: once it is set, a drain no longer waits for running answers.
         on_unwatched: called when nothing serves and nothing will be started again.
+        tell: hears that the model was lost to another program.
     """
 
     def __init__(
@@ -43,12 +45,14 @@ class ServedModel:
         on_step: OnStep,
         hurry: asyncio.Event,
         on_unwatched: Callable[[], None],
+        tell: Tell = lambda _event: None,
     ) -> None:
         self._serving = serving
         self._held = held
         self._on_step = on_step
         self._hurry = hurry
         self._on_unwatched = on_unwatched
+        self._tell = tell
         self._watch: asyncio.Task[None] | None = None
         self._drained_by: float | None = None
 
@@ -181,7 +185,15 @@ class ServedModel:
     async def _give_up(self) -> None:
         """End the runtime that has the model open, before the writer gets in."""
         await self._stop()
-        self._on_step(Step("stopped", "another program opened the model for writing"))
+        text = "another program opened the model for writing"
+        self._on_step(Step("stopped", text))
+        lost = Event(
+            kind=EventKind.MODEL_LOST,
+            text=text,
+            reason=Reason.DIGEST_MISMATCH,
+            model=self.model_id,
+        )
+        self._tell(lost)
 
     def _on_watch_end(self, watch: asyncio.Task[None]) -> None:
         """Stop rather than serve unwatched; `unwatch` raises what ended the watch."""

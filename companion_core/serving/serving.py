@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Final
 
 from companion_core.config.paths import InstancePaths
-from companion_core.config.reader import Config
+from companion_core.config.sections import Config
 from companion_core.decisions.availability import AvailabilityFacts
 from companion_core.decisions.descriptors import share_descriptors
 from companion_core.decisions.lifecycle import State, can_serve_inference
@@ -34,6 +34,7 @@ from companion_core.runtime import (
 )
 from companion_core.serving.assembly import RuntimeProviders
 from companion_core.serving.backend_at_gateway import BackendAtGateway
+from companion_core.serving.events import Tell
 from companion_core.serving.runtime_health import RuntimeHealth
 from companion_core.serving.status import GatewayStatus, RuntimeStatus, ServingStatus
 from companion_core.serving.watchdog import Timing, Watchdog
@@ -71,6 +72,7 @@ class Serving:
         token: Secret,
         egress: Egress,
         timing: Timing | None = None,
+        tell: Tell = lambda _event: None,
     ) -> None:
         self._config = config
         self._paths = paths
@@ -82,7 +84,7 @@ class Serving:
         self.gateway = Gateway(
             GatewaySettings(
                 token=token,
-                model_id=config.model.id,
+                model_id=config.model_id,
                 port=section.port,
                 requests_per_minute=section.requests_per_minute,
                 max_in_flight=section.max_in_flight,
@@ -118,7 +120,8 @@ class Serving:
             parallel=section.max_in_flight, context_length=config.runtime.context_length
         )
         self._timing = Timing() if timing is None else timing
-        self.watchdog = Watchdog(self, self._timing, clock=self._clock)
+        self._tell = tell
+        self.watchdog = Watchdog(self, self._timing, clock=self._clock, tell=tell)
 
     # --- what the gateway asks before each request; both answers are ready ----------------
 
@@ -232,7 +235,7 @@ class Serving:
     def begin_anew(self, size: Size) -> None:
         """Begin with another model or size; how often the runtime before ended no longer counts."""
         self.size = size
-        self.watchdog = Watchdog(self, self._timing, clock=self._clock)
+        self.watchdog = Watchdog(self, self._timing, clock=self._clock, tell=self._tell)
 
     # --- what the watchdog asks -----------------------------------------------------------
 
@@ -246,6 +249,11 @@ class Serving:
         """Whether no request runs and none waits."""
         now = self.gateway.snapshot()
         return now.in_flight == 0 and now.queued == 0
+
+    @property
+    def resting_for(self) -> float:
+        """For how many seconds the runtime has used next to no processor."""
+        return self._monitor.resting_for()
 
     async def restart(self) -> None:
         """Start the same model again, with the size in `size`."""

@@ -21,6 +21,7 @@ from companion_core.serving.step import Step
 __all__ = [
     "CompanionStatus",
     "GatewayStatus",
+    "ManifestStatus",
     "ModelStatus",
     "RuntimeStatus",
     "ServingStatus",
@@ -34,10 +35,31 @@ class ModelStatus:
 
     Attributes:
         verified: its proof holds: nobody has asked to write to its files (I-01).
+        vouched_by: "publisher" or "you"; None until a list was found that has it.
     """
 
     id: str
     verified: bool
+    vouched_by: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManifestStatus:
+    """The manifest that the model was started from.
+
+    Attributes:
+        source: "stored" if its host did not answer, so that the accepted one was used; "own" for
+            the person's own list.
+        fetched_at: when its host sent it; when the person's own list was signed.
+    """
+
+    version: int
+    source: Literal["fetched", "stored", "own"]
+    fetched_at: datetime
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON has it."""
+        return {**dataclasses.asdict(self), "fetched_at": _instant(self.fetched_at)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +150,7 @@ class CompanionStatus(ServingStatus):
     Attributes:
         reason: why it is not available; `ok` where it is.
         pid: of the companion's own process.
+        manifest: None until one was accepted.
         swap: the swap that is under way, if there is one.
         plugins: the name of the plugin in each role.
     """
@@ -137,22 +160,27 @@ class CompanionStatus(ServingStatus):
     pid: int
     started_at: datetime
     model: ModelStatus
+    manifest: ManifestStatus | None = None
     swap: SwapStatus | None = None
     plugins: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the document of `companion status --json`."""
-        started_at = self.started_at.isoformat(timespec="seconds").replace("+00:00", "Z")
         return {
             "available": self.available,
             "reason": self.reason.value,
             "pid": self.pid,
-            "started_at": started_at,
+            "started_at": _instant(self.started_at),
             "model": _fields(self.model),
+            "manifest": None if self.manifest is None else self.manifest.to_json(),
             **ServingStatus.to_json(self),
             **({} if self.swap is None else {"swap": self.swap.to_json()}),
             "plugins": dict(self.plugins),
         }
+
+
+def _instant(moment: datetime) -> str:
+    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _fields(part: Any) -> dict[str, Any] | None:

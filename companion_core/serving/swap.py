@@ -22,6 +22,7 @@ from companion_core.errors import (
     Reason,
     UsageError,
 )
+from companion_core.serving.events import Event, EventKind, Tell
 from companion_core.serving.model_source import ModelSource
 from companion_core.serving.served_model import ServedModel
 from companion_core.serving.status import SwapStatus
@@ -126,12 +127,13 @@ class Swaps:
     Args:
         first: the id of the model that the companion starts with.
         on_step: hears each step too.
+        tell: hears how each swap ended.
 
     Attributes:
         handlers: by operation, what the control socket answers with.
     """
 
-    def __init__(self, first: str, on_step: OnStep) -> None:
+    def __init__(self, first: str, on_step: OnStep, tell: Tell = lambda _event: None) -> None:
         self.handlers: Final[Mapping[str, Handler]] = {
             "swap": self._answer_swap,
             "swap_news": self._answer_news,
@@ -139,6 +141,7 @@ class Swaps:
         }
         self._first: str | None = first
         self._on_step = on_step
+        self._tell = tell
         self._open: tuple[ModelSource, ServedModel] | None = None
         self._remembered: deque[Swap] = deque(maxlen=REMEMBERED)
 
@@ -188,9 +191,19 @@ class Swaps:
                 swap.report(step)
                 self._on_step(step)
 
-            new = await source.obtain(model_id, report)
-            swap.cancellable = False
-            await served.replace(new, report)
+            try:
+                new = await source.obtain(model_id, report)
+                swap.cancellable = False
+                await served.replace(new, report)
+            except CompanionError as error:
+                failed, why = EventKind.SWAP_FAILED, error.reason
+                self._tell(Event(kind=failed, text=error.advice, reason=why, model=model_id))
+                raise
+            except asyncio.CancelledError:
+                failed, why = EventKind.SWAP_FAILED, Reason.INTERRUPTED
+                self._tell(Event(kind=failed, text="cancelled", reason=why, model=model_id))
+                raise
+            self._tell(Event(kind=EventKind.MODEL_SWAPPED, model=model_id))
 
         swap = Swap(name, model_id, work)
         self._remembered.append(swap)

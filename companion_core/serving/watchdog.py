@@ -15,6 +15,8 @@ from typing import Protocol
 from companion_core.decisions.restart import Ending, Size, decide_restart, smaller
 from companion_core.decisions.verdict import Verdict
 from companion_core.errors import CompanionError, Reason
+from companion_core.runtime import describe_exit
+from companion_core.serving.events import Event, EventKind, Tell
 from companion_core.system.clock import recency_now
 
 __all__ = ["Served", "Timing", "Watchdog"]
@@ -27,7 +29,8 @@ class Timing:
     Attributes:
         health_interval: between two health checks.
         liveness_interval: between two tokens that an idle runtime is asked for.
-        unresponsive_after: a runtime without a good answer for so long is ended.
+        unresponsive_after: a runtime without a good answer for so long is ended. One that uses no
+            processor for so long counts as idle, whatever it was asked.
         over_limit_after: a runtime above a ceiling of memory for so long is drained and started
             smaller.
         drain: how long such a drain waits for running answers.
@@ -50,6 +53,8 @@ class Served(Protocol):
     def last_ending(self) -> Ending | None: ...  # noqa: D102 - see `Supervisor.last_ending`
     @property
     def idle(self) -> bool: ...  # noqa: D102 - no request runs or waits
+    @property
+    def resting_for(self) -> float: ...  # noqa: D102 - seconds without use of a processor
 
     async def restart(self) -> None: ...  # noqa: D102 - starts it with the size in `size`
     async def stop(self) -> None: ...  # noqa: D102 - ends the runtime
@@ -69,6 +74,7 @@ class Watchdog:
         sleep: waits so many seconds before another start.
         clock: seconds in which the companion ran, see `RunningClock`: a runtime says nothing to
             one that is asleep.
+        tell: hears how each runtime ended, and what follows.
 
     Attributes:
         gave_up: why no runtime is started any more; None while there is one or will be.
@@ -81,12 +87,14 @@ class Watchdog:
         *,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float] = recency_now,
+        tell: Tell = lambda _event: None,
     ) -> None:
         self.gave_up: Reason | None = None
         self._served = served
         self._timing = timing
         self._sleep = sleep
         self._clock = clock
+        self._tell = tell
         self._endings: list[float] = []
 
     async def run(self) -> None:
@@ -99,7 +107,12 @@ class Watchdog:
             ending: Ending | None = await self._watch()
             await self._served.stop()
             while ending is not None and self.gave_up is None:
+                self._tell_ending(ending)
                 ending = await self._start_another(ending)
+            if self.gave_up is not None:
+                self._tell(Event(kind=EventKind.RUNTIME_GAVE_UP, reason=self.gave_up))
+            else:
+                self._tell(Event(kind=EventKind.RUNTIME_RESTORED))
 
     async def _watch(self) -> Ending:
         """Return how the runtime ended; also where it was drained for the memory that it uses."""
@@ -111,7 +124,7 @@ class Watchdog:
             ok = await self._is_healthy()
             if (
                 ok
-                and self._served.idle
+                and self._is_idle()
                 and self._clock() - asked_at >= self._timing.liveness_interval
             ):
                 ok = await self._served.computes()
@@ -129,6 +142,14 @@ class Watchdog:
         except OSError:  # no descriptor is left for the question, just now
             return False
 
+    def _is_idle(self) -> bool:
+        """Return whether the runtime has nothing to do, or does nothing of what it has to do.
+
+        Some answer health checks and hang in every other request; those never leave it idle.
+        """
+        served = self._served
+        return served.idle or served.resting_for >= self._timing.unresponsive_after
+
     async def _exited_within(self, seconds: float) -> bool:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
@@ -142,14 +163,18 @@ class Watchdog:
             if size is None:
                 self.gave_up = ending.reason
                 return None
-            self._served.size = size
+            self._served.size, delay = size, 0.0
+            how = f"smaller: {size.parallel} at once, {size.context_length} tokens of context"
         else:
             self._endings.append(recency_now())
             decision = decide_restart(ending, self._endings, recency_now())
             if decision.delay is None:
                 self.gave_up = decision.reason
                 return None
-            await self._sleep(decision.delay)
+            delay, how = decision.delay, f"in {decision.delay:.0f} s"
+        self._tell(Event(kind=EventKind.RUNTIME_RESTARTING, text=how))
+        if delay:
+            await self._sleep(delay)
         try:
             await self._served.restart()
         except CompanionError as error:
@@ -159,3 +184,7 @@ class Watchdog:
         except OSError:  # what the machine lacks it may have again before the next start
             return Ending(reason=Reason.SPAWN_FAILED, exit_code=None, ready=False)
         return None
+
+    def _tell_ending(self, ending: Ending) -> None:
+        ended = EventKind.RUNTIME_ENDED
+        self._tell(Event(kind=ended, text=describe_exit(ending.exit_code), reason=ending.reason))

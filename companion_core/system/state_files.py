@@ -241,12 +241,13 @@ def open_ordinary(path: Path, flags: int = 0) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
-def read_private(path: Path, limit: int) -> bytes | None:
+def read_private(path: Path, limit: int, *, secret: bool = False) -> bytes | None:
     """Return the content of a file that only its owner can change; None if there is no file.
 
     Args:
         path: an ordinary file; a link is refused.
         limit: bytes; a longer file is refused.
+        secret: refuse also a file that others can read.
 
     Raises:
         Refused: `state_path_unsafe`.
@@ -264,6 +265,8 @@ def read_private(path: Path, limit: int) -> bytes | None:
         )
         if foreign:
             raise Refused(Reason.STATE_PATH_UNSAFE)
+        if secret and os.name == "posix" and stat.S_IMODE(status.st_mode) & 0o077:
+            raise _unsafe(path, "can be read by others")
         data = file.read(limit + 1)
     if len(data) > limit:
         raise Refused(Reason.STATE_PATH_UNSAFE)

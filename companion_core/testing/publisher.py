@@ -14,7 +14,8 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
-from companion_core.decisions.manifest import PAYLOAD_TYPE, pre_authentication_encoding
+from companion_core.decisions.manifest import pre_authentication_encoding
+from companion_core.decisions.manifest_kind import PAYLOAD_TYPE, ManifestKind
 from companion_core.decisions.signatures import KEY_PREFIX, key_id
 
 __all__ = ["TEST_NOW", "FakePublisher", "manifest_document"]
@@ -71,12 +72,17 @@ class FakePublisher:
             "signature": base64.b64encode(signed).decode("ascii"),
         }
 
-    def envelope(self, document: dict[str, Any] | bytes, **changes: Any) -> bytes:
+    def envelope(
+        self,
+        document: dict[str, Any] | bytes,
+        kind: ManifestKind = ManifestKind.PUBLISHER,
+        **changes: Any,
+    ) -> bytes:
         """Return the signed envelope of a document, with fields of the envelope changed."""
         payload = document if isinstance(document, bytes) else json.dumps(document).encode()
         fields = {
-            "payload_type": PAYLOAD_TYPE,
+            "payload_type": kind.payload_type,
             "payload": base64.b64encode(payload).decode("ascii"),
-            "signatures": [self.signature(payload)],
+            "signatures": [self.signature(payload, kind.payload_type)],
         }
         return json.dumps({**fields, **changes}).encode()

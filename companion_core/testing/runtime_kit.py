@@ -22,7 +22,8 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from companion_core.config.paths import InstancePaths
-from companion_core.config.reader import Config, parse_config
+from companion_core.config.reader import parse_config
+from companion_core.config.sections import Config
 from companion_core.decisions.isolation import Tier, choose_tier
 from companion_core.decisions.manifest import verify_manifest
 from companion_core.decisions.verdict import Verdict

@@ -24,7 +24,7 @@ from companion_core.authority.loopback_token import LoopbackToken
 from companion_core.authority.loopback_token import generate_loopback_token as new_token
 from companion_core.decisions.custody import Account, SessionMeta
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason
-from companion_core.providers import KeychainStatus, KeychainUnavailable
+from companion_core.providers import KeychainStatus, KeychainUnavailable, OptionInvalid
 from companion_core.system.secret import Secret
 from companion_core.testing import check_keychain
 
@@ -33,9 +33,9 @@ from companion_core.testing import check_keychain
 DEADLINE_SECONDS = 10.0
 
 
-def guarded() -> GuardedKeychain:
+def guarded(**options: str) -> GuardedKeychain:
     return GuardedKeychain(
-        companion_keychain(), instance="integration", deadline_seconds=DEADLINE_SECONDS
+        companion_keychain(options), instance="integration", deadline_seconds=DEADLINE_SECONDS
     )
 
 
@@ -45,9 +45,9 @@ def default_collection() -> Iterator[secretstorage.Collection]:
         yield secretstorage.Collection(bus)
 
 
-def expect_refusal(reason: Reason) -> None:
+def expect_refusal(reason: Reason, **options: str) -> None:
     """Every operation is refused for `reason`, and `status` says the same."""
-    keychain = guarded()
+    keychain = guarded(**options)
     assert keychain.status() == KeychainStatus(ok=False, reason=reason, session_bound=True)
     for operation in (
         lambda: keychain.get(Account.ACCESS_TOKEN),
@@ -61,7 +61,7 @@ def expect_refusal(reason: Reason) -> None:
 
 
 def conformance() -> None:
-    check_keychain(companion_keychain())
+    check_keychain(companion_keychain({}))
 
 
 def round_trip() -> None:
@@ -103,6 +103,27 @@ def custody() -> None:
     assert loopback.load() is None
 
 
+def named_collection() -> None:
+    session = "/org/freedesktop/secrets/collection/session"
+    with closing(secretstorage.dbus_init()) as bus:
+        default, other = secretstorage.Collection(bus), secretstorage.Collection(bus, session)
+        label = default.get_label()
+        assert label
+        for name, used, unused in ((label, default, other), (session, other, default)):
+            keychain = guarded(collection=name)
+            keychain.prove()
+            keychain.set(Account.ACCESS_TOKEN, "kept")
+            assert keychain.get(Account.ACCESS_TOKEN) == "kept"
+            assert [item.get_secret() for item in used.get_all_items()] == [b"kept"]
+            assert list(unused.get_all_items()) == []
+            keychain.delete(Account.ACCESS_TOKEN)
+    check_keychain(companion_keychain({"collection": session}))
+    expect_refusal(Reason.KEYCHAIN_COLLECTION_MISSING, collection="no such one")
+    expect_refusal(Reason.KEYCHAIN_COLLECTION_MISSING, collection=f"{session}/none")
+    with pytest.raises(OptionInvalid):
+        companion_keychain({"collection": 5})
+
+
 def locked() -> None:
     guarded().set(Account.ACCESS_TOKEN, "kept")
     with default_collection() as collection:
@@ -124,7 +145,7 @@ def find_again() -> None:
 
 
 def no_collection() -> None:
-    expect_refusal(Reason.KEYCHAIN_ABSENT)
+    expect_refusal(Reason.KEYCHAIN_COLLECTION_MISSING)
     with closing(secretstorage.dbus_init()) as bus:
         paths = [each.collection_path for each in secretstorage.get_all_collections(bus)]
     assert paths == ["/org/freedesktop/secrets/collection/session"], paths
@@ -136,7 +157,7 @@ def refused_as_absent() -> None:
 
 
 def silent_bus() -> None:
-    keychain = GuardedKeychain(companion_keychain(), instance="silent", deadline_seconds=0.5)
+    keychain = GuardedKeychain(companion_keychain({}), instance="silent", deadline_seconds=0.5)
     assert keychain.status().reason is Reason.KEYCHAIN_TIMEOUT
     for _ in range(100):  # refused at once: none of these waits for the deadline
         with pytest.raises(EnvironmentUnavailable) as refused:
@@ -167,7 +188,7 @@ def not_text() -> None:
         planted = {"service": f"companion_core/{name}", "username": name}
         collection.create_item("planted", planted, b"\xff\xfe")
     with pytest.raises(KeychainUnavailable) as refused:
-        companion_keychain().get(name)
+        companion_keychain({}).get(name)
     assert refused.value.reason is Reason.KEYCHAIN_REFUSED
     assert refused.value.__context__ is None  # a UnicodeDecodeError holds the bytes
 
@@ -187,6 +208,7 @@ SCENARIOS: dict[str, Callable[[], None]] = {
         custody,
         find_again,
         locked,
+        named_collection,
         no_collection,
         not_text,
         redirected,

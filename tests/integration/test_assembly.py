@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from companion_core.config.reader import Config, parse_config
+from companion_core.config.reader import parse_config
+from companion_core.config.sections import Config
 from companion_core.decisions.signatures import KEY_PREFIX
 from companion_core.egress.refusing import RefusingEgress
 from companion_core.errors import CompanionError, Reason

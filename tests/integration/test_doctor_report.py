@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 from doctor_parts import make_situation, make_survey, plugin
 
-from companion_core.config.reader import SECTIONS
+from companion_core.config.sections import SECTIONS
 from companion_core.doctor import examine
 from companion_core.doctor.findings import Section, Status
 from companion_core.doctor.report import CHECKS

@@ -54,7 +54,9 @@ def refusal(
 ) -> CompanionError:
     with pytest.raises(CompanionError) as caught:
         fetch(host, context, tmp_path, path, **patience)
-    assert not (tmp_path / "state" / "memory.json").exists()
+    memory = ManifestMemory(tmp_path / "state" / "memory.json")
+    assert memory.last_seen([PUBLISHER.public_key]) is None
+    assert memory.stored(host.url(path)) is None
     return caught.value
 
 

@@ -160,8 +160,11 @@ def test_an_end_while_it_waits_is_noticed_in_the_same_moment(answer: bytes, unix
     run(backend, life, unix=unix)
 
 
+UNREAD = [closing.unread, closing.shut_down_unread, closing.shut_down_and_held_up]
+
+
 @on_linux
-@pytest.mark.parametrize("ending", [closing.unread, closing.shut_down_unread])
+@pytest.mark.parametrize("ending", UNREAD)
 @pytest.mark.parametrize("size", [10, 1_000_000])
 def test_what_was_closed_unread_on_a_unix_socket_is_sent_again(
     ending: closing.Ending, size: int
@@ -180,6 +183,36 @@ def test_what_was_closed_unread_on_a_unix_socket_is_sent_again(
         assert len(set(backend.requests)) == 1
         assert door.gateway.snapshot().in_flight == 0
         assert (counted(door, "ok"), counted(door, "upstream_failed")) == (4, 0)
+
+    run(backend, life, unix=True)
+
+
+@on_linux
+@pytest.mark.parametrize("ending", UNREAD)
+def test_what_was_closed_unread_is_sent_again_on_whichever_connection_it_came(
+    ending: closing.Ending,
+) -> None:
+    """One that was made for a request may have been idle too, where this program was held up."""
+    backend = ClosingBackend(WHOLE)
+    backend.at_first = {0: ending}
+
+    async def life(door: parts.Door) -> None:
+        assert (await door.ask(door.post())).status == 200
+        assert (len(backend.requests), backend.connections) == (1, 2)
+        assert (counted(door, "ok"), counted(door, "upstream_failed")) == (1, 0)
+
+    run(backend, life, unix=True)
+
+
+@on_linux
+@pytest.mark.parametrize("ending", UNREAD)
+def test_it_is_sent_again_once_where_no_connection_is_read(ending: closing.Ending) -> None:
+    backend = ClosingBackend(WHOLE)
+    backend.at_first = dict.fromkeys(range(100), ending)
+
+    async def life(door: parts.Door) -> None:
+        assert (await door.ask(door.post())).status == 502
+        assert (len(backend.requests), backend.connections) == (0, 2)
 
     run(backend, life, unix=True)
 

@@ -121,7 +121,7 @@ def kernel(monkeypatch):
     made = Kernel()
     monkeypatch.setitem(RuntimeOutput.__init__.__kwdefaults__, *("by_thread", True))
 
-    def launch(egress, *, folder, output, descriptors, limits):
+    def launch(egress, *, folder, output, descriptors, limits, interpreter):
         return JobProcess(egress, folder=folder, output=output, limits=limits, libraries=made)
 
     # The keeper would be launched on Linux; no plan chooses how a runtime is started.

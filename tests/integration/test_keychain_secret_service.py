@@ -58,7 +58,10 @@ def assert_passed(outcome: subprocess.CompletedProcess[str]) -> None:
 
 @pytest.mark.parametrize(
     "scenario",
-    ["conformance", "custody", "not_text", "redirected", "round_trip", "several_matches"],
+    [
+        *("conformance", "custody", "named_collection", "not_text", "redirected", "round_trip"),
+        "several_matches",
+    ],
 )
 def test_an_unlocked_keyring_keeps_secrets(run: Run, scenario: str) -> None:
     assert_passed(run(scenario, "password"))

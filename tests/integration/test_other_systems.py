@@ -51,7 +51,9 @@ def names():
         for module in pkgutil.walk_packages([folder]):
             if module.name.startswith("companion_") and "embedded" not in module.name:
                 found.append(module.name)
-    return [name for name in found if name not in not_imported and not name.endswith("__main__")]
+    # A hook of PyInstaller, whose name no import statement can have, is run by that tool alone.
+    apart = ("__main__", "hook-companion_core")
+    return [name for name in found if name not in not_imported and not name.endswith(apart)]
 
 def ours(name):
     return name.partition(".")[0].startswith("companion_")

@@ -14,7 +14,7 @@ import pytest
 from companion_core.egress.live import LiveEgress
 from companion_core.egress.process_identity import ProcessIdentity
 from companion_core.errors import CompanionError, Reason
-from companion_core.runtime.process.reclaim import reclaim, record
+from companion_core.runtime.process.reclaim import reclaim, record, start_folders
 
 pytestmark = [
     pytest.mark.integration,
@@ -150,3 +150,20 @@ def test_a_link_in_place_of_the_run_folder_is_refused(stale, place) -> None:
     assert caught.value.reason is Reason.STATE_PATH_UNSAFE
     assert (folder / "0badcafe").is_dir()
     assert stale.poll() is None
+
+
+def test_folders_deeper_than_recursion_allows_do_not_end_it(place) -> None:
+    """A hostile runtime makes them in its own folder and exits; each later start goes on."""
+    path, folder = place
+    at = os.open(folder / "0badcafe", os.O_RDONLY)
+    for _ in range(3_000):
+        os.mkdir("deeper", dir_fd=at)
+        below = os.open("deeper", os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = below
+    os.close(at)
+    for _ in range(20):  # each call is bounded in time, and goes on where the last one ended
+        assert reclaim(path, folder, EGRESS) == 0
+        if not start_folders(folder):
+            break
+    assert [entry.name for entry in folder.iterdir()] == ["control.sock"]

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 
 import psutil
 import pytest
+from proc_double import UNSAID, failing, read_with
 from runtime_parts import wait_until
 
 from companion_core.egress.interface import ProcessUnreadable
-from companion_core.runtime.process import proc_files
 from companion_core.runtime.process import tree as process_tree
 from companion_core.runtime.process.proc_files import lives
 from companion_core.runtime.process.tree import descendants
@@ -117,24 +117,6 @@ def test_without_proc_the_same_is_found_through_psutil(family) -> None:
     parent, zombie = family
     found = set(process_tree._descendants_elsewhere(parent.pid))
     assert found - {zombie} == set(descendants(parent.pid))
-
-
-UNSAID = [errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOMEM]
-
-
-def read_with(monkeypatch, read) -> None:
-    """Have every file of /proc read like this."""
-    for module in (proc_files, process_tree):
-        monkeypatch.setattr(module, "read_entry", read)
-
-
-def failing(number: int, what: str = "", real=process_tree.read_entry):
-    def read(path: str) -> bytes:
-        if what in path:
-            raise OSError(number, os.strerror(number))
-        return real(path)
-
-    return read
 
 
 @linux_only

@@ -141,6 +141,29 @@ def test_a_runtime_that_answers_health_but_computes_nothing_is_replaced(llama, m
     asyncio.run(life())
 
 
+def test_a_runtime_that_hangs_in_the_requests_it_has_is_replaced(llama, model) -> None:
+    """It answers health checks and uses no processor, and so never gets idle."""
+
+    async def life() -> None:
+        serving = llama()
+        async with serving_parts.serving_with(serving, model):
+            before = serving.status().runtime.pid
+            real, asked = serving.computes, []
+
+            async def never() -> bool:
+                asked.append(serving.idle)
+                return False
+
+            serving.computes = never
+            serving.gateway.context.queue.take()  # by a request that is never answered
+            await serving_parts.until(lambda: serving._supervisor.state is State.STOPPED)
+            assert False in asked
+            serving.computes = real
+            await serving_parts.until(serving_parts.ready_again(serving, before))
+
+    asyncio.run(life())
+
+
 def test_over_its_ceiling_it_is_drained_started_smaller_and_then_refused(llama, model) -> None:
     # covers: spawn_supervision/ram-ceiling
     async def life() -> None:

@@ -32,6 +32,26 @@ pieces = ask(model="tiny", messages=question, stream=True)
 print("".join(p.choices[0].delta.content or "" for p in pieces if p.choices))
 """
 
+PRODUCT = """
+import asyncio, json, sys
+from companion_core import Companion, CompanionError
+
+config, state, pins = sys.argv[1:]
+
+async def main():
+    try:
+        trusted = json.loads(pins)
+        async with Companion.open(config, state_dir=state, trusted_plugins=trusted) as companion:
+            question = {"model": "tiny", "messages": [{"role": "user", "content": "hello there"}]}
+            answer = await companion.http_client().post("/chat/completions", json=question)
+            print(answer.json()["choices"][0]["message"]["content"])
+            print(companion.status().plugins["spawn"])
+    except CompanionError as error:
+        print(error.reason, error.detail)
+
+asyncio.run(main())
+"""
+
 
 class Elsewhere:
     """A person's own environment, in which the plugin is installed; the core is shared."""
@@ -206,3 +226,37 @@ def test_the_examples_install_and_pass_the_kit(elsewhere: Elsewhere, tmp_path: P
         assert trusted.returncode == 0, trusted.stderr
         checked = elsewhere.companion("plugins", "check", name, "--json")
         assert json.loads(checked.stdout).get("passed") == ["health", "spawn"], checked.stderr
+
+
+def test_a_product_ships_a_plugin_that_it_pins_and_no_other_code_runs(
+    elsewhere: Elsewhere, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    elsewhere.pip("install", *OFFLINE, str(build(elsewhere, tmp_path)))
+    info = elsewhere.plugin("echo")
+    pinned = {"echo": info["digest"]}
+    file = tmp_path / "pins.json"
+    file.write_text(json.dumps(pinned))
+
+    def product(pins: object) -> list[str]:
+        """Return what the product prints that opens its own companion."""
+        config, state = str(elsewhere.world.config_file), str(elsewhere.world.state)
+        program = [str(elsewhere.python), "-c", PRODUCT, config, state, json.dumps(pins)]
+        done = subprocess.run(program, capture_output=True, text=True, timeout=100, check=False)
+        assert done.stdout, done.stderr
+        return done.stdout.splitlines()
+
+    assert product({})[0].startswith("plugin_untrusted ")
+    assert product({"echo": "0" * 64})[0].startswith("plugin_changed ")
+    assert product({"Echo!": info["digest"]})[0].startswith("configuration_invalid ")
+    served = ["You said: hello there", "echo"]
+    assert product(pinned) == served
+    assert product(str(file)) == served  # the file that the product ships
+    assert elsewhere.plugin("echo")["state"] == "found"  # the person's own trust is unchanged
+    monkeypatch.setenv("COMPANION_PLUGINS", "")
+    assert product(pinned)[0].startswith("plugin_narrowed ")
+    monkeypatch.delenv("COMPANION_PLUGINS")
+
+    module = elsewhere.site / "companion_runtime_echo" / "server.py"
+    module.write_bytes(module.read_bytes() + b"\n")
+    assert product(pinned)[0].startswith("plugin_changed ")
+    assert elsewhere.world.wait_until_alone() == []

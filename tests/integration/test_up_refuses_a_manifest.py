@@ -64,6 +64,17 @@ def test_an_older_manifest_than_the_one_seen_is_refused(world):
     expect_refusal(world, Reason.MANIFEST_ROLLED_BACK, 3)
 
 
+def test_a_second_instance_is_not_led_back(world):
+    old = world.publish()
+    world.sign()
+    world.configure()
+    assert world.companion("up", "--detach").returncode == 0
+    assert world.companion("down").returncode == 0
+    world.manifest_host.content = {"/manifest.json": old}
+    up = world.companion("--instance", "second", "up", "--detach", "--json")
+    assert json.loads(up.stdout)["reason"] == Reason.MANIFEST_ROLLED_BACK
+
+
 def test_a_missing_manifest_is_told(world):
     world.configure()
     expect_refusal(world, Reason.MANIFEST_UNAVAILABLE, 4)

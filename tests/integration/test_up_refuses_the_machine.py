@@ -52,3 +52,17 @@ def test_an_absent_keychain_is_told(world):
     assert json.loads(up.stdout)["reason"] == "keychain_absent"
     assert world.stored_models() == []
     assert world.wait_until_alone() == []
+
+
+def test_an_option_that_the_keychain_does_not_know_is_told_by_up_and_doctor(world):
+    world.publish()
+    file = world.configure()
+    file.write_text(file.read_text().replace("[keychain]", "[keychain]\noptions = { drawer = 1 }"))
+    up = world.companion("up", "--detach")
+    assert up.returncode == 2, up.stderr
+    assert "keychain.options.drawer: memory knows none" in up.stderr
+    assert "companion: unknown_option: " in up.stderr.splitlines()[-1]
+    report = json.loads(world.companion("doctor", "--json").stdout)
+    row = next(row for row in report["rows"] if row["id"] == "keychain")
+    assert (row["status"], row["reason"]) == ("fail", "unknown_option")
+    assert world.wait_until_alone() == []

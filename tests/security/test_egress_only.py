@@ -20,6 +20,7 @@ PACKAGE = Path(__file__).parents[2] / "companion_core"
 # The doorway, its Windows pipe, and the children that run as programs of their own.
 EXEMPT = frozenset(
     {
+        "egress/gateway_client.py",
         "egress/live.py",
         "egress/owner_pipe.py",
         "egress/process_identity.py",
@@ -45,6 +46,7 @@ MODULES = frozenset(
         "telnetlib",
         "xmlrpc.client",
         "httpx",
+        "httpx2",
         "requests",
         "aiohttp",
         "urllib3",

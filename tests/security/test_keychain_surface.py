@@ -1,4 +1,4 @@
-"""Attacker: a caller that wants a fifth account, a list of them, or another store.
+"""Attacker: a caller that wants an account that is not listed, a list of them, or another store.
 
 Covers I-13 and, from the stricter vectors, keychain_backend/trailing-newline, utf8-length,
 exec-timeout and linux-exit-1.

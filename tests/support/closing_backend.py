@@ -61,6 +61,15 @@ def shut_down_unread(connection: socket.socket) -> None:
     connection.close()
 
 
+def shut_down_and_held_up(connection: socket.socket) -> None:
+    """As a server with threads on a busy machine, which has to wait between the two calls."""
+    next_one_came(connection)
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_WR)
+    time.sleep(0.4)
+    connection.close()
+
+
 def reset(connection: socket.socket) -> None:
     time.sleep(0.01)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

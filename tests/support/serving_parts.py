@@ -45,16 +45,18 @@ def make_serving(
     tier: Tier = Tier.NONE,
     limits: ResourceLimits = LIMITS,
     timing: Timing = QUICK,
+    gateway: dict[str, Any] | None = None,
     **runtime: Any,
 ) -> Serving:
     paths = InstancePaths(folder / "state")
     paths.prepare()
+    told = {"threads": 1, "context_length": 512, **runtime}  # None: what is the default
     config = parse_config(
         {
             "manifest": {"url": "file:///m.json", "trusted_keys": [PUBLIC_KEY]},
             "model": {"id": "tiny"},
-            "gateway": {"requests_per_minute": 6000},
-            "runtime": {"threads": 1, "context_length": 512, **runtime},
+            "gateway": {"requests_per_minute": 6000, **(gateway or {})},
+            "runtime": {name: value for name, value in told.items() if value is not None},
         }
     )
     egress = LiveEgress()
@@ -108,11 +110,22 @@ def _post(port: int, path: str, body: dict[str, Any]) -> tuple[int, dict[str, An
         connection.close()
 
 
+def stream(port: int, path: str, body: dict[str, Any]) -> str:
+    """One streamed request, with the token; everything that came, for as long as it came."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+    headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
+    try:
+        connection.request("POST", path, json.dumps({**body, "stream": True}), headers)
+        return connection.getresponse().read().decode()
+    finally:
+        connection.close()
+
+
 def time_passes(seconds: float) -> None:
     """Put the event loop's clock forward: all that is due by then is due now."""
     loop = asyncio.get_running_loop()
     now = loop.time
-    loop.time = lambda: now() + seconds  # type: ignore[method-assign]
+    loop.time = lambda: now() + seconds  # type: ignore[method-assign]  # this loop's clock alone
 
 
 async def until(condition: Callable[[], object], seconds: float = 60.0) -> None:

@@ -14,7 +14,7 @@ FEWEST_QUESTIONS = 20
 
 # In code marks and in the boxes of the diagrams; with or without the package's name in front.
 PATHS = set(
-    re.findall(r"(?<![\w/.])((?:[\w.]+/)*[\w.]+\.(?:py|toml)|(?:[\w.]+/)+)(?=[`\]\s),])", PAGE)
+    re.findall(r"(?<![\w/.-])((?:[\w.]+/)*[\w.-]+\.(?:py|toml)|(?:[\w.]+/)+)(?=[`\]\s),])", PAGE)
 )
 QUESTIONS = re.findall(r"^\| ([^|]+\?) \| ([^|]+) \|$", PAGE, re.MULTILINE)
 

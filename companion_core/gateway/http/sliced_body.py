@@ -51,8 +51,6 @@ class WrittenTexts(dict[str, Any]):
         written: the long texts among its values as JSON, by identity; they are kept alive here.
     """
 
-    __slots__ = ("written",)
-
     def __init__(self, fields: dict[str, Any], written: dict[int, tuple[str, str]]) -> None:
         super().__init__(fields)
         self.written = written

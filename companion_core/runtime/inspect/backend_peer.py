@@ -11,10 +11,11 @@ companion's own network.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Final, TypeVar
 
@@ -33,6 +34,23 @@ T = TypeVar("T")
 
 _LOOKS: Final = 2  # a runtime may have closed its port and opened it anew
 _LONG_SECONDS: Final = 0.005
+
+
+@contextlib.contextmanager
+def _closed_unless_looked(client: socket.socket) -> Iterator[None]:
+    """Close a connection whose peer could not be looked at.
+
+    Raises:
+        ConnectionRefusedError: the system did not tell; nobody is to blame, and it is tried again.
+    """
+    try:
+        yield
+    except ProcessUnreadable as error:
+        client.close()
+        raise ConnectionRefusedError from error
+    except BaseException:
+        client.close()
+        raise
 
 
 class BackendPeer:
@@ -76,7 +94,7 @@ class BackendPeer:
         except ForeignPeer:
             self._report(perhaps=False)
             raise
-        try:
+        with _closed_unless_looked(client):
             pid, _ = peer_of(client)
             identity = self._egress.identify(pid) if pid > 0 else None
             if identity is not None and self._is_known(identity):
@@ -88,12 +106,6 @@ class BackendPeer:
             if check_peer(pid, tree, ended=ended).ok:
                 self._known = identity
                 return client
-        except ProcessUnreadable as error:
-            client.close()
-            raise ConnectionRefusedError from error
-        except BaseException:
-            client.close()
-            raise
         client.close()
         self._report(perhaps=ended and pid > 0)
         raise ForeignPeer
@@ -111,15 +123,9 @@ class BackendPeer:
             if listener is None:
                 break
             client = await connect()
-            try:
+            with _closed_unless_looked(client):
                 if await self._look(partial(still_listens, listener, own)):
                     return client
-            except ProcessUnreadable as error:
-                client.close()
-                raise ConnectionRefusedError from error
-            except BaseException:
-                client.close()
-                raise
             client.close()
             self._listener = None
         self._report(perhaps=True)

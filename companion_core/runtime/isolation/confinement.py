@@ -18,9 +18,10 @@ from companion_core.providers import TcpChannel
 from companion_core.runtime.isolation import sandbox_exec
 from companion_core.runtime.isolation.bubblewrap import find_bubblewrap, open_filter, wrap
 from companion_core.runtime.isolation.call_filter import MACHINES
-from companion_core.runtime.isolation.policy import SandboxPolicy, interpreter_paths
+from companion_core.runtime.isolation.policy import SandboxPolicy
 from companion_core.runtime.process.keeper_protocol import Apart, LockPolicy
 from companion_core.runtime.standalone.locks import SCOPE_SINCE, landlock_version
+from companion_core.system.interpreter import Interpreter
 
 __all__ = ["Confined", "broker_command", "confine", "open_broker", "with_fresh_bytecode"]
 
@@ -53,7 +54,7 @@ def confine(
     *,
     folder: Path,
     handed_on: contextlib.ExitStack,
-    helpers: int = 0,
+    broker: Interpreter | None = None,
 ) -> Confined:
     """Return the command that runs `argv`, confined.
 
@@ -64,14 +65,16 @@ def confine(
         policy: what it may reach.
         folder: the working folder.
         handed_on: closes what the command inherits besides, once it is launched.
-        helpers: how many programs in `argv` come before the runtime's own.
+        broker: runs the broker, the one program in `argv` that comes before the runtime's own;
+            None without a broker.
 
     Raises:
         EnvironmentUnavailable: `isolation_unavailable`, the tier's program is no longer there.
     """
     command = tuple(argv)
-    if helpers:
-        policy = replace(policy, read=(*policy.read, *interpreter_paths(), str(_BROKER)))
+    helpers = int(broker is not None)
+    if broker is not None:
+        policy = replace(policy, read=(*policy.read, *broker.folders, str(_BROKER)))
     if tier is Tier.BUBBLEWRAP:
         bubblewrap = find_bubblewrap()
         if bubblewrap is None:
@@ -113,9 +116,11 @@ def open_broker(listener: TcpChannel) -> tuple[BrokeredChannel, socket.socket]:
     return BrokeredChannel(line, listener), far_end
 
 
-def broker_command(line: int, listener: TcpChannel, argv: Sequence[str]) -> tuple[str, ...]:
+def broker_command(
+    interpreter: Interpreter, line: int, listener: TcpChannel, argv: Sequence[str]
+) -> tuple[str, ...]:
     """Return the command that starts `argv` and hands out connections to its listener."""
-    return (sys.executable, "-I", "-S", str(_BROKER), str(line), str(listener.port), *argv)
+    return (interpreter.program, "-I", "-S", str(_BROKER), str(line), str(listener.port), *argv)
 
 
 def with_fresh_bytecode(argv: Sequence[str], folder: Path) -> tuple[str, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,8 +12,9 @@ from companion_core.providers import SpawnPlan, TcpChannel, UnixChannel
 from companion_core.runtime.isolation.call_filter import FilterShape, compile_filter
 from companion_core.runtime.process.binary import ProvedBinary
 from companion_core.runtime.process.keeper_protocol import LockPolicy
+from companion_core.system.interpreter import Interpreter, running_interpreter
 
-__all__ = ["SandboxPolicy", "interpreter_paths", "sandbox_policy"]
+__all__ = ["SandboxPolicy", "sandbox_policy"]
 
 _SYSTEM: Final = (
     "/usr",
@@ -94,14 +94,18 @@ def sandbox_policy(
     *,
     write: Iterable[Path],
     models: Iterable[tuple[str, int]],
+    interpreter: Interpreter | None = None,
 ) -> SandboxPolicy:
     """Return what a checked plan needs.
 
     Where no descriptor leads to a linked model, its link is named in `read`. A stand-alone program
-    gets its own file and the libraries beside it; its plugin names what else it loads in
-    `read_paths`. Paths that do not exist are left out.
+    gets its own file and the libraries beside it, an embedded one the folders of its interpreter;
+    its plugin names what else it loads in `read_paths`. Paths that do not exist are left out.
     """
-    program = interpreter_paths() if binary.embedded else _beside(binary.path)
+    if binary.embedded:
+        program = (interpreter or running_interpreter()).folders
+    else:
+        program = _beside(binary.path)
     gpu = _GPU if plan.gpu else ()
     reached = tuple(models)
     linked = () if plan.model_link is None or reached else (plan.model_link,)
@@ -113,13 +117,6 @@ def sandbox_policy(
         models=reached,
         port=None if isinstance(channel, UnixChannel) else channel.port,
     )
-
-
-def interpreter_paths() -> tuple[str, ...]:
-    """Return the folders of the running interpreter and of the environment it runs in."""
-    folders = (sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix)
-    executable = os.path.realpath(sys.executable)
-    return (*folders, *map(os.path.realpath, folders), executable)
 
 
 def _beside(program: str) -> tuple[str, ...]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -17,6 +16,7 @@ from typing import Final
 from companion_core.decisions.evidence import Evidence
 from companion_core.decisions.integrity import digests_equal
 from companion_core.errors import EnvironmentUnavailable, Reason, Refused
+from companion_core.system.interpreter import Interpreter, running_interpreter
 from companion_core.system.os_compat import BINARY, CLOSE_ON_EXEC, NON_BLOCKING
 from companion_core.system.state_files import check_owned, open_to_others
 
@@ -33,8 +33,10 @@ class ProvedBinary(Evidence):
     embedded: bool
 
 
-def prove_binary(binary: str, sha256: str | None = None) -> ProvedBinary:
-    """Prove a configured program, or the running interpreter for `"embedded"`.
+def prove_binary(
+    binary: str, sha256: str | None = None, *, interpreter: Interpreter | None = None
+) -> ProvedBinary:
+    """Prove a configured program, or give the interpreter for `"embedded"`.
 
     Blocking: it may hash the file. A sticky folder such as /tmp is accepted above the program's
     folder, since nobody can replace another user's entry there. It is refused as that folder
@@ -44,15 +46,14 @@ def prove_binary(binary: str, sha256: str | None = None) -> ProvedBinary:
         binary: an absolute path, or `"embedded"`. The interpreter that runs this very code is not
             proved: an attacker who could replace it would have won already.
         sha256: lower-case hex as recorded at set-up; only `"embedded"` needs none.
+        interpreter: runs an embedded runtime; None for the one that runs this code.
 
     Raises:
-        EnvironmentUnavailable: `runtime_not_found`.
+        EnvironmentUnavailable: `runtime_not_found`, `interpreter_missing`.
         Refused: `runtime_unsafe`, `runtime_changed`.
     """
     if binary == EMBEDDED:
-        if not os.path.isabs(sys.executable):  # noqa: PTH117 - it is empty text where it is unknown
-            raise EnvironmentUnavailable(Reason.RUNTIME_NOT_FOUND)
-        return ProvedBinary(sys.executable, embedded=True)
+        return ProvedBinary((interpreter or running_interpreter()).program, embedded=True)
     path = Path(binary)
     if not path.is_absolute() or ".." in path.parts:
         raise Refused(Reason.RUNTIME_UNSAFE, binary)

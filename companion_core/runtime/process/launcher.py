@@ -34,6 +34,7 @@ from companion_core.runtime.process.output import RuntimeOutput
 from companion_core.runtime.process.proc_files import first_of_namespace, lives
 from companion_core.runtime.process.tree import descendants, runtime_below
 from companion_core.runtime.process.windows_job import JobProcess
+from companion_core.system.interpreter import Interpreter, running_interpreter
 
 __all__ = ["KeeperProcess", "launch"]
 
@@ -219,6 +220,7 @@ def launch(
     output: RuntimeOutput,
     descriptors: Sequence[int],
     limits: ResourceLimits,
+    interpreter: Interpreter | None = None,
 ) -> RuntimeProcess:
     """Start a keeper that waits for its command, or make a job; needs a running event loop.
 
@@ -231,17 +233,21 @@ def launch(
         output: takes the runtime's stdout and stderr.
         descriptors: what the runtime inherits, under the same numbers; nothing on Windows.
         limits: the ceilings of a job; elsewhere a control group has them.
+        interpreter: the Python that runs the keeper; None for the one that runs this code.
 
     Raises:
-        EnvironmentUnavailable: `spawn_failed`, `isolation_unavailable`.
+        EnvironmentUnavailable: `spawn_failed`, `isolation_unavailable`, `interpreter_missing`.
     """
     if sys.platform == "win32":
         return JobProcess(egress, folder=folder, output=output, limits=limits)
+    program = (interpreter or running_interpreter()).program
+    if not _KEEPER.is_file():  # a frozen application did not take it along as a file
+        raise EnvironmentUnavailable(Reason.SPAWN_FAILED, f"{_KEEPER} is missing")
     line, far_end = socket.socketpair()
     try:
         line.settimeout(0)
         keeper = egress.start_process(
-            (sys.executable, "-I", "-S", str(_KEEPER), str(far_end.fileno())),
+            (program, "-I", "-S", str(_KEEPER), str(far_end.fileno())),
             env=_KEEPER_ENVIRONMENT,
             cwd=str(folder),
             stdout=output.writer,

@@ -13,7 +13,6 @@ import errno
 import json
 import os
 import re
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -26,6 +25,7 @@ from companion_core.egress.process_identity import ProcessIdentity
 from companion_core.errors import EnvironmentUnavailable, Reason
 from companion_core.runtime.process.proc_files import read_entry
 from companion_core.runtime.process.tree import descendants
+from companion_core.system.removal import Budget, remove_tree
 from companion_core.system.state_files import read_private, refuse_link, write_private
 
 __all__ = ["forget", "left_behind", "reclaim", "record", "start_folders"]
@@ -58,6 +58,8 @@ def reclaim(
 ) -> int:
     """End what an earlier companion left running, remove its folders; return how many processes.
 
+    Of a folder with more in it than a start can wait for, the rest is left to the next call.
+
     Blocking. Call it only under the instance's lock: then nothing that it removes is in use.
 
     Raises:
@@ -79,8 +81,9 @@ def reclaim(
     else:
         raise EnvironmentUnavailable(Reason.STALE_RUNTIME)
     forget(path)
+    budget = Budget()
     for left in start_folders(run_dir):
-        shutil.rmtree(left, ignore_errors=True)
+        remove_tree(left, budget)  # what stays is in nobody's way: a start makes a new folder
     return len(tree)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import os
 import threading
 from collections.abc import Callable
 from typing import Final
@@ -31,6 +32,9 @@ _MAX_PERCENT: Final = 100.0
 # No gap between two observations proves by itself that the runtime was over its ceiling meanwhile:
 # the companion may have been asleep. It is less than a watchdog waits.
 _LONGEST_GAP: Final = 4.0
+# Of one processor, in percent: a runtime that works on a request uses more, and one that only
+# answers health checks less, also while a GPU does the work.
+_AT_REST_PERCENT: Final = 5.0
 _MEMORY: Final = frozenset({Reason.RAM_OVER_LIMIT, Reason.VRAM_OVER_LIMIT})
 
 
@@ -81,6 +85,7 @@ class ResourceMonitor:
         self._observed_at = -math.inf
         self._over_at: float | None = None  # the newest observation, if above a ceiling of memory
         self._over_seconds = 0.0
+        self._resting_since: float | None = None
         self._waiting: list[Callable[[], None]] = []
         self._turn = threading.Lock()  # guards the next two
         self._asking, self._wanted = False, True
@@ -102,7 +107,7 @@ class ResourceMonitor:
                 await self._task
             self._task = None
         self.latest, self._verdict = None, refuse(Reason.PROBE_FAILED)
-        self._over_at, self._over_seconds = None, 0.0
+        self._over_at, self._over_seconds, self._resting_since = None, 0.0, None
         self._call_waiting()
         with self._turn:
             unused, self._wanted = self._wanted and not self._asking, False
@@ -116,6 +121,10 @@ class ResourceMonitor:
         Processor time does not count: its use falls by itself.
         """
         return self._over_seconds
+
+    def resting_for(self) -> float:
+        """Return for how many seconds every observation showed next to no use of a processor."""
+        return 0.0 if self._resting_since is None else self._clock() - self._resting_since
 
     def verdict(self) -> Verdict:
         """Return whether the newest observation is within the limits and fresh."""
@@ -157,6 +166,10 @@ class ResourceMonitor:
             self._verdict = refuse(Reason.PROBE_FAILED)
         else:
             self._verdict = evaluate_resources(observation, self._limits)
+        if not _is_at_rest(observation):
+            self._resting_since = None
+        elif self._resting_since is None:
+            self._resting_since = began
         if self._verdict.reason in _MEMORY:
             before, self._over_at = self._over_at, began
             self._over_seconds += 0.0 if before is None else min(began - before, _LONGEST_GAP)
@@ -182,6 +195,12 @@ class ResourceMonitor:
         """Ask about no process, so that the probe closes what it has open of the earlier ones."""
         with contextlib.suppress(ProbeFailed):
             self._probe.observe(ProbeTarget(pids=()))
+
+
+def _is_at_rest(observation: ResourceObservation | None) -> bool:
+    if observation is None:
+        return False
+    return observation.cpu_percent * (os.cpu_count() or 1) < _AT_REST_PERCENT
 
 
 def _rebuild(answer: object) -> ResourceObservation | None:

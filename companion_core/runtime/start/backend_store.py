@@ -11,10 +11,10 @@ a start that succeeded, where the backend cannot reach it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
-import shutil
 import stat
 import sys
 import threading
@@ -35,6 +35,7 @@ from companion_core.runtime.start.model_link import (
     put_empty_file,
 )
 from companion_core.system.os_compat import BINARY, NO_FOLLOW, NON_BLOCKING, read_at
+from companion_core.system.removal import remove_tree, set_aside
 from companion_core.system.state_files import private_folder, read_private, write_private
 
 __all__ = ["BackendStore"]
@@ -90,11 +91,7 @@ class BackendStore:
         """
         self._cancelled = cancelled
         try:
-            self._remove_links_out()
-            self._remove_names()
-            unchanged = self._is_unchanged()
-            if not unchanged:
-                self._clear()
+            unchanged = self._make_usable()
             placed = self._link is not None and self._place(self._link)
         except OSError as error:
             raise EnvironmentUnavailable(Reason.DISK_UNAVAILABLE) from error
@@ -134,6 +131,29 @@ class BackendStore:
             self._require_wanted()
             write_private(self._record, json.dumps(content).encode(), durable=False)
 
+    def _make_usable(self) -> bool:
+        """Leave nothing that leads out, no name of the model, and no file that is not proved.
+
+        A backend can fill its folder so that nobody can look through it or empty it. Such a folder
+        is set aside where no backend reaches it, and a start goes on with a new one.
+
+        Returns:
+            Whether the store is what an earlier start left.
+        """
+        try:
+            self._remove_links_out()
+            self._remove_names()
+            unchanged = self._is_unchanged()
+            if not unchanged:
+                self._clear()
+        except OSError:
+            set_aside(self._data_dir)
+            for folder in (self._data_dir, self._folder):
+                if folder is not None:
+                    private_folder(folder)
+            return False
+        return unchanged
+
     def _remove_links_out(self) -> None:
         """Remove each link that stands in the place of one of the store's folders.
 
@@ -158,7 +178,8 @@ class BackendStore:
         for file in self._model.files:
             if os.fstat(file.descriptor).st_nlink > 1:
                 with file.proof.own_change():
-                    for path in files_below(self._data_dir):
+                    for entry in files_below(self._data_dir):
+                        path = Path(entry.path)
                         if is_same_inode(file, path):
                             path.unlink()
 
@@ -212,7 +233,8 @@ class BackendStore:
         with contextlib.suppress(FileNotFoundError):
             for entry in [*_entries(self._folder, frozenset(map(str, above)))]:
                 if entry.is_dir(follow_symlinks=False):
-                    shutil.rmtree(entry.path)
+                    if not remove_tree(Path(entry.path)):
+                        raise OSError(errno.ENOTEMPTY, "it cannot be removed")
                 elif self._link is None or entry.path != str(self._link):
                     os.unlink(entry.path)  # noqa: PTH108 - an entry has its path as text
 
@@ -221,19 +243,20 @@ class BackendStore:
         folder, found, size = self._folder, dict[str, str](), 0
         if folder is None:
             return None
-        for root, folders, names in os.walk(folder):
-            for name in (*names, *folders):
-                path = Path(root, name)
-                status = path.lstat()
-                if path == self._link or stat.S_ISDIR(status.st_mode):
+        try:
+            for entry in files_below(folder) if folder.is_dir() else ():
+                path = Path(entry.path)
+                if path == self._link:
                     continue
-                size += status.st_size
+                size += entry.stat(follow_symlinks=False).st_size
                 if len(found) >= _MOST_FILES or size > _MOST_BYTES:
                     return None
                 digest = self._digest(path)
                 if digest is None:  # a link or a pipe, which no backend needs here
                     return None
                 found[str(path.relative_to(folder))] = digest
+        except OSError:  # nobody can look through it
+            return None
         return found
 
     def _digest(self, path: Path) -> str | None:

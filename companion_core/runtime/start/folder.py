@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
 import socket
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Final
 from companion_core.decisions.spawn_plan import MAX_UNIX_PATH
 from companion_core.errors import EnvironmentUnavailable, Reason
 from companion_core.providers import TcpChannel, UnixChannel
+from companion_core.system.removal import remove_tree
 from companion_core.system.state_files import private_folder
 
 __all__ = ["choose_channel", "new_start_folder", "remove_start_folder"]
@@ -36,8 +36,11 @@ def new_start_folder(run_dir: Path) -> Path:
 
 
 def remove_start_folder(folder: Path) -> None:
-    """Remove the folder and everything that the runtime left in it."""
-    shutil.rmtree(folder, ignore_errors=True)
+    """Remove the folder and all that the runtime left in it; what stays, a later start removes.
+
+    Blocking: a runtime may have left more than the event loop can wait for.
+    """
+    remove_tree(folder)
 
 
 def choose_channel(offered: frozenset[str], folder: Path) -> UnixChannel | TcpChannel:

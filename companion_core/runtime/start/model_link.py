@@ -5,12 +5,15 @@ Neither is a name of the model's file, except on Windows: see `backend_store.py`
 
 from __future__ import annotations
 
+import errno
+import itertools
 import os
 import secrets
 import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from companion_core.models.store import ProvedFile
 from companion_core.system.os_compat import NO_FOLLOW
@@ -24,6 +27,10 @@ __all__ = [
     "make_link",
     "put_empty_file",
 ]
+
+
+# More than any backend makes; a start would take seconds to look at each of them.
+_MOST_ENTRIES: Final = 100_000
 
 
 def is_same_inode(file: ProvedFile, path: Path) -> bool:
@@ -85,17 +92,25 @@ def put_empty_file(path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def files_below(folder: Path) -> Iterator[Path]:
-    """Yield all that is no folder; a folder that a runtime closed to us is opened again."""
-    for root, folders, names in os.walk(folder, onerror=_raise):
-        yield from (Path(root, name) for name in names)
-        for path in (Path(root, name) for name in folders):
-            if not path.is_symlink():
-                path.chmod(0o700)
+def files_below(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """Yield all that is no folder; a folder that a runtime closed to us is opened again.
 
-
-def _raise(error: OSError) -> None:
-    raise error
+    Raises:
+        OSError: a folder cannot be read, or there is more than a store has (ENAMETOOLONG, E2BIG).
+    """
+    waiting, seen = [str(folder)], 0
+    while waiting:
+        with os.scandir(waiting.pop()) as listed:
+            entries = list(itertools.islice(listed, _MOST_ENTRIES + 1 - seen))
+        seen += len(entries)
+        if seen > _MOST_ENTRIES:
+            raise OSError(errno.E2BIG, "too many entries")
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                os.chmod(entry.path, 0o700)  # noqa: PTH101 - an entry has its path as text
+                waiting.append(entry.path)
+            else:
+                yield entry
 
 
 def beside(link: Path) -> Path:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+from companion_core.decisions.fit import footprint_of, judge_fit
+from companion_core.decisions.gguf import HEAD_BYTES, GgufHead, parse_gguf
 from companion_core.decisions.isolation import Tier
 from companion_core.decisions.spawn_plan import PlanFacts, check_plan
 from companion_core.decisions.verdict import Verdict
@@ -26,6 +29,8 @@ from companion_core.providers import (
     UnixChannel,
 )
 from companion_core.runtime.process.binary import ProvedBinary
+from companion_core.system.interpreter import Interpreter, running_interpreter
+from companion_core.system.os_compat import read_at
 
 __all__ = ["StartSpec", "ask_for_plan", "check_spec", "has_own_network", "tier_for"]
 
@@ -48,6 +53,7 @@ class StartSpec:
         parallel: how many requests the gateway has in flight at most.
         tier: how the runtime is confined; one that works here.
         allow_open_backend: the person accepted a backend without socket and key (I-07).
+        interpreter: runs the keeper, the broker and an embedded runtime.
     """
 
     spawner: Spawner
@@ -68,6 +74,7 @@ class StartSpec:
     tier: Tier
     allow_open_backend: bool = False
     plugin_folders: tuple[str, ...] = ()
+    interpreter: Interpreter = field(default_factory=running_interpreter)
 
     @property
     def store_record(self) -> Path:
@@ -115,12 +122,14 @@ async def ask_for_plan(
     Raises:
         CompanionError: the plugin's reason, or that of the rule that its plan breaks.
     """
+    head = await asyncio.to_thread(_head_of, spec.model)
     request = SpawnRequest(
         binary=binary.path,
         embedded=binary.embedded,
         model_id=spec.model.model_id,
         model_path=files[0].path,
         chat_template=spec.model.chat_template,
+        model_chat_template=None if head is None else head.text("tokenizer.chat_template"),
         model_files=files,
         channel=channel,
         private_dir=str(folder),
@@ -128,7 +137,7 @@ async def ask_for_plan(
         limits=spec.limits,
         parallel=spec.parallel,
         threads=spec.threads,
-        context_length=spec.context_length,
+        context_length=_context_of(spec, head),
         options=MappingProxyType(dict(spec.options)),
         help_text=help_text,
     )
@@ -156,6 +165,24 @@ async def ask_for_plan(
     if binary.embedded:  # a linked source tree lies outside the interpreter's own folders
         return replace(plan, read_paths=(*plan.read_paths, *spec.plugin_folders))
     return plan
+
+
+def _head_of(model: VerifiedModel) -> GgufHead | None:
+    """Return what the model's first file says of the model. Blocking."""
+    if model.format != "gguf":
+        return None
+    file = model.files[0]
+    return parse_gguf(read_at(file.descriptor, min(file.size, HEAD_BYTES), 0))
+
+
+def _context_of(spec: StartSpec, head: GgufHead | None) -> int | None:
+    limits = spec.limits
+    ceiling = min(limits.max_ram_bytes, limits.max_vram_bytes or limits.max_ram_bytes)
+    footprint = footprint_of(head, weights=sum(file.size for file in spec.model.files))
+    fit = judge_fit(
+        footprint, available=ceiling, places=spec.parallel, configured=spec.context_length
+    )
+    return fit.context
 
 
 def tier_for(spec: StartSpec, channel: UnixChannel | TcpChannel) -> Tier:

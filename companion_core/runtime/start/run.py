@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -78,7 +79,7 @@ async def take_down(run: Run, *, terminate_after: float, kill_after: float) -> N
     made = (run.output, run.broker, run.group, run.socket_watch, run.model)
     steps += [each.close for each in made if each is not None]
     if run.folder is not None:
-        steps.append(partial(remove_start_folder, run.folder))
+        steps.append(partial(asyncio.to_thread, remove_start_folder, run.folder))
     errors: list[BaseException] = []
     for step in steps:
         try:

@@ -92,7 +92,9 @@ async def bring_up(
     # 1. Evidence and options.
     check_spec(spec)
     # 2. The program.
-    binary = await asyncio.to_thread(prove_binary, spec.binary, spec.binary_sha256)
+    binary = await asyncio.to_thread(
+        prove_binary, spec.binary, spec.binary_sha256, interpreter=spec.interpreter
+    )
     # 3. The folder, the channel and the tier.
     place = _make_place(run, environment)
     # 4. The model, as the runtime opens it.
@@ -116,6 +118,7 @@ async def bring_up(
             output=output,
             descriptors=command.descriptors,
             limits=spec.limits,
+            interpreter=spec.interpreter,
         )
     ready_by = asyncio.get_running_loop().time() + plan.start_deadline_seconds
     try:
@@ -240,8 +243,14 @@ def _confine(
 ) -> StartCommand:
     """Return the confined command, which needs what `handed_on` closes until it is launched."""
     descriptors = [descriptor for _, descriptor in models]
+    interpreter = run.spec.interpreter
     policy = sandbox_policy(
-        plan, binary, place.channel, write=(place.folder, run.spec.data_dir), models=models
+        plan,
+        binary,
+        place.channel,
+        write=(place.folder, run.spec.data_dir),
+        models=models,
+        interpreter=interpreter,
     )
     env = {**place.base, **plan.env}
     if plan.backend_key_env is not None and key is not None:
@@ -251,7 +260,7 @@ def _confine(
         run.broker, far_end = open_broker(place.channel)
         handed_on.callback(far_end.close)
         descriptors.append(far_end.fileno())
-        argv = broker_command(far_end.fileno(), place.channel, argv)
+        argv = broker_command(interpreter, far_end.fileno(), place.channel, argv)
     confined = confine(
         place.tier,
         argv,
@@ -259,7 +268,7 @@ def _confine(
         policy,
         folder=place.folder,
         handed_on=handed_on,
-        helpers=int(place.own_network),
+        broker=interpreter if place.own_network else None,
     )
     return StartCommand(
         argv=confined.argv,

@@ -26,7 +26,7 @@ SESSION = """
 exec "$1" -W error -c '
 from companion_keychain_linux.plugin import companion_keychain
 from companion_core.testing import check_keychain
-provider = companion_keychain()
+provider = companion_keychain({})
 assert provider.status().ok
 check_keychain(provider)
 '
@@ -67,7 +67,7 @@ def test_conformance_with_a_real_keyring(tmp_path: Path) -> None:
 
 @pytest.mark.integration
 def test_conformance_without_a_bus() -> None:
-    check_keychain(companion_keychain())
+    check_keychain(companion_keychain({}))
     gc.collect()
 
 

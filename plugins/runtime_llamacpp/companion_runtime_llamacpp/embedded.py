@@ -35,11 +35,11 @@ def build_parameters(model: str, address: str, settings: dict[str, Any], key: st
     if key is not None:
         parameters.api_keys = [key]
 
-    parallel, context = settings["parallel"], settings["context_length"]
-    parameters.n_parallel = parallel
-    # llama.cpp divides a given context among the parallel requests; it shares the model's own.
-    parameters.n_ctx = 0 if context is None else context * parallel
-    parameters.kv_unified = context is None
+    parameters.n_parallel = settings["parallel"]
+    parameters.n_ctx = settings["total_context"]
+    parameters.kv_unified = False
+    if settings["batch"] is not None:
+        parameters.n_batch = parameters.n_ubatch = settings["batch"]
     parameters.cpuparams.n_threads = settings["threads"]
     parameters.cpuparams_batch.n_threads = settings["threads"]
     if settings["flash_attention"] is not None:

@@ -16,6 +16,7 @@ from companion_core.providers import (
     SpawnRequest,
     UnixChannel,
 )
+from companion_runtime_llamacpp.sizes import Sizes, choose_sizes
 
 __all__ = ["EMBEDDED_MODULE", "LlamaSpawner"]
 
@@ -90,15 +91,17 @@ class LlamaSpawner:
 def _embedded_argv(
     request: SpawnRequest, flash_attention: bool | None, gpu_layers: int | None, *, embeddings: bool
 ) -> tuple[str, ...]:
+    sizes = _sizes(request, embeddings=embeddings)
     settings = {
         "alias": request.model_id,
         "chat_template": request.chat_template,
-        "context_length": request.context_length,
+        "batch": sizes.batch,
         "embeddings": embeddings,
         "flash_attention": flash_attention,
         "gpu_layers": gpu_layers,
         "parallel": request.parallel,
         "threads": request.threads,
+        "total_context": sizes.total_context,
     }
     channel = request.channel
     address = channel.path if isinstance(channel, UnixChannel) else f"{channel.host}:{channel.port}"
@@ -115,10 +118,11 @@ def _server_argv(
     else:
         argv += ["--host", request.channel.host, "--port", str(request.channel.port)]
     argv += ["--parallel", str(request.parallel), "--threads", str(request.threads)]
-    if request.context_length is None:
-        argv += ["--ctx-size", "0", "--kv-unified"]
-    else:  # llama.cpp divides the context among the parallel requests
-        argv += ["--ctx-size", str(request.context_length * request.parallel)]
+    # With --parallel llama.cpp divides the context among the places; without, they would share it.
+    sizes = _sizes(request, embeddings=embeddings)
+    argv += ["--ctx-size", str(sizes.total_context)]
+    if sizes.batch is not None:
+        argv += ["--batch-size", str(sizes.batch), "--ubatch-size", str(sizes.batch)]
     known = frozenset(re.findall(r"--[a-z][a-z-]+", request.help_text))
     for names, value in _HARDENING:
         # A program without help text is assumed to be one of the pinned, earlier releases.
@@ -133,6 +137,12 @@ def _server_argv(
     if request.chat_template is not None:
         argv += ["--jinja", "--chat-template", request.chat_template]
     return tuple(argv)
+
+
+def _sizes(request: SpawnRequest, *, embeddings: bool) -> Sizes:
+    return choose_sizes(
+        places=request.parallel, context_length=request.context_length, embeddings=embeddings
+    )
 
 
 def _flag(request: SpawnRequest, name: str) -> bool | None:

@@ -11,13 +11,14 @@ pytestmark = pytest.mark.integration
 
 SETTINGS = {
     "alias": "tiny",
+    "batch": None,
     "chat_template": None,
-    "context_length": 512,
     "embeddings": False,
     "flash_attention": None,
     "gpu_layers": None,
     "parallel": 2,
     "threads": 3,
+    "total_context": 1024,
 }
 
 
@@ -41,6 +42,7 @@ def test_everything_but_inference_is_off(build) -> None:
     assert parameters.model_alias == {"tiny"}
     assert parameters.api_keys == []
     assert (parameters.n_ctx, parameters.n_parallel, parameters.kv_unified) == (1024, 2, False)
+    assert (parameters.n_batch, parameters.n_ubatch) == (2048, 512)  # llama.cpp's own
     assert parameters.cpuparams.n_threads == 3
     assert parameters.offline
     assert parameters.cache_ram_mib == 0
@@ -53,15 +55,17 @@ def test_everything_but_inference_is_off(build) -> None:
 def test_settings_reach_the_library(build) -> None:
     changed = SETTINGS | {
         "chat_template": "T",
-        "context_length": None,
+        "batch": 512,
         "embeddings": True,
         "flash_attention": False,
         "gpu_layers": 7,
+        "total_context": 0,
     }
     parameters = build("/m", "127.0.0.1:4711", changed, "k")
     assert (parameters.hostnames, parameters.port) == (["127.0.0.1"], 4711)
     assert parameters.api_keys == ["k"]
-    assert (parameters.n_ctx, parameters.kv_unified) == (0, True)
+    assert (parameters.n_ctx, parameters.kv_unified) == (0, False)
+    assert (parameters.n_batch, parameters.n_ubatch) == (512, 512)
     assert parameters.n_gpu_layers == 7
     assert parameters.chat_template == "T"
     assert parameters.embedding

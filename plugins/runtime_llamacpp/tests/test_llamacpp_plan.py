@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 from types import SimpleNamespace
@@ -55,13 +56,14 @@ def test_the_embedded_server_gets_its_settings_as_one_object() -> None:
     assert plan.argv[4:6] == (MODEL, UNIX.path)
     assert json.loads(plan.argv[6]) == {
         "alias": "tiny",
+        "batch": None,
         "chat_template": "{{ x }}",
-        "context_length": 512,
         "embeddings": False,
         "flash_attention": None,
         "gpu_layers": 4,
         "parallel": 2,
         "threads": 3,
+        "total_context": 1024,
     }
     # It listens first and answers 503 while the model loads, so only the health check counts.
     assert plan.ready_text is None
@@ -73,6 +75,7 @@ def test_the_stand_alone_server_is_hardened() -> None:
     assert " ".join(plan.argv) == (
         f"/opt/llama-server --model {MODEL} --alias tiny --host {UNIX.path}"
         " --parallel 2 --threads 3 --ctx-size 1024"
+        " --batch-size 512 --ubatch-size 512"
         " --offline --no-webui --no-slots --cache-ram 0 --cors-origins localhost"
         " --no-cors-credentials"
         " --flash-attn on --n-gpu-layers 0 --embeddings --pooling mean"
@@ -100,9 +103,26 @@ def test_flags_are_named_as_the_program_names_them(help_text, flags) -> None:
     assert [part for part in argv if part in hardening] == flags
 
 
-def test_without_a_context_length_the_models_own_is_shared() -> None:
-    argv = planned(replace(SERVER, context_length=None)).argv
-    assert argv[argv.index("--ctx-size") + 1 :][:2] == ("0", "--kv-unified")
+@pytest.mark.parametrize("request_", [REQUEST, SERVER], ids=["embedded", "stand-alone"])
+def test_each_place_has_a_context_of_its_own(request_) -> None:
+    def told(request: SpawnRequest) -> tuple[int, int | None]:
+        argv = planned(request).argv
+        if request.embedded:
+            settings = json.loads(argv[6])
+            return settings["total_context"], settings["batch"]
+        named = dict(itertools.pairwise(argv))
+        batch = named.get("--ubatch-size")
+        assert batch == named.get("--batch-size")
+        assert not {"--kv-unified", "-kvu"} & set(argv)
+        return int(named["--ctx-size"]), None if batch is None else int(batch)
+
+    assert told(replace(request_, parallel=3, context_length=700)) == (2100, None)
+    # An embedding is computed in one batch.
+    embeddings = replace(request_, options={"embeddings": True})
+    assert told(replace(embeddings, parallel=3, context_length=700)) == (2100, 700)
+    # Nothing is known of the model: it divides its own.
+    assert told(replace(request_, context_length=None)) == (0, None)
+    assert told(replace(embeddings, context_length=None)) == (0, 2048)
 
 
 @pytest.mark.parametrize(("options", "served"), [({}, False), ({"embeddings": True}, True)])

@@ -37,12 +37,13 @@ def reason_of(call: Any, kind: type[CompanionError] = CompanionError) -> Reason:
 # --- accounts and limits ------------------------------------------------------------------
 
 
-def test_there_are_four_accounts() -> None:
+def test_the_list_of_accounts_is_closed() -> None:
     assert [str(account) for account in Account] == [
         "access_token",
         "refresh_token",
         "session_meta",
         "loopback_token",
+        "personal_key",
     ]
 
 
@@ -79,7 +80,7 @@ class Text(str):
 )
 def test_what_is_no_secret_never_reaches_the_provider(secret: Any) -> None:
     provider = FakeKeychain()
-    call = lambda: guarded(provider).set(Account.ACCESS_TOKEN, secret)  # noqa: E731
+    call = lambda: guarded(provider).set(Account.ACCESS_TOKEN, secret)  # noqa: E731 - one call, written once
     assert reason_of(call, UsageError) is Reason.SECRET_INVALID
     assert provider.calls == 0
 
@@ -158,7 +159,7 @@ def test_a_proved_store_that_turns_bad_is_caught_by_reading_back(knob: str) -> N
     keychain = guarded(provider)
     keychain.prove()
     setattr(provider, knob, True)
-    call = lambda: keychain.set(Account.ACCESS_TOKEN, "secret")  # noqa: E731
+    call = lambda: keychain.set(Account.ACCESS_TOKEN, "secret")  # noqa: E731 - one call, written once
     assert reason_of(call, PluginFault) is Reason.KEYCHAIN_UNTRUSTED
 
 
@@ -171,7 +172,7 @@ def test_a_deletion_that_leaves_the_item_is_caught() -> None:
 
     keychain = guarded(Keeping())
     keychain.set(Account.ACCESS_TOKEN, "stays")
-    call = lambda: keychain.delete(Account.ACCESS_TOKEN)  # noqa: E731
+    call = lambda: keychain.delete(Account.ACCESS_TOKEN)  # noqa: E731 - one call, written once
     assert reason_of(call, PluginFault) is Reason.KEYCHAIN_UNTRUSTED
 
 
@@ -216,8 +217,8 @@ def test_an_answer_that_could_not_have_been_stored_is_refused(answer: object) ->
     provider = FakeKeychain()
     keychain = guarded(provider)
     keychain.prove()
-    provider.items["companion/one/access_token"] = answer  # type: ignore[assignment]
-    call = lambda: keychain.get(Account.ACCESS_TOKEN)  # noqa: E731
+    provider.items["companion/one/access_token"] = answer  # type: ignore[assignment]  # what a plugin may answer
+    call = lambda: keychain.get(Account.ACCESS_TOKEN)  # noqa: E731 - one call, written once
     assert reason_of(call, PluginFault) is Reason.PLUGIN_RESULT_INVALID
 
 
@@ -246,7 +247,7 @@ def test_a_hanging_store_costs_one_thread_and_recovers() -> None:
     before = threading.active_count()
     try:
         for _ in range(20):
-            call = lambda: keychain.get(Account.ACCESS_TOKEN)  # noqa: E731
+            call = lambda: keychain.get(Account.ACCESS_TOKEN)  # noqa: E731 - one call, written once
             assert reason_of(call, EnvironmentUnavailable) is Reason.KEYCHAIN_TIMEOUT
         assert wait_until(lambda: provider.calls)  # its thread may only be on its way
         assert provider.calls == 1
@@ -334,10 +335,10 @@ class OtherStatus(KeychainStatus):
         KeychainStatus(ok=True, reason=Reason.KEYCHAIN_LOCKED),
         KeychainStatus(ok=False, reason=Reason.OK),
         KeychainStatus(ok=False, reason=Reason.RATE_LIMITED),
-        KeychainStatus(ok=1, reason=Reason.OK),  # type: ignore[arg-type]
-        KeychainStatus(ok=True, reason="ok"),  # type: ignore[arg-type]
-        KeychainStatus(ok=True, reason=Reason.OK, device_only="yes"),  # type: ignore[arg-type]
-        KeychainStatus(ok=True, reason=Reason.OK, session_bound=None),  # type: ignore[arg-type]
+        KeychainStatus(ok=1, reason=Reason.OK),  # type: ignore[arg-type]  # what a plugin may say
+        KeychainStatus(ok=True, reason="ok"),  # type: ignore[arg-type]  # what a plugin may say
+        KeychainStatus(ok=True, reason=Reason.OK, device_only="yes"),  # type: ignore[arg-type]  # what a plugin may say
+        KeychainStatus(ok=True, reason=Reason.OK, session_bound=None),  # type: ignore[arg-type]  # what a plugin may say
         OtherStatus(ok=True, reason=Reason.OK),
     ],
 )

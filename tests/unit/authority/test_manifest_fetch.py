@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import ssl
@@ -16,7 +17,7 @@ from companion_core.decisions.manifest import Manifest
 from companion_core.egress.interface import EgressRefused
 from companion_core.egress.live import LiveEgress
 from companion_core.egress.refusing import RefusingEgress
-from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason
+from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason, Refused
 from companion_core.testing.publisher import TEST_NOW, FakePublisher, manifest_document
 
 pytestmark = pytest.mark.unit
@@ -98,11 +99,44 @@ def test_a_clock_set_back_brings_nothing_back(tmp_path: Path, memory: ManifestMe
     assert memory.latest_time(later + 1e6) == later + 1e6
 
 
-def test_what_is_refused_is_not_remembered(tmp_path: Path, memory: ManifestMemory) -> None:
+def test_of_what_is_refused_the_time_alone_is_remembered(
+    tmp_path: Path, memory: ManifestMemory
+) -> None:
     assert refusal(publish(tmp_path, STRANGER), memory) is Reason.MANIFEST_SIGNATURE_INVALID
     assert refusal(publish(tmp_path), memory, now=TEST_NOW + 1e8) is Reason.MANIFEST_EXPIRED
     assert memory.last_seen([PUBLISHER.public_key]) is None
-    assert memory.latest_time(0.0) == 0.0
+    assert memory.latest_time(0.0) == TEST_NOW + 1e8
+    assert memory.stored(publish(tmp_path)) is None
+
+
+def test_what_has_expired_once_stays_expired(tmp_path: Path, memory: ManifestMemory) -> None:
+    url = publish(tmp_path)
+    after_its_end = TEST_NOW + 17 * 86_400
+    assert refusal(url, memory, now=after_its_end) is Reason.MANIFEST_EXPIRED
+    again = ManifestMemory(tmp_path / "state" / "manifest-memory.json")
+    with pytest.raises(Refused) as caught:
+        fetch(url, again)
+    assert caught.value.reason is Reason.MANIFEST_EXPIRED
+    assert "2026-02-01 00:00 UTC" in caught.value.detail
+    assert "companion doctor --repair" in caught.value.advice
+
+
+def test_looking_at_the_same_moment_does_not_move_the_time(
+    tmp_path: Path, memory: ManifestMemory
+) -> None:
+    for _ in range(5):
+        fetch(publish(tmp_path), memory, now=TEST_NOW + 0.5)
+    assert memory.latest_time(0.0) == TEST_NOW + 1
+
+
+@pytest.mark.parametrize("clock", [float("nan"), float("inf"), 1e17, -1e17])
+def test_a_clock_gone_wild_does_not_damage_the_memory(
+    tmp_path: Path, memory: ManifestMemory, clock: float
+) -> None:
+    with contextlib.suppress(CompanionError):
+        fetch(publish(tmp_path), memory, now=clock)
+    memory.confirm_clock(TEST_NOW)
+    fetch(publish(tmp_path), memory)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +156,10 @@ def test_a_damaged_memory_is_refused_and_not_forgotten(
     fetch(publish(tmp_path), memory)
     path = tmp_path / "state" / "manifest-memory.json"
     path.write_bytes(content)
-    assert refusal(publish(tmp_path), memory) is Reason.STATE_PATH_UNSAFE
+    with pytest.raises(Refused) as caught:
+        fetch(publish(tmp_path), memory)
+    assert caught.value.reason is Reason.MANIFEST_MEMORY_DAMAGED
+    assert str(path) in caught.value.detail
     assert path.read_bytes() == content
 
 
@@ -131,7 +168,7 @@ def test_the_memory_is_the_persons_alone(tmp_path: Path, memory: ManifestMemory)
     path = tmp_path / "state" / "manifest-memory.json"
     assert path.stat().st_mode & 0o777 == 0o600
     assert path.parent.stat().st_mode & 0o777 == 0o700
-    assert set(json.loads(path.read_bytes())) == {"latest_time", "seen"}
+    assert set(json.loads(path.read_bytes())) == {"latest_time", "signed_time", "seen"}
     path.chmod(0o666)
     assert refusal(publish(tmp_path), memory) is Reason.STATE_PATH_UNSAFE
 
@@ -173,6 +210,13 @@ def test_what_is_no_ordinary_file_is_not_waited_for(
     # The deadline's end would say the same, a minute later.
     assert isinstance(caught.value.__cause__, OSError)
     assert not isinstance(caught.value.__cause__, TimeoutError)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path, memory: ManifestMemory) -> None:
+    missing = tmp_path / "nowhere" / "manifest.json"
+    with pytest.raises(EnvironmentUnavailable) as caught:
+        fetch(missing.as_uri(), memory)
+    assert str(missing) in caught.value.detail
 
 
 def test_a_link_to_an_ordinary_file_is_followed(tmp_path: Path, memory: ManifestMemory) -> None:

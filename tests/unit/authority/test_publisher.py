@@ -199,8 +199,8 @@ def test_a_missing_or_damaged_key(
 
 
 def test_a_key_of_another_kind(draft: tuple[Path, str], key_file: Path) -> None:
-    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415
-    from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
+    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 - heavy, for one test
+    from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415 - heavy, for one test
 
     add(draft[0])
     other = ec.generate_private_key(ec.SECP256R1())

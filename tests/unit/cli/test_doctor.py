@@ -140,3 +140,31 @@ def test_a_bundle_that_exists_is_wrong_usage_and_nothing_is_looked_at(run, tmp_p
     assert code == 2
     assert str(bundle) in err
     assert bundle.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("options", "terminal", "typed", "said"),
+    [
+        (["--repair", "--yes"], False, "", True),
+        (["--repair"], False, "y\n", False),
+        (["--repair"], True, "y\n", True),
+        (["--repair"], True, "\n", False),
+        (["--repair"], True, "n\n", False),
+    ],
+)
+def test_a_question_is_put_to_a_person_and_to_no_program(
+    run, monkeypatch, *, options, terminal, typed, said
+):
+    run(*options)
+    kind = Terminal if terminal else io.StringIO
+    err = kind()
+    monkeypatch.setattr(sys, "stdin", kind(typed))
+    monkeypatch.setattr(sys, "stderr", err)
+    assert run.situation.confirm("Is the time right now?") is said
+    assert ("Is the time right now?" in err.getvalue()) == terminal
+
+
+def test_a_yes_is_for_a_repair_alone(run):
+    code, _, err = run("--yes")
+    assert code == 2
+    assert "--repair" in err

@@ -26,8 +26,8 @@ def test_neither_companion_overwrites_or_clears_the_others_token(tmp_path):
             Companion(make_config(), InstancePaths(tmp_path / name), RefusingEgress(), print)
             for name in ("one", "two")
         ]
-        made = [await companion._open_keychain(authority) for companion in companions]
-        tokens = [token.reveal() for token in made]
+        made = [await each._open_keychain(authority) for each in companions]
+        tokens = [token.secret.reveal() for token in made]
         assert sorted(keychain.items.values()) == sorted(tokens)
         await companions[0]._undo.aclose()
         assert list(keychain.items.values()) == tokens[1:]

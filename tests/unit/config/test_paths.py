@@ -1,4 +1,6 @@
 import os
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -12,12 +14,13 @@ pytestmark = pytest.mark.unit
 LONGEST = "/01234567/backend.sock"
 
 
-def test_two_instances_share_models_and_nothing_else(tmp_path):
+def test_two_instances_share_models_and_manifests_and_nothing_else(tmp_path):
     one, two = InstancePaths(tmp_path), InstancePaths(tmp_path, "two")
     one.prepare()
     two.prepare()
     assert one.models == two.models
-    for name in ("folder", "logs", "lock_file", "state_file", "manifest_memory"):
+    assert one.manifest_memory == two.manifest_memory
+    for name in ("folder", "logs", "lock_file", "state_file"):
         assert getattr(one, name) != getattr(two, name)
     assert one.run_folder() != two.run_folder()
 
@@ -29,18 +32,46 @@ def test_an_instance_name_is_no_path(tmp_path, name):
     assert caught.value.reason is Reason.USAGE
 
 
+@pytest.fixture
+def no_login(tmp_path, monkeypatch):
+    """Nobody is logged in: the system's place for that is no argument of anything."""
+    monkeypatch.setattr("companion_core.config.paths.LOGIN_FOLDERS", tmp_path / "nowhere")
+
+
+@pytest.mark.usefixtures("no_login")
 @pytest.mark.parametrize("length", [1, 40, 80, 120, 200])
-def test_sockets_fit_however_deep_the_state_folder_is(tmp_path, monkeypatch, length):
+@pytest.mark.parametrize("folder", ["XDG_RUNTIME_DIR", "XDG_CACHE_HOME"])
+def test_sockets_fit_however_deep_the_state_folder_is(tmp_path, monkeypatch, length, folder):
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / ("x" * 90)))
-    deep = tmp_path / ("d" * min(length, 200))
-    paths = InstancePaths(deep)
+    paths = InstancePaths(tmp_path / ("d" * length))
     paths.prepare()
-    folder = paths.run_folder()
-    try:
-        assert len(os.fsencode(folder)) + len(LONGEST) <= MAX_SOCKET_PATH
-        assert folder.stat().st_mode & 0o777 == 0o700
-    finally:
-        folder.rmdir()
+    with tempfile.TemporaryDirectory() as short:
+        monkeypatch.setenv(folder, short)
+        made = paths.run_folder()
+        assert len(os.fsencode(made)) + len(LONGEST) <= MAX_SOCKET_PATH
+        assert made.stat().st_mode & 0o777 == 0o700
+        assert made.is_relative_to(paths.root) or made.is_relative_to(short)
+
+
+@pytest.mark.usefixtures("no_login")
+@pytest.mark.skipif(os.name != "posix", reason="others share folders on POSIX systems")
+@pytest.mark.parametrize("folder", ["XDG_RUNTIME_DIR", "TMPDIR", "XDG_CACHE_HOME"])
+def test_no_socket_lies_where_another_user_could_make_its_folder_first(
+    tmp_path, monkeypatch, folder
+):
+    for name in ("XDG_RUNTIME_DIR", "TMPDIR", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / ("x" * 90)))
+    paths = InstancePaths(tmp_path / ("d" * 120))
+    with tempfile.TemporaryDirectory(dir="/tmp") as shared:
+        monkeypatch.setenv(folder, shared)
+        monkeypatch.setattr(tempfile, "tempdir", None)  # what the process knew of TMPDIR
+        assert paths.run_folder_path().is_relative_to(shared)
+        for mode in (0o1777, 0o777):
+            Path(shared).chmod(mode)
+            with pytest.raises(UsageError) as caught:
+                paths.run_folder_path()
+            assert caught.value.reason is Reason.CONFIGURATION_INVALID
+            assert str(paths.root) in caught.value.detail
 
 
 def test_a_folder_that_holds_something_else_is_refused_and_left_as_it_is(tmp_path):
@@ -63,6 +94,7 @@ def test_a_folder_that_holds_something_else_is_refused_and_left_as_it_is(tmp_pat
         "instances/default/logs",
         "instances/default/data",
         "models",
+        "manifests",
     ],
 )
 def test_a_link_in_place_of_a_folder_of_ours_is_refused(tmp_path, name):

@@ -59,7 +59,7 @@ def reason_of(answer: object) -> Reason:
 
 
 def test_clearing_ends_the_session_and_spares_the_loopback_token() -> None:
-    assert set(CLEARING_ORDER) == set(Account) - {Account.LOOPBACK_TOKEN}
+    assert set(CLEARING_ORDER) == set(Account) - {Account.LOOPBACK_TOKEN, Account.PERSONAL_KEY}
     assert CLEARING_ORDER[0] is Account.REFRESH_TOKEN
 
 

@@ -322,7 +322,7 @@ def test_the_parts_of_a_source_may_be_empty(url: str) -> None:
 def test_a_scheme_has_the_characters_of_its_standard() -> None:
     # RFC 3986 section 3.1: what is a scheme at all is refused as a scheme.
     def reason(scheme: str) -> str:
-        return parse_https_url(f"{scheme}://a/").reason  # type: ignore[union-attr]
+        return parse_https_url(f"{scheme}://a/").reason  # type: ignore[union-attr]  # every one is refused
 
     later = {char for char in CANDIDATES if reason(f"x{char}y") == "scheme_not_allowed"}
     first = {char for char in CANDIDATES if reason(f"{char}y") == "scheme_not_allowed"}
@@ -371,7 +371,7 @@ def test_what_stands_in_brackets_has_a_colon() -> None:
     ],
 )
 def test_userinfo_is_seen_as_such(authority: str, reason: str) -> None:
-    assert parse_https_url(f"https://{authority}/").reason == reason  # type: ignore[union-attr]
+    assert parse_https_url(f"https://{authority}/").reason == reason  # type: ignore[union-attr]  # every one is refused
 
 
 def test_a_code_is_any_printable_text() -> None:

@@ -66,9 +66,9 @@ def test_the_table_is_the_expected_one_and_cannot_be_changed() -> None:
     pairs = {(s, e): t for s, events in EXPECTED.items() for e, t in events.items()}
     assert pairs == dict(TRANSITIONS)
     with pytest.raises(TypeError):
-        TRANSITIONS[State.STOPPED, Event.DRAIN] = State.READY  # type: ignore[index]
+        TRANSITIONS[State.STOPPED, Event.DRAIN] = State.READY  # type: ignore[index]  # the table is read-only
     with pytest.raises(dataclasses.FrozenInstanceError):
-        transition("stopped", "start").ok = False  # type: ignore[misc]
+        transition("stopped", "start").ok = False  # type: ignore[misc]  # the value is frozen
 
 
 def test_only_ready_serves() -> None:

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from companion_core.decisions.signatures import (
-    any_trusted,
     key_id,
     parse_public_key,
     pre_authentication_encoding,
     signature_is_valid,
+    trusted_signers,
 )
 
 pytestmark = pytest.mark.unit
@@ -121,7 +121,8 @@ def test_verification_is_total(key: bytes, signature: bytes, message: bytes) -> 
 def test_no_trusted_key_is_no_trust() -> None:
     key, _, signature = (bytes.fromhex(part) for part in RFC_8032[0])
     pair = (key_id(key), signature)
-    assert any_trusted([pair], [key], b"")
-    assert not any_trusted([pair], [], b"")
-    assert not any_trusted([], [key], b"")
-    assert not any_trusted([("0" * 64, signature)], [key], b"")
+    assert trusted_signers([pair, pair], [key], b"") == (key_id(key),)
+    assert trusted_signers([pair], [], b"") == ()
+    assert trusted_signers([], [key], b"") == ()
+    assert trusted_signers([("0" * 64, signature)], [key], b"") == ()
+    assert trusted_signers([(key_id(key), bytes(64))], [key], b"") == ()

@@ -204,7 +204,7 @@ def test_a_form_is_sent_as_a_form() -> None:
         "Accept": "application/json",
     }
     with pytest.raises(TypeError):
-        request.headers["Authorization"] = "Basic x"  # type: ignore[index]
+        request.headers["Authorization"] = "Basic x"  # type: ignore[index]  # a copy is read-only
     assert request.body.startswith(b"grant_type=authorization_code&code=SECRET-code&")
 
 

@@ -9,7 +9,7 @@ import os
 import pytest
 from doctor_parts import PUBLIC_KEY, make_situation
 
-from companion_core.config.reader import SECTIONS
+from companion_core.config.sections import SECTIONS
 from companion_core.doctor import configuration
 from companion_core.doctor.checks import run_checks
 from companion_core.doctor.findings import Status
@@ -74,11 +74,10 @@ def test_the_open_backend_is_red(tmp_path):
 @pytest.mark.parametrize(
     ("text", "detail"),
     [
-        (None, "there is no such file"),
         (FILE.replace("port", "prot"), "did you mean port"),
         ("[", "companion.toml"),
         ("\0", "companion.toml"),
-        ("[model]\nid = 'x'\n", "[manifest] is missing"),
+        ("[manifest]\ntrusted_keys = []\n", "manifest.trusted_keys must be"),
     ],
 )
 def test_a_file_that_is_missing_or_broken_is_a_row_and_the_values_are_skipped(
@@ -91,6 +90,19 @@ def test_a_file_that_is_missing_or_broken_is_a_row_and_the_values_are_skipped(
     assert len(values) == sum(len(dataclasses.fields(table)) for table in SECTIONS.values())
     assert {row.status for row in values} == {Status.SKIP}
     assert rows["option.instance"].status is Status.OK
+
+
+def test_a_file_that_the_person_named_has_to_be_there(tmp_path):
+    rows = look(tmp_path, None, origins={"config_file": "option"})
+    assert rows["configuration"].reason is Reason.CONFIGURATION_INVALID
+    assert "there is no such file" in rows["configuration"].finding.detail
+
+
+def test_without_a_file_every_default_holds(tmp_path):
+    rows = look(tmp_path, None)
+    assert rows["configuration"].status is Status.OK
+    assert rows["config.manifest.url"].finding.value == "none"
+    assert rows["config.gateway.max_in_flight"].finding.source == "default"
 
 
 def test_options_outside_the_file_have_a_row_with_their_origin(tmp_path):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 from doctor_parts import make_config, make_situation
 
@@ -41,16 +39,6 @@ def test_an_optional_package_is_never_a_failure(tmp_path):
     found = machine.check_extra(make_situation(tmp_path), module="no_such_package", extra="fast")
     assert (found.status, found.reason) == (Status.SKIP, Reason.NOT_APPLICABLE)
     assert "companion-core[fast]" in found.fix
-
-
-@pytest.mark.parametrize(("behind", "status"), [(0, Status.OK), (3600, Status.FAIL)])
-def test_a_clock_that_was_set_back_is_told(tmp_path, behind, status):
-    situation = make_situation(tmp_path)
-    situation.paths.prepare()
-    situation.paths.manifest_memory.write_text(json.dumps({"latest_time": 10**9, "seen": {}}))
-    situation.paths.manifest_memory.chmod(0o600)
-    found = machine.check_clock(situation, clock=lambda: 10.0**9 - behind)
-    assert found.status is status
 
 
 def test_memory_is_compared_with_the_ceiling(tmp_path):

@@ -33,6 +33,8 @@ def place(tmp_path: Path) -> Path:
     for path, mode in {
         paths.lock_file: 0o600,
         paths.manifest_memory: 0o600,
+        paths.manifests / f"{MODEL}.json": 0o600,
+        paths.folder / "manifest-memory.json": 0o600,
         paths.plugin_store: 0o600,
         paths.logs / "runtime.log": 0o600,
         paths.models / MODEL: 0o400,
@@ -74,6 +76,8 @@ def test_a_missing_state_is_fine_and_nothing_is_made(tmp_path):
         ("instances/default/logs", 0o777, 0o700),
         ("instances/default/logs/runtime.log", 0o644, 0o600),
         ("instances/default/manifest-memory.json", 0o666, 0o600),
+        ("manifests/memory.json", 0o666, 0o600),
+        (f"manifests/{MODEL}.json", 0o644, 0o600),
         ("models", 0o755, 0o700),
         (f"models/{MODEL}", 0o444, 0o400),
         (f"models/.{MODEL}.part", 0o644, 0o600),

@@ -94,7 +94,7 @@ def context() -> GatewayContext:
 
 def test_a_connection_that_is_gone_takes_up_no_request(context: GatewayContext) -> None:
     connection = ClientConnection(context)
-    connection.connection_made(Wire())  # type: ignore[arg-type]
+    connection.connection_made(Wire())  # type: ignore[arg-type]  # a double of a transport
     connection.connection_lost(None)
     deadline = connection.deadline
     for use in (
@@ -109,7 +109,7 @@ def test_a_connection_that_is_gone_takes_up_no_request(context: GatewayContext) 
 
 def test_an_answer_that_no_request_waits_for_is_never_passed_on(context: GatewayContext) -> None:
     connection, wire = ClientConnection(context), Wire()
-    connection.connection_made(wire)  # type: ignore[arg-type]
+    connection.connection_made(wire)  # type: ignore[arg-type]  # a double of a transport
     exchange = Exchange(context, connection)
     head: Any = object()
     with pytest.raises(IllegalTransition):

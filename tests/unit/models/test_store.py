@@ -40,6 +40,7 @@ from companion_core.models import store as staging
 from companion_core.models.partial import Partial
 from companion_core.models.store import ModelStore, ProvedFile, VerifiedModel
 from companion_core.providers import DownloadFailed, DownloadRequest, Redirect, ResumeRefused
+from companion_core.system.folder_lock import lock_folder
 from companion_core.testing.publisher import TEST_NOW, FakePublisher, manifest_document
 
 pytestmark = pytest.mark.unit
@@ -61,6 +62,16 @@ def refusal(folder: Path, download: Callable[[DownloadRequest], Any], **options:
     assert names(folder) == []
     assert str(caught.value) == caught.value.reason.value  # no path, no address, no digest
     return caught.value.reason
+
+
+def test_a_stored_file_is_proved_while_another_downloads(folder: Path) -> None:
+    stage(folder, good).close()
+    given_up = threading.Event()
+    patience = threading.Timer(10, given_up.set)
+    with lock_folder(folder, threading.Event()):  # as one that downloads another model does
+        patience.start()
+        stage(folder, good, cancelled=given_up).close()
+    patience.cancel()
 
 
 def test_the_descriptor_holds_exactly_the_bytes_that_were_signed_for(folder: Path) -> None:

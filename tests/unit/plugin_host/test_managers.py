@@ -51,7 +51,7 @@ def test_each_implementation_is_called_singly_whatever_else_is_registered():
     plugins = [WithHost(), WithoutHost(), WithDefault(), Silent()]
     for number, plugin in enumerate(plugins):
         runtime.register(plugin, f"plugin{number}")
-    answers = [runtime.call_singly(plugin, "companion_spawn", HOST) for plugin in plugins]
+    answers = [runtime.call_singly(plugin, "companion_spawn", {"host": HOST}) for plugin in plugins]
     assert answers == [HOST, "alone", HOST, None]
 
 

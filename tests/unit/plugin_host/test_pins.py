@@ -13,7 +13,7 @@ import pytest
 from companion_core.errors import CompanionError, Reason
 from companion_core.plugin_host import State, load_plugins, read_pins, record_of, survey_plugins
 from companion_core.plugin_host.inventory import find_plugins
-from companion_core.plugin_host.pins import parse_pins
+from companion_core.plugin_host.pins import check_pins, parse_pins
 from companion_core.providers import HostInfo
 
 pytestmark = pytest.mark.unit
@@ -159,3 +159,29 @@ def test_a_file_that_others_can_change_is_refused(tmp_path: Path):
     with pytest.raises(CompanionError) as caught:
         read_pins(file)
     assert caught.value.reason is Reason.STATE_PATH_UNSAFE
+
+
+@pytest.mark.parametrize(
+    "pins",
+    [
+        {"lamp": "short"},
+        {"lamp": DIGEST.replace("0", "A")},
+        {"lamp": b"0" * 64},
+        {"Lamp": DIGEST},
+        {1: DIGEST},
+    ],
+)
+def test_a_malformed_mapping_is_refused(pins):
+    with pytest.raises(CompanionError) as caught:
+        check_pins(pins)
+    assert caught.value.reason is Reason.CONFIGURATION_INVALID
+
+
+def test_a_mapping_is_copied_and_a_path_is_read(tmp_path: Path):
+    pins = {"lamp": DIGEST}
+    checked = check_pins(pins)
+    pins["other"] = DIGEST
+    assert checked == {"lamp": DIGEST}
+    file = tmp_path / "pins.json"
+    file.write_text(json.dumps(pins))
+    assert check_pins(file) == check_pins(str(file)) == pins

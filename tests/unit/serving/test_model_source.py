@@ -29,8 +29,11 @@ from companion_core.errors import CompanionError, Reason, Refused
 from companion_core.models import lease as file_lease
 from companion_core.providers import DownloadFailed
 from companion_core.serving.assembly import RuntimeProviders
+from companion_core.serving.model_lists import ModelLists
 from companion_core.serving.model_source import HeldModel, ModelSource
+from companion_core.serving.own_list import open_own_list
 from companion_core.serving.step import Step
+from companion_core.testing import FakeKeychain
 from companion_core.testing.publisher import TEST_NOW, FakePublisher, manifest_document
 
 pytestmark = pytest.mark.unit
@@ -95,18 +98,21 @@ class Scene:
             spawn=SimpleNamespace(provider=self.spawn),
             download=SimpleNamespace(provider=self.downloader),
         )
-        self.source = ModelSource(
-            parse_config(
-                {
-                    "manifest": {"url": manifest.as_uri(), "trusted_keys": [publisher.public_key]},
-                    "model": {"id": "tiny"},
-                }
-            ),
+        section = {"url": manifest.as_uri(), "trusted_keys": [publisher.public_key]}
+        config = parse_config({"manifest": section, "model": {"id": "tiny"}})
+        keychain: Any = SimpleNamespace(provider=FakeKeychain(), plugin="fake")
+        lists = ModelLists(
+            config,
             self.paths,
             RefusingEgress(),
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
-            RuntimeProviders(chosen=chosen, binary="embedded", limits=LIMITS, tier=Tier.NONE),
+            open_own_list(config, self.paths, keychain, clock=lambda: TEST_NOW),
             clock=lambda: TEST_NOW,
+        )
+        self.source = ModelSource(
+            lists,
+            self.paths,
+            RuntimeProviders(chosen=chosen, binary="embedded", limits=LIMITS, tier=Tier.NONE),
         )
         self._leases_before = set(file_lease._OPEN)
 

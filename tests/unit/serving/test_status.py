@@ -15,6 +15,7 @@ from companion_core.providers import ResourceObservation
 from companion_core.serving.status import (
     CompanionStatus,
     GatewayStatus,
+    ManifestStatus,
     ModelStatus,
     RuntimeStatus,
     SwapStatus,
@@ -32,7 +33,8 @@ def test_a_companion_that_serves_says_all_of_it() -> None:
         reason=Reason.OK,
         pid=1,
         started_at=STARTED_AT,
-        model=ModelStatus(id="tiny", verified=True),
+        model=ModelStatus(id="tiny", verified=True, vouched_by="you"),
+        manifest=ManifestStatus(version=7, source="stored", fetched_at=STARTED_AT),
         lifecycle=State.READY,
         gateway=GatewayStatus(url="http://127.0.0.1:1/v1"),
         runtime=RuntimeStatus(
@@ -55,7 +57,8 @@ def test_a_companion_that_serves_says_all_of_it() -> None:
         "reason": "ok",
         "pid": 1,
         "started_at": "2026-01-02T03:04:05Z",
-        "model": {"id": "tiny", "verified": True},
+        "model": {"id": "tiny", "verified": True, "vouched_by": "you"},
+        "manifest": {"version": 7, "source": "stored", "fetched_at": "2026-01-02T03:04:05Z"},
         "lifecycle": "ready",
         "gateway": {"url": "http://127.0.0.1:1/v1"},
         "runtime": {
@@ -92,7 +95,8 @@ def test_a_companion_that_has_nothing_yet_says_so_and_of_no_swap() -> None:
         "reason": "not_verified",
         "pid": 1,
         "started_at": "2026-01-02T03:04:05Z",
-        "model": {"id": "tiny", "verified": False},
+        "model": {"id": "tiny", "verified": False, "vouched_by": None},
+        "manifest": None,
         "lifecycle": "stopped",
         "gateway": None,
         "runtime": None,

@@ -9,8 +9,9 @@ import pytest
 
 from companion_core.decisions import restart
 from companion_core.decisions.restart import Ending, Size
-from companion_core.decisions.verdict import Verdict, refuse
+from companion_core.decisions.verdict import OK, Verdict, refuse
 from companion_core.errors import EnvironmentUnavailable, Reason
+from companion_core.serving.events import Event, EventKind
 from companion_core.serving.watchdog import Timing, Watchdog
 from companion_core.system.running_clock import RunningClock
 
@@ -195,3 +196,84 @@ def test_a_check_that_finds_no_descriptor_free_has_failed() -> None:
         return served
 
     assert asyncio.run(life()).ended is Reason.HEALTH_FAILED
+
+
+def test_each_ending_and_what_follows_it_is_told() -> None:
+    told: list[Event] = []
+
+    async def sleep(_seconds: float) -> None:
+        await asyncio.sleep(0)
+
+    async def life(served: Starting) -> None:
+        watching = asyncio.ensure_future(
+            Watchdog(served, TIMING, sleep=sleep, tell=told.append).run()
+        )
+        serving = asyncio.ensure_future(served.serves.wait())
+        await asyncio.wait({watching, serving}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.sleep(0)
+        for task in (watching, serving):
+            task.cancel()
+        await asyncio.wait({watching, serving})
+
+    exited, memory = Reason.RUNTIME_EXITED, Reason.RAM_OVER_LIMIT
+    asyncio.run(life(Starting(LARGE, memory)))
+    assert [(event.kind, event.reason) for event in told] == [
+        (EventKind.RUNTIME_ENDED, exited),
+        (EventKind.RUNTIME_RESTARTING, Reason.OK),
+        (EventKind.RUNTIME_ENDED, memory),
+        (EventKind.RUNTIME_RESTARTING, Reason.OK),
+        (EventKind.RUNTIME_RESTORED, Reason.OK),
+    ]
+    assert told[1].text == f"in {restart.DELAYS_SECONDS[0]:.0f} s"
+    assert told[3].text == "smaller: 1 at once, 1024 tokens of context"
+
+    told.clear()
+    asyncio.run(life(Starting(SHORT, memory)))
+    assert [event.kind for event in told[2:]] == ["runtime_ended", "runtime_gave_up"]
+    assert told[-1].reason is memory
+
+
+class Busy(Served):
+    """Serves a request all the time, and is asked for a token, or not."""
+
+    idle = False
+
+    def __init__(self, resting_for: float) -> None:
+        super().__init__(Reason.RUNTIME_EXITED, LARGE)
+        self.exited.clear()
+        self.resting_for = resting_for
+        self.rounds = self.asked = 0
+        self.ended: Reason | None = None
+
+    async def check_health(self) -> Verdict:
+        self.rounds += 1
+        if self.rounds >= 10 and self.ended is None:
+            self.exited.set()
+        return OK
+
+    async def computes(self) -> bool:
+        self.asked += 1
+        return False
+
+    def over_memory_for(self) -> float:
+        return 0.0
+
+    def terminate_unhealthy(self, reason: Reason) -> None:
+        self.ended = reason
+        self.exited.set()
+
+
+QUICK = Timing(health_interval=0.001, liveness_interval=0, unresponsive_after=0.001)
+
+
+def test_a_runtime_that_hangs_in_a_request_is_asked_for_a_token_and_ended() -> None:
+    served = Busy(resting_for=QUICK.unresponsive_after)
+    asyncio.run(Watchdog(served, QUICK)._watch())
+    assert served.asked > 0
+    assert served.ended is Reason.HEALTH_FAILED
+
+
+def test_a_runtime_that_works_on_a_request_is_asked_for_nothing() -> None:
+    served = Busy(resting_for=0)
+    asyncio.run(Watchdog(served, QUICK)._watch())
+    assert (served.asked, served.ended, served.rounds) == (0, None, 10)

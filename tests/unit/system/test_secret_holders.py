@@ -36,13 +36,15 @@ SOUNDS_SECRET = re.compile(
 NO_SECRETS = {
     "authority.custody.Session.token_type": "Bearer",
     "config.sections.ManifestConfig.trusted_keys": "public keys",
+    "config.sections.ModelsConfig.key_file": "the path of a file",
     "decisions.custody.SessionMeta.token_type": "Bearer",
     "gateway.http.head.RequestHead.token": "what a client shows, right or wrong; see its repr",
     "plugin_trial.trial.Trial.keychain": "the name of the configured one",
+    "plugin_trial.trial.Trial.keychain_options": "what a person wrote into a file; see its repr",
     "providers.SpawnPlan.backend_key_env": "the name of a variable",
 }
-# Modules that a process of their own runs by path, or that need another system.
-NOT_IMPORTED = {"companion_core.__main__"}
+# Modules that a process of their own runs by path or, as PyInstaller its hook, by file.
+NOT_IMPORTED = {"companion_core.__main__", "companion_core.pyinstaller.hook-companion_core"}
 
 
 def _modules() -> Iterator[types.ModuleType]:

@@ -171,7 +171,7 @@ def test_a_right_answer_gives_the_code_and_hides_it() -> None:
 
 def test_whether_the_issuer_is_known_has_to_be_said() -> None:
     with pytest.raises(TypeError):
-        validate_authorization_response(ANSWER, expected_state="s-1")  # type: ignore[call-arg]
+        validate_authorization_response(ANSWER, expected_state="s-1")  # type: ignore[call-arg]  # left out
 
 
 @pytest.mark.parametrize("issuer", [None, "", 5, []])

@@ -23,6 +23,7 @@ from companion_core.runtime.isolation import (
 from companion_core.runtime.isolation.call_filter import FilterShape, compile_filter
 from companion_core.runtime.process.keeper_protocol import Apart
 from companion_core.runtime.standalone import locks
+from companion_core.system.interpreter import running_interpreter
 
 pytestmark = [
     pytest.mark.unit,
@@ -52,7 +53,13 @@ def test_each_tier_makes_its_own_command(monkeypatch, tmp_path, handed_on) -> No
     assert wrapped.argv[0] == sandbox_exec.PROGRAM
     monkeypatch.setattr(confinement, "find_bubblewrap", lambda: "/usr/bin/bwrap")
     inside = confine(
-        Tier.BUBBLEWRAP, ("/it",), env, POLICY, folder=tmp_path, handed_on=handed_on, helpers=1
+        Tier.BUBBLEWRAP,
+        ("/it",),
+        env,
+        POLICY,
+        folder=tmp_path,
+        handed_on=handed_on,
+        broker=running_interpreter(),
     )
     assert inside.env == {**env, "PWD": str(tmp_path)}
     assert inside.programs == 2

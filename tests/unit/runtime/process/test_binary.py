@@ -49,7 +49,7 @@ def test_embedded_is_the_running_interpreter() -> None:
 
 def test_an_unknown_interpreter_cannot_be_embedded(monkeypatch) -> None:
     monkeypatch.setattr(sys, "executable", "")
-    assert refused("embedded") is Reason.RUNTIME_NOT_FOUND
+    assert refused("embedded") is Reason.INTERPRETER_MISSING
 
 
 @pytest.mark.parametrize("binary", ["server", "./server", "", "/usr/bin/../bin/env"])
@@ -93,8 +93,9 @@ def test_a_folder_above_that_others_can_write(program, tmp_path) -> None:
     tmp_path.chmod(0o700)
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs chown")
-def test_a_program_or_folder_of_somebody_else(program) -> None:
+@pytest.mark.skipif(os.name != "posix", reason="owners of POSIX systems")
+def test_a_program_or_folder_of_somebody_else(program, require_real) -> None:
+    require_real("root, who gives files away", os.geteuid() == 0)
     os.chown(program, 12345, -1)
     assert refused(program) is Reason.RUNTIME_UNSAFE
     os.chown(program, 0, -1)

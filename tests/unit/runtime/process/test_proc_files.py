@@ -7,10 +7,9 @@ import os
 import sys
 
 import pytest
+from proc_double import UNSAID, failing, read_with
 
 from companion_core.egress.interface import ProcessUnreadable
-from companion_core.runtime.process import proc_files
-from companion_core.runtime.process import tree as process_tree
 from companion_core.runtime.process.proc_files import environment_is_set, has_memory, lives
 from companion_core.runtime.process.tree import descendants, runtime_below
 
@@ -21,23 +20,6 @@ linux_only = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 QUESTIONS = [lives, descendants, environment_is_set, lambda pid: runtime_below(pid, 1)]
 
 ENDED = [errno.ENOENT, errno.ESRCH]
-
-UNSAID = [errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOMEM]
-
-
-def read_with(monkeypatch, read) -> None:
-    """Have every file of /proc read like this."""
-    for module in (proc_files, process_tree):
-        monkeypatch.setattr(module, "read_entry", read)
-
-
-def failing(number: int, what: str = "", real=process_tree.read_entry):
-    def read(path: str) -> bytes:
-        if what in path:
-            raise OSError(number, os.strerror(number))
-        return real(path)
-
-    return read
 
 
 @linux_only

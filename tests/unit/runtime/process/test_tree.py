@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from runtime_parts import wait_until
 
-from companion_core.runtime.process import proc_files
 from companion_core.runtime.process import tree as process_tree
 from companion_core.runtime.process.tree import descendants
 
@@ -93,18 +92,3 @@ def test_a_thread_that_begins_or_ends_is_another_list() -> None:
 def test_a_process_that_is_gone_has_nobody_below() -> None:
     assert descendants(GONE) == ()
     assert process_tree._descendants_elsewhere(GONE) == ()
-
-
-def read_with(monkeypatch, read) -> None:
-    """Have every file of /proc read like this."""
-    for module in (proc_files, process_tree):
-        monkeypatch.setattr(module, "read_entry", read)
-
-
-def failing(number: int, what: str = "", real=process_tree.read_entry):
-    def read(path: str) -> bytes:
-        if what in path:
-            raise OSError(number, os.strerror(number))
-        return real(path)
-
-    return read

@@ -263,3 +263,28 @@ def test_a_question_that_outlasts_stop_closes_the_files_after_its_answer() -> No
 
     asyncio.run(life())
     assert probe.targets == [ProbeTarget(pids=(7,)), ProbeTarget(pids=())]
+
+
+def test_how_long_a_runtime_has_used_no_processor_is_counted(monkeypatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    probe, clock = FakeProbe(observation(cpu_percent=0.5)), Clock()  # 4 % of one of 8
+    monitor = ResourceMonitor(probe, lambda: (7,), LIMITS, clock=clock)
+
+    def rested_after(answer: object, seconds: float) -> float:
+        probe.answer = answer
+        clock.now += seconds
+        asyncio.run(monitor._observe())
+        return monitor.resting_for()
+
+    resting, working = observation(cpu_percent=0.5), observation(cpu_percent=0.7)
+    assert monitor.resting_for() == 0
+    assert rested_after(resting, 0) == 0
+    assert rested_after(resting, 40) == 40
+    assert rested_after(working, 10) == 0
+    assert rested_after(resting, 10) == 0
+    assert rested_after(resting, 10) == 10
+    assert rested_after(ProbeFailed(), 10) == 0  # what cannot be read shows no rest
+    assert rested_after(resting, 10) == 0
+    clock.now += 7
+    asyncio.run(monitor.stop())
+    assert monitor.resting_for() == 0

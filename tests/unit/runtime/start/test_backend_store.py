@@ -13,6 +13,7 @@ from companion_core.errors import CompanionError, Reason
 from companion_core.providers import BackendRequest, SpawnPlan
 from companion_core.runtime.start import backend_store
 from companion_core.runtime.start.backend_store import BackendStore
+from companion_core.system.removal import Budget, folders_set_aside, remove_tree
 
 pytestmark = [
     pytest.mark.unit,
@@ -293,3 +294,46 @@ def test_what_is_mounted_over_is_an_empty_file(backend) -> None:
     backend.link.write_bytes(b"weightz")
     assert not store.has_links_alone
     assert reason_of(store.require_model) is Reason.DIGEST_MISMATCH
+
+
+@pytest.mark.parametrize("where", ["the store", "beside it"])
+def test_a_folder_that_cannot_be_looked_through_is_set_aside(backend, where) -> None:
+    """Deeper than recursion and paths allow: a hostile runtime can make it in a moment."""
+    backend.start()
+    data = backend.folder.parent
+    filled = backend.folder if where == "the store" else data
+    os.link(backend.model.files[0].path, filled / "name of the model")
+    at = os.open(filled, os.O_RDONLY)
+    for _ in range(3_000):
+        os.mkdir("deeper", dir_fd=at)
+        below = os.open("deeper", os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = below
+    os.close(at)
+    assert backend.start() == (CREATE, LOAD)
+    assert backend.link.samefile(backend.model.files[0].path)
+    assert not (filled / "deeper").exists()
+    assert not (filled / "name of the model").exists()
+    assert backend.start() == (LOAD,)
+    for left in folders_set_aside(data.parent):
+        remove_tree(left, Budget(seconds=60))
+    assert folders_set_aside(data.parent) == []
+
+
+@pytest.mark.parametrize("stays", ["a file", "a folder"])
+def test_a_store_that_cannot_be_emptied_is_set_aside(backend, monkeypatch, stays) -> None:
+    backend.start()
+    odd = backend.folder / "odd"
+    odd.touch() if stays == "a file" else (odd / "below").mkdir(parents=True)
+    (backend.folder / "changed").touch()
+    real, refused = (os.unlink, "unlink") if stays == "a file" else (os.rename, "rename")
+
+    def refuse(path, *arguments, **options):
+        if Path(path).name == "odd":
+            raise PermissionError(1, "immutable")
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(os, refused, refuse)
+    assert backend.start() == (CREATE, LOAD)
+    assert not odd.exists()
+    monkeypatch.undo()

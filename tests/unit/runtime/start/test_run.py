@@ -33,7 +33,7 @@ class Made:
 
 
 class Watch(Made):
-    async def close(self) -> None:  # type: ignore[override]
+    async def close(self) -> None:  # type: ignore[override]  # the real watch closes so
         super().close()
 
 

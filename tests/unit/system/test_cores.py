@@ -1,0 +1,47 @@
+"""One thread for each core: hardware threads of one core count once."""
+
+from __future__ import annotations
+
+import os
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from companion_core.system import cores
+from companion_core.system.cores import physical_cores
+
+pytestmark = pytest.mark.unit
+
+
+def machine(folder, siblings: dict[int, str]) -> None:
+    for number, text in siblings.items():
+        place = folder / f"cpu{number}" / "topology"
+        place.mkdir(parents=True)
+        (place / "thread_siblings_list").write_text(text)
+
+
+def test_hardware_threads_of_one_core_count_once(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 1, 2, 3}, raising=False)
+    machine(tmp_path, {0: "0,2\n", 1: "1,3\n", 2: "0,2\n", 3: "1,3\n"})
+    assert physical_cores(tmp_path) == 2
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 2}, raising=False)
+    assert physical_cores(tmp_path) == 1  # no other core may be used
+
+
+def test_two_plain_cores_are_both_used_and_so_is_what_the_system_does_not_describe(
+    monkeypatch, tmp_path
+) -> None:
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 1}, raising=False)
+    assert physical_cores(tmp_path) == 2
+    machine(tmp_path, {0: "0\n", 1: "1\n"})
+    assert physical_cores(tmp_path) == 2
+
+
+def test_elsewhere_the_system_is_asked(monkeypatch) -> None:
+    monkeypatch.setattr(cores.sys, "platform", "darwin")
+    counts = SimpleNamespace(cpu_count=lambda logical: None if logical else 6)
+    monkeypatch.setitem(sys.modules, "psutil", counts)
+    assert physical_cores() == 6
