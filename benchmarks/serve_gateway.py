@@ -16,6 +16,7 @@ import contextlib
 import gc
 import importlib
 import signal
+from collections.abc import Callable
 
 from companion_core.cli.foreground import run_event_loop
 from companion_core.decisions.verdict import OK, Verdict
@@ -35,6 +36,9 @@ class AlwaysServing:
     def resources(self) -> Verdict:
         """See `ServingConditions`."""
         return OK
+
+    def when_observed(self, call: Callable[[], None]) -> None:
+        """See `ServingConditions`; never asked, as the answer above is never too old."""
 
 
 def parse_channel(text: str) -> UnixChannel | TcpChannel:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from companion_core.system.open_files import raise_open_file_limit
 from companion_core.system.stop_signals import stop_signals
 
 __all__ = [
@@ -21,8 +22,12 @@ T = TypeVar("T")
 
 
 def harden_process() -> None:
-    """Create only owner-only files from now on, and no core dump with a secret in it (I-18)."""
+    """Create only owner-only files from now on, and no core dump with a secret in it (I-18).
+
+    It may also have as many files open as the system allows it (I-20).
+    """
     os.umask(0o077)
+    raise_open_file_limit()
     if sys.platform == "win32":
         return
     import resource  # noqa: PLC0415 - does not exist on Windows

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 from companion_core.egress import process_identity
 from companion_core.egress.interface import Stream
 from companion_core.egress.process_identity import ProcessIdentity, ProcessUnreadable
+from companion_core.system.open_files import restore_open_file_limit
 
 if TYPE_CHECKING:  # a command that only asks the running companion loads none of these
     import asyncio
@@ -60,7 +61,7 @@ class LiveEgress:
             # Since all streams are given, Popen lets the program inherit those three handles alone.
             flags = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW
             flags |= _CREATE_SUSPENDED if suspended else 0
-        return subprocess.Popen(
+        child = subprocess.Popen(
             list(argv),
             env=dict(env),
             cwd=cwd,
@@ -71,6 +72,8 @@ class LiveEgress:
             start_new_session=os.name == "posix",
             creationflags=flags,
         )
+        restore_open_file_limit(child.pid)
+        return child
 
     def replace_process(self, argv: Sequence[str], env: Mapping[str, str]) -> NoReturn:
         """See `Egress`."""

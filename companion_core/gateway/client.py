@@ -11,7 +11,7 @@ import asyncio
 from typing import Final, cast
 
 from companion_core.decisions.guard import HEALTH_PATH, verify_request
-from companion_core.decisions.verdict import Verdict
+from companion_core.decisions.verdict import OK, Verdict
 from companion_core.errors import Reason
 from companion_core.gateway.context import GatewayContext
 from companion_core.gateway.exchange import Exchange
@@ -58,6 +58,7 @@ class ClientConnection(asyncio.Protocol):
         "_exchange",
         "_head",
         "_head_began",
+        "_holds",
         "_idle_seconds",
         "_keep_alive",
         "_raw_head",
@@ -80,6 +81,7 @@ class ClientConnection(asyncio.Protocol):
         self._raw_head = b""  # the bytes that `_head` was parsed from
         self._head: RequestHead | None = None
         self._body: RequestBody | None = None
+        self._holds = False  # its body counts among the held ones
         self._started = 0.0
         self._keep_alive = False  # the connection goes on after this answer
         self._unread = UNKNOWN  # bytes of the current request's body that are still to come
@@ -101,6 +103,7 @@ class ClientConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """See `asyncio.Protocol`; a client that leaves frees its place and stops the backend."""
         self._context.connections.discard(self)  # first of all: whatever fails, it is gone
+        self.body_sent()
         self._exchange.client_left()
         self._state = _LOST[self._state]
 
@@ -244,17 +247,26 @@ class ClientConnection(asyncio.Protocol):
     def _answer_get(self, head: RequestHead, now: float) -> None:
         if head.path == HEALTH_PATH:
             self._exchange.begin_health_check(now, self._raw_head)
-            return
-        reason = self._context.gate_arrival().reason
-        if reason is _OK or reason is _AT_CAPACITY:  # a list takes no place, so it never waits
-            self.transport.write(self._context.models_response(close=not head.keep_alive))
+        else:
+            self._list_models(now)
+
+    def _list_models(self, now: float) -> None:
+        verdict = self._context.gate_arrival()
+        if verdict is not None and verdict.reason is _AT_CAPACITY:
+            verdict = self._context.gate(OK)  # a list takes no place, so it does not wait for one
+        if verdict is None:
+            self._exchange.await_observation(self._list_models, now)
+        elif verdict.ok:
+            self.transport.write(self._context.models_response(close=not self._keep_alive))
             self._answered(_OK, now)
         else:
-            self.refuse(reason)
+            self.refuse(verdict.reason)
 
     def _await_body(self, head: RequestHead, now: float) -> None:
         settings = self._context.settings
         self._state = _BODY_AWAITED[self._state]
+        self._context.bodies.begin(self)
+        self._holds = True
         self._body = RequestBody(head.content_length, settings.max_body_bytes)
         self.deadline = now + settings.body_seconds
         data, self._buffer = self._buffer, b""
@@ -266,12 +278,15 @@ class ClientConnection(asyncio.Protocol):
         head, body = self._head, self._body
         if head is None or body is None:
             return
+        if not self._context.bodies.grow(self, len(data)):
+            return
         reason = body.feed(data)
         if reason is None:
             return
         if reason is not Reason.OK:
             self.refuse(reason)
             return
+        self._context.bodies.finish(self)
         self._state = _BODY_READ[self._state]
         self._body = None
         self._buffer = body.rest
@@ -314,8 +329,15 @@ class ClientConnection(asyncio.Protocol):
         self._count(reason, self._context.now())
         self.transport.abort()
 
+    def body_sent(self) -> None:
+        """See `Downstream`; also where the request is refused or its client has left."""
+        if self._holds:
+            self._holds = False
+            self._context.bodies.release(self)
+
     def refuse(self, reason: Reason) -> None:
         """Answer with an error; close unless the request has been read in full."""
+        self.body_sent()
         if 0 < self._unread <= len(self._buffer) and not self._may_hold_back():
             self._buffer = self._buffer[self._unread :]
             self._unread = 0

@@ -11,21 +11,23 @@ import json
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from companion_core.decisions.guard import HEALTH_PATH, RateBudgets, guard_policy, tokens_equal
 from companion_core.decisions.rate import RateWindow
 from companion_core.decisions.request_gate import gate_request
-from companion_core.decisions.verdict import Verdict, refuse
+from companion_core.decisions.verdict import OK, Verdict, refuse
 from companion_core.errors import Reason, UsageError
 from companion_core.gateway.backend_requests import BackendRequests, served_routes
 from companion_core.gateway.connections import ConnectionTable
+from companion_core.gateway.held_bodies import HeldBodies
 from companion_core.gateway.http.head import RequestHead
 from companion_core.gateway.http.responses import error_response, json_response, without_body
 from companion_core.gateway.http.second_parser import head_parser
 from companion_core.gateway.metrics import RequestMetrics
 from companion_core.gateway.queue import AdmissionQueue
 from companion_core.gateway.settings import GatewaySettings, ServingConditions
+from companion_core.gateway.slices import Slices
 from companion_core.gateway.upstream import BackendPool
 from companion_core.providers import OPENAI_ROUTES, Route
 
@@ -56,6 +58,8 @@ class GatewayContext:
         budgets: how many requests the owner and the strangers may still send.
         queue: which requests run, and which wait.
         metrics: counts every answer.
+        bodies: the memory that clients' bodies take.
+        checks: reads large bodies.
         connections: every open connection of a client.
         parse_head: reads a request's head.
         requests: writes what is sent to the backend that is attached; None without one.
@@ -73,7 +77,9 @@ class GatewayContext:
     __slots__ = (
         "_conditions",
         "_models",
+        "bodies",
         "budgets",
+        "checks",
         "connections",
         "drained",
         "held_checks",
@@ -99,6 +105,8 @@ class GatewayContext:
         self._conditions = conditions
         self.metrics = RequestMetrics({**served_routes(OPENAI_ROUTES), **_OWN_ROUTES})
         self.connections = ConnectionTable(settings.max_connections)
+        self.bodies = HeldBodies(settings.max_held_bytes)
+        self.checks: Slices[dict[str, Any] | Verdict] = Slices()
         self.parse_head = head_parser(second=settings.second_parser)
         self.requests: BackendRequests | None = None
         self.pool: BackendPool | None = None
@@ -142,13 +150,24 @@ class GatewayContext:
 
     # --- what each request asks ------------------------------------------------------------
 
-    def gate(self, admission: Verdict) -> Verdict:
-        """Return the first refusal of lifecycle, admission and resources."""
+    def gate(self, admission: Verdict) -> Verdict | None:
+        """Return the first refusal of lifecycle, admission and resources.
+
+        None: that cannot be said before the next observation, see `when_observed`.
+        """
         if self.requests is None or self.drained is not None:
             return _NOT_READY
-        return gate_request(self._conditions.lifecycle(), admission, self._conditions.resources())
+        resources = self._conditions.resources()
+        if resources is None:
+            verdict = gate_request(self._conditions.lifecycle(), admission, OK)
+            return None if verdict.ok else verdict
+        return gate_request(self._conditions.lifecycle(), admission, resources)
 
-    def gate_arrival(self) -> Verdict:
+    def when_observed(self, call: Callable[[], None]) -> None:
+        """Call after the next observation of the resources."""
+        self._conditions.when_observed(call)
+
+    def gate_arrival(self) -> Verdict | None:
         """Return the first refusal for a request that has just arrived; see `gate`."""
         return self.gate(self.queue.arrival())
 

@@ -8,14 +8,16 @@ the queue and the backend's connection call back. `states` lists what can follow
 from __future__ import annotations
 
 import math
-from typing import Final
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final
 
 from companion_core.decisions.verdict import OK, Verdict
 from companion_core.errors import Reason
 from companion_core.gateway.answers import FIRST_ERROR, AnswerEditor, AnswerRules
 from companion_core.gateway.backend_requests import BackendRequests
 from companion_core.gateway.context import GatewayContext
-from companion_core.gateway.http.body import parse_body
+from companion_core.gateway.http.body import LARGE_BODY, parse_body, parse_large_body
 from companion_core.gateway.http.head import preferred_wait
 from companion_core.gateway.http.response_head import ResponseHead
 from companion_core.gateway.http.responses import context_error
@@ -28,12 +30,16 @@ __all__ = ["MAX_HELD_CHECKS", "Exchange"]
 
 # The start's own check, and some that clients make; any further one is refused at once.
 MAX_HELD_CHECKS: Final = 8
+# Observations come twice a second, and one takes a second and a half at most.
+OBSERVATION_SECONDS: Final = 3.0
 
 _IDLE: Final = ExchangeState.IDLE
+_AWAITING_CHECK: Final = ExchangeState.AWAITING_CHECK
 _AWAITING_PLACE: Final = ExchangeState.AWAITING_PLACE
 _AWAITING_BACKEND: Final = ExchangeState.AWAITING_BACKEND
 _AWAITING_ANSWER: Final = ExchangeState.AWAITING_ANSWER
 _RELAYING: Final = ExchangeState.RELAYING
+_CHECKING: Final = EXCHANGE_TABLE[ExchangeEvent.CHECKING]
 _QUEUED: Final = EXCHANGE_TABLE[ExchangeEvent.QUEUED]
 _HELD: Final = EXCHANGE_TABLE[ExchangeEvent.HELD]
 _SENT: Final = EXCHANGE_TABLE[ExchangeEvent.SENT]
@@ -61,6 +67,7 @@ class Exchange:
         "_request",
         "_running_since",
         "_state",
+        "_then",
         "_upstream",
         "response_data",
     )
@@ -76,6 +83,7 @@ class Exchange:
         self._counting: CountedAnswer | None = None  # the answer to one of them
         self._answers: AnswerRules | None = None  # what is translated in its answer
         self._editor: AnswerEditor | None = None  # of the answer that is on its way
+        self._then: Callable[[float], None] | None = None  # after the next observation
         self._paused = False  # the client does not read its answer
         self._running_since: float | None = None  # set while it has a place
         self.response_data = downstream.answer_data
@@ -85,21 +93,53 @@ class Exchange:
     def begin(self, path: str, raw: bytes | bytearray, now: float) -> None:
         """Run, queue or refuse a request whose head has passed the guard."""
         context = self._context
-        queue = context.queue
         verdict = context.gate_arrival()
-        requests, pool = context.requests, context.pool
-        if not (verdict.ok or verdict.reason is Reason.AT_CAPACITY):
+        if verdict is None:
+            self.await_observation(partial(self.begin, path, raw), now)
+        elif not (verdict.ok or verdict.reason is Reason.AT_CAPACITY):
             self._downstream.refuse(verdict.reason)
+        elif len(raw) > LARGE_BODY:
+            self._state = _CHECKING[self._state]
+            self._downstream.wait_for_backend(math.inf)  # it takes a second at most
+            work = parse_large_body(raw, context.settings.model_id)
+            context.checks.start(self, work, partial(self._body_checked, path, len(raw)))
+        else:
+            fields = parse_body(raw, context.settings.model_id)
+            self._admit(path, fields, len(raw), verdict, now)
+
+    def _body_checked(self, path: str, size: int, fields: dict[str, Any] | Verdict) -> None:
+        if self._state is not _AWAITING_CHECK:  # the client left in the same moment
+            return
+        self._give_up()
+        self._admit_later(path, fields, size, self._context.now())
+        self._downstream.serve_next()
+
+    def _admit_later(
+        self, path: str, fields: dict[str, Any] | Verdict, size: int, now: float
+    ) -> None:
+        """As `_admit`, after the gate has been asked again."""
+        verdict = self._context.gate_arrival()
+        if verdict is None:
+            self.await_observation(partial(self._admit_later, path, fields, size), now)
+        elif not (verdict.ok or verdict.reason is Reason.AT_CAPACITY):
+            self._downstream.refuse(verdict.reason)
+        else:
+            self._admit(path, fields, size, verdict, now)
+
+    def _admit(
+        self, path: str, fields: dict[str, Any] | Verdict, size: int, verdict: Verdict, now: float
+    ) -> None:
+        """Run or queue, as the gate's `verdict` says, or refuse a request for its body."""
+        context = self._context
+        queue, requests, pool = context.queue, context.requests, context.pool
+        if isinstance(fields, Verdict):
+            self._downstream.refuse(fields.reason)
             return
         if requests is None or pool is None:
             self._downstream.refuse(Reason.NOT_READY)
             return
-        fields = parse_body(raw, context.settings.model_id)
-        if isinstance(fields, Verdict):
-            self._downstream.refuse(fields.reason)
-            return
         answers = requests.answers(fields["model"])
-        counts = [] if requests.cuts_at is None else requests.counts(path, fields, len(raw))
+        counts = [] if requests.cuts_at is None else requests.counts(path, fields, size)
         request = requests.inference(path, fields)
         if isinstance(request, Verdict):
             self._downstream.refuse(request.reason)
@@ -114,6 +154,29 @@ class Exchange:
             self._request = request
             self._made_by = requests
             self._downstream.wait_for_backend(math.inf)  # the queue has its own deadline
+
+    def await_observation(self, then: Callable[[float], None], now: float) -> None:
+        """Go on with `then`, at the time that it is called with, after the next observation.
+
+        The newest one is too old because the companion was held up: that is not the client's fault.
+        """
+        self._state = _CHECKING[self._state]
+        self._then = then
+        self._downstream.wait_for_backend(now + OBSERVATION_SECONDS)
+        self._context.when_observed(self._observed)
+
+    def _observed(self) -> None:
+        then = self._then
+        if then is None:  # refused meanwhile, or the client has left
+            return
+        if self._context.gate(OK) is None:  # held up once more
+            self._context.when_observed(self._observed)
+            return
+        answers, counts = self._answers, self._counts
+        self._give_up()
+        self._answers, self._counts = answers, counts  # of a request that had waited for a place
+        then(self._context.now())
+        self._downstream.serve_next()
 
     def begin_health_check(self, now: float, head: bytes) -> None:
         """Relay a health check, or hold it if its client would rather wait for a backend.
@@ -143,18 +206,24 @@ class Exchange:
 
     def place_is_free(self) -> None:
         """See `Waiter`: lifecycle and resources are asked again, and so is the backend."""
-        context = self._context
-        now = context.now()
+        now = self._context.now()
         self._running_since = now
-        verdict, pool = context.gate(OK), context.pool
         if self._state is not _AWAITING_PLACE:
             self._release_place(now)  # the client left in the same moment
+        else:
+            self._use_place(self._request, self._made_by, now)
+
+    def _use_place(self, request: bytes, made_by: BackendRequests | None, now: float) -> None:
+        context = self._context
+        verdict, pool = context.gate(OK), context.pool
+        if verdict is None:
+            self.await_observation(partial(self._use_place, request, made_by), now)
         elif not verdict.ok:
             self.refuse_waiting(verdict.reason)
-        elif pool is None or context.requests is not self._made_by:
+        elif pool is None or context.requests is not made_by:
             self.refuse_waiting(Reason.NOT_READY)
         else:
-            request, self._request, self._made_by = self._request, b"", None
+            self._request, self._made_by = b"", None
             self._run(pool, request, now)
 
     def refuse_waiting(self, reason: Reason) -> None:
@@ -178,6 +247,7 @@ class Exchange:
             pool.open_and_send(self, request)
         else:
             connection.send(self, request)
+        self._downstream.body_sent()
         self._downstream.wait_for_backend(now + self._context.settings.first_byte_seconds)
 
     def _go_on(self, counted: CountedAnswer, now: float) -> None:
@@ -216,8 +286,10 @@ class Exchange:
     def _give_up(self) -> None:
         self._state = _GIVEN_UP[self._state]
         self._context.held_checks.pop(self, None)
+        self._context.checks.cancel(self)
         self._request = b""
         self._made_by = None
+        self._then = None
         self._upstream = None
         self._end_editing()
 
@@ -239,8 +311,9 @@ class Exchange:
 
     def deadline_passed(self) -> None:
         """The backend took too long to come, to begin, or to go on."""
-        if self._state is _AWAITING_BACKEND:
-            self._refuse(Reason.NOT_READY)
+        if self._state is _AWAITING_BACKEND or self._state is _AWAITING_CHECK:
+            unready = self._state is _AWAITING_BACKEND
+            self._refuse(Reason.NOT_READY if unready else Reason.PROBE_FAILED)
             return
         if self._upstream is not None:
             self._upstream.abort()

@@ -27,13 +27,17 @@ __all__ = ["Gateway"]
 
 SWEEP_SECONDS: Final = 0.5
 LISTEN_BACKLOG: Final = 512
-# How many connections the event loop accepts before it looks at any of them: together with
-# those that are open they must stay below the usual limit of 1,024 open files.
-ACCEPTED_AT_ONCE: Final = 64
 
 
 class Gateway:
     """The front door of one companion.
+
+    Args:
+        settings: see `GatewaySettings`.
+        conditions: what the companion is asked per request.
+        egress: the doorway to the machine.
+        clock: monotonic seconds; a `RunningClock` forgives what the companion was asleep for.
+        on_sweep: called twice a second from `start` to `close`: that clock's `tick`.
 
     Attributes:
         context: what its connections share.
@@ -51,11 +55,13 @@ class Gateway:
         *,
         egress: Egress,
         clock: Callable[[], float] = time.monotonic,
+        on_sweep: Callable[[], None] = lambda: None,
     ) -> None:
         self.context = GatewayContext(settings, conditions, clock)
         self.port = 0
         self.backend: Backend | None = None
         self._egress = egress
+        self._on_sweep = on_sweep
         self._expected: tuple[Backend, BackendRequests] | None = None
         self._servers: list[asyncio.Server] = []
         self._hosts: tuple[str, ...] = ()
@@ -93,7 +99,9 @@ class Gateway:
         for listener in listeners:
             self._servers.append(
                 await loop.create_server(
-                    lambda: ClientConnection(context), sock=listener, backlog=ACCEPTED_AT_ONCE
+                    lambda: ClientConnection(context),
+                    sock=listener,
+                    backlog=context.settings.accepted_at_once,
                 )
             )
             listener.listen(LISTEN_BACKLOG)
@@ -116,6 +124,7 @@ class Gateway:
 
     def _sweep_deadlines(self) -> None:
         # One timer for all connections costs a request nothing; deadlines are half a second coarse.
+        self._on_sweep()
         self._schedule_sweep()  # first of all, so that no fault below is the last sweep
         context = self.context
         now = context.now()

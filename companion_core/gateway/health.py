@@ -21,6 +21,7 @@ from companion_core.gateway.interface import Upstream
 from companion_core.gateway.upstream import BackendPool
 from companion_core.providers import HealthChecker, HealthResponse, TcpChannel
 from companion_core.system.deadline import result_of, start_call
+from companion_core.system.running_clock import running_timeout
 from companion_core.system.secret import Secret
 
 __all__ = ["HealthProbe"]
@@ -95,7 +96,7 @@ class HealthProbe:
         except RuntimeError:
             return _FAILED  # the system has no thread to give
         try:
-            async with asyncio.timeout(self._judge_deadline):
+            async with running_timeout(self._judge_deadline):
                 judged = await result_of(call)
         except (asyncio.CancelledError, KeyboardInterrupt):
             raise
@@ -113,7 +114,7 @@ class HealthProbe:
         asked, self._asked = self._asked, None
         try:
             asked = asked or self._ask()
-            async with asyncio.timeout(self._answer_deadline):
+            async with running_timeout(self._answer_deadline):
                 return asked if await asked.complete else None
         except Exception:  # noqa: BLE001 - any fault on the path means that there is no good answer
             return None

@@ -96,6 +96,10 @@ class Downstream(Protocol):
         """End the connection in the middle of an answer: the client sees that it is incomplete."""
         ...
 
+    def body_sent(self) -> None:
+        """Count the request's body no more."""
+        ...
+
     def refuse(self, reason: Reason) -> None:
         """Answer with an error."""
         ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -28,8 +29,11 @@ class GatewaySettings:
         queue_bound: requests that may wait.
         queue_deadline_seconds: how long a request may wait.
         max_body_bytes: of a request.
-        max_connections: well below the usual limit of 1,024 open files; beyond it a new
-            connection takes the place of the oldest that never showed the token.
+        max_held_bytes: of bodies that came in parts, all together, before they are sent on.
+        max_connections: well below the limit of open files; beyond it a new connection takes
+            the place of the oldest that never showed the token.
+        accepted_at_once: connections that each listener accepts before any of them is looked at:
+            together with those that are open they must stay below that limit too.
         head_seconds: for a whole head, and for a connection that never showed the token.
         body_seconds: for a whole body.
         connect_seconds: for a connection to the backend.
@@ -55,7 +59,9 @@ class GatewaySettings:
     queue_bound: int = 16
     queue_deadline_seconds: float = 30
     max_body_bytes: int = 10 * 2**20
+    max_held_bytes: int = 64 * 2**20
     max_connections: int = 512
+    accepted_at_once: int = 64
     head_seconds: float = 10
     body_seconds: float = 30
     connect_seconds: float = 5
@@ -99,6 +105,10 @@ class ServingConditions(Protocol):
         """Say whether the runtime is ready."""
         ...
 
-    def resources(self) -> Verdict:
-        """Say whether the last observation is within the limits."""
+    def resources(self) -> Verdict | None:
+        """Say whether the last observation is within the limits; None: it is too old to say."""
+        ...
+
+    def when_observed(self, call: Callable[[], None]) -> None:
+        """Call once, from the event loop, after the next observation."""
         ...

@@ -72,6 +72,7 @@ class ExchangeState(enum.StrEnum):
     """What a client's exchange waits for."""
 
     IDLE = "idle"
+    AWAITING_CHECK = "awaiting_check"  # of a large body, or a new observation of the resources
     AWAITING_PLACE = "awaiting_place"  # in the admission queue
     AWAITING_BACKEND = "awaiting_backend"  # a health check that is held
     AWAITING_ANSWER = "awaiting_answer"  # the request was sent, or its connection is being made
@@ -81,6 +82,7 @@ class ExchangeState(enum.StrEnum):
 class ExchangeEvent(enum.StrEnum):
     """What can happen to a client's exchange."""
 
+    CHECKING = "checking"
     QUEUED = "queued"
     HELD = "held"
     SENT = "sent"
@@ -135,6 +137,12 @@ CONNECTION_TABLE: Final[Mapping[ConnectionEvent, Moves[ConnectionState]]] = Mapp
 _X: TypeAlias = ExchangeState
 EXCHANGE_TABLE: Final[Mapping[ExchangeEvent, Moves[ExchangeState]]] = MappingProxyType(
     {
+        ExchangeEvent.CHECKING: Moves(
+            {
+                _X.IDLE: _X.AWAITING_CHECK,
+                _X.AWAITING_PLACE: _X.AWAITING_CHECK,  # it has its place
+            }
+        ),
         ExchangeEvent.QUEUED: Moves({_X.IDLE: _X.AWAITING_PLACE}),
         ExchangeEvent.HELD: Moves({_X.IDLE: _X.AWAITING_BACKEND}),
         ExchangeEvent.SENT: Moves(
@@ -149,6 +157,7 @@ EXCHANGE_TABLE: Final[Mapping[ExchangeEvent, Moves[ExchangeState]]] = MappingPro
         ExchangeEvent.GIVEN_UP: Moves(
             {
                 _X.IDLE: _X.IDLE,  # the client left between two requests
+                _X.AWAITING_CHECK: _X.IDLE,  # also when it goes on from the beginning
                 _X.AWAITING_PLACE: _X.IDLE,
                 _X.AWAITING_BACKEND: _X.IDLE,
                 _X.AWAITING_ANSWER: _X.IDLE,

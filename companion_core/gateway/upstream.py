@@ -21,6 +21,7 @@ from companion_core.errors import CompanionError
 from companion_core.gateway.backend_connection import BackendConnection
 from companion_core.gateway.http.response_head import ResponseHead, answer_kind
 from companion_core.gateway.interface import Outgoing, Sink
+from companion_core.system.running_clock import running_timeout
 
 __all__ = ["BackendPool"]
 
@@ -160,7 +161,7 @@ class BackendPool:
 
     async def _connect(self, first: list[Outgoing]) -> None:
         with contextlib.suppress(OSError, CompanionError):
-            async with asyncio.timeout(self._connect_seconds):
+            async with running_timeout(self._connect_seconds):
                 connection = await self._connected()
             self._use(connection, first)
         if first is self._awaited:

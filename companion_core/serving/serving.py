@@ -7,12 +7,14 @@ companion makes a new token, and each start a new key.
 from __future__ import annotations
 
 import asyncio
-import time
+import errno
+from collections.abc import Callable
 from typing import Final
 
 from companion_core.config.paths import InstancePaths
 from companion_core.config.sections import Config
 from companion_core.decisions.availability import AvailabilityFacts
+from companion_core.decisions.descriptors import share_descriptors
 from companion_core.decisions.lifecycle import State, can_serve_inference
 from companion_core.decisions.restart import Ending, Size
 from companion_core.decisions.verdict import OK, Verdict, refuse
@@ -37,6 +39,8 @@ from companion_core.serving.runtime_health import RuntimeHealth
 from companion_core.serving.status import GatewayStatus, RuntimeStatus, ServingStatus
 from companion_core.serving.watchdog import Timing, Watchdog
 from companion_core.system.clock import recency_now
+from companion_core.system.open_files import open_file_limit
+from companion_core.system.running_clock import RunningClock
 from companion_core.system.secret import Secret
 from companion_core.system.tasks import cancel, outlast
 
@@ -75,6 +79,8 @@ class Serving:
         self._providers = providers
         self._egress = egress
         chosen, section = providers.chosen, config.gateway
+        self._clock = RunningClock()
+        room = share_descriptors(open_file_limit(), section.max_in_flight)
         self.gateway = Gateway(
             GatewaySettings(
                 token=token,
@@ -85,12 +91,14 @@ class Serving:
                 queue_bound=section.queue_bound,
                 queue_deadline_seconds=section.queue_deadline_seconds,
                 first_byte_seconds=section.first_byte_seconds,
+                max_connections=room.connections,
+                accepted_at_once=room.accepted_at_once,
                 second_parser=section.second_parser,
             ),
             self,
             egress=egress,
-            # Its clients and its backend sleep with this machine, so no deadline counts that.
-            clock=time.monotonic,
+            clock=self._clock,
+            on_sweep=self._clock.tick,
         )
         self._current = BackendAtGateway(self.gateway, chosen.health.provider)
         self._supervisor = Supervisor(egress, clock=recency_now, listener=self._current)
@@ -113,7 +121,7 @@ class Serving:
         )
         self._timing = Timing() if timing is None else timing
         self._tell = tell
-        self.watchdog = Watchdog(self, self._timing, tell=tell)
+        self.watchdog = Watchdog(self, self._timing, clock=self._clock, tell=tell)
 
     # --- what the gateway asks before each request; both answers are ready ----------------
 
@@ -121,9 +129,13 @@ class Serving:
         """Only `ready` serves (I-09)."""
         return OK if can_serve_inference(self._supervisor.state) else refuse(Reason.NOT_READY)
 
-    def resources(self) -> Verdict:
+    def resources(self) -> Verdict | None:
         """The newest observation against the limits (I-12)."""
-        return self._monitor.verdict()
+        return self._monitor.fresh_verdict()
+
+    def when_observed(self, call: Callable[[], None]) -> None:
+        """See `ServingConditions`."""
+        self._monitor.when_observed(call)
 
     # --- the way up and down --------------------------------------------------------------
 
@@ -163,6 +175,9 @@ class Serving:
             await outlast(observing)
             await self.stop()
             lines = self._supervisor.last_lines
+            if isinstance(error, OSError):  # no descriptor or no memory is left, just now
+                detail = errno.errorcode.get(error.errno or 0, "")
+                raise EnvironmentUnavailable(Reason.SPAWN_FAILED, detail) from error
             if isinstance(error, CompanionError) and error.reason in _TOLD_BY_OUTPUT and lines:
                 error.detail = "\n".join(filter(None, [error.detail, quote(lines)]))
             raise
@@ -220,7 +235,7 @@ class Serving:
     def begin_anew(self, size: Size) -> None:
         """Begin with another model or size; how often the runtime before ended no longer counts."""
         self.size = size
-        self.watchdog = Watchdog(self, self._timing, tell=self._tell)
+        self.watchdog = Watchdog(self, self._timing, clock=self._clock, tell=self._tell)
 
     # --- what the watchdog asks -----------------------------------------------------------
 

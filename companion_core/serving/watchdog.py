@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -73,7 +72,8 @@ class Watchdog:
         served: the runtime.
         timing: see `Timing`.
         sleep: waits so many seconds before another start.
-        clock: monotonic seconds.
+        clock: seconds in which the companion ran, see `RunningClock`: a runtime says nothing to
+            one that is asleep.
         tell: hears how each runtime ended, and what follows.
 
     Attributes:
@@ -86,7 +86,7 @@ class Watchdog:
         timing: Timing,
         *,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = recency_now,
         tell: Tell = lambda _event: None,
     ) -> None:
         self.gave_up: Reason | None = None
@@ -125,7 +125,7 @@ class Watchdog:
                 await self._served.drain(self._timing.drain)
                 return Ending(reason=Reason.RAM_OVER_LIMIT, exit_code=None, ready=True)
             began = self._clock()
-            ok = (await self._served.check_health()).ok
+            ok = await self._is_healthy()
             if (
                 ok
                 and self._is_idle()
@@ -141,6 +141,12 @@ class Watchdog:
                 self._served.terminate_unhealthy(Reason.HEALTH_FAILED)
         ended = Ending(reason=Reason.RUNTIME_EXITED, exit_code=None, ready=True)
         return self._served.last_ending or ended
+
+    async def _is_healthy(self) -> bool:
+        try:
+            return (await self._served.check_health()).ok
+        except OSError:  # no descriptor is left for the question, just now
+            return False
 
     def _is_idle(self) -> bool:
         """Return whether the runtime has nothing to do, or does nothing of what it has to do.
@@ -181,6 +187,8 @@ class Watchdog:
             last = self._served.last_ending
             code = last.exit_code if last is not None else None
             return Ending(reason=error.reason, exit_code=code, ready=False)
+        except OSError:  # what the machine lacks it may have again before the next start
+            return Ending(reason=Reason.SPAWN_FAILED, exit_code=None, ready=False)
         return None
 
     def _tell_ending(self, ending: Ending) -> None:

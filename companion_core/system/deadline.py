@@ -21,6 +21,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 from companion_core.errors import CompanionError, Reason
 from companion_core.system.lacks import lacks_told
+from companion_core.system.running_clock import running_timeout
 
 __all__ = [
     "CallThreads",
@@ -151,5 +152,5 @@ async def result_of(call: Future[T]) -> T:
 
 async def call_with_deadline_async(function: Callable[..., T], *args: Any, seconds: float) -> T:
     """Do what `call_with_deadline` does, without blocking the event loop."""
-    async with asyncio.timeout(seconds):
+    async with running_timeout(seconds):
         return await asyncio.wrap_future(start_call(function, *args))

@@ -22,7 +22,9 @@ def test_output_to_a_full_disk_is_disk_unavailable(tmp_path, mode):
     with Path("/dev/full").open("w") as full:
         done = run(["--state-dir", str(tmp_path), "status", *mode], stdout=full)
     assert done.returncode == 4
-    assert [line.split(": ")[1] for line in done.stderr.splitlines()] == ["disk_unavailable"]
+    said, refusal = done.stderr.splitlines()
+    assert said == "companion: No space left on device"
+    assert refusal.split(": ")[1] == "disk_unavailable"
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])

@@ -343,7 +343,8 @@ def test_nothing_is_sent_again_once_a_byte_was_answered(part: bytes, unix: bool)
         await client.close()
         assert (len(backend.requests), backend.connections) == (1, 1)
 
-    run(backend, life, unix=unix, idle_seconds=1)
+    # The model has one name, so that a part of an answer is relayed as it comes.
+    run(backend, life, unix=unix, idle_seconds=1, served_model="m")
 
 
 @UNIX_AND_TCP

@@ -152,6 +152,25 @@ async def wait_for_a_backend(door: parts.Door, clock: parts.Clock) -> None:
     await states_are(door)
 
 
+async def wait_for_an_observation(door: parts.Door) -> None:
+    """Requests that come, and one that gets its place, while the newest observation is too old."""
+    door.backend.release.clear()
+    running = await send(door, door.post({"model": "m", "how": "hold"}))
+    await parts.eventually(lambda: door.gateway.snapshot().in_flight == 1)
+    waiting = await send(door, door.post())
+    await parts.eventually(lambda: door.gateway.snapshot().queued == 1)
+    door.conditions.observe(None)
+    door.backend.release.set()
+    await parts.eventually(lambda: len(door.conditions.waiting) == 1)
+    late = await send(door, door.get("/v1/models"))
+    await parts.eventually(lambda: len(door.conditions.waiting) == 2)
+    door.conditions.observe(parts.OK)
+    for client in (running, waiting, late):
+        assert (await client.read_answer()).status == 200
+        await client.close()
+    await states_are(door)
+
+
 async def make_room(door: parts.Door) -> None:
     """More connections than there may be."""
     clients = [await door.connect() for _ in range(4)]
@@ -178,6 +197,7 @@ def test_the_running_gateway_makes_every_listed_transition_and_no_other(
             await ask_in_every_way(door)
             await leave_in_every_state(door)
             await wait_for_a_backend(door, clock)
+            await wait_for_an_observation(door)
             await make_room(door)
 
     asyncio.run(main())

@@ -43,13 +43,24 @@ class Clock:
 class Conditions:
     def __init__(self) -> None:
         self.lifecycle_verdict: Verdict = OK
-        self.resource_verdict: Verdict = OK
+        self.resource_verdict: Verdict | None = OK
+        self.waiting: list[Callable[[], None]] = []
 
     def lifecycle(self) -> Verdict:
         return self.lifecycle_verdict
 
-    def resources(self) -> Verdict:
+    def resources(self) -> Verdict | None:
         return self.resource_verdict
+
+    def when_observed(self, call: Callable[[], None]) -> None:
+        self.waiting.append(call)
+
+    def observe(self, verdict: Verdict | None) -> None:
+        """Have an observation come."""
+        self.resource_verdict = verdict
+        calls, self.waiting = self.waiting, []
+        for call in calls:
+            call()
 
 
 def answer(body: bytes = b'{"ok":true}', *, extra: bytes = b"", status: bytes = b"200 OK") -> bytes:

@@ -1,7 +1,8 @@
 """Rules for this file: a request body is one JSON object with each key once (RFC 8259).
 
 It is parsed, never scanned as text, and written anew for the backend: the model's name is
-replaced and the fields that the runtime's plugin named are gone. No I/O.
+replaced and the fields that the runtime's plugin named are gone. A body of more than `LARGE_BODY`
+is read in slices (`sliced_body`), to the same result. No I/O.
 """
 
 from __future__ import annotations
@@ -9,17 +10,32 @@ from __future__ import annotations
 import json
 import json.encoder
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any, Final, NoReturn
 
 from companion_core.decisions.verdict import Verdict, refuse
 from companion_core.errors import Reason
+from companion_core.gateway.http.sliced_body import (
+    LARGE_BODY,
+    MAX_DEPTH,
+    TooManyItems,
+    WrittenTexts,
+    read_in_slices,
+)
 
-__all__ = ["encode_body", "is_json", "parse_body", "rename_fields"]
+__all__ = [
+    "LARGE_BODY",
+    "encode_body",
+    "is_json",
+    "parse_body",
+    "parse_large_body",
+    "rename_fields",
+]
 
 _MALFORMED = refuse(Reason.MALFORMED_BODY)
 _NOT_SERVED = refuse(Reason.MODEL_NOT_SERVED)
+_TOO_LARGE = refuse(Reason.BODY_TOO_LARGE)
 
 # A web page can send text/plain or a form without asking first; JSON it cannot.
 _JSON_TYPE = re.compile(
@@ -52,7 +68,9 @@ _scan: Final[Callable[[str, int], tuple[Any, int]]] = vars(_DECODER)["scan_once"
 _ENCODER: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False)
 
 
-def _make_encoder() -> Callable[[dict[str, Any], int], Iterable[str]]:
+def _make_encoder(
+    write: Callable[[str], str] = json.encoder.encode_basestring_ascii,
+) -> Callable[[dict[str, Any], int], Iterable[str]]:
     """Return what `_ENCODER.iterencode` calls, made once where CPython makes it per call.
 
     That takes a third of its time.
@@ -60,7 +78,6 @@ def _make_encoder() -> Callable[[dict[str, Any], int], Iterable[str]]:
     make = getattr(json.encoder, "c_make_encoder", None)
     if make is None:
         return lambda fields, _level: _ENCODER.iterencode(fields)
-    write = json.encoder.encode_basestring_ascii
     return make(None, _ENCODER.default, write, None, ":", ",", False, False, False)  # type: ignore[no-any-return]  # noqa: FBT003 - it takes no keywords
 
 
@@ -92,6 +109,46 @@ def parse_body(raw: bytes | bytearray, model_id: str) -> dict[str, Any] | Verdic
         return _MALFORMED
     if end != len(text) or type(fields) is not dict:
         return _MALFORMED
+    if len(raw) > 2 * MAX_DEPTH and _too_deep(raw, fields):
+        return _MALFORMED
+    return _judge(fields, model_id)
+
+
+def parse_large_body(
+    raw: bytes | bytearray, model_id: str
+) -> Generator[None, None, dict[str, Any] | Verdict]:
+    """Do what `parse_body` does, in slices: yields between them, and returns the same.
+
+    The answer may also be `body_too_large`: for more items than a request has.
+    """
+    try:
+        text = raw.decode()
+        yield
+        fields = yield from read_in_slices(text.strip(_SPACE), _scan)
+    except TooManyItems:
+        return _TOO_LARGE
+    except (ValueError, RecursionError):
+        return _MALFORMED
+    return _judge(fields, model_id)
+
+
+def _too_deep(raw: bytes | bytearray, fields: dict[str, Any]) -> bool:
+    if raw.count(b"[") + raw.count(b"{") <= MAX_DEPTH:
+        return False
+    level: list[Any] = [fields]
+    for _ in range(MAX_DEPTH):
+        level = [
+            child
+            for container in level
+            for child in (container.values() if type(container) is dict else container)
+            if type(child) is dict or type(child) is list
+        ]
+        if not level:
+            return False
+    return True
+
+
+def _judge(fields: dict[str, Any], model_id: str) -> dict[str, Any] | Verdict:
     if not _USUAL_NAMES.issuperset(fields) and _two_spellings(fields):
         return _MALFORMED
     model = fields.get("model")
@@ -138,6 +195,7 @@ def encode_body(
             del fields[name]
     fields["model"] = served_model
     try:
-        return "".join(_encode(fields, 0)).encode("ascii")
+        encode = _make_encoder(fields.write) if type(fields) is WrittenTexts else _encode
+        return "".join(encode(fields, 0)).encode("ascii")
     except (ValueError, RecursionError):
         return _MALFORMED  # a number such as 1e999 has no JSON form

@@ -25,22 +25,29 @@ from companion_core.providers import (
 __all__ = ["ResourceMonitor"]
 
 INTERVAL_SECONDS: Final = 0.4  # between two questions, so that answers come twice a second
-STALE_SECONDS: Final = 2.0
+STALE_SECONDS: Final = 0.5
 OBSERVE_SECONDS: Final = 1.5
 _MAX_BYTES: Final = 2**53
 _MAX_PERCENT: Final = 100.0
+# No gap between two observations proves by itself that the runtime was over its ceiling meanwhile:
+# the companion may have been asleep. It is less than a watchdog waits.
+_LONGEST_GAP: Final = 4.0
 # Of one processor, in percent: a runtime that works on a request uses more, and one that only
 # answers health checks less, also while a GPU does the work.
 _AT_REST_PERCENT: Final = 5.0
 _MEMORY: Final = frozenset({Reason.RAM_OVER_LIMIT, Reason.VRAM_OVER_LIMIT})
 
 
+_FAILED: Final = refuse(Reason.PROBE_FAILED)
+
+
 class ResourceMonitor:
     """Asks the probe twice a second or more, one question at a time, and remembers the answer.
 
     The verdict denies where the probe failed, was late or gave a number out of range, and where the
-    observation is older than two seconds. `verdict` is asked before each request and observes
-    nothing itself.
+    observation is older than half a second. `fresh_verdict` is asked before each request and
+    observes nothing itself: where the newest observation is too old, because the machine or the
+    companion was held up, the request waits for the next one, which is under way.
 
     Args:
         probe: the chosen plugin's.
@@ -76,8 +83,10 @@ class ResourceMonitor:
         self._patience = patience
         self._verdict = refuse(Reason.PROBE_FAILED)
         self._observed_at = -math.inf
-        self._over_since: float | None = None
+        self._over_at: float | None = None  # the newest observation, if above a ceiling of memory
+        self._over_seconds = 0.0
         self._resting_since: float | None = None
+        self._waiting: list[Callable[[], None]] = []
         self._turn = threading.Lock()  # guards the next two
         self._asking, self._wanted = False, True
         self._task: asyncio.Task[None] | None = None
@@ -98,7 +107,8 @@ class ResourceMonitor:
                 await self._task
             self._task = None
         self.latest, self._verdict = None, refuse(Reason.PROBE_FAILED)
-        self._over_since = self._resting_since = None
+        self._over_at, self._over_seconds, self._resting_since = None, 0.0, None
+        self._call_waiting()
         with self._turn:
             unused, self._wanted = self._wanted and not self._asking, False
         if unused:  # else the question that still runs does so after its answer
@@ -110,7 +120,7 @@ class ResourceMonitor:
 
         Processor time does not count: its use falls by itself.
         """
-        return 0.0 if self._over_since is None else self._clock() - self._over_since
+        return self._over_seconds
 
     def resting_for(self) -> float:
         """Return for how many seconds every observation showed next to no use of a processor."""
@@ -118,10 +128,25 @@ class ResourceMonitor:
 
     def verdict(self) -> Verdict:
         """Return whether the newest observation is within the limits and fresh."""
-        age = self._clock() - self._observed_at
-        if not 0 <= age <= STALE_SECONDS:
-            return refuse(Reason.PROBE_FAILED)
-        return self._verdict
+        return self._verdict if self._is_fresh() else _FAILED
+
+    def fresh_verdict(self) -> Verdict | None:
+        """Return the same; None where the newest observation is too old and another one comes."""
+        if self._is_fresh():
+            return self._verdict
+        return _FAILED if self._task is None else None
+
+    def when_observed(self, call: Callable[[], None]) -> None:
+        """Call once after the next observation, or after `stop`."""
+        self._waiting.append(call)
+
+    def _is_fresh(self) -> bool:
+        return 0 <= self._clock() - self._observed_at <= STALE_SECONDS
+
+    def _call_waiting(self) -> None:
+        calls, self._waiting = self._waiting, []
+        for call in calls:
+            asyncio.get_running_loop().call_soon(call)
 
     async def _run(self) -> None:
         while True:
@@ -132,7 +157,7 @@ class ResourceMonitor:
         began = self._clock()
         try:
             answer = await call_provider(self._plugin, self._ask, seconds=self._patience)
-        except (PluginFault, ProbeFailed):
+        except (PluginFault, ProbeFailed, RuntimeError):  # the last: no thread could be had
             answer = None
         observation = _rebuild(answer)
         self.latest = observation
@@ -145,10 +170,12 @@ class ResourceMonitor:
             self._resting_since = None
         elif self._resting_since is None:
             self._resting_since = began
-        if self._verdict.reason not in _MEMORY:
-            self._over_since = None
-        elif self._over_since is None:
-            self._over_since = began
+        if self._verdict.reason in _MEMORY:
+            before, self._over_at = self._over_at, began
+            self._over_seconds += 0.0 if before is None else min(began - before, _LONGEST_GAP)
+        else:
+            self._over_at, self._over_seconds = None, 0.0
+        self._call_waiting()
 
     def _ask(self) -> object:
         """Run in the worker. While one question hangs, no second one is asked."""

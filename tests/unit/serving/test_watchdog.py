@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 
 import pytest
 
@@ -12,6 +13,7 @@ from companion_core.decisions.verdict import OK, Verdict, refuse
 from companion_core.errors import EnvironmentUnavailable, Reason
 from companion_core.serving.events import Event, EventKind
 from companion_core.serving.watchdog import Timing, Watchdog
+from companion_core.system.running_clock import RunningClock
 
 pytestmark = pytest.mark.unit
 
@@ -50,6 +52,54 @@ def test_a_runtime_is_started_smaller_until_there_is_no_smaller_size() -> None:
         Size(parallel=1, context_length=512),
     ]
     assert served.stops == 3
+
+
+class Silent(Served):
+    """Runs on, and gives no good answer."""
+
+    def __init__(self) -> None:
+        super().__init__(Reason.RUNTIME_EXITED, Size(parallel=1, context_length=None))
+        self.exited.clear()
+        self.checks = 0
+        self.ended: Reason | None = None
+        self.asked = asyncio.Event()
+
+    def over_memory_for(self) -> float:
+        return 0.0
+
+    async def check_health(self) -> Verdict:
+        self.checks += 1
+        self.asked.set()
+        return refuse(Reason.HEALTH_FAILED)
+
+    def terminate_unhealthy(self, reason: Reason) -> None:
+        self.ended = reason
+        self.exited.set()
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_45_seconds_asleep_do_not_cost_a_runtime_that_misses_one_check(running: bool) -> None:
+    now = 1000.0
+
+    def counts_sleep() -> float:
+        return now
+
+    async def life() -> Silent:
+        nonlocal now
+        served, clock = Silent(), RunningClock(counts_sleep)
+        chosen = clock if running else counts_sleep
+        watchdog = Watchdog(served, Timing(health_interval=0.01), clock=chosen)
+        watching = asyncio.ensure_future(watchdog._watch())
+        await asyncio.sleep(0)
+        now += 45
+        async with asyncio.timeout(30):
+            await served.asked.wait()
+        await asyncio.sleep(0)
+        watching.cancel()
+        await asyncio.wait({watching})
+        return served
+
+    assert asyncio.run(life()).ended is None
 
 
 class Starting(Served):
@@ -112,6 +162,40 @@ def test_a_start_that_cannot_be_made_smaller_is_given_up_at_once() -> None:
 def test_a_smaller_start_that_ends_otherwise_is_tried_again_with_its_size() -> None:
     served = Starting(LARGE, Reason.RAM_OVER_LIMIT, Reason.RUNTIME_EXITED)
     assert lived(served) == ([LARGE, HALF, HALF], None, list(restart.DELAYS_SECONDS[:2]))
+
+
+class ShortOfFiles(Starting):
+    """Its first restart finds no descriptor free."""
+
+    async def restart(self) -> None:
+        if not self.sizes:
+            self.sizes.append(self.size)
+            raise OSError(errno.EMFILE, "")
+        await super().restart()
+
+
+def test_a_restart_that_finds_no_descriptor_free_is_an_ending_and_not_the_end() -> None:
+    served = ShortOfFiles(Size(parallel=1, context_length=None))
+    sizes, gave_up, waits = lived(served)
+    assert gave_up is None
+    assert len(sizes) == 2
+    assert waits == list(restart.DELAYS_SECONDS[:2])
+
+
+def test_a_check_that_finds_no_descriptor_free_has_failed() -> None:
+    class Blind(Silent):
+        async def check_health(self) -> Verdict:
+            await super().check_health()
+            raise OSError(errno.EMFILE, "")
+
+    async def life() -> Blind:
+        served = Blind()
+        watchdog = Watchdog(served, Timing(health_interval=0.001, unresponsive_after=0.05))
+        async with asyncio.timeout(30):
+            await watchdog._watch()
+        return served
+
+    assert asyncio.run(life()).ended is Reason.HEALTH_FAILED
 
 
 def test_each_ending_and_what_follows_it_is_told() -> None:

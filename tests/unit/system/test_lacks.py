@@ -11,6 +11,7 @@ import pytest
 from companion_core.cli import main
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason
 from companion_core.plugin_host.calls import call_provider_sync
+from companion_core.system import deadline
 from companion_core.system.lacks import is_lack, lack_of, lacks_told
 
 pytestmark = pytest.mark.unit
@@ -61,6 +62,7 @@ def test_a_plugin_is_not_blamed_where_no_thread_is_left(monkeypatch) -> None:
     def refuse(_self):
         raise RuntimeError("can't start new thread")
 
+    deadline._threads.forget_threads()  # or a thread of an earlier call would take this one
     monkeypatch.setattr(threading.Thread, "start", refuse)
     with pytest.raises(EnvironmentUnavailable) as caught:
         call_provider_sync("plugin", lambda: None, seconds=1)

@@ -107,13 +107,62 @@ def test_a_probe_that_fails_or_lies_denies(answer) -> None:
     assert monitor.latest is None
 
 
-@pytest.mark.parametrize(("passed", "ok"), [(0, True), (2, True), (2.1, False), (-1, False)])
+@pytest.mark.parametrize(("passed", "ok"), [(0, True), (0.5, True), (0.6, False), (-1, False)])
 def test_an_old_observation_denies_and_so_does_a_clock_that_steps_back(passed, ok) -> None:
     # covers: resource_probe/cache-clock
     clock = Clock()
     monitor = observed(FakeProbe(), clock)
     clock.now += passed
     assert monitor.verdict().ok is ok
+
+
+def test_an_observation_that_is_too_old_says_nothing_and_the_next_one_tells_who_waits() -> None:
+    probe, clock = FakeProbe(), Clock()
+    monitor = ResourceMonitor(probe, lambda: (7,), LIMITS, clock=clock, interval=3600)
+
+    async def life() -> None:
+        assert monitor.fresh_verdict().reason is Reason.PROBE_FAILED  # nothing is observed yet
+        await monitor.start()
+        assert monitor.fresh_verdict() == OK
+        clock.now += 2
+        assert monitor.fresh_verdict() is None
+        told = asyncio.Event()
+        monitor.when_observed(told.set)
+        await monitor._observe()
+        await asyncio.wait_for(told.wait(), 30)
+        assert monitor.fresh_verdict() == OK
+        stopped = asyncio.Event()
+        monitor.when_observed(stopped.set)
+        await monitor.stop()
+        await asyncio.wait_for(stopped.wait(), 30)
+        assert monitor.fresh_verdict().reason is Reason.PROBE_FAILED
+
+    asyncio.run(life())
+
+
+def test_without_a_thread_it_denies_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def none(*_arguments: object, **_named: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monitor = observed(FakeProbe())
+    monkeypatch.setattr("companion_core.runtime.resources.monitor.call_provider", none)
+    asyncio.run(monitor._observe())
+    assert monitor.verdict().reason is Reason.PROBE_FAILED
+
+
+def test_what_the_companion_was_asleep_for_is_not_all_time_over_a_ceiling() -> None:
+    monitor_clock = Clock()
+    monitor = ResourceMonitor(
+        FakeProbe(observation(ram_bytes=101)), lambda: (7,), LIMITS, clock=monitor_clock
+    )
+
+    async def life() -> None:
+        await monitor._observe()
+        monitor_clock.now += 45
+        await monitor._observe()
+
+    asyncio.run(life())
+    assert 0 < monitor.over_memory_for() < 5
 
 
 def test_one_question_at_a_time() -> None:
