@@ -181,10 +181,10 @@ class Swaps:
             first = model_id == self._first
             raise EnvironmentUnavailable(Reason.ALREADY_RUNNING if first else Reason.NOT_READY)
         source, served = self._open
+        if self._under_way() is not None:  # also of the model that is about to go
+            raise EnvironmentUnavailable(Reason.SWAP_IN_PROGRESS)
         if model_id == served.model_id and served.verified:
             raise EnvironmentUnavailable(Reason.ALREADY_RUNNING)
-        if self._under_way() is not None:
-            raise EnvironmentUnavailable(Reason.SWAP_IN_PROGRESS)
 
         async def work(swap: Swap) -> None:
             def report(step: Step) -> None:

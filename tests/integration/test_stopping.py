@@ -24,7 +24,7 @@ from companion_core.authority import manifest_fetch
 from companion_core.cli import main, up_command
 
 program = sys.argv.pop(1)
-up_command._SELF = (sys.executable, "-P", "-c", program, program)
+up_command._SELF = ("-P", "-c", program, program)
 https_get.HEAD_SECONDS = 600
 manifest_fetch.IDLE_SECONDS = manifest_fetch.BODY_SECONDS = manifest_fetch.TOTAL_SECONDS = 600
 sys.exit(main(sys.argv[1:]))
