@@ -73,6 +73,7 @@ class Zoo:
             "names": names,
             "runtime": None,
             "keychain": None,
+            "keychain_options": {},
             "check": None,
         }
         done = subprocess.run(

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import runtime_parts as parts
@@ -86,7 +87,12 @@ def test_programs_start_without_a_window_in_a_group_of_their_own(
     seen = {}
     monkeypatch.setattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0x200, raising=False)
     monkeypatch.setattr(subprocess, "CREATE_NO_WINDOW", 0x08000000, raising=False)
-    monkeypatch.setattr(subprocess, "Popen", lambda argv, **options: seen.update(options))
+
+    def start(_argv, **options):
+        seen.update(options)
+        return SimpleNamespace(pid=os.getpid())
+
+    monkeypatch.setattr(subprocess, "Popen", start)
     LiveEgress().start_process(("it",), env={"A": "b"}, suspended=suspended)
     assert seen["creationflags"] == 0x200 | 0x08000000 | extra
     assert seen["env"] == {"A": "b"}
