@@ -354,7 +354,7 @@ def test_backend_that_breaks_off_ends_the_answer_and_frees_the_place() -> None:
         writer.close()
 
     async def main() -> None:
-        async with parts.open_door(breaks, max_in_flight=1) as door:
+        async with parts.open_door(breaks, max_in_flight=1, served_model="m") as door:
             for _ in range(3):
                 with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
                     await door.ask(door.post())

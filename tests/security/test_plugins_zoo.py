@@ -73,7 +73,6 @@ class Zoo:
             "names": names,
             "runtime": None,
             "keychain": None,
-            "keychain_options": {},
             "check": None,
         }
         done = subprocess.run(

@@ -14,6 +14,7 @@ import sys
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from zoo_animals import RUNTIME, Animal
 
@@ -102,8 +103,8 @@ def main() -> None:
     meetings = {}
     real = trial.load_every_plugin
 
-    def load(*args: object) -> LoadedPlugins:
-        meetings["loaded"] = real(*args)
+    def load(*args: Any, **options: Any) -> LoadedPlugins:
+        meetings["loaded"] = real(*args, **options)
         return meetings["loaded"]
 
     trial.load_every_plugin = load
