@@ -22,7 +22,7 @@ from companion_core.errors import EnvironmentUnavailable, Reason
 if TYPE_CHECKING:
     from importlib.metadata import Distribution
 
-__all__ = ["EMBEDDED_EXTRA", "require_reachable"]
+__all__ = ["EMBEDDED_EXTRA", "needed_distributions", "require_reachable"]
 
 EMBEDDED_EXTRA: Final = "embedded"
 """The extra whose requirements an embedded runtime needs."""
@@ -99,6 +99,16 @@ def _find(name: str, path: Iterable[str]) -> Distribution | None:
     from importlib import metadata  # noqa: PLC0415 - slow; only an unusual environment needs it
 
     return next(iter(metadata.distributions(name=name, path=list(path))), None)
+
+
+def needed_distributions(distribution: str) -> Iterator[Distribution]:
+    """Yield what is installed of that which `distribution` needs when it is embedded.
+
+    The core is left out: the runtime imports nothing of it.
+    """
+    for name in _needs(distribution):
+        if (found := _find(name, sys.path)) is not None:
+            yield found
 
 
 def _needs(distribution: str) -> Iterator[str]:

@@ -6,7 +6,7 @@ import os
 import ssl
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -29,6 +29,7 @@ from companion_core.plugin_host import (
     ChosenRuntime,
     CorePlugin,
     LoadedPlugins,
+    RuntimeCode,
     TrustRecord,
     TrustStore,
     call_provider_sync,
@@ -39,7 +40,7 @@ from companion_core.plugin_host import (
     require_reachable,
 )
 from companion_core.providers import API_VERSION, HostInfo, Keychain, ResourceLimits
-from companion_core.runtime import StartSpec, probe_isolation, process_probe
+from companion_core.runtime import ProgramLibraries, StartSpec, probe_isolation, process_probe
 
 __all__ = [
     "AuthorityProviders",
@@ -68,12 +69,16 @@ class RuntimeProviders:
         binary: "embedded" or the configured absolute path.
         limits: as configured, with the default for memory filled in.
         tier: how runtimes are confined here.
+        code: the spawner's plugin; None where it is not installed.
+        libraries: those beside a stand-alone program.
     """
 
     chosen: ChosenRuntime
     binary: str
     limits: ResourceLimits
     tier: Tier
+    code: RuntimeCode | None = None
+    libraries: ProgramLibraries = field(default_factory=ProgramLibraries)
 
     def start_spec(
         self, config: Config, paths: InstancePaths, model: VerifiedModel, size: Size
@@ -99,6 +104,8 @@ class RuntimeProviders:
             options=section.options,
             tier=self.tier,
             allow_open_backend=section.unsafe_open_backend,
+            code=self.code,
+            libraries=self.libraries,
         )
 
 
@@ -130,9 +137,11 @@ def assemble(
     )
     chosen = loaded.select_runtime(config.runtime.name)
     keychain = loaded.select_keychain(config.keychain.name)
+    binary, found = _choose_binary(config, chosen, egress), chosen.found
     runtime = RuntimeProviders(
         chosen=chosen,
-        binary=_choose_binary(config, chosen, egress),
+        binary=binary,
+        code=None if found is None else RuntimeCode.of(found, embedded=binary == EMBEDDED),
         limits=_fill_limits(config),
         tier=_choose_tier(config, egress),
     )

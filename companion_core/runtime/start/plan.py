@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -14,7 +14,7 @@ from companion_core.decisions.spawn_plan import PlanFacts, check_plan
 from companion_core.decisions.verdict import Verdict
 from companion_core.errors import Reason, Refused, error_for
 from companion_core.models.store import VerifiedModel
-from companion_core.plugin_host import call_provider
+from companion_core.plugin_host import PINNED_IMPORTS, RuntimeCode, call_provider
 from companion_core.providers import (
     CannotPlan,
     ModelFile,
@@ -26,6 +26,7 @@ from companion_core.providers import (
     UnixChannel,
 )
 from companion_core.runtime.process.binary import ProvedBinary
+from companion_core.runtime.start.libraries import ProgramLibraries
 
 __all__ = ["StartSpec", "ask_for_plan", "check_spec", "has_own_network", "tier_for"]
 
@@ -48,6 +49,8 @@ class StartSpec:
         parallel: how many requests the gateway has in flight at most.
         tier: how the runtime is confined; one that works here.
         allow_open_backend: the person accepted a backend without socket and key (I-07).
+        code: of the plugin; None where it is not installed.
+        libraries: those that a stand-alone program loads, as its first start found them.
     """
 
     spawner: Spawner
@@ -68,6 +71,8 @@ class StartSpec:
     tier: Tier
     allow_open_backend: bool = False
     plugin_folders: tuple[str, ...] = ()
+    code: RuntimeCode | None = None
+    libraries: ProgramLibraries = field(default_factory=ProgramLibraries)
 
     @property
     def store_record(self) -> Path:
@@ -153,8 +158,9 @@ async def ask_for_plan(
     plan = check_plan(proposed, facts)
     if isinstance(plan, Verdict):
         raise error_for(plan.reason, plugin=spec.plugin_name)
-    if binary.embedded:  # a linked source tree lies outside the interpreter's own folders
-        return replace(plan, read_paths=(*plan.read_paths, *spec.plugin_folders))
+    if binary.embedded:  # they may lie outside the interpreter's own folders
+        read_paths = (*plan.read_paths, *spec.plugin_folders, PINNED_IMPORTS)
+        return replace(plan, read_paths=read_paths)
     return plan
 
 
