@@ -24,6 +24,7 @@ NOT_RUNNING: Final[dict[str, Any]] = {
     "manifest": None,
     "admission": None,
     "resources": None,
+    "gave_up": None,
     "last_health_ok_seconds_ago": None,
     "plugins": {},
 }

@@ -25,15 +25,14 @@ from companion_core.errors import CompanionError, Reason, Refused, error_for
 from companion_core.models.byte_pump import BLOCK_BYTES
 from companion_core.models.lease import is_held, release
 from companion_core.models.windows_file import open_for_reading_alone
+from companion_core.system.known_file import Identity, identify
 from companion_core.system.os_compat import BINARY, CLOSE_ON_EXEC, NO_FOLLOW, user_id
 from companion_core.system.state_files import open_to_others
 
-__all__ = ["Hold", "Identity", "Proof", "Prover", "identify", "reopen"]
+__all__ = ["Hold", "Proof", "Prover", "reopen"]
 
 # Holds an open file against writers, waiting with the function it is given; False: cannot.
 Hold = Callable[[int, Callable[[float], object]], bool]
-# Device, inode, size, time of modification and time of change.
-Identity = tuple[int, int, int, int, int]
 
 # A file whose mode or links alone changed while it was hashed is hashed once more.
 _ATTEMPTS: Final = 2
@@ -188,15 +187,6 @@ def _close_to_others(descriptor: int) -> None:
 
 def _open(path: Path) -> int:
     return open_for_reading_alone(path) if sys.platform == "win32" else os.open(path, _READ)
-
-
-def identify(status: os.stat_result) -> Identity:
-    """Return what changes when a file is replaced or written to.
-
-    A link, a new name or another mode changes it too: then only the bytes can tell.
-    """
-    times = status.st_mtime_ns, status.st_ctime_ns
-    return status.st_dev, status.st_ino, status.st_size, *times
 
 
 def reopen(descriptor: int, path: str) -> int:

@@ -29,6 +29,7 @@ from companion_core.plugin_host.rules import (
     parse_narrow,
     record_of,
 )
+from companion_core.plugin_host.runtime_code import PINNED_IMPORTS, RuntimeCode
 from companion_core.plugin_host.selection import Role, choose_keychain
 from companion_core.plugin_host.snapshots import EMBEDDED, rebuild_binaries, snapshot_provider
 from companion_core.plugin_host.survey import (
@@ -41,6 +42,7 @@ from companion_core.plugin_host.trust_store import CheckRecord, TrustBook, Trust
 
 __all__ = [
     "EMBEDDED",
+    "PINNED_IMPORTS",
     "PLUGIN_REASONS",
     "CheckRecord",
     "Chosen",
@@ -51,6 +53,7 @@ __all__ = [
     "LoadedPlugins",
     "PluginState",
     "Role",
+    "RuntimeCode",
     "State",
     "TrustBook",
     "TrustRecord",

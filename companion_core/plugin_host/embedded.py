@@ -23,7 +23,13 @@ from companion_core.system.interpreter import Interpreter, is_interpreter, runni
 if TYPE_CHECKING:
     from importlib.metadata import Distribution
 
-__all__ = ["EMBEDDED_EXTRA", "ask_interpreter", "require_reachable", "search_packages_of"]
+__all__ = [
+    "EMBEDDED_EXTRA",
+    "ask_interpreter",
+    "needed_distributions",
+    "require_reachable",
+    "search_packages_of",
+]
 
 EMBEDDED_EXTRA: Final = "embedded"
 """The extra whose requirements an embedded runtime needs."""
@@ -166,6 +172,16 @@ def _find(name: str, path: Iterable[str]) -> Distribution | None:
     from importlib import metadata  # noqa: PLC0415 - slow; only an unusual environment needs it
 
     return next(iter(metadata.distributions(name=name, path=list(path))), None)
+
+
+def needed_distributions(distribution: str) -> Iterator[Distribution]:
+    """Yield what is installed of that which `distribution` needs when it is embedded.
+
+    The core is left out: the runtime imports nothing of it.
+    """
+    for name in _needs(distribution):
+        if (found := _find(name, sys.path)) is not None:
+            yield found
 
 
 def _needs(distribution: str) -> Iterator[str]:

@@ -93,6 +93,7 @@ class ChosenRuntime:
         folders: where they lie.
         distribution: of the spawner's plugin.
         site: the folder of the distribution's metadata; "" for a plugin that is not installed.
+        found: the spawner's plugin as it was found; None for one that is not installed.
     """
 
     spawn: Chosen[Spawner]
@@ -103,6 +104,7 @@ class ChosenRuntime:
     folders: tuple[str, ...] = ()
     distribution: str = ""
     site: str = ""
+    found: FoundPlugin | None = None
 
 
 class LoadedPlugins:
@@ -113,9 +115,11 @@ class LoadedPlugins:
         plugins: Sequence[PluginState],
         providers: Mapping[Role, Mapping[str, Snapshot]],
         options: Mapping[str, OptionValue] = MappingProxyType({}),
+        found: Mapping[str, FoundPlugin] = MappingProxyType({}),
     ) -> None:
         self._options = options
         self._plugins = tuple(plugins)
+        self._found = found
         self._providers = {role: MappingProxyType(dict(providers[role])) for role in Role}
         self._selected: set[str] = set()
 
@@ -160,6 +164,7 @@ class LoadedPlugins:
             folders=plugin.folders,
             distribution=plugin.distribution,
             site=plugin.site,
+            found=self._found.get(plugin.name),
         )
 
     def _take(self, role: Role, name: str) -> Chosen[Any]:
@@ -236,6 +241,7 @@ class _Loader:
         self._load_seconds = load_seconds
         self._managers = sealed_managers()
         self._states: list[PluginState] = []
+        self._found: dict[str, FoundPlugin] = {}
         self._providers: dict[Role, dict[str, Snapshot]] = {role: {} for role in Role}
 
     def add_core(self, core: CorePlugin) -> None:
@@ -253,12 +259,15 @@ class _Loader:
         self._states.append(self._register(state, core.plugin))
 
     def add_found(self, plugin: FoundPlugin, state: PluginState) -> None:
-        self._states.append(self._import(state, plugin) if state.state is State.TRUSTED else state)
+        if state.state is State.TRUSTED:
+            self._found[plugin.name] = plugin
+            state = self._import(state, plugin)
+        self._states.append(state)
 
     def finish(self) -> LoadedPlugins:
         for manager in self._managers.values():
             manager.seal()
-        return LoadedPlugins(self._states, self._providers, self._keychain.values)
+        return LoadedPlugins(self._states, self._providers, self._keychain.values, self._found)
 
     def _import(self, state: PluginState, plugin: FoundPlugin) -> PluginState:
         try:

@@ -33,7 +33,7 @@ from companion_core.plugin_host.scan import GROUPS, declaring_distributions
 if TYPE_CHECKING:
     from importlib.metadata import Distribution, PackageMetadata
 
-__all__ = ["GROUPS", "code_files", "find_plugins", "owner_of"]
+__all__ = ["GROUPS", "code_files", "find_plugins", "owner_of", "unlisted_code"]
 
 _FACT_LENGTH = 100
 
@@ -169,7 +169,7 @@ def _plugins(
     except OSError:
         files = ()
         missing = tuple(path for path in paths if not _is_readable(root / path))
-    strays = (*filter(sourceless, paths), *_unlisted(root, set(paths)))
+    strays = (*filter(sourceless, paths), *unlisted_code(root, set(paths)))
     intact = not strays and len(files) == len(paths)
     modules = modules_of(paths)
     for group, plugin, module in declared:
@@ -225,7 +225,7 @@ def _is_readable(path: Path) -> bool:
     return path.is_file() and os.access(path, os.R_OK)
 
 
-def _unlisted(root: Path, listed: set[str]) -> tuple[str, ...]:
+def unlisted_code(root: Path, listed: set[str]) -> tuple[str, ...]:
     """Return the code in the folders of the distribution that RECORD does not list, sorted.
 
     A link to a folder counts: what it leads to could be imported.

@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Final
 
 from companion_core.errors import Reason
+from companion_core.plugin_host.pinned_imports import module_name
 
 __all__ = [
     "PLUGIN_NAME",
@@ -27,6 +28,7 @@ __all__ = [
     "TrustRecord",
     "changes_since",
     "code_digest",
+    "code_listing",
     "damage_of",
     "is_bytecode_cache",
     "is_litter",
@@ -137,10 +139,13 @@ def code_digest(files: Iterable[CodeFile]) -> str:
 
     Installer metadata is left out, so an equal rebuild has an equal digest.
     """
-    digest = hashlib.sha256()
-    for file in sorted(files, key=lambda file: file.path):
-        digest.update(f"{file.path}\0{file.sha256}\n".encode())
-    return digest.hexdigest()
+    return hashlib.sha256(code_listing(files)).hexdigest()
+
+
+def code_listing(files: Iterable[CodeFile]) -> bytes:
+    """Return what `code_digest` is taken of: a line of path, NUL and SHA-256 for each file."""
+    rows = sorted(files, key=lambda file: file.path)
+    return b"".join(f"{file.path}\0{file.sha256}\n".encode() for file in rows)
 
 
 def is_bytecode_cache(path: str) -> bool:
@@ -170,16 +175,8 @@ def sourceless(path: str) -> bool:
 
 def modules_of(paths: Iterable[str]) -> dict[str, str]:
     """Map the dotted name of every module among `paths` to its path."""
-    modules = {}
-    for path in paths:
-        file = PurePosixPath(path)
-        if file.suffix not in {".py", ".so", ".pyd"}:
-            continue
-        stem = file.name.partition(".")[0]  # an extension module's name goes on with the platform
-        parts = file.parts[:-1] if stem == "__init__" else (*file.parts[:-1], stem)
-        if parts and all(part.isidentifier() for part in parts):
-            modules[".".join(parts)] = path
-    return modules
+    names = ((module_name(path), path) for path in paths)
+    return {name: path for name, path in names if name is not None}
 
 
 def parse_first_party(text: str) -> FirstParty:

@@ -19,6 +19,7 @@ from companion_core.runtime.resources.free_memory import available_memory, requi
 from companion_core.runtime.resources.monitor import ResourceMonitor
 from companion_core.runtime.resources.probe import free_vram, has_driver
 from companion_core.runtime.start.keep_awake import keep_awake
+from companion_core.runtime.start.libraries import ProgramLibraries
 from companion_core.runtime.start.listener import StartedBackend, StartListener
 from companion_core.runtime.start.plan import StartSpec
 from companion_core.runtime.start.polling import Polling
@@ -28,6 +29,7 @@ __all__ = [
     "EMBEDDED",
     "CeilingState",
     "Polling",
+    "ProgramLibraries",
     "ResourceMonitor",
     "SandboxPolicy",
     "StartListener",

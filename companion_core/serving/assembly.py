@@ -30,6 +30,7 @@ from companion_core.plugin_host import (
     CorePlugin,
     KeychainOptions,
     LoadedPlugins,
+    RuntimeCode,
     TrustRecord,
     TrustStore,
     ask_interpreter,
@@ -43,6 +44,7 @@ from companion_core.plugin_host import (
 )
 from companion_core.providers import API_VERSION, HostInfo, Keychain, ResourceLimits
 from companion_core.runtime import (
+    ProgramLibraries,
     StartSpec,
     check_unreplaceable,
     probe_isolation,
@@ -81,6 +83,8 @@ class RuntimeProviders:
         limits: as configured, with the default for memory filled in.
         tier: how runtimes are confined here.
         interpreter: the Python that runs what is started.
+        code: the spawner's plugin; None where it is not installed.
+        libraries: those beside a stand-alone program.
     """
 
     chosen: ChosenRuntime
@@ -88,6 +92,8 @@ class RuntimeProviders:
     limits: ResourceLimits
     tier: Tier
     interpreter: Interpreter = field(default_factory=running_interpreter)
+    code: RuntimeCode | None = None
+    libraries: ProgramLibraries = field(default_factory=ProgramLibraries)
 
     def start_spec(
         self, config: Config, paths: InstancePaths, model: VerifiedModel, size: Size
@@ -114,6 +120,8 @@ class RuntimeProviders:
             tier=self.tier,
             allow_open_backend=section.unsafe_open_backend,
             interpreter=self.interpreter,
+            code=self.code,
+            libraries=self.libraries,
         )
 
 
@@ -148,9 +156,11 @@ def assemble(
     )
     chosen = loaded.select_runtime(config.runtime.name)
     keychain = loaded.select_keychain(config.keychain.name)
+    binary, found = _choose_binary(config, chosen, egress, interpreter), chosen.found
     runtime = RuntimeProviders(
         chosen=chosen,
-        binary=_choose_binary(config, chosen, egress, interpreter),
+        binary=binary,
+        code=None if found is None else RuntimeCode.of(found, embedded=binary == EMBEDDED),
         limits=_fill_limits(config),
         tier=_choose_tier(config, egress),
         interpreter=interpreter,

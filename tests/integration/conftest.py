@@ -14,13 +14,14 @@ import ssl
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 import real_runtimes
 from download_parts import DATA, PATH
+from elsewhere import Elsewhere
 from runtime_parts import verified_model, within
 from swap_world import publish
 
@@ -179,6 +180,13 @@ def world(require_real):
                 with contextlib.suppress(psutil.Error):
                     process.kill()
             shutil.rmtree(folder)
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, world, require_real: Callable[[str, bool], None]) -> Elsewhere:
+    for part in ("pip", "hatchling"):
+        require_real(part, importlib.util.find_spec(part) is not None)
+    return Elsewhere(tmp_path, world)
 
 
 @pytest.fixture(scope="session")

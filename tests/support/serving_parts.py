@@ -15,7 +15,7 @@ from companion_core.config.reader import parse_config
 from companion_core.decisions.isolation import Tier
 from companion_core.egress.live import LiveEgress
 from companion_core.models.https_downloader import HttpsDownloader
-from companion_core.plugin_host import Chosen, ChosenRuntime
+from companion_core.plugin_host import Chosen, ChosenRuntime, RuntimeCode
 from companion_core.providers import ResourceLimits
 from companion_core.runtime.resources.probe import ProcessProbe
 from companion_core.serving.assembly import RuntimeProviders
@@ -46,6 +46,7 @@ def make_serving(
     limits: ResourceLimits = LIMITS,
     timing: Timing = QUICK,
     gateway: dict[str, Any] | None = None,
+    code: RuntimeCode | None = None,
     **runtime: Any,
 ) -> Serving:
     paths = InstancePaths(folder / "state")
@@ -67,7 +68,7 @@ def make_serving(
         probe=Chosen(plugin="process", provider=ProcessProbe()),
         modules=modules,
     )
-    providers = RuntimeProviders(chosen=chosen, binary=binary, limits=limits, tier=tier)
+    providers = RuntimeProviders(chosen=chosen, binary=binary, limits=limits, tier=tier, code=code)
     return Serving(config, paths, providers, token=Secret(TOKEN), egress=egress, timing=timing)
 
 

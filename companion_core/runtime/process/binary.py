@@ -17,6 +17,7 @@ from companion_core.decisions.evidence import Evidence
 from companion_core.decisions.integrity import digests_equal
 from companion_core.errors import EnvironmentUnavailable, Reason, Refused
 from companion_core.system.interpreter import Interpreter, running_interpreter
+from companion_core.system.known_file import Identity, identify
 from companion_core.system.os_compat import BINARY, CLOSE_ON_EXEC, NON_BLOCKING
 from companion_core.system.state_files import check_owned, open_to_others
 
@@ -27,10 +28,32 @@ EMBEDDED: Final = "embedded"
 
 @dataclass(frozen=True, slots=True)
 class ProvedBinary(Evidence):
-    """A program that nobody else can replace; `path` is the name to execute it under."""
+    """A program that nobody else can replace.
+
+    Attributes:
+        path: the name to execute it under.
+        embedded: it is the running interpreter.
+        identity: of the file whose bytes were hashed; None for the interpreter.
+    """
 
     path: str
     embedded: bool
+    identity: Identity | None = None
+
+    def require_unchanged(self) -> None:
+        """Require that its name still leads to what was hashed; asked right before it is executed.
+
+        Raises:
+            Refused: `runtime_changed`.
+        """
+        if self.identity is None:
+            return
+        try:
+            same = identify(Path(self.path).stat()) == self.identity
+        except OSError:
+            same = False
+        if not same:
+            raise Refused(Reason.RUNTIME_CHANGED, self.path)
 
 
 def prove_binary(
@@ -63,8 +86,7 @@ def prove_binary(
         raise EnvironmentUnavailable(Reason.RUNTIME_NOT_FOUND, binary) from error
     for name in (path, resolved):
         check_unreplaceable(name)
-    _require_program(resolved, sha256, binary)
-    return ProvedBinary(str(path), embedded=False)
+    return ProvedBinary(str(path), embedded=False, identity=_hash(resolved, sha256, binary))
 
 
 def check_unreplaceable(path: Path) -> None:
@@ -81,7 +103,8 @@ def check_unreplaceable(path: Path) -> None:
         raise Refused(Reason.RUNTIME_UNSAFE, f"{path.parent} can be changed by others")
 
 
-def _require_program(resolved: Path, sha256: str | None, binary: str) -> None:
+def _hash(resolved: Path, sha256: str | None, binary: str) -> Identity:
+    """Require these bytes of the program; return its identity from before they were read."""
     try:
         descriptor = os.open(resolved, os.O_RDONLY | NON_BLOCKING | CLOSE_ON_EXEC | BINARY)
     except OSError as error:
@@ -98,3 +121,4 @@ def _require_program(resolved: Path, sha256: str | None, binary: str) -> None:
         os.close(descriptor)
     if not digests_equal(digest, sha256):
         raise Refused(Reason.RUNTIME_CHANGED, binary)
+    return identify(status)

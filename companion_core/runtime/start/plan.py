@@ -17,7 +17,7 @@ from companion_core.decisions.spawn_plan import PlanFacts, check_plan
 from companion_core.decisions.verdict import Verdict
 from companion_core.errors import Reason, Refused, error_for
 from companion_core.models.store import VerifiedModel
-from companion_core.plugin_host import call_provider
+from companion_core.plugin_host import PINNED_IMPORTS, RuntimeCode, call_provider
 from companion_core.providers import (
     CannotPlan,
     ModelFile,
@@ -29,6 +29,7 @@ from companion_core.providers import (
     UnixChannel,
 )
 from companion_core.runtime.process.binary import ProvedBinary
+from companion_core.runtime.start.libraries import ProgramLibraries
 from companion_core.system.interpreter import Interpreter, running_interpreter
 from companion_core.system.os_compat import read_at
 
@@ -54,6 +55,8 @@ class StartSpec:
         tier: how the runtime is confined; one that works here.
         allow_open_backend: the person accepted a backend without socket and key (I-07).
         interpreter: runs the keeper, the broker and an embedded runtime.
+        code: of the plugin; None where it is not installed.
+        libraries: those that a stand-alone program loads, as its first start found them.
     """
 
     spawner: Spawner
@@ -75,6 +78,8 @@ class StartSpec:
     allow_open_backend: bool = False
     plugin_folders: tuple[str, ...] = ()
     interpreter: Interpreter = field(default_factory=running_interpreter)
+    code: RuntimeCode | None = None
+    libraries: ProgramLibraries = field(default_factory=ProgramLibraries)
 
     @property
     def store_record(self) -> Path:
@@ -162,8 +167,9 @@ async def ask_for_plan(
     plan = check_plan(proposed, facts)
     if isinstance(plan, Verdict):
         raise error_for(plan.reason, plugin=spec.plugin_name)
-    if binary.embedded:  # a linked source tree lies outside the interpreter's own folders
-        return replace(plan, read_paths=(*plan.read_paths, *spec.plugin_folders))
+    if binary.embedded:  # they may lie outside the interpreter's own folders
+        read_paths = (*plan.read_paths, *spec.plugin_folders, PINNED_IMPORTS)
+        return replace(plan, read_paths=read_paths)
     return plan
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from companion_core.decisions.isolation import Tier
 from companion_core.decisions.spawn_plan import base_environment
 from companion_core.egress.backend_channel import BackendChannel, BrokeredChannel
 from companion_core.egress.interface import Egress
-from companion_core.errors import EnvironmentUnavailable, Reason
+from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason
 from companion_core.providers import ModelFile, SpawnPlan, TcpChannel, UnixChannel
 from companion_core.runtime.inspect.backend_peer import BackendPeer
 from companion_core.runtime.isolation import (
@@ -50,6 +51,7 @@ from companion_core.runtime.start.plan import (
     tier_for,
 )
 from companion_core.runtime.start.program_help import read_help
+from companion_core.runtime.start.proofs import prove_all, prove_code, with_pinned_imports
 from companion_core.runtime.start.readiness import Watched, unless_exited, until_serving
 from companion_core.runtime.start.run import Run
 from companion_core.system.secret import Secret
@@ -80,7 +82,8 @@ async def bring_up(
     4. Open the model's files anew, for the runtime to read.
     5. Ask the plugin for its plan, and check it.
     6. Prove what the backend kept of the model; make the backend's key.
-    7. Prove again that nobody wrote to the model; set the ceilings; confine the command.
+    7. Prove the plugin and the libraries, and that nobody wrote to the model or the program since;
+       set the ceilings; confine the command.
     8. Launch it, write down its processes, and tell that it is launched.
     9. Read it back until it listens as planned (I-06, I-07), and prepare it.
     10. Require that the backend's own copies are the model.
@@ -106,7 +109,7 @@ async def bring_up(
     plan = replace(plan, prepare=await run_in_worker(store.prove))
     key = make_key() if plan.backend_key_env is not None else None
     # 7. Confinement.
-    await run_in_worker(spec.model.prove_again)
+    await run_in_worker(functools.partial(prove_all, spec, binary, plan))
     output = _prepare_surroundings(run, place, plan, key)
     with contextlib.closing(model), contextlib.ExitStack() as handed_on:
         models = model.reached_at(plan.model_link, place.tier)
@@ -138,6 +141,10 @@ async def bring_up(
             run.read_back_at = await unless_exited(process, serving)
     except TimeoutError as error:
         raise EnvironmentUnavailable(Reason.START_TIMEOUT, str(spec.log_path)) from error
+    except CompanionError as error:
+        if error.reason is Reason.RUNTIME_EXITED:  # so does one that finds its files changed
+            await run_in_worker(functools.partial(prove_code, spec))
+        raise
     # 10. The backend's own copies.
     if not store.has_links_alone:
         await run_in_worker(store.require_model)
@@ -255,7 +262,10 @@ def _confine(
     env = {**place.base, **plan.env}
     if plan.backend_key_env is not None and key is not None:
         env[plan.backend_key_env] = key.reveal()
-    argv = with_fresh_bytecode(plan.argv, place.folder) if binary.embedded else plan.argv
+    argv = plan.argv
+    if binary.embedded:
+        pinned = with_pinned_imports(argv, run.spec.code, place.folder)
+        argv = with_fresh_bytecode(pinned, place.folder)
     if place.own_network and isinstance(place.channel, TcpChannel):
         run.broker, far_end = open_broker(place.channel)
         handed_on.callback(far_end.close)
