@@ -262,7 +262,7 @@ def test_a_companion_whose_plugin_changed_says_how_to_go_on(elsewhere: Elsewhere
     up = elsewhere.companion("up", "--detach", "--json")
     assert up.returncode == 0, up.stderr
     module = elsewhere.site / "companion_runtime_echo" / "server.py"
-    append(module)
+    module.write_text(module.read_text() + "# changed\n")
     os.kill(json.loads(up.stdout)["runtime"]["pid"], signal.SIGKILL)
     # It ends for good, rather than go on with code that nobody trusted.
     assert parts.wait_until(lambda: not elsewhere.world.status()["pid"], 60)
