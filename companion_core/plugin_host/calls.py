@@ -23,6 +23,7 @@ from companion_core.providers import (
 )
 from companion_core.system.deadline import call_with_deadline, call_with_deadline_async
 from companion_core.system.muted_output import mute_output
+from companion_core.transfer_fault import known_problem
 
 __all__ = ["PLUGIN_REASONS", "call_provider", "call_provider_sync"]
 
@@ -138,10 +139,12 @@ def _rebuilt(error: BaseException) -> Exception | None:
             return KeychainUnavailable(reason) if _may_give(KeychainUnavailable, reason) else None
         case CannotPlan(reason=reason):
             return CannotPlan(reason) if _may_give(CannotPlan, reason) else None
-        case DownloadFailed(reason=reason, retryable=retryable):
+        case DownloadFailed(reason=reason, retryable=retryable, problem=problem):
             if not _may_give(DownloadFailed, reason) or type(retryable) is not bool:
                 return None
-            return DownloadFailed(reason, retryable)
+            return DownloadFailed(
+                reason, retryable, None if problem is None else known_problem(problem)
+            )
         case Redirect(url=url):
             return Redirect(url) if type(url) is str else None
         case ResumeRefused():
