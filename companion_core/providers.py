@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import BinaryIO, Final, Protocol, TypeAlias, runtime_checkable
 
 from companion_core.errors import Reason
+from companion_core.transfer_fault import TransferProblem
 
 __all__ = [
     "API_VERSION",
@@ -454,12 +455,19 @@ class ResumeRefused(Exception):
 
 
 class DownloadFailed(Exception):
-    """The transport failed; `retryable` when trying again may help."""
+    """The transport failed; `retryable` when trying again may help.
 
-    def __init__(self, reason: Reason, retryable: bool) -> None:
+    Attributes:
+        problem: what stopped it, for the words that a person reads; None if that is not known.
+    """
+
+    def __init__(
+        self, reason: Reason, retryable: bool, problem: TransferProblem | None = None
+    ) -> None:
         super().__init__(reason.value)
         self.reason = reason
         self.retryable = retryable
+        self.problem = problem
 
 
 @runtime_checkable

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import ssl
 import threading
+import time
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Sequence
@@ -15,25 +16,29 @@ from companion_core.authority.manifest_memory import ManifestMemory
 from companion_core.decisions.manifest import MAX_MANIFEST_BYTES, Manifest
 from companion_core.decisions.source import HttpsUrl, parse_https_url
 from companion_core.decisions.verdict import Verdict
-from companion_core.egress.https_get import TransportFailed, open_get
 from companion_core.egress.interface import Egress
+from companion_core.egress.transport_failure import TransportFailed
 from companion_core.errors import EnvironmentUnavailable, Reason, error_for
 from companion_core.system.deadline import call_with_deadline
 from companion_core.system.state_files import open_ordinary
+from companion_core.transfer_fault import (
+    TransferFault,
+    TransferProblem,
+    explain_problem,
+    fault_of_status,
+)
 
 __all__ = ["ManifestMemory", "ManifestUnreachable", "fetch_manifest"]
 
 IDLE_SECONDS: Final = 10.0
+HEAD_SECONDS: Final = 30.0
 BODY_SECONDS: Final = 20.0
 # Name look-up, connection, head and body together.
 TOTAL_SECONDS: Final = 60.0
 _OK: Final = 200
 _SERVER_ERROR: Final = 500
+# A host that cannot answer now says nothing of its manifest; any other answer is one.
 _LATER: Final = frozenset({408, 425, 429})
-_UNTRUSTED: Final = (
-    "the certificate of the manifest's host is not trusted; "
-    "network.extra_ca_file names a further authority"
-)
 
 
 class ManifestUnreachable(EnvironmentUnavailable):
@@ -92,18 +97,23 @@ def _fetch(
     url: str, download: Callable[[HttpsUrl], bytes], cancelled: threading.Event | None
 ) -> bytes:
     if url.startswith("file:///"):
-        fetch = functools.partial(_read_file, url)  # the disk may hang
-    else:
-        parsed = parse_https_url(url)
-        if isinstance(parsed, Verdict):
-            raise error_for(parsed.reason)
-        fetch = functools.partial(download, parsed)
+        try:
+            return _in_time(functools.partial(_read_file, url), cancelled)
+        except TimeoutError as error:  # the disk hangs
+            raise ManifestUnreachable(Reason.MANIFEST_UNAVAILABLE) from error
+    parsed = parse_https_url(url)
+    if isinstance(parsed, Verdict):
+        raise error_for(parsed.reason)
     try:
-        return call_with_deadline(fetch, seconds=TOTAL_SECONDS, cancelled=cancelled)
-    except (TransportFailed, TimeoutError) as error:
-        if isinstance(error, TransportFailed) and error.untrusted:
-            raise EnvironmentUnavailable(Reason.MANIFEST_UNAVAILABLE, _UNTRUSTED) from error
-        raise ManifestUnreachable(Reason.MANIFEST_UNAVAILABLE) from error
+        return _in_time(functools.partial(download, parsed), cancelled)
+    except TransportFailed as error:
+        raise _unavailable(parsed, error.problem) from error
+    except TimeoutError as error:
+        raise _unavailable(parsed, TransferProblem(TransferFault.TIMED_OUT)) from error
+
+
+def _in_time(fetch: Callable[[], bytes], cancelled: threading.Event | None) -> bytes:
+    return call_with_deadline(fetch, seconds=TOTAL_SECONDS, cancelled=cancelled)
 
 
 def _read_file(url: str) -> bytes:
@@ -116,7 +126,8 @@ def _read_file(url: str) -> bytes:
         detail = f"{path}: {error.strerror}"
         raise ManifestUnreachable(Reason.MANIFEST_UNAVAILABLE, detail) from error
     except ValueError as error:
-        raise EnvironmentUnavailable(Reason.MANIFEST_UNAVAILABLE) from error
+        detail = f"the manifest cannot be read: {path}"
+        raise EnvironmentUnavailable(Reason.MANIFEST_UNAVAILABLE, detail) from error
 
 
 def _download(
@@ -127,25 +138,33 @@ def _download(
     idle_seconds: float,
     body_seconds: float,
 ) -> bytes:
-    answer = open_get(
-        url,
-        egress=egress,
-        context=context,
-        idle_seconds=idle_seconds,
-        body_seconds=body_seconds,
-    )
-    try:
-        encoded = (answer.header("Content-Encoding") or "identity").strip().lower() != "identity"
-        if answer.status != _OK or encoded:
-            detail = f"the manifest's host answered {answer.status}"
-            # A host that cannot answer now says nothing of its manifest; any other answer is one.
-            failed = answer.status >= _SERVER_ERROR or answer.status in _LATER
-            kind = ManifestUnreachable if failed else EnvironmentUnavailable
-            raise kind(Reason.MANIFEST_UNAVAILABLE, detail)
-        buffer = memoryview(bytearray(MAX_MANIFEST_BYTES + 1))
-        received = 0
-        while received < len(buffer) and (count := answer.readinto(buffer[received:])):
-            received += count
-        return bytes(buffer[:received])
-    finally:
-        answer.close()
+    # httpx2 takes a while to load, which a manifest in a file does not have to wait for.
+    from companion_core.egress.http_transport import DoorwayTransport  # noqa: PLC0415 - see above
+
+    total = HEAD_SECONDS + body_seconds
+    with DoorwayTransport(egress, context, seconds=idle_seconds, total_seconds=total) as transport:
+        answer = transport.get(url)
+        try:
+            if answer.status_code != _OK:
+                fault = fault_of_status(answer.status_code)
+                raise _unavailable(url, TransferProblem(fault, answer.status_code))
+            if answer.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+                raise _unavailable(url, TransferProblem(TransferFault.BROKEN_ANSWER, _OK))
+            body, deadline = bytearray(), time.monotonic() + body_seconds
+            for piece in answer.iter_raw():
+                body += piece
+                if len(body) > MAX_MANIFEST_BYTES:
+                    break  # enough for the rule to refuse it as too long
+                if time.monotonic() > deadline:
+                    raise _unavailable(url, TransferProblem(TransferFault.TIMED_OUT))
+            return bytes(body[: MAX_MANIFEST_BYTES + 1])
+        finally:
+            answer.close()
+
+
+def _unavailable(url: HttpsUrl, problem: TransferProblem) -> EnvironmentUnavailable:
+    detail = f"the manifest: {explain_problem(problem, url.host)}"
+    answered = 0 < problem.status < _SERVER_ERROR and problem.status not in _LATER
+    silent = not answered and problem.fault is not TransferFault.CERTIFICATE
+    kind = ManifestUnreachable if silent else EnvironmentUnavailable
+    return kind(Reason.MANIFEST_UNAVAILABLE, detail)

@@ -17,10 +17,12 @@ from companion_core.authority.publisher import (
     verify_file,
 )
 from companion_core.cli import Settings, echo_result
+from companion_core.decisions.redirect import name_address
 from companion_core.decisions.source import parse_https_url
 from companion_core.decisions.verdict import Verdict
 from companion_core.errors import EnvironmentUnavailable, Reason, error_for
 from companion_core.providers import DownloadFailed, DownloadRequest, Redirect
+from companion_core.transfer_fault import explain_problem, known_problem
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -158,10 +160,11 @@ def _measure_url(settings: Settings, url: str, extra_ca_file: Path | None) -> Me
         with downloader.open(DownloadRequest(url=url)) as stream:
             return measure(stream.readinto)  # type: ignore[attr-defined] # `Downloader.open` promises it, BinaryIO does not name it
     except Redirect as error:
-        hint = "the address redirects; give the one it leads to"
+        hint = f"{parsed.host} redirects; give the address it leads to: {name_address(error.url)}"
         raise click.BadParameter(hint, param_hint="FILE-OR-URL") from error
     except DownloadFailed as error:
-        raise EnvironmentUnavailable(Reason.DOWNLOAD_FAILED) from error
+        detail = explain_problem(known_problem(error.problem), parsed.host)
+        raise EnvironmentUnavailable(Reason.DOWNLOAD_FAILED, detail) from error
 
 
 def _read_text(path: Path) -> str:

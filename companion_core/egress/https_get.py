@@ -1,7 +1,7 @@
 """One GET over verified TLS: no redirect followed, no encoding, no credential, in bounded time.
 
-Every error of http.client, ssl and the system leaves here as `TransportFailed`, also while the
-body is read.
+It brings a model's bytes, at the speed of the socket. Every error of http.client, ssl and the
+system leaves here as `TransportFailed`, also while the body is read.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ import re
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final
 
 from companion_core.decisions.source import HttpsUrl
 from companion_core.egress.interface import Egress
+from companion_core.egress.transport_failure import TransportFailed, translated
+from companion_core.transfer_fault import TransferFault, TransferProblem
 
 __all__ = ["HttpsAnswer", "TransportFailed", "open_get"]
 
@@ -26,31 +28,9 @@ IDLE_SECONDS: Final = 30.0
 HEAD_SECONDS: Final = 30.0
 
 _HEADERS: Final = {"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": "companion-core"}
+_BROKEN: Final = TransferProblem(TransferFault.BROKEN_ANSWER)
+_CUT_OFF: Final = TransferProblem(TransferFault.CUT_OFF)
 _DECIMAL = re.compile(r"[0-9]{1,16}", re.ASCII)
-
-
-class TransportFailed(Exception):
-    """The exchange failed; `retryable` when trying again may help.
-
-    Attributes:
-        untrusted: the host's certificate did not verify.
-    """
-
-    def __init__(self, *, retryable: bool, untrusted: bool = False) -> None:
-        super().__init__("transport failed")
-        self.retryable = retryable
-        self.untrusted = untrusted
-
-
-@contextlib.contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except ssl.SSLCertVerificationError as error:
-        raise TransportFailed(retryable=False, untrusted=True) from error
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        # ValueError: a host name that IDNA refuses, or a read after a deadline closed the file.
-        raise TransportFailed(retryable=True) from error
 
 
 class HttpsAnswer:
@@ -73,7 +53,7 @@ class HttpsAnswer:
         if values is None:
             return None
         if len(values) != 1:
-            raise TransportFailed(retryable=False)
+            raise TransportFailed(_BROKEN, retryable=False)
         return str(values[0])
 
     def _announced(self) -> int | None:
@@ -81,16 +61,16 @@ class HttpsAnswer:
         if text is None or self._response.chunked:
             return None
         if _DECIMAL.fullmatch(text) is None:
-            raise TransportFailed(retryable=False)
+            raise TransportFailed(_BROKEN, retryable=False)
         return int(text)
 
     def readinto(self, buffer: memoryview) -> int:
         """Fill the beginning of the buffer; 0 at the announced end, an early end is a failure."""
-        with _translated():
+        with translated():
             count = self._response.readinto(buffer)
         self._received += count
         if count == 0 and self.length is not None and self._received < self.length:
-            raise TransportFailed(retryable=True)
+            raise TransportFailed(_CUT_OFF, retryable=True)
         return count
 
     def close(self) -> None:
@@ -123,13 +103,13 @@ def open_get(
     Raises:
         TransportFailed: for any fault of the exchange.
     """
-    with _translated():  # a proxy's malformed address fails here
+    with translated():
         connection = egress.connect_https(
             url.host, url.port, context=context, timeout=min(CONNECT_SECONDS, idle_seconds)
         )
     timer: threading.Timer | None = None
     try:
-        with _translated():
+        with translated():
             connection.connect()
             channel = connection.sock
             channel.settimeout(idle_seconds)

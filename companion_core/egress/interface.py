@@ -22,6 +22,7 @@ from companion_core.errors import EnvironmentUnavailable, Reason
 if TYPE_CHECKING:  # a command that only asks the running companion loads none of these
     import asyncio
     import http.client
+    import socket
     import ssl
     import subprocess
 
@@ -91,7 +92,20 @@ class Egress(Protocol):
     def connect_https(
         self, host: str, port: int, *, context: ssl.SSLContext, timeout: float
     ) -> http.client.HTTPSConnection:
-        """Return a connection (opened on first use), through the system's proxy if any."""
+        """Return a connection (opened on first use), as `connect_tcp` makes one."""
+        ...
+
+    def connect_tcp(
+        self, host: str, port: int, *, context: ssl.SSLContext, timeout: float
+    ) -> socket.socket:
+        """Return a connection to a host of the network, through the system's proxy if any.
+
+        TLS to the host is the caller's; `context` is for a proxy that itself speaks TLS. A
+        loopback host is always connected to directly (I-17).
+
+        Raises:
+            OSError: the host or the proxy cannot be reached; `ProxyFailed` says why.
+        """
         ...
 
     def connect_loopback(self, port: int, *, timeout: float) -> http.client.HTTPConnection:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import signal
 import sys
@@ -134,19 +135,33 @@ class LiveEgress:
     ) -> http.client.HTTPSConnection:
         """See `Egress`."""
         import http.client  # noqa: PLC0415 - loaded on first use
-        import urllib.parse  # noqa: PLC0415 - loaded on first use
-        import urllib.request  # noqa: PLC0415 - loaded on first use
 
-        loopback = host in {"localhost", "127.0.0.1", "::1"}
-        proxy = None if loopback else urllib.request.getproxies().get("https")
-        if proxy is None or urllib.request.proxy_bypass(host):
-            return http.client.HTTPSConnection(host, port, context=context, timeout=timeout)
-        address = urllib.parse.urlsplit(proxy if "//" in proxy else f"//{proxy}")
-        connection = http.client.HTTPSConnection(
-            address.hostname or "", address.port or 3128, context=context, timeout=timeout
-        )
-        connection.set_tunnel(host, port)
-        return connection
+        reach = functools.partial(self.connect_tcp, context=context, timeout=timeout)
+
+        class Connection(http.client.HTTPSConnection):
+            def connect(self) -> None:
+                plain = reach(host, port)
+                try:
+                    self.sock = context.wrap_socket(plain, server_hostname=host)
+                except BaseException:
+                    plain.close()
+                    raise
+
+        return Connection(host, port, context=context, timeout=timeout)
+
+    def connect_tcp(
+        self, host: str, port: int, *, context: ssl.SSLContext, timeout: float
+    ) -> socket.socket:
+        """See `Egress`."""
+        from companion_core.decisions.proxy import choose_proxy  # noqa: PLC0415 - loaded on first use
+        from companion_core.egress.transport_failure import ProxyFailed  # noqa: PLC0415 - loaded on first use
+        from companion_core.egress.tunnel import open_tunnel  # noqa: PLC0415 - loaded on first use
+        from companion_core.transfer_fault import TransferFault  # noqa: PLC0415 - loaded on first use
+
+        proxy = choose_proxy(host, port, _proxy_settings(host))
+        if isinstance(proxy, TransferFault):
+            raise ProxyFailed(proxy)
+        return open_tunnel(proxy, host, port, context=context, timeout=timeout)
 
     def connect_loopback(self, port: int, *, timeout: float) -> http.client.HTTPConnection:
         """See `Egress`."""
@@ -198,6 +213,16 @@ class LiveEgress:
             (await channel.connect()).close()
         else:
             (await _connect(channel, sends=False)).close()
+
+
+def _proxy_settings(host: str) -> dict[str, str]:
+    """Return what the environment says of proxies, else what macOS or Windows is set to."""
+    import urllib.request  # noqa: PLC0415 - loaded on first use
+
+    settings = urllib.request.getproxies()
+    if urllib.request.getproxies_environment() or not urllib.request.proxy_bypass(host):
+        return settings
+    return {}  # the system's own list of exceptions
 
 
 async def _connect(channel: UnixChannel | TcpChannel, *, sends: bool = True) -> socket.socket:

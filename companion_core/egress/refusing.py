@@ -12,6 +12,7 @@ from companion_core.egress.process_identity import ProcessIdentity
 if TYPE_CHECKING:  # a command that only asks the running companion loads none of these
     import asyncio
     import http.client
+    import socket
     import ssl
     import subprocess
 
@@ -54,6 +55,17 @@ class RefusingEgress:
         context: ssl.SSLContext,  # noqa: ARG002 - the signature of the doorway
         timeout: float,  # noqa: ARG002 - the signature of the doorway
     ) -> http.client.HTTPSConnection:
+        """Refuse."""
+        raise EgressRefused
+
+    def connect_tcp(
+        self,
+        host: str,  # noqa: ARG002 - the signature of the doorway
+        port: int,  # noqa: ARG002 - the signature of the doorway
+        *,
+        context: ssl.SSLContext,  # noqa: ARG002 - the signature of the doorway
+        timeout: float,  # noqa: ARG002 - the signature of the doorway
+    ) -> socket.socket:
         """Refuse."""
         raise EgressRefused
 

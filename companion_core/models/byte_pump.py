@@ -19,6 +19,7 @@ from companion_core.errors import CompanionError, PluginFault, Reason
 from companion_core.providers import DownloadFailed, DownloadRequest, Redirect, ResumeRefused
 from companion_core.system.deadline import call_with_deadline
 from companion_core.system.muted_output import mute_output
+from companion_core.transfer_fault import TransferFault, TransferProblem
 
 __all__ = ["BytePump", "Pace"]
 
@@ -119,7 +120,8 @@ class BytePump:
             except queue.Empty:
                 if time.monotonic() < deadline:
                     continue
-                raise DownloadFailed(Reason.DOWNLOAD_FAILED, retryable=True) from None
+                late = TransferProblem(TransferFault.TIMED_OUT)
+                raise DownloadFailed(Reason.DOWNLOAD_FAILED, retryable=True, problem=late) from None
             if not isinstance(item, BaseException):
                 return item
             if isinstance(item, DownloadFailed | Redirect | ResumeRefused | CompanionError):

@@ -6,14 +6,16 @@ never decides whether bytes are right.
 
 from __future__ import annotations
 
+import email.utils
 import io
+import math
 import re
 import ssl
-import urllib.parse
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Final, cast
 
+from companion_core.decisions.redirect import read_location, resolve_redirect
 from companion_core.decisions.source import HttpsUrl, parse_https_url
 from companion_core.decisions.verdict import Verdict
 from companion_core.egress.https_get import IDLE_SECONDS, HttpsAnswer, TransportFailed, open_get
@@ -21,6 +23,7 @@ from companion_core.egress.interface import Egress
 from companion_core.errors import Reason
 from companion_core.hookspecs import hookimpl
 from companion_core.providers import DownloadFailed, DownloadRequest, Redirect, ResumeRefused
+from companion_core.transfer_fault import TransferFault, TransferProblem, fault_of_status
 
 __all__ = ["HttpsDownloadPlugin", "HttpsDownloader"]
 
@@ -28,10 +31,11 @@ _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _OK: Final = 200
 _PARTIAL: Final = 206
 _RANGE_REFUSED: Final = frozenset({200, 412, 416})
-_TOO_MANY: Final = 429
-_SERVER_ERROR: Final = 500
+# What another try may change (RFC 9110 section 15, RFC 6585 section 4).
+_TRANSIENT: Final = frozenset({TransferFault.SERVER_ERROR, TransferFault.TOO_MANY_REQUESTS})
 # RFC 9110 section 8.8.3: only a strong validator says that two answers are the same bytes.
 _STRONG_ETAG = re.compile(r'"[\x21\x23-\x7e]{0,256}"')
+_SECONDS = re.compile(r"[0-9]{1,6}", re.ASCII)
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,16})-([0-9]{1,16})/([0-9]{1,16})", re.ASCII)
 
 
@@ -55,7 +59,7 @@ class _Body(io.RawIOBase):
         try:
             return self._answer.readinto(buffer)
         except TransportFailed as error:
-            raise DownloadFailed(Reason.DOWNLOAD_FAILED, error.retryable) from error
+            raise _failed(error) from error
 
     def close(self) -> None:
         self._answer.close()
@@ -101,7 +105,32 @@ class HttpsDownloader:
                 answer.close()
                 raise
         except TransportFailed as error:
-            raise DownloadFailed(Reason.DOWNLOAD_FAILED, error.retryable) from error
+            raise _failed(error) from error
+
+
+def _failed(error: TransportFailed) -> DownloadFailed:
+    return DownloadFailed(Reason.DOWNLOAD_FAILED, error.retryable, error.problem)
+
+
+def _refused(fault: TransferFault, answer: HttpsAnswer) -> DownloadFailed:
+    problem = TransferProblem(fault, answer.status, _seconds_to_wait(answer))
+    return DownloadFailed(Reason.DOWNLOAD_FAILED, fault in _TRANSIENT, problem)
+
+
+def _seconds_to_wait(answer: HttpsAnswer) -> int | None:
+    """Return what Retry-After asks for (RFC 9110 section 10.2.3); None if it asks for nothing.
+
+    A date is compared with the answer's own: the clocks of two machines may differ.
+    """
+    text = (answer.header("Retry-After") or "").strip()
+    if _SECONDS.fullmatch(text):
+        return int(text)
+    try:
+        until = email.utils.parsedate_to_datetime(text)
+        since = email.utils.parsedate_to_datetime(answer.header("Date") or "")
+        return max(0, math.ceil((until - since).total_seconds()))
+    except (TypeError, ValueError):
+        return None
 
 
 def _judge(answer: HttpsAnswer, url: HttpsUrl, request: DownloadRequest) -> _Body:
@@ -109,28 +138,23 @@ def _judge(answer: HttpsAnswer, url: HttpsUrl, request: DownloadRequest) -> _Bod
     status = answer.status
     if status in _REDIRECTS:
         location = answer.header("Location")
-        if location is None:
-            raise DownloadFailed(Reason.DOWNLOAD_FAILED, retryable=False)
-        raise Redirect(_absolute(url, location))
+        # http.client reads a header's bytes as Latin-1.
+        text = None if location is None else read_location(location.encode("latin-1"))
+        address = None if text is None else resolve_redirect(url.text, text)
+        if address is None:
+            raise _refused(TransferFault.UNREADABLE_REDIRECT, answer)
+        raise Redirect(address)
     if request.offset and (
         status in _RANGE_REFUSED or (status == _PARTIAL and not _resumes(answer, request.offset))
     ):
         raise ResumeRefused
     if status != (_PARTIAL if request.offset else _OK):
-        transient = status >= _SERVER_ERROR or status == _TOO_MANY
-        raise DownloadFailed(Reason.DOWNLOAD_FAILED, retryable=transient)
+        raise _refused(fault_of_status(status), answer)
     if (answer.header("Content-Encoding") or "identity").strip().lower() != "identity":
-        raise DownloadFailed(Reason.DOWNLOAD_FAILED, retryable=False)
+        raise _refused(TransferFault.BROKEN_ANSWER, answer)
     etag = answer.header("ETag")
     strong = etag is not None and _STRONG_ETAG.fullmatch(etag) is not None
     return _Body(answer, etag if strong else None)
-
-
-def _absolute(url: HttpsUrl, location: str) -> str:
-    try:
-        return urllib.parse.urljoin(url.text, location)
-    except ValueError as error:
-        raise DownloadFailed(Reason.DOWNLOAD_FAILED, retryable=False) from error
 
 
 def _resumes(answer: HttpsAnswer, offset: int) -> bool:

@@ -13,18 +13,27 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, Final
 
+from companion_core.decisions.redirect import name_address, resolve_redirect
 from companion_core.decisions.source import SourceUrl, admit_source
 from companion_core.decisions.verdict import Verdict
-from companion_core.errors import EnvironmentUnavailable, Reason, Refused, error_for
+from companion_core.errors import EnvironmentUnavailable, PluginFault, Reason, Refused, error_for
 from companion_core.models.byte_pump import BytePump, Pace
 from companion_core.models.partial import Partial
 from companion_core.providers import DownloadFailed, DownloadRequest, Redirect, ResumeRefused
+from companion_core.transfer_fault import (
+    TransferFault,
+    TransferProblem,
+    explain_problem,
+    known_problem,
+)
 
 __all__ = ["Download", "Transfer", "receive"]
 
 MAX_REDIRECTS: Final = 5
 # Pauses in seconds before each further attempt at one address.
 RETRY_PAUSES: Final = (0.5, 2.0)
+# A host that asks for a longer pause than this gets no further attempt in this run.
+MAX_PAUSE_SECONDS: Final = 60
 
 Download = Callable[[DownloadRequest], BinaryIO]
 
@@ -62,20 +71,34 @@ def receive(partial: Partial, urls: Sequence[SourceUrl], transfer: Transfer) -> 
     """
     if partial.complete:
         return
-    failure = DownloadFailed(Reason.DOWNLOAD_FAILED, retryable=False)
+    said: list[str] = []
+    failure: _HopFailed | None = None
     # First the one that gave what is there: any other begins anew.
     for url in sorted(urls, key=lambda url: not partial.came_from(url.text)):
         try:
             _try_address(partial, url, transfer)
-        except DownloadFailed as error:
+        except _HopFailed as error:
             failure = error
+            said.append(explain_problem(error.problem, error.host))
         else:
             return
-    raise EnvironmentUnavailable(Reason.DOWNLOAD_FAILED) from failure
+    detail = "; ".join(dict.fromkeys(said))  # two addresses of one host may say the same
+    raise EnvironmentUnavailable(Reason.DOWNLOAD_FAILED, detail) from failure
+
+
+class _HopFailed(Exception):
+    """A host on the way gave nothing: the address's own, or one that it redirects to."""
+
+    def __init__(self, host: str, problem: TransferProblem, *, retryable: bool = False) -> None:
+        super().__init__(problem.fault.value)
+        self.host = host
+        self.problem = problem
+        self.retryable = retryable
 
 
 def _try_address(partial: Partial, url: SourceUrl, transfer: Transfer) -> None:
     refused: tuple[int, str | None] | None = None
+    broken = _HopFailed(url.host, TransferProblem(TransferFault.BROKEN_ANSWER))
     for pause in (*RETRY_PAUSES, None):
         offset, validator = point = partial.resume_point(url.text)
         if point == refused:
@@ -84,18 +107,19 @@ def _try_address(partial: Partial, url: SourceUrl, transfer: Transfer) -> None:
             _attempt(partial, url, offset, validator, transfer)
         except ResumeRefused as error:
             if not offset:
-                raise DownloadFailed(Reason.DOWNLOAD_FAILED, retryable=False) from error
+                raise broken from error
             refused = point  # what is there is dropped once another answer has begun
-        except DownloadFailed as error:
+        except _HopFailed as error:
             if partial.complete:
                 return  # it broke after the last byte
             partial.doubtful = False
-            if not error.retryable or pause is None:
+            asked = error.problem.retry_after or 0
+            if not error.retryable or pause is None or asked > MAX_PAUSE_SECONDS:
                 raise
-            transfer.sleep(pause)
+            transfer.sleep(max(pause, asked))
         else:
             return
-    raise DownloadFailed(Reason.DOWNLOAD_FAILED, retryable=False)
+    raise broken
 
 
 def _attempt(
@@ -114,17 +138,26 @@ def _attempt(
             with pump:
                 _take(partial, source, offset, pump, transfer)
         except Redirect as redirect:
-            url = _admit_redirect(redirect.url, transfer)
+            url = _admit_redirect(url, redirect.url, transfer)
+        except DownloadFailed as error:
+            problem = known_problem(error.problem)
+            raise _HopFailed(url.host, problem, retryable=error.retryable) from error
         else:
             return
-    raise DownloadFailed(Reason.DOWNLOAD_FAILED, retryable=False)
+    raise _HopFailed(source.host, TransferProblem(TransferFault.TOO_MANY_REDIRECTS))
 
 
-def _admit_redirect(url: object, transfer: Transfer) -> SourceUrl:
-    admitted = admit_source(url, transfer.allowed)
-    if isinstance(admitted, Verdict):
-        raise error_for(admitted.reason)
-    return admitted
+def _admit_redirect(hop: SourceUrl, location: object, transfer: Transfer) -> SourceUrl:
+    """Return proof that the address a hop leads to may be fetched; a refusal names both."""
+    if type(location) is not str:
+        raise PluginFault(Reason.PLUGIN_RESULT_INVALID, transfer.plugin)
+    address = resolve_redirect(hop.text, location)
+    admitted = admit_source(address, transfer.allowed)
+    if not isinstance(admitted, Verdict):
+        return admitted
+    if address is None or admitted.reason is Reason.MALFORMED_SPEC:
+        raise _HopFailed(hop.host, TransferProblem(TransferFault.UNREADABLE_REDIRECT))
+    raise error_for(admitted.reason, f"{hop.host} redirects to {name_address(address)}")
 
 
 def _take(
@@ -148,4 +181,5 @@ def _take(
         transfer.advance(partial.received)
     if pump.length is None and not partial.complete:
         # Without a length a stream that was cut off looks like one that ended.
-        raise DownloadFailed(Reason.DOWNLOAD_FAILED, retryable=True)
+        problem = TransferProblem(TransferFault.CUT_OFF)
+        raise DownloadFailed(Reason.DOWNLOAD_FAILED, retryable=True, problem=problem)

@@ -25,6 +25,7 @@ from companion_core.providers import (
 )
 from companion_core.system.deadline import call_with_deadline, call_with_deadline_async
 from companion_core.system.muted_output import mute_output
+from companion_core.transfer_fault import known_problem
 
 __all__ = ["PLUGIN_REASONS", "call_provider", "call_provider_sync"]
 
@@ -133,10 +134,12 @@ def _rebuilt(error: BaseException) -> Exception | None:
             return KeychainUnavailable(reason) if _may_give(KeychainUnavailable, reason) else None
         case CannotPlan(reason=reason):
             return CannotPlan(reason) if _may_give(CannotPlan, reason) else None
-        case DownloadFailed(reason=reason, retryable=retryable):
+        case DownloadFailed(reason=reason, retryable=retryable, problem=problem):
             if not _may_give(DownloadFailed, reason) or type(retryable) is not bool:
                 return None
-            return DownloadFailed(reason, retryable)
+            return DownloadFailed(
+                reason, retryable, None if problem is None else known_problem(problem)
+            )
         case OptionInvalid(name=name):
             return OptionInvalid(name) if type(name) is str and name.isidentifier() else None
         case Redirect(url=url):

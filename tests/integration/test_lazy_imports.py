@@ -38,7 +38,7 @@ def command(*arguments: str) -> str:
 def test_the_help_names_every_command_and_imports_none():
     loaded, printed = run(command("--help"))
     assert not [name for name in loaded if name.endswith("_command")]
-    heavy = {"asyncio", "pluggy", "cryptography", "psutil", "importlib.metadata", "ssl"}
+    heavy = {"asyncio", "pluggy", "cryptography", "psutil", "importlib.metadata", "ssl", "httpx2"}
     assert not loaded & heavy
     for word in ("Daily:", "Authors:", *COMMANDS):
         assert word in printed
@@ -47,7 +47,8 @@ def test_the_help_names_every_command_and_imports_none():
 def test_the_status_loads_only_what_asking_takes(tmp_path: Path):
     loaded, _ = run(command("--state-dir", str(tmp_path), "status"))
     heavy = {
-        "asyncio", "hashlib", "pluggy", "platformdirs", "psutil", "socket", "ssl", "subprocess",
+        "asyncio", "hashlib", "httpcore2", "httpx2", "pluggy", "platformdirs", "psutil",
+        "socket", "ssl", "subprocess",
         "tempfile", "tomllib", "companion_core.companion", "companion_core.providers",
     }  # fmt: skip
     assert not loaded & heavy
@@ -59,6 +60,14 @@ def test_the_doctors_help_loads_no_check():
     assert not loaded & {"asyncio", "ssl", "psutil", "cryptography", "importlib.metadata"}
     for option in ("--repair", "--bundle", "--json"):
         assert option in printed
+
+
+def test_a_models_bytes_and_a_manifest_in_a_file_do_not_load_the_http_library():
+    loaded, _ = run(
+        "import companion_core.companion, companion_core.authority.manifest_fetch\n"
+        "import companion_core.models.https_downloader, companion_core.egress.tunnel"
+    )
+    assert not loaded & {"httpx2", "httpcore2", "h11", "idna", "truststore"}
 
 
 def test_the_plugin_host_alone_does_not_load_the_inventorys_library():

@@ -17,13 +17,15 @@ pytestmark = pytest.mark.security
 
 PACKAGE = Path(__file__).parents[2] / "companion_core"
 
-# The doorway, its Windows pipe, and the children that run as programs of their own.
+# The doorway, what it makes connections with, and the children that run as their own programs.
 EXEMPT = frozenset(
     {
         "egress/gateway_client.py",
+        "egress/http_transport.py",
         "egress/live.py",
         "egress/owner_pipe.py",
         "egress/process_identity.py",
+        "egress/tunnel.py",
         "runtime/standalone/broker.py",
         "runtime/standalone/namespaces.py",
         "runtime/standalone/keeper.py",
@@ -45,6 +47,7 @@ MODULES = frozenset(
         "imaplib",
         "telnetlib",
         "xmlrpc.client",
+        "httpcore2",
         "httpx",
         "httpx2",
         "requests",

@@ -528,7 +528,8 @@ def test_redirects_are_admitted_one_by_one(folder: Path) -> None:
         ("http://models.example.org/companion/tiny.gguf", Reason.SCHEME_NOT_ALLOWED),
         ("file:///etc/passwd", Reason.SCHEME_NOT_ALLOWED),
         (URL, Reason.DOWNLOAD_FAILED),  # a loop
-        (None, Reason.MALFORMED_SPEC),
+        ("https://u v/", Reason.DOWNLOAD_FAILED),  # no address: the host's fault
+        (None, Reason.PLUGIN_RESULT_INVALID),
     ],
 )
 def test_redirects_to_elsewhere(folder: Path, target: Any, reason: Reason) -> None:
