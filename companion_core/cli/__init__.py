@@ -64,6 +64,7 @@ COMMANDS: Final[dict[str, _Entry]] = {
     "metrics": _Entry("Daily", "Print the gateway's counts and latencies as Prometheus text."),
     "exec": _Entry("Daily", "Run a program with this session's address and key."),
     "token": _Entry("Daily", "Print the session token."),
+    "models": _Entry("Daily", "List, add, prove and remove models: a publisher's, and your own."),
     "doctor": _Entry("Set-up", "Say what is here, what is wrong, and what to do about it."),
     "plugins": _Entry("Authors", "List, trust and check plugins; start a new one."),
     "manifest": _Entry("Authors", "Make, sign and verify a manifest of models."),

@@ -1,7 +1,9 @@
 """Rules: which files of a model hub's repository are one model.
 
-The hub is huggingface.co or one that answers as it does (docs/hub.md has the sources). Every name
-and number is a stranger's. Imports no I/O; never raises on bad input.
+The hub is huggingface.co, as its own client and its documentation describe its answers, or one that
+answers alike. Every name and number is a stranger's. Imports no I/O; never raises on bad input.
+
+`companion models add hf:OWNER/NAME`, which is not built yet, will call them.
 """
 
 from __future__ import annotations

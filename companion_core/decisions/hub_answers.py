@@ -1,7 +1,9 @@
 """Rules: what a model hub's refusals mean, and which hosts its bytes may come from.
 
-The sources of what is known of the hub are in docs/hub.md. Imports no I/O; never raises on bad
+Imports no I/O; never raises on bad
 input.
+
+`companion models add hf:OWNER/NAME`, which is not built yet, will call them.
 """
 
 from __future__ import annotations

@@ -39,6 +39,8 @@ Progress = Callable[[int, int], None]
 # After these the bytes that are there are as good as before.
 _CUT_OFF: Final = frozenset({Reason.DOWNLOAD_FAILED, Reason.INTERRUPTED})
 _WRONG_BYTES: Final = frozenset({Reason.DIGEST_MISMATCH, Reason.SIZE_MISMATCH})
+# The way on for a model of the person's own, whose file is here alone.
+_ADD_AGAIN: Final = "; companion models remove it, then add it again"
 _NEVER: Final = threading.Event()
 _AT_ONCE: Final = threading.Event()
 _AT_ONCE.set()
@@ -233,6 +235,10 @@ class ModelStore:
             self._tidy(wanted)
             # A stored file is only read, so as many companions as there are prove it at once.
             proof = _prove_stored(path, prover)
+            if proof is None and not file.urls:  # the stored bytes were all there was (I-03)
+                missing = not os.path.lexists(path)
+                detail = f"{file.name}: the stored file {'is gone' if missing else 'was changed'}"
+                raise Refused(Reason.DIGEST_MISMATCH, f"{detail}{_ADD_AGAIN}")
             if proof is None:
                 with lock_folder(self._folder, transfer.cancelled):
                     proof = self._reuse(path, prover)  # another may have brought it meanwhile
