@@ -19,6 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, Final
 import click
 
 from companion_core import __version__
+from companion_core.cli.root_options import root_options, take_root_options
 from companion_core.config.paths import (
     ANY_INSTANCE,
     DEFAULT_INSTANCE,
@@ -55,17 +56,17 @@ class _Entry:
     help: str
 
 
-# Command to its place in the help. The command `x` lives in the module `x_command`.
+# Command to its place in the help: the daily ones first. The command `x` lives in `x_command`.
 COMMANDS: Final[dict[str, _Entry]] = {
-    "demo": _Entry("Daily", "Run the whole job once on what ships in the package."),
     "up": _Entry("Daily", "Start the companion and serve the configured model."),
     "down": _Entry("Daily", "Drain and stop the companion."),
     "status": _Entry("Daily", "Say what runs and why it is or is not available."),
-    "metrics": _Entry("Daily", "Print the gateway's counts and latencies as Prometheus text."),
     "exec": _Entry("Daily", "Run a program with this session's address and key."),
-    "token": _Entry("Daily", "Print the session token."),
     "models": _Entry("Daily", "List, add, prove and remove models: a publisher's, and your own."),
     "doctor": _Entry("Set-up", "Say what is here, what is wrong, and what to do about it."),
+    "token": _Entry("Set-up", "Print the session token."),
+    "metrics": _Entry("Set-up", "Print the gateway's counts and latencies as Prometheus text."),
+    "demo": _Entry("Set-up", "Run the whole job once on what ships in the package."),
     "plugins": _Entry("Authors", "List, trust and check plugins; start a new one."),
     "manifest": _Entry("Authors", "Make, sign and verify a manifest of models."),
 }
@@ -132,7 +133,7 @@ class _Commands(click.Group):
         module = import_module(f"companion_core.cli.{cmd_name}_command")
         command = module.command
         assert isinstance(command, click.Command)  # noqa: S101 - else our own module is wrong
-        return command
+        return take_root_options(command)
 
     def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for section in dict.fromkeys(entry.section for entry in COMMANDS.values()):
@@ -147,26 +148,7 @@ class _Commands(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(__version__, message="%(version)s")
-@click.option(
-    "--config",
-    "config_file",
-    type=click.Path(path_type=Path, dir_okay=False, readable=False),
-    envvar="COMPANION_CONFIG",
-    help="Configuration file.",
-)
-@click.option(
-    "--state-dir",
-    type=click.Path(path_type=Path, file_okay=False, readable=False),
-    envvar="COMPANION_STATE_DIR",
-    help="Where models, logs and the control socket live.",
-)
-@click.option(
-    "--instance",
-    default=DEFAULT_INSTANCE,
-    metavar="NAME",
-    help="A second companion beside the first, with its own state and socket.",
-)
-@click.option("--quiet", is_flag=True, help="No progress and no announcements.")
+@root_options
 @click.pass_context
 def cli(
     ctx: click.Context,
@@ -175,7 +157,10 @@ def cli(
     instance: str,
     quiet: bool,
 ) -> None:
-    """Run a local AI runtime on this machine: verified, guarded, and yours alone."""
+    """Run a local AI runtime on this machine: verified, guarded, and yours alone.
+
+    The options below are taken before or after a command's name.
+    """
     settings: Settings = ctx.obj
     settings.config_file = config_file
     settings.state_dir = state_dir
