@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
-from typing import IO, Any, Final
+from typing import Any
 
 import click
 
 from companion_core.cli import Settings, echo_result, explain
+from companion_core.cli.detached import start_detached
 from companion_core.cli.foreground import harden_process, run_event_loop, run_interruptible
 from companion_core.cli.model_swap import swap_model
 from companion_core.cli.progress import StepPrinter
@@ -25,16 +23,8 @@ from companion_core.config.sections import Config
 from companion_core.control.client import ask_running, find_running
 from companion_core.errors import CompanionError, Reason, error_for
 from companion_core.serving.default_model import with_default_model
-from companion_core.serving.step import OnStep, Step
-from companion_core.system.interpreter import running_interpreter
-from companion_core.system.lacks import lack_of, lacks_told
+from companion_core.serving.step import OnStep
 from companion_core.system.muted_output import set_output_apart
-from companion_core.system.os_compat import NO_FOLLOW
-from companion_core.system.stop_signals import stop_signals_interrupt, stop_signals_wait
-
-MAX_LOG_BYTES: Final = 4 * 1024 * 1024
-# -P: import nothing from the working folder, which is the instance's.
-_SELF: Final = ("-P", "-m", "companion_core")
 
 
 @click.command("up")
@@ -88,7 +78,7 @@ def command(
 def _up(
     settings: Settings, config: Config, model_id: str | None, *, detach: bool, as_json: bool
 ) -> int:
-    printer = StepPrinter(quiet=settings.quiet)
+    printer = StepPrinter(quiet=settings.quiet, as_json=as_json)
     if model_id is not None:
         running = find_running(settings.paths, settings.egress)
         if running is not None:
@@ -96,7 +86,7 @@ def _up(
             _announce(settings, status, as_json=as_json)
             return 0
     if detach:
-        _announce(settings, _detach(settings, model_id, printer), as_json=as_json)
+        _announce(settings, start_detached(settings, model_id, printer), as_json=as_json)
         return 0
 
     def announce(companion: Companion) -> None:
@@ -149,9 +139,6 @@ async def _serve(
     return 0
 
 
-# --- detached: a child in its own session that reports its steps to this process ------------
-
-
 def _serve_for_parent(settings: Settings, config: Config, descriptor: int) -> int:
     with os.fdopen(descriptor, "w", encoding="utf-8") as pipe:
 
@@ -177,72 +164,3 @@ def _serve_for_parent(settings: Settings, config: Config, descriptor: int) -> in
             raise error_for(
                 error.reason
             ) from None  # the person may read the detail, the log must not hold it
-
-
-def _detach(settings: Settings, model_id: str | None, on_step: OnStep) -> dict[str, Any]:
-    if sys.platform == "win32":
-        raise error_for(Reason.USAGE, "--detach is not for Windows: give it a window of its own")
-    program = running_interpreter().program
-    settings.paths.prepare()
-    reading, writing = os.pipe()
-    with (
-        os.fdopen(reading, encoding="utf-8") as pipe,
-        _open_log(settings) as log,
-        stop_signals_interrupt() as finish,
-    ):
-        child = None
-        try:
-            arguments = ["up", "--announce-fd", str(writing)]
-            if model_id is not None:
-                arguments += ["--model", model_id]
-            with lacks_told(Reason.SPAWN_FAILED), stop_signals_wait():
-                child = settings.egress.start_process(
-                    [program, *_SELF, *settings.root_arguments(), *arguments],
-                    env=os.environ,
-                    cwd=str(settings.paths.folder),
-                    stdout=log,
-                    stderr=log,
-                    pass_fds=[writing],
-                )
-            os.close(writing)
-            status = _follow(pipe, on_step)
-            finish()
-        except KeyboardInterrupt:
-            if child is not None:
-                _interrupt(child)
-            raise
-    return status
-
-
-def _interrupt(child: subprocess.Popen[bytes]) -> None:
-    """Make the child give up its start; a further interrupt makes it stop at once."""
-    while child.poll() is None:
-        child.terminate()
-        with contextlib.suppress(KeyboardInterrupt):
-            child.wait()
-
-
-def _follow(pipe: IO[str], on_step: OnStep) -> dict[str, Any]:
-    """Relay the child's steps; return its status, or raise the error that ended it."""
-    for line in pipe:
-        message = json.loads(line)
-        if "step" in message:
-            on_step(Step(**message["step"]))
-        elif "available" in message:
-            status: dict[str, Any] = message["available"]
-            return status
-        else:
-            raise error_for(Reason(message["error"]), message["detail"])
-    raise CompanionError(Reason.INTERNAL_FAULT)
-
-
-def _open_log(settings: Settings) -> IO[bytes]:
-    path = settings.paths.logs / "companion.log"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | NO_FOLLOW
-    try:
-        file = os.fdopen(os.open(path, flags, 0o600), "ab", buffering=0)
-        if os.fstat(file.fileno()).st_size > MAX_LOG_BYTES:
-            file.truncate(0)
-    except OSError as error:
-        raise lack_of(error, path=path) from error
-    return file

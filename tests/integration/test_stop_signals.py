@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from companion_core.cli import Settings
-from companion_core.cli.up_command import _detach
+from companion_core.cli.detached import start_detached
 from companion_core.egress.live import LiveEgress
 from companion_core.plugin_trial.trial import Trial
 
@@ -44,5 +44,7 @@ def test_an_interrupted_trial_leaves_no_child() -> None:
 def test_an_interrupted_detached_start_ends_its_child(tmp_path: Path) -> None:
     egress = Interrupted()
     with pytest.raises(KeyboardInterrupt):
-        _detach(Settings(egress=egress, state_dir=tmp_path / "state"), None, lambda _step: None)
+        start_detached(
+            Settings(egress=egress, state_dir=tmp_path / "state"), None, lambda _step: None
+        )
     assert egress.started.returncode == -signal.SIGTERM

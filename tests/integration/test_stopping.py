@@ -21,10 +21,10 @@ PATIENT = """
 import sys
 from companion_core.egress import https_get
 from companion_core.authority import manifest_fetch
-from companion_core.cli import main, up_command
+from companion_core.cli import detached, main
 
 program = sys.argv.pop(1)
-up_command._SELF = ("-P", "-c", program, program)
+detached._SELF = ("-P", "-c", program, program)
 https_get.HEAD_SECONDS = 600
 manifest_fetch.IDLE_SECONDS = manifest_fetch.BODY_SECONDS = manifest_fetch.TOTAL_SECONDS = 600
 sys.exit(main(sys.argv[1:]))
