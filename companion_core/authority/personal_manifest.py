@@ -87,13 +87,17 @@ class PersonalManifest:
         """Whether nothing was ever recorded; told without a keychain."""
         return not self._path.exists()
 
-    def read(self) -> OwnModels:
-        """Return what is recorded, verified."""
+    def read(self, *, expired: bool = False) -> OwnModels:
+        """Return what is recorded, verified.
+
+        Args:
+            expired: also a list that has to be renewed before anything is served from it.
+        """
         raw = self._read()
         if raw is None:
             return _NOTHING
         key = self._key(raw)
-        return self._proved(raw, self._verify(raw, key))
+        return self._proved(raw, self._verify(raw, key, expired=expired))
 
     def preview(self, model: OwnModel) -> Manifest:
         """Return the list as it would be with `model`; nothing is written.
@@ -133,6 +137,11 @@ class PersonalManifest:
             else:
                 self._path.unlink()  # a manifest lists one model at least
 
+    def forget(self) -> None:
+        """Drop the whole list; the way on for a person who has lost its key."""
+        with self._alone():
+            self._path.unlink(missing_ok=True)
+
     def renew(self) -> Manifest:
         """Sign the list for another year; the digests in it stay what they are.
 
@@ -167,7 +176,9 @@ class PersonalManifest:
                 raw, trusted_keys=keys, now=moment, last_seen=last_seen, kind=_KIND
             )
         if isinstance(manifest, Verdict):
-            raise error_for(manifest.reason, f"your own list of models: {self._path}")
+            raise error_for(
+                manifest.reason, f"your own list of models: {self._path}{_way_on(manifest)}"
+            )
         return manifest
 
     @staticmethod
@@ -257,6 +268,12 @@ class _Draft:
     version: int
     allowed_sources: list[str]
     models: list[dict[str, Any]]
+
+
+def _way_on(verdict: Verdict) -> str:
+    if verdict.reason is Reason.MANIFEST_EXPIRED:
+        return "; companion models verify proves the models again and renews it"
+    return ""
 
 
 def claimed_ids(path: Path) -> list[str]:

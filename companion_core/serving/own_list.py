@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -19,14 +20,19 @@ from companion_core.authority.signing_key import (
 from companion_core.config.paths import InstancePaths
 from companion_core.config.sections import Config
 from companion_core.egress.interface import Egress
-from companion_core.egress.tls_context import build_tls_context
-from companion_core.plugin_host import Chosen, KeychainOptions, TrustStore, read_pins
+from companion_core.plugin_host import (
+    Chosen,
+    KeychainOptions,
+    LoadedPlugins,
+    TrustStore,
+    read_pins,
+)
 from companion_core.providers import Keychain
 from companion_core.serving.assembly import load_every_plugin
 from companion_core.system.clock import wall_now
 from companion_core.system.secret import Secret
 
-__all__ = ["open_own_list", "open_own_list_alone"]
+__all__ = ["open_own_list", "open_own_list_alone", "plugins_of_command"]
 
 PASSPHRASE: Final = "COMPANION_KEY_PASSPHRASE"  # noqa: S105 - the variable's name
 _FORGETS: Final = "memory"  # the keychain whose secrets end with the process
@@ -48,21 +54,15 @@ def open_own_list(
     )
 
 
-def open_own_list_alone(config: Config, paths: InstancePaths, egress: Egress) -> PersonalManifest:
+def open_own_list_alone(
+    config: Config, paths: InstancePaths, plugins: Callable[[], LoadedPlugins]
+) -> PersonalManifest:
     """Return the list for a command; plugins are loaded when its key is asked for."""
 
     def choose() -> PersonalKeys:
         if config.models.key_file is not None:
             return _file_keys(config.models.key_file)
-        context = build_tls_context(config.network.extra_ca_file)
-        loaded = load_every_plugin(
-            egress,
-            lambda: context,
-            TrustStore(paths.plugin_store).read().trusted,
-            read_pins(config.plugins.pins_file),
-            KeychainOptions(name=config.keychain.name, values=config.keychain.options),
-        )
-        return _keys(config, loaded.select_keychain(config.keychain.name))
+        return _keys(config, plugins().select_keychain(config.keychain.name))
 
     return PersonalManifest(
         paths.own_manifest,
@@ -70,6 +70,24 @@ def open_own_list_alone(config: Config, paths: InstancePaths, egress: Egress) ->
         memory=ManifestMemory.of(paths),
         clock=wall_now,
     )
+
+
+def plugins_of_command(
+    config: Config, paths: InstancePaths, egress: Egress, context: Callable[[], ssl.SSLContext]
+) -> Callable[[], LoadedPlugins]:
+    """Return what loads the plugins, once, when they are first asked for."""
+
+    @functools.cache
+    def load() -> LoadedPlugins:
+        return load_every_plugin(
+            egress,
+            context,
+            TrustStore(paths.plugin_store).read().trusted,
+            read_pins(config.plugins.pins_file),
+            KeychainOptions(name=config.keychain.name, values=config.keychain.options),
+        )
+
+    return load
 
 
 class _LaterChosen:
