@@ -109,9 +109,7 @@ def test_a_clock_that_stands_still_is_no_interval(machine) -> None:
     # covers: resource_probe/cache-clock
     machine[1] = reading()
     with pytest.raises(ProbeFailed):
-        ProcessProbe(lambda: 5.0, lambda _seconds: None, lambda: 0).observe(
-            ProbeTarget(pids=(1,))
-        )
+        ProcessProbe(lambda: 5.0, lambda _seconds: None, lambda: 0).observe(ProbeTarget(pids=(1,)))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
