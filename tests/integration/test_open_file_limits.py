@@ -98,7 +98,7 @@ def test_three_hundred_idle_strangers_keep_nobody_out(world, limit: int) -> None
                 return bool(now["available"]) and now["runtime"]["pid"] != before["runtime"]["pid"]
 
             assert wait_until(serves_again, 60)
-            assert client.chat("tiny") == "ok"
+            assert wait_until(lambda: client.chat("tiny") == "ok", 30)
             assert "companion_connections" in world.companion("metrics").stdout
             assert len(list(Path(f"/proc/{before['pid']}/fd").iterdir())) < limit
         finally:
