@@ -245,6 +245,7 @@ class Companion:
                 id=model_id,
                 verified=served is not None and served.verified,
                 vouched_by=None if self._source is None else self._source.vouched_by,
+                held=None if served is None else served.held,
             ),
             lifecycle=serving.lifecycle,
             gateway=serving.gateway,

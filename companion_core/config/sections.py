@@ -230,7 +230,12 @@ class LimitsConfig:
     max_ram_bytes: int | None = _key(
         _is_int(1, 2**62), "bytes", None, varies="three quarters of the machine's memory"
     )
-    max_vram_bytes: int | None = _key(_is_int(1, 2**62), "bytes", None, varies="no ceiling")
+    max_vram_bytes: int | None = _key(
+        _is_int(1, 2**62),
+        "bytes, of what all programs use of the accelerators' memory",
+        None,
+        varies="no ceiling",
+    )
     max_cpu_percent: float = _key(_is_number(0.001, 100), "of the whole machine, up to 100", 100.0)
 
 

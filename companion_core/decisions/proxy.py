@@ -32,7 +32,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _ENTRY = re.compile(r"(?:\[(?P<v6>[^\]]+)\]|(?P<name>[^:]+))(?::(?P<port>[0-9]{1,5}))?")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Proxy:
     """Where to connect instead, and how to speak there; its `repr` shows no credentials.
 
@@ -92,7 +92,7 @@ def parse_proxy(text: str) -> Proxy | TransferFault:
     credentials = _credentials(parts.netloc, parts.scheme)
     if isinstance(credentials, TransferFault) or not 1 <= port <= MAX_PORT:
         return TransferFault.PROXY_MALFORMED
-    return Proxy(parts.scheme, host, port, credentials)
+    return Proxy(scheme=parts.scheme, host=host, port=port, credentials=credentials)
 
 
 def _credentials(authority: str, scheme: str) -> tuple[Secret, Secret] | TransferFault | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Literal
 
 from companion_core.decisions.availability import evaluate_availability
 from companion_core.decisions.verdict import Verdict
@@ -65,6 +65,13 @@ class ServedModel:
     def verified(self) -> bool:
         """Whether its proof holds: nobody has asked to write to it."""
         return self._held.is_proved
+
+    @property
+    def held(self) -> Literal["lease", "identity"] | None:
+        """How its files are held against writers; None without a proof."""
+        if not self._held.is_proved:
+            return None
+        return "lease" if all(file.held for file in self._held.model.files) else "identity"
 
     def availability(self, *, token_stored: bool) -> Verdict:
         """Say whether a request would be served now, and if not, why (I-09)."""

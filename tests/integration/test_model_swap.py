@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -63,10 +64,31 @@ def writer(path: Path) -> subprocess.Popen[str]:
     return process
 
 
-def test_a_writer_is_noticed_and_waits_until_the_lease_is_released(model) -> None:
+def in_a_thread(life) -> None:
+    """Run a loop as a server does that starts its workers in threads."""
+    with ThreadPoolExecutor(1) as worker:
+        worker.submit(asyncio.run, life()).result()
+
+
+def beside_a_host_that_handles_sigio(life) -> None:
+    def hosts(*_: object) -> None:
+        heard.append(1)
+
+    heard: list[int] = []
+    before = signal.signal(signal.SIGIO, hosts)
+    try:
+        asyncio.run(life())
+        assert signal.getsignal(signal.SIGIO) is hosts
+        assert heard == []
+    finally:
+        signal.signal(signal.SIGIO, before)
+
+
+@pytest.mark.parametrize("run", [asyncio.run, in_a_thread, beside_a_host_that_handles_sigio])
+def test_a_writer_is_noticed_and_waits_until_the_lease_is_released(model, run) -> None:
     async def life() -> None:
         touched = asyncio.Event()
-        leases = FileLeases(touched.set)
+        leases = FileLeases(touched.set, look_seconds=0.05)
         assert leases.open()
         proof = await asyncio.to_thread(prover(leases.hold).prove, model)
         assert proof.held
@@ -79,7 +101,7 @@ def test_a_writer_is_noticed_and_waits_until_the_lease_is_released(model) -> Non
             assert await asyncio.to_thread(attacker.stdout.readline) == "in\n"
         leases.close()
 
-    asyncio.run(life())
+    run(life() if run is asyncio.run else life)
 
 
 def test_a_file_that_is_open_for_writing_is_not_proved(model) -> None:
@@ -175,27 +197,19 @@ def test_only_a_change_made_under_the_lease_counts_as_our_own(model) -> None:
     asyncio.run(life())
 
 
-def test_without_a_handler_no_lease_is_taken_and_no_signal_kills(model) -> None:
-    leases = FileLeases(lambda: None)
+def test_outside_the_main_thread_a_file_is_held_and_no_signal_kills(model) -> None:
+    async def life() -> None:
+        leases = FileLeases(lambda: None)
+        assert leases.open()
+        proof = prover(leases.hold).prove(model)
+        assert proof.is_sound
+        with pytest.raises(BlockingIOError):  # and the lease's signal comes
+            os.open(model, os.O_WRONLY | os.O_NONBLOCK)
+        assert not proof.is_sound
+        proof.discard()
+        leases.close()
 
-    def elsewhere() -> list[object]:
-        async def life() -> list[object]:
-            opened = leases.open()  # not the main thread's loop
-            proof = prover(leases.hold).prove(model)
-            held = proof.held
-            with model.open("r+b"):
-                pass
-            proof.discard()
-            leases.close()
-            return [opened, held]
-
-        return [asyncio.run(life())]
-
-    results: list[object] = []
-    thread = threading.Thread(target=lambda: results.extend(elsewhere()))
-    thread.start()
-    thread.join()
-    assert results == [[False, False]]
+    in_a_thread(life)
 
 
 def test_a_file_system_without_leases_is_told_apart(model, monkeypatch) -> None:

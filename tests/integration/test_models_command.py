@@ -49,7 +49,12 @@ def test_a_file_of_ones_own_is_added_and_served_without_any_publisher(me: Person
     up = me.world.companion("up", "--detach", "--json")
     assert up.returncode == 0, up.stderr
     status = json.loads(up.stdout)
-    assert status["model"] == {"id": "My-Model", "verified": True, "vouched_by": "you"}
+    assert status["model"] == {
+        "id": "My-Model",
+        "verified": True,
+        "vouched_by": "you",
+        "held": "lease",
+    }
     assert status["manifest"]["source"] == "own"
     assert Client(me.world).chat("My-Model") == "ok"
     assert me.ask("list")["models"][0]["state"] == "ready"

@@ -64,7 +64,7 @@ def running(*command: str, **options: object) -> Iterator[int]:
 
 @pytest.fixture
 def observed() -> Callable[..., int]:
-    probe = ProcessProbe(read_vram=lambda _pids: 0)
+    probe = ProcessProbe(read_vram=lambda: 0)
     return lambda *pids: probe.observe(ProbeTarget(pids=pids)).ram_bytes
 
 
@@ -125,7 +125,7 @@ def test_the_sandboxs_own_folders_in_memory_cannot_grow_further(require_real) ->
 
 
 def test_processor_time_of_workers_that_have_ended_is_counted() -> None:
-    probe = ProcessProbe(read_vram=lambda _pids: 0)
+    probe = ProcessProbe(read_vram=lambda: 0)
     with running(sys.executable, "-IS", "-c", WORKERS) as pid:
         target = ProbeTarget(pids=(pid,))
         probe.observe(target)

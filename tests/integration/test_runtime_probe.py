@@ -20,7 +20,7 @@ def test_files_of_processes_stay_open_as_long_as_they_are_asked_for() -> None:
     me = psutil.Process()
     gc.collect()  # close now what earlier tests left open
     before = me.num_fds()
-    probe = ProcessProbe(read_vram=lambda _pids: 0)
+    probe = ProcessProbe(read_vram=lambda: 0)
     with subprocess.Popen(["/bin/sleep", "60"]) as other:
         for _ in range(3):
             probe.observe(ProbeTarget(pids=(me.pid, other.pid)))

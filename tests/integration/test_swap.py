@@ -28,7 +28,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc"),
 ]
 
-OTHER = {"id": "other", "verified": True, "vouched_by": "publisher"}
+OTHER = {"id": "other", "verified": True, "vouched_by": "publisher", "held": "lease"}
 
 
 def test_the_new_model_serves_at_the_same_address_with_the_same_token(person):

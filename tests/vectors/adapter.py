@@ -827,7 +827,12 @@ def _custody_sequence(args: dict[str, Any]) -> Any:
         "results": results,
         "final_store": kept,
         "final_store_must_not_have": [
-            a.value for a in decisions_custody.Account if a.value not in kept
+            account.value
+            for account in (
+                *decisions_custody.CLEARING_ORDER,
+                decisions_custody.Account.LOOPBACK_TOKEN,
+            )
+            if account.value not in kept
         ],
         "final_store_session_meta_keys_within": (
             list(meta["value"])

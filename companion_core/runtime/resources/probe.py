@@ -1,8 +1,8 @@
 """The core's own `process` probe: what the runtime's processes use (I-12).
 
 On Linux from `/proc`, elsewhere through psutil. Only the given processes are read; none are listed.
-Video memory is the processes' own or, where that cannot be told, the devices' total. `ProbeFailed`
-is raised for a number that cannot be had.
+Video memory is the devices' total, of every program that uses them: a driver is never asked for
+the list of processes. `ProbeFailed` is raised for a number that cannot be had.
 """
 
 from __future__ import annotations
@@ -31,9 +31,6 @@ MIN_INTERVAL_SECONDS: Final = 0.05
 _STAT_BYTES: Final = 4096
 _SHARED: Final = re.compile(rb"^RssShmem:\s+(\d+) kB$", re.MULTILINE)
 _NVIDIA_DEVICE: Final = Path("/dev/nvidiactl")
-# The kernel's number of the first process namespace. In another one (a container) the driver's
-# process ids are not ours.
-_INITIAL_PID_NAMESPACE: Final = 0xEFFFFFFC
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +59,7 @@ class ProcessProbe:
         self,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
-        read_vram: Callable[[tuple[int, ...]], int] | None = None,
+        read_vram: Callable[[], int] | None = None,
     ) -> None:
         self._clock = clock
         self._sleep = sleep
@@ -101,7 +98,7 @@ class ProcessProbe:
         share = 100 * used / elapsed / (os.cpu_count() or 1)
         return ResourceObservation(
             ram_bytes=_memory(readings),
-            vram_bytes=self._read_vram(tuple(readings)),
+            vram_bytes=self._read_vram(),
             cpu_percent=min(max(share, 0.0), 100.0),
         )
 
@@ -237,9 +234,13 @@ def free_vram() -> int:
     return _ask_driver(_sum_free)
 
 
-def _read_vram(pids: tuple[int, ...]) -> int:
-    """Return the bytes of video memory that the processes use; 0 without an NVIDIA driver."""
-    return _ask_driver(lambda nvml: _sum_vram(nvml, pids))
+def _read_vram() -> int:
+    """Return the bytes of video memory that all programs use; 0 without an NVIDIA driver.
+
+    The driver tells single processes' shares only as a list of every process that uses the device,
+    and what others run is none of the companion's business (I-12).
+    """
+    return _ask_driver(_sum_used)
 
 
 def _ask_driver(question: Callable[[ModuleType], int]) -> int:
@@ -265,25 +266,6 @@ def _sum_free(nvml: ModuleType) -> int:
     return sum(int(nvml.nvmlDeviceGetMemoryInfo(device).free) for device in devices)
 
 
-def _sum_vram(nvml: ModuleType, pids: tuple[int, ...]) -> int:
-    """Sum what the driver lists for `pids`; the devices' total where it cannot tell."""
-    total, own = 0, []
-    for number in range(nvml.nvmlDeviceGetCount()):
-        device = nvml.nvmlDeviceGetHandleByIndex(number)
-        total += nvml.nvmlDeviceGetMemoryInfo(device).used
-        compute = nvml.nvmlDeviceGetComputeRunningProcesses(device)
-        graphics = nvml.nvmlDeviceGetGraphicsRunningProcesses(device)
-        listed = {process.pid: process.usedGpuMemory for process in (*compute, *graphics)}
-        own += [listed[pid] for pid in pids if pid in listed]
-    unknown = any(type(used) is not int for used in own) or (not own and not _driver_knows_pids())
-    return int(total if unknown else sum(own))
-
-
-def _driver_knows_pids() -> bool:
-    """Tell whether process ids here are the driver's too, which they are not in a container."""
-    if sys.platform != "linux":
-        return True
-    try:
-        return Path("/proc/self/ns/pid").stat().st_ino == _INITIAL_PID_NAMESPACE
-    except OSError:
-        return False
+def _sum_used(nvml: ModuleType) -> int:
+    devices = map(nvml.nvmlDeviceGetHandleByIndex, range(nvml.nvmlDeviceGetCount()))
+    return sum(int(nvml.nvmlDeviceGetMemoryInfo(device).used) for device in devices)

@@ -27,7 +27,7 @@ HTTPS, ALL = "http://one.example:3128", "socks5://two.example"
     ],
 )
 def test_a_proxys_address(text: str, scheme: str, host: str, port: int) -> None:
-    assert parse_proxy(text) == Proxy(scheme, host, port)
+    assert parse_proxy(text) == Proxy(scheme=scheme, host=host, port=port)
 
 
 def test_credentials_are_kept_and_shown_nowhere() -> None:

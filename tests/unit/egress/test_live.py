@@ -44,7 +44,7 @@ def test_a_proxy_is_used_for_the_network_and_never_for_loopback(
     reach("models.example.org")
     for host in ("127.0.0.1", "localhost", "::1"):
         reach(host)
-    assert reached == [Proxy("http", "proxy.example", 3129), None, None, None]
+    assert reached == [Proxy(scheme="http", host="proxy.example", port=3129), None, None, None]
     assert LiveEgress().connect_loopback(80, timeout=1).host == "127.0.0.1"
 
 
@@ -66,4 +66,4 @@ def test_the_systems_own_exceptions_hold_where_the_environment_names_no_proxy(
     monkeypatch.setattr("urllib.request.proxy_bypass", lambda host: host == "in.example")
     for host in ("in.example", "out.example"):
         reach(host)
-    assert reached == [None, Proxy("http", "p.example", 1)]
+    assert reached == [None, Proxy(scheme="http", host="p.example", port=1)]

@@ -41,7 +41,7 @@ def reading(start: float = 1, cpu: float = 0, ram: int = 0) -> probe_module._Rea
 
 
 def make_probe(clock: FakeClock) -> ProcessProbe:
-    return ProcessProbe(clock, clock.sleep, lambda _pids: 0)
+    return ProcessProbe(clock, clock.sleep, lambda: 0)
 
 
 def test_the_tree_is_summed_and_cpu_is_of_the_whole_machine(machine) -> None:
@@ -109,9 +109,7 @@ def test_a_clock_that_stands_still_is_no_interval(machine) -> None:
     # covers: resource_probe/cache-clock
     machine[1] = reading()
     with pytest.raises(ProbeFailed):
-        ProcessProbe(lambda: 5.0, lambda _seconds: None, lambda _pids: 0).observe(
-            ProbeTarget(pids=(1,))
-        )
+        ProcessProbe(lambda: 5.0, lambda _seconds: None, lambda: 0).observe(ProbeTarget(pids=(1,)))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -151,18 +149,12 @@ class FakeNvml:
 
     NVML_ERROR_LIBRARY_NOT_FOUND = 12
 
-    def __init__(self, compute=(), graphics=(), *, fails: str = "") -> None:
+    def __init__(self, *, fails: str = "") -> None:
         self.fails, self.open = fails, 0
 
-        def listed(rows):
-            return lambda device: [
-                SimpleNamespace(pid=pid, usedGpuMemory=used)
-                for at, pid, used in rows
-                if at == device
-            ]
-
-        self.nvmlDeviceGetComputeRunningProcesses = listed(compute)
-        self.nvmlDeviceGetGraphicsRunningProcesses = listed(graphics)
+    def __getattr__(self, name: str):
+        assert "Processes" not in name, "the list of processes is nobody's business"
+        raise AttributeError(name)
 
     def nvmlInit(self) -> None:
         self._fail("nvmlInit")
@@ -193,30 +185,17 @@ def with_driver(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(probe_module, "_NVIDIA_DEVICE", device)
 
-    def install(nvml: FakeNvml, *, knows_pids: bool = True) -> FakeNvml:
+    def install(nvml: FakeNvml) -> FakeNvml:
         monkeypatch.setitem(sys.modules, "pynvml", nvml)
-        monkeypatch.setattr(probe_module, "_driver_knows_pids", lambda: knows_pids)
         return nvml
 
     return install
 
 
-@pytest.mark.parametrize(
-    ("compute", "graphics", "knows", "expected"),
-    [
-        ([(0, 7, 100), (1, 7, 30), (0, 99, 400)], [], True, 130),
-        ([(0, 7, 100)], [(0, 7, 100), (1, 8, 5)], True, 105),
-        ([(0, 99, 400)], [], True, 0),  # the driver knows our ids and lists none of them
-        ([(0, 99, 400)], [], False, 1000),  # a container: whose it is cannot be told
-        ([(0, 7, None)], [], True, 1000),  # listed, and its share withheld
-    ],
-)
-def test_vram_is_the_own_or_the_total_and_never_a_false_zero(
-    with_driver, compute, graphics, knows, expected
-) -> None:
+def test_vram_is_the_devices_total_and_no_process_is_asked_for(with_driver) -> None:
     # covers: resource_probe/vram
-    nvml = with_driver(FakeNvml(compute, graphics), knows_pids=knows)
-    assert probe_module._read_vram((7, 8)) == expected
+    nvml = with_driver(FakeNvml())
+    assert probe_module._read_vram() == 1000
     assert nvml.open == 0
 
 
@@ -224,7 +203,7 @@ def test_vram_is_the_own_or_the_total_and_never_a_false_zero(
 def test_a_driver_that_does_not_answer_is_a_failed_probe(with_driver, fails) -> None:
     nvml = with_driver(FakeNvml(fails=fails))
     with pytest.raises(ProbeFailed):
-        probe_module._read_vram((7,))
+        probe_module._read_vram()
     assert nvml.open == 0
 
 
@@ -237,5 +216,5 @@ def test_free_video_memory_is_that_of_all_devices(with_driver) -> None:
 def test_without_a_driver_there_is_no_vram(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(probe_module, "_NVIDIA_DEVICE", tmp_path / "none")
-    assert probe_module._read_vram((7,)) == 0
+    assert probe_module._read_vram() == 0
     assert probe_module.free_vram() == 0

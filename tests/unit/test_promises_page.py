@@ -1,0 +1,27 @@
+"""Each promise of the page names a test that exists."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.unit
+
+ROOT = Path(__file__).parents[2]
+ROWS = re.findall(
+    r"^\| ([^|]+) \| `([^`]+)` \|$", (ROOT / "docs" / "promises.md").read_text(), re.MULTILINE
+)
+FEWEST = 50
+
+
+@pytest.mark.parametrize(("promise", "test"), ROWS)
+def test_the_test_of_a_promise_exists(promise: str, test: str) -> None:
+    file, _, name = test.partition("::")
+    assert f"def {name}(" in (ROOT / file).read_text(encoding="utf-8"), promise
+
+
+def test_there_are_as_many_as_were_seen_broken() -> None:
+    assert len(ROWS) >= FEWEST
+    assert len({promise for promise, _ in ROWS}) == len(ROWS)
