@@ -214,7 +214,7 @@ class PersonalManifest:
                 raise Refused(
                     Reason.DIGEST_MISMATCH,
                     f"{model.id} is recorded with other bytes; to replace it: "
-                    f"companion models remove {model.id}",
+                    f"companion models remove {model.id}; to keep both: another --id",
                 )
         others = [known for known in draft.models if known["id"] != model.id]
         sources = {*draft.allowed_sources, *folders(model), *model.also_allowed}

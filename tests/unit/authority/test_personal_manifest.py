@@ -178,6 +178,31 @@ def test_what_has_expired_can_be_removed(own: PersonalManifest, clock: Clock) ->
     assert own.is_empty
 
 
+def test_what_has_expired_can_be_looked_at_and_the_refusal_leads_on(
+    own: PersonalManifest, clock: Clock
+) -> None:
+    own.add(model())
+    clock.now += 366 * DAY
+    with pytest.raises(CompanionError) as caught:
+        own.read()
+    assert caught.value.reason is Reason.MANIFEST_EXPIRED
+    assert "companion models verify" in caught.value.detail
+    looked_at = own.read(expired=True).manifest
+    assert looked_at is not None
+    assert [each.id for each in looked_at.models] == ["tiny"]
+
+
+def test_a_list_is_dropped_without_its_key(own: PersonalManifest, provider: FakeKeychain) -> None:
+    own.add(model())
+    provider.items.clear()
+    with pytest.raises(CompanionError) as caught:
+        own.remove("tiny")
+    assert caught.value.reason is Reason.PERSONAL_KEY_MISSING
+    own.forget()
+    assert own.is_empty
+    own.forget()
+
+
 def test_an_older_list_is_refused(own: PersonalManifest, tmp_path: Path) -> None:
     path = tmp_path / "state" / "own.json"
     own.add(model("one"))
