@@ -40,7 +40,8 @@ def test_the_new_model_serves_at_the_same_address_with_the_same_token(person):
     up = person.companion("up", "--model", "other", "--json")
 
     assert up.returncode == 0, up.stderr
-    names = [line.split()[0] for line in up.stderr.splitlines()]
+    steps = [json.loads(line) for line in up.stderr.splitlines()]
+    names = [step["step"] for step in steps if "total" not in step]  # not those of progress
     assert names == ["manifest", "model", "drain", "runtime", "available"]
     after = person.status()
     assert set(json.loads(up.stdout)) == set(after) == set(before)
