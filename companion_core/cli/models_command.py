@@ -55,7 +55,7 @@ def add(settings: Settings, /, *, yes: bool, as_json: bool, **wanted: Any) -> No
     added = add_model(library, Wanted(**wanted))
     library.printer.clear()
     text, document = describe_added(library, added)
-    way_on = f"\nTry it: companion run {added.id}"
+    way_on = f"\nServe it: companion up --model {added.id}"
     echo_result(document, text + way_on, as_json=as_json)
 
 
