@@ -17,11 +17,12 @@ from companion_core.errors import Reason
 from companion_core.gateway.answers import FIRST_ERROR, AnswerEditor, AnswerRules
 from companion_core.gateway.backend_requests import BackendRequests
 from companion_core.gateway.context import GatewayContext
+from companion_core.gateway.counting import CountingSink
 from companion_core.gateway.http.body import LARGE_BODY, parse_body, parse_large_body
 from companion_core.gateway.http.head import preferred_wait
 from companion_core.gateway.http.response_head import ResponseHead
 from companion_core.gateway.http.responses import context_error
-from companion_core.gateway.interface import Downstream, Upstream
+from companion_core.gateway.interface import Downstream, Sink, Upstream
 from companion_core.gateway.states import EXCHANGE_TABLE, ExchangeEvent, ExchangeState
 from companion_core.gateway.token_count import CountedAnswer
 from companion_core.gateway.upstream import BackendPool
@@ -59,7 +60,6 @@ class Exchange:
         "_answers",
         "_context",
         "_counting",
-        "_counts",
         "_downstream",
         "_editor",
         "_made_by",
@@ -76,11 +76,10 @@ class Exchange:
         self._context = context
         self._downstream = downstream
         self._state = _IDLE
-        self._request = b""  # while it waits for a place
+        self._request = b""  # while it waits for a place or is counted
         self._made_by: BackendRequests | None = None  # it is for that backend alone
         self._upstream: Upstream | None = None
-        self._counts: list[bytes] = []  # requests that have the backend count this one first
-        self._counting: CountedAnswer | None = None  # the answer to one of them
+        self._counting: CountingSink | None = None  # the backend counts this request first
         self._answers: AnswerRules | None = None  # what is translated in its answer
         self._editor: AnswerEditor | None = None  # of the answer that is on its way
         self._then: Callable[[float], None] | None = None  # after the next observation
@@ -144,7 +143,7 @@ class Exchange:
         if isinstance(request, Verdict):
             self._downstream.refuse(request.reason)
             return
-        self._answers, self._counts = answers, counts
+        self._answers, self._counting = answers, CountingSink(self, counts) if counts else None
         if verdict.ok:
             queue.take()
             self._run(pool, request, now)
@@ -172,9 +171,9 @@ class Exchange:
         if self._context.gate(OK) is None:  # held up once more
             self._context.when_observed(self._observed)
             return
-        answers, counts = self._answers, self._counts
+        answers, counting = self._answers, self._counting
         self._give_up()
-        self._answers, self._counts = answers, counts  # of a request that had waited for a place
+        self._answers, self._counting = answers, counting  # of one that had waited for a place
         then(self._context.now())
         self._downstream.serve_next()
 
@@ -234,47 +233,48 @@ class Exchange:
         """Send a request whose place is taken, before anything that can follow later."""
         self._running_since = now
         self._state = _SENT[self._state]
-        if self._counts:
-            self._request = request
-            self._made_by = self._context.requests
-            request = self._counts.pop()
-            self._counting = CountedAnswer()
-        self._send(pool, request, now)
+        counting = self._counting
+        if counting is None or (first := counting.next_request()) is None:
+            self._send(pool, self, request, now)
+        else:
+            self._request, self._made_by = request, self._context.requests
+            self._send(pool, counting, first, now)
 
-    def _send(self, pool: BackendPool, request: bytes, now: float) -> None:
+    def _send(self, pool: BackendPool, sink: Sink, request: bytes, now: float) -> None:
         self._upstream = connection = pool.take_idle(now)
         if connection is None:
-            pool.open_and_send(self, request)
+            pool.open_and_send(sink, request)
         else:
-            connection.send(self, request)
+            connection.send(sink, request)
         self._downstream.body_sent()
         self._downstream.wait_for_backend(now + self._context.settings.first_byte_seconds)
 
-    def _go_on(self, counted: CountedAnswer, now: float) -> None:
-        """Send what comes next after the backend has counted, or refuse what it would cut."""
-        context, requests = self._context, self._made_by
-        pool = context.pool
-        self.response_data = self._downstream.answer_data
-        if requests is None or requests is not context.requests or pool is None:
+    def count_ended(self, count: CountedAnswer, now: float) -> None:
+        """See `Counted`: count what is left, send the request, or refuse what would be cut."""
+        self._release_upstream()
+        counting, made_by, pool = self._counting, self._made_by, self._context.pool
+        if counting is None or made_by is None or pool is None:
             self._refuse(Reason.NOT_READY)
             return
-        tokens, most = counted.tokens(), requests.cuts_at
-        if tokens is None and not counted.failed:
+        tokens, most = count.tokens(), made_by.cuts_at
+        if made_by is not self._context.requests:
+            self._refuse(Reason.NOT_READY)
+        elif tokens is None and not count.failed:
             self._refuse(Reason.UPSTREAM_FAILED)
         elif tokens is not None and most is not None and tokens >= most:
-            self._counting = None
-            status, text = context_error(tokens, most)
-            head = ResponseHead(status, "application/json", len(text), chunked=False, reusable=True)
-            self._answers = None
-            self.response_started(head, text)
-            self.response_ended(now)
-        elif self._counts:
-            self._counting = CountedAnswer()
-            self._send(pool, self._counts.pop(), now)
+            self._answer_too_long(tokens, most, now)
+        elif (another := counting.next_request()) is not None:
+            self._send(pool, counting, another, now)
         else:
-            self._counting = None
             request, self._request, self._made_by = self._request, b"", None
-            self._send(pool, request, now)
+            self._send(pool, self, request, now)
+
+    def _answer_too_long(self, tokens: int, most: int, now: float) -> None:
+        status, text = context_error(tokens, most)
+        head = ResponseHead(status, "application/json", len(text), chunked=False, reusable=True)
+        self._answers = None
+        self.response_started(head, text)
+        self.response_ended(now)
 
     def _refuse(self, reason: Reason) -> None:
         """Refuse after waiting; the client's next request may already lie in its buffer."""
@@ -344,10 +344,6 @@ class Exchange:
 
     def response_started(self, head: ResponseHead, body: bytes) -> None:
         """See `Sink`."""
-        if self._counting is not None:
-            self.response_data = self._counting.feed
-            self._counting.begin(head, body)
-            return
         answers = self._answers
         if answers is not None and (answers.every_answer or head.status >= FIRST_ERROR):
             self._editor = answers.editor(head)
@@ -378,22 +374,13 @@ class Exchange:
 
     def _end_editing(self) -> None:
         self._answers = None
-        self._counts = []
-        if self._counting is not None:
-            self._counting = None
-            self.response_data = self._downstream.answer_data
+        self._counting = None
         if self._editor is not None:
             self._editor = None
             self.response_data = self._downstream.answer_data
 
     def response_ended(self, now: float) -> None:
         """See `Sink`."""
-        if self._counting is not None:
-            upstream, self._upstream = self._upstream, None
-            if self._paused and upstream is not None:
-                upstream.resume_reading()
-            self._go_on(self._counting, now)
-            return
         editor = self._editor
         if editor is not None:
             head, rest = editor.finish()
@@ -404,13 +391,17 @@ class Exchange:
                 self._downstream.answer_data(rest)
         self._end_editing()
         self._state = _ANSWER_ENDED[self._state]
-        upstream, self._upstream = self._upstream, None
-        if self._paused and upstream is not None:
-            upstream.resume_reading()
+        self._release_upstream()
         since, self._running_since = self._running_since, None
         if since is not None:
             self._context.release_place(now - since)
         self._downstream.answer_ended(now)
+
+    def _release_upstream(self) -> None:
+        """Let go of a backend's connection whose answer is complete; it may serve others."""
+        upstream, self._upstream = self._upstream, None
+        if self._paused and upstream is not None:
+            upstream.resume_reading()
 
     def response_failed(self) -> None:
         """See `Sink`."""
