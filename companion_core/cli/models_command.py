@@ -38,6 +38,9 @@ def command() -> None:
 @click.option("--file", "file", metavar="NAME", help="Of a repository: the file to take.")
 @click.option("--revision", metavar="REV", help="Of a repository: a branch, tag or commit.")
 @click.option(
+    "--hub-token", is_flag=True, help="Send your token to the hub: HF_TOKEN, or its file."
+)
+@click.option(
     "--projector",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="The file through which the model sees or hears.",
@@ -46,10 +49,12 @@ def command() -> None:
 @_as_json
 @click.pass_obj
 def add(settings: Settings, /, *, yes: bool, as_json: bool, **wanted: Any) -> None:
-    """Record a GGUF file of yours, so that it can be served.
+    """Record a model of your own, so that it can be served.
 
-    SOURCE is the file; of a split model any part. It is taken into the store and left as it is.
-    A list that your own key signs says which bytes it has.
+    SOURCE is a GGUF file (of a split model any part), which is taken into the store and left as
+    it is; an https address of one; or hf:OWNER/REPO[:QUANT], a repository of a model hub (at
+    HF_ENDPOINT, else huggingface.co), of which Q4_K_M is taken where nothing is named. A list
+    that your own key signs says which bytes it has.
     """
     library = open_library(settings, as_json=as_json, yes=yes)
     added = add_model(library, Wanted(**wanted))

@@ -37,6 +37,9 @@ _POLL_SECONDS: Final = 0.1
 @click.option("--file", "file", metavar="NAME", help="Of a repository: the file to take.")
 @click.option("--revision", metavar="REV", help="Of a repository: a branch, tag or commit.")
 @click.option(
+    "--hub-token", is_flag=True, help="Send your token to the hub: HF_TOKEN, or its file."
+)
+@click.option(
     "--projector",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="The file through which the model sees or hears.",
@@ -54,6 +57,7 @@ def command(
     model_id: str | None,
     file: str | None,
     revision: str | None,
+    hub_token: bool,
     projector: Path | None,
     system: str | None,
     yes: bool,
@@ -62,8 +66,9 @@ def command(
 ) -> None:
     """Ask a model, the shortest way: add it if it is new, start it, and answer.
 
-    SOURCE is a GGUF file, or the id of a model that you have; as in `companion models add`. With
-    PROMPT, or a text on stdin, it prints one answer; on a terminal it opens a conversation.
+    SOURCE is what `companion models add` takes (a GGUF file, an https address, or
+    hf:OWNER/REPO[:QUANT]), or the id of a model that you have. With PROMPT, or a text on stdin,
+    it prints one answer; on a terminal it opens a conversation.
 
     The companion keeps running afterwards, so that the next answer comes at once; `companion
     down` ends it. If it serves another model, it changes to this one.
@@ -71,7 +76,12 @@ def command(
     asked = prompt_of(prompt)
     library = open_library(settings, as_json=as_json, yes=yes, brief=True)
     wanted = Wanted(
-        source=source, model_id=model_id, projector=projector, file=file, revision=revision
+        source=source,
+        model_id=model_id,
+        projector=projector,
+        file=file,
+        revision=revision,
+        hub_token=hub_token,
     )
     served = _known(library, wanted)
     with stop_signals_restored():
