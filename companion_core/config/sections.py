@@ -173,7 +173,10 @@ class RuntimeConfig:
         _is_int(1, 10_000_000), "tokens, at least 1", None, varies="the model's own"
     )
     threads: int | None = _key(
-        _is_int(1, 1024), "1 to 1024", None, varies="one for each core of the machine"
+        _is_int(1, 1024),
+        "1 to 1024",
+        None,
+        varies="one for each core of the machine, each fast one where it has two kinds",
     )
     isolation: str = _key(
         _is_text(re.compile(r"best\Z|required\Z")), '"best" or "required"', "best"
