@@ -186,12 +186,19 @@ class RuntimeBinary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFile:
-    """One verified file of the model; `size` in bytes, `sha256` in lower-case hex."""
+    """One verified file of the model; `size` in bytes, `sha256` in lower-case hex.
+
+    Attributes:
+        role: "model" for the weights, or a part of them, or what belongs beside them;
+            "projector" for what turns images or sound into what the model reads; "adapter" for
+            what changes the weights, such as a LoRA.
+    """
 
     name: str
     path: str
     sha256: str
     size: int
+    role: str = "model"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,9 +231,10 @@ class SpawnRequest:
 
     Attributes:
         binary: proved by the core; the running interpreter when `embedded`.
-        model_path: the first verified file; may be `/proc/self/fd/N`. Pass it on verbatim.
-        model_files: all verified files; several lie under their own names in one folder, which
-            holds nothing else.
+        model_path: the first verified file: of a split model the first part. It may be
+            `/proc/self/fd/N`. Pass it on verbatim.
+        model_files: all verified files, those of the role "model" first; several lie under their
+            own names in one folder, which holds nothing else.
         chat_template: from the signed manifest; None means the model's own.
         model_chat_template: the model's own, in Jinja's language, where its file has one. It is
             for runtimes that do not read it there.

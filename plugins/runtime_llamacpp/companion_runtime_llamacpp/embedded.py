@@ -39,9 +39,9 @@ def build_parameters(model: str, address: str, settings: dict[str, Any], key: st
     parameters.n_ctx = settings["total_context"]
     parameters.kv_unified = False
     if settings["batch"] is not None:
-        parameters.n_batch = parameters.n_ubatch = settings["batch"]
+        parameters.n_batch, parameters.n_ubatch = settings["batch"], settings["ubatch"]
     parameters.cpuparams.n_threads = settings["threads"]
-    parameters.cpuparams_batch.n_threads = settings["threads"]
+    parameters.cpuparams_batch.n_threads = settings["prompt_threads"]
     if settings["flash_attention"] is not None:
         kinds = xllamacpp.llama_flash_attn_type
         on, off = kinds.LLAMA_FLASH_ATTN_TYPE_ENABLED, kinds.LLAMA_FLASH_ATTN_TYPE_DISABLED
@@ -51,6 +51,11 @@ def build_parameters(model: str, address: str, settings: dict[str, Any], key: st
     if settings["embeddings"]:
         parameters.embedding = True
         parameters.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+    if settings["projector"] is not None:
+        parameters.mmproj.path = settings["projector"]
+    parameters.lora_adapters = [
+        xllamacpp.CommonAdapterLoraInfo(path) for path in settings["adapters"]
+    ]
     if settings["chat_template"] is not None:
         parameters.chat_template = settings["chat_template"]
 
