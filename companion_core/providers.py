@@ -246,6 +246,8 @@ class SpawnRequest:
             own, or that where nothing is configured and the memory can hold it. A runtime gets
             `parallel` contexts of this length. None means the model's own, which is unknown here.
         help_text: what a stand-alone program printed for `help_arguments`; "" if nothing.
+        require_gpu: the person refuses a start whose runtime does not tell that it placed
+            something of the model on an accelerator (`SpawnPlan.placement_texts`).
     """
 
     binary: str
@@ -266,6 +268,7 @@ class SpawnRequest:
     )
     help_text: str = ""
     model_chat_template: str | None = None
+    require_gpu: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -353,6 +356,9 @@ class SpawnPlan:
         drop_fields: request fields that the gateway removes.
         read_paths: what isolation must leave readable.
         gpu: isolation must leave the accelerator reachable.
+        placement_texts: texts of lines by which the runtime tells, while it starts, how much of
+            the model it placed on an accelerator: `{placed}` stands for that number, `{all}` for
+            how much there is, if it says so. "0" placed means that the processor computes.
         dialect: where its API differs from OpenAI's.
     """
 
@@ -370,6 +376,7 @@ class SpawnPlan:
     drop_fields: tuple[str, ...] = ()
     read_paths: tuple[str, ...] = ()
     gpu: bool = False
+    placement_texts: tuple[str, ...] = ()
     dialect: Dialect = field(default_factory=Dialect)
 
 

@@ -34,6 +34,11 @@ _HARDENING: Final[tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]] = (
     (("--cors-origins",), ("localhost",)),
     (("--no-cors-credentials",), ()),
 )
+# The first is llama.cpp's own, the second the embedded server's.
+_PLACEMENT_TEXTS: Final = (
+    "offloaded {placed}/{all} layers to GPU",
+    "placed on accelerators: {placed} MiB",
+)
 # llama.cpp's own fields that reach beyond one request: other slots, adapters, the context.
 _DROP_FIELDS: Final = ("id_slot", "lora", "n_discard")
 
@@ -90,6 +95,7 @@ class LlamaSpawner:
             routes=routes,
             drop_fields=_DROP_FIELDS,
             gpu=options.gpu_layers != 0,
+            placement_texts=_PLACEMENT_TEXTS,
             dialect=_DIALECT,
         )
 
@@ -145,6 +151,9 @@ def _server_argv(request: SpawnRequest, options: Options) -> tuple[str, ...]:
         argv += ["--n-gpu-layers", str(options.gpu_layers)]
     if options.embeddings:
         argv += ["--embeddings", "--pooling", "mean"]
+    if request.require_gpu and "--verbosity" in known:
+        # Else newer releases do not say where the layers are. No prompt is logged at this level.
+        argv += ["--verbosity", "4"]
     if request.chat_template is not None:
         argv += ["--jinja", "--chat-template", request.chat_template]
     return tuple(argv)

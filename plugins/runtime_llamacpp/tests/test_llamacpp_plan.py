@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from companion_core.decisions.placement import Placement, read_placement
 from companion_core.errors import Reason
 from companion_core.providers import (
     CannotPlan,
@@ -194,6 +195,19 @@ def test_batches_fit_the_context(request_, options, context, told) -> None:
     else:
         named = dict(itertools.pairwise(argv))
         assert (int(named["--batch-size"]), int(named["--ubatch-size"])) == told
+
+
+def test_where_the_layers_are_is_told() -> None:
+    for request in (REQUEST, SERVER):
+        texts = planned(request).placement_texts
+        line = "load_tensors: offloaded 25/25 layers to GPU"
+        assert read_placement(texts, line) is Placement.GPU
+        assert read_placement(texts, "placed on accelerators: 0 MiB") is Placement.CPU
+    required = replace(SERVER, require_gpu=True, help_text="-v, --verbosity N, --offline")
+    assert planned(required).argv[-2:] == ("--verbosity", "4")
+    # Its log has several lines for each request then, so it is not asked for without need.
+    assert "--verbosity" not in planned(replace(required, require_gpu=False)).argv
+    assert "--verbosity" not in planned(replace(required, help_text="--offline")).argv
 
 
 @pytest.mark.parametrize(("options", "served"), [({}, False), ({"embeddings": True}, True)])
