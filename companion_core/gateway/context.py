@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, Final, Protocol
@@ -207,12 +206,12 @@ class GatewayContext:
         )
         return without_body(response) if head is not None and head.method == "HEAD" else response
 
-    def _retry_after(self, reason: Reason, token: str) -> int:
+    def _retry_after(self, reason: Reason, token: str) -> float:
         """Return in how many seconds a client that showed `token` may send its request again."""
         if reason is Reason.RATE_LIMITED:
             owner = tokens_equal(token, self.settings.token.reveal())
             window = self.budgets.owner if owner else self.budgets.strangers
-            return max(1, math.ceil(window.seconds_until_free(self.now()))) if window else 1
+            return window.seconds_until_free(self.now()) if window else 1.0
         if reason in {Reason.QUEUE_FULL, Reason.QUEUE_DEADLINE}:
-            return self.queue.retry_after()
+            return self.queue.retry_after(self.now())
         return NOT_READY_RETRY_SECONDS
