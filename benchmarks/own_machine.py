@@ -26,7 +26,7 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 MODEL_ID: Final = "own"
 _SMOLLM2: Final = ROOT / ".venv" / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 _BUNDLED: Final = ROOT / "companion_core" / "demo" / "model" / "companion-tiny.gguf"
-_SECONDS: Final = 120.0
+_SECONDS: Final = 600.0
 # As a person has it: with byte code kept between two commands.
 ENVIRONMENT: Final = {
     name: value for name, value in os.environ.items() if not name.startswith("PYTHON")

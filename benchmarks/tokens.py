@@ -24,8 +24,8 @@ from typing import Any, Final
 
 from own_machine import Served, by_hand, machine, model_file
 
-_PROMPT_WORDS: Final = 600
-_GENERATED: Final = 96
+_PROMPT_WORDS: Final = 300
+_GENERATED: Final = 64
 _WORDS: Final = ("river", "stone", "cloud", "forest", "harbour", "winter", "letter", "garden")
 
 
