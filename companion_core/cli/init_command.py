@@ -86,7 +86,7 @@ def command(
         "ok": True,
         "config": str(settings.config),
         "written": written,
-        "added": {f"{key.section}.{key.key}": key.value for key in keys},
+        "added": {f"{key.section}.{key.name}": key.value for key in keys},
         "model": None,
     }
     if source is not None and written is not False:
@@ -123,8 +123,8 @@ def _publisher(config: Config, url: str | None, trusted_keys: tuple[str, ...]) -
         return []
     about = "The models of a publisher: where the signed manifest is, and which keys may sign it."
     return [
-        NewKey(section="manifest", key="url", value=url, comment=about),
-        NewKey(section="manifest", key="trusted_keys", value=trusted_keys),
+        NewKey(section="manifest", name="url", value=url, comment=about),
+        NewKey(section="manifest", name="trusted_keys", value=trusted_keys),
     ]
 
 
@@ -166,7 +166,7 @@ def _model(settings: Settings, source: str, *, yes: bool, as_json: bool) -> str:
         raise UsageError(Reason.CONFIGURATION_INVALID, f"{settings.config} was removed")
     config, text = before
     if config.model.id is None:
-        named = add_keys(text, [NewKey(section="model", key="id", value=model_id)])
+        named = add_keys(text, [NewKey(section="model", name="id", value=model_id)])
         write_config(settings.config, named, before=text)
     elif config.model.id != model_id:
         kept = f"model.id in {settings.config} names {config.model.id}, and stays"
@@ -188,7 +188,7 @@ def _accept_runtime(settings: Settings, *, as_json: bool) -> None:
     recorded, digest = config.runtime.binary_sha256, digest_binary(plain_file(binary))
     if digest != recorded:
         new = (
-            add_keys(written, [NewKey(section="runtime", key="binary_sha256", value=digest)])
+            add_keys(written, [NewKey(section="runtime", name="binary_sha256", value=digest)])
             if recorded is None
             else replace_text(written, "runtime", "binary_sha256", digest)
         )

@@ -32,14 +32,14 @@ class NewKey:
     """
 
     section: str
-    key: str
+    name: str
     value: str | Sequence[str]
     comment: str = ""
 
     def lines(self, prefix: str = "") -> list[str]:
         """Return its lines; `prefix` stands before the key's name."""
         comment = [f"# {self.comment}"] if self.comment else []
-        return [*comment, f"{prefix}{self.key} = {_written(self.value)}"]
+        return [*comment, f"{prefix}{self.name} = {_written(self.value)}"]
 
 
 def add_keys(text: str, keys: Sequence[NewKey]) -> str:
@@ -76,7 +76,7 @@ def _add_to_section(text: str, section: str, keys: Sequence[NewKey]) -> str:
     wanted = copy.deepcopy(tomllib.loads(text))
     table = wanted.setdefault(section, {})
     if isinstance(table, dict):
-        table |= {key.key: _parsed(key.value) for key in keys}
+        table |= {key.name: _parsed(key.value) for key in keys}
         for edited in _places(text, section, keys):
             if _says(edited, wanted):
                 return edited

@@ -130,10 +130,10 @@ def new_file(config: Config, found: Found, *, publisher: bool) -> str:
 
 
 def _program(program: FoundProgram) -> Iterator[NewKey]:
-    yield NewKey(section="runtime", key="name", value=program.plugin)
-    yield NewKey(section="runtime", key="binary", value=program.path)
+    yield NewKey(section="runtime", name="name", value=program.plugin)
+    yield NewKey(section="runtime", name="binary", value=program.path)
     if program.sha256 is not None:
-        yield NewKey(section="runtime", key="binary_sha256", value=program.sha256)
+        yield NewKey(section="runtime", name="binary_sha256", value=program.sha256)
 
 
 def _runtime(config: Config, found: Found) -> Iterator[NewKey]:
@@ -141,7 +141,7 @@ def _runtime(config: Config, found: Found) -> Iterator[NewKey]:
     if fitting and section.name is None:
         yield NewKey(
             section="runtime",
-            key="name",
+            name="name",
             value=fitting[0].plugin,
             comment="The plugin that plans how the runtime is started.",
         )
@@ -149,7 +149,7 @@ def _runtime(config: Config, found: Found) -> Iterator[NewKey]:
         program = fitting[0]
         yield NewKey(
             section="runtime",
-            key="binary",
+            name="binary",
             value=program.path,
             comment=f"The program that it starts: {program.label}.",
         )
@@ -159,7 +159,7 @@ def _runtime(config: Config, found: Found) -> Iterator[NewKey]:
     if section.binary_sha256 is None and digest is not None:
         yield NewKey(
             section="runtime",
-            key="binary_sha256",
+            name="binary_sha256",
             value=digest,
             comment="Of that program; after an upgrade, `companion init --accept-runtime` "
             "records the new one.",
@@ -181,21 +181,21 @@ def _keychain(config: Config, found: Found) -> Iterator[NewKey]:
     if absent:
         yield NewKey(
             section="keychain",
-            key="name",
+            name="name",
             value=MEMORY,
             comment="No keychain answered here: secrets live as long as the companion's process.",
         )
     elif name is None and found.keychain.plugin:
         yield NewKey(
             section="keychain",
-            key="name",
+            name="name",
             value=found.keychain.plugin,
             comment="Where secrets are kept.",
         )
     if (absent or name == MEMORY) and config.models.key_file is None:
         yield NewKey(
             section="models",
-            key="key_file",
+            name="key_file",
             value=found.key_file,
             comment="The key that signs for models of your own; COMPANION_KEY_PASSPHRASE "
             "encrypts it.",

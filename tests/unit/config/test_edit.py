@@ -10,7 +10,7 @@ from companion_core.errors import Reason, UsageError
 pytestmark = pytest.mark.unit
 
 OLD, NEW = "0" * 64, "1" * 64
-NAME = NewKey(section="runtime", key="name", value="llamacpp", comment="Which plugin.")
+NAME = NewKey(section="runtime", name="name", value="llamacpp", comment="Which plugin.")
 
 # What a person may have written of [runtime] and beside it.
 LAYOUTS = [
@@ -45,13 +45,13 @@ def test_a_key_is_added_and_everything_that_was_written_stays_in_its_order(text)
     section=st.sampled_from(["runtime", "gateway", "new"]),
 )
 def test_any_text_comes_back_as_it_was(value, text, section):
-    edited = add_keys(text, [NewKey(section=section, key="of_mine", value=value)])
+    edited = add_keys(text, [NewKey(section=section, name="of_mine", value=value)])
     assert tomllib.loads(edited)[section]["of_mine"] == value
 
 
 def test_keys_of_one_section_come_in_their_order():
-    keys = [NAME, NewKey(section="keychain", key="name", value="linux")]
-    keys.append(NewKey(section="runtime", key="binary", value="embedded"))
+    keys = [NAME, NewKey(section="keychain", name="name", value="linux")]
+    keys.append(NewKey(section="runtime", name="binary", value="embedded"))
     edited = add_keys("[runtime]\nthreads = 4\n", keys)
     assert edited == (
         '[runtime]\n# Which plugin.\nname = "llamacpp"\nbinary = "embedded"\nthreads = 4\n'

@@ -26,7 +26,7 @@ def found(*programs, keychain=LINUX, recorded=None):
 
 
 def keys(config, what):
-    return {f"{key.section}.{key.key}": key.value for key in propose(config, what).keys}
+    return {f"{key.section}.{key.name}": key.value for key in propose(config, what).keys}
 
 
 def test_the_embedded_program_is_chosen_before_others_and_needs_no_digest():
@@ -73,7 +73,7 @@ def test_an_upgraded_program_is_told_and_its_digest_is_not_replaced():
 @pytest.mark.parametrize("reason", [Reason.KEYCHAIN_ABSENT, Reason.PROVIDER_MISSING])
 def test_without_a_keychain_the_key_gets_a_file(reason):
     proposal = propose(Config(), found(keychain=FoundKeychain(plugin="", reason=reason)))
-    assert {key.key: key.value for key in proposal.keys} == {
+    assert {key.name: key.value for key in proposal.keys} == {
         "name": "memory",
         "key_file": "/state/own/key.pem",
     }
