@@ -23,7 +23,7 @@ MEMORY: Final = "memory"
 _NO_KEYCHAIN: Final = frozenset({Reason.KEYCHAIN_ABSENT, Reason.PROVIDER_MISSING})
 
 _HEAD: Final = """\
-# What companion serves, and with what. `companion init` wrote this; it is yours to change.
+# What the companion serves, and with what. `companion init` wrote this; it is yours to change.
 # Every key may be left out. `companion doctor` shows the value of each and where it came from,
 # and docs/configuration.md lists them all.
 
