@@ -67,6 +67,7 @@ COMMANDS: Final[dict[str, _Entry]] = {
     "models": _Entry("Daily", "List, add, prove and remove models: a publisher's, and your own."),
     "init": _Entry("Set-up", "Write a commented configuration of what this machine has."),
     "doctor": _Entry("Set-up", "Say what is here, what is wrong, and what to do about it."),
+    "keys": _Entry("Set-up", "Give programs keys of their own, and take them back."),
     "token": _Entry("Set-up", "Print the session token."),
     "metrics": _Entry("Set-up", "Print the gateway's counts and latencies as Prometheus text."),
     "demo": _Entry("Set-up", "Run the whole job once on what ships in the package."),

@@ -12,7 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, TypeVar
+
+import click
 
 from companion_core.authority.hub import Hub
 from companion_core.authority.hub_token import find_hub_token
@@ -33,7 +35,16 @@ from companion_core.serving.remote_files import (
 )
 from companion_core.serving.step import Step
 
-__all__ = ["Kind", "Wanted", "add_model", "kind_of", "look_at_file", "take_files"]
+__all__ = [
+    "SOURCE_OPTIONS",
+    "Kind",
+    "Wanted",
+    "add_model",
+    "kind_of",
+    "look_at_file",
+    "source_options",
+    "take_files",
+]
 
 Kind: TypeAlias = Literal["file", "address", "hub"]
 
@@ -60,6 +71,33 @@ class Wanted:
     file: str | None = None
     revision: str | None = None
     hub_token: bool = False
+
+
+C = TypeVar("C", bound=Callable[..., Any])
+
+# What `source_options` adds, by the names of `Wanted`.
+SOURCE_OPTIONS: Final = ("model_id", "file", "revision", "hub_token", "projector")
+
+
+def source_options(function: C) -> C:
+    """Give a command the options of a source; they are fields of `Wanted`."""
+    for option in (
+        click.option(
+            "--projector",
+            type=click.Path(path_type=Path, exists=True, dir_okay=False),
+            help="The file through which the model sees or hears.",
+        ),
+        click.option(
+            "--hub-token", is_flag=True, help="Send your token to the hub: HF_TOKEN, or its file."
+        ),
+        click.option("--revision", metavar="REV", help="Of a repository: a branch, tag or commit."),
+        click.option("--file", "file", metavar="NAME", help="Of a repository: the file to take."),
+        click.option(
+            "--id", "model_id", metavar="ID", help="What requests call it; else its file's name."
+        ),
+    ):
+        function = option(function)
+    return function
 
 
 def kind_of(source: str) -> Kind:

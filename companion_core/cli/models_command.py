@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import click
 
 from companion_core.cli import Settings, echo_result, refuse
 from companion_core.cli.blocking import run_cancellable
-from companion_core.cli.model_sources import Wanted, add_model
+from companion_core.cli.model_sources import Wanted, add_model, source_options
 from companion_core.cli.model_words import describe_added, proves, row_of, word_of
 from companion_core.cli.models_removal import prune, remove
 from companion_core.cli.own_library import OwnLibrary, open_library
@@ -34,17 +33,7 @@ def command() -> None:
 
 @command.command("add")
 @click.argument("source")
-@click.option("--id", "model_id", metavar="ID", help="What requests call it; else its file's name.")
-@click.option("--file", "file", metavar="NAME", help="Of a repository: the file to take.")
-@click.option("--revision", metavar="REV", help="Of a repository: a branch, tag or commit.")
-@click.option(
-    "--hub-token", is_flag=True, help="Send your token to the hub: HF_TOKEN, or its file."
-)
-@click.option(
-    "--projector",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="The file through which the model sees or hears.",
-)
+@source_options
 @_yes
 @_as_json
 @click.pass_obj
