@@ -20,6 +20,8 @@ from typing import Final
 from companion_core.decisions.evidence import Evidence
 from companion_core.decisions.integrity import ModelSpec
 from companion_core.decisions.manifest import ManifestFile, ManifestModel
+from companion_core.decisions.manifest_kind import Role
+from companion_core.decisions.model_files import in_order
 from companion_core.decisions.source import SourceUrl
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason, Refused
 from companion_core.models.byte_pump import Pace
@@ -57,6 +59,7 @@ class ProvedFile(Evidence):
     Attributes:
         spec: what the manifest signed for, and what was found.
         path: its name in the store; the descriptor is the proof, the name is not.
+        role: what a runtime does with it, as the manifest signed.
         proof: renewed when the file is proved again.
     """
 
@@ -64,6 +67,7 @@ class ProvedFile(Evidence):
     spec: ModelSpec
     path: str
     proof: Proof = field(repr=False, compare=False)
+    role: Role = Role.MODEL
 
     @property
     def sha256(self) -> str:
@@ -88,7 +92,11 @@ class ProvedFile(Evidence):
 
 @dataclass(frozen=True, slots=True)
 class VerifiedModel(Evidence):
-    """Proof that every file of a model is what the manifest signed for (I-01)."""
+    """Proof that every file of a model is what the manifest signed for (I-01).
+
+    Attributes:
+        files: as `in_order` sorts them: a runtime opens the first one.
+    """
 
     model_id: str
     format: str
@@ -196,7 +204,7 @@ class ModelStore:
         wanted = {file.sha256 for file in model.files}
         proved: list[ProvedFile] = []
         try:
-            for file in model.files:
+            for file in in_order(model.files):
                 base = done
 
                 def tell(received: int, to: Progress | None, base: int = base) -> None:
@@ -244,9 +252,9 @@ class ModelStore:
                     proof = self._reuse(path, prover)  # another may have brought it meanwhile
                     if proof is None:
                         proof = self._fetch(prover, file.urls, transfer, wanted)
-                        return ProvedFile(file.name, spec, str(path), proof)
+                        return ProvedFile(file.name, spec, str(path), proof, file.role)
             transfer.advance(spec.size)
-        return ProvedFile(file.name, spec, str(path), proof)
+        return ProvedFile(file.name, spec, str(path), proof, file.role)
 
     def _tidy(self, wanted: Collection[str]) -> None:
         """Remove parts of downloads that nobody will go on with, unless another writes now."""
