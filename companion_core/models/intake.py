@@ -23,7 +23,7 @@ from typing import Final
 from companion_core.decisions.gguf import HEAD_BYTES, GgufHead, parse_gguf
 from companion_core.decisions.pieces import PIECE_BYTES
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason, Refused
-from companion_core.models.partial import make_room
+from companion_core.models.kept_parts import make_room
 from companion_core.system.folder_lock import lock_folder
 from companion_core.system.os_compat import (
     BINARY,

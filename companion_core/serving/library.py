@@ -16,7 +16,7 @@ from companion_core.decisions.gguf import GgufHead
 from companion_core.decisions.pieces import PIECE_BYTES
 from companion_core.errors import CompanionError, Reason
 from companion_core.models.intake import take_file
-from companion_core.models.partial import split_kept
+from companion_core.models.kept_parts import split_kept
 from companion_core.models.proof import Prover
 from companion_core.models.store import ModelStore
 from companion_core.plugin_host import Chosen
