@@ -8,6 +8,7 @@ full it belongs to the connection's exchange until its answer has ended. Nothing
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Final, cast
 
 from companion_core.decisions.guard import HEALTH_PATH, verify_request
@@ -248,17 +249,21 @@ class ClientConnection(asyncio.Protocol):
         if head.path == HEALTH_PATH:
             self._exchange.begin_health_check(now, self._raw_head)
         else:
-            self._list_models(now)
+            self._answer_models(head.path, now)
 
-    def _list_models(self, now: float) -> None:
+    def _answer_models(self, path: str, now: float) -> None:
         verdict = self._context.gate_arrival()
         if verdict is not None and verdict.reason is _AT_CAPACITY:
             verdict = self._context.gate(OK)  # a list takes no place, so it does not wait for one
         if verdict is None:
-            self._exchange.await_observation(self._list_models, now)
+            self._exchange.await_observation(partial(self._answer_models, path), now)
         elif verdict.ok:
-            self.transport.write(self._context.models_response(close=not self._keep_alive))
-            self._answered(_OK, now)
+            answer = self._context.models_response(path, close=not self._keep_alive)
+            if answer is None:
+                self.refuse(Reason.MODEL_NOT_SERVED)
+            else:
+                self.transport.write(answer)
+                self._answered(_OK, now)
         else:
             self.refuse(verdict.reason)
 

@@ -77,6 +77,7 @@ class GatewayContext:
     __slots__ = (
         "_conditions",
         "_models",
+        "_not_served",
         "bodies",
         "budgets",
         "checks",
@@ -136,14 +137,19 @@ class GatewayContext:
         """Take requests that name this model, and list no other, from now on."""
         self.settings = replace(self.settings, model_id=model_id)
         model = {"id": model_id, "object": "model", "created": 0, "owned_by": "companion"}
-        body = json.dumps({"object": "list", "data": [model]}).encode()
-        self._models = {close: json_response(200, body, close=close) for close in (False, True)}
+        answers = {MODELS_PATH: {"object": "list", "data": [model]}, self._model_path: model}
+        self._models = {
+            (path, close): json_response(200, json.dumps(answer).encode(), close=close)
+            for path, answer in answers.items()
+            for close in (False, True)
+        }
+        self._not_served = f"This gateway serves {model_id}; ask for that."
 
     def set_policy(self, *, hosts: Iterable[str], routes: Iterable[Route]) -> None:
         """Let the guard admit requests to these hosts and, of these routes, the inference ones."""
         self.policy = guard_policy(
             hosts=tuple(hosts),
-            routes={**served_routes(routes), **_OWN_ROUTES},
+            routes={**served_routes(routes), **_OWN_ROUTES, self._model_path: "GET"},
             token=self.settings.token,
             minimum_token_length=self.settings.minimum_token_length,
         )
@@ -179,9 +185,16 @@ class GatewayContext:
         elif self.drained is not None and self.queue.in_flight == 0:
             self.drained.set()
 
-    def models_response(self, *, close: bool) -> bytes:
-        """Return the answer to `GET /v1/models`."""
-        return self._models[close]
+    @property
+    def _model_path(self) -> str:
+        return f"{MODELS_PATH}/{self.settings.model_id}"
+
+    def models_response(self, path: str, *, close: bool) -> bytes | None:
+        """Return the answer to `GET /v1/models`, and to that of the model; None for any other.
+
+        The model may have changed since the guard admitted the path.
+        """
+        return self._models.get((path, close))
 
     def refusal(self, reason: Reason, head: RequestHead | None, *, close: bool) -> bytes:
         """Return the answer to a refused request; `head` is None where it was not understood."""
@@ -189,6 +202,8 @@ class GatewayContext:
             reason,
             close=close,
             retry_after=self._retry_after(reason, "" if head is None else head.token),
+            # The guard has passed it, so the client may know what is served.
+            message=self._not_served if reason is Reason.MODEL_NOT_SERVED else None,
         )
         return without_body(response) if head is not None and head.method == "HEAD" else response
 

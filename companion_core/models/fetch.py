@@ -22,10 +22,10 @@ from companion_core.models.proof import BrokenPieces, Proof, Prover
 from companion_core.models.transfer import Transfer, receive
 from companion_core.system.state_files import fsync_folder
 
-__all__ = ["Fetch", "prove_stored"]
+__all__ = ["CUT_OFF", "Fetch", "prove_stored"]
 
 # These say nothing against the bytes that are there.
-_CUT_OFF: Final = frozenset(
+CUT_OFF: Final = frozenset(
     {
         Reason.DOWNLOAD_FAILED,
         Reason.INTERRUPTED,
@@ -127,7 +127,7 @@ class Fetch:
             proof = self._prove(partial)
             return _name(partial.path, self._path, proof, self._prover)
         except CompanionError as error:
-            cut_off = error.reason in _CUT_OFF
+            cut_off = error.reason in CUT_OFF
             raise
         finally:
             sound = cut_off or not partial.doubtful

@@ -66,8 +66,8 @@ class Transfer:
     cancelled: threading.Event
     ends_at: float
     advance: Callable[[int], None]
-    resumes: Callable[[int], None]
     watch: Callable[[int], object]
+    resumes: Callable[[int], None] = lambda _received: None
 
 
 def receive(partial: Partial, urls: Sequence[SourceUrl], transfer: Transfer) -> None:
@@ -199,7 +199,9 @@ class _Lane:
                 url = _admit_redirect(url, redirect.url, transfer)
             except DownloadFailed as error:
                 problem = known_problem(error.problem)
-                raise _HopFailed(url.host, problem, retryable=error.retryable) from error
+                # A link that a redirect signed for a while has ended; the address gives another.
+                ended = url is not self.source and problem.fault is TransferFault.FORBIDDEN
+                raise _HopFailed(url.host, problem, retryable=error.retryable or ended) from error
             else:
                 return
         raise _HopFailed(self.source.host, TransferProblem(TransferFault.TOO_MANY_REDIRECTS))

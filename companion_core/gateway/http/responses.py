@@ -104,11 +104,11 @@ def json_response(status: int, body: bytes, *, close: bool, extra: bytes = b"") 
     )
 
 
-def _error_parts(reason: Reason) -> tuple[int, bytes]:
+def _error_parts(reason: Reason, message: str | None = None) -> tuple[int, bytes]:
     status = WIRE_STATUS.get(reason, _UNLISTED_STATUS)
     server_side = "server_error" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else None
     error = {
-        "message": REASONS[reason].advice,
+        "message": message or REASONS[reason].advice,
         "type": server_side or _ERROR_TYPES.get(status, "invalid_request_error"),
         "code": reason.value,
         "param": None,
@@ -119,15 +119,21 @@ def _error_parts(reason: Reason) -> tuple[int, bytes]:
 _ERRORS: Final = {reason: _error_parts(reason) for reason in WIRE_STATUS}
 
 
-def error_response(reason: Reason, *, close: bool, retry_after: int = 1) -> bytes:
+def error_response(
+    reason: Reason, *, close: bool, retry_after: int = 1, message: str | None = None
+) -> bytes:
     """Return the answer to a refused request.
 
     Args:
         reason: of the refusal.
         close: this connection ends after the answer.
         retry_after: in seconds; sent with 429 and 503 (RFC 9110 section 10.2.3).
+        message: in place of the reason's advice, for a client that has shown the token.
     """
-    status, body = _ERRORS.get(reason) or _error_parts(reason)
+    if message is not None:
+        status, body = _error_parts(reason, message)
+    else:
+        status, body = _ERRORS.get(reason) or _error_parts(reason)
     extra = _EXTRA_HEADERS.get(status, b"")
     if status in _BACKOFF_STATUSES:
         extra = b"Retry-After: %d\r\n" % retry_after
