@@ -39,6 +39,7 @@ NOT_FOR_INPUT = {
     *("admission.count_one_less", "admission.count_one_more", "admission.create_admission"),
     *("admission.record_completion", "admission.record_dequeued"),
     *("admission.record_in_flight", "admission.record_queued", "verdict.refuse"),
+    "model_files.in_order",
 }
 RULES: dict[str, Callable[..., Any]] = {
     f"{module}.{name}": function
