@@ -450,11 +450,19 @@ class HealthChecker(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DownloadRequest:
-    """What to fetch: an admitted https address, from `offset` bytes on."""
+    """What to fetch: an admitted https address, from `offset` bytes on.
+
+    Attributes:
+        validator: what the server called the bytes that are there already.
+        length: how many bytes are wanted, None for all; the core takes no more of those that come.
+            Bytes of a known length may be asked for without a validator: the core proves them by
+            themselves.
+    """
 
     url: str
     offset: int = 0
     validator: str | None = None
+    length: int | None = None
 
 
 class Redirect(Exception):

@@ -27,6 +27,7 @@ NOT_RUNNING: Final[dict[str, Any]] = {
     "resources": None,
     "gave_up": None,
     "last_health_ok_seconds_ago": None,
+    "version": None,
     "plugins": {},
 }
 WATCH_SECONDS: Final = 1.0
@@ -63,10 +64,15 @@ def as_text(status: dict[str, Any]) -> str:
     if status["pid"] is None:
         return "not running"
     state = "available" if status["available"] else f"not available ({status['reason']})"
+    if step := status.get("step"):
+        state = "starting"
+    version = f", version {status['version']}" if status.get("version") else ""
     lines = [
         f"{state}, lifecycle {status['lifecycle']}, "
-        f"pid {status['pid']} since {status['started_at']}"
+        f"pid {status['pid']} since {status['started_at']}{version}"
     ]
+    if step:
+        lines.append(f"start      {_latest(step)}")
     if gateway := status["gateway"]:
         lines.append(f"gateway    {gateway['url']}")
     if runtime := status["runtime"]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
+from companion_core import __version__
 from companion_core.decisions.admission import AdmissionSnapshot
 from companion_core.decisions.isolation import Tier
 from companion_core.decisions.lifecycle import State
@@ -166,6 +167,8 @@ class CompanionStatus(ServingStatus):
         pid: of the companion's own process.
         manifest: None until one was accepted.
         swap: the swap that is under way, if there is one.
+        step: the latest step of the start that is under way, such as a download; else None.
+        version: of companion-core.
         plugins: the name of the plugin in each role.
     """
 
@@ -176,6 +179,8 @@ class CompanionStatus(ServingStatus):
     model: ModelStatus
     manifest: ManifestStatus | None = None
     swap: SwapStatus | None = None
+    step: Step | None = None
+    version: str = __version__
     plugins: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -189,6 +194,8 @@ class CompanionStatus(ServingStatus):
             "manifest": None if self.manifest is None else self.manifest.to_json(),
             **ServingStatus.to_json(self),
             **({} if self.swap is None else {"swap": self.swap.to_json()}),
+            **({} if self.step is None else {"step": dataclasses.asdict(self.step)}),
+            "version": self.version,
             "plugins": dict(self.plugins),
         }
 

@@ -168,7 +168,8 @@ async def ask_for_plan(
     )
     plan = check_plan(proposed, facts)
     if isinstance(plan, Verdict):
-        raise error_for(plan.reason, plugin=spec.plugin_name)
+        about = f"the plan's {plan.about}" if plan.about else ""
+        raise error_for(plan.reason, about, plugin=spec.plugin_name)
     if binary.embedded:  # they may lie outside the interpreter's own folders
         read_paths = (*plan.read_paths, *spec.plugin_folders, PINNED_IMPORTS)
         return replace(plan, read_paths=read_paths)

@@ -240,6 +240,9 @@ class PlanInDisguise(SpawnPlan):
 )
 def test_each_field_is_held_to_its_rule(change: dict[str, Any]) -> None:
     assert refused(replace(PLAN, **change)) is Reason.PLAN_REFUSED
+    verdict = check_plan(replace(PLAN, **change), FACTS)
+    assert isinstance(verdict, Verdict)
+    assert next(iter(change)) in verdict.about, "the plugin's author is told where to look"
 
 
 @pytest.mark.parametrize(

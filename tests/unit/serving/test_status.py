@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from companion_core import __version__
 from companion_core.decisions.admission import AdmissionSnapshot
 from companion_core.decisions.isolation import Tier
 from companion_core.decisions.lifecycle import State
@@ -54,6 +55,8 @@ def test_a_companion_that_serves_says_all_of_it() -> None:
         gave_up=Reason.RAM_OVER_LIMIT,
         last_health_ok_seconds_ago=0.25,
         swap=SwapStatus(model="new", step=Step("download", "new", 1, 2)),
+        step=Step("model", "proved"),
+        version="7.5",
         plugins={"spawn": "llamacpp"},
     )
     document = {
@@ -84,12 +87,14 @@ def test_a_companion_that_serves_says_all_of_it() -> None:
             "model": "new",
             "step": {"name": "download", "text": "new", "done": 1, "total": 2},
         },
+        "step": {"name": "model", "text": "proved", "done": 0, "total": 0},
+        "version": "7.5",
         "plugins": {"spawn": "llamacpp"},
     }
     assert json.dumps(status.to_json()) == json.dumps(document)
 
 
-def test_a_companion_that_has_nothing_yet_says_so_and_of_no_swap() -> None:
+def test_a_companion_that_has_nothing_yet_says_so_and_of_no_swap_and_no_step() -> None:
     status = CompanionStatus(
         available=False,
         reason=Reason.NOT_VERIFIED,
@@ -111,6 +116,7 @@ def test_a_companion_that_has_nothing_yet_says_so_and_of_no_swap() -> None:
         "resources": None,
         "gave_up": None,
         "last_health_ok_seconds_ago": None,
+        "version": __version__,
         "plugins": {},
     }
 
