@@ -1,6 +1,7 @@
 """Tokens a second through a companion at its defaults, beside the same llama.cpp started by hand.
 
-    python benchmarks/tokens.py [--rounds N] [--model FILE] [--set KEY=VALUE ...]
+    python benchmarks/tokens.py [--rounds N] [--words N] [--tokens N] [--model FILE]
+                                [--set KEY=VALUE ...]
 
 Not a test: numbers depend on the machine. Both servers are up at once and are asked in turn, one
 request at a time, every other round in reverse order. The time is a client's: from before the
@@ -24,44 +25,45 @@ from typing import Any, Final
 
 from own_machine import Served, by_hand, machine, model_file
 
-_PROMPT_WORDS: Final = 300
-_GENERATED: Final = 64
 _WORDS: Final = ("river", "stone", "cloud", "forest", "harbour", "winter", "letter", "garden")
 
 
-def prompt_of(number: int) -> str:
-    """Return a text that begins otherwise for each number."""
+def prompt_of(number: int, count: int) -> str:
+    """Return a text of so many words that begins otherwise for each number."""
     words = [f"{number}"]
-    words += [_WORDS[(number * 7 + place * place) % len(_WORDS)] for place in range(_PROMPT_WORDS)]
+    words += [_WORDS[(number * 7 + place * place) % len(_WORDS)] for place in range(count)]
     return " ".join(words)
 
 
-def prompt_rate(served: Served, number: int) -> float:
+def prompt_rate(served: Served, number: int, words: int) -> float:
     """Return how many tokens of a prompt are read in a second."""
-    document, seconds = served.complete(prompt_of(number), 1)
+    document, seconds = served.complete(prompt_of(number, words), 1)
     return float(document["usage"]["prompt_tokens"]) / seconds
 
 
-def generation_rate(served: Served, number: int) -> float:
+def generation_rate(served: Served, number: int, tokens: int) -> float:
     """Return how many tokens are generated in a second, after a prompt of a few."""
-    document, seconds = served.complete(f"{number} rivers are", _GENERATED)
+    document, seconds = served.complete(f"{number} rivers are", tokens)
     return float(document["usage"]["completion_tokens"]) / seconds
 
 
 MEASURES: Final = {"prompt": prompt_rate, "generation": generation_rate}
 
 
-def measure(ours: Served, theirs: Served, rounds: int) -> dict[str, list[tuple[float, float]]]:
+def measure(
+    ours: Served, theirs: Served, rounds: int, amounts: dict[str, int]
+) -> dict[str, list[tuple[float, float]]]:
     """Return, for each measure, both rates of every round."""
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in MEASURES}
     for number in range(1000, 1001 + rounds):
         for name, rate in MEASURES.items():
+            amount = amounts[name]
             if number % 2:
-                first = rate(ours, number)
-                pair = (first, rate(theirs, number))
+                first = rate(ours, number, amount)
+                pair = (first, rate(theirs, number, amount))
             else:
-                first = rate(theirs, number)
-                pair = (rate(ours, number), first)
+                first = rate(theirs, number, amount)
+                pair = (rate(ours, number, amount), first)
             if number > 1000:  # noqa: PLR2004 - the first round warms both up
                 found[name].append(pair)
     return found
@@ -83,6 +85,8 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--words", type=int, default=600, help="of a prompt")
+    parser.add_argument("--tokens", type=int, default=96, help="that are generated")
     parser.add_argument("--model", type=Path, default=model_file())
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     chosen = parser.parse_args()
@@ -93,7 +97,8 @@ def main() -> None:
         ours.configure(runtime_keys(chosen.set, program))
         status, _ = ours.up()
         theirs, _ = stack.enter_context(by_hand(chosen.model, program))
-        found = measure(ours.client(status), theirs, chosen.rounds)
+        amounts = {"prompt": chosen.words, "generation": chosen.tokens}
+        found = measure(ours.client(status), theirs, chosen.rounds, amounts)
     print("| tokens a second | companion | by hand | ratio |")
     print("|---|---|---|---|")
     for name, pairs in found.items():
