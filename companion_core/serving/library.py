@@ -12,8 +12,7 @@ from companion_core.models.partial import split_kept
 from companion_core.models.proof import Prover
 from companion_core.models.store import ModelStore
 from companion_core.models.stored import delete_files, stored_files
-from companion_core.plugin_host import Chosen
-from companion_core.providers import Downloader
+from companion_core.models.transfer import Download
 from companion_core.serving.additions import ModelAdditions
 from companion_core.serving.default_model import default_model, set_default_model
 from companion_core.serving.known_models import KnownModel, KnownModels
@@ -48,12 +47,20 @@ class ModelLibrary:
     def pull(
         self,
         model_id: str,
-        download: Chosen[Downloader],
+        download: Download,
+        plugin: str,
         *,
         progress: Progress,
         cancelled: threading.Event,
     ) -> None:
         """Fetch what is not stored of a model, and prove all of it.
+
+        Args:
+            model_id: of any list.
+            download: a downloader's `open`.
+            plugin: who is named when `download` misbehaves.
+            progress: called with bytes done and bytes in all.
+            cancelled: ends the work; what came stays.
 
         Raises:
             CompanionError: as `model`, and as `ModelStore.stage`.
@@ -62,8 +69,8 @@ class ModelLibrary:
         ModelStore(self._paths.models).stage(
             found.model,
             allowed_sources=found.manifest.allowed_sources,
-            download=download.provider.open,
-            plugin=download.plugin,
+            download=download,
+            plugin=plugin,
             progress=progress,
             cancelled=cancelled,
         ).close()
