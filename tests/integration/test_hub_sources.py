@@ -20,7 +20,7 @@ from companion_core.models.store import ModelStore
 from companion_core.serving.remote_files import look_at_address
 from companion_core.testing.certificate_authority import CertificateAuthority
 from companion_core.testing.hub_documents import describe_repository
-from companion_core.testing.model_host import ModelHost
+from companion_core.testing.model_host import Misbehaviour, ModelHost
 from companion_core.testing.model_hub import HUB_TOKEN, HubMisbehaviour, ModelHub
 from companion_core.testing.publisher import FakePublisher
 
@@ -165,6 +165,7 @@ def test_a_missing_repository_revision_and_file_are_told(me: HubPerson) -> None:
     assert "may see: check the name" in told(lambda: me.add("hf:acme/none", HUB_TOKEN))
     assert "no such revision" in told(lambda: me.add(f"hf:{NAME}", revision="v9"))
     assert "has no whole none.gguf" in told(lambda: me.add(f"hf:{NAME}", file="none.gguf"))
+    assert "has no whole Q3_K_S" in told(lambda: me.add(f"hf:{NAME}:Q3_K_S"))
 
 
 def test_a_hub_that_answers_for_another_commit_is_not_believed(me: HubPerson) -> None:
@@ -259,6 +260,26 @@ def test_a_full_disk_is_told_with_both_numbers_before_a_byte_is_fetched(
 def host(served: ssl.SSLContext) -> Iterator[ModelHost]:
     with ModelHost(served, {"/m.gguf": gguf(licence="mit")}) as host:
         yield host
+
+
+@pytest.mark.parametrize(
+    ("knobs", "says"),
+    [
+        ({"status": 404}, "404: it has no such file"),
+        ({"status": 401}, "401: it asks for a sign-in"),
+        ({"status": 302, "location": "/m.gguf"}, "redirects without an end"),
+        ({"status": 302, "location": "https://me@127.0.0.1/x"}, "source_not_allowed"),
+        ({"unannounced": True}, "does not say how large"),
+        ({"announce": 40}, "is cut off"),
+        ({"announce": 300_001}, "ended the connection before"),
+    ],
+)
+def test_a_host_that_cannot_or_must_not_give_it_is_told_in_words(
+    me: HubPerson, host: ModelHost, knobs: dict[str, Any], says: str
+) -> None:
+    host.misbehave = Misbehaviour(**knobs)
+    assert says in told(lambda: add_address(me, host))
+    assert me.recorded == []
 
 
 def add_address(me: HubPerson, host: ModelHost, then: bytes | None = None, **named: Any) -> Any:
