@@ -17,7 +17,7 @@ from companion_core.decisions.verdict import Verdict
 from companion_core.errors import EnvironmentUnavailable, Reason, UsageError
 from companion_core.models.transfer import Download
 from companion_core.serving.known_models import KnownModel
-from companion_core.serving.remote_files import HubDownload, not_offline
+from companion_core.serving.remote_files import HUB_PACE, HubDownload, not_offline
 from companion_core.serving.step import Step
 
 __all__ = ["hub_token_option", "open_hub", "pull_model"]
@@ -84,6 +84,13 @@ def pull_model(library: OwnLibrary, model: KnownModel, *, hub_token: bool) -> No
     def pull(cancelled: threading.Event) -> None:
         if hub is not None:
             hub.cancelled = cancelled
-        library.models.pull(model.id, download, chosen.plugin, progress=tell, cancelled=cancelled)
+        library.models.pull(
+            model.id,
+            download,
+            chosen.plugin,
+            progress=tell,
+            cancelled=cancelled,
+            pace=None if hub is None else HUB_PACE,
+        )
 
     run_cancellable(pull)

@@ -21,10 +21,12 @@ from companion_core.cli.hub_access import hub_token_option, open_hub
 from companion_core.cli.own_library import OwnLibrary
 from companion_core.decisions.hub import parse_hub_name
 from companion_core.errors import Reason, Refused, UsageError
+from companion_core.models.byte_pump import Pace
 from companion_core.models.transfer import Download
 from companion_core.serving.additions import AddedModel, Fetching
 from companion_core.serving.own_files import FoundModelFiles, fit_of, look_at
 from companion_core.serving.remote_files import (
+    HUB_PACE,
     FoundRemote,
     HubDownload,
     look_at_address,
@@ -171,7 +173,7 @@ def _add_address(library: OwnLibrary, wanted: Wanted) -> AddedModel:
             cancelled=cancelled,
         )
 
-    return _fetch(library, wanted, look, chosen.provider.open, chosen.plugin)
+    return _fetch(library, wanted, look, download=chosen.provider.open, plugin=chosen.plugin)
 
 
 def _add_repository(library: OwnLibrary, wanted: Wanted) -> AddedModel:
@@ -195,7 +197,7 @@ def _add_repository(library: OwnLibrary, wanted: Wanted) -> AddedModel:
             cancelled=cancelled,
         )
 
-    return _fetch(library, wanted, look, download, chosen.plugin)
+    return _fetch(library, wanted, look, download=download, plugin=chosen.plugin, pace=HUB_PACE)
 
 
 def recorded_source(library: OwnLibrary, wanted: Wanted) -> str | None:
@@ -220,8 +222,10 @@ def _fetch(
     library: OwnLibrary,
     wanted: Wanted,
     look: Callable[[threading.Event], FoundRemote],
+    *,
     download: Download,
     plugin: str,
+    pace: Pace | None = None,
 ) -> AddedModel:
     """Look at what is to be fetched, say what a person should know, fetch it and sign for it."""
     library.printer(Step("look", "asking for its first bytes"))
@@ -236,7 +240,13 @@ def _fetch(
         return run_cancellable(
             lambda cancelled: library.models.additions.add_remote(
                 found,
-                Fetching(download=download, plugin=plugin, progress=tell, cancelled=cancelled),
+                Fetching(
+                    download=download,
+                    plugin=plugin,
+                    progress=tell,
+                    cancelled=cancelled,
+                    pace=pace,
+                ),
             )
         )
 

@@ -18,6 +18,7 @@ from companion_core.decisions.pieces import PIECE_BYTES
 from companion_core.decisions.verdict import Verdict
 from companion_core.errors import EnvironmentUnavailable, Reason, Refused, error_for
 from companion_core.models.address_intake import take_address
+from companion_core.models.byte_pump import Pace
 from companion_core.models.intake import hash_file, read_head, take_file
 from companion_core.models.peek import admit_any
 from companion_core.models.store import ModelStore
@@ -67,12 +68,14 @@ class Fetching:
         plugin: who is named when `download` misbehaves.
         progress: called with bytes done and bytes in all.
         cancelled: ends the work; nothing is recorded then.
+        pace: how long the downloader may take; `HUB_PACE` for a hub's.
     """
 
     download: Download
     plugin: str
     progress: Progress
     cancelled: threading.Event
+    pace: Pace | None = None
 
 
 class ModelAdditions:
@@ -196,7 +199,7 @@ class ModelAdditions:
         ]
         preview = self._own.preview(dataclasses.replace(model, files=stated))
         [entry] = [each for each in preview.models if each.id == model.id]
-        proved = ModelStore(self._paths.models).stage(
+        proved = ModelStore(self._paths.models, pace=how.pace).stage(
             entry,
             allowed_sources=preview.allowed_sources,
             download=how.download,
@@ -228,6 +231,7 @@ class ModelAdditions:
             plugin=how.plugin,
             progress=how.progress,
             cancelled=how.cancelled,
+            pace=how.pace,
         )
         return OwnFile(
             name=file.name,

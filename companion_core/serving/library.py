@@ -8,6 +8,7 @@ from collections.abc import Callable
 from companion_core.authority.personal_manifest import PersonalManifest, claimed_ids
 from companion_core.config.paths import InstancePaths
 from companion_core.errors import CompanionError, Reason
+from companion_core.models.byte_pump import Pace
 from companion_core.models.kept_parts import split_kept
 from companion_core.models.proof import Prover
 from companion_core.models.store import ModelStore
@@ -52,6 +53,7 @@ class ModelLibrary:
         *,
         progress: Progress,
         cancelled: threading.Event,
+        pace: Pace | None = None,
     ) -> None:
         """Fetch what is not stored of a model, and prove all of it.
 
@@ -61,12 +63,13 @@ class ModelLibrary:
             plugin: who is named when `download` misbehaves.
             progress: called with bytes done and bytes in all.
             cancelled: ends the work; what came stays.
+            pace: how long the downloader may take.
 
         Raises:
             CompanionError: as `model`, and as `ModelStore.stage`.
         """
         found = self._lists.find(model_id, cancelled)
-        ModelStore(self._paths.models).stage(
+        ModelStore(self._paths.models, pace=pace).stage(
             found.model,
             allowed_sources=found.manifest.allowed_sources,
             download=download,

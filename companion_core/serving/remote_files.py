@@ -9,16 +9,22 @@ from pathlib import PurePosixPath
 from typing import BinaryIO, Final
 from urllib.parse import unquote
 
-from companion_core.authority.hub import Hub
+from companion_core.authority.hub import MAX_WAITS, TOTAL_SECONDS, Hub
 from companion_core.config.sections import is_model_id
 from companion_core.decisions.gguf import GgufHead
 from companion_core.decisions.hub import HubChoice, HubFile, HubName, choose_files
-from companion_core.decisions.hub_answers import hub_settings, is_hop_admitted, is_hub_host
+from companion_core.decisions.hub_answers import (
+    MAX_WAIT_SECONDS,
+    hub_settings,
+    is_hop_admitted,
+    is_hub_host,
+)
 from companion_core.decisions.manifest_kind import Role
 from companion_core.decisions.redirect import name_address
 from companion_core.decisions.source import HttpsUrl, SourceUrl, parse_https_url
 from companion_core.decisions.verdict import Verdict, refuse
 from companion_core.errors import EnvironmentUnavailable, Reason, Refused, UsageError, error_for
+from companion_core.models.byte_pump import Pace
 from companion_core.models.intake import require_whole
 from companion_core.models.peek import Peeked, admit_any, peek
 from companion_core.models.transfer import Download
@@ -26,6 +32,7 @@ from companion_core.providers import DownloadRequest, Redirect
 from companion_core.serving.own_files import NO_ID, PARTS, PROJECTOR, id_of_name
 
 __all__ = [
+    "HUB_PACE",
     "FoundRemote",
     "HubDownload",
     "RemoteFile",
@@ -35,6 +42,8 @@ __all__ = [
 ]
 
 _SHOWN: Final = 30
+# To open a hub's file means to ask the hub for a link, which may have one wait.
+HUB_PACE: Final = Pace(open_seconds=(MAX_WAITS + 1) * (TOTAL_SECONDS + MAX_WAIT_SECONDS))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,6 +186,7 @@ def look_in_hub(
             download=download,
             plugin=plugin,
             cancelled=cancelled,
+            pace=HUB_PACE,
         )
         heads.append(_require_gguf(seen, f"{repository.id} ({each.path})", role))
         if not public:

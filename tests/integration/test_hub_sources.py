@@ -16,6 +16,7 @@ import pytest
 from hub_parts import HubPerson, gguf
 
 from companion_core.errors import CompanionError
+from companion_core.models.byte_pump import Pace
 from companion_core.models.store import ModelStore
 from companion_core.serving.remote_files import look_at_address
 from companion_core.testing.certificate_authority import CertificateAuthority
@@ -180,6 +181,19 @@ def test_a_hub_that_asks_to_wait_is_waited_for_twice(me: HubPerson) -> None:
     me.double.misbehave = HubMisbehaviour(limited=2, limit_seconds=0)
     me.add(f"hf:{NAME}")
     assert me.waits == [1, 1]
+
+
+def test_a_wait_in_the_middle_is_no_silence_of_the_downloader(
+    me: HubPerson, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, *rest = Pace.__init__.__defaults__ or ()
+    monkeypatch.setattr(Pace.__init__, "__defaults__", (1.0, *rest))
+    download, found = me.look(f"hf:{NAME}")
+    asked = len(me.double.requests)
+    me.double.misbehave = HubMisbehaviour(limited=2, limit_seconds=1)
+    me.library.additions.add_remote(found, me.fetching(download))
+    assert [host for host, _, _ in me.double.requests[asked:]] == ["hub"] * 3 + ["bytes"]
+    assert me.waits == [2, 2]
 
 
 def test_a_renamed_repository_is_followed_and_told(me: HubPerson) -> None:

@@ -21,7 +21,7 @@ from companion_core.serving.additions import AddedModel, Fetching
 from companion_core.serving.library import ModelLibrary
 from companion_core.serving.model_lists import ModelLists
 from companion_core.serving.own_list import open_own_list
-from companion_core.serving.remote_files import FoundRemote, HubDownload, look_in_hub
+from companion_core.serving.remote_files import HUB_PACE, FoundRemote, HubDownload, look_in_hub
 from companion_core.system.clock import wall_now
 from companion_core.system.secret import Secret
 from companion_core.testing import FakeKeychain
@@ -104,6 +104,7 @@ class HubPerson:
             plugin="https",
             progress=lambda _done, _total: None,
             cancelled=threading.Event(),
+            pace=HUB_PACE,
         )
 
     @property
