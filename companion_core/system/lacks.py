@@ -14,7 +14,7 @@ from typing import Final
 
 from companion_core.errors import EnvironmentUnavailable, Reason
 
-__all__ = ["is_lack", "lack_of", "lacks_told"]
+__all__ = ["is_lack", "is_limit", "lack_of", "lacks_told"]
 
 _LIMITS: Final = {
     errno.EMFILE: "open files of this process (ulimit -n)",
@@ -54,6 +54,18 @@ def is_lack(error: BaseException) -> bool:
     """Tell whether the system, and not the program, is the cause of an error."""
     lacks = isinstance(error, OSError | RecursionError | MemoryError)
     return lacks or (isinstance(error, RuntimeError) and str(error) == _NO_THREAD)
+
+
+def is_limit(error: BaseException) -> bool:
+    """Tell whether the system has no descriptor, thread, process or memory left.
+
+    Foreign code is not blamed for it. A recursion without end is a fault of whoever wrote it.
+    """
+    if isinstance(error, OSError):
+        return error.errno in _LIMITS
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and str(error) == _NO_THREAD
+    )
 
 
 @contextlib.contextmanager
