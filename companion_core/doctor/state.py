@@ -21,7 +21,7 @@ from companion_core.config.paths import InstancePaths, refuse_shared
 from companion_core.doctor.checks import Check, Situation
 from companion_core.doctor.findings import Finding, Section, broken, fine, repaired
 from companion_core.errors import CompanionError, Reason, Refused
-from companion_core.models.partial import KEPT_NAMES, received
+from companion_core.models.kept_parts import KEPT_NAMES, received
 from companion_core.system.os_compat import FOLDER, NO_FOLLOW, NON_BLOCKING, user_id
 from companion_core.system.state_files import check_own_place, check_owned, open_to_others
 

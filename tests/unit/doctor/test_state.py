@@ -130,9 +130,7 @@ def test_a_model_that_is_a_second_name_of_the_persons_file_is_fine(tmp_path, pla
     (place / "models" / ("cd" * 32)).hardlink_to(model)
     assert look(tmp_path)["state-folder"].status is Status.OK
     model.unlink()
-    assert look(tmp_path)["state-folder"].status is Status.OK, (
-        "the same when its first name is gone"
-    )
+    assert look(tmp_path)["state-folder"].status is Status.OK, "its first name is gone"
 
 
 def test_a_model_that_others_could_write_is_told_and_a_second_name_left_alone(tmp_path, place):
