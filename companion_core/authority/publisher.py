@@ -33,7 +33,7 @@ from companion_core.decisions.pieces import PIECE_BYTES
 from companion_core.decisions.source import HttpsUrl, parse_https_url
 from companion_core.decisions.strict_json import parse_json
 from companion_core.decisions.verdict import Verdict
-from companion_core.errors import EnvironmentUnavailable, Reason, UsageError, error_for
+from companion_core.errors import Reason, UsageError, error_for
 from companion_core.system.lacks import lack_of
 from companion_core.system.os_compat import NO_FOLLOW
 from companion_core.system.piecewise import PiecewiseHash
