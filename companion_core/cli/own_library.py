@@ -27,6 +27,7 @@ from companion_core.serving.own_files import told_fit
 from companion_core.serving.own_list import open_own_list_alone, plugins_of_command
 from companion_core.serving.step import Step
 from companion_core.system.clock import wall_now
+from companion_core.system.harmless_text import harmless
 
 __all__ = ["OwnLibrary", "open_library"]
 
@@ -59,7 +60,7 @@ class OwnLibrary:
         """Tell a person what they should know before the work goes on."""
         if not self.settings.quiet:
             self.printer.clear()
-            click.echo(f"companion: {line}", err=True)
+            click.echo(f"companion: {harmless(line)}", err=True)
 
     @property
     def can_ask(self) -> bool:
@@ -91,7 +92,7 @@ class OwnLibrary:
                 Reason.MEMORY_SHORT, f"{words}; --yes goes on all the same"
             )
         self.printer.clear()
-        click.echo(f"companion: {words}", err=True)
+        click.echo(f"companion: {harmless(words)}", err=True)
         self.ask("Go on anyway?")
 
     @contextlib.contextmanager

@@ -60,6 +60,13 @@ class _Server(ThreadingHTTPServer):
             self._channels.add(channel)
         return channel, address
 
+    def process_request(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request(request, client_address)
+        except RuntimeError:  # the system has no thread left
+            vars(self)["_threads"].reap()  # else the base would join one that never started
+            raise  # the base ends the connection
+
     def shutdown_request(self, request: Any) -> None:
         with self._lock:
             self._channels.discard(request)

@@ -726,6 +726,13 @@ def test_a_downloader_that_raises_anything_is_named(
     assert refusal(folder, fail) is Reason.PLUGIN_CALL_FAILED
 
 
+def test_a_downloader_is_not_blamed_for_a_limit_of_the_system(folder: Path) -> None:
+    def fail(_request: DownloadRequest) -> Body:
+        raise OSError(errno.EMFILE, "too many")
+
+    assert refusal(folder, fail) is Reason.LIMIT_REACHED
+
+
 def test_cancelling_leaves_nothing(folder: Path) -> None:
     cancelled = threading.Event()
 
