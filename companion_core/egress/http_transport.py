@@ -22,6 +22,7 @@ import httpx2
 from companion_core.decisions.source import HttpsUrl
 from companion_core.egress.interface import Egress
 from companion_core.egress.transport_failure import translated
+from companion_core.system.secret import Secret
 
 __all__ = ["DoorwayTransport"]
 
@@ -133,10 +134,18 @@ class DoorwayTransport(httpx2.BaseTransport):
         self._timer.daemon = True
         self._timer.start()
 
-    def get(self, url: HttpsUrl) -> httpx2.Response:
-        """Return the answer to one plain GET; no redirect is followed, no credential sent."""
+    def get(self, url: HttpsUrl, *, bearer: Secret | None = None) -> httpx2.Response:
+        """Return the answer to one plain GET; no redirect is followed.
+
+        Args:
+            url: what to ask for.
+            bearer: a credential to send; none by default.
+        """
+        headers = dict(_HEADERS)
+        if bearer is not None:
+            headers["Authorization"] = f"Bearer {bearer.reveal()}"
         with translated(httpx2.InvalidURL):
-            request = httpx2.Request("GET", url.text, headers=_HEADERS)
+            request = httpx2.Request("GET", url.text, headers=headers)
         return self.handle_request(request)
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:

@@ -31,6 +31,10 @@ class HostRequest(BaseHTTPRequestHandler):
         self.close_connection = True
         self.server.host.answer(self)
 
+    def do_HEAD(self) -> None:
+        """Let the host answer, which writes no body then."""
+        self.do_GET()
+
     def log_message(self, *_: object) -> None:
         """Log nothing."""
 
