@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
+from companion_core.decisions.placement import is_placement_text
 from companion_core.decisions.plan_requests import rebuild_dialect, rebuild_requests
 from companion_core.decisions.plan_texts import MOST_ITEMS, plain_name, plain_text, plain_texts
 from companion_core.decisions.verdict import OK, Verdict, refuse
@@ -189,6 +190,9 @@ def check_plan(plan: object, facts: PlanFacts) -> SpawnPlan | Verdict:
         return _refused("drop_fields")
     if type(plan.gpu) is not bool:
         return _refused("gpu")
+    placement_texts = plain_texts(plan.placement_texts)
+    if placement_texts is None or not all(map(is_placement_text, placement_texts)):
+        return _refused("placement_texts")
     seconds = plan.start_deadline_seconds
     if type(seconds) not in {int, float} or not 0 < seconds <= _MAX_START_SECONDS:
         return _refused("start_deadline_seconds")
@@ -213,6 +217,7 @@ def check_plan(plan: object, facts: PlanFacts) -> SpawnPlan | Verdict:
         drop_fields=drop_fields,
         read_paths=read_paths,
         gpu=plan.gpu,
+        placement_texts=placement_texts,
         dialect=dialect,
     )
 

@@ -15,6 +15,7 @@ from companion_core import __version__
 from companion_core.decisions.admission import AdmissionSnapshot
 from companion_core.decisions.isolation import Tier
 from companion_core.decisions.lifecycle import State
+from companion_core.decisions.placement import Placement
 from companion_core.errors import Reason
 from companion_core.providers import ResourceObservation
 from companion_core.serving.step import Step
@@ -83,6 +84,9 @@ class RuntimeStatus:
         isolation: how it is confined.
         ceilings: whether the system enforces them or they are observed (I-12).
         ceilings_detail: why, for a person.
+        placement: where the model is computed, as the runtime says.
+        context_length: tokens of context for each request; None where the runtime chooses.
+        model_context_length: tokens of context that the model was made for; None if unknown.
     """
 
     name: str
@@ -91,10 +95,17 @@ class RuntimeStatus:
     isolation: Tier
     ceilings: Literal["hard", "observed"]
     ceilings_detail: str
+    placement: Placement = Placement.UNKNOWN
+    context_length: int | None = None
+    model_context_length: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON has it."""
-        return {**dataclasses.asdict(self), "isolation": self.isolation.value}
+        return {
+            **dataclasses.asdict(self),
+            "isolation": self.isolation.value,
+            "placement": self.placement.value,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

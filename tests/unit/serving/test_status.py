@@ -11,6 +11,7 @@ from companion_core import __version__
 from companion_core.decisions.admission import AdmissionSnapshot
 from companion_core.decisions.isolation import Tier
 from companion_core.decisions.lifecycle import State
+from companion_core.decisions.placement import Placement
 from companion_core.errors import Reason
 from companion_core.providers import ResourceObservation
 from companion_core.serving.status import (
@@ -45,6 +46,9 @@ def test_a_companion_that_serves_says_all_of_it() -> None:
             isolation=Tier.BUBBLEWRAP,
             ceilings="hard",
             ceilings_detail="a control group",
+            placement=Placement.PARTLY_GPU,
+            context_length=4096,
+            model_context_length=8192,
         ),
         admission=AdmissionSnapshot(in_flight=1, max_in_flight=2, queued=3, queue_bound=4),
         resources=ResourceObservation(ram_bytes=5, vram_bytes=6, cpu_percent=7.5),
@@ -71,6 +75,9 @@ def test_a_companion_that_serves_says_all_of_it() -> None:
             "isolation": "bubblewrap",
             "ceilings": "hard",
             "ceilings_detail": "a control group",
+            "placement": "partly_gpu",
+            "context_length": 4096,
+            "model_context_length": 8192,
         },
         "admission": {"in_flight": 1, "max_in_flight": 2, "queued": 3, "queue_bound": 4},
         "resources": {"ram_bytes": 5, "vram_bytes": 6, "cpu_percent": 7.5},
