@@ -35,7 +35,9 @@ def test_the_parent_hears_the_detail_and_the_log_only_the_reason(world):
     assert told["error"] == "configuration_invalid"
     assert str(missing) in told["detail"]
     assert str(world.folder) not in done.stdout + done.stderr
-    assert done.stderr.startswith("companion: configuration_invalid: ")
+    *events, last = done.stderr.splitlines()
+    assert last.startswith("companion: configuration_invalid: ")
+    assert events[-1].endswith("Z companion: ended configuration_invalid"), "with its time"
 
 
 def test_a_person_sees_why_a_detached_start_failed(world):
