@@ -113,7 +113,8 @@ class OwnLibrary:
         place = self.settings.paths.own_manifest.with_name("key.pem")
         return (
             "nothing here keeps the key that signs your own models. Without a keychain it lies in "
-            f"a file that models.key_file names; write into {self.settings.config}:\n{memory}"
+            "a file that models.key_file names. Have companion init write that, or add to "
+            f"{self.settings.config}:\n{memory}"
             f'    [models]\n    key_file = "{place}"'
         )
 

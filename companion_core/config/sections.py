@@ -47,7 +47,8 @@ or name a publisher's in the configuration:
     url = "https://models.example.org/companion/manifest.json"
     trusted_keys = ["ed25519:..."]
     [model]
-    id = "..." """.rstrip()
+    id = "..."
+companion init writes such a file."""
 
 Check = Callable[[Any], bool]
 
