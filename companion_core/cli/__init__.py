@@ -66,6 +66,8 @@ COMMANDS: Final[dict[str, _Entry]] = {
     "exec": _Entry("Daily", "Run a program with this session's address and key."),
     "models": _Entry("Daily", "List, add, prove and remove models: a publisher's, and your own."),
     "doctor": _Entry("Set-up", "Say what is here, what is wrong, and what to do about it."),
+    "login": _Entry("Set-up", "Sign in, where a publisher's manifest asks for it."),
+    "logout": _Entry("Set-up", "Sign out, and forget the tokens."),
     "token": _Entry("Set-up", "Print the session token."),
     "metrics": _Entry("Set-up", "Print the gateway's counts and latencies as Prometheus text."),
     "demo": _Entry("Set-up", "Run the whole job once on what ships in the package."),

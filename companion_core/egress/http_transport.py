@@ -13,7 +13,7 @@ import contextlib
 import socket
 import ssl
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import httpcore2
@@ -22,6 +22,7 @@ import httpx2
 from companion_core.decisions.source import HttpsUrl
 from companion_core.egress.interface import Egress
 from companion_core.egress.transport_failure import translated
+from companion_core.system.secret import Secret
 
 __all__ = ["DoorwayTransport"]
 
@@ -133,10 +134,22 @@ class DoorwayTransport(httpx2.BaseTransport):
         self._timer.daemon = True
         self._timer.start()
 
-    def get(self, url: HttpsUrl) -> httpx2.Response:
-        """Return the answer to one plain GET; no redirect is followed, no credential sent."""
+    def get(self, url: HttpsUrl, token: Secret | None = None) -> httpx2.Response:
+        """Return the answer to one plain GET; no redirect is followed.
+
+        Args:
+            url: the address.
+            token: is sent to this address alone (RFC 6750 2.1); None sends no credential.
+        """
+        bearer = {} if token is None else {"Authorization": f"Bearer {token.reveal()}"}
+        return self.ask("GET", url.text, bearer)
+
+    def ask(
+        self, method: str, url: str, headers: Mapping[str, str], content: bytes = b""
+    ) -> httpx2.Response:
+        """Return the answer to one request with these headers; no redirect is followed."""
         with translated(httpx2.InvalidURL):
-            request = httpx2.Request("GET", url.text, headers=_HEADERS)
+            request = httpx2.Request(method, url, headers={**_HEADERS, **headers}, content=content)
         return self.handle_request(request)
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
