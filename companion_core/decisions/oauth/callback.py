@@ -73,7 +73,9 @@ def read_callback(head: object, *, host: object, path: object) -> Callback:
         return Callback(_NOT_FOUND)
     if line["method"] != b"GET":
         return Callback(_NOT_ALLOWED)
-    params = parse_redirect_query((line["query"] or b"").decode("ascii"))
+    if not line["query"]:
+        return Callback(_BAD_REQUEST)
+    params = parse_redirect_query(line["query"].decode("ascii"))
     if isinstance(params, Verdict):
         return Callback(_BAD_REQUEST, malformed=True)
     return Callback(_BAD_REQUEST, params=params)
