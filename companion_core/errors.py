@@ -100,6 +100,7 @@ class Reason(enum.StrEnum):
     RATE_LIMITED = "rate_limited"
     MISSING_TOKEN = "missing_token"  # noqa: S105 - a reason, not a secret
     INVALID_TOKEN = "invalid_token"  # noqa: S105 - a reason, not a secret
+    CLIENT_KEYS_DAMAGED = "client_keys_damaged"
 
     # The body and the request to the backend.
     LENGTH_REQUIRED = "length_required"

@@ -197,7 +197,7 @@ def _download(
 
     total = HEAD_SECONDS + body_seconds
     with DoorwayTransport(egress, context, seconds=idle_seconds, total_seconds=total) as transport:
-        answer = transport.get(url, token)
+        answer = transport.get(url, bearer=token)
         try:
             challenges = answer.headers.get_list("WWW-Authenticate")
             if answer.status_code == _UNAUTHORIZED and any(map(_BEARER.match, challenges)):

@@ -87,6 +87,10 @@ class PersonalManifest:
         """Whether nothing was ever recorded; told without a keychain."""
         return not self._path.exists()
 
+    def claims(self, model_id: str) -> bool:
+        """Tell whether the list names a model of that id; nothing is proved, no key asked for."""
+        return model_id in claimed_ids(self._path)
+
     def read(self, *, expired: bool = False) -> OwnModels:
         """Return what is recorded, verified.
 

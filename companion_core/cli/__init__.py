@@ -68,6 +68,7 @@ COMMANDS: Final[dict[str, _Entry]] = {
     "doctor": _Entry("Set-up", "Say what is here, what is wrong, and what to do about it."),
     "login": _Entry("Set-up", "Sign in, where a publisher's manifest asks for it."),
     "logout": _Entry("Set-up", "Sign out, and forget the tokens."),
+    "keys": _Entry("Set-up", "Give programs keys of their own, and take them back."),
     "token": _Entry("Set-up", "Print the session token."),
     "metrics": _Entry("Set-up", "Print the gateway's counts and latencies as Prometheus text."),
     "demo": _Entry("Set-up", "Run the whole job once on what ships in the package."),

@@ -5,20 +5,46 @@ Each kind of source is one function of `_ADD`.
 
 from __future__ import annotations
 
+import os
 import re
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, TypeVar
 
+import click
+
+from companion_core.authority.hub import Hub
+from companion_core.authority.hub_token import find_hub_token
 from companion_core.cli.blocking import run_cancellable
 from companion_core.cli.own_library import OwnLibrary
-from companion_core.errors import Reason, Refused, UsageError
-from companion_core.serving.library import AddedModel
+from companion_core.decisions.hub import parse_hub_name
+from companion_core.decisions.hub_answers import hub_settings
+from companion_core.decisions.verdict import Verdict
+from companion_core.errors import EnvironmentUnavailable, Reason, Refused, UsageError
+from companion_core.models.transfer import Download
+from companion_core.serving.additions import AddedModel, Fetching
 from companion_core.serving.own_files import FoundModelFiles, fit_of, look_at
+from companion_core.serving.remote_files import (
+    FoundRemote,
+    HubDownload,
+    look_at_address,
+    look_in_hub,
+)
+from companion_core.serving.step import Step
 
-__all__ = ["Kind", "Wanted", "add_model", "kind_of", "look_at_file", "take_files"]
+__all__ = [
+    "SOURCE_OPTIONS",
+    "Kind",
+    "Wanted",
+    "add_model",
+    "kind_of",
+    "look_at_file",
+    "source_options",
+    "take_files",
+]
 
 Kind: TypeAlias = Literal["file", "address", "hub"]
 
@@ -36,6 +62,7 @@ class Wanted:
         projector: the file through which the model sees or hears.
         file: of a repository: the file to take.
         revision: of a repository.
+        hub_token: send the person's token to the hub.
     """
 
     source: str
@@ -43,6 +70,34 @@ class Wanted:
     projector: Path | None = None
     file: str | None = None
     revision: str | None = None
+    hub_token: bool = False
+
+
+C = TypeVar("C", bound=Callable[..., Any])
+
+# What `source_options` adds, by the names of `Wanted`.
+SOURCE_OPTIONS: Final = ("model_id", "file", "revision", "hub_token", "projector")
+
+
+def source_options(function: C) -> C:
+    """Give a command the options of a source; they are fields of `Wanted`."""
+    for option in (
+        click.option(
+            "--projector",
+            type=click.Path(path_type=Path, exists=True, dir_okay=False),
+            help="The file through which the model sees or hears.",
+        ),
+        click.option(
+            "--hub-token", is_flag=True, help="Send your token to the hub: HF_TOKEN, or its file."
+        ),
+        click.option("--revision", metavar="REV", help="Of a repository: a branch, tag or commit."),
+        click.option("--file", "file", metavar="NAME", help="Of a repository: the file to take."),
+        click.option(
+            "--id", "model_id", metavar="ID", help="What requests call it; else its file's name."
+        ),
+    ):
+        function = option(function)
+    return function
 
 
 def kind_of(source: str) -> Kind:
@@ -73,9 +128,7 @@ def look_at_file(wanted: Wanted) -> FoundModelFiles:
         UsageError: it is no file.
         CompanionError: as `look_at`.
     """
-    for option, value in (("--file", wanted.file), ("--revision", wanted.revision)):
-        if value is not None:
-            raise UsageError(Reason.USAGE, f"{option} is for a repository (hf:OWNER/REPO)")
+    _refuse_options(wanted, "a repository (hf:OWNER/REPO)", "--file", "--revision", "--hub-token")
     path = Path(wanted.source).expanduser()
     if path.is_dir():
         files = sorted(each.name for each in path.glob("*.[gG][gG][uU][fF]"))
@@ -86,30 +139,106 @@ def look_at_file(wanted: Wanted) -> FoundModelFiles:
     return look_at(path, model_id=wanted.model_id, projector=wanted.projector)
 
 
+def _refuse_options(wanted: Wanted, kind: str, *options: str) -> None:
+    """Refuse options that are for another kind of source."""
+    for option in options:
+        if getattr(wanted, option.strip("-").replace("-", "_")):
+            raise UsageError(Reason.USAGE, f"{option} is for {kind}")
+
+
 def take_files(library: OwnLibrary, found: FoundModelFiles) -> AddedModel:
     """Take files into the store and sign for them; see `add_model`."""
     library.require_fit(found.id, fit_of(library.config, found.head, found.size))
     tell = library.progress("add", found.id)
     with library.key_told():
         return run_cancellable(
-            lambda cancelled: library.models.add_files(found, progress=tell, cancelled=cancelled)
+            lambda cancelled: library.models.additions.add_files(
+                found, progress=tell, cancelled=cancelled
+            )
         )
 
 
-def _add_address(_library: OwnLibrary, wanted: Wanted) -> AddedModel:
+def _add_address(library: OwnLibrary, wanted: Wanted) -> AddedModel:
     scheme = _SCHEME.match(wanted.source)
     if scheme is not None and scheme[1].lower() != "https":
         raise Refused(Reason.SCHEME_NOT_ALLOWED, f"{scheme[1]}:// is not used; name a file")
-    raise UsageError(
-        Reason.USAGE, "an address cannot be added yet; fetch the file yourself, and name the file"
-    )
+    _refuse_options(wanted, "a repository (hf:OWNER/REPO)", "--file", "--revision", "--hub-token")
+    _refuse_options(wanted, "a file", "--projector")
+    chosen = library.downloader()
+
+    def look(cancelled: threading.Event) -> FoundRemote:
+        return look_at_address(
+            wanted.source,
+            model_id=wanted.model_id,
+            download=chosen.provider.open,
+            plugin=chosen.plugin,
+            cancelled=cancelled,
+        )
+
+    return _fetch(library, look, chosen.provider.open, chosen.plugin)
 
 
-def _add_repository(_library: OwnLibrary, _wanted: Wanted) -> AddedModel:
-    raise UsageError(
-        Reason.USAGE,
-        "a repository cannot be added yet; fetch a GGUF file of it yourself, and name the file",
+def _add_repository(library: OwnLibrary, wanted: Wanted) -> AddedModel:
+    name = parse_hub_name(wanted.source)
+    if name is None:
+        raise UsageError(Reason.USAGE, f"{wanted.source} is not of the form hf:OWNER/REPO[:QUANT]")
+    _refuse_options(wanted, "a file", "--projector")
+    told = hub_settings(os.environ)
+    if told.offline:
+        raise EnvironmentUnavailable(
+            Reason.DOWNLOAD_FAILED, "HF_HUB_OFFLINE is set, so the hub is not asked"
+        )
+    if isinstance(told.endpoint, Verdict):
+        raise UsageError(Reason.USAGE, "HF_ENDPOINT is no https address")
+    token = find_hub_token(os.environ) if wanted.hub_token else None
+    chosen = library.downloader()
+    hub = Hub(
+        told.endpoint,
+        egress=library.settings.egress,
+        context=library.context(),
+        token=token,
+        waits=lambda host, seconds: library.printer(
+            Step("wait", f"{host} answers again in {seconds} s")
+        ),
     )
+    download = HubDownload(hub, chosen.provider.open)
+
+    def look(cancelled: threading.Event) -> FoundRemote:
+        return look_in_hub(
+            hub,
+            name,
+            model_id=wanted.model_id,
+            file=wanted.file,
+            revision=wanted.revision,
+            download=download,
+            plugin=chosen.plugin,
+            cancelled=cancelled,
+        )
+
+    return _fetch(library, look, download, chosen.plugin)
+
+
+def _fetch(
+    library: OwnLibrary,
+    look: Callable[[threading.Event], FoundRemote],
+    download: Download,
+    plugin: str,
+) -> AddedModel:
+    """Look at what is to be fetched, say what a person should know, fetch it and sign for it."""
+    library.printer(Step("look", "asking for its first bytes"))
+    found = run_cancellable(look)
+    library.printer.clear()
+    for line in found.told:
+        library.say(line)
+    library.require_fit(found.id, fit_of(library.config, found.head, found.size))
+    tell = library.progress("download", found.id)
+    with library.key_told():
+        return run_cancellable(
+            lambda cancelled: library.models.additions.add_remote(
+                found,
+                Fetching(download=download, plugin=plugin, progress=tell, cancelled=cancelled),
+            )
+        )
 
 
 _ADD: Final[Mapping[Kind, Callable[[OwnLibrary, Wanted], AddedModel]]] = MappingProxyType(

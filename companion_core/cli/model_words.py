@@ -7,8 +7,8 @@ from typing import Any, Final
 from companion_core.cli.own_library import OwnLibrary
 from companion_core.cli.running_models import RunningModel
 from companion_core.decisions.manifest_kind import ManifestKind
+from companion_core.serving.additions import AddedModel
 from companion_core.serving.known_models import KnownModel
-from companion_core.serving.library import AddedModel
 from companion_core.serving.own_files import fit_of, told_fit
 
 __all__ = ["describe_added", "proves", "row_of", "word_of"]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import click
 
 from companion_core.cli import Settings, echo_result, refuse
 from companion_core.cli.blocking import run_cancellable
-from companion_core.cli.model_sources import Wanted, add_model
+from companion_core.cli.model_sources import Wanted, add_model, source_options
 from companion_core.cli.model_words import describe_added, proves, row_of, word_of
 from companion_core.cli.models_removal import prune, remove
 from companion_core.cli.own_library import OwnLibrary, open_library
@@ -34,22 +33,17 @@ def command() -> None:
 
 @command.command("add")
 @click.argument("source")
-@click.option("--id", "model_id", metavar="ID", help="What requests call it; else its file's name.")
-@click.option("--file", "file", metavar="NAME", help="Of a repository: the file to take.")
-@click.option("--revision", metavar="REV", help="Of a repository: a branch, tag or commit.")
-@click.option(
-    "--projector",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="The file through which the model sees or hears.",
-)
+@source_options
 @_yes
 @_as_json
 @click.pass_obj
 def add(settings: Settings, /, *, yes: bool, as_json: bool, **wanted: Any) -> None:
-    """Record a GGUF file of yours, so that it can be served.
+    """Record a model of your own, so that it can be served.
 
-    SOURCE is the file; of a split model any part. It is taken into the store and left as it is.
-    A list that your own key signs says which bytes it has.
+    SOURCE is a GGUF file (of a split model any part), which is taken into the store and left as
+    it is; an https address of one; or hf:OWNER/REPO[:QUANT], a repository of a model hub (at
+    HF_ENDPOINT, else huggingface.co), of which Q4_K_M is taken where nothing is named. A list
+    that your own key signs says which bytes it has.
     """
     library = open_library(settings, as_json=as_json, yes=yes)
     added = add_model(library, Wanted(**wanted))

@@ -40,6 +40,7 @@ class OwnLibrary:
 
     Attributes:
         downloader: chooses the plugin that fetches, when it is needed.
+        context: how servers are verified, made when it is needed.
         yes: the person said yes beforehand.
     """
 
@@ -47,12 +48,19 @@ class OwnLibrary:
     config: Config
     models: ModelLibrary
     downloader: Callable[[], Chosen[Downloader]]
+    context: Callable[[], ssl.SSLContext]
     printer: StepPrinter
     yes: bool = False
 
     def progress(self, name: str, what: str) -> Callable[[int, int], None]:
         """Return what hears of bytes done and bytes in all."""
         return lambda done, total: self.printer(Step(name, what, done, total))
+
+    def say(self, line: str) -> None:
+        """Tell a person what they should know before the work goes on."""
+        if not self.settings.quiet:
+            self.printer.clear()
+            click.echo(f"companion: {line}", err=True)
 
     @property
     def can_ask(self) -> bool:
@@ -143,6 +151,7 @@ def open_library(
         config=config,
         models=ModelLibrary(paths, lists, own),
         downloader=lambda: plugins().select_runtime(config.runtime.name).download,
+        context=context,
         printer=StepPrinter(quiet=settings.quiet, as_json=as_json, brief=brief),
         yes=yes,
     )

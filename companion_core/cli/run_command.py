@@ -15,7 +15,15 @@ from companion_core.cli.chat_command import answer_options
 from companion_core.cli.chat_stream import Sampling
 from companion_core.cli.conversation import Talk, prompt_of
 from companion_core.cli.detached import start_detached
-from companion_core.cli.model_sources import Wanted, add_model, kind_of, look_at_file, take_files
+from companion_core.cli.model_sources import (
+    SOURCE_OPTIONS,
+    Wanted,
+    add_model,
+    kind_of,
+    look_at_file,
+    source_options,
+    take_files,
+)
 from companion_core.cli.model_swap import swap_model
 from companion_core.cli.own_library import OwnLibrary, open_library
 from companion_core.cli.progress import StepPrinter
@@ -33,14 +41,7 @@ _POLL_SECONDS: Final = 0.1
 @click.command("run")
 @click.argument("source")
 @click.argument("prompt", required=False)
-@click.option("--id", "model_id", metavar="ID", help="What requests call it; else its file's name.")
-@click.option("--file", "file", metavar="NAME", help="Of a repository: the file to take.")
-@click.option("--revision", metavar="REV", help="Of a repository: a branch, tag or commit.")
-@click.option(
-    "--projector",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="The file through which the model sees or hears.",
-)
+@source_options
 @answer_options
 @click.option("--yes", is_flag=True, help="Ask nothing.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document with the answer.")
@@ -51,33 +52,28 @@ def command(
     *,
     source: str,
     prompt: str | None,
-    model_id: str | None,
-    file: str | None,
-    revision: str | None,
-    projector: Path | None,
     system: str | None,
     yes: bool,
     as_json: bool,
-    **sampling: Any,
+    **options: Any,
 ) -> None:
     """Ask a model, the shortest way: add it if it is new, start it, and answer.
 
-    SOURCE is a GGUF file, or the id of a model that you have; as in `companion models add`. With
-    PROMPT, or a text on stdin, it prints one answer; on a terminal it opens a conversation.
+    SOURCE is what `companion models add` takes (a GGUF file, an https address, or
+    hf:OWNER/REPO[:QUANT]), or the id of a model that you have. With PROMPT, or a text on stdin,
+    it prints one answer; on a terminal it opens a conversation.
 
     The companion keeps running afterwards, so that the next answer comes at once; `companion
     down` ends it. If it serves another model, it changes to this one.
     """
     asked = prompt_of(prompt)
     library = open_library(settings, as_json=as_json, yes=yes, brief=True)
-    wanted = Wanted(
-        source=source, model_id=model_id, projector=projector, file=file, revision=revision
-    )
+    wanted = Wanted(source=source, **{name: options.pop(name) for name in SOURCE_OPTIONS})
     served = _known(library, wanted)
     with stop_signals_restored():
         _serve(settings, served, library.printer)
     library.printer.clear()
-    talk = Talk(settings, sampling=Sampling(**sampling), system=system)
+    talk = Talk(settings, sampling=Sampling(**options), system=system)
     if asked is None and not as_json:
         click.echo(f"companion: {served} listens; /help says what you can type", err=True)
         talk.converse()

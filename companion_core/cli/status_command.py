@@ -75,12 +75,17 @@ def as_text(status: dict[str, Any]) -> str:
             f"{runtime['ceilings_detail']}"
         )
     if model := status["model"]:
-        lines.append(f"model      {model['id']}{', verified' if model['verified'] else ''}")
+        verified = ", verified" if model["verified"] else ""
+        by = {"you": "you", "publisher": "its publisher"}.get(model.get("vouched_by", ""))
+        vouched = "" if by is None else f", vouched for by {by}"
+        lines.append(f"model      {model['id']}{verified}{vouched}")
     if manifest := status.get("manifest"):
-        stored = "stored, its host did not answer; " if manifest["source"] == "stored" else ""
-        lines.append(
-            f"manifest   version {manifest['version']}, {stored}fetched {manifest['fetched_at']}"
-        )
+        if manifest["source"] == "own":
+            come = f"your own list, signed {manifest['fetched_at']}"
+        else:
+            stored = "stored, its host did not answer; " if manifest["source"] == "stored" else ""
+            come = f"{stored}fetched {manifest['fetched_at']}"
+        lines.append(f"manifest   version {manifest['version']}, {come}")
     if swap := status.get("swap"):
         lines.append(f"swap       to {swap['model']}: {_latest(swap['step'])}")
     if admission := status["admission"]:

@@ -238,7 +238,7 @@ class PluginsConfig:
 class GatewayConfig:
     """[gateway]: the loopback front door."""
 
-    port: int = _key(_is_int(0, 65535), "0 (the system chooses) to 65535", 0)
+    port: int = _key(_is_int(0, 65535), "0 (chosen at the first start and kept) to 65535", 0)
     requests_per_minute: int = _key(_is_int(1, 1_000_000), "1 to 1000000", 600)
     max_in_flight: int = _key(_is_int(1, 1024), "1 to 1024", 2)
     queue_bound: int = _key(_is_int(1, 100_000), "1 to 100000", 16)

@@ -35,6 +35,7 @@ __all__ = [
     "is_loopback_host",
     "loopback_hosts",
     "parse_host",
+    "presented_token",
     "tokens_equal",
     "verify_request",
 ]
@@ -69,11 +70,22 @@ _METHODS = frozenset({"GET", "POST"})
 _LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
 # A request with only these fields has no Origin and no fetch metadata to look at.
 _PROGRAM_FIELDS = frozenset(
-    {"accept", "authorization", "connection", "content-length", "content-type", "host"}
+    {
+        "accept",
+        "authorization",
+        "connection",
+        "content-length",
+        "content-type",
+        "host",
+        "x-api-key",
+    }
 )
 _OWS = " \t"  # RFC 9110 section 5.6.3; no other space is trimmed
 # RFC 9110 section 11.1 (the scheme ignores case) and RFC 6750 section 2.1 (b64token).
 _BEARER = re.compile(r"[Bb][Ee][Aa][Rr][Ee][Rr] +([A-Za-z0-9\-._~+/]+=*)[ \t]*", re.ASCII)
+# What stands for two different credentials: it is presented, and no token is equal to it.
+_CONTRADICTION: Final = " "
+_KEY = re.compile(r"[!-~]+", re.ASCII)
 # RFC 9110 section 7.2: uri-host [ ":" port ].
 _HOST = re.compile(
     r"(?:\[(?P<ipv6>[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*)\]|(?P<name>[A-Za-z0-9\-._~%!$&'()*+;=]+))"
@@ -223,6 +235,25 @@ def bearer_token(authorization: object) -> str:
     return match[1] if match is not None else ""
 
 
+def presented_token(authorization: object, api_key: object) -> str:
+    """Return the token that a request shows, or "" if it shows none.
+
+    Anthropic's clients send `x-api-key`, some beside a Bearer token. Two that differ are a
+    contradiction, and are equal to no token.
+
+    Args:
+        authorization: the value of that field; None if it is not there.
+        api_key: the value of `x-api-key`; None if it is not there.
+    """
+    if api_key is None:
+        return bearer_token(authorization)
+    key = api_key if isinstance(api_key, str) and _KEY.fullmatch(api_key) else ""
+    if authorization is None:
+        return key
+    bearer = bearer_token(authorization)
+    return bearer if key and tokens_equal(bearer, key) else _CONTRADICTION
+
+
 def counts_toward_rate(reason: object) -> bool:
     """Tell whether a request with this answer used up a place in its rate window."""
     return isinstance(reason, str) and reason in _COUNTED
@@ -279,7 +310,7 @@ def verify_request(  # noqa: PLR0917 - called per request, where keywords cost t
         method: as sent.
         path: without a query.
         headers: under lower-case names, each at most once.
-        token: from `bearer_token`.
+        token: from `presented_token`.
         policy: what to compare with.
         budgets: the rate windows; a missing one refuses.
         now: monotonic, in the unit of the windows.

@@ -2,8 +2,6 @@
 
 The hub is huggingface.co, as its own client and its documentation describe its answers, or one that
 answers alike. Every name and number is a stranger's. Imports no I/O; never raises on bad input.
-
-`companion models add hf:OWNER/NAME`, which is not built yet, will call them.
 """
 
 from __future__ import annotations

@@ -1,9 +1,6 @@
-"""Rules: what a model hub's refusals mean, and which hosts its bytes may come from.
+"""Rules: where a model hub is, what its refusals mean, and which hosts its bytes may come from.
 
-Imports no I/O; never raises on bad
-input.
-
-`companion models add hf:OWNER/NAME`, which is not built yet, will call them.
+Imports no I/O; never raises on bad input.
 """
 
 from __future__ import annotations
@@ -11,9 +8,36 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["HubProblem", "explain_answer", "is_hub_host", "wait_seconds"]
+from companion_core.decisions.source import HttpsUrl, parse_https_url
+from companion_core.decisions.verdict import Verdict
+
+__all__ = [
+    "HUB_ORIGINS",
+    "HubProblem",
+    "HubSettings",
+    "explain_answer",
+    "hub_settings",
+    "is_hop_admitted",
+    "is_hub_host",
+    "stated_digest",
+    "wait_seconds",
+]
+
+DEFAULT_ENDPOINT: Final = "https://huggingface.co"
+# Where the public hub sends those who fetch a large file (its own list of 2026, and what its
+# answers of that year named). A model that is recorded may be fetched again from these.
+HUB_ORIGINS: Final = (
+    "https://cas-bridge.xethub.hf.co/",
+    "https://cdn-lfs-eu-1.hf.co/",
+    "https://cdn-lfs-us-1.hf.co/",
+    "https://us.aws.cdn.hf.co/",
+    "https://us.gcp.cdn.hf.co/",
+)
+_TRUE: Final = frozenset({"1", "on", "yes", "true"})  # as the hub's own client reads it
+_LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 
 MAX_WAIT_SECONDS: Final = 300
 _HUB_HOSTS: Final = ("hf.co", "huggingface.co")
@@ -35,6 +59,57 @@ class HubProblem(enum.Enum):
     DISABLED = "the hub has disabled it"
     LIMITED = "the hub answers no more requests for now"
     FAILED = "the hub could not answer"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HubSettings:
+    """What the environment says about the hub, under the names that its own client reads.
+
+    Attributes:
+        endpoint: `HF_ENDPOINT`, or the public hub; a `Verdict` if it is no https address.
+        offline: `HF_HUB_OFFLINE` or `TRANSFORMERS_OFFLINE`: nothing is asked.
+    """
+
+    endpoint: HttpsUrl | Verdict
+    offline: bool
+
+
+def hub_settings(environment: object) -> HubSettings:
+    """Return what an environment, by name, says about the hub."""
+    told = environment if isinstance(environment, Mapping) else {}
+    named = str(told.get("HF_ENDPOINT") or "").strip().rstrip("/")
+    offline = any(
+        str(told.get(name, "")).strip().lower() in _TRUE
+        for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+    )
+    return HubSettings(endpoint=parse_https_url(named or DEFAULT_ENDPOINT), offline=offline)
+
+
+def is_hop_admitted(endpoint: object, hop: object) -> bool:
+    """Tell whether a hub at `endpoint` may send those who fetch a file to `hop`; `HttpsUrl`s.
+
+    A hub may send to itself, to a host below its own, and to the public hub's hosts; one on this
+    machine to any port of this machine.
+    """
+    if type(endpoint) is not HttpsUrl or type(hop) is not HttpsUrl:
+        return False
+    if is_hub_host(hop.host, hop.port) or hop.host == endpoint.host:
+        return True
+    if endpoint.host in _LOOPBACK:
+        return hop.host in _LOOPBACK
+    return hop.port == _HTTPS_PORT and hop.host.endswith("." + endpoint.host)
+
+
+def stated_digest(headers: object) -> tuple[str | None, int | None]:
+    """Return the SHA-256 and the size that a hub states where it redirects to a large file.
+
+    Args:
+        headers: by name in small letters: `X-Linked-Etag`, `X-Linked-Size`.
+    """
+    told = headers if isinstance(headers, Mapping) else {}
+    digest = re.fullmatch(r'"([0-9a-f]{64})"', str(told.get("x-linked-etag", "")))
+    size = re.fullmatch(r"[0-9]{1,16}", str(told.get("x-linked-size", "")))
+    return (None if digest is None else digest[1], None if size is None else int(size[0]))
 
 
 def is_hub_host(host: object, port: object) -> bool:

@@ -134,15 +134,15 @@ class DoorwayTransport(httpx2.BaseTransport):
         self._timer.daemon = True
         self._timer.start()
 
-    def get(self, url: HttpsUrl, token: Secret | None = None) -> httpx2.Response:
+    def get(self, url: HttpsUrl, *, bearer: Secret | None = None) -> httpx2.Response:
         """Return the answer to one plain GET; no redirect is followed.
 
         Args:
-            url: the address.
-            token: is sent to this address alone (RFC 6750 2.1); None sends no credential.
+            url: what to ask for.
+            bearer: a credential to send to this address alone; none by default.
         """
-        bearer = {} if token is None else {"Authorization": f"Bearer {token.reveal()}"}
-        return self.ask("GET", url.text, bearer)
+        shown = {} if bearer is None else {"Authorization": f"Bearer {bearer.reveal()}"}
+        return self.ask("GET", url.text, shown)
 
     def ask(
         self, method: str, url: str, headers: Mapping[str, str], content: bytes = b""

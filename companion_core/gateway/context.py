@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, Final, Protocol
@@ -19,6 +18,7 @@ from companion_core.decisions.request_gate import gate_request
 from companion_core.decisions.verdict import OK, Verdict, refuse
 from companion_core.errors import Reason, UsageError
 from companion_core.gateway.backend_requests import BackendRequests, served_routes
+from companion_core.gateway.clients import Clients
 from companion_core.gateway.connections import ConnectionTable
 from companion_core.gateway.held_bodies import HeldBodies
 from companion_core.gateway.http.head import RequestHead
@@ -58,6 +58,7 @@ class GatewayContext:
         budgets: how many requests the owner and the strangers may still send.
         queue: which requests run, and which wait.
         metrics: counts every answer.
+        clients: programs that have a key of their own.
         bodies: the memory that clients' bodies take.
         checks: reads large bodies.
         connections: every open connection of a client.
@@ -77,9 +78,11 @@ class GatewayContext:
     __slots__ = (
         "_conditions",
         "_models",
+        "_not_served",
         "bodies",
         "budgets",
         "checks",
+        "clients",
         "connections",
         "drained",
         "held_checks",
@@ -124,6 +127,7 @@ class GatewayContext:
                 owner=RateWindow.per_minute(settings.requests_per_minute),
                 strangers=RateWindow.per_minute(settings.strangers_per_minute),
             )
+            self.clients = Clients(self.budgets.strangers, settings.requests_per_minute)
         except ValueError as error:
             raise UsageError(Reason.CONFIGURATION_INVALID) from error
         self.set_policy(hosts=(), routes=OPENAI_ROUTES)
@@ -136,14 +140,19 @@ class GatewayContext:
         """Take requests that name this model, and list no other, from now on."""
         self.settings = replace(self.settings, model_id=model_id)
         model = {"id": model_id, "object": "model", "created": 0, "owned_by": "companion"}
-        body = json.dumps({"object": "list", "data": [model]}).encode()
-        self._models = {close: json_response(200, body, close=close) for close in (False, True)}
+        answers = {MODELS_PATH: {"object": "list", "data": [model]}, self._model_path: model}
+        self._models = {
+            (path, close): json_response(200, json.dumps(answer).encode(), close=close)
+            for path, answer in answers.items()
+            for close in (False, True)
+        }
+        self._not_served = f"This gateway serves {model_id}; ask for that."
 
     def set_policy(self, *, hosts: Iterable[str], routes: Iterable[Route]) -> None:
         """Let the guard admit requests to these hosts and, of these routes, the inference ones."""
         self.policy = guard_policy(
             hosts=tuple(hosts),
-            routes={**served_routes(routes), **_OWN_ROUTES},
+            routes={**served_routes(routes), **_OWN_ROUTES, self._model_path: "GET"},
             token=self.settings.token,
             minimum_token_length=self.settings.minimum_token_length,
         )
@@ -179,9 +188,16 @@ class GatewayContext:
         elif self.drained is not None and self.queue.in_flight == 0:
             self.drained.set()
 
-    def models_response(self, *, close: bool) -> bytes:
-        """Return the answer to `GET /v1/models`."""
-        return self._models[close]
+    @property
+    def _model_path(self) -> str:
+        return f"{MODELS_PATH}/{self.settings.model_id}"
+
+    def models_response(self, path: str, *, close: bool) -> bytes | None:
+        """Return the answer to `GET /v1/models`, and to that of the model; None for any other.
+
+        The model may have changed since the guard admitted the path.
+        """
+        return self._models.get((path, close))
 
     def refusal(self, reason: Reason, head: RequestHead | None, *, close: bool) -> bytes:
         """Return the answer to a refused request; `head` is None where it was not understood."""
@@ -189,15 +205,19 @@ class GatewayContext:
             reason,
             close=close,
             retry_after=self._retry_after(reason, "" if head is None else head.token),
+            # The guard has passed it, so the client may know what is served.
+            message=self._not_served if reason is Reason.MODEL_NOT_SERVED else None,
         )
         return without_body(response) if head is not None and head.method == "HEAD" else response
 
-    def _retry_after(self, reason: Reason, token: str) -> int:
+    def _retry_after(self, reason: Reason, token: str) -> float:
         """Return in how many seconds a client that showed `token` may send its request again."""
         if reason is Reason.RATE_LIMITED:
-            owner = tokens_equal(token, self.settings.token.reveal())
-            window = self.budgets.owner if owner else self.budgets.strangers
-            return max(1, math.ceil(window.seconds_until_free(self.now()))) if window else 1
+            client = self.clients.identify(token)
+            budgets = self.budgets if client is None else client.budgets
+            known = client is not None or tokens_equal(token, self.settings.token.reveal())
+            window = budgets.owner if known else budgets.strangers
+            return window.seconds_until_free(self.now()) if window else 1.0
         if reason in {Reason.QUEUE_FULL, Reason.QUEUE_DEADLINE}:
-            return self.queue.retry_after()
+            return self.queue.retry_after(self.now())
         return NOT_READY_RETRY_SECONDS

@@ -35,7 +35,7 @@ from companion_core.system.os_compat import (
 )
 from companion_core.system.state_files import fsync_folder, open_to_others, private_folder
 
-__all__ = ["TAKING_NAMES", "Taken", "read_head", "take_file"]
+__all__ = ["TAKING_NAMES", "Taken", "hash_file", "read_head", "require_whole", "take_file"]
 
 Progress = Callable[[int, int], object]
 
@@ -78,12 +78,29 @@ def read_head(path: Path) -> tuple[GgufHead, int]:
         ) from error
     if head is None:
         raise Refused(Reason.MODEL_FORMAT_UNSUPPORTED, f"{path} is no GGUF file")
-    if head.data_ends is not None and head.data_ends > size:
-        missing = head.data_ends - size
-        raise Refused(
-            Reason.MODEL_FORMAT_UNSUPPORTED, f"{path} is cut off: at least {missing:,} bytes lack"
-        )
+    require_whole(head, size, str(path))
     return head, size
+
+
+def require_whole(head: GgufHead, size: int, what: str) -> None:
+    """Refuse a GGUF file that ends before its head says so, or within its head.
+
+    Args:
+        head: of the file's first `HEAD_BYTES`, or of all of it.
+        size: of the file, in bytes.
+        what: it is, for a person.
+
+    Raises:
+        Refused: `model_format_unsupported`.
+    """
+    missing = (head.data_ends or 0) - size
+    if missing > 0:
+        lacks = f"at least {missing:,} bytes lack"
+    elif not head.complete and size <= HEAD_BYTES:
+        lacks = "it ends within its head"
+    else:
+        return
+    raise Refused(Reason.MODEL_FORMAT_UNSUPPORTED, f"{what} is cut off: {lacks}")
 
 
 def take_file(
@@ -227,30 +244,56 @@ class _Intake:
             path.unlink(missing_ok=True)
 
     def _hash(self, descriptor: int, *, into: int | None = None) -> Taken:
-        """Hash the file whole and piece by piece, and copy what was hashed.
+        """Hash the file whole and piece by piece, and copy what was hashed."""
 
-        The pieces are hashed in a second thread: `hashlib` lets both run at once.
-        """
-        whole, size, pieces = hashlib.sha256(), 0, []
-        pending: Future[bytes] | None = None
-        with ThreadPoolExecutor(1, thread_name_prefix="companion-pieces") as worker:
-            while block := _read_piece(descriptor, size):
-                if self._cancelled.is_set():
-                    raise CompanionError(Reason.INTERRUPTED)
-                if pending is not None:
-                    pieces.append(pending.result())
-                pending = worker.submit(_digest, block)
-                whole.update(block)
-                if into is not None:
-                    _write_all(into, block)
-                size += len(block)
-                self._progress(size, self._status.st_size)
-            if pending is not None:
-                pieces.append(pending.result())
+        def tell(size: int) -> None:
+            self._progress(size, self._status.st_size)
+
+        taken = hash_file(descriptor, cancelled=self._cancelled, progress=tell, into=into)
         now = os.fstat(self._original)
         if (now.st_size, now.st_mtime_ns) != (self._status.st_size, self._status.st_mtime_ns):
             raise CompanionError(Reason.MODEL_IN_USE)
-        return Taken(size=size, sha256=whole.hexdigest(), pieces=b"".join(pieces))
+        return taken
+
+
+def hash_file(
+    descriptor: int,
+    *,
+    cancelled: threading.Event,
+    progress: Callable[[int], object] = lambda _done: None,
+    into: int | None = None,
+) -> Taken:
+    """Hash a file whole and piece by piece, and copy what was hashed.
+
+    The pieces are hashed in a second thread: `hashlib` lets both run at once.
+
+    Args:
+        descriptor: of the file, open for reading.
+        cancelled: ends the work at the next piece.
+        progress: called with bytes done.
+        into: a descriptor that gets a copy.
+
+    Raises:
+        CompanionError: `interrupted`.
+        OSError: the disk.
+    """
+    whole, size, pieces = hashlib.sha256(), 0, []
+    pending: Future[bytes] | None = None
+    with ThreadPoolExecutor(1, thread_name_prefix="companion-pieces") as worker:
+        while block := _read_piece(descriptor, size):
+            if cancelled.is_set():
+                raise CompanionError(Reason.INTERRUPTED)
+            if pending is not None:
+                pieces.append(pending.result())
+            pending = worker.submit(_digest, block)
+            whole.update(block)
+            if into is not None:
+                _write_all(into, block)
+            size += len(block)
+            progress(size)
+        if pending is not None:
+            pieces.append(pending.result())
+    return Taken(size=size, sha256=whole.hexdigest(), pieces=b"".join(pieces))
 
 
 def _read_piece(descriptor: int, offset: int) -> bytes:

@@ -141,7 +141,9 @@ def _attempt(
             url = _admit_redirect(url, redirect.url, transfer)
         except DownloadFailed as error:
             problem = known_problem(error.problem)
-            raise _HopFailed(url.host, problem, retryable=error.retryable) from error
+            # A link that a redirect signed for a while has ended; the address gives another one.
+            ended = url is not source and problem.fault is TransferFault.FORBIDDEN
+            raise _HopFailed(url.host, problem, retryable=error.retryable or ended) from error
         else:
             return
     raise _HopFailed(source.host, TransferProblem(TransferFault.TOO_MANY_REDIRECTS))

@@ -2,61 +2,27 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Final
 
-from companion_core.authority.own_model import OwnFile, OwnModel
 from companion_core.authority.personal_manifest import PersonalManifest, claimed_ids
 from companion_core.config.paths import InstancePaths
-from companion_core.decisions.gguf import GgufHead
-from companion_core.decisions.pieces import PIECE_BYTES
 from companion_core.errors import CompanionError, Reason
-from companion_core.models.intake import take_file
 from companion_core.models.partial import split_kept
 from companion_core.models.proof import Prover
 from companion_core.models.store import ModelStore
+from companion_core.models.stored import delete_files, stored_files
 from companion_core.plugin_host import Chosen
 from companion_core.providers import Downloader
+from companion_core.serving.additions import ModelAdditions
 from companion_core.serving.default_model import default_model, set_default_model
 from companion_core.serving.known_models import KnownModel, KnownModels
 from companion_core.serving.model_lists import ModelLists
-from companion_core.serving.own_files import FoundModelFiles, file_name
 from companion_core.system.folder_lock import lock_folder
 
-__all__ = ["AddedModel", "ModelLibrary"]
+__all__ = ["ModelLibrary"]
 
 Progress = Callable[[int, int], None]
-
-_STORED: Final = re.compile(r"[0-9a-f]{64}")
-
-
-def _nothing(_done: int, _total: int) -> None:
-    pass
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AddedModel:
-    """A model that was recorded.
-
-    Attributes:
-        size: of all files, in bytes.
-        context_length: that it was made for, in tokens; None if it does not say so.
-        head: of the model, or of its first part.
-        added: when its bytes were recorded, as RFC 3339 writes it.
-        was_known: that was before, with the same bytes under this id.
-    """
-
-    id: str
-    size: int
-    licence: str | None
-    context_length: int | None
-    head: GgufHead
-    added: str
-    was_known: bool
 
 
 class ModelLibrary:
@@ -69,81 +35,15 @@ class ModelLibrary:
 
     Attributes:
         known: what the lists name.
+        additions: what adds to the person's own.
     """
 
     def __init__(self, paths: InstancePaths, lists: ModelLists, own: PersonalManifest) -> None:
         self.known = KnownModels(paths, lists, own)
+        self.additions = ModelAdditions(paths, lists, own)
         self._paths = paths
         self._lists = lists
         self._own = own
-
-    def add_files(
-        self,
-        found: FoundModelFiles,
-        *,
-        progress: Progress = _nothing,
-        cancelled: threading.Event,
-    ) -> AddedModel:
-        """Take a model's files into the store, and record it in the person's name.
-
-        Args:
-            found: what `look_at` found.
-            progress: called with bytes done and bytes in all.
-            cancelled: ends the work; nothing is recorded then, and nothing is left.
-
-        Raises:
-            Refused: `digest_mismatch`: the id is recorded with other bytes.
-            CompanionError: a file cannot be read, or the person's key cannot be had.
-        """
-        before = self._own.read()  # a key that cannot be had is told before a byte is copied
-        known = () if before.manifest is None else before.manifest.models
-        there = {path.name for path in self._stored()}
-        files: list[OwnFile] = []
-        model = OwnModel(
-            id=found.id, format="gguf", files=files, origin=found.origin, licence=found.licence
-        )
-        try:
-            self._take(found, files, progress, cancelled)
-            self._own.add(model)
-        except BaseException:
-            # Another program may be adding the same bytes now; it would find them gone, and say so.
-            self._delete({file.sha256 for file in files} - there, threading.Event())
-            raise
-        return AddedModel(
-            id=found.id,
-            size=found.size,
-            licence=found.licence,
-            context_length=found.context_length,
-            head=found.head,
-            added=self._own.read().added[found.id],
-            was_known=any(each.id == found.id for each in known),
-        )
-
-    def _take(
-        self,
-        found: FoundModelFiles,
-        files: list[OwnFile],
-        progress: Progress,
-        cancelled: threading.Event,
-    ) -> None:
-        done = 0
-        for file in found.files:
-
-            def tell(received: int, _size: int, before: int = done) -> None:
-                progress(before + received, found.size)
-
-            taken = take_file(file.path, self._paths.models, progress=tell, cancelled=cancelled)
-            files.append(
-                OwnFile(
-                    name=file_name(file.path),
-                    size=taken.size,
-                    sha256=taken.sha256,
-                    role=file.role,
-                    piece_size=PIECE_BYTES,
-                    pieces=taken.pieces,
-                )
-            )
-            done += file.size
 
     def pull(
         self,
@@ -208,7 +108,7 @@ class ModelLibrary:
             if model.id != model_id
             for file in model.files
         }
-        return self._delete(digests - needed, cancelled)
+        return delete_files(self._paths.models, digests - needed, cancelled)
 
     def claimed(self) -> list[str]:
         """Return the ids that the person's own list names, without any proof of it."""
@@ -242,30 +142,12 @@ class ModelLibrary:
             for model in manifest.models
             for file in model.files
         }
-        stored = {path.name for path in self._stored()}
-        given_back = self._delete(stored - needed, cancelled)
+        stored = stored_files(self._paths.models)
+        given_back = delete_files(self._paths.models, stored - needed, cancelled)
         with lock_folder(self._paths.models, cancelled):
             for kept in split_kept(self._paths.models, now=None)[0]:
                 given_back += kept.stat().st_size
                 kept.unlink(missing_ok=True)
-        return given_back
-
-    def _stored(self) -> list[Path]:
-        folder = self._paths.models
-        if not folder.is_dir():
-            return []
-        return [path for path in folder.iterdir() if _STORED.fullmatch(path.name)]
-
-    def _delete(self, digests: set[str], cancelled: threading.Event) -> int:
-        given_back = 0
-        if not self._paths.models.is_dir():
-            return 0
-        with lock_folder(self._paths.models, cancelled):
-            for digest in digests:
-                path = self._paths.models / digest
-                if path.exists():
-                    given_back += path.stat().st_size
-                    path.unlink()
         return given_back
 
     def verify(

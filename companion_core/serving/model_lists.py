@@ -21,7 +21,7 @@ from companion_core.config.sections import Config
 from companion_core.decisions.manifest import Manifest, ManifestModel
 from companion_core.decisions.manifest_kind import ManifestKind
 from companion_core.egress.interface import Egress
-from companion_core.errors import Reason, Refused
+from companion_core.errors import CompanionError, Reason, Refused
 
 __all__ = ["FoundModel", "ModelLists"]
 
@@ -83,7 +83,8 @@ class ModelLists:
         """Return the model of that id.
 
         A publisher whose host is silent, and of whom nothing is stored, does not keep the person
-        from a model of their own.
+        from a model of their own; nor does their own list, if it has expired or its key is gone,
+        keep them from a publisher's model whose id it does not claim.
 
         Raises:
             Refused: `model_id_taken` if both lists have it, `model_not_in_manifest` if neither
@@ -91,7 +92,13 @@ class ModelLists:
             EnvironmentUnavailable: a list cannot be had: `manifest_unavailable`,
                 `personal_key_missing`, or a keychain's reason.
         """
-        own = self._own.read().manifest
+        trouble: CompanionError | None = None
+        try:
+            own = self._own.read().manifest
+        except CompanionError as error:
+            if self._config.manifest is None or self._own.claims(model_id):
+                raise
+            own, trouble = None, error
         mine = None if own is None else _find(own, model_id)
         if self._config.manifest is None:
             current = None
@@ -109,6 +116,8 @@ class ModelLists:
             return FoundModel(model=mine, manifest=own)
         if current is not None and theirs is not None:
             return FoundModel(model=theirs, manifest=current.manifest, publisher=current)
+        if trouble is not None:
+            raise trouble
         raise Refused(Reason.MODEL_NOT_IN_MANIFEST, _known(own, current))
 
     def publisher(self, cancelled: threading.Event) -> CurrentManifest | None:

@@ -16,13 +16,23 @@ from companion_core.errors import Reason, Refused, UsageError
 from companion_core.models.intake import read_head
 from companion_core.serving.assembly import default_ram_ceiling
 
-__all__ = ["FoundFile", "FoundModelFiles", "file_name", "fit_of", "look_at", "told_fit"]
+__all__ = [
+    "NO_ID",
+    "PARTS",
+    "FoundFile",
+    "FoundModelFiles",
+    "file_name",
+    "fit_of",
+    "id_of_name",
+    "look_at",
+    "told_fit",
+]
 
-_PARTS: Final = re.compile(
+PARTS: Final = re.compile(
     r"(?P<prefix>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE
 )
-_MOST_PARTS: Final = 1000  # files of a manifest
-_NO_ID: Final = re.compile(r"[^A-Za-z0-9._+-]+")
+_MOSTPARTS: Final = 1000  # files of a manifest
+NO_ID: Final = re.compile(r"[^A-Za-z0-9._+-]+")
 _PROJECTOR: Final = "clip"  # the architecture that a projector names
 _LICENCE: Final = re.compile(r"[\x20-\x7e]{1,128}")
 
@@ -83,7 +93,7 @@ def look_at(
         Refused: `model_format_unsupported`: it is no whole GGUF file, or a part is missing.
         UsageError: the id cannot be one.
     """
-    wanted = model_id or _id_of(source)
+    wanted = model_id or id_of_name(source.name)
     if not is_model_id(wanted):
         raise UsageError(Reason.USAGE, f"{wanted!r} cannot be a model's id; name one with --id")
     paths = _parts(source)
@@ -137,18 +147,18 @@ def told_fit(fit: Fit) -> str:
 
 def file_name(path: Path) -> str:
     """Return the name of a file, of characters that a manifest may have."""
-    return _NO_ID.sub("-", path.name).lstrip(".-+")
+    return NO_ID.sub("-", path.name).lstrip(".-+")
 
 
 def _parts(source: Path) -> Sequence[Path]:
     """Return every part of a split model, in order; of any other the file itself."""
-    match = _PARTS.fullmatch(source.name)
+    match = PARTS.fullmatch(source.name)
     if match is None:
         return [source]
     count = int(match["count"])
     names = [
         f"{match['prefix']}-{number:05d}-of-{match['count']}{source.name[-5:]}"
-        for number in range(1, min(count, _MOST_PARTS) + 1)
+        for number in range(1, min(count, _MOSTPARTS) + 1)
     ]
     paths = [source.with_name(name) for name in names]
     missing = [path.name for path in paths if not path.exists()]
@@ -161,8 +171,8 @@ def _parts(source: Path) -> Sequence[Path]:
     return paths
 
 
-def _id_of(source: Path) -> str:
+def id_of_name(name: str) -> str:
     """Return what a model is called by default: its file's name, of characters an id may have."""
-    match = _PARTS.fullmatch(source.name)
-    stem = match["prefix"] if match else re.sub(r"\.gguf$", "", source.name, flags=re.IGNORECASE)
-    return _NO_ID.sub("-", stem).strip("-._+")[:128]
+    match = PARTS.fullmatch(name)
+    stem = match["prefix"] if match else re.sub(r"\.gguf$", "", name, flags=re.IGNORECASE)
+    return NO_ID.sub("-", stem).strip("-._+")[:128]

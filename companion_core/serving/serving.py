@@ -35,6 +35,7 @@ from companion_core.runtime import (
 from companion_core.serving.assembly import RuntimeProviders
 from companion_core.serving.backend_at_gateway import BackendAtGateway
 from companion_core.serving.events import Tell
+from companion_core.serving.kept_port import keep_port, kept_port
 from companion_core.serving.runtime_health import RuntimeHealth
 from companion_core.serving.status import GatewayStatus, RuntimeStatus, ServingStatus
 from companion_core.serving.watchdog import Timing, Watchdog
@@ -139,14 +140,22 @@ class Serving:
 
     # --- the way up and down --------------------------------------------------------------
 
-    async def open(self) -> None:
+    async def open(self) -> int:
         """Take the gateway's port; the gateway refuses every request until a runtime is ready.
+
+        Returns:
+            The port of earlier starts, if it had to be another one this time; else 0.
 
         Raises:
             EnvironmentUnavailable: `listener_not_bound`.
         """
         self._health.close()  # its connection may be to an earlier port
-        await self.gateway.start()
+        kept = kept_port(self._paths.port_file)
+        await self.gateway.start(rather=kept)
+        port, configured = self.gateway.port, self._config.gateway.port
+        if not configured and port != kept:
+            keep_port(self._paths.port_file, port)
+        return kept if not configured and kept and port != kept else 0
 
     async def start(self, model: VerifiedModel) -> None:
         """Start the runtime and return when it has answered a health check at the gateway.

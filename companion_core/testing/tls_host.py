@@ -20,7 +20,7 @@ _TIMEOUT_SECONDS: Final = 30.0
 
 
 class HostRequest(BaseHTTPRequestHandler):
-    """One GET or POST, which its host answers; each connection carries one request."""
+    """One GET, HEAD or POST, which its host answers; each connection carries one request."""
 
     protocol_version = "HTTP/1.1"
     timeout = _TIMEOUT_SECONDS
@@ -35,6 +35,10 @@ class HostRequest(BaseHTTPRequestHandler):
         """Let the host answer."""
         self.close_connection = True
         self.server.host.answer_form(self)
+
+    def do_HEAD(self) -> None:
+        """Let the host answer, which writes no body then."""
+        self.do_GET()
 
     def log_message(self, *_: object) -> None:
         """Log nothing."""

@@ -120,10 +120,11 @@ def test_two_models_need_a_default(me: Person) -> None:
     assert len(me.world.stored_models()) == 1  # the other one needs the same bytes
 
 
-def test_an_id_that_the_publisher_has_too_is_refused_by_name(me: Person) -> None:
+def test_an_id_that_the_publisher_takes_later_is_refused_by_name(me: Person) -> None:
+    me.ask("add", str(me.file), "--id", "tiny")
     me.world.publish()
     me.world.configure(models={"key_file": str(me.world.folder / "keys" / "own.pem")})
-    me.ask("add", str(me.file), "--id", "tiny")
+    assert me.ask("add", str(me.file), "--id", "tiny", code=3)["reason"] == Reason.MODEL_ID_TAKEN
     assert {row["vouched_by"] for row in me.ask("list")["models"]} == {"you", "publisher"}
     up = me.world.companion("up", "--detach", "--json")
     assert json.loads(up.stdout.splitlines()[-1])["reason"] == Reason.MODEL_ID_TAKEN

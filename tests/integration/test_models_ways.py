@@ -87,8 +87,9 @@ def test_a_refused_model_leaves_no_bytes(me: Person) -> None:
     ("source", "code", "says"),
     [
         ("http://models.example.org/x.gguf", 3, "http:// is not used"),
-        ("https://models.example.org/x.gguf", 2, "cannot be added yet"),
-        ("hf:owner/name:Q4_K_M", 2, "cannot be added yet"),
+        ("https://127.0.0.1:1/x.gguf", 4, "127.0.0.1 refuses the connection"),
+        ("https://", 3, "https://"),
+        ("hf:owner", 2, "is not of the form hf:OWNER/REPO[:QUANT]"),
         ("{folder}", 2, "is a folder; name a GGUF file; in it: model.gguf"),
         ("{folder}/none.gguf", 2, "is no file on this machine"),
         ("{folder}/companion.toml", 3, "is no GGUF file"),

@@ -304,7 +304,8 @@ def test_expectation_is_met_only_after_the_guard() -> None:
 def test_upstream_request_is_built_anew() -> None:
     async def main() -> None:
         async with parts.open_door() as door:
-            extra = "X-Forwarded-For: 1.2.3.4\r\nCookie: a=b\r\nTE: trailers\r\nX-Api-Key: z\r\n"
+            extra = "X-Forwarded-For: 1.2.3.4\r\nCookie: a=b\r\nTE: trailers\r\n"
+            extra += f"X-Api-Key: {parts.TOKEN}\r\n"
             body = {"model": "m", "messages": [{"role": "user", "content": "h\u00e9"}], "n": 1}
             assert (await door.ask(door.post(body, extra=extra))).status == 200
             head, _, sent = door.backend.requests[0].partition(b"\r\n\r\n")

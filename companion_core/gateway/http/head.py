@@ -10,7 +10,7 @@ import re
 from functools import lru_cache
 from typing import Final
 
-from companion_core.decisions.guard import bearer_token
+from companion_core.decisions.guard import presented_token
 from companion_core.decisions.verdict import Verdict, refuse
 from companion_core.errors import Reason
 from companion_core.gateway.http.body import is_json
@@ -51,6 +51,7 @@ _READ_FIELDS: Final = frozenset(
         "host",
         "origin",
         "transfer-encoding",
+        "x-api-key",
     }
 )
 
@@ -71,7 +72,7 @@ class RequestHead:
         chunked: the body comes in chunks.
         body_bytes: how many follow the head; UNKNOWN for chunks, and for a GET with a body.
         keep_alive: the client does not ask to close.
-        token: of the Authorization field, or "".
+        token: that it shows, or ""; see `presented_token`.
         expects: the client may send its body only after it has been asked for it.
         objection: why it is refused after the guard has passed it; None if it is not.
     """
@@ -104,7 +105,7 @@ class RequestHead:
         self.content_length = content_length
         self.chunked = chunked
         self.keep_alive = keep_alive
-        self.token = bearer_token(headers.get("authorization"))
+        self.token = presented_token(headers.get("authorization"), headers.get("x-api-key"))
         self.expects = "expect" in headers
         self.body_bytes = (
             UNKNOWN if chunked or (content_length and method == "GET") else content_length or 0

@@ -7,6 +7,7 @@ proxied ones included, carries the same security headers and never a CORS header
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from functools import lru_cache
 from http import HTTPStatus
@@ -104,11 +105,11 @@ def json_response(status: int, body: bytes, *, close: bool, extra: bytes = b"") 
     )
 
 
-def _error_parts(reason: Reason) -> tuple[int, bytes]:
+def _error_parts(reason: Reason, message: str | None = None) -> tuple[int, bytes]:
     status = WIRE_STATUS.get(reason, _UNLISTED_STATUS)
     server_side = "server_error" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else None
     error = {
-        "message": REASONS[reason].advice,
+        "message": message or REASONS[reason].advice,
         "type": server_side or _ERROR_TYPES.get(status, "invalid_request_error"),
         "code": reason.value,
         "param": None,
@@ -119,18 +120,28 @@ def _error_parts(reason: Reason) -> tuple[int, bytes]:
 _ERRORS: Final = {reason: _error_parts(reason) for reason in WIRE_STATUS}
 
 
-def error_response(reason: Reason, *, close: bool, retry_after: int = 1) -> bytes:
+def error_response(
+    reason: Reason, *, close: bool, retry_after: float = 1.0, message: str | None = None
+) -> bytes:
     """Return the answer to a refused request.
 
     Args:
         reason: of the refusal.
         close: this connection ends after the answer.
-        retry_after: in seconds; sent with 429 and 503 (RFC 9110 section 10.2.3).
+        retry_after: in seconds; sent with 429 and 503 (RFC 9110 section 10.2.3). The clients of
+            OpenAI and Anthropic read `retry-after-ms`, which tells it more exactly.
+        message: in place of the reason's advice, for a client that has shown the token.
     """
-    status, body = _ERRORS.get(reason) or _error_parts(reason)
+    if message is not None:
+        status, body = _error_parts(reason, message)
+    else:
+        status, body = _ERRORS.get(reason) or _error_parts(reason)
     extra = _EXTRA_HEADERS.get(status, b"")
     if status in _BACKOFF_STATUSES:
-        extra = b"Retry-After: %d\r\n" % retry_after
+        extra = b"Retry-After: %d\r\nretry-after-ms: %d\r\n" % (
+            max(1, math.ceil(retry_after)),
+            max(1, round(retry_after * 1000)),
+        )
     return json_response(status, body, close=close, extra=extra)
 
 

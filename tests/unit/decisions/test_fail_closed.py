@@ -189,16 +189,6 @@ YES: list[tuple[Callable[..., Any], dict[str, Any], set[str]]] = [
     ),
     (oauth.is_issuer, {"value": ISSUER}, set()),
     (
-        oauth.read_callback,
-        {
-            "head": b"GET /c?a=b HTTP/1.1\r\nHost: 127.0.0.1:9",
-            "host": "127.0.0.1:9",
-            "path": "/c",
-        },
-        set(),
-    ),
-    (oauth.has_browser, {"platform": "linux", "environment": {"DISPLAY": ":0"}}, set()),
-    (
         oauth.parse_device_code,
         {
             "document": {

@@ -20,6 +20,7 @@ from companion_core.decisions.guard import (
     fold_headers,
     guard_policy,
     loopback_hosts,
+    presented_token,
     tokens_equal,
     verify_request,
 )
@@ -269,3 +270,25 @@ def test_how_long_until_free() -> None:
 @pytest.mark.parametrize("stamps", [None, 5, "x", {}, [math.nan], [True], ["1"], [None]])
 def test_a_malformed_past_is_no_window(stamps: Any) -> None:
     assert restore_rate_window(60.0, 5, stamps) is None
+
+
+@pytest.mark.parametrize(
+    ("authorization", "api_key", "token"),
+    [
+        ("Bearer abc", None, "abc"),
+        (None, "abc", "abc"),
+        ("Bearer abc", "abc", "abc"),
+        (None, None, ""),
+        (None, "", ""),
+        (None, "two words", ""),
+        (None, 7, ""),
+        ("Bearer abc", "abd", " "),
+        ("Bearer abc", "", " "),
+        ("Basic abc", "abc", " "),
+        ("", "abc", " "),
+    ],
+)
+def test_two_credentials_that_differ_are_equal_to_no_token(
+    authorization: object, api_key: object, token: str
+) -> None:
+    assert presented_token(authorization, api_key) == token

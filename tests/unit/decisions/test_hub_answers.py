@@ -7,11 +7,16 @@ from typing import Any
 import pytest
 
 from companion_core.decisions.hub_answers import (
+    HUB_ORIGINS,
     HubProblem,
     explain_answer,
+    hub_settings,
+    is_hop_admitted,
     is_hub_host,
+    stated_digest,
     wait_seconds,
 )
+from companion_core.decisions.source import parse_https_url
 
 pytestmark = pytest.mark.unit
 
@@ -83,3 +88,77 @@ def test_an_answer_is_explained(
 )
 def test_how_long_to_wait_is_read(headers: Any, seconds: int | None) -> None:
     assert wait_seconds(headers) == seconds
+
+
+# --- where the hub is, and whom it may send to ---
+
+
+@pytest.mark.parametrize(
+    ("environment", "host", "offline"),
+    [
+        ({}, "huggingface.co", False),
+        (None, "huggingface.co", False),
+        ({"HF_ENDPOINT": ""}, "huggingface.co", False),
+        ({"HF_ENDPOINT": " https://hub.example/ "}, "hub.example", False),
+        ({"HF_ENDPOINT": "http://hub.example"}, None, False),
+        ({"HF_ENDPOINT": "hub.example"}, None, False),
+        ({"HF_HUB_OFFLINE": "1"}, "huggingface.co", True),
+        ({"TRANSFORMERS_OFFLINE": "Yes"}, "huggingface.co", True),
+        ({"HF_HUB_OFFLINE": "0"}, "huggingface.co", False),
+    ],
+)
+def test_the_environment_says_where_the_hub_is(
+    environment: Any, host: str | None, offline: bool
+) -> None:
+    told = hub_settings(environment)
+    assert told.offline is offline
+    assert getattr(told.endpoint, "host", None) == host
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "hop", "admitted"),
+    [
+        ("https://huggingface.co", "https://us.aws.cdn.hf.co/x", True),
+        ("https://huggingface.co", "https://huggingface.co/x", True),
+        ("https://huggingface.co", "https://us.aws.cdn.hf.co:8443/x", False),
+        ("https://huggingface.co", "https://hf.co.evil.example/x", False),
+        ("https://huggingface.co", "https://evilhf.co/x", False),
+        ("https://huggingface.co", "https://127.0.0.1/x", False),
+        ("https://hub.example", "https://cdn.hub.example/x", True),
+        ("https://hub.example", "https://cdn.hub.example:8443/x", False),
+        ("https://hub.example", "https://us.aws.cdn.hf.co/x", True),
+        ("https://hub.example", "https://other.example/x", False),
+        ("https://127.0.0.1:8443", "https://127.0.0.1:9443/x", True),
+        ("https://127.0.0.1:8443", "https://192.168.0.1/x", False),
+    ],
+)
+def test_a_hub_may_send_to_itself_below_itself_and_to_the_public_hub(
+    endpoint: str, hop: str, admitted: bool
+) -> None:
+    assert is_hop_admitted(parse_https_url(endpoint), parse_https_url(hop)) is admitted
+
+
+@pytest.mark.parametrize("value", [None, "https://huggingface.co", 7])
+def test_only_parsed_addresses_are_admitted(value: object) -> None:
+    hub = parse_https_url("https://huggingface.co")
+    assert not is_hop_admitted(hub, value)
+    assert not is_hop_admitted(value, hub)
+
+
+def test_every_origin_that_is_recorded_is_the_hubs_own() -> None:
+    hub = parse_https_url("https://huggingface.co")
+    assert all(is_hop_admitted(hub, parse_https_url(origin)) for origin in HUB_ORIGINS)
+
+
+@pytest.mark.parametrize(
+    ("headers", "stated"),
+    [
+        ({"x-linked-etag": f'"{"a" * 64}"', "x-linked-size": "12"}, ("a" * 64, 12)),
+        ({"x-linked-etag": "a" * 64, "x-linked-size": "-1"}, (None, None)),
+        ({"x-linked-etag": f'W/"{"a" * 64}"', "x-linked-size": "1e3"}, (None, None)),
+        ({"x-linked-etag": f'"{"A" * 64}"'}, (None, None)),
+        (None, (None, None)),
+    ],
+)
+def test_a_stated_digest_is_one_or_none(headers: Any, stated: Any) -> None:
+    assert stated_digest(headers) == stated

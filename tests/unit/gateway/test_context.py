@@ -26,8 +26,13 @@ def test_another_model_is_named_everywhere_at_once() -> None:
     assert context.settings.model_id == "new"
     assert context.settings.port == 1234
     for close in (False, True):
-        _, body = context.models_response(close=close).split(b"\r\n\r\n", 1)
-        assert [model["id"] for model in json.loads(body)["data"]] == ["new"]
+        listed, one = (
+            json.loads((context.models_response(path, close=close) or b"").split(b"\r\n\r\n", 1)[1])
+            for path in ("/v1/models", "/v1/models/new")
+        )
+        assert listed["data"] == [one]
+        assert one["id"] == "new"
+        assert context.models_response("/v1/models/old", close=close) is None
 
 
 def test_a_short_token_is_refused_and_no_host_is_admitted_before_the_port_is_taken() -> None:

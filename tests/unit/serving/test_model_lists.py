@@ -130,7 +130,6 @@ def test_a_lost_key_is_told(world: World) -> None:
     world.record("mine")
     world.keychain.items.clear()
     assert world.refusal("mine").reason is Reason.PERSONAL_KEY_MISSING
-    assert world.refusal("tiny").reason is Reason.PERSONAL_KEY_MISSING
 
 
 def test_the_key_may_lie_in_a_file(tmp_path: Path) -> None:
@@ -160,3 +159,21 @@ def test_a_keychain_that_forgets_keeps_no_key(tmp_path: Path) -> None:
         own.add(OwnModel(id="mine", format="gguf", files=(file,), origin=""))
     assert caught.value.reason is Reason.KEYCHAIN_ABSENT
     assert "models.key_file" in caught.value.detail
+
+
+def test_an_own_list_that_cannot_be_read_keeps_nobody_from_a_publishers_model(
+    world: World,
+) -> None:
+    world.record("mine")
+    world.keychain.items.clear()
+    assert world.find("tiny").vouched_by is ManifestKind.PUBLISHER
+    assert world.refusal("mine").reason is Reason.PERSONAL_KEY_MISSING
+    assert world.refusal("neither").reason is Reason.PERSONAL_KEY_MISSING
+    world.paths.own_manifest.write_bytes(b"{}")
+    assert world.find("tiny").vouched_by is ManifestKind.PUBLISHER
+
+
+def test_an_id_that_an_unreadable_list_claims_is_not_the_publishers(world: World) -> None:
+    world.record("tiny")
+    world.keychain.items.clear()
+    assert world.refusal("tiny").reason is Reason.PERSONAL_KEY_MISSING
