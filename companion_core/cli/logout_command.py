@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import click
 
 from companion_core.cli import Settings, echo_result
 from companion_core.cli.account import require_account
 from companion_core.cli.blocking import run_cancellable
+
+# By whether the service took notice; None if nobody was signed in.
+_TEXTS: Final = {
+    True: "signed out",
+    False: "signed out here; the service did not end the tokens, which it does when they expire",
+    None: "nobody was signed in",
+}
 
 
 @click.command("logout")
@@ -20,5 +29,5 @@ def command(settings: Settings, *, as_json: bool) -> None:
     """
     account = require_account(settings)
     revoked = run_cancellable(account.session.end)
-    text = "signed out" if revoked else "signed out here; the service was not told"
-    echo_result({"ok": True, "revoked": revoked}, text, as_json=as_json)
+    document = {"ok": True, "revoked": bool(revoked)}
+    echo_result(document, _TEXTS[revoked], as_json=as_json)

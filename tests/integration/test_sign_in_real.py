@@ -273,7 +273,18 @@ def test_from_the_sign_in_to_an_answer(world, oidc, authority, tmp_path, require
     steps = ["login --status --json", "up --detach --json", "login --json", "login --status --json"]
     steps += ["up --detach --json", "chat Hello", "logout --json"]
     steps += ["login --status --json", "down"]
-    told = in_a_session(tmp_path, both, [world.argv(*step.split()) for step in steps])
+    # What two people see who give up: one prints the address, one came over ssh.
+    gives_up = ["timeout", "--preserve-status", "--signal=INT", "4"]
+    given_up = [
+        [*gives_up, *world.argv("login", "--print-url")],
+        ["env", "SSH_CONNECTION=here", *gives_up, *world.argv("login", "--json")],
+    ]
+    commands = [*given_up, *(world.argv(*step.split()) for step in steps)]
+    printed, over_ssh, *told = in_a_session(tmp_path, both, commands)
+    assert (printed[0], over_ssh[0]) == (130, 130), (printed, over_ssh)
+    assert f"{oidc.issuer}/auth?response_type=code" in printed[2]
+    assert json.loads(over_ssh[2].splitlines()[0])["url"] == f"{oidc.issuer}/device"
+    assert json.loads(over_ssh[1])["reason"] == Reason.INTERRUPTED
     before, refused, login, signed_in, up, chat, logout, after, down = told
     assert before[0] == 4
     assert json.loads(before[1])["reason"] == Reason.SIGN_IN_REQUIRED

@@ -162,8 +162,10 @@ class AccountSession:
             refreshable=session.refresh_token is not None,
         )
 
-    def end(self, cancelled: threading.Event) -> bool:
+    def end(self, cancelled: threading.Event) -> bool | None:
         """Forget the session, then tell the service; say whether that took notice. Blocking.
+
+        None says that nobody was signed in.
 
         The tokens are gone from the keychain before the service is asked, whatever it says.
         """
@@ -175,7 +177,7 @@ class AccountSession:
             self._fresh = None
             self._custody.clear_session()
         if session is None:
-            return False
+            return None
         tokens = (session.refresh_token, session.access_token)
         try:
             client = Client(self.settings, self._exchange(cancelled))
