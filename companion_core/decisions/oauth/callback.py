@@ -31,7 +31,7 @@ _NOT_FOUND: Final = 404
 _NOT_ALLOWED: Final = 405
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Callback:
     """A request, judged.
 
@@ -55,27 +55,27 @@ def read_callback(head: object, *, host: object, path: object) -> Callback:
         path: the exact path of the redirect URI.
     """
     if not (isinstance(head, bytes) and isinstance(host, str) and isinstance(path, str)):
-        return Callback(_BAD_REQUEST)
+        return Callback(status=_BAD_REQUEST)
     if len(head) > MAX_HEAD_BYTES:
-        return Callback(_BAD_REQUEST)
+        return Callback(status=_BAD_REQUEST)
     first, *rest = head.split(b"\r\n")
     line = _REQUEST_LINE.fullmatch(first)
     headers = [_HEADER.fullmatch(each) for each in rest]
     if line is None or None in headers:
-        return Callback(_BAD_REQUEST)
+        return Callback(status=_BAD_REQUEST)
     named = [(h["name"].lower(), h["value"].strip(b" \t")) for h in headers if h is not None]
     hosts = [value for name, value in named if name == b"host"]
     if len(hosts) != 1 or any(name in _BODY_HEADERS and value != b"0" for name, value in named):
-        return Callback(_BAD_REQUEST)
+        return Callback(status=_BAD_REQUEST)
     if hosts[0] != host.encode(errors="surrogatepass"):
-        return Callback(_FORBIDDEN)
+        return Callback(status=_FORBIDDEN)
     if line["path"] != path.encode(errors="surrogatepass"):
-        return Callback(_NOT_FOUND)
+        return Callback(status=_NOT_FOUND)
     if line["method"] != b"GET":
-        return Callback(_NOT_ALLOWED)
+        return Callback(status=_NOT_ALLOWED)
     if not line["query"]:
-        return Callback(_BAD_REQUEST)
+        return Callback(status=_BAD_REQUEST)
     params = parse_redirect_query(line["query"].decode("ascii"))
     if isinstance(params, Verdict):
-        return Callback(_BAD_REQUEST, malformed=True)
-    return Callback(_BAD_REQUEST, params=params)
+        return Callback(status=_BAD_REQUEST, malformed=True)
+    return Callback(status=_BAD_REQUEST, params=params)
