@@ -273,17 +273,21 @@ def test_from_the_sign_in_to_an_answer(world, oidc, authority, tmp_path, require
     steps = ["login --status --json", "up --detach --json", "login --json", "login --status --json"]
     steps += ["up --detach --json", "chat Hello", "logout --json"]
     steps += ["login --status --json", "down"]
-    # What two people see who give up: one prints the address, one came over ssh.
+    # What people see who give up: one prints the address, one came over ssh, one has no browser.
     given_up = [
         ["GIVE-UP", *world.argv("login", "--print-url")],
         ["GIVE-UP", "env", "SSH_CONNECTION=here", *world.argv("login", "--json")],
+        ["GIVE-UP", "env", "PATH=/nowhere", *world.argv("login", "--json")],
     ]
     commands = [*given_up, *(world.argv(*step.split()) for step in steps)]
-    printed, over_ssh, *told = in_a_session(tmp_path, both, commands)
-    assert (printed[0], over_ssh[0]) == (130, 130), (printed, over_ssh)
+    told = in_a_session(tmp_path, both, commands)
+    printed, on_a_device, told = told[0], told[1:3], told[3:]
+    assert printed[0] == 130, printed
     assert f"{oidc.issuer}/auth?response_type=code" in printed[2]
-    assert json.loads(over_ssh[2].splitlines()[0])["url"] == f"{oidc.issuer}/device"
-    assert json.loads(over_ssh[1])["reason"] == Reason.INTERRUPTED
+    for status, out, err in on_a_device:
+        assert status == 130, err
+        assert json.loads(err.splitlines()[0])["url"] == f"{oidc.issuer}/device"
+        assert json.loads(out)["reason"] == Reason.INTERRUPTED
     before, refused, login, signed_in, up, chat, logout, after, down = told
     assert before[0] == 4
     assert json.loads(before[1])["reason"] == Reason.SIGN_IN_REQUIRED
