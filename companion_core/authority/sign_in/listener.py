@@ -133,6 +133,7 @@ class RedirectListener:
             task.add_done_callback(self._forget)
             if len(self._connections) > MAX_CONNECTIONS:
                 next(iter(self._connections)).cancel()  # the oldest has had its time
+            await asyncio.sleep(0)  # a flood of connections leaves the others their turn
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         self._connections.pop(task).close()  # also where it was cancelled before its first step
