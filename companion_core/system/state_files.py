@@ -13,8 +13,8 @@ import stat
 import struct
 import sys
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from companion_core.errors import EnvironmentUnavailable, Reason, Refused
 from companion_core.system.lacks import lack_of
@@ -284,7 +284,7 @@ def write_private(path: Path, data: bytes, *, durable: bool = True, mode: int = 
             temporary.unlink(missing_ok=True)
 
 
-def open_ordinary(path: Path, flags: int = 0) -> BinaryIO:
+def open_ordinary(path: Path, flags: int = 0) -> BufferedReader:
     """Open an ordinary file for reading; a pipe without a writer is refused, not waited for.
 
     Raises:
