@@ -43,6 +43,7 @@ __all__ = [
     "Measured",
     "Signed",
     "add_file",
+    "files_of",
     "init_draft",
     "measure",
     "parse_lifetime",
@@ -176,6 +177,12 @@ def add_file(
         raise UsageError(Reason.USAGE, message)
     _write(folder / DRAFT, draft)
     return name
+
+
+def files_of(folder: Path, model_id: str) -> list[str]:
+    """Return the names of the files that a model of the draft has."""
+    models = _draft(folder)["models"]
+    return [file["name"] for model in models if model["id"] == model_id for file in model["files"]]
 
 
 def _leave_out_pieces(draft: dict[str, Any], payload_bytes: Callable[[], int]) -> None:

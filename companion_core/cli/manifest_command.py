@@ -10,6 +10,7 @@ import click
 from companion_core.authority.publisher import (
     Measured,
     add_file,
+    files_of,
     init_draft,
     measure,
     parse_lifetime,
@@ -97,8 +98,11 @@ def add(  # noqa: PLR0917 - click passes options by name
         "name": name,
         "size": measured.size,
         "sha256": measured.sha256,
+        "files": (files := files_of(folder, model_id)),
     }
     text = f"{model_id}: {name}, {measured.size} bytes, SHA-256 {measured.sha256}"
+    if len(files) > 1:
+        text += f"\n{model_id} is one model of {len(files)} files now: {', '.join(files)}"
     echo_result(document, text, as_json=as_json)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -13,6 +14,7 @@ import click
 
 from companion_core.cli import Settings, echo_result, explain
 from companion_core.cli.detached import start_detached
+from companion_core.cli.event_log import log_ending, log_events
 from companion_core.cli.foreground import harden_process, run_event_loop, run_interruptible
 from companion_core.cli.model_swap import swap_model
 from companion_core.cli.progress import StepPrinter
@@ -112,6 +114,8 @@ async def _serve(
     config: Config,
     on_step: OnStep,
     announce: Callable[[Companion], None],
+    *,
+    logs: bool = False,
 ) -> int:
     paths = settings.paths
     companion = Companion.open(
@@ -129,7 +133,9 @@ async def _serve(
         companion.request_stop(now=count > 1)
 
     async def run() -> None:
-        async with companion:
+        log: contextlib.AbstractAsyncContextManager[None]
+        log = log_events(companion.events()) if logs else contextlib.nullcontext()
+        async with log, companion:
             announce(companion)
             await companion.wait_for_stop_request()
 
@@ -163,8 +169,9 @@ def _serve_for_parent(settings: Settings, model_id: str | None, descriptor: int)
                 config = _read_config(settings, model_id)
                 harden_process()
                 set_output_apart()
-                return run_event_loop(_serve(settings, config, on_step, announce))
+                return run_event_loop(_serve(settings, config, on_step, announce, logs=True))
         except CompanionError as error:
+            log_ending(error.reason)
             tell(error=error.reason.value, detail=explain(error))
             raise error_for(
                 error.reason

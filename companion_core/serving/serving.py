@@ -295,6 +295,10 @@ class Serving:
         """Return for how many seconds it has been above a ceiling of memory."""
         return self._monitor.over_memory_for()
 
+    def unobserved_for(self) -> float:
+        """Return for how many seconds nobody could say what it uses."""
+        return self._monitor.unobserved_for()
+
     async def require_room_for(self, model: VerifiedModel) -> None:
         """Require that a model fits below the ceilings, whatever is free just now.
 

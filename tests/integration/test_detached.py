@@ -37,7 +37,9 @@ def test_the_parent_hears_the_detail_and_the_log_only_the_reason(world):
     assert told["error"] == "configuration_invalid"
     assert str(missing) in told["detail"]
     assert str(world.folder) not in done.stdout + done.stderr
-    assert done.stderr.startswith("companion: configuration_invalid: ")
+    *events, last = done.stderr.splitlines()
+    assert last.startswith("companion: configuration_invalid: ")
+    assert events[-1].endswith("Z companion: ended configuration_invalid"), "with its time"
 
 
 @pytest.mark.parametrize("stage", ["read_config", "run_event_loop"])

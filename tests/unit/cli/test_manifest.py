@@ -62,6 +62,17 @@ def test_the_publishers_four_commands(work: Path, shell: Shell) -> None:
     assert shell("verify", "pub/manifest.json", "--trusted-key", key)[1].startswith("version 2")
 
 
+def test_a_second_file_under_an_id_is_told_as_one_model_of_two(work: Path, shell: Shell) -> None:
+    shell("init", "pub", "--key-out", "key.pem")
+    assert len(shell(*ADD)[1].splitlines()) == 1
+    assert len(shell(*ADD)[1].splitlines()) == 1, "the same name replaces the entry"
+    second = ("add", "pub", "tiny.gguf", "--id", "tiny", "--format", "gguf")
+    url = ("--url", URL.replace("tiny.gguf", "other.gguf"))
+    _, out, _ = shell(*second, *url)
+    assert out.splitlines()[1] == "tiny is one model of 2 files now: tiny.gguf, other.gguf"
+    assert json.loads(shell(*second, *url, "--json")[1])["files"] == ["tiny.gguf", "other.gguf"]
+
+
 def test_a_key_in_the_folder_that_will_be_published_is_pointed_out(
     work: Path, shell: Shell
 ) -> None:
