@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Sequence
 from typing import Final
 
 from companion_core.decisions.plan_texts import plain_name
@@ -39,14 +38,16 @@ def is_placement_text(value: object) -> bool:
     return text.count("{placed}") == 1 and text.count("{all}") <= 1
 
 
-def read_placement(texts: Sequence[str], line: str) -> Placement | None:
+def read_placement(texts: object, line: object) -> Placement | None:
     """Return what a line of the runtime's output says, or None if it says nothing of it.
 
     Args:
-        texts: of the plan, each as `is_placement_text` allows.
+        texts: of the plan; what `is_placement_text` does not allow is not looked for.
         line: as the runtime wrote it.
     """
-    for text in texts:
+    if type(line) is not str or not isinstance(texts, list | tuple):
+        return None
+    for text in filter(is_placement_text, texts):
         parts = _FIELD.split(text)
         literal, fields = parts[::2], parts[1::2]
         if literal[0] not in line:
