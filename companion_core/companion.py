@@ -266,6 +266,7 @@ class Companion:
             gave_up=self.gave_up,
             last_health_ok_seconds_ago=serving.last_health_ok_seconds_ago,
             swap=self._swaps.status(),
+            step=self._events.latest if served is None else None,
             plugins=self._plugins,
         )
 

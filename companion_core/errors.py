@@ -124,6 +124,7 @@ class Reason(enum.StrEnum):
     PLAN_REFUSED = "plan_refused"
     UNKNOWN_OPTION = "unknown_option"
     CHAT_TEMPLATE_UNSUPPORTED = "chat_template_unsupported"
+    GPU_REQUIRED = "gpu_required"
     SPAWN_FAILED = "spawn_failed"
     START_TIMEOUT = "start_timeout"
     RUNTIME_EXITED = "runtime_exited"

@@ -9,8 +9,8 @@ its text as a value.
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
-import hashlib
 import json
 import os
 import re
@@ -29,12 +29,14 @@ from companion_core.decisions.manifest import (
     verify_manifest,
 )
 from companion_core.decisions.manifest_kind import ManifestKind
+from companion_core.decisions.pieces import PIECE_BYTES
 from companion_core.decisions.source import HttpsUrl, parse_https_url
 from companion_core.decisions.strict_json import parse_json
 from companion_core.decisions.verdict import Verdict
 from companion_core.errors import EnvironmentUnavailable, Reason, UsageError, error_for
 from companion_core.system.lacks import lack_of
 from companion_core.system.os_compat import NO_FOLLOW
+from companion_core.system.piecewise import PiecewiseHash
 from companion_core.system.state_files import write_private
 
 __all__ = [
@@ -53,16 +55,22 @@ MANIFEST: Final = "manifest.json"
 MAX_KEY_BYTES: Final = 4096
 MAX_LIFETIME: Final = dt.timedelta(days=366)
 _BLOCK_BYTES: Final = 1 << 20
+_SIGNATURES_BYTES: Final = 8 * 1024  # what an envelope holds beside the payload, and to spare
 _LIFETIME = re.compile(r"([1-9][0-9]{0,5})([smhd])", re.ASCII)
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A file's size in bytes and its SHA-256 in lower-case hex."""
+    """A file's size in bytes and its SHA-256 in lower-case hex.
+
+    Attributes:
+        pieces: the SHA-256 of each `PIECE_BYTES`, one after the other; empty if not known.
+    """
 
     size: int
     sha256: str
+    pieces: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,13 +112,12 @@ def init_draft(folder: Path, key_file: Path) -> str:
 
 
 def measure(read: Callable[[memoryview], int | None]) -> Measured:
-    """Read a stream to its end, block by block, and return its size and digest."""
-    digest, size = hashlib.sha256(), 0
+    """Read a stream to its end, block by block; return its size and digest, and of each piece."""
     buffer = memoryview(bytearray(_BLOCK_BYTES))
-    while count := read(buffer):
-        digest.update(buffer[:count])
-        size += count
-    return Measured(size, digest.hexdigest())
+    with PiecewiseHash(PIECE_BYTES) as digest:
+        while count := read(buffer):
+            digest.update(buffer[:count])
+    return Measured(digest.size, digest.sha256, digest.pieces)
 
 
 def add_file(
@@ -126,7 +133,8 @@ def add_file(
     """Enter one file into the draft and return its name, which is the end of its address.
 
     A second file under the same id makes a model of several files; a file of the same name
-    replaces the earlier entry. The address's folder becomes an allowed source.
+    replaces the earlier entry. The address's folder becomes an allowed source. The digests of the
+    pieces are entered as well, and left out of the largest files where a manifest cannot hold them.
 
     Raises:
         UsageError: the format differs from the model's, or a manifest cannot hold the entry.
@@ -151,19 +159,32 @@ def add_file(
         raise UsageError(Reason.USAGE, f"{model_id} is already entered as {model['format']}")
     for key, value in (("licence", licence), ("chat_template", chat_template)):
         model[key] = model.get(key) if value is None else value
-    entry = {
+    entry: dict[str, Any] = {
         "name": name,
         "size": measured.size,
         "sha256": measured.sha256,
         "urls": [parsed.text],
     }
+    if measured.pieces:
+        digests = base64.b64encode(measured.pieces).decode("ascii")
+        entry["pieces"] = {"size": PIECE_BYTES, "sha256": digests}
     model["files"] = [*(file for file in model["files"] if file["name"] != name), entry]
     moment = dt.datetime.fromtimestamp(0, tz=dt.UTC)
+    _leave_out_pieces(draft, lambda: len(_payload(draft, moment, moment)))
     if not check_payload(_payload(draft, moment, moment + MAX_LIFETIME)).ok:
         message = "a manifest cannot hold this id, format, file name, size, licence or template"
         raise UsageError(Reason.USAGE, message)
     _write(folder / DRAFT, draft)
     return name
+
+
+def _leave_out_pieces(draft: dict[str, Any], payload_bytes: Callable[[], int]) -> None:
+    """Take the longest lists of pieces out of a draft, until its envelope is not too long."""
+    files = [file for model in draft["models"] for file in model["files"] if "pieces" in file]
+    files.sort(key=lambda file: int(file["size"]))
+    # The envelope has the payload in base64.
+    while files and payload_bytes() * 4 // 3 > MAX_MANIFEST_BYTES - _SIGNATURES_BYTES:
+        del files.pop()["pieces"]
 
 
 def parse_lifetime(text: str) -> dt.timedelta:

@@ -65,6 +65,7 @@ COMMANDS: Final[dict[str, _Entry]] = {
     "status": _Entry("Daily", "Say what runs and why it is or is not available."),
     "exec": _Entry("Daily", "Run a program with this session's address and key."),
     "models": _Entry("Daily", "List, add, prove and remove models: a publisher's, and your own."),
+    "init": _Entry("Set-up", "Write a commented configuration of what this machine has."),
     "doctor": _Entry("Set-up", "Say what is here, what is wrong, and what to do about it."),
     "keys": _Entry("Set-up", "Give programs keys of their own, and take them back."),
     "token": _Entry("Set-up", "Print the session token."),

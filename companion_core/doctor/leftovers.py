@@ -22,7 +22,7 @@ from companion_core.doctor.checks import Check, Situation
 from companion_core.doctor.findings import Finding, Section, broken, fine, repaired, skipped
 from companion_core.doctor.state import ACCESS, REPAIR, is_ours, shown
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason
-from companion_core.models.partial import KEPT_NAMES, split_kept
+from companion_core.models.kept_parts import KEPT_NAMES, split_kept
 from companion_core.runtime import left_behind, reclaim, start_folders
 from companion_core.serving.last_end import last_end
 from companion_core.system.folder_lock import lock_folder

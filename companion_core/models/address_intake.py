@@ -6,6 +6,7 @@ import hashlib
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,8 +15,10 @@ from companion_core.decisions.source import SourceUrl
 from companion_core.decisions.verdict import Verdict
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason, error_for
 from companion_core.models.byte_pump import Pace
+from companion_core.models.fetch import CUT_OFF
 from companion_core.models.intake import Taken, hash_file
-from companion_core.models.partial import Partial, make_room
+from companion_core.models.kept_parts import make_room
+from companion_core.models.partial import Partial
 from companion_core.models.transfer import Download, Transfer, receive
 from companion_core.system.folder_lock import lock_folder
 from companion_core.system.lacks import lack_of
@@ -58,19 +61,27 @@ def take_address(
         CompanionError: `interrupted`.
     """
     private_folder(folder)
+    place = _place(url, size)
+    chosen = Pace() if pace is None else pace
+
+    def watch(missing: int) -> None:
+        if not make_room(folder, missing, wanted={place.sha256}):
+            raise EnvironmentUnavailable(Reason.DISK_UNAVAILABLE)
+
     transfer = Transfer(
         allowed=allowed,
         download=download,
         plugin=plugin,
-        pace=Pace() if pace is None else pace,
+        pace=chosen,
+        ends_at=time.monotonic() + chosen.whole_seconds,
         sleep=cancelled.wait,
         cancelled=cancelled,
         advance=lambda received: progress(received, size),
-        resumes=lambda _received: None,
+        watch=watch,
     )
     try:
         with lock_folder(folder, cancelled):
-            return _take(folder, _place(url, size), url, transfer)
+            return _take(folder, place, url, transfer)
     except OSError as error:
         raise lack_of(OSError(error.errno, error.strerror)) from error
 
@@ -89,16 +100,17 @@ def _take(folder: Path, place: ModelSpec, url: SourceUrl, transfer: Transfer) ->
     kept = False
     try:
         try:
-            missing = place.size - partial.received
-            if not make_room(folder, missing, wanted={place.sha256}):
-                raise EnvironmentUnavailable(Reason.DISK_UNAVAILABLE)
+            transfer.watch(place.size - partial.received)
             receive(partial, [url], transfer)
             partial.sync()
+        except OSError:
+            kept = partial.worth_keeping  # the disk is full, and what came is as good as before
+            raise
         finally:
             partial.close()
         return _name(partial, folder, transfer.cancelled)
     except CompanionError as error:
-        cut_off = error.reason in {Reason.DOWNLOAD_FAILED, Reason.INTERRUPTED}
+        cut_off = error.reason in CUT_OFF
         kept = (cut_off or not partial.doubtful) and partial.worth_keeping
         raise
     finally:

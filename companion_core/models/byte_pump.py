@@ -8,11 +8,12 @@ the network down.
 from __future__ import annotations
 
 import contextlib
+import math
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Final, Self
 
 from companion_core.errors import CompanionError, PluginFault, Reason
@@ -21,12 +22,27 @@ from companion_core.system.deadline import call_with_deadline
 from companion_core.system.muted_output import mute_output
 from companion_core.transfer_fault import TransferFault, TransferProblem
 
-__all__ = ["BytePump", "Pace"]
+__all__ = ["BLOCKS", "BytePump", "Pace", "Spread"]
 
 BLOCK_BYTES: Final = 1 << 20
 BLOCKS: Final = 4
 _POLL_SECONDS: Final = 0.1
 _CLOSE_SECONDS: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """When further connections are tried.
+
+    Attributes:
+        connections: the most that are open at once.
+        look_seconds: how long a rate is measured.
+        least_bytes: no connection gets less to bring.
+    """
+
+    connections: int = 4
+    look_seconds: float = 2.0
+    least_bytes: int = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +52,14 @@ class Pace:
     Attributes:
         open_seconds: until the answer's head is there.
         block_seconds: for each MiB of the body; the default is a floor of about 9 kB/s.
+        whole_seconds: for a whole model; what came until then is there for the next run.
+        spread: when more connections than one are tried.
     """
 
     open_seconds: float = 60.0
     block_seconds: float = 120.0
+    whole_seconds: float = 24 * 3600.0
+    spread: Spread = field(default_factory=Spread)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +88,14 @@ class BytePump:
         plugin: str,
         pace: Pace,
         cancelled: threading.Event,
+        ends_at: float = math.inf,
     ) -> None:
         self._download = download
         self._request = request
         self._plugin = plugin
         self._pace = pace
         self._cancelled = cancelled
+        self._ends_at = ends_at
         self._stopped = threading.Event()
         self._free: queue.SimpleQueue[memoryview | None] = queue.SimpleQueue()
         self._ready: queue.SimpleQueue[_Opened | memoryview | BaseException | None]
@@ -97,9 +119,13 @@ class BytePump:
     def __exit__(self, *_: object) -> None:
         self._stop()
 
-    def blocks(self) -> Iterator[memoryview]:
-        """Yield the body; a block is valid until the next one is asked for."""
-        for _ in range(BLOCKS):
+    def blocks(self, count: int = BLOCKS) -> Iterator[memoryview]:
+        """Yield the body; a block is valid until the next one is asked for.
+
+        Args:
+            count: how many blocks the ring has.
+        """
+        for _ in range(count):
             self._free.put(memoryview(bytearray(BLOCK_BYTES)))
         while True:
             block = self._next(self._pace.block_seconds)
@@ -111,7 +137,7 @@ class BytePump:
             self._free.put(memoryview(whole) if isinstance(whole, bytearray) else None)
 
     def _next(self, seconds: float) -> _Opened | memoryview | None:
-        deadline = time.monotonic() + seconds
+        deadline = min(time.monotonic() + seconds, self._ends_at)
         while True:
             if self._cancelled.is_set():
                 raise CompanionError(Reason.INTERRUPTED)
@@ -121,7 +147,10 @@ class BytePump:
                 if time.monotonic() < deadline:
                     continue
                 late = TransferProblem(TransferFault.TIMED_OUT)
-                raise DownloadFailed(Reason.DOWNLOAD_FAILED, retryable=True, problem=late) from None
+                again = time.monotonic() < self._ends_at
+                raise DownloadFailed(
+                    Reason.DOWNLOAD_FAILED, retryable=again, problem=late
+                ) from None
             if not isinstance(item, BaseException):
                 return item
             if isinstance(item, DownloadFailed | Redirect | ResumeRefused | CompanionError):

@@ -86,11 +86,14 @@ class HttpsDownloader:
         if isinstance(url, Verdict):
             raise DownloadFailed(Reason.DOWNLOAD_FAILED, retryable=False)
         headers = {}
-        if request.offset:
-            if request.validator is None:
+        if _is_range(request):
+            if request.validator is None and request.length is None:
                 raise ResumeRefused
-            # RFC 9110 section 13.1.5: the range of these very bytes, or everything.
-            headers = {"Range": f"bytes={request.offset}-", "If-Range": request.validator}
+            last = "" if request.length is None else request.offset + request.length - 1
+            headers["Range"] = f"bytes={request.offset}-{last}"
+            if request.validator is not None:
+                # RFC 9110 section 13.1.5: the range of these very bytes, or everything.
+                headers["If-Range"] = request.validator
         try:
             answer = open_get(
                 url,
@@ -144,11 +147,12 @@ def _judge(answer: HttpsAnswer, url: HttpsUrl, request: DownloadRequest) -> _Bod
         if address is None:
             raise _refused(TransferFault.UNREADABLE_REDIRECT, answer)
         raise Redirect(address)
-    if request.offset and (
-        status in _RANGE_REFUSED or (status == _PARTIAL and not _resumes(answer, request.offset))
+    ranged = _is_range(request)
+    if ranged and (
+        status in _RANGE_REFUSED or (status == _PARTIAL and not _resumes(answer, request))
     ):
         raise ResumeRefused
-    if status != (_PARTIAL if request.offset else _OK):
+    if status != (_PARTIAL if ranged else _OK):
         raise _refused(fault_of_status(status), answer)
     if (answer.header("Content-Encoding") or "identity").strip().lower() != "identity":
         raise _refused(TransferFault.BROKEN_ANSWER, answer)
@@ -157,14 +161,19 @@ def _judge(answer: HttpsAnswer, url: HttpsUrl, request: DownloadRequest) -> _Bod
     return _Body(answer, etag if strong else None)
 
 
-def _resumes(answer: HttpsAnswer, offset: int) -> bool:
-    """Tell whether a 206 brings the bytes from `offset` to the end, and says so."""
+def _is_range(request: DownloadRequest) -> bool:
+    return request.offset > 0 or request.length is not None
+
+
+def _resumes(answer: HttpsAnswer, request: DownloadRequest) -> bool:
+    """Tell whether a 206 brings the bytes that were asked for, and says so."""
     match = _CONTENT_RANGE.fullmatch(answer.header("Content-Range") or "")
     if match is None:
         return False
     first, last, total = (int(text) for text in match.groups())
-    whole_rest = first == offset and last == total - 1
-    return whole_rest and answer.length in {None, total - offset}
+    end = total if request.length is None else min(request.offset + request.length, total)
+    as_asked = first == request.offset and last == end - 1
+    return as_asked and answer.length in {None, end - first}
 
 
 @dataclass(frozen=True, slots=True)

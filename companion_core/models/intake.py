@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 import stat
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -23,7 +21,7 @@ from typing import Final
 from companion_core.decisions.gguf import HEAD_BYTES, GgufHead, parse_gguf
 from companion_core.decisions.pieces import PIECE_BYTES
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason, Refused
-from companion_core.models.partial import make_room
+from companion_core.models.kept_parts import make_room
 from companion_core.system.folder_lock import lock_folder
 from companion_core.system.os_compat import (
     BINARY,
@@ -33,6 +31,7 @@ from companion_core.system.os_compat import (
     read_at,
     user_id,
 )
+from companion_core.system.piecewise import PiecewiseHash
 from companion_core.system.state_files import fsync_folder, open_to_others, private_folder
 
 __all__ = ["TAKING_NAMES", "Taken", "hash_file", "read_head", "require_whole", "take_file"]
@@ -41,6 +40,7 @@ Progress = Callable[[int, int], object]
 
 # Copies that were not finished; the next intake removes them.
 TAKING_NAMES: Final = ".*.taking"
+_BLOCK_BYTES: Final = 1 << 20
 _FICLONE: Final = 0x40049409  # linux/fs.h
 _READ: Final = os.O_RDONLY | NON_BLOCKING | CLOSE_ON_EXEC | BINARY
 _MAKE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | NO_FOLLOW | CLOSE_ON_EXEC | BINARY
@@ -269,7 +269,7 @@ def hash_file(
 
     Args:
         descriptor: of the file, open for reading.
-        cancelled: ends the work at the next piece.
+        cancelled: ends the work at the next block.
         progress: called with bytes done.
         into: a descriptor that gets a copy.
 
@@ -277,37 +277,17 @@ def hash_file(
         CompanionError: `interrupted`.
         OSError: the disk.
     """
-    whole, size, pieces = hashlib.sha256(), 0, []
-    pending: Future[bytes] | None = None
-    with ThreadPoolExecutor(1, thread_name_prefix="companion-pieces") as worker:
-        while block := _read_piece(descriptor, size):
+    size = 0
+    with PiecewiseHash(PIECE_BYTES) as digest:
+        while block := read_at(descriptor, _BLOCK_BYTES, size):
             if cancelled.is_set():
                 raise CompanionError(Reason.INTERRUPTED)
-            if pending is not None:
-                pieces.append(pending.result())
-            pending = worker.submit(_digest, block)
-            whole.update(block)
+            digest.update(block)
             if into is not None:
                 _write_all(into, block)
             size += len(block)
             progress(size)
-        if pending is not None:
-            pieces.append(pending.result())
-    return Taken(size=size, sha256=whole.hexdigest(), pieces=b"".join(pieces))
-
-
-def _read_piece(descriptor: int, offset: int) -> bytes:
-    """Read the whole of a piece, or what there is of the last one."""
-    parts, missing = [], PIECE_BYTES
-    while missing and (part := read_at(descriptor, missing, offset)):
-        parts.append(part)
-        missing -= len(part)
-        offset += len(part)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-def _digest(block: bytes) -> bytes:
-    return hashlib.sha256(block).digest()
+    return Taken(size=size, sha256=digest.sha256, pieces=digest.pieces)
 
 
 def _write_all(descriptor: int, block: bytes) -> None:

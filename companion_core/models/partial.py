@@ -1,43 +1,43 @@
 """What a download has received, kept so that the next start goes on from there (I-04).
 
 Two owner-only files in the store, neither named like a model: `.SHA256.part` holds the bytes,
-`.SHA256.resume` says of which size and source they are and what the server called them. The
-record is written before the first byte, so that no byte lies under a record that is not its
-own. Whether the bytes are right is decided over the whole file (`staging.py`). Whoever uses
-them holds the store's lock, which ends with its process.
+`.SHA256.resume` says of which size and source they are, what the server called them and, where
+there are gaps, which of them are there. The record is written before the first byte, so that no
+byte lies under a record that is not its own. Whether the bytes are right is decided over the
+whole file (`store.py`). Whoever uses them holds the store's lock, which ends with its process.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
-import re
-import shutil
 import stat
 from collections.abc import Collection
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from companion_core.decisions.extents import Extents
 from companion_core.decisions.integrity import ModelSpec
-from companion_core.decisions.strict_json import parse_json
+from companion_core.decisions.pieces import Pieces
 from companion_core.errors import CompanionError
+from companion_core.models.kept_parts import (
+    PartRecord,
+    bytes_of,
+    is_resumable,
+    read_record,
+    record_of,
+)
 from companion_core.providers import ResumeRefused
 from companion_core.system.os_compat import BINARY, CLOSE_ON_EXEC, NO_FOLLOW, NON_BLOCKING, user_id
-from companion_core.system.state_files import read_private, write_private
+from companion_core.system.state_files import write_private
 
-__all__ = ["KEPT_NAMES", "Partial", "make_room", "received", "split_kept"]
+__all__ = ["Partial"]
 
-# Longer than a holiday, and no longer than a person remembers what they began.
-KEPT_SECONDS: Final = 14 * 24 * 3600.0
-# The two files, one that is being replaced, and how earlier versions named the first.
-KEPT_NAMES: Final = r"\.{1,2}([0-9a-f]{64})\.(?:resume(?:\.[0-9a-f]{16})?|(?:[0-9a-f]{16}\.)?part)"
-_KEPT = re.compile(KEPT_NAMES)
 _MODE: Final = 0o600
-_MAX_RECORD_BYTES: Final = 4096
 _WRITE = os.O_WRONLY | NO_FOLLOW | NON_BLOCKING | CLOSE_ON_EXEC | BINARY
+# Where a file has gaps, what came since the record was written is lost when the process is killed.
+_NOTED_BYTES: Final = 32 << 20
 
 
 class Partial:
@@ -46,33 +46,40 @@ class Partial:
     Attributes:
         spec: what it has to be in the end.
         path: where the bytes are.
-        received: how many there are.
+        pieces: of the file, where the manifest lists them: then bytes of any address, and of one
+            without a validator, can be gone on with, since each piece is proved by itself.
+        have: which bytes there are.
         resumed: bytes of an earlier run are among them.
         doubtful: they may be wrong: all are there and not proved, or an answer was being taken
             that was not merely cut off.
     """
 
-    def __init__(self, folder: Path, spec: ModelSpec) -> None:
+    def __init__(self, folder: Path, spec: ModelSpec, pieces: Pieces | None = None) -> None:
         """Go on with what an earlier run received, if it can be; else begin with nothing.
 
         Args:
             folder: the store.
             spec: what the bytes have to be.
+            pieces: of the file, if they are known.
 
         Raises:
             OSError: the disk.
         """
         self.spec = spec
-        self.path = _bytes_of(folder, spec.sha256)
-        self._record = _record_of(folder, spec.sha256)
+        self.pieces = pieces
+        self.path = bytes_of(folder, spec.sha256)
+        self._record = record_of(folder, spec.sha256)
+        self._descriptor = -1
         self._source: str | None = None
         self._validator: str | None = None
-        self._descriptor = -1
-        self.received = 0
-        record = _read_record(self._record)
+        self._position = -1
+        self._forget()
+        record = read_record(self._record)
         if record is not None and record.size == spec.size:
             self._source, self._validator = record.source, record.validator
-            self._descriptor, self.received = _open_own(self.path, spec.size)
+            self._descriptor, self._end = _open_own(self.path, spec.size)
+            self._listed = record.have is not None
+            self.have = record.there(self._end)
         self.resumed = self.received > 0
         self.doubtful = self.complete
         if not self.worth_keeping:
@@ -80,6 +87,43 @@ class Partial:
             self.remove()
             self._descriptor = os.open(self.path, _WRITE | os.O_CREAT | os.O_EXCL, _MODE)
             self._forget()
+
+    @classmethod
+    def adopt(cls, folder: Path, spec: ModelSpec, pieces: Pieces, broken: Collection[int]) -> bool:
+        """Make a stored file one that is being received, and that lacks its broken pieces.
+
+        False if it has a second name, which may be the person's own file: nothing is changed.
+
+        Args:
+            folder: the store.
+            spec: of the file; its digest is its name.
+            pieces: of the file.
+            broken: the numbers of those that are wrong.
+
+        Raises:
+            OSError: the disk.
+        """
+        stored = folder / spec.sha256
+        status = stored.lstat()
+        if not (stat.S_ISREG(status.st_mode) and status.st_nlink == 1):
+            return False
+        have = Extents.prefix(min(status.st_size, spec.size))
+        for index in broken:
+            start, count = pieces.extent(index)
+            have = have.remove(start, start + count)
+        # First what says which bytes are right, so that none lies under a record that is not its.
+        for left in (record_of(folder, spec.sha256), bytes_of(folder, spec.sha256)):
+            left.unlink(missing_ok=True)
+        record = PartRecord(spec.size, "", None, have, by_pieces=True)
+        write_private(record_of(folder, spec.sha256), record.encode())
+        stored.chmod(_MODE)
+        stored.replace(bytes_of(folder, spec.sha256))
+        return True
+
+    @property
+    def received(self) -> int:
+        """How many bytes are there."""
+        return self.have.count
 
     @property
     def complete(self) -> bool:
@@ -89,42 +133,92 @@ class Partial:
     @property
     def worth_keeping(self) -> bool:
         """A later run could go on with it."""
-        return _resumable(self.received, self.spec.size, self._validator)
+        by_pieces = self.pieces is not None
+        return is_resumable(self.received, self.spec.size, self._validator, by_pieces=by_pieces)
 
     def came_from(self, url: str) -> bool:
         """Tell whether the bytes are of this address."""
         return self._source == _digest(url)
 
-    def resume_point(self, url: str) -> tuple[int, str | None]:
-        """Return the offset to ask `url` for, and the validator to ask with."""
-        if self.came_from(url) and self._validator is not None and self.received:
-            return self.received, self._validator
-        return 0, None
+    def resume_point(self, url: str) -> tuple[bool, str | None]:
+        """Tell whether `url` may be asked for what is missing alone, and with which validator."""
+        validator = self._validator if self.came_from(url) else None
+        return bool(self.received) and (validator is not None or self.pieces is not None), validator
 
     def begin(self, url: str, validator: str | None) -> None:
         """Take the bytes from `url`, from the first one on; what was there is dropped."""
         self._reset()
-        self.doubtful = True
-        self._source, self._validator = _digest(url), validator
-        content = {"size": self.spec.size, "source": self._source, "validator": validator}
-        write_private(self._record, json.dumps(content).encode())
+        self._take_from(url, validator)
 
-    def go_on(self, validator: str | None) -> None:
-        """Take the rest of what is there.
+    def go_on(self, url: str, validator: str | None) -> None:
+        """Take from `url` what is missing.
 
         Raises:
             ResumeRefused: it is the rest of something else (RFC 9110 section 15.3.7.3).
         """
-        if validator is not None and validator != self._validator:
+        if self.came_from(url) and validator in {None, self._validator}:
+            self.doubtful = True
+        elif self.pieces is None:
             raise ResumeRefused
-        self.doubtful = True
+        else:
+            self._take_from(url, validator)
 
-    def append(self, block: memoryview) -> None:
-        """Write the block; the caller has seen that it is not too long."""
+    def _take_from(self, url: str, validator: str | None) -> None:
+        self.doubtful = True
+        self._source, self._validator = _digest(url), validator
+        self._note(durable=True)
+
+    def write(self, at: int, block: memoryview) -> None:
+        """Write a block of which no byte is beyond the end; one thread at a time."""
+        if at != self._end and not self._listed:
+            self._listed = True  # from now on the size of the file says nothing
+            self._note()
+        if at != self._position:
+            os.lseek(self._descriptor, at, os.SEEK_SET)
         while block:
             written = os.write(self._descriptor, block)
-            self.received += written
+            self.have = self.have.add(at, at + written)
+            at += written
+            self._position = at
+            self._end = max(self._end, at)
+            self._unnoted += written
             block = block[written:]
+        if self._listed and self._unnoted >= _NOTED_BYTES:
+            self._note()
+
+    def drop(self, broken: Collection[int]) -> None:
+        """Count these pieces as missing, also in what is written down.
+
+        Raises:
+            OSError: the disk.
+        """
+        if self.pieces is None or not broken:
+            return
+        for index in broken:
+            start, count = self.pieces.extent(index)
+            self.have = self.have.remove(start, start + count)
+        self._listed = True
+        self.doubtful = False
+        self._note()
+
+    def whole_pieces(self) -> list[int]:
+        """Return the pieces of which every byte is there."""
+        if self.pieces is None:
+            return []
+        extents = [self.pieces.extent(index) for index in range(len(self.pieces))]
+        return [
+            index
+            for index, (start, count) in enumerate(extents)
+            if self.have.covers(start, start + count)
+        ]
+
+    def _note(self, *, durable: bool = False) -> None:
+        """Write down what the bytes are, and which there are where the size does not say it."""
+        self._unnoted = 0
+        have = self.have if self._listed else None
+        by_pieces = self.pieces is not None
+        record = PartRecord(self.spec.size, self._source or "", self._validator, have, by_pieces)
+        write_private(self._record, record.encode(), durable=durable)
 
     def _reset(self) -> None:
         """Drop every byte, and what was known of them."""
@@ -143,6 +237,9 @@ class Partial:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+            if self._listed and self._unnoted:
+                with contextlib.suppress(CompanionError):  # then less is known to be there
+                    self._note()
 
     def remove(self) -> None:
         """Remove both files; a link is removed and not followed."""
@@ -151,112 +248,12 @@ class Partial:
 
     def _forget(self) -> None:
         self._source = self._validator = None
-        self.received, self.resumed = 0, False
-
-
-@dataclass(frozen=True, slots=True)
-class _Record:
-    size: int
-    source: str
-    validator: str | None
-
-
-def _read_record(path: Path) -> _Record | None:
-    """Learn what the bytes beside it are; None when it does not say."""
-    try:
-        raw = read_private(path, _MAX_RECORD_BYTES)
-    except CompanionError:
-        return None
-    match parse_json(raw, limit=_MAX_RECORD_BYTES):
-        case {"size": int(size), "source": str(source), "validator": str() | None as validator}:
-            # It goes into a request: a line break would begin another header.
-            if validator is None or (validator.isascii() and validator.isprintable()):
-                return _Record(size, source, validator)
-    return None
-
-
-def _resumable(count: int, size: int, validator: str | None) -> bool:
-    """Tell whether so many bytes of a file can be gone on with."""
-    return count == size or (0 < count < size and validator is not None)
-
-
-def split_kept(
-    folder: Path, *, now: float | None, wanted: Collection[str] = ()
-) -> tuple[list[Path], list[Path]]:
-    """Return what a later run could go on with, and what nobody will; folders are neither.
-
-    Bytes whose record does not say how to go on are of no use, nor is what nobody added to for
-    fourteen days.
-
-    Args:
-        folder: the store.
-        now: seconds since the epoch; None to leave out of account how old they are.
-        wanted: the digests that are wanted now, however old their bytes are.
-
-    Raises:
-        OSError: the disk.
-    """
-    found = {
-        path: match[1]
-        for path in folder.iterdir()
-        if (match := _KEPT.fullmatch(path.name)) and not stat.S_ISDIR(path.lstat().st_mode)
-    }
-    useful: list[Path] = []
-    kept: set[Path] = set()
-    for digest in sorted(set(found.values())):
-        part = _bytes_of(folder, digest)
-        if received(folder, digest) and (
-            now is None or digest in wanted or abs(now - part.lstat().st_mtime) < KEPT_SECONDS
-        ):
-            useful.append(part)
-            kept.update((part, _record_of(folder, digest)))
-    return useful, sorted(found.keys() - kept)
-
-
-def received(folder: Path, sha256: str) -> int:
-    """Return how many bytes of a file are there that a run can go on with, proved or not."""
-    record = _read_record(_record_of(folder, sha256))
-    with contextlib.suppress(OSError):
-        status = _bytes_of(folder, sha256).lstat()
-        if record is not None and stat.S_ISREG(status.st_mode):
-            count = status.st_size
-            return count if _resumable(count, record.size, record.validator) else 0
-    return 0
-
-
-def make_room(folder: Path, missing: int, *, wanted: Collection[str]) -> bool:
-    """Tell whether so many bytes fit; what was received of other models goes where that helps.
-
-    The longest untouched goes first, and no more than has to.
-
-    Args:
-        folder: the store.
-        missing: bytes.
-        wanted: the digests whose bytes are spared.
-
-    Raises:
-        OSError: the disk.
-    """
-    spared = {_bytes_of(folder, digest) for digest in wanted}
-    others = {path: path.lstat() for path in split_kept(folder, now=None)[0] if path not in spared}
-    free = shutil.disk_usage(folder).free
-    if free + sum(status.st_size for status in others.values()) < missing:
-        return False
-    for path in sorted(others, key=lambda path: others[path].st_mtime):
-        if free >= missing:
-            break
-        path.unlink(missing_ok=True)
-        path.with_suffix(".resume").unlink(missing_ok=True)
-        free = shutil.disk_usage(folder).free
-    return free >= missing
-
-
-def _bytes_of(folder: Path, sha256: str) -> Path:
-    return folder / f".{sha256}.part"
-
-
-def _record_of(folder: Path, sha256: str) -> Path:
-    return folder / f".{sha256}.resume"
+        self.have = Extents()
+        self.resumed = False
+        self._listed = False  # the record lists what is there
+        self._unnoted = 0  # bytes since it was written
+        self._end = 0  # of the file
+        self._position = -1  # where the next byte would be written; unknown at first
 
 
 def _digest(url: str) -> str:

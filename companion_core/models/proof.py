@@ -1,7 +1,9 @@
 """Prove the bytes of one file through one descriptor that nobody else gets (I-01, I-04).
 
 The file is opened once, held against writers where the system can do that, then hashed: nothing
-that happens to its name afterwards changes what the descriptor leads to. A lease, its signal and
+that happens to its name afterwards changes what the descriptor leads to. Bytes that were just
+received are hashed whole. What has its name in the store was; later proofs hash its pieces on all
+cores, where the manifest lists their digests. A lease, its signal and
 the place in the file belong to the open file description (open(2)), and any process that shares
 it could change them. A runtime gets a description of its own, which `reopen` makes of the file.
 """
@@ -14,31 +16,48 @@ import os
 import stat
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from companion_core.decisions.integrity import IntegrityAccumulator, ModelSpec
+from companion_core.decisions.integrity import ModelSpec
+from companion_core.decisions.pieces import Pieces
 from companion_core.decisions.verdict import Verdict
-from companion_core.errors import CompanionError, Reason, Refused, error_for
-from companion_core.models.byte_pump import BLOCK_BYTES
+from companion_core.errors import Reason, Refused, error_for
+from companion_core.models.hashing import hash_whole, wrong_pieces
 from companion_core.models.lease import is_held, release
 from companion_core.models.windows_file import open_for_reading_alone
 from companion_core.system.known_file import Identity, identify
 from companion_core.system.os_compat import BINARY, CLOSE_ON_EXEC, NO_FOLLOW, user_id
 from companion_core.system.state_files import open_to_others
 
-__all__ = ["Hold", "Proof", "Prover", "reopen"]
+__all__ = ["BrokenPieces", "Hold", "Proof", "Prover", "reopen"]
 
 # Holds an open file against writers, waiting with the function it is given; False: cannot.
 Hold = Callable[[int, Callable[[float], object]], bool]
 
 # A file whose mode or links alone changed while it was hashed is hashed once more.
 _ATTEMPTS: Final = 2
+_MOST_NAMED: Final = 8
 # Opening fails so whatever the file is.
 _LACKING: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO})
 _READ = os.O_RDONLY | NO_FOLLOW | CLOSE_ON_EXEC | BINARY
+
+
+class BrokenPieces(Refused):
+    """`digest_mismatch`, where it is known which pieces are wrong; the detail names them.
+
+    Attributes:
+        broken: their numbers, from 0 on, in order.
+    """
+
+    def __init__(self, broken: tuple[int, ...], pieces: Pieces) -> None:
+        shown = ", ".join(str(index + 1) for index in broken[:_MOST_NAMED])
+        more = f" and {len(broken) - _MOST_NAMED} more" if len(broken) > _MOST_NAMED else ""
+        noun = "piece" if len(broken) == 1 else "pieces"
+        super().__init__(Reason.DIGEST_MISMATCH, f"{noun} {shown}{more} of {len(pieces)}")
+        self.broken = broken
 
 
 @dataclass(slots=True)
@@ -87,20 +106,62 @@ class Proof:
 
 @dataclass(frozen=True, slots=True)
 class Prover:
-    """Proves files to be `spec`; `cancelled` ends the work at the next block."""
+    """Proves files to be `spec`; `cancelled` ends the work at the next block.
+
+    Attributes:
+        pieces: of the file, where the manifest lists them.
+    """
 
     spec: ModelSpec
     cancelled: threading.Event
     hold: Hold
+    pieces: Pieces | None = None
 
     def prove(self, path: Path, *, sync: bool = False) -> Proof:
-        """Open, hold and hash the file; with `sync`, have the disk take it meanwhile.
+        """Open, hold and hash the file, whole; with `sync`, have the disk take it meanwhile.
 
         Raises:
             Refused: `state_path_unsafe`, `size_mismatch` or `digest_mismatch`; nothing is open.
             CompanionError: `model_in_use`, somebody writes to it or has it open for writing.
             OSError: the disk.
         """
+        return self._prove(path, _synced if sync else _judged, self._judge_whole)
+
+    def prove_stored(self, path: Path) -> Proof:
+        """Prove a file that was proved whole when it got its name; by its pieces if it has any.
+
+        Raises:
+            BrokenPieces: the wrong pieces are known.
+            CompanionError: as `prove`.
+            OSError: the disk.
+        """
+        return self._prove(path, _judged, self._judge)
+
+    def find_broken(self, path: Path, among: Collection[int] | None = None) -> tuple[int, ...]:
+        """Return the pieces of a file that are wrong; none where no pieces are known.
+
+        Args:
+            path: of the file, complete or not.
+            among: the pieces to look at; by default all of them.
+
+        Raises:
+            CompanionError: `interrupted`.
+            OSError: the disk.
+        """
+        if self.pieces is None:
+            return ()
+        descriptor = _open(path)
+        try:
+            return wrong_pieces(descriptor, self.pieces, self.cancelled, among)
+        finally:
+            os.close(descriptor)
+
+    def _prove(
+        self,
+        path: Path,
+        run: Callable[[int, Callable[[int], Identity]], Identity],
+        judge: Callable[[int], Identity],
+    ) -> Proof:
         try:
             descriptor = _open(path)
         except OSError as error:
@@ -109,7 +170,7 @@ class Prover:
             raise Refused(Reason.STATE_PATH_UNSAFE) from error
         try:
             held = self._hold(descriptor)
-            identity = _synced(descriptor, self._judge) if sync else self._judge(descriptor)
+            identity = run(descriptor, judge)
         except BaseException:
             release(descriptor)
             os.close(descriptor)
@@ -117,7 +178,7 @@ class Prover:
         return Proof(descriptor, identity, held)
 
     def prove_again(self, proof: Proof) -> None:
-        """Hash the file again, whole, unless the proof is sound.
+        """Hash the file again, by its pieces if it has any, unless the proof is sound.
 
         Raises:
             Refused: as `prove`; the file stays open.
@@ -140,6 +201,12 @@ class Prover:
             raise error_for(Reason.MODEL_IN_USE) from error
 
     def _judge(self, descriptor: int) -> Identity:
+        return self._identity_of(descriptor, self._require_pieces)
+
+    def _judge_whole(self, descriptor: int) -> Identity:
+        return self._identity_of(descriptor, self._require_whole)
+
+    def _identity_of(self, descriptor: int, require: Callable[[int], None]) -> Identity:
         """Return the identity of the file whose bytes are right."""
         for _ in range(_ATTEMPTS):
             before = os.fstat(descriptor)
@@ -151,26 +218,28 @@ class Prover:
                 raise Refused(Reason.STATE_PATH_UNSAFE)
             if before.st_size != self.spec.size:
                 raise Refused(Reason.SIZE_MISMATCH)
-            verdict = self._hash(descriptor)
-            if not verdict.ok:
-                raise error_for(verdict.reason)
+            require(descriptor)
             if identify(os.fstat(descriptor)) == identity:
                 return identity
         # Written to while it was read: what was hashed is not what is there now.
         raise error_for(Reason.MODEL_IN_USE)
 
+    def _require_whole(self, descriptor: int) -> None:
+        verdict = self._hash(descriptor)
+        if not verdict.ok:
+            raise error_for(verdict.reason)
+
+    def _require_pieces(self, descriptor: int) -> None:
+        if self.pieces is None:
+            return self._require_whole(descriptor)
+        broken = wrong_pieces(descriptor, self.pieces, self.cancelled)
+        # The digest of the whole decides where its signer's pieces are not those of the file.
+        if broken and not self._hash(descriptor).ok:
+            raise BrokenPieces(broken, self.pieces)
+        return None
+
     def _hash(self, descriptor: int) -> Verdict:
-        accumulator = IntegrityAccumulator(self.spec)
-        buffer = memoryview(bytearray(min(BLOCK_BYTES, self.spec.size + 1)))
-        with open(descriptor, "rb", buffering=0, closefd=False) as file:
-            file.seek(0)
-            while count := file.readinto(buffer):
-                if self.cancelled.is_set():
-                    raise CompanionError(Reason.INTERRUPTED)
-                if not accumulator.update(buffer[:count]).ok:
-                    break
-            file.seek(0)
-        return accumulator.finalize()
+        return hash_whole(descriptor, self.spec, self.cancelled)
 
 
 def _close_to_others(descriptor: int) -> None:
@@ -212,6 +281,10 @@ def reopen(descriptor: int, path: str) -> int:
         os.close(opened)
         raise Refused(Reason.DIGEST_MISMATCH)
     return opened
+
+
+def _judged(descriptor: int, judge: Callable[[int], Identity]) -> Identity:
+    return judge(descriptor)
 
 
 def _synced(descriptor: int, judge: Callable[[int], Identity]) -> Identity:

@@ -1,8 +1,9 @@
 """From a signed entry to proved bytes: the one place that makes a `VerifiedModel` (I-01, I-04).
 
-Bytes go into a file that no other user can make. That file is hashed through a descriptor that
-stays open, and only then gets its name. A failure leaves no name that anything runs
-(`partial.py`); a later run continues with the bytes and hashes the whole.
+Bytes go into a file that no other user can make. That file is hashed whole through a descriptor
+that stays open, and only then gets its name. A failure leaves no name that anything runs
+(`partial.py`); a later run continues with the bytes and hashes the whole. A broken piece of a file
+whose pieces are known is fetched alone.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import sys
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,25 +21,25 @@ from typing import Final
 from companion_core.decisions.evidence import Evidence
 from companion_core.decisions.integrity import ModelSpec
 from companion_core.decisions.manifest import ManifestFile, ManifestModel
-from companion_core.decisions.source import SourceUrl
+from companion_core.decisions.manifest_kind import Role
+from companion_core.decisions.model_files import in_order
+from companion_core.decisions.pieces import Pieces
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason, Refused
 from companion_core.models.byte_pump import Pace
+from companion_core.models.fetch import Fetch, prove_stored
+from companion_core.models.kept_parts import make_room, split_kept
 from companion_core.models.lease import release
-from companion_core.models.partial import Partial, make_room, split_kept
-from companion_core.models.proof import Hold, Proof, Prover
-from companion_core.models.transfer import Download, Transfer, receive
+from companion_core.models.proof import BrokenPieces, Hold, Proof, Prover
+from companion_core.models.transfer import Download, Transfer
 from companion_core.system.clock import wall_now
 from companion_core.system.folder_lock import lock_folder
 from companion_core.system.lacks import lack_of
-from companion_core.system.state_files import fsync_folder, private_folder
+from companion_core.system.state_files import private_folder
 
 __all__ = ["ModelStore", "ProvedFile", "VerifiedModel"]
 
 Progress = Callable[[int, int], None]
 
-# After these the bytes that are there are as good as before.
-_CUT_OFF: Final = frozenset({Reason.DOWNLOAD_FAILED, Reason.INTERRUPTED})
-_WRONG_BYTES: Final = frozenset({Reason.DIGEST_MISMATCH, Reason.SIZE_MISMATCH})
 # The way on for a model of the person's own, whose file is here alone.
 _ADD_AGAIN: Final = "; companion models remove it, then add it again"
 _NEVER: Final = threading.Event()
@@ -57,6 +58,7 @@ class ProvedFile(Evidence):
     Attributes:
         spec: what the manifest signed for, and what was found.
         path: its name in the store; the descriptor is the proof, the name is not.
+        role: what a runtime does with it, as the manifest signed.
         proof: renewed when the file is proved again.
     """
 
@@ -64,6 +66,8 @@ class ProvedFile(Evidence):
     spec: ModelSpec
     path: str
     proof: Proof = field(repr=False, compare=False)
+    role: Role = Role.MODEL
+    pieces: Pieces | None = field(default=None, repr=False, compare=False)
 
     @property
     def sha256(self) -> str:
@@ -88,7 +92,11 @@ class ProvedFile(Evidence):
 
 @dataclass(frozen=True, slots=True)
 class VerifiedModel(Evidence):
-    """Proof that every file of a model is what the manifest signed for (I-01)."""
+    """Proof that every file of a model is what the manifest signed for (I-01).
+
+    Attributes:
+        files: as `in_order` sorts them: a runtime opens the first one.
+    """
 
     model_id: str
     format: str
@@ -113,8 +121,8 @@ class VerifiedModel(Evidence):
         """Require what was proved; to be asked right before each start. Blocks.
 
         A file whose lease was never lost and whose identity is the same is what it was. Any
-        other is hashed again, whole. A model with a file that is refused is closed: nothing
-        is ever started from it again.
+        other is hashed again, by its pieces if it has any. A model with a file that is refused
+        is closed: nothing is ever started from it again.
 
         Args:
             cancelled: ends the work at the next block.
@@ -129,7 +137,8 @@ class VerifiedModel(Evidence):
         try:
             for file in self.files:
                 with _disk_errors():
-                    Prover(file.spec, cancelled, self._hold).prove_again(file.proof)
+                    prover = Prover(file.spec, cancelled, self._hold, file.pieces)
+                    prover.prove_again(file.proof)
         except CompanionError as error:
             if isinstance(error, Refused) or error.reason is Reason.MODEL_IN_USE:
                 self.close()
@@ -167,6 +176,7 @@ class ModelStore:
         download: Download,
         progress: Progress | None = None,
         resumed: Progress | None = None,
+        repairs: Callable[[str], object] | None = None,
         cancelled: threading.Event | None = None,
         plugin: str = "https",
     ) -> VerifiedModel:
@@ -178,6 +188,7 @@ class ModelStore:
             download: a downloader's `open`.
             progress: called with bytes done and bytes in all.
             resumed: the same, whenever it goes on with what it had received before.
+            repairs: told which pieces of which file are wrong, before they are fetched again.
             cancelled: ends the work at the next block.
             plugin: who is named when `download` misbehaves.
 
@@ -193,10 +204,11 @@ class ModelStore:
         total = sum(file.size for file in model.files)
         done = 0
         event = threading.Event() if cancelled is None else cancelled
+        ends_at = time.monotonic() + self._pace.whole_seconds
         wanted = {file.sha256 for file in model.files}
         proved: list[ProvedFile] = []
         try:
-            for file in model.files:
+            for file in in_order(model.files):
                 base = done
 
                 def tell(received: int, to: Progress | None, base: int = base) -> None:
@@ -210,10 +222,12 @@ class ModelStore:
                     pace=self._pace,
                     sleep=self._sleep or event.wait,
                     cancelled=event,
+                    ends_at=ends_at,
                     advance=functools.partial(tell, to=progress),
                     resumes=functools.partial(tell, to=resumed),
+                    watch=functools.partial(self._require_room, wanted=wanted),
                 )
-                proved.append(self._obtain(file, transfer, wanted))
+                proved.append(self._obtain(file, transfer, wanted, repairs or _tell_nobody))
                 done += file.size
         except BaseException:
             for earlier in proved:
@@ -226,27 +240,29 @@ class ModelStore:
         )
 
     def _obtain(
-        self, file: ManifestFile, transfer: Transfer, wanted: Collection[str]
+        self,
+        file: ManifestFile,
+        transfer: Transfer,
+        wanted: Collection[str],
+        repairs: Callable[[str], object],
     ) -> ProvedFile:
-        spec = file.spec
-        path = self._folder / spec.sha256
-        prover = Prover(spec, transfer.cancelled, self._hold)
+        path = self._folder / file.sha256
+        prover = Prover(file.spec, transfer.cancelled, self._hold, file.pieces)
         with _disk_errors():
             self._tidy(wanted)
             # A stored file is only read, so as many companions as there are prove it at once.
-            proof = _prove_stored(path, prover)
-            if proof is None and not file.urls:  # the stored bytes were all there was (I-03)
-                missing = not os.path.lexists(path)
-                detail = f"{file.name}: the stored file {'is gone' if missing else 'was changed'}"
-                raise Refused(Reason.DIGEST_MISMATCH, f"{detail}{_ADD_AGAIN}")
-            if proof is None:
+            proof = prove_stored(path, prover)
+            if not isinstance(proof, Proof) and not file.urls:
+                raise _cannot_be_fetched(file, proof)
+            if not isinstance(proof, Proof):
                 with lock_folder(self._folder, transfer.cancelled):
-                    proof = self._reuse(path, prover)  # another may have brought it meanwhile
-                    if proof is None:
-                        proof = self._fetch(prover, file.urls, transfer, wanted)
-                        return ProvedFile(file.name, spec, str(path), proof)
-            transfer.advance(spec.size)
-        return ProvedFile(file.name, spec, str(path), proof)
+                    proof = Fetch(self._folder, file, prover, transfer, repairs).run()
+            transfer.advance(file.size)
+        return ProvedFile(file.name, file.spec, str(path), proof, file.role, file.pieces)
+
+    def _require_room(self, missing: int, *, wanted: Collection[str]) -> None:
+        if not make_room(self._folder, missing, wanted=wanted):
+            raise EnvironmentUnavailable(Reason.DISK_UNAVAILABLE)
 
     def _tidy(self, wanted: Collection[str]) -> None:
         """Remove parts of downloads that nobody will go on with, unless another writes now."""
@@ -254,87 +270,17 @@ class ModelStore:
             for left in split_kept(self._folder, now=wall_now(), wanted=wanted)[1]:
                 left.unlink(missing_ok=True)
 
-    def _reuse(self, path: Path, prover: Prover) -> Proof | None:
-        """Return the proof of a stored file that is still right, or remove one that is wrong.
 
-        A file that another program writes to is neither: it stays, and nothing is fetched.
-        """
-        proof = _prove_stored(path, prover)
-        if proof is None:
-            path.unlink(missing_ok=True)
-        return proof
-
-    def _fetch(
-        self, prover: Prover, urls: Sequence[SourceUrl], transfer: Transfer, wanted: Collection[str]
-    ) -> Proof:
-        """Bring a file and prove it; bytes of an earlier run that turn out wrong cost one try."""
-        while True:
-            partial = Partial(self._folder, prover.spec)
-            try:
-                return self._complete(partial, prover, urls, transfer, wanted)
-            except Refused as error:
-                wrong = partial.doubtful and error.reason in _WRONG_BYTES
-                if not (wrong and partial.resumed):
-                    raise  # and what begins with nothing is not `resumed`
-
-    def _complete(
-        self,
-        partial: Partial,
-        prover: Prover,
-        urls: Sequence[SourceUrl],
-        transfer: Transfer,
-        wanted: Collection[str],
-    ) -> Proof:
-        cut_off = False
-        try:
-            try:
-                missing = partial.spec.size - partial.received
-                if not make_room(self._folder, missing, wanted=wanted):
-                    raise EnvironmentUnavailable(Reason.DISK_UNAVAILABLE)
-                if partial.received:
-                    transfer.advance(partial.received)
-                receive(partial, urls, transfer)
-                partial.sync()
-            finally:
-                partial.close()  # no file is held against writers while there is one
-            proof = prover.prove(partial.path, sync=os.name == "posix")
-            return _name(partial.path, self._folder / prover.spec.sha256, proof, prover)
-        except CompanionError as error:
-            cut_off = error.reason in _CUT_OFF
-            raise
-        finally:
-            sound = cut_off or not partial.doubtful
-            if not (sound and partial.worth_keeping):
-                with contextlib.suppress(OSError):
-                    partial.remove()
+def _tell_nobody(_text: str) -> None:
+    pass
 
 
-def _prove_stored(path: Path, prover: Prover) -> Proof | None:
-    """Return the proof of a stored file; None if there is none, or it is wrong."""
-    if not os.path.lexists(path):
-        return None
-    try:
-        return prover.prove(path)
-    except Refused:
-        return None
-
-
-def _name(temporary: Path, path: Path, proof: Proof, prover: Prover) -> Proof:
-    """Give a proved file its name, durably, and return what proves it."""
-    if sys.platform == "win32":
-        # An open file cannot be renamed there, so it is proved once more under its name.
-        proof.discard()
-        temporary.replace(path)
-        return prover.prove(path)
-    try:
-        with proof.own_change():
-            temporary.replace(path)
-            os.fchmod(proof.descriptor, 0o400)
-        fsync_folder(path.parent)
-    except BaseException:
-        proof.discard()
-        raise
-    return proof
+def _cannot_be_fetched(file: ManifestFile, found: Refused | None) -> Refused:
+    """Say what became of a file of which the stored bytes were all there was (I-03)."""
+    which = f" ({found.detail})" if isinstance(found, BrokenPieces) else ""
+    what = "is gone" if found is None else f"was changed{which}"
+    detail = f"{file.name}: the stored file {what}{_ADD_AGAIN}"
+    return Refused(Reason.DIGEST_MISMATCH, detail)
 
 
 @contextlib.contextmanager

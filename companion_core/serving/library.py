@@ -8,7 +8,7 @@ from collections.abc import Callable
 from companion_core.authority.personal_manifest import PersonalManifest, claimed_ids
 from companion_core.config.paths import InstancePaths
 from companion_core.errors import CompanionError, Reason
-from companion_core.models.partial import split_kept
+from companion_core.models.kept_parts import split_kept
 from companion_core.models.proof import Prover
 from companion_core.models.store import ModelStore
 from companion_core.models.stored import delete_files, stored_files

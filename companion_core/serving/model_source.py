@@ -164,6 +164,7 @@ class ModelSource:
                 download=self._chosen.download.provider.open,
                 progress=lambda done, total: on_step(Step("download", model.id, done, total)),
                 resumed=lambda done, total: on_step(Step("download", resumes(done, total))),
+                repairs=lambda broken: on_step(Step("download", f"{broken} is wrong; fetches it")),
                 cancelled=cancelled,
             ),
             discard=VerifiedModel.close,

@@ -29,12 +29,14 @@ DOWNLOADER_RULES: Final[Mapping[int, str]] = MappingProxyType(
         8: "bytes under a content coding are DownloadFailed, never passed on",
         9: "a server without a trusted certificate is DownloadFailed, and gets no request",
         10: "close may be called twice, and before the end",
+        11: "a request with a length yields those bytes first, or is ResumeRefused",
     }
 )
 
 _PATH: Final = "/model.bin"
 _BODY: Final = bytes(range(256)) * 1024
 _OFFSET: Final = 100_000
+_LENGTH: Final = 50_000
 _BOOK: Final = Rulebook("downloader", DOWNLOADER_RULES)
 
 
@@ -104,6 +106,12 @@ def _check_ranges(provider: Any, host: ModelHost) -> None:
     answer = _fetch(5, provider, host, Misbehaviour(), validator)
     resumed = answer == _BODY[_OFFSET:] or isinstance(answer, ResumeRefused)
     _BOOK.expect(5, resumed, seen=_shown(answer), expected="the rest of the body")
+    bounded = _fetch(11, provider, host, Misbehaviour(), validator, length=_LENGTH)
+    told = isinstance(bounded, ResumeRefused) or (
+        isinstance(bounded, bytes)
+        and bounded in {_BODY[_OFFSET : _OFFSET + _LENGTH], _BODY[_OFFSET:]}
+    )
+    _BOOK.expect(11, told, seen=_shown(bounded), expected="these bytes, or all the rest")
     for ranges in ("ignore", "shift"):
         answer = _fetch(6, provider, host, Misbehaviour(ranges=ranges), validator)
         refused = isinstance(answer, (ResumeRefused, DownloadFailed))
@@ -116,11 +124,15 @@ def _fetch(
     host: ModelHost,
     misbehave: Misbehaviour,
     validator: str | None = None,
+    *,
+    length: int | None = None,
 ) -> Any:
     """Return the bytes of one download, or the exception of the seam that ended it."""
     host.misbehave = misbehave
     offset = 0 if validator is None else _OFFSET
-    request = DownloadRequest(url=host.url(_PATH), offset=offset, validator=validator)
+    request = DownloadRequest(
+        url=host.url(_PATH), offset=offset, validator=validator, length=length
+    )
     allowed = (Redirect, ResumeRefused, DownloadFailed)
     answer = _BOOK.ask(rule, _read_all, provider, request, may_raise=allowed)
     if isinstance(answer, DownloadFailed):

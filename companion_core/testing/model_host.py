@@ -100,30 +100,31 @@ class ModelHost(TlsHost):
             request.send_error(HTTPStatus.NOT_FOUND)
             return
         etag = knobs.etag or f'"{hashlib.sha256(body).hexdigest()[:16]}"'
-        status, offset = knobs.status, 0
+        status, offset, end = knobs.status, 0, len(body)
         wanted = headers.get("range", "")
         same = headers.get("if-range", etag) == etag  # RFC 9110 section 13.1.5
         honours = same and knobs.ranges != "ignore" and status == HTTPStatus.OK
         if wanted.startswith("bytes=") and honours:
             status = HTTPStatus.PARTIAL_CONTENT
-            offset = int(wanted.removeprefix("bytes=").rstrip("-"))
+            first, _, last = wanted.removeprefix("bytes=").partition("-")
+            offset, end = int(first), min(int(last) + 1, end) if last else end
         request.send_response(status)
         request.send_header("ETag", f"W/{etag}" if knobs.weak_etag else etag)
         if status == HTTPStatus.PARTIAL_CONTENT:
             shown = offset + (1 if knobs.ranges == "shift" else 0)
-            request.send_header("Content-Range", f"bytes {shown}-{len(body) - 1}/{len(body)}")
+            request.send_header("Content-Range", f"bytes {shown}-{end - 1}/{len(body)}")
         if knobs.location is not None:
             request.send_header("Location", knobs.location)
         if knobs.content_encoding is not None:
             request.send_header("Content-Encoding", knobs.content_encoding)
-        length = len(body) - offset + knobs.extra if knobs.announce is None else knobs.announce
+        length = end - offset + knobs.extra if knobs.announce is None else knobs.announce
         if knobs.chunked:
             request.send_header("Transfer-Encoding", "chunked")
         elif not knobs.unannounced:
             request.send_header("Content-Length", str(length))
         request.send_header("Connection", "close")
         request.end_headers()
-        self._send(request, body[offset:], knobs)
+        self._send(request, body[offset:end], knobs)
 
     def _send(self, request: HostRequest, body: bytes, knobs: Misbehaviour) -> None:
         sent = 0

@@ -144,6 +144,10 @@ class PaddingShort(Padding):
             return 4
 
 
+def begins_later_if_bounded(asked: DownloadRequest) -> DownloadRequest:
+    return asked if asked.length is None else replace(asked, offset=asked.offset + 1)
+
+
 DOWNLOADERS = [
     (1, lambda _ca: object()),
     (2, lambda ca: Wrapped(ca, body=lambda body: Body(body, flip=True))),
@@ -155,6 +159,7 @@ DOWNLOADERS = [
     (8, Decoding),
     (9, trusting),
     (10, lambda ca: Wrapped(ca, body=lambda body: Body(body, once=True))),
+    (11, lambda ca: Wrapped(ca, request=begins_later_if_bounded)),
 ]
 
 

@@ -19,6 +19,7 @@ from companion_core.authority.publisher import (
     sign_draft,
     verify_file,
 )
+from companion_core.decisions.pieces import PIECE_BYTES
 from companion_core.errors import CompanionError, Reason, Refused, UsageError
 
 pytestmark = pytest.mark.unit
@@ -48,7 +49,34 @@ def add(folder: Path, data: bytes = b"model", **changes: Any) -> str:
 def test_measure_reads_to_the_end() -> None:
     data = os.urandom(3_000_000)
     measured = measure(io.BytesIO(data).readinto)
-    assert measured == Measured(len(data), hashlib.sha256(data).hexdigest())
+    digest = hashlib.sha256(data)
+    assert measured == Measured(len(data), digest.hexdigest(), digest.digest())
+
+
+def test_what_is_signed_has_the_digest_of_each_piece(
+    draft: tuple[Path, str], key_file: Path
+) -> None:
+    folder, _ = draft
+    data = bytes(PIECE_BYTES) + b"the second piece"
+    add(folder, data)
+    [file] = sign_draft(folder, key_file, lifetime=MONTH, now=NOW).manifest.models[0].files
+    assert file.pieces is not None
+    assert (file.pieces.size, len(file.pieces)) == (PIECE_BYTES, 2)
+    for index, piece in enumerate((data[:PIECE_BYTES], data[PIECE_BYTES:])):
+        assert file.pieces.is_right(index, hashlib.sha256(piece).digest())
+
+
+def test_pieces_that_a_manifest_cannot_hold_are_left_out_of_the_largest_files(
+    draft: tuple[Path, str], key_file: Path
+) -> None:
+    folder, _ = draft
+    for index, count in enumerate((10, 3000, 2000, 20)):
+        size = count * PIECE_BYTES
+        measured = Measured(size, hashlib.sha256(bytes([index])).hexdigest(), bytes(32 * count))
+        url = f"https://models.example.org/companion/{index}.gguf"
+        add_file(folder, measured, model_id=f"m{index}", url=url, model_format="gguf")
+    models = sign_draft(folder, key_file, lifetime=MONTH, now=NOW).manifest.models
+    assert [model.files[0].pieces is not None for model in models] == [True, False, True, True]
 
 
 def test_the_key_is_private_and_never_overwritten(

@@ -28,7 +28,7 @@ from staging_parts import (
 
 from companion_core.errors import CompanionError, Reason, Refused
 from companion_core.models import proof as model_proof
-from companion_core.models.partial import KEPT_SECONDS, make_room, received, split_kept
+from companion_core.models.kept_parts import KEPT_SECONDS, make_room, received, split_kept
 from companion_core.providers import DownloadFailed, DownloadRequest, Redirect, ResumeRefused
 from companion_core.system.clock import wall_now
 

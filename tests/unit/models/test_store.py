@@ -35,8 +35,8 @@ from companion_core.errors import (
     Reason,
     Refused,
 )
+from companion_core.models import fetch as staging
 from companion_core.models import proof as model_proof
-from companion_core.models import store as staging
 from companion_core.models.partial import Partial
 from companion_core.models.store import ModelStore, ProvedFile, VerifiedModel
 from companion_core.providers import DownloadFailed, DownloadRequest, Redirect, ResumeRefused
@@ -879,3 +879,115 @@ def test_another_proof_that_is_cut_short_refutes_nothing(
     assert failed.value.reason is Reason.DISK_UNAVAILABLE
     verified.prove_again()
     verified.close()
+
+
+def test_a_full_disk_is_final_and_keeps_what_came(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """covers: download_stage/enospc-mid-download"""
+    asked: list[int] = []
+    real, calls = os.write, 0
+
+    def download(request: DownloadRequest) -> Body:
+        asked.append(request.offset)
+        body = Body(DATA[request.offset :], length=len(DATA) - request.offset)
+        body.validator = '"v1"'
+        return body
+
+    def full(descriptor: int, data: Any) -> int:
+        nonlocal calls
+        calls += len(data) == 1 << 20
+        if calls == 2:
+            raise OSError(errno.ENOSPC, "No space left on device", str(folder))
+        return real(descriptor, data)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("companion_core.models.partial.os.write", full)
+        with pytest.raises(EnvironmentUnavailable) as caught:
+            stage(folder, download, model_of(DATA, URL, ALLOWED[0] + "mirror.gguf"))
+    assert caught.value.reason is Reason.DISK_UNAVAILABLE
+    assert asked == [0], "no other attempt, and no other address"
+    stage(folder, download).close()
+    assert asked == [0, 1 << 20]
+
+
+def test_a_disk_that_others_fill_meanwhile_is_noticed_before_it_is_full(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("companion_core.models.claims._WATCHED_BYTES", 1 << 20)
+    free = [len(DATA), len(DATA) - (2 << 20)]
+    have_free(monkeypatch, lambda: free.pop(0) if free else 0)
+    asked: list[int] = []
+
+    def download(request: DownloadRequest) -> Body:
+        asked.append(request.offset)
+        body = Body(DATA[request.offset :], length=len(DATA) - request.offset)
+        body.validator = '"v1"'
+        return body
+
+    with pytest.raises(EnvironmentUnavailable) as caught:
+        stage(folder, download)
+    assert caught.value.reason is Reason.DISK_UNAVAILABLE
+    assert asked == [0]
+    have_free(monkeypatch, lambda: len(DATA))
+    stage(folder, download).close()
+    assert asked == [0, 1 << 20]
+
+
+def test_wrong_bytes_of_one_address_are_sought_at_the_next(folder: Path) -> None:
+    second = ALLOWED[0] + "mirror.gguf"
+    for wrong in (b"\1" + DATA[1:], DATA + b"x"):
+        asked: list[str] = []
+
+        def download(
+            request: DownloadRequest, wrong: bytes = wrong, asked: list[str] = asked
+        ) -> Body:
+            asked.append(request.url)
+            data = wrong if request.url == URL else DATA
+            return Body(data, length=len(data))
+
+        verified = stage(folder, download, model_of(DATA, URL, second))
+        assert asked == [URL, second]
+        Path(verified.files[0].path).unlink()
+        verified.close()
+
+
+def test_a_whole_download_has_a_deadline_and_keeps_what_came(folder: Path) -> None:
+    """covers: download_stage/stall - however steadily its bytes drip."""
+    asked: list[int] = []
+
+    class Dripping(Body):
+        def readinto(self, buffer: Any) -> int:
+            threading.Event().wait(0.02)
+            return super().readinto(memoryview(buffer)[:1000])
+
+    def download(request: DownloadRequest) -> Body:
+        asked.append(request.offset)
+        body = Dripping(DATA[request.offset :])
+        body.validator = '"v1"'
+        return body
+
+    store = store_of(folder, whole_seconds=0.3)
+    with pytest.raises(EnvironmentUnavailable) as caught:
+        stage(folder, download, model_of(DATA, URL, ALLOWED[0] + "mirror.gguf"), store=store)
+    assert caught.value.reason is Reason.DOWNLOAD_FAILED
+    assert len(asked) <= 2
+
+
+def test_a_long_download_over_a_bad_line_has_more_attempts(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each attempt that brought much is worth as many further ones as the first."""
+    monkeypatch.setattr("companion_core.models.transfer._MUCH_BYTES", 100_000)
+    asked: list[int] = []
+
+    def download(request: DownloadRequest) -> Body:
+        asked.append(request.offset)
+        broken = DownloadFailed(Reason.DOWNLOAD_FAILED, retryable=True)
+        rest = DATA[request.offset :]
+        body = Body(rest[:200_000], length=len(rest), failure=broken)
+        body.validator = '"v1"'
+        return body
+
+    stage(folder, download).close()
+    assert asked == [*range(0, len(DATA), 200_000)]
