@@ -13,6 +13,8 @@
 #   make test-frozen         a product that PyInstaller made one program of; two minutes
 #   make test-failing-system  fails each call of the system in turn; about an hour
 #   make bench-gateway       the gateway beside nginx, in one run
+#   make bench-tokens        tokens a second, beside the same llama.cpp started by hand
+#   make bench-start         how long `up` takes, over the runtime's own start
 #   make soak                ten minutes of requests among faults; SECONDS=60 is shorter
 #   make mixed               100,000 mixed requests to real backends, and every 502 counted
 #
@@ -30,7 +32,7 @@ KEYCHAIN := $(if $(filter Darwin,$(shell uname -s)),macos,$(if $(filter Linux,$(
 PLUGINS := plugins/runtime_llamacpp plugins/keychain_$(KEYCHAIN)
 PLUGIN_FILES := $(shell find plugins -name '*.py' -o -name 'pyproject.toml' 2>/dev/null)
 
-.PHONY: demo test test-llama-server test-mlx test-frozen test-failing-system check mutation fuzz bench bench-gateway soak mixed docs lock clean
+.PHONY: demo test test-llama-server test-mlx test-frozen test-failing-system check mutation fuzz bench bench-gateway bench-tokens bench-start soak mixed docs lock clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/companion demo
@@ -104,6 +106,12 @@ bench: $(VENV)/.dev
 
 bench-gateway: $(VENV)/.dev
 	$(BIN)/python benchmarks/compare_gateway.py $(ARGS)
+
+bench-tokens: $(VENV)/.dev $(VENV)/.models
+	$(BIN)/python benchmarks/tokens.py $(ARGS)
+
+bench-start: $(VENV)/.dev $(VENV)/.models
+	$(BIN)/python benchmarks/start.py $(ARGS)
 
 # ARGS="--seed N" repeats the order of the faults.
 soak: $(VENV)/.dev

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import sys
@@ -42,6 +41,8 @@ def harden_process() -> None:
 
 def run_event_loop(main: Coroutine[Any, Any, T]) -> T:
     """Run on uvloop if `companion-core[fast]` installed it, else on the standard loop."""
+    import asyncio  # noqa: PLC0415 - the parent of a detached companion runs no loop
+
     try:
         import uvloop  # noqa: PLC0415 - optional, and slow to import
     except ImportError:
@@ -59,6 +60,8 @@ async def run_interruptible(
         work: what to run; a stop signal does not cancel it, `on_interrupt` may.
         on_interrupt: called with a signal's number and with how many came so far.
     """
+    import asyncio  # noqa: PLC0415 - see above
+
     loop = asyncio.get_running_loop()
     count = 0
 

@@ -8,7 +8,7 @@ import json
 import os
 import signal
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,15 +19,16 @@ from companion_core.cli.foreground import harden_process, run_event_loop, run_in
 from companion_core.cli.model_swap import swap_model
 from companion_core.cli.progress import StepPrinter
 from companion_core.cli.status_command import as_text
-from companion_core.companion import Companion
 from companion_core.config.reader import with_model
 from companion_core.config.sections import Config
 from companion_core.control.client import ask_running, find_running
 from companion_core.errors import CompanionError, Reason, error_for
-from companion_core.serving.default_model import with_default_model
 from companion_core.serving.step import OnStep, Step
 from companion_core.system.lacks import lacks_told
 from companion_core.system.muted_output import set_output_apart
+
+if TYPE_CHECKING:
+    from companion_core.companion import Companion
 
 
 @click.command("up")
@@ -106,7 +107,7 @@ def _read_config(settings: Settings, model_id: str | None) -> Config:
     config = settings.read_config()
     if model_id is not None:
         return with_model(config, model_id)
-    return with_default_model(config, settings.paths)
+    return config
 
 
 async def _serve(
@@ -117,6 +118,9 @@ async def _serve(
     *,
     logs: bool = False,
 ) -> int:
+    # The parent of a detached companion needs none of what serves, and that takes long to load.
+    from companion_core.companion import Companion  # noqa: PLC0415
+
     paths = settings.paths
     companion = Companion.open(
         config,

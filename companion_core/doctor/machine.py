@@ -32,6 +32,7 @@ from companion_core.runtime import (
     probe_isolation,
 )
 from companion_core.serving.assembly import default_ram_ceiling
+from companion_core.system.memory import machine_memory
 
 __all__ = ["checks"]
 
@@ -95,9 +96,7 @@ def _version(distribution: str) -> str:
 
 def check_memory(situation: Situation) -> Finding:
     """Compare the configured ceilings with what the machine has (I-12)."""
-    import psutil  # noqa: PLC0415 - slow to import; only this check needs it
-
-    total, free = int(psutil.virtual_memory().total), available_memory()
+    total, free = machine_memory().total, available_memory()
     detail = f"{free / 1e9:.1f} of {total / 1e9:.1f} GB are free"
     limits = situation.config.limits if situation.config is not None else None
     if limits is None:

@@ -6,12 +6,12 @@ own, which imports the standard library alone:
     python -I pinned_imports.py DIGEST LIST ROOT MODULE ARGUMENT…
 
 LIST is a file in the form of `rules.code_listing`, DIGEST its SHA-256, which is the digest of the
-plugin's code that is trusted. MODULE then runs as `python -m` would run it. Byte code is neither
-read nor written: a cache may hold other code than the source beside it.
+plugin's code that is trusted. MODULE then runs as `python -m` would run it. Byte code of what is
+installed is neither read nor written: a cache may hold other code than the source beside it, which
+was proved. The interpreter's own library is proved by neither, and its caches are read.
 """
 
-# An embedded runtime's interpreter has no byte code to read: it would compile whatever is imported
-# here, before the runtime. These modules are part of the interpreter itself.
+# These modules are part of the interpreter itself, and quick to import.
 import importlib.machinery
 import importlib.util
 import runpy
@@ -25,12 +25,16 @@ except ImportError:
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from importlib.abc import PathEntryFinder
     from types import CodeType, ModuleType
 
 __all__ = ["PinnedFinder", "module_name"]
 
 _EXTENSIONS = tuple(importlib.machinery.EXTENSION_SUFFIXES)
 _SHA256_DIGITS = 64
+_SEPARATOR = "\\" if sys.platform == "win32" else "/"
+# Below the interpreter's own library, these hold what was installed.
+_INSTALLED = frozenset({"site-packages", "dist-packages"})
 
 
 def module_name(path: str) -> str | None:
@@ -123,6 +127,39 @@ class PinnedFinder:
         )
 
 
+class _UncachedLoader(importlib.machinery.SourceFileLoader):
+    """Compiles a module's source, whatever lies in the cache beside it."""
+
+    def get_code(self, fullname: str) -> "CodeType | None":
+        path = self.get_filename(fullname)
+        return self.source_to_code(self.get_data(path), path)
+
+
+_read_folder = importlib.machinery.FileFinder.path_hook(
+    (importlib.machinery.ExtensionFileLoader, list(_EXTENSIONS)),
+    (_UncachedLoader, importlib.machinery.SOURCE_SUFFIXES),
+)
+
+
+def _uncached(folder: str) -> "PathEntryFinder":
+    """Return a finder for a folder of what is installed.
+
+    Raises:
+        ImportError: it is the interpreter's own, or no folder: the usual finders take it.
+    """
+    own = _own_library()
+    if own and (folder == own or folder.startswith(own + _SEPARATOR)):
+        inside = folder[len(own) :].split(_SEPARATOR)
+        if not _INSTALLED.intersection(inside):
+            raise ImportError
+    return _read_folder(folder)
+
+
+def _own_library() -> str:
+    """Return the folder of the interpreter's own library; empty if it has none, as a frozen one."""
+    return str(getattr(sys, "_stdlib_dir", None) or "")
+
+
 def _read_list(text: str) -> dict[str, str]:
     """Return path to SHA-256; a path may hold anything but NUL, a new line too."""
     first, *rows = text.split("\0")
@@ -138,6 +175,8 @@ def main() -> None:
     _require_pinned(listed, digest, module)
     finder = PinnedFinder()
     finder.pin(root, _read_list(listed.decode()))
+    sys.path_hooks.insert(0, _uncached)
+    sys.path_importer_cache.clear()
     sys.meta_path.insert(0, finder)
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)

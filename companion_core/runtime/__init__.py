@@ -26,6 +26,7 @@ from companion_core.runtime.resources.probe import free_vram, has_driver
 from companion_core.runtime.start.keep_awake import keep_awake
 from companion_core.runtime.start.libraries import ProgramLibraries
 from companion_core.runtime.start.listener import StartedBackend, StartListener
+from companion_core.runtime.start.placement import PlacementWatch
 from companion_core.runtime.start.plan import StartSpec
 from companion_core.runtime.start.polling import Polling
 from companion_core.runtime.supervisor import Supervisor
@@ -33,6 +34,7 @@ from companion_core.runtime.supervisor import Supervisor
 __all__ = [
     "EMBEDDED",
     "CeilingState",
+    "PlacementWatch",
     "Polling",
     "ProgramLibraries",
     "ResourceMonitor",

@@ -52,6 +52,7 @@ from companion_core.runtime import (
 )
 from companion_core.system.cores import physical_cores
 from companion_core.system.interpreter import Interpreter, running_interpreter
+from companion_core.system.memory import machine_memory
 from companion_core.system.plain_paths import plain_file
 
 __all__ = [
@@ -254,6 +255,4 @@ def _fill_limits(config: Config) -> ResourceLimits:
 
 def default_ram_ceiling() -> int:
     """Return the ceiling of memory where none is configured: three quarters of the machine's."""
-    import psutil  # noqa: PLC0415 - needed only where no limit is configured
-
-    return int(psutil.virtual_memory().total) * 3 // 4
+    return machine_memory().total * 3 // 4

@@ -16,7 +16,6 @@ from companion_core.config.sections import Config
 from companion_core.decisions.availability import AvailabilityFacts
 from companion_core.decisions.descriptors import share_descriptors
 from companion_core.decisions.lifecycle import State, can_serve_inference
-from companion_core.decisions.placement import Placement, check_placement
 from companion_core.decisions.restart import Ending, Size
 from companion_core.decisions.verdict import OK, Verdict, refuse
 from companion_core.egress.interface import Egress
@@ -37,8 +36,8 @@ from companion_core.serving.assembly import RuntimeProviders
 from companion_core.serving.backend_at_gateway import BackendAtGateway
 from companion_core.serving.events import Tell
 from companion_core.serving.kept_port import keep_port, kept_port
+from companion_core.serving.placement import placement_of, require_placement
 from companion_core.serving.runtime_health import RuntimeHealth
-from companion_core.serving.runtime_words import PLACES
 from companion_core.serving.status import GatewayStatus, RuntimeStatus, ServingStatus
 from companion_core.serving.watchdog import Timing, Watchdog
 from companion_core.system.clock import recency_now
@@ -51,7 +50,6 @@ from companion_core.system.tasks import cancel, outlast
 __all__ = ["Serving"]
 
 LIVENESS_SECONDS: Final = 30.0
-TOLD_SECONDS: Final = 1.0
 _TOLD_BY_OUTPUT: Final = frozenset(
     {Reason.RUNTIME_EXITED, Reason.SPAWN_FAILED, Reason.START_TIMEOUT}
 )
@@ -181,7 +179,7 @@ class Serving:
                 backend = await self._supervisor.start(spec)
                 await self._health.wait(backend.ready_by, self._require_running)
             await observing
-            await _require_placement(backend, require_gpu=self._config.runtime.require_gpu)
+            await require_placement(backend, require_gpu=self._config.runtime.require_gpu)
             self._supervisor.report_health(ok=True)
             self._settling = asyncio.ensure_future(self._supervisor.settle())
         except BaseException as error:
@@ -335,7 +333,7 @@ class Serving:
             isolation=backend.tier,
             ceilings="hard" if backend.ceilings.hard else "observed",
             ceilings_detail=backend.ceilings.detail,
-            placement=_placement_of(backend),
+            placement=placement_of(backend),
             context_length=None if facts is None else facts.fit.context,
             model_context_length=None if facts is None else facts.longest,
         )
@@ -354,25 +352,3 @@ class Serving:
             if healthy_at is None
             else round(recency_now() - healthy_at, 3),
         )
-
-
-def _placement_of(backend: StartedBackend) -> Placement:
-    return Placement.UNKNOWN if backend.placement is None else backend.placement.placement
-
-
-async def _require_placement(backend: StartedBackend, *, require_gpu: bool) -> None:
-    """Require an accelerator where the person does; what it says comes with its readiness.
-
-    Raises:
-        EnvironmentUnavailable: `gpu_required`.
-    """
-    watch = backend.placement
-    if require_gpu and watch is not None:
-        deadline = recency_now() + TOLD_SECONDS
-        while watch.is_awaited and recency_now() < deadline:  # noqa: ASYNC110 - a line, soon read
-            await asyncio.sleep(TOLD_SECONDS / 50)
-    placement = _placement_of(backend)
-    if not check_placement(placement, require_gpu=require_gpu).ok:
-        raise EnvironmentUnavailable(Reason.GPU_REQUIRED, f"computed {PLACES[placement]}")
-    if watch is not None:  # what it writes later, requests may have caused
-        asyncio.get_running_loop().call_later(TOLD_SECONDS, watch.settle)

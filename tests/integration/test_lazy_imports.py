@@ -54,6 +54,23 @@ def test_the_status_loads_only_what_asking_takes(tmp_path: Path):
     assert not loaded & heavy
 
 
+def test_what_waits_for_a_detached_companion_loads_nothing_of_what_serves(tmp_path: Path):
+    waits = """
+from companion_core.cli import detached, main
+import companion_core.cli.up_command as up
+def start(settings, model_id, printer):
+    return {}
+up.start_detached, up._announce = start, lambda *_, **__: None
+"""
+    loaded, _ = run(waits + f"main(['--state-dir', {str(tmp_path)!r}, 'up', '--detach'])")
+    heavy = {
+        "asyncio", "cryptography", "httpx2", "pluggy", "psutil", "ssl",
+        "companion_core.authority", "companion_core.companion", "companion_core.gateway",
+        "companion_core.plugin_host", "companion_core.runtime",
+    }  # fmt: skip
+    assert not loaded & heavy
+
+
 def test_the_doctors_help_loads_no_check():
     loaded, printed = run(command("doctor", "--help"))
     assert not [name for name in loaded if name.startswith("companion_core.doctor")]

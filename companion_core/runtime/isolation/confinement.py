@@ -123,13 +123,23 @@ def broker_command(
     return (interpreter.program, "-I", "-S", str(_BROKER), str(line), str(listener.port), *argv)
 
 
-def with_fresh_bytecode(argv: Sequence[str], folder: Path) -> tuple[str, ...]:
+def with_fresh_bytecode(
+    argv: Sequence[str], folder: Path, *, pinned: bool = False
+) -> tuple[str, ...]:
     """Return an embedded plan's command that compiles what it imports, for this start alone.
 
     It also writes its output at once (`-u`): an isolated interpreter reads no PYTHONUNBUFFERED.
 
     The plugin's sources were hashed; a compiled file that lies beside them was not.
+
+    Args:
+        argv: the interpreter, `-I`, and what it runs.
+        folder: of this start.
+        pinned: it runs the program of pinned imports, which compiles all but the interpreter's own
+            library. Compiling that too takes longer than llama.cpp takes to load a small model.
     """
     interpreter, isolated, *rest = argv
+    if pinned:
+        return (interpreter, isolated, "-u", "-B", *rest)
     cache = f"pycache_prefix={folder / 'bytecode'}"
     return (interpreter, isolated, "-u", "-B", "-X", cache, *rest)

@@ -11,6 +11,7 @@ from companion_core.errors import error_for
 from companion_core.models.store import VerifiedModel
 from companion_core.providers import ProbeFailed, ResourceLimits
 from companion_core.runtime.resources.probe import free_vram
+from companion_core.system.memory import machine_memory
 
 __all__ = ["available_memory", "require_memory"]
 
@@ -19,9 +20,7 @@ _CGROUP: Final = Path("/sys/fs/cgroup")
 
 def available_memory(cgroup: Path = _CGROUP) -> int:
     """Return the bytes that are available without swapping, within a container's limit if any."""
-    import psutil  # noqa: PLC0415 - asked once per start
-
-    free = int(psutil.virtual_memory().available)
+    free = machine_memory().available
     try:  # cgroup v2; a container sees its own as the root
         limit = int((cgroup / "memory.max").read_text())
         used = int((cgroup / "memory.current").read_text())

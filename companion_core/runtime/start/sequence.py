@@ -281,7 +281,7 @@ def _confine(
     argv = plan.argv
     if binary.embedded:
         pinned = with_pinned_imports(argv, run.spec.code, place.folder)
-        argv = with_fresh_bytecode(pinned, place.folder)
+        argv = with_fresh_bytecode(pinned, place.folder, pinned=run.spec.code is not None)
     if place.own_network and isinstance(place.channel, TcpChannel):
         run.broker, far_end = open_broker(place.channel)
         handed_on.callback(far_end.close)

@@ -230,6 +230,7 @@ def test_the_text_of_a_status_has_every_fact_of_the_document():
         "runtime": {
             "name": "llamacpp", "pid": 4712, "channel": "unix",
             "isolation": "bubblewrap", "ceilings": "observed", "ceilings_detail": "no group",
+            "placement": "cpu", "context_length": 4096, "model_context_length": 8192,
         },
         "model": {"id": "tiny", "verified": True},
         "admission": {"in_flight": 1, "max_in_flight": 2, "queued": 3, "queue_bound": 16},
@@ -241,7 +242,8 @@ def test_the_text_of_a_status_has_every_fact_of_the_document():
     for fact in (
         "available", "ready", "4711", "2026-01-01T00:00:00Z", "http://127.0.0.1:40123/v1",
         "llamacpp, pid 4712, unix", "bubblewrap; ceilings observed: no group",
-        "tiny, verified", "1 of 2", "3 of 16", "123 MB", "456 MB",
+        "tiny, verified", "computed   on the processor; 4,096 tokens of context", "8,192",
+        "1 of 2", "3 of 16", "123 MB", "456 MB",
         "1.5 %", "1.2 s", "keychain linux", "probe process",
     ):  # fmt: skip
         assert fact in text

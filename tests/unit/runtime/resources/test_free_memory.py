@@ -1,18 +1,19 @@
 from __future__ import annotations
 
-from types import SimpleNamespace
-
-import psutil
 import pytest
 
+from companion_core.runtime.resources import free_memory
 from companion_core.runtime.resources.free_memory import available_memory
+from companion_core.system.memory import MachineMemory
 
 pytestmark = pytest.mark.unit
 
 
 @pytest.fixture(autouse=True)
 def machine(monkeypatch):
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
+    monkeypatch.setattr(
+        free_memory, "machine_memory", lambda: MachineMemory(total=9000, available=1000)
+    )
 
 
 def cgroup(folder, limit: str, used: str, stat: str):
