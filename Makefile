@@ -14,6 +14,8 @@
 #   make test-failing-system  fails each call of the system in turn; about an hour
 #   make test-download-schedules   an evil host and kills, 600 times; COUNT=100 is shorter
 #   make bench-gateway       the gateway beside nginx, in one run
+#   make bench-download      a download beside curl, and the gateway's answers meanwhile
+#   make bench-proof         how soon a stored file is proved by its pieces
 #   make soak                ten minutes of requests among faults; SECONDS=60 is shorter
 #   make mixed               100,000 mixed requests to real backends, and every 502 counted
 #
@@ -31,7 +33,7 @@ KEYCHAIN := $(if $(filter Darwin,$(shell uname -s)),macos,$(if $(filter Linux,$(
 PLUGINS := plugins/runtime_llamacpp plugins/keychain_$(KEYCHAIN)
 PLUGIN_FILES := $(shell find plugins -name '*.py' -o -name 'pyproject.toml' 2>/dev/null)
 
-.PHONY: demo test test-llama-server test-mlx test-frozen test-failing-system test-download-schedules check mutation fuzz bench bench-gateway soak mixed docs lock clean
+.PHONY: demo test test-llama-server test-mlx test-frozen test-failing-system test-download-schedules check mutation fuzz bench bench-gateway bench-download bench-proof soak mixed docs lock clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/companion demo
@@ -109,6 +111,12 @@ bench: $(VENV)/.dev
 
 bench-gateway: $(VENV)/.dev
 	$(BIN)/python benchmarks/compare_gateway.py $(ARGS)
+
+bench-download: $(VENV)/.dev
+	$(BIN)/python benchmarks/download.py $(ARGS)
+
+bench-proof: $(VENV)/.dev
+	$(BIN)/python benchmarks/proof.py $(ARGS)
 
 # ARGS="--seed N" repeats the order of the faults.
 soak: $(VENV)/.dev
