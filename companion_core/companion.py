@@ -23,6 +23,7 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
+from companion_core.authority.client_keys import ClientKeyFile
 from companion_core.config.paths import DEFAULT_INSTANCE, InstancePaths, default_state_dir
 from companion_core.config.reader import load_config, with_interpreter
 from companion_core.config.sections import Config
@@ -37,6 +38,7 @@ from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason
 from companion_core.plugin_host import check_pins
 from companion_core.runtime import reclaim
 from companion_core.serving.assembly import AuthorityProviders, RuntimeProviders, assemble
+from companion_core.serving.client_keys import ServedKeys
 from companion_core.serving.default_model import with_default_model
 from companion_core.serving.events import Announcer, Event, EventKind, EventStream
 from companion_core.serving.lifetime import Lifetime
@@ -93,6 +95,7 @@ class Companion:
         self._served: ServedModel | None = None
         self._source: ModelSource | None = None
         self._clients: GatewayClients | None = None
+        self._keys: ServedKeys | None = None
         self._swaps = Swaps(config.model_id, self._on_step, self._events.tell)
 
     @classmethod
@@ -255,6 +258,7 @@ class Companion:
             gave_up=serving.gave_up,
             last_health_ok_seconds_ago=serving.last_health_ok_seconds_ago,
             swap=self._swaps.status(),
+            step=self._events.latest if served is None else None,
             plugins=self._plugins,
         )
 
@@ -326,6 +330,8 @@ class Companion:
                 "session": self._answer_credentials,
                 "metrics": self._answer_metrics,
                 "drain": self._answer_drain,
+                "keys_changed": self._answer_keys,
+                "keys_used": self._answer_keys,
                 **self._swaps.handlers,
             },
         )
@@ -364,9 +370,15 @@ class Companion:
             tell=self._events.tell,
         )
         self._undo.push_async_callback(serving.gateway.close)
-        await serving.open()
+        earlier = await serving.open()
         self._serving, self._served = serving, served
-        self._on_step(Step("gateway", f"listens on loopback only: {serving.gateway.base_url}"))
+        moved = f", and no longer on port {earlier}, which is taken" if earlier else ""
+        text = f"listens on loopback only: {serving.gateway.base_url}{moved}"
+        self._on_step(Step("gateway", text))
+        keys = ServedKeys(ClientKeyFile(self._paths.client_keys, clock=wall_now), serving.gateway)
+        await keys.open(self._on_step)
+        self._keys = keys
+        self._undo.push_async_callback(keys.close)
         self._undo.push_async_callback(serving.stop)
         await served.begin()
         self._clients = GatewayClients(serving.gateway.base_url, token.secret)
@@ -397,6 +409,13 @@ class Companion:
 
     async def _answer_metrics(self, _request: Mapping[str, Any]) -> Mapping[str, Any]:
         return {"text": "" if self._serving is None else self._serving.gateway.metrics_text()}
+
+    async def _answer_keys(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        keys = self._keys
+        if keys is None:  # the gateway does not listen yet; it will read the file then
+            return {}
+        answer = keys.answer_reload if request["op"] == "keys_changed" else keys.answer_used
+        return await answer(request)
 
     async def _answer_drain(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         self.request_stop(now=request.get("now") is True)

@@ -100,6 +100,7 @@ class Reason(enum.StrEnum):
     RATE_LIMITED = "rate_limited"
     MISSING_TOKEN = "missing_token"  # noqa: S105 - a reason, not a secret
     INVALID_TOKEN = "invalid_token"  # noqa: S105 - a reason, not a secret
+    CLIENT_KEYS_DAMAGED = "client_keys_damaged"
 
     # The body and the request to the backend.
     LENGTH_REQUIRED = "length_required"
@@ -123,6 +124,7 @@ class Reason(enum.StrEnum):
     PLAN_REFUSED = "plan_refused"
     UNKNOWN_OPTION = "unknown_option"
     CHAT_TEMPLATE_UNSUPPORTED = "chat_template_unsupported"
+    GPU_REQUIRED = "gpu_required"
     SPAWN_FAILED = "spawn_failed"
     START_TIMEOUT = "start_timeout"
     RUNTIME_EXITED = "runtime_exited"

@@ -186,12 +186,19 @@ class RuntimeBinary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFile:
-    """One verified file of the model; `size` in bytes, `sha256` in lower-case hex."""
+    """One verified file of the model; `size` in bytes, `sha256` in lower-case hex.
+
+    Attributes:
+        role: "model" for the weights, or a part of them, or what belongs beside them;
+            "projector" for what turns images or sound into what the model reads; "adapter" for
+            what changes the weights, such as a LoRA.
+    """
 
     name: str
     path: str
     sha256: str
     size: int
+    role: str = "model"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,9 +231,10 @@ class SpawnRequest:
 
     Attributes:
         binary: proved by the core; the running interpreter when `embedded`.
-        model_path: the first verified file; may be `/proc/self/fd/N`. Pass it on verbatim.
-        model_files: all verified files; several lie under their own names in one folder, which
-            holds nothing else.
+        model_path: the first verified file: of a split model the first part. It may be
+            `/proc/self/fd/N`. Pass it on verbatim.
+        model_files: all verified files, those of the role "model" first; several lie under their
+            own names in one folder, which holds nothing else.
         chat_template: from the signed manifest; None means the model's own.
         model_chat_template: the model's own, in Jinja's language, where its file has one. It is
             for runtimes that do not read it there.
@@ -238,6 +246,8 @@ class SpawnRequest:
             own, or that where nothing is configured and the memory can hold it. A runtime gets
             `parallel` contexts of this length. None means the model's own, which is unknown here.
         help_text: what a stand-alone program printed for `help_arguments`; "" if nothing.
+        require_gpu: the person refuses a start whose runtime does not tell that it placed
+            something of the model on an accelerator (`SpawnPlan.placement_texts`).
     """
 
     binary: str
@@ -258,6 +268,7 @@ class SpawnRequest:
     )
     help_text: str = ""
     model_chat_template: str | None = None
+    require_gpu: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -345,6 +356,9 @@ class SpawnPlan:
         drop_fields: request fields that the gateway removes.
         read_paths: what isolation must leave readable.
         gpu: isolation must leave the accelerator reachable.
+        placement_texts: texts of lines by which the runtime tells, while it starts, how much of
+            the model it placed on an accelerator: `{placed}` stands for that number, `{all}` for
+            how much there is, if it says so. "0" placed means that the processor computes.
         dialect: where its API differs from OpenAI's.
     """
 
@@ -362,6 +376,7 @@ class SpawnPlan:
     drop_fields: tuple[str, ...] = ()
     read_paths: tuple[str, ...] = ()
     gpu: bool = False
+    placement_texts: tuple[str, ...] = ()
     dialect: Dialect = field(default_factory=Dialect)
 
 

@@ -187,8 +187,10 @@ def configuration() -> Iterator[str]:
     yield NOTE
     yield ""
     yield "The file is TOML. A key that is not listed here is refused, with its line and the"
-    yield "nearest known key. Only `[manifest]` and `[model]` are needed; every other value has the"
-    yield "default below."
+    yield "nearest known key. Every value has the default below; a key that is *needed* is so once"
+    yield "its section is there. No file is needed to serve a model of your own. `companion init`"
+    yield "writes one with what this machine has; run again, it shows what it would add, and keeps"
+    yield "what you wrote, with its order and its comments."
     for name, section in SECTIONS.items():
         yield ""
         yield f"## [{name}]"

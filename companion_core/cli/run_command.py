@@ -31,7 +31,7 @@ from companion_core.control.client import ask_running, find_running
 from companion_core.errors import CompanionError, Reason, error_for
 from companion_core.system.stop_signals import stop_signals_restored
 
-__all__ = ["command"]
+__all__ = ["command", "known_or_added"]
 
 # A companion that starts at this very moment is waited for as long as a start may take.
 _START_SECONDS: Final = 180.0
@@ -69,7 +69,7 @@ def command(
     asked = prompt_of(prompt)
     library = open_library(settings, as_json=as_json, yes=yes, brief=True)
     wanted = Wanted(source=source, **{name: options.pop(name) for name in SOURCE_OPTIONS})
-    served = _known(library, wanted)
+    served = known_or_added(library, wanted)
     with stop_signals_restored():
         _serve(settings, served, library.printer)
     library.printer.clear()
@@ -81,7 +81,7 @@ def command(
         talk.answer_once(asked or "", as_json=as_json)
 
 
-def _known(library: OwnLibrary, wanted: Wanted) -> str:
+def known_or_added(library: OwnLibrary, wanted: Wanted) -> str:
     """Return the id of a model that can be served: a known one, or one that is added now."""
     if kind_of(wanted.source) != "file":
         added = add_model(library, wanted)

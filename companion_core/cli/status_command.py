@@ -10,6 +10,7 @@ import click
 from companion_core.cli import Settings, echo_result
 from companion_core.control.client import ask_running
 from companion_core.errors import EXIT_CODES, CompanionError, Culprit, Reason
+from companion_core.serving.runtime_words import told_runtime
 from companion_core.serving.step import amount
 
 NOT_RUNNING: Final[dict[str, Any]] = {
@@ -26,6 +27,7 @@ NOT_RUNNING: Final[dict[str, Any]] = {
     "resources": None,
     "gave_up": None,
     "last_health_ok_seconds_ago": None,
+    "version": None,
     "plugins": {},
 }
 WATCH_SECONDS: Final = 1.0
@@ -62,10 +64,15 @@ def as_text(status: dict[str, Any]) -> str:
     if status["pid"] is None:
         return "not running"
     state = "available" if status["available"] else f"not available ({status['reason']})"
+    if step := status.get("step"):
+        state = "starting"
+    version = f", version {status['version']}" if status.get("version") else ""
     lines = [
         f"{state}, lifecycle {status['lifecycle']}, "
-        f"pid {status['pid']} since {status['started_at']}"
+        f"pid {status['pid']} since {status['started_at']}{version}"
     ]
+    if step:
+        lines.append(f"start      {_latest(step)}")
     if gateway := status["gateway"]:
         lines.append(f"gateway    {gateway['url']}")
     if runtime := status["runtime"]:
@@ -79,6 +86,9 @@ def as_text(status: dict[str, Any]) -> str:
         by = {"you": "you", "publisher": "its publisher"}.get(model.get("vouched_by", ""))
         vouched = "" if by is None else f", vouched for by {by}"
         lines.append(f"model      {model['id']}{verified}{vouched}")
+    if runtime and (placement := runtime.get("placement")) is not None:
+        lengths = (runtime["context_length"], runtime["model_context_length"])
+        lines.append(f"computed   {told_runtime(placement, *lengths)}")
     if manifest := status.get("manifest"):
         if manifest["source"] == "own":
             come = f"your own list, signed {manifest['fetched_at']}"

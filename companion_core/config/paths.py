@@ -155,6 +155,16 @@ class InstancePaths:
         return self.folder / "state.json"
 
     @property
+    def port_file(self) -> Path:
+        """The gateway's port, so that the next start takes it again."""
+        return self.folder / "port"
+
+    @property
+    def client_keys(self) -> Path:
+        """The folder of the keys of programs that keep one; digests alone."""
+        return self.folder / "clients"
+
+    @property
     def runtime_record(self) -> Path:
         """The processes of the running runtime; never a secret."""
         return self.folder / "runtime.json"
@@ -214,7 +224,7 @@ class InstancePaths:
         """
         own = self.own_manifest.parent
         shared = (self.root / "instances", self.models, self.manifests, own)
-        for folder in (*shared, self.folder, self.logs, self.folder / "data"):
+        for folder in (*shared, self.folder, self.logs, self.client_keys, self.folder / "data"):
             refuse_link(folder)
 
     def run_folder(self) -> Path:

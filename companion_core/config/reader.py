@@ -74,7 +74,8 @@ def read_document(path: Path) -> tuple[dict[str, Any], str]:
                 raise _invalid(f"{path}: others can change it, and with it what is trusted")
             raw = file.read(MAX_CONFIG_BYTES + 1)
     except FileNotFoundError as error:
-        raise _invalid(f"{path}: there is no such file; name one with --config") from error
+        way_on = "name another with --config, or have companion init write it"
+        raise _invalid(f"{path}: there is no such file; {way_on}") from error
     except OSError as error:
         raise _invalid(f"{path}: it cannot be read") from error
     if len(raw) > MAX_CONFIG_BYTES:

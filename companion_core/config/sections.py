@@ -170,13 +170,22 @@ class RuntimeConfig:
         varies="the one that runs the companion",
     )
     context_length: int | None = _key(
-        _is_int(1, 10_000_000), "tokens, at least 1", None, varies="the model's own"
+        _is_int(1, 10_000_000),
+        "tokens, at least 1",
+        None,
+        varies="what fits memory, at most the model's own; `companion status` says how much",
     )
     threads: int | None = _key(
-        _is_int(1, 1024), "1 to 1024", None, varies="one for each core of the machine"
+        _is_int(1, 1024),
+        "1 to 1024",
+        None,
+        varies="one for each core of the machine, each fast one where it has two kinds",
     )
     isolation: str = _key(
         _is_text(re.compile(r"best\Z|required\Z")), '"best" or "required"', "best"
+    )
+    require_gpu: bool = _key(
+        _is_bool, "true or false: refuse to start what no accelerator computes", default=False
     )
     unsafe_open_backend: bool = _key(_is_bool, "true or false", default=False)
     options: Mapping[str, str | int | float | bool] = _options("runtime")
@@ -205,7 +214,7 @@ class PluginsConfig:
 class GatewayConfig:
     """[gateway]: the loopback front door."""
 
-    port: int = _key(_is_int(0, 65535), "0 (the system chooses) to 65535", 0)
+    port: int = _key(_is_int(0, 65535), "0 (chosen at the first start and kept) to 65535", 0)
     requests_per_minute: int = _key(_is_int(1, 1_000_000), "1 to 1000000", 600)
     max_in_flight: int = _key(_is_int(1, 1024), "1 to 1024", 2)
     queue_bound: int = _key(_is_int(1, 100_000), "1 to 100000", 16)

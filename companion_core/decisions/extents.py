@@ -15,7 +15,7 @@ __all__ = ["Extents", "parse_extents"]
 _MOST_RANGES: Final = 4096
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Extents:
     """Ranges of bytes, each from its first byte to the one after its last.
 
@@ -28,7 +28,7 @@ class Extents:
     @classmethod
     def prefix(cls, count: int) -> Extents:
         """Return the first `count` bytes."""
-        return cls(((0, count),)) if count > 0 else cls()
+        return cls(ranges=((0, count),)) if count > 0 else cls()
 
     @property
     def count(self) -> int:
@@ -52,7 +52,7 @@ class Extents:
         touched = self.ranges[len(before) : len(self.ranges) - len(after)]
         if touched:
             start, end = min(start, touched[0][0]), max(end, touched[-1][1])
-        return Extents((*before, (start, end), *after))
+        return Extents(ranges=(*before, (start, end), *after))
 
     def remove(self, start: int, end: int) -> Extents:
         """Return these without the range."""
@@ -62,7 +62,7 @@ class Extents:
         for first, last in self.ranges:
             parts = ((first, min(last, start)), (max(first, end), last))
             kept += [part for part in parts if part[0] < part[1]]
-        return Extents(tuple(kept))
+        return Extents(ranges=tuple(kept))
 
     def missing(self, total: int) -> Iterator[tuple[int, int]]:
         """Yield each range of the first `total` bytes that is not there, in order."""
@@ -94,4 +94,4 @@ def parse_extents(value: object, *, total: int) -> Extents | None:
             return None
         ranges.append((start, end))
         least = end + 1
-    return Extents(tuple(ranges))
+    return Extents(ranges=tuple(ranges))

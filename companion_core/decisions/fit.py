@@ -12,7 +12,7 @@ from typing import Final
 from companion_core.decisions.context import place_context
 from companion_core.decisions.gguf import GgufHead
 
-__all__ = ["Fit", "Footprint", "footprint_of", "judge_fit"]
+__all__ = ["Fit", "Footprint", "footprint_of", "judge_fit", "usable_memory"]
 
 _CACHE_BYTES: Final = 2  # of a number in the cache of keys and values: f16
 _BATCH: Final = 512  # tokens that are worked on at once
@@ -82,6 +82,28 @@ def footprint_of(head: object, *, weights: object) -> Footprint:
         working=_BASE_BYTES + logits + activations,
         longest=_number(head, "context_length") or None,
     )
+
+
+def usable_memory(
+    footprint: Footprint, *, max_ram: int, max_vram: int | None, free_ram: int, free_vram: int
+) -> int:
+    """Return how many bytes a start may plan with: what is free, within the ceilings.
+
+    A model that fits into the memory of an accelerator is to stay there, context and all: what
+    does not is computed many times slower. Any other is planned within ordinary memory.
+
+    Args:
+        footprint: of the model.
+        max_ram: the ceiling of memory, in bytes.
+        max_vram: the ceiling of the accelerators' memory; None for no ceiling.
+        free_ram: that can be had without swapping.
+        free_vram: of the accelerators; 0 without any.
+    """
+    ram = min(max_ram, free_ram)
+    if free_vram <= 0:
+        return ram if max_vram is None else min(ram, max_vram)
+    video = free_vram if max_vram is None else min(free_vram, max_vram)
+    return video if footprint.total(0, 1) < video else ram
 
 
 def judge_fit(

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
+from companion_core.decisions.placement import is_placement_text
 from companion_core.decisions.plan_requests import rebuild_dialect, rebuild_requests
 from companion_core.decisions.plan_texts import MOST_ITEMS, plain_name, plain_text, plain_texts
 from companion_core.decisions.verdict import OK, Verdict, refuse
@@ -147,50 +148,60 @@ def check_plan(plan: object, facts: PlanFacts) -> SpawnPlan | Verdict:
         a plan that the core made anew, or `plan_refused`, or `backend_open` when every local
         program could reach the backend.
     """
-    refused = refuse(Reason.PLAN_REFUSED)
     if type(plan) is not SpawnPlan:
-        return refused
+        return _refused("not a SpawnPlan")
     argv = plain_texts(plan.argv, least=1, most=_MAX_ARGUMENTS)
     if argv is None or not _program_is_proved(argv, facts):
-        return refused
+        return _refused("argv")
     env = _environment(plan.env, facts)
-    if env is None or sum(map(_size, (*argv, *env.values()))) > _MAX_TOTAL_BYTES:
-        return refused
+    if env is None:
+        return _refused("env")
+    if sum(map(_size, (*argv, *env.values()))) > _MAX_TOTAL_BYTES:
+        return _refused("argv and env: too long")
     served_model, ready_text = plain_name(plan.served_model), plan.ready_text
-    if served_model is None or (ready_text is not None and plain_name(ready_text) is None):
-        return refused
+    if served_model is None:
+        return _refused("served_model")
+    if ready_text is not None and plain_name(ready_text) is None:
+        return _refused("ready_text")
     if not _names_channel(argv, env, facts.channel):
-        return refused
+        return _refused("argv and env: without the channel")
     model_link = plan.model_link
     if model_link is None:
         if not _names_model(argv, env, facts.model_path):
-            return refused
+            return _refused("argv and env: without the model's path")
     elif not _inside(model_link, facts):
-        return refused
+        return _refused("model_link")
     copies = plain_texts(plan.model_copies)
     if copies is None or not all(_inside(path, facts) for path in copies):
-        return refused
+        return _refused("model_copies")
     if plan.store is not None and not _inside(plan.store, facts):
-        return refused
+        return _refused("store")
     read_paths = plain_texts(plan.read_paths)
     if read_paths is None or not all(_may_read(path, facts) for path in read_paths):
-        return refused
-    prepare, dialect = rebuild_requests(plan.prepare), rebuild_dialect(plan.dialect)
-    routes = _routes(plan.routes, facts.routes)
+        return _refused("read_paths")
+    if (prepare := rebuild_requests(plan.prepare)) is None:
+        return _refused("prepare")
+    if (dialect := rebuild_dialect(plan.dialect)) is None:
+        return _refused("dialect")
+    if (routes := _routes(plan.routes, facts.routes)) is None:
+        return _refused("routes")
     drop_fields = plain_texts(plan.drop_fields)
-    if prepare is None or routes is None or drop_fields is None or dialect is None:
-        return refused
-    if any(plain_name(field) is None for field in drop_fields) or type(plan.gpu) is not bool:
-        return refused
+    if drop_fields is None or any(plain_name(field) is None for field in drop_fields):
+        return _refused("drop_fields")
+    if type(plan.gpu) is not bool:
+        return _refused("gpu")
+    placement_texts = plain_texts(plan.placement_texts)
+    if placement_texts is None or not all(map(is_placement_text, placement_texts)):
+        return _refused("placement_texts")
     seconds = plan.start_deadline_seconds
     if type(seconds) not in {int, float} or not 0 < seconds <= _MAX_START_SECONDS:
-        return refused
+        return _refused("start_deadline_seconds")
     key_env = plan.backend_key_env
     if key_env is None:
         if isinstance(facts.channel, TcpChannel) and not facts.allow_open_backend:
             return refuse(Reason.BACKEND_OPEN)
     elif not _takes_key(key_env, env, facts):
-        return refused
+        return _refused("backend_key_env")
     return SpawnPlan(
         argv=argv,
         served_model=served_model,
@@ -206,8 +217,14 @@ def check_plan(plan: object, facts: PlanFacts) -> SpawnPlan | Verdict:
         drop_fields=drop_fields,
         read_paths=read_paths,
         gpu=plan.gpu,
+        placement_texts=placement_texts,
         dialect=dialect,
     )
+
+
+def _refused(about: str) -> Verdict:
+    """Return the refusal of a plan that names what of it was refused, for the plugin's author."""
+    return refuse(Reason.PLAN_REFUSED, about)
 
 
 def _size(value: str) -> int:

@@ -7,7 +7,7 @@ raises on bad input. What a rule has proved gets a type of its own that only the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from companion_core.errors import Reason
@@ -17,10 +17,15 @@ __all__ = ["OK", "Verdict", "refuse"]
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The answer of a rule: `ok`, and a reason from the closed list."""
+    """The answer of a rule: `ok`, and a reason from the closed list.
+
+    Attributes:
+        about: which part of a value was refused, in the rule's own words; nothing of the value.
+    """
 
     ok: bool
     reason: Reason
+    about: str = field(default="", compare=False, kw_only=True)
 
 
 OK: Final = Verdict(ok=True, reason=Reason.OK)
@@ -29,6 +34,6 @@ OK: Final = Verdict(ok=True, reason=Reason.OK)
 _REFUSALS: Final = {reason: Verdict(ok=False, reason=reason) for reason in Reason}
 
 
-def refuse(reason: Reason) -> Verdict:
+def refuse(reason: Reason, about: str = "") -> Verdict:
     """Return the refusal for `reason`."""
-    return _REFUSALS[reason]
+    return Verdict(ok=False, reason=reason, about=about) if about else _REFUSALS[reason]

@@ -233,7 +233,7 @@ def check_port(situation: Situation) -> Finding:
 
     port = require_config(situation).gateway.port
     if port == 0:
-        return fine("0: the system chooses a free one at each start")
+        return fine("0: chosen at the first start and kept")
     if situation.status is not None and situation.status.get("gateway"):
         return fine(f"{port}: used by the running companion")
     try:

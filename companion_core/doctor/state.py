@@ -23,7 +23,7 @@ from companion_core.doctor.findings import Finding, Section, broken, fine, repai
 from companion_core.errors import CompanionError, Reason, Refused
 from companion_core.models.kept_parts import KEPT_NAMES, received
 from companion_core.system.os_compat import FOLDER, NO_FOLLOW, NON_BLOCKING, user_id
-from companion_core.system.state_files import check_owned
+from companion_core.system.state_files import check_owned, open_to_others
 
 __all__ = ["ACCESS", "REPAIR", "checks", "is_ours", "room", "shown"]
 
@@ -43,6 +43,7 @@ class _Entry:
     path: Path
     status: os.stat_result
     ours: bool = True
+    model: bool = False
 
     @property
     def folder(self) -> bool:
@@ -59,10 +60,16 @@ class _Entry:
 
     @property
     def open(self) -> bool:
-        """Others may look at it, and a companion made it."""
-        return (
-            self.ours and os.name == "posix" and bool(stat.S_IMODE(self.status.st_mode) & _OTHERS)
-        )
+        """Others may look at it, and a companion made it; at a model, others may write.
+
+        A stored model may be a second name of the person's own file, whose mode is the person's
+        choice. Its bytes are no secret, and the folder above it is closed to others.
+        """
+        if not self.ours or os.name != "posix":
+            return False
+        if self.model:
+            return open_to_others(self.status, self.path)
+        return bool(stat.S_IMODE(self.status.st_mode) & _OTHERS)
 
 
 def check_access(situation: Situation) -> Finding:
@@ -145,7 +152,8 @@ def _below(path: Path, depth: int) -> Iterator[_Entry]:
         for name in sorted(path.iterdir()):
             for below in _below(name, depth - 1):
                 known = below.folder or _MADE.fullmatch(below.path.name) is not None
-                yield replace(below, ours=known)
+                model = not below.folder and _DIGEST.fullmatch(below.path.name) is not None
+                yield replace(below, ours=known, model=model)
 
 
 def _entry(path: Path) -> _Entry:

@@ -14,6 +14,7 @@ from typing import Final, cast
 from companion_core.decisions.guard import HEALTH_PATH, verify_request
 from companion_core.decisions.verdict import OK, Verdict
 from companion_core.errors import Reason
+from companion_core.gateway.clients import Client
 from companion_core.gateway.context import GatewayContext
 from companion_core.gateway.exchange import Exchange
 from companion_core.gateway.http.head import MAX_HEAD_BYTES, UNKNOWN, RequestHead, is_hopeless
@@ -55,6 +56,7 @@ class ClientConnection(asyncio.Protocol):
     __slots__ = (
         "_body",
         "_buffer",
+        "_client",
         "_context",
         "_exchange",
         "_head",
@@ -86,6 +88,7 @@ class ClientConnection(asyncio.Protocol):
         self._started = 0.0
         self._keep_alive = False  # the connection goes on after this answer
         self._unread = UNKNOWN  # bytes of the current request's body that are still to come
+        self._client: Client | None = None  # whose key it showed, if it is not the owner's token
         self._trusted = False  # it has not shown the token
         self._idle_seconds = context.settings.head_seconds
         self._writing_paused = False  # the client does not read its answer
@@ -130,6 +133,11 @@ class ClientConnection(asyncio.Protocol):
     def abort(self) -> None:
         """Close at once, without an answer."""
         self.transport.abort()
+
+    def leave_if_revoked(self) -> None:
+        """See `OpenConnection`."""
+        if self._client is not None and self._client.revoked:
+            self.transport.abort()
 
     def pause_writing(self) -> None:
         """See `asyncio.Protocol`: a slow reader slows its own backend request alone."""
@@ -219,8 +227,13 @@ class ClientConnection(asyncio.Protocol):
 
     def _guard(self, head: RequestHead, now: float) -> None:
         context = self._context
+        policy, budgets, client = context.policy, context.budgets, None
+        if context.clients and (client := context.clients.identify(head.token)) is not None:
+            policy, budgets = client.policy(policy, head.token), client.budgets
+            client.last_used = now
+        self._client = client
         verdict = verify_request(
-            head.method, head.path, head.headers, head.token, context.policy, context.budgets, now
+            head.method, head.path, head.headers, head.token, policy, budgets, now
         )
         if not verdict.ok:
             self.refuse(verdict.reason)
@@ -232,6 +245,8 @@ class ClientConnection(asyncio.Protocol):
         length, buffer = head.content_length, self._buffer
         if head.objection is not None:
             self.refuse(head.objection)
+        elif client is not None and not client.may_ask(context.settings.model_id):
+            self.refuse(Reason.MODEL_NOT_SERVED)
         elif head.method == "GET":
             self._answer_get(head, now)
         elif length is None:
@@ -373,6 +388,8 @@ class ClientConnection(asyncio.Protocol):
     def _answered(self, reason: Reason, now: float) -> None:
         path = "" if self._head is None else self._head.path  # `_count` would be one call more
         self._context.metrics.observe(path, reason, now - self._started)
+        if self._client is not None:
+            self._client.count(reason)
         self._unread = UNKNOWN
         if not self._keep_alive:
             # A client that does not read the rest of its answer is cut off.
@@ -390,3 +407,5 @@ class ClientConnection(asyncio.Protocol):
     def _count(self, reason: Reason, now: float) -> None:
         path = "" if self._head is None else self._head.path
         self._context.metrics.observe(path, reason, now - self._started)
+        if self._client is not None:
+            self._client.count(reason)

@@ -31,6 +31,10 @@ class OpenConnection(Protocol):
         """Close at once."""
         ...
 
+    def leave_if_revoked(self) -> None:
+        """Close at once if the key that it showed opens nothing any more."""
+        ...
+
 
 class ConnectionTable:
     """Every open connection; iterating it yields those that were turned away too."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, Final, Protocol
@@ -19,6 +18,7 @@ from companion_core.decisions.request_gate import gate_request
 from companion_core.decisions.verdict import OK, Verdict, refuse
 from companion_core.errors import Reason, UsageError
 from companion_core.gateway.backend_requests import BackendRequests, served_routes
+from companion_core.gateway.clients import Clients
 from companion_core.gateway.connections import ConnectionTable
 from companion_core.gateway.held_bodies import HeldBodies
 from companion_core.gateway.http.head import RequestHead
@@ -58,6 +58,7 @@ class GatewayContext:
         budgets: how many requests the owner and the strangers may still send.
         queue: which requests run, and which wait.
         metrics: counts every answer.
+        clients: programs that have a key of their own.
         bodies: the memory that clients' bodies take.
         checks: reads large bodies.
         connections: every open connection of a client.
@@ -81,6 +82,7 @@ class GatewayContext:
         "bodies",
         "budgets",
         "checks",
+        "clients",
         "connections",
         "drained",
         "held_checks",
@@ -125,6 +127,7 @@ class GatewayContext:
                 owner=RateWindow.per_minute(settings.requests_per_minute),
                 strangers=RateWindow.per_minute(settings.strangers_per_minute),
             )
+            self.clients = Clients(self.budgets.strangers, settings.requests_per_minute)
         except ValueError as error:
             raise UsageError(Reason.CONFIGURATION_INVALID) from error
         self.set_policy(hosts=(), routes=OPENAI_ROUTES)
@@ -207,12 +210,14 @@ class GatewayContext:
         )
         return without_body(response) if head is not None and head.method == "HEAD" else response
 
-    def _retry_after(self, reason: Reason, token: str) -> int:
+    def _retry_after(self, reason: Reason, token: str) -> float:
         """Return in how many seconds a client that showed `token` may send its request again."""
         if reason is Reason.RATE_LIMITED:
-            owner = tokens_equal(token, self.settings.token.reveal())
-            window = self.budgets.owner if owner else self.budgets.strangers
-            return max(1, math.ceil(window.seconds_until_free(self.now()))) if window else 1
+            client = self.clients.identify(token)
+            budgets = self.budgets if client is None else client.budgets
+            known = client is not None or tokens_equal(token, self.settings.token.reveal())
+            window = budgets.owner if known else budgets.strangers
+            return window.seconds_until_free(self.now()) if window else 1.0
         if reason in {Reason.QUEUE_FULL, Reason.QUEUE_DEADLINE}:
-            return self.queue.retry_after()
+            return self.queue.retry_after(self.now())
         return NOT_READY_RETRY_SECONDS

@@ -7,11 +7,14 @@ constant-time questions per request (`ServingConditions`) and manages nothing el
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from companion_core.decisions.admission import AdmissionSnapshot
+from companion_core.decisions.client_key import ClientKey
 from companion_core.decisions.guard import loopback_hosts
 from companion_core.egress.interface import Egress
 from companion_core.errors import EnvironmentUnavailable, Reason
@@ -79,15 +82,18 @@ class Gateway:
         """What clients are given."""
         return f"http://127.0.0.1:{self.port}/v1"
 
-    async def start(self) -> None:
+    async def start(self, *, rather: int = 0) -> None:
         """Take the port on 127.0.0.1 and, where there is one, on [::1] (I-17).
+
+        Args:
+            rather: the port to take where the settings name none and it is free.
 
         Raises:
             EnvironmentUnavailable: `listener_not_bound`.
         """
         context = self.context
         try:
-            listeners = bind_loopback(context.settings.port)
+            listeners = _bind(context.settings.port, rather)
         except OSError as error:
             raise EnvironmentUnavailable(Reason.LISTENER_NOT_BOUND) from error
         loop = asyncio.get_running_loop()
@@ -225,4 +231,27 @@ class Gateway:
     def metrics_text(self) -> str:
         """Return the counters as Prometheus text: by reason and path, never by content (I-15)."""
         context = self.context
-        return context.metrics.text(self.snapshot(), len(context.connections))
+        text = context.metrics.text(self.snapshot(), len(context.connections))
+        return text + "".join(f"{line}\n" for line in context.clients.lines())
+
+    def set_clients(self, keys: Iterable[ClientKey]) -> None:
+        """Let these keys in beside the session's token; what runs with any other key ends."""
+        self.context.clients.set(keys)
+        for connection in list(self.context.connections):
+            connection.leave_if_revoked()
+
+    def clients_last_used(self) -> dict[str, float]:
+        """Return how many seconds ago each client asked last, by name, if it has asked."""
+        now = self.context.now()
+        return {
+            client.key.name: now - client.last_used
+            for client in self.context.clients
+            if client.last_used is not None
+        }
+
+
+def _bind(port: int, rather: int) -> list[socket.socket]:
+    if not port and rather:
+        with contextlib.suppress(OSError):
+            return bind_loopback(rather)
+    return bind_loopback(port)

@@ -7,7 +7,6 @@ count allows, is decided by the rules of `decisions/admission.py`.
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
 from typing import Final, Protocol
 
@@ -24,7 +23,12 @@ from companion_core.errors import Reason
 __all__ = ["AdmissionQueue", "Waiter"]
 
 _SMOOTHING: Final = 0.2
-_LONGEST_RETRY_AFTER: Final = 60
+# What a place is taken for, as long as none was given back.
+_FIRST_GUESS_SECONDS: Final = 0.05
+# Those who are asked to come later come at a slower pace than the places are free at.
+_MARGIN: Final = 1.1
+# Clients of OpenAI and Anthropic heed no longer one.
+_LONGEST_RETRY_AFTER: Final = 60.0
 
 
 class Waiter(Protocol):
@@ -53,9 +57,11 @@ class AdmissionQueue:
 
     __slots__ = (
         "_deadline_seconds",
+        "_last_turn",
         "_max_in_flight",
         "_mean_seconds",
         "_queue_bound",
+        "_refused_since",
         "_waiting",
         "in_flight",
     )
@@ -65,7 +71,9 @@ class AdmissionQueue:
         self._max_in_flight = max_in_flight
         self._queue_bound = queue_bound
         self._deadline_seconds = deadline_seconds
-        self._mean_seconds = 1.0
+        self._mean_seconds = _FIRST_GUESS_SECONDS
+        self._last_turn = 0.0  # of all that were asked to come again
+        self._refused_since: float | None = None  # no place was given back since then
         self._waiting: OrderedDict[Waiter, float] = OrderedDict()
         self.in_flight = 0
 
@@ -107,6 +115,7 @@ class AdmissionQueue:
             seconds: how long the place was used, for `retry_after`.
         """
         self._mean_seconds += _SMOOTHING * (seconds - self._mean_seconds)
+        self._refused_since = None
         if self._waiting:
             return self._waiting.popitem(last=False)[0]
         self.in_flight = count_one_less(self.in_flight, self._max_in_flight)
@@ -129,7 +138,17 @@ class AdmissionQueue:
         self._waiting.clear()
         return waiting
 
-    def retry_after(self) -> int:
-        """Return in how many seconds a place may be free, judged by the recent requests."""
-        seconds = self._mean_seconds * (len(self._waiting) + 1) / self._max_in_flight
-        return max(1, min(_LONGEST_RETRY_AFTER, math.ceil(seconds)))
+    def retry_after(self, now: float) -> float:
+        """Return in how many seconds a refused request should come again.
+
+        Each gets a turn of its own, one after the other, at the pace of the recent requests: all of
+        them at once would find no more room than now. Where no place is given back for longer than
+        that, the pace is as slow.
+        """
+        if self._refused_since is None:
+            self._refused_since = now
+        stalled = now - self._refused_since
+        gap = max(_MARGIN * self._mean_seconds / self._max_in_flight, stalled)
+        first = now + gap * (len(self._waiting) + 1)
+        self._last_turn = turn = min(max(self._last_turn + gap, first), now + _LONGEST_RETRY_AFTER)
+        return turn - now

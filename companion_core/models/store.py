@@ -21,6 +21,8 @@ from typing import Final
 from companion_core.decisions.evidence import Evidence
 from companion_core.decisions.integrity import ModelSpec
 from companion_core.decisions.manifest import ManifestFile, ManifestModel
+from companion_core.decisions.manifest_kind import Role
+from companion_core.decisions.model_files import in_order
 from companion_core.decisions.pieces import Pieces
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason, Refused
 from companion_core.models.byte_pump import Pace
@@ -56,6 +58,7 @@ class ProvedFile(Evidence):
     Attributes:
         spec: what the manifest signed for, and what was found.
         path: its name in the store; the descriptor is the proof, the name is not.
+        role: what a runtime does with it, as the manifest signed.
         proof: renewed when the file is proved again.
     """
 
@@ -63,6 +66,7 @@ class ProvedFile(Evidence):
     spec: ModelSpec
     path: str
     proof: Proof = field(repr=False, compare=False)
+    role: Role = Role.MODEL
     pieces: Pieces | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -88,7 +92,11 @@ class ProvedFile(Evidence):
 
 @dataclass(frozen=True, slots=True)
 class VerifiedModel(Evidence):
-    """Proof that every file of a model is what the manifest signed for (I-01)."""
+    """Proof that every file of a model is what the manifest signed for (I-01).
+
+    Attributes:
+        files: as `in_order` sorts them: a runtime opens the first one.
+    """
 
     model_id: str
     format: str
@@ -200,7 +208,7 @@ class ModelStore:
         wanted = {file.sha256 for file in model.files}
         proved: list[ProvedFile] = []
         try:
-            for file in model.files:
+            for file in in_order(model.files):
                 base = done
 
                 def tell(received: int, to: Progress | None, base: int = base) -> None:
@@ -250,7 +258,7 @@ class ModelStore:
                 with lock_folder(self._folder, transfer.cancelled):
                     proof = Fetch(self._folder, file, prover, transfer, repairs).run()
             transfer.advance(file.size)
-        return ProvedFile(file.name, file.spec, str(path), proof, file.pieces)
+        return ProvedFile(file.name, file.spec, str(path), proof, file.role, file.pieces)
 
     def _require_room(self, missing: int, *, wanted: Collection[str]) -> None:
         if not make_room(self._folder, missing, wanted=wanted):

@@ -9,7 +9,12 @@ from companion_core.runtime.isolation import (
     probe_isolation,
 )
 from companion_core.runtime.liveness import computes_a_token
-from companion_core.runtime.process.binary import EMBEDDED, check_unreplaceable, prove_binary
+from companion_core.runtime.process.binary import (
+    EMBEDDED,
+    check_unreplaceable,
+    digest_binary,
+    prove_binary,
+)
 from companion_core.runtime.process.handle import describe_exit
 from companion_core.runtime.process.output import quote
 from companion_core.runtime.process.reclaim import left_behind, reclaim, start_folders
@@ -42,6 +47,7 @@ __all__ = [
     "computes_a_token",
     "descendants",
     "describe_exit",
+    "digest_binary",
     "environment_names",
     "free_vram",
     "has_driver",

@@ -176,14 +176,14 @@ class ModelAdditions:
             cancelled=how.cancelled,
         )
         with contextlib.closing(proved):
-            return [
-                dataclasses.replace(
-                    file,
-                    piece_size=PIECE_BYTES,
-                    pieces=hash_file(each.descriptor, cancelled=how.cancelled).pieces,
-                )
-                for file, each in zip(stated, proved.files, strict=True)
-            ]
+            pieces = {
+                each.sha256: hash_file(each.descriptor, cancelled=how.cancelled).pieces
+                for each in proved.files
+            }
+        return [
+            dataclasses.replace(file, piece_size=PIECE_BYTES, pieces=pieces[file.sha256])
+            for file in stated
+        ]
 
     def _fetch_unstated(self, file: RemoteFile, found: FoundRemote, how: Fetching) -> OwnFile:
         """Fetch a file of which only the size is known; what came is what is recorded."""

@@ -122,6 +122,7 @@ class RuntimeProviders:
             interpreter=self.interpreter,
             code=self.code,
             libraries=self.libraries,
+            require_gpu=section.require_gpu,
         )
 
 

@@ -144,9 +144,13 @@ class Announcer:
 
     Args:
         on_step: hears the steps; see `Companion.open`.
+
+    Attributes:
+        latest: the step that was told last.
     """
 
     def __init__(self, on_step: OnStep | None) -> None:
+        self.latest: Step | None = None
         self._on_step = on_step
         self._loop: asyncio.AbstractEventLoop | None = None
         self._streams: weakref.WeakSet[EventStream] = weakref.WeakSet()
@@ -165,6 +169,7 @@ class Announcer:
 
     def step(self, step: Step) -> None:
         """Tell a step, from any thread."""
+        self.latest = step
         self.tell(Event(kind=EventKind.STEP, text=step.text, step=step))
 
     def tell(self, event: Event) -> None:

@@ -16,6 +16,7 @@ from companion_core.decisions.verdict import Verdict
 from companion_core.errors import CompanionError, Reason, Refused
 from companion_core.serving.events import Event, EventKind, Tell
 from companion_core.serving.model_source import HeldModel
+from companion_core.serving.runtime_words import told_runtime
 from companion_core.serving.serving import Serving
 from companion_core.serving.step import OnStep, Step
 from companion_core.system.tasks import finish, outlast, unless
@@ -172,6 +173,9 @@ class ServedModel:
                     f" isolation: {runtime.isolation}",
                 )
             )
+            own = runtime.model_context_length
+            text = told_runtime(runtime.placement, runtime.context_length, own)
+            on_step(Step("runtime", f"computed {text}"))
         on_step(Step("available", "a health check was answered through the gateway"))
 
     async def _stop(self) -> None:

@@ -16,6 +16,7 @@ from companion_core.config.sections import Config
 from companion_core.decisions.availability import AvailabilityFacts
 from companion_core.decisions.descriptors import share_descriptors
 from companion_core.decisions.lifecycle import State, can_serve_inference
+from companion_core.decisions.placement import Placement, check_placement
 from companion_core.decisions.restart import Ending, Size
 from companion_core.decisions.verdict import OK, Verdict, refuse
 from companion_core.egress.interface import Egress
@@ -35,7 +36,9 @@ from companion_core.runtime import (
 from companion_core.serving.assembly import RuntimeProviders
 from companion_core.serving.backend_at_gateway import BackendAtGateway
 from companion_core.serving.events import Tell
+from companion_core.serving.kept_port import keep_port, kept_port
 from companion_core.serving.runtime_health import RuntimeHealth
+from companion_core.serving.runtime_words import PLACES
 from companion_core.serving.status import GatewayStatus, RuntimeStatus, ServingStatus
 from companion_core.serving.watchdog import Timing, Watchdog
 from companion_core.system.clock import recency_now
@@ -47,6 +50,7 @@ from companion_core.system.tasks import cancel, outlast
 __all__ = ["Serving"]
 
 LIVENESS_SECONDS: Final = 30.0
+TOLD_SECONDS: Final = 1.0
 _TOLD_BY_OUTPUT: Final = frozenset(
     {Reason.RUNTIME_EXITED, Reason.SPAWN_FAILED, Reason.START_TIMEOUT}
 )
@@ -139,14 +143,22 @@ class Serving:
 
     # --- the way up and down --------------------------------------------------------------
 
-    async def open(self) -> None:
+    async def open(self) -> int:
         """Take the gateway's port; the gateway refuses every request until a runtime is ready.
+
+        Returns:
+            The port of earlier starts, if it had to be another one this time; else 0.
 
         Raises:
             EnvironmentUnavailable: `listener_not_bound`.
         """
         self._health.close()  # its connection may be to an earlier port
-        await self.gateway.start()
+        kept = kept_port(self._paths.port_file)
+        await self.gateway.start(rather=kept)
+        port, configured = self.gateway.port, self._config.gateway.port
+        if not configured and port != kept:
+            keep_port(self._paths.port_file, port)
+        return kept if not configured and kept and port != kept else 0
 
     async def start(self, model: VerifiedModel) -> None:
         """Start the runtime and return when it has answered a health check at the gateway.
@@ -168,6 +180,7 @@ class Serving:
                 backend = await self._supervisor.start(spec)
                 await self._health.wait(backend.ready_by, self._require_running)
             await observing
+            await _require_placement(backend, require_gpu=self._config.runtime.require_gpu)
             self._supervisor.report_health(ok=True)
             self._settling = asyncio.ensure_future(self._supervisor.settle())
         except BaseException as error:
@@ -306,6 +319,7 @@ class Serving:
         backend = self._backend
         if backend is None:
             return None
+        facts = backend.facts
         return RuntimeStatus(
             name=self._providers.chosen.spawn.plugin,
             pid=backend.pid,
@@ -313,6 +327,9 @@ class Serving:
             isolation=backend.tier,
             ceilings="hard" if backend.ceilings.hard else "observed",
             ceilings_detail=backend.ceilings.detail,
+            placement=_placement_of(backend),
+            context_length=None if facts is None else facts.fit.context,
+            model_context_length=None if facts is None else facts.longest,
         )
 
     def status(self) -> ServingStatus:
@@ -329,3 +346,25 @@ class Serving:
             if healthy_at is None
             else round(recency_now() - healthy_at, 3),
         )
+
+
+def _placement_of(backend: StartedBackend) -> Placement:
+    return Placement.UNKNOWN if backend.placement is None else backend.placement.placement
+
+
+async def _require_placement(backend: StartedBackend, *, require_gpu: bool) -> None:
+    """Require an accelerator where the person does; what it says comes with its readiness.
+
+    Raises:
+        EnvironmentUnavailable: `gpu_required`.
+    """
+    watch = backend.placement
+    if require_gpu and watch is not None:
+        deadline = recency_now() + TOLD_SECONDS
+        while watch.is_awaited and recency_now() < deadline:  # noqa: ASYNC110 - a line, soon read
+            await asyncio.sleep(TOLD_SECONDS / 50)
+    placement = _placement_of(backend)
+    if not check_placement(placement, require_gpu=require_gpu).ok:
+        raise EnvironmentUnavailable(Reason.GPU_REQUIRED, f"computed {PLACES[placement]}")
+    if watch is not None:  # what it writes later, requests may have caused
+        asyncio.get_running_loop().call_later(TOLD_SECONDS, watch.settle)

@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
+from companion_core import __version__
 from companion_core.decisions.admission import AdmissionSnapshot
 from companion_core.decisions.isolation import Tier
 from companion_core.decisions.lifecycle import State
+from companion_core.decisions.placement import Placement
 from companion_core.errors import Reason
 from companion_core.providers import ResourceObservation
 from companion_core.serving.step import Step
@@ -82,6 +84,9 @@ class RuntimeStatus:
         isolation: how it is confined.
         ceilings: whether the system enforces them or they are observed (I-12).
         ceilings_detail: why, for a person.
+        placement: where the model is computed, as the runtime says.
+        context_length: tokens of context for each request; None where the runtime chooses.
+        model_context_length: tokens of context that the model was made for; None if unknown.
     """
 
     name: str
@@ -90,10 +95,17 @@ class RuntimeStatus:
     isolation: Tier
     ceilings: Literal["hard", "observed"]
     ceilings_detail: str
+    placement: Placement = Placement.UNKNOWN
+    context_length: int | None = None
+    model_context_length: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON has it."""
-        return {**dataclasses.asdict(self), "isolation": self.isolation.value}
+        return {
+            **dataclasses.asdict(self),
+            "isolation": self.isolation.value,
+            "placement": self.placement.value,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +167,8 @@ class CompanionStatus(ServingStatus):
         pid: of the companion's own process.
         manifest: None until one was accepted.
         swap: the swap that is under way, if there is one.
+        step: the latest step of the start that is under way, such as a download; else None.
+        version: of companion-core.
         plugins: the name of the plugin in each role.
     """
 
@@ -165,6 +179,8 @@ class CompanionStatus(ServingStatus):
     model: ModelStatus
     manifest: ManifestStatus | None = None
     swap: SwapStatus | None = None
+    step: Step | None = None
+    version: str = __version__
     plugins: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -178,6 +194,8 @@ class CompanionStatus(ServingStatus):
             "manifest": None if self.manifest is None else self.manifest.to_json(),
             **ServingStatus.to_json(self),
             **({} if self.swap is None else {"swap": self.swap.to_json()}),
+            **({} if self.step is None else {"step": dataclasses.asdict(self.step)}),
+            "version": self.version,
             "plugins": dict(self.plugins),
         }
 

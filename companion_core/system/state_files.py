@@ -29,6 +29,7 @@ from companion_core.system.os_compat import (
 )
 
 __all__ = [
+    "OWNER_ONLY",
     "check_owned",
     "fsync_folder",
     "open_ordinary",
@@ -40,6 +41,7 @@ __all__ = [
     "write_private",
 ]
 
+OWNER_ONLY = 0o600
 _ACCESS_LIST, _LIST_VERSION_BYTES = "system.posix_acl_access", 4
 _NAMED_USER, _NAMED_GROUP, _MAY_WRITE = 0x02, 0x08, 0x02
 _SYSTEM_GROUPS = 1000  # a group with a lower number is the distribution's, in its local files
@@ -229,13 +231,14 @@ def fsync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_private(path: Path, data: bytes, *, durable: bool = True) -> None:
-    """Replace `path` atomically with `data`, 0600.
+def write_private(path: Path, data: bytes, *, durable: bool = True, mode: int = OWNER_ONLY) -> None:
+    """Replace `path` atomically with `data`.
 
     Args:
         path: a file in a folder of the person's own.
         data: the whole new content.
         durable: wait for the disk; False for a file that means nothing after a crash.
+        mode: of a file that is no state of ours, and had one.
 
     Raises:
         EnvironmentUnavailable: `disk_unavailable`; the old content is still there.
@@ -243,9 +246,11 @@ def write_private(path: Path, data: bytes, *, durable: bool = True) -> None:
     temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_FOLLOW
     try:
-        with os.fdopen(os.open(temporary, flags, 0o600), "wb") as file:
+        with os.fdopen(os.open(temporary, flags, OWNER_ONLY), "wb") as file:
             file.write(data)
             file.flush()
+            if mode != OWNER_ONLY:
+                temporary.chmod(mode)
             if durable:
                 os.fsync(file.fileno())
         temporary.replace(path)

@@ -148,7 +148,7 @@ def _plan(provider: Any, able: SpawnerAbilities, request: SpawnRequest) -> Spawn
         open_backend=able.open_backend,
     )
     if isinstance(accepted, Verdict):
-        seen = f"{accepted.reason} for {answer}"
+        seen = ": ".join(filter(None, [accepted.reason, accepted.about])) + f" for {answer}"
         raise _BOOK.broken(4, seen=seen, expected="an allowed plan")
     foreign = foreign_addresses(accepted, request.channel)
     _BOOK.expect(11, not foreign, seen=", ".join(foreign), expected=f"{request.channel}")

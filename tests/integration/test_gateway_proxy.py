@@ -297,3 +297,30 @@ def test_openai_client_streaming_and_not(require_real: Any) -> None:
                 )
 
     asyncio.run(main())
+
+
+def test_openais_client_loses_none_of_two_hundred_requests_at_once(require_real: Any) -> None:
+    require_real("the openai package", importlib.util.find_spec("openai") is not None)
+    import openai  # noqa: PLC0415 - a real part that may be missing
+
+    async def model(_backend: Any, _request: bytes, _reader: Any, writer: Any) -> None:
+        await asyncio.sleep(0.02)
+        message = {"role": "assistant", "content": "Hello"}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        body = {"id": "1", "object": "chat.completion", "created": 0, "model": "served"}
+        writer.write(parts.answer(json.dumps({**body, "choices": [choice]}).encode()))
+
+    async def main() -> None:
+        async with (
+            parts.open_door(model, requests_per_minute=100_000) as door,
+            openai.AsyncOpenAI(base_url=door.gateway.base_url, api_key=parts.TOKEN) as client,
+        ):
+            messages: Any = [{"role": "user", "content": "hi"}]
+
+            async def ask() -> str:
+                answer = await client.chat.completions.create(model="m", messages=messages)
+                return answer.choices[0].message.content or ""
+
+            assert await asyncio.gather(*(ask() for _ in range(200))) == ["Hello"] * 200
+
+    asyncio.run(main())

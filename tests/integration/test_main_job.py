@@ -12,6 +12,7 @@ import pytest
 from runtime_parts import wait_until
 
 from companion_core.companion import Companion
+from companion_core.testing.model_host import Misbehaviour
 
 pytestmark = pytest.mark.integration
 
@@ -149,6 +150,29 @@ def test_down_stops_an_embedded_companion_and_leaves_the_product_alone(world):
     assert not verdict.ok
     assert world.wait_until_alone() == []
     assert world.companion("status").returncode == 5
+
+
+def test_a_start_that_downloads_is_told_with_how_far_it_got(world):
+    content = bytes(4_000_000)
+    world.publish(content=content)
+    world.configure()
+    world.model_host.content = dict.fromkeys(world.model_host.content, content)
+    world.model_host.misbehave = Misbehaviour(stall_after=3_500_000)
+    starting = subprocess.Popen(world.argv("up"), stderr=subprocess.DEVNULL)
+    try:
+
+        def downloads():
+            step = world.status().get("step")
+            return step is not None and step["name"] == "download" and step["done"]
+
+        assert wait_until(downloads, 30)
+        told = world.companion("status").stdout.splitlines()
+        assert told[0].startswith("starting, ")
+        assert "version " in told[0]
+        assert any(line.startswith("start      download ") for line in told)
+    finally:
+        starting.terminate()
+        starting.wait(30)
 
 
 def test_available_is_true_only_while_completions_succeed(world):

@@ -11,10 +11,11 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import psutil
@@ -23,6 +24,7 @@ import pytest
 from companion_core.decisions.integrity import parse_model_spec
 from companion_core.decisions.isolation import Tier
 from companion_core.decisions.lifecycle import State
+from companion_core.decisions.manifest_kind import Role
 from companion_core.egress.live import LiveEgress
 from companion_core.errors import CompanionError
 from companion_core.models.proof import Proof, identify
@@ -45,7 +47,7 @@ def forge(kind: type, **fields: Any) -> Any:
     return value
 
 
-def verified_model(*paths: Path) -> VerifiedModel:
+def verified_model(*paths: Path, roles: Mapping[str, Role] = MappingProxyType({})) -> VerifiedModel:
     files = []
     for path in paths:
         descriptor = os.open(path, os.O_RDONLY)
@@ -60,6 +62,7 @@ def verified_model(*paths: Path) -> VerifiedModel:
                 ),
                 path=str(path),
                 proof=proof,
+                role=roles.get(path.name, Role.MODEL),
             )
         )
     return forge(

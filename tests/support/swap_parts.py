@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from companion_core.decisions.isolation import Tier
+from companion_core.decisions.placement import Placement
 from companion_core.decisions.restart import Size
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason
 from companion_core.serving.model_source import HeldModel
@@ -100,4 +101,7 @@ class FakeServing:
         isolation=Tier.NONE,
         ceilings="observed",
         ceilings_detail="",
+        placement=Placement.CPU,
+        context_length=512,
+        model_context_length=1024,
     )

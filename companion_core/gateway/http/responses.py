@@ -7,6 +7,7 @@ proxied ones included, carries the same security headers and never a CORS header
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from functools import lru_cache
 from http import HTTPStatus
@@ -120,14 +121,15 @@ _ERRORS: Final = {reason: _error_parts(reason) for reason in WIRE_STATUS}
 
 
 def error_response(
-    reason: Reason, *, close: bool, retry_after: int = 1, message: str | None = None
+    reason: Reason, *, close: bool, retry_after: float = 1.0, message: str | None = None
 ) -> bytes:
     """Return the answer to a refused request.
 
     Args:
         reason: of the refusal.
         close: this connection ends after the answer.
-        retry_after: in seconds; sent with 429 and 503 (RFC 9110 section 10.2.3).
+        retry_after: in seconds; sent with 429 and 503 (RFC 9110 section 10.2.3). The clients of
+            OpenAI and Anthropic read `retry-after-ms`, which tells it more exactly.
         message: in place of the reason's advice, for a client that has shown the token.
     """
     if message is not None:
@@ -136,7 +138,10 @@ def error_response(
         status, body = _ERRORS.get(reason) or _error_parts(reason)
     extra = _EXTRA_HEADERS.get(status, b"")
     if status in _BACKOFF_STATUSES:
-        extra = b"Retry-After: %d\r\n" % retry_after
+        extra = b"Retry-After: %d\r\nretry-after-ms: %d\r\n" % (
+            max(1, math.ceil(retry_after)),
+            max(1, round(retry_after * 1000)),
+        )
     return json_response(status, body, close=close, extra=extra)
 
 

@@ -6,9 +6,12 @@ are both proved: the person or root owns every component, and no other user can 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import os
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -21,7 +24,7 @@ from companion_core.system.known_file import Identity, identify
 from companion_core.system.os_compat import BINARY, CLOSE_ON_EXEC, NON_BLOCKING
 from companion_core.system.state_files import check_owned, open_to_others
 
-__all__ = ["EMBEDDED", "ProvedBinary", "check_unreplaceable", "prove_binary"]
+__all__ = ["EMBEDDED", "ProvedBinary", "check_unreplaceable", "digest_binary", "prove_binary"]
 
 EMBEDDED: Final = "embedded"
 
@@ -77,6 +80,30 @@ def prove_binary(
     """
     if binary == EMBEDDED:
         return ProvedBinary((interpreter or running_interpreter()).program, embedded=True)
+    resolved = _resolve_unreplaceable(binary)
+    with _open_program(resolved, binary) as file:
+        if sha256 is None:
+            raise Refused(Reason.RUNTIME_CHANGED, "runtime.binary_sha256 is not recorded")
+        identity = identify(os.fstat(file.fileno()))  # from before the bytes are read
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if not digests_equal(digest, sha256):
+        raise Refused(Reason.RUNTIME_CHANGED, binary)
+    return ProvedBinary(str(Path(binary)), embedded=False, identity=identity)
+
+
+def digest_binary(binary: str) -> str:
+    """Return the SHA-256 of a program that nobody else can replace, to be recorded. Blocking.
+
+    Raises:
+        EnvironmentUnavailable: `runtime_not_found`.
+        Refused: `runtime_unsafe`.
+    """
+    with _open_program(_resolve_unreplaceable(binary), binary) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _resolve_unreplaceable(binary: str) -> Path:
+    """Return the file to which an absolute path leads; nobody else can replace any of it."""
     path = Path(binary)
     if not path.is_absolute() or ".." in path.parts:
         raise Refused(Reason.RUNTIME_UNSAFE, binary)
@@ -86,7 +113,7 @@ def prove_binary(
         raise EnvironmentUnavailable(Reason.RUNTIME_NOT_FOUND, binary) from error
     for name in (path, resolved):
         check_unreplaceable(name)
-    return ProvedBinary(str(path), embedded=False, identity=_hash(resolved, sha256, binary))
+    return resolved
 
 
 def check_unreplaceable(path: Path) -> None:
@@ -103,8 +130,9 @@ def check_unreplaceable(path: Path) -> None:
         raise Refused(Reason.RUNTIME_UNSAFE, f"{path.parent} can be changed by others")
 
 
-def _hash(resolved: Path, sha256: str | None, binary: str) -> Identity:
-    """Require these bytes of the program; return its identity from before they were read."""
+@contextlib.contextmanager
+def _open_program(resolved: Path, binary: str) -> Iterator[io.BufferedReader]:
+    """Open an ordinary file that nobody else can write to."""
     try:
         descriptor = os.open(resolved, os.O_RDONLY | NON_BLOCKING | CLOSE_ON_EXEC | BINARY)
     except OSError as error:
@@ -113,12 +141,7 @@ def _hash(resolved: Path, sha256: str | None, binary: str) -> Identity:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or open_to_others(status, descriptor):
             raise Refused(Reason.RUNTIME_UNSAFE, binary)
-        if sha256 is None:
-            raise Refused(Reason.RUNTIME_CHANGED, "runtime.binary_sha256 is not recorded")
         with open(descriptor, "rb", closefd=False) as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            yield file
     finally:
         os.close(descriptor)
-    if not digests_equal(digest, sha256):
-        raise Refused(Reason.RUNTIME_CHANGED, binary)
-    return identify(status)

@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -39,6 +39,7 @@ class RuntimeOutput:
         path: of the log.
         ready_text: literal text that announces "listening".
         secret: the backend's key, which never reaches the log.
+        heed: called with each line.
         by_thread: read in a thread, where the event loop cannot watch a pipe.
         max_log_bytes: size of a full log.
         log_delay: seconds after which lines are written to the log.
@@ -60,6 +61,7 @@ class RuntimeOutput:
         *,
         ready_text: str | None = None,
         secret: Secret | None = None,
+        heed: Callable[[str], None] = lambda _line: None,
         by_thread: bool = sys.platform == "win32",
         max_log_bytes: int = MAX_LOG_BYTES,
         log_delay: float = LOG_DELAY_SECONDS,
@@ -77,6 +79,7 @@ class RuntimeOutput:
         self._read_bytes = read_bytes
         self._ready_text = ready_text
         self._secret = b"" if secret is None else secret.reveal().encode()
+        self._heed = heed
         self._pending = b""
         self._unwritten: list[bytes] = []
         self._unwritten_bytes = 0
@@ -173,6 +176,7 @@ class RuntimeOutput:
             return
         if self._ready_text is not None and self._ready_text in text:
             self.ready.set()
+        self._heed(text)
         self.last_lines.append(text)
         self._unwritten.append(text.encode() + b"\n")
         self._unwritten_bytes += len(self._unwritten[-1])

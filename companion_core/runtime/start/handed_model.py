@@ -85,7 +85,15 @@ def hand_on(model: VerifiedModel, folder: Path, tier: Tier) -> HandedModel:
                 handed.reached_by += ((path, descriptor),)
             if len(model.files) > 1 and tier is not Tier.BUBBLEWRAP:
                 path = _link(folder / "model" / file.name, path)
-            files.append(ModelFile(name=file.name, path=path, sha256=file.sha256, size=file.size))
+            files.append(
+                ModelFile(
+                    name=file.name,
+                    path=path,
+                    sha256=file.sha256,
+                    size=file.size,
+                    role=file.role.value,
+                )
+            )
     except BaseException as error:
         handed.close()
         if isinstance(error, CompanionError) and error.reason is Reason.MODEL_REMOVED:

@@ -9,6 +9,8 @@ from companion_core.decisions.isolation import Tier
 from companion_core.egress.backend_channel import BackendChannel
 from companion_core.providers import Dialect, Route
 from companion_core.runtime.isolation import CeilingState
+from companion_core.runtime.start.model_facts import ModelFacts
+from companion_core.runtime.start.placement import PlacementWatch
 from companion_core.system.secret import Secret
 
 __all__ = ["NOBODY", "StartListener", "StartedBackend"]
@@ -23,6 +25,8 @@ class StartedBackend:
         key: sent to it as Bearer, if there is one.
         ceilings: whether the system itself enforces them, and if not, why (I-12).
         ready_by: when its start is over, healthy or not, on the event loop's clock.
+        facts: what its model says, and the context that it was planned with.
+        placement: where it places the model.
     """
 
     channel: BackendChannel
@@ -36,6 +40,8 @@ class StartedBackend:
     ceilings: CeilingState
     ready_by: float
     dialect: Dialect = field(default_factory=Dialect)
+    facts: ModelFacts | None = None
+    placement: PlacementWatch | None = None
 
 
 class StartListener(Protocol):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -10,8 +9,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from companion_core.decisions.fit import footprint_of, judge_fit
-from companion_core.decisions.gguf import HEAD_BYTES, GgufHead, parse_gguf
 from companion_core.decisions.isolation import Tier
 from companion_core.decisions.spawn_plan import PlanFacts, check_plan
 from companion_core.decisions.verdict import Verdict
@@ -30,8 +27,8 @@ from companion_core.providers import (
 )
 from companion_core.runtime.process.binary import ProvedBinary
 from companion_core.runtime.start.libraries import ProgramLibraries
+from companion_core.runtime.start.model_facts import ModelFacts
 from companion_core.system.interpreter import Interpreter, running_interpreter
-from companion_core.system.os_compat import read_at
 
 __all__ = ["StartSpec", "ask_for_plan", "check_spec", "has_own_network", "tier_for"]
 
@@ -57,6 +54,7 @@ class StartSpec:
         interpreter: runs the keeper, the broker and an embedded runtime.
         code: of the plugin; None where it is not installed.
         libraries: those that a stand-alone program loads, as its first start found them.
+        require_gpu: a start that places nothing on an accelerator is refused.
     """
 
     spawner: Spawner
@@ -80,6 +78,7 @@ class StartSpec:
     interpreter: Interpreter = field(default_factory=running_interpreter)
     code: RuntimeCode | None = None
     libraries: ProgramLibraries = field(default_factory=ProgramLibraries)
+    require_gpu: bool = False
 
     @property
     def store_record(self) -> Path:
@@ -112,6 +111,7 @@ async def ask_for_plan(
     files: tuple[ModelFile, ...],
     base_names: frozenset[str],
     help_text: str,
+    found: ModelFacts,
 ) -> SpawnPlan:
     """Ask the plugin, and return its plan, rebuilt from the allowed parts.
 
@@ -123,11 +123,12 @@ async def ask_for_plan(
         files: the model's files, as the runtime opens them.
         base_names: environment variables that the core sets itself.
         help_text: what the program prints about its flags.
+        found: what the model says, and the context that fits.
 
     Raises:
         CompanionError: the plugin's reason, or that of the rule that its plan breaks.
     """
-    head = await asyncio.to_thread(_head_of, spec.model)
+    head = found.head
     request = SpawnRequest(
         binary=binary.path,
         embedded=binary.embedded,
@@ -142,9 +143,10 @@ async def ask_for_plan(
         limits=spec.limits,
         parallel=spec.parallel,
         threads=spec.threads,
-        context_length=_context_of(spec, head),
+        context_length=found.fit.context,
         options=MappingProxyType(dict(spec.options)),
         help_text=help_text,
+        require_gpu=spec.require_gpu,
     )
     try:
         proposed = await call_provider(
@@ -166,29 +168,12 @@ async def ask_for_plan(
     )
     plan = check_plan(proposed, facts)
     if isinstance(plan, Verdict):
-        raise error_for(plan.reason, plugin=spec.plugin_name)
+        about = f"the plan's {plan.about}" if plan.about else ""
+        raise error_for(plan.reason, about, plugin=spec.plugin_name)
     if binary.embedded:  # they may lie outside the interpreter's own folders
         read_paths = (*plan.read_paths, *spec.plugin_folders, PINNED_IMPORTS)
         return replace(plan, read_paths=read_paths)
     return plan
-
-
-def _head_of(model: VerifiedModel) -> GgufHead | None:
-    """Return what the model's first file says of the model. Blocking."""
-    if model.format != "gguf":
-        return None
-    file = model.files[0]
-    return parse_gguf(read_at(file.descriptor, min(file.size, HEAD_BYTES), 0))
-
-
-def _context_of(spec: StartSpec, head: GgufHead | None) -> int | None:
-    limits = spec.limits
-    ceiling = min(limits.max_ram_bytes, limits.max_vram_bytes or limits.max_ram_bytes)
-    footprint = footprint_of(head, weights=sum(file.size for file in spec.model.files))
-    fit = judge_fit(
-        footprint, available=ceiling, places=spec.parallel, configured=spec.context_length
-    )
-    return fit.context
 
 
 def tier_for(spec: StartSpec, channel: UnixChannel | TcpChannel) -> Tier:

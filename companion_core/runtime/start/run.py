@@ -18,6 +18,8 @@ from companion_core.runtime.start.backend_store import BackendStore
 from companion_core.runtime.start.folder import remove_start_folder
 from companion_core.runtime.start.folder_watch import FolderWatch
 from companion_core.runtime.start.handed_model import HandedModel
+from companion_core.runtime.start.model_facts import ModelFacts
+from companion_core.runtime.start.placement import PlacementWatch
 from companion_core.runtime.start.plan import StartSpec
 from companion_core.runtime.start.readiness import Watched
 
@@ -35,6 +37,8 @@ class Run:
         broker: the line into the runtime's own network namespace.
         group: the control group of a runtime whose ceilings the kernel enforces.
         ceilings: how they are enforced, as far as can be said before the runtime has started.
+        facts: what its model says, and the context that fits.
+        placement: where it places the model.
         output: what the runtime writes.
         model: its files as this start hands them on, until the runtime has them.
         process: the runtime, and its keeper or job.
@@ -52,6 +56,8 @@ class Run:
     broker: BrokeredChannel | None = None
     group: ControlGroup | None = None
     ceilings: CeilingState | None = None
+    facts: ModelFacts | None = None
+    placement: PlacementWatch | None = None
     output: RuntimeOutput | None = None
     model: HandedModel | None = None
     process: RuntimeProcess | None = None

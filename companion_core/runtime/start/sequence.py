@@ -43,8 +43,9 @@ from companion_core.runtime.start.folder import choose_channel, new_start_folder
 from companion_core.runtime.start.folder_watch import FolderWatch
 from companion_core.runtime.start.handed_model import hand_on
 from companion_core.runtime.start.listener import StartedBackend, StartListener
+from companion_core.runtime.start.model_facts import look_at_model
+from companion_core.runtime.start.placement import PlacementWatch, has_accelerator
 from companion_core.runtime.start.plan import (
-    StartSpec,
     ask_for_plan,
     check_spec,
     has_own_network,
@@ -103,7 +104,7 @@ async def bring_up(
     # 4. The model, as the runtime opens it.
     model = run.model = hand_on(spec.model, place.folder, place.tier)
     # 5. The plan.
-    plan = await _plan(spec, place, binary, model.files, egress)
+    plan = await _plan(run, place, binary, model.files, egress)
     # 6. What the backend kept, and its key.
     store = _store_of(run, plan, place.tier)
     plan = replace(plan, prepare=await run_in_worker(store.prove))
@@ -187,12 +188,20 @@ def _make_place(run: Run, environment: Mapping[str, str]) -> _Place:
 
 
 async def _plan(
-    spec: StartSpec,
+    run: Run,
     place: _Place,
     binary: ProvedBinary,
     files: tuple[ModelFile, ...],
     egress: Egress,
 ) -> SpawnPlan:
+    spec = run.spec
+    run.facts = await asyncio.to_thread(
+        look_at_model,
+        spec.model,
+        spec.limits,
+        places=spec.parallel,
+        configured=spec.context_length,
+    )
     help_text = await asyncio.to_thread(
         read_help,
         egress,
@@ -210,6 +219,7 @@ async def _plan(
         files=files,
         base_names=frozenset(place.base),
         help_text=help_text,
+        found=run.facts,
     )
 
 
@@ -232,7 +242,12 @@ def _prepare_surroundings(
 ) -> RuntimeOutput:
     """Set the ceilings, open the log, and watch for a socket that nothing else announces."""
     run.group, run.ceilings = set_ceilings(run.spec.limits)
-    output = run.output = RuntimeOutput(run.spec.log_path, ready_text=plan.ready_text, secret=key)
+    placement = run.placement = PlacementWatch(
+        plan.placement_texts, reaches_gpu=plan.gpu and has_accelerator()
+    )
+    output = run.output = RuntimeOutput(
+        run.spec.log_path, ready_text=plan.ready_text, secret=key, heed=placement.heed
+    )
     if plan.ready_text is None and isinstance(place.channel, UnixChannel):
         run.socket_watch = FolderWatch(place.folder, output.activity.set)
     return output
@@ -330,6 +345,8 @@ def _backend(
         tier=place.tier,
         ceilings=run.ceilings if run.ceilings is not None and entered else NOT_ENTERED,
         ready_by=ready_by,
+        facts=run.facts,
+        placement=run.placement,
     )
 
 

@@ -19,6 +19,8 @@ from typing import Any
 
 __all__ = ["build_parameters", "main"]
 
+_MIB = 2**20
+
 xllamacpp: Any = importlib.import_module("xllamacpp")  # it ships no types
 
 
@@ -39,9 +41,9 @@ def build_parameters(model: str, address: str, settings: dict[str, Any], key: st
     parameters.n_ctx = settings["total_context"]
     parameters.kv_unified = False
     if settings["batch"] is not None:
-        parameters.n_batch = parameters.n_ubatch = settings["batch"]
+        parameters.n_batch, parameters.n_ubatch = settings["batch"], settings["ubatch"]
     parameters.cpuparams.n_threads = settings["threads"]
-    parameters.cpuparams_batch.n_threads = settings["threads"]
+    parameters.cpuparams_batch.n_threads = settings["prompt_threads"]
     if settings["flash_attention"] is not None:
         kinds = xllamacpp.llama_flash_attn_type
         on, off = kinds.LLAMA_FLASH_ATTN_TYPE_ENABLED, kinds.LLAMA_FLASH_ATTN_TYPE_DISABLED
@@ -51,6 +53,11 @@ def build_parameters(model: str, address: str, settings: dict[str, Any], key: st
     if settings["embeddings"]:
         parameters.embedding = True
         parameters.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+    if settings["projector"] is not None:
+        parameters.mmproj.path = settings["projector"]
+    parameters.lora_adapters = [
+        xllamacpp.CommonAdapterLoraInfo(path) for path in settings["adapters"]
+    ]
     if settings["chat_template"] is not None:
         parameters.chat_template = settings["chat_template"]
 
@@ -65,6 +72,17 @@ def build_parameters(model: str, address: str, settings: dict[str, Any], key: st
     return parameters
 
 
+def _free_on_accelerators() -> int:
+    """Return the free bytes of all accelerators that llama.cpp has found; 0 without any.
+
+    The first call makes what llama.cpp needs on each, so that two calls differ by the model.
+    """
+    kinds = xllamacpp.ggml_backend_dev_type
+    accelerators = {kinds.GGML_BACKEND_DEVICE_TYPE_GPU, kinds.GGML_BACKEND_DEVICE_TYPE_IGPU}
+    devices = xllamacpp.get_device_info()
+    return sum(int(each["memory_free"]) for each in devices if each["type"] in accelerators)
+
+
 def main() -> None:
     """Serve until the process is ended."""
     model, address, settings = sys.argv[1:]
@@ -72,7 +90,11 @@ def main() -> None:
     parameters = build_parameters(
         model, address, json.loads(settings), os.environ.get("LLAMA_API_KEY")
     )
+    free = _free_on_accelerators()
     server = xllamacpp.Server(parameters)  # returns once the model is loaded and the server listens
+    placed = max(0, free - _free_on_accelerators()) // _MIB
+    sys.stdout.write(f"placed on accelerators: {placed} MiB\n")
+    sys.stdout.flush()
     if os.path.isabs(address):  # noqa: PTH117 - text for llama.cpp
         Path(address).chmod(0o600)
     threading.Event().wait()

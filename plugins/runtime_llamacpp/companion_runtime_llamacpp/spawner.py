@@ -7,16 +7,15 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from companion_core.errors import Reason
 from companion_core.providers import (
     OPENAI_ROUTES,
-    CannotPlan,
     Dialect,
     RuntimeBinary,
     SpawnPlan,
     SpawnRequest,
     UnixChannel,
 )
+from companion_runtime_llamacpp.options import OPTION_NAMES, Options, read_options
 from companion_runtime_llamacpp.sizes import Sizes, choose_sizes
 
 __all__ = ["EMBEDDED_MODULE", "LlamaSpawner"]
@@ -24,7 +23,6 @@ __all__ = ["EMBEDDED_MODULE", "LlamaSpawner"]
 EMBEDDED_MODULE: Final = "companion_runtime_llamacpp.embedded"
 _PROGRAM: Final = "llama-server"
 _KEY_ENV: Final = "LLAMA_API_KEY"
-_MOST_LAYERS: Final = 9999
 _EMBEDDINGS_PATH: Final = "/v1/embeddings"
 # Flags that switch off everything but inference. Each row lists a flag's names, the earlier
 # release's first, and its value. A release that knows none of the names lacks the feature.
@@ -35,6 +33,11 @@ _HARDENING: Final[tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]] = (
     (("--cache-ram",), ("0",)),
     (("--cors-origins",), ("localhost",)),
     (("--no-cors-credentials",), ()),
+)
+# The first is llama.cpp's own, the second the embedded server's.
+_PLACEMENT_TEXTS: Final = (
+    "offloaded {placed}/{all} layers to GPU",
+    "placed on accelerators: {placed} MiB",
 )
 # llama.cpp's own fields that reach beyond one request: other slots, adapters, the context.
 _DROP_FIELDS: Final = ("id_slot", "lora", "n_discard")
@@ -58,7 +61,7 @@ class LlamaSpawner:
     formats = frozenset({"gguf"})
     env_names = frozenset({_KEY_ENV})
     child_env_names: frozenset[str] = frozenset()
-    option_names = frozenset({"embeddings", "flash_attention", "gpu_layers"})
+    option_names = OPTION_NAMES
     help_arguments = ("--help",)
 
     def locate(self) -> Sequence[RuntimeBinary]:
@@ -81,40 +84,38 @@ class LlamaSpawner:
         Raises:
             CannotPlan: `unknown_option` for a value that an option does not take.
         """
-        flash_attention = _flag(request, "flash_attention")
-        gpu_layers = _layers(request)
-        embeddings = bool(_flag(request, "embeddings"))
+        options = read_options(request.options)
         unix = isinstance(request.channel, UnixChannel)
-        routes = tuple(r for r in OPENAI_ROUTES if embeddings or r.path != _EMBEDDINGS_PATH)
-        if request.embedded:
-            argv = _embedded_argv(request, flash_attention, gpu_layers, embeddings=embeddings)
-        else:
-            argv = _server_argv(request, flash_attention, gpu_layers, embeddings=embeddings)
+        routes = tuple(r for r in OPENAI_ROUTES if options.embeddings or r.path != _EMBEDDINGS_PATH)
+        make_argv = _embedded_argv if request.embedded else _server_argv
         return SpawnPlan(
-            argv=argv,
+            argv=make_argv(request, options),
             served_model=request.model_id,
             backend_key_env=None if unix else _KEY_ENV,
             routes=routes,
             drop_fields=_DROP_FIELDS,
-            gpu=gpu_layers != 0,
+            gpu=options.gpu_layers != 0,
+            placement_texts=_PLACEMENT_TEXTS,
             dialect=_DIALECT,
         )
 
 
-def _embedded_argv(
-    request: SpawnRequest, flash_attention: bool | None, gpu_layers: int | None, *, embeddings: bool
-) -> tuple[str, ...]:
-    sizes = _sizes(request, embeddings=embeddings)
+def _embedded_argv(request: SpawnRequest, options: Options) -> tuple[str, ...]:
+    sizes = _sizes(request, options)
     settings = {
+        "adapters": _paths(request, "adapter"),
         "alias": request.model_id,
         "chat_template": request.chat_template,
         "batch": sizes.batch,
-        "embeddings": embeddings,
-        "flash_attention": flash_attention,
-        "gpu_layers": gpu_layers,
+        "embeddings": options.embeddings,
+        "flash_attention": options.flash_attention,
+        "gpu_layers": options.gpu_layers,
         "parallel": request.parallel,
+        "projector": next(iter(_paths(request, "projector")), None),
+        "prompt_threads": options.prompt_threads or request.threads,
         "threads": request.threads,
         "total_context": sizes.total_context,
+        "ubatch": sizes.ubatch,
     }
     channel = request.channel
     address = channel.path if isinstance(channel, UnixChannel) else f"{channel.host}:{channel.port}"
@@ -122,56 +123,51 @@ def _embedded_argv(
     return (request.binary, *module, request.model_path, address, json.dumps(settings))
 
 
-def _server_argv(
-    request: SpawnRequest, flash_attention: bool | None, gpu_layers: int | None, *, embeddings: bool
-) -> tuple[str, ...]:
+def _server_argv(request: SpawnRequest, options: Options) -> tuple[str, ...]:
     argv = [request.binary, "--model", request.model_path, "--alias", request.model_id]
+    for role, flag in (("projector", "--mmproj"), ("adapter", "--lora")):
+        for path in _paths(request, role):
+            argv += [flag, path]
     if isinstance(request.channel, UnixChannel):
         argv += ["--host", request.channel.path]
     else:
         argv += ["--host", request.channel.host, "--port", str(request.channel.port)]
     argv += ["--parallel", str(request.parallel), "--threads", str(request.threads)]
+    if options.prompt_threads is not None:
+        argv += ["--threads-batch", str(options.prompt_threads)]
     # With --parallel llama.cpp divides the context among the places; without, they would share it.
-    sizes = _sizes(request, embeddings=embeddings)
+    sizes = _sizes(request, options)
     argv += ["--ctx-size", str(sizes.total_context)]
     if sizes.batch is not None:
-        argv += ["--batch-size", str(sizes.batch), "--ubatch-size", str(sizes.batch)]
+        argv += ["--batch-size", str(sizes.batch), "--ubatch-size", str(sizes.ubatch)]
     known = frozenset(re.findall(r"--[a-z][a-z-]+", request.help_text))
     for names, value in _HARDENING:
         # A program without help text is assumed to be one of the pinned, earlier releases.
         name = next((name for name in names if name in known), None if known else names[0])
         argv += [] if name is None else [name, *value]
-    if flash_attention is not None:
-        argv += ["--flash-attn", "on" if flash_attention else "off"]
-    if gpu_layers is not None:
-        argv += ["--n-gpu-layers", str(gpu_layers)]
-    if embeddings:
+    if options.flash_attention is not None:
+        argv += ["--flash-attn", "on" if options.flash_attention else "off"]
+    if options.gpu_layers is not None:
+        argv += ["--n-gpu-layers", str(options.gpu_layers)]
+    if options.embeddings:
         argv += ["--embeddings", "--pooling", "mean"]
+    if request.require_gpu and "--verbosity" in known:
+        # Else newer releases do not say where the layers are. No prompt is logged at this level.
+        argv += ["--verbosity", "4"]
     if request.chat_template is not None:
         argv += ["--jinja", "--chat-template", request.chat_template]
     return tuple(argv)
 
 
-def _sizes(request: SpawnRequest, *, embeddings: bool) -> Sizes:
+def _paths(request: SpawnRequest, role: str) -> list[str]:
+    """Return where the files of this role are; the parts of a model are found by llama.cpp."""
+    return [file.path for file in request.model_files if file.role == role]
+
+
+def _sizes(request: SpawnRequest, options: Options) -> Sizes:
     return choose_sizes(
-        places=request.parallel, context_length=request.context_length, embeddings=embeddings
+        places=request.parallel, context_length=request.context_length, options=options
     )
-
-
-def _flag(request: SpawnRequest, name: str) -> bool | None:
-    value = request.options.get(name)
-    if value is None or isinstance(value, bool):
-        return value
-    raise CannotPlan(Reason.UNKNOWN_OPTION)
-
-
-def _layers(request: SpawnRequest) -> int | None:
-    value = request.options.get("gpu_layers")
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MOST_LAYERS:
-        raise CannotPlan(Reason.UNKNOWN_OPTION)
-    return value
 
 
 def _version() -> str | None:

@@ -10,6 +10,7 @@ import pytest
 pytestmark = pytest.mark.integration
 
 SETTINGS = {
+    "adapters": [],
     "alias": "tiny",
     "batch": None,
     "chat_template": None,
@@ -17,8 +18,11 @@ SETTINGS = {
     "flash_attention": None,
     "gpu_layers": None,
     "parallel": 2,
+    "projector": None,
+    "prompt_threads": 3,
     "threads": 3,
     "total_context": 1024,
+    "ubatch": None,
 }
 
 
@@ -50,12 +54,18 @@ def test_everything_but_inference_is_off(build) -> None:
     for name in ("ui", "endpoint_slots", "endpoint_props", "endpoint_metrics", "cors_credentials"):
         assert getattr(parameters, name) is False, name
     assert parameters.server_tools == []
+    assert parameters.mmproj.path == ""
+    assert parameters.lora_adapters == []
 
 
 def test_settings_reach_the_library(build) -> None:
     changed = SETTINGS | {
         "chat_template": "T",
+        "adapters": ["/verified/polite.gguf", "/verified/brief.gguf"],
         "batch": 512,
+        "projector": "/verified/sees.gguf",
+        "prompt_threads": 6,
+        "ubatch": 256,
         "embeddings": True,
         "flash_attention": False,
         "gpu_layers": 7,
@@ -65,7 +75,12 @@ def test_settings_reach_the_library(build) -> None:
     assert (parameters.hostnames, parameters.port) == (["127.0.0.1"], 4711)
     assert parameters.api_keys == ["k"]
     assert (parameters.n_ctx, parameters.kv_unified) == (0, False)
-    assert (parameters.n_batch, parameters.n_ubatch) == (512, 512)
+    assert (parameters.n_batch, parameters.n_ubatch) == (512, 256)
+    threads = (parameters.cpuparams.n_threads, parameters.cpuparams_batch.n_threads)
+    assert threads == (3, 6)
+    assert parameters.mmproj.path == "/verified/sees.gguf"
+    adapters = [(adapter.path, adapter.scale) for adapter in parameters.lora_adapters]
+    assert adapters == [("/verified/polite.gguf", 1.0), ("/verified/brief.gguf", 1.0)]
     assert parameters.n_gpu_layers == 7
     assert parameters.chat_template == "T"
     assert parameters.embedding

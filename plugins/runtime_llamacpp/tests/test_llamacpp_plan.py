@@ -7,8 +7,15 @@ from types import SimpleNamespace
 
 import pytest
 
+from companion_core.decisions.placement import Placement, read_placement
 from companion_core.errors import Reason
-from companion_core.providers import CannotPlan, HealthResponse, SpawnPlan, SpawnRequest
+from companion_core.providers import (
+    CannotPlan,
+    HealthResponse,
+    ModelFile,
+    SpawnPlan,
+    SpawnRequest,
+)
 from companion_core.testing import (
     TCP,
     UNIX,
@@ -55,6 +62,7 @@ def test_the_embedded_server_gets_its_settings_as_one_object() -> None:
     assert plan.argv[:4] == ("/opt/python", "-I", "-m", spawner_module.EMBEDDED_MODULE)
     assert plan.argv[4:6] == (MODEL, UNIX.path)
     assert json.loads(plan.argv[6]) == {
+        "adapters": [],
         "alias": "tiny",
         "batch": None,
         "chat_template": "{{ x }}",
@@ -62,8 +70,11 @@ def test_the_embedded_server_gets_its_settings_as_one_object() -> None:
         "flash_attention": None,
         "gpu_layers": 4,
         "parallel": 2,
+        "projector": None,
+        "prompt_threads": 3,
         "threads": 3,
         "total_context": 1024,
+        "ubatch": None,
     }
     # It listens first and answers 503 while the model loads, so only the health check counts.
     assert plan.ready_text is None
@@ -125,6 +136,80 @@ def test_each_place_has_a_context_of_its_own(request_) -> None:
     assert told(replace(embeddings, context_length=None)) == (0, 2048)
 
 
+def test_each_file_reaches_llama_cpp_by_its_role() -> None:
+    named = {
+        "chat-00001-of-00002.gguf": "model",
+        "chat-00002-of-00002.gguf": "model",
+        "sees.gguf": "projector",
+        "polite.gguf": "adapter",
+        "brief.gguf": "adapter",
+    }
+    files = tuple(
+        ModelFile(name=name, path=f"/verified/{name}", sha256="0" * 64, size=9, role=role)
+        for name, role in named.items()
+    )
+    split = {"model_files": files, "model_path": files[0].path}
+    server = planned(replace(SERVER, **split)).argv
+    assert server[1:9] == (
+        *("--model", "/verified/chat-00001-of-00002.gguf", "--alias", "tiny"),
+        *("--mmproj", "/verified/sees.gguf", "--lora", "/verified/polite.gguf"),
+    )
+    assert server[9:11] == ("--lora", "/verified/brief.gguf")
+    embedded = planned(replace(REQUEST, **split)).argv
+    settings = json.loads(embedded[6])
+    assert embedded[4] == "/verified/chat-00001-of-00002.gguf"
+    assert settings["projector"] == "/verified/sees.gguf"
+    assert settings["adapters"] == ["/verified/polite.gguf", "/verified/brief.gguf"]
+    for argv in (server, embedded):  # llama.cpp finds the other parts by their names
+        assert not any("00002-of" in part for part in argv)
+
+
+def test_prompts_may_be_read_by_another_number_of_threads() -> None:
+    asked = {"options": {"prompt_threads": 6}}
+    settings = json.loads(planned(replace(REQUEST, **asked)).argv[6])
+    assert (settings["threads"], settings["prompt_threads"]) == (3, 6)
+    argv = planned(replace(SERVER, **asked)).argv
+    assert argv[argv.index("--threads") :][:4] == ("--threads", "3", "--threads-batch", "6")
+    assert "--threads-batch" not in planned(SERVER).argv  # then as many as generate
+
+
+@pytest.mark.parametrize(
+    ("options", "context", "told"),
+    [
+        ({"batch_size": 256}, 512, (256, 256)),
+        ({"batch_size": 4096, "ubatch_size": 1024}, 4096, (4096, 1024)),
+        ({"ubatch_size": 128}, 4096, (2048, 128)),
+        ({"ubatch_size": 4096}, 4096, (4096, 4096)),
+        # No batch is longer than all places together: what is left over would only take memory.
+        ({"batch_size": 4096, "ubatch_size": 4096}, 512, (1024, 1024)),
+        ({"batch_size": 4096}, None, (4096, 512)),
+        ({"batch_size": 64, "embeddings": True}, 512, (512, 512)),
+    ],
+)
+@pytest.mark.parametrize("request_", [REQUEST, SERVER], ids=["embedded", "stand-alone"])
+def test_batches_fit_the_context(request_, options, context, told) -> None:
+    argv = planned(replace(request_, options=options, context_length=context)).argv
+    if request_.embedded:
+        settings = json.loads(argv[6])
+        assert (settings["batch"], settings["ubatch"]) == told
+    else:
+        named = dict(itertools.pairwise(argv))
+        assert (int(named["--batch-size"]), int(named["--ubatch-size"])) == told
+
+
+def test_where_the_layers_are_is_told() -> None:
+    for request in (REQUEST, SERVER):
+        texts = planned(request).placement_texts
+        line = "load_tensors: offloaded 25/25 layers to GPU"
+        assert read_placement(texts, line) is Placement.GPU
+        assert read_placement(texts, "placed on accelerators: 0 MiB") is Placement.CPU
+    required = replace(SERVER, require_gpu=True, help_text="-v, --verbosity N, --offline")
+    assert planned(required).argv[-2:] == ("--verbosity", "4")
+    # Its log has several lines for each request then, so it is not asked for without need.
+    assert "--verbosity" not in planned(replace(required, require_gpu=False)).argv
+    assert "--verbosity" not in planned(replace(required, help_text="--offline")).argv
+
+
 @pytest.mark.parametrize(("options", "served"), [({}, False), ({"embeddings": True}, True)])
 def test_embeddings_are_a_route_only_if_the_option_says_so(options, served) -> None:
     routes = {route.path for route in planned(replace(REQUEST, options=options)).routes}
@@ -143,6 +228,13 @@ def test_embeddings_are_a_route_only_if_the_option_says_so(options, served) -> N
         {"gpu_layers": True},
         {"gpu_layers": 1.5},
         {"gpu_layers": "all"},
+        {"prompt_threads": 0},
+        {"prompt_threads": 1025},
+        {"prompt_threads": "2"},
+        {"batch_size": 0},
+        {"batch_size": 65537},
+        {"ubatch_size": True},
+        {"ubatch_size": 1.0},
     ],
 )
 def test_a_value_that_an_option_does_not_take_is_refused(options) -> None:

@@ -118,6 +118,7 @@ class OllamaSpawner:
             routes=_ROUTES,
             read_paths=_libraries(request.binary),
             gpu=True,
+            placement_texts=("offloaded {placed}/{all} layers to GPU",),
             dialect=Dialect(
                 rename_fields=(("max_completion_tokens", "max_tokens"),),
                 cuts_at=request.context_length,

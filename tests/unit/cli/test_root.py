@@ -243,8 +243,13 @@ def test_the_text_of_a_status_has_every_fact_of_the_document():
         document = None if step is None else dataclasses.asdict(step)
         swapping = as_text({**status, "swap": {"model": "new", "step": document}})
         assert f"swap       to new: {told}\n" in swapping
-    refused = as_text({**status, "available": False, "reason": "health_stale"})
+    refused = as_text({**status, "available": False, "reason": "health_stale", "version": "7.5"})
     assert refused.startswith("not available (health_stale)")
+    assert ", version 7.5\n" in refused
+    step = dataclasses.asdict(Step("download", "tiny", 300_000, 1_200_000))
+    starting = as_text({**status, "available": False, "reason": "not_verified", "step": step})
+    assert starting.startswith("starting, lifecycle ready")
+    assert "start      download 0.3 of 1.2 MB\n" in starting
 
 
 @pytest.mark.parametrize("arguments", [[], ["manifest"]])

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from companion_core.decisions.fit import Footprint, footprint_of, judge_fit
+from companion_core.decisions.fit import Footprint, footprint_of, judge_fit, usable_memory
 from companion_core.decisions.gguf import GgufHead
 
 pytestmark = pytest.mark.unit
@@ -117,3 +117,35 @@ def test_it_fits_exactly_where_what_is_needed_is_there(
     fit = judge_fit(footprint, available=available, places=places)
     assert fit.fits is (fit.needed <= available)
     assert fit.needed == footprint.total(fit.context or 0, places)
+
+
+GB = 10**9
+
+
+@pytest.mark.parametrize(
+    ("weights", "ceilings", "free", "usable"),
+    [
+        (1, (8, None), (24, 0), 8),  # the ceiling
+        (1, (8, None), (3, 0), 3),  # what is free
+        (1, (8, 2), (24, 0), 2),  # as configured, whether there is an accelerator or not
+        (1, (8, None), (24, 16), 16),  # it fits into the accelerator, context and all
+        (1, (8, 4), (24, 16), 4),
+        (20, (30, None), (24, 16), 24),  # it does not, so that the rest is computed elsewhere
+        (16, (30, None), (24, 16), 24),
+        (20, (30, 40), (24, 16), 24),
+    ],
+)
+def test_a_start_plans_with_what_is_free_within_the_ceilings(
+    weights, ceilings, free, usable
+) -> None:
+    footprint = Footprint(weights=weights * GB, token=0, working=0, longest=None)
+    max_ram, max_vram = ceilings
+    free_ram, free_vram = free
+    found = usable_memory(
+        footprint,
+        max_ram=max_ram * GB,
+        max_vram=None if max_vram is None else max_vram * GB,
+        free_ram=free_ram * GB,
+        free_vram=free_vram * GB,
+    )
+    assert found == usable * GB

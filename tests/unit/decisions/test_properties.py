@@ -39,6 +39,7 @@ NOT_FOR_INPUT = {
     *("admission.count_one_less", "admission.count_one_more", "admission.create_admission"),
     *("admission.record_completion", "admission.record_dequeued"),
     *("admission.record_in_flight", "admission.record_queued", "verdict.refuse"),
+    "model_files.in_order",
 }
 RULES: dict[str, Callable[..., Any]] = {
     f"{module}.{name}": function
@@ -153,7 +154,8 @@ def test_a_rule_is_total_deterministic_and_closed(rule: str) -> None:
 def test_every_module_of_rules_is_held() -> None:
     held = {rule.rpartition(".")[0] for rule in RULES}
     types_only = {"evidence", "manifest_kind", "oauth", "verdict"}
-    assert set(MODULES) - held == types_only
+    of_checked_values = {"model_files"}
+    assert set(MODULES) - held == types_only | of_checked_values
 
 
 @pytest.mark.parametrize("module", sorted(set(MODULES) - {"oauth"}))

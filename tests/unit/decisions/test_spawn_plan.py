@@ -82,6 +82,7 @@ def test_a_sound_plan_is_rebuilt_equal_and_anew() -> None:
         drop_fields=("lora",),
         read_paths=("/usr/lib",),
         gpu=True,
+        placement_texts=("{placed} of {all} layers",),
     )
     rebuilt = check_plan(plan, FACTS)
     assert isinstance(rebuilt, SpawnPlan)
@@ -125,6 +126,10 @@ class PlanInDisguise(SpawnPlan):
     "change",
     [
         {"argv": ()},
+        {"placement_texts": ["{placed} layers"]},
+        {"placement_texts": ("layers",)},
+        {"placement_texts": ("{placed} and {placed}",)},
+        {"placement_texts": (Text("{placed} layers"),)},
         {"argv": ["/opt/server", MODEL, SOCKET.path]},
         {"argv": ("/bin/sh", MODEL, SOCKET.path)},
         {"argv": ("server", MODEL, SOCKET.path)},
@@ -235,6 +240,9 @@ class PlanInDisguise(SpawnPlan):
 )
 def test_each_field_is_held_to_its_rule(change: dict[str, Any]) -> None:
     assert refused(replace(PLAN, **change)) is Reason.PLAN_REFUSED
+    verdict = check_plan(replace(PLAN, **change), FACTS)
+    assert isinstance(verdict, Verdict)
+    assert next(iter(change)) in verdict.about, "the plugin's author is told where to look"
 
 
 @pytest.mark.parametrize(

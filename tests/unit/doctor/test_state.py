@@ -79,7 +79,7 @@ def test_a_missing_state_is_fine_and_nothing_is_made(tmp_path):
         ("manifests/memory.json", 0o666, 0o600),
         (f"manifests/{MODEL}.json", 0o644, 0o600),
         ("models", 0o755, 0o700),
-        (f"models/{MODEL}", 0o444, 0o400),
+        (f"models/{MODEL}", 0o446, 0o400),
         (f"models/.{MODEL}.part", 0o644, 0o600),
         (f"models/.{MODEL}.resume", 0o666, 0o600),
         ("plugins.json", 0o640, 0o600),
@@ -114,13 +114,34 @@ def test_a_file_with_a_second_name_is_told_and_left_alone(tmp_path, place):
     page = tmp_path / "page.html"
     page.write_text("for everybody")
     page.chmod(0o644)
-    (place / "models" / ("cd" * 32)).hardlink_to(page)
+    (place / "manifests" / f"{'cd' * 32}.json").hardlink_to(page)
     (place / "models").chmod(0o755)
     row = look(tmp_path, repair=True)["state-folder"]
     assert row.status is Status.FAIL
     assert "cdcd" in row.finding.detail
     assert stat.S_IMODE(page.stat().st_mode) == 0o644
     assert stat.S_IMODE((place / "models").stat().st_mode) == 0o700
+
+
+def test_a_model_that_is_a_second_name_of_the_persons_file_is_fine(tmp_path, place):
+    model = tmp_path / "model.gguf"
+    model.write_text("for everybody to read")
+    model.chmod(0o644)
+    (place / "models" / ("cd" * 32)).hardlink_to(model)
+    assert look(tmp_path)["state-folder"].status is Status.OK
+    model.unlink()
+    assert look(tmp_path)["state-folder"].status is Status.OK, "its first name is gone"
+
+
+def test_a_model_that_others_could_write_is_told_and_a_second_name_left_alone(tmp_path, place):
+    model = tmp_path / "model.gguf"
+    model.write_text("for everybody to write")
+    model.chmod(0o666)
+    (place / "models" / ("cd" * 32)).hardlink_to(model)
+    row = look(tmp_path, repair=True)["state-folder"]
+    assert row.status is Status.FAIL
+    assert "cdcd" in row.finding.detail
+    assert stat.S_IMODE(model.stat().st_mode) == 0o666
 
 
 def test_a_pipe_in_the_way_neither_hangs_nor_is_touched(tmp_path, place):
@@ -168,7 +189,7 @@ def test_opening_a_folder_adds_rights_of_its_owner_alone(tmp_path, place):
 
 
 def test_a_stored_models_digest_is_not_shown_whole(tmp_path, place):
-    (place / "models" / MODEL).chmod(0o444)
+    (place / "models" / MODEL).chmod(0o446)
     for repair in (False, True):
         detail = look(tmp_path, repair=repair)["state-folder"].finding.detail
         assert f"{MODEL[:8]}…" in detail

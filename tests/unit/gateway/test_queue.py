@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from companion_core.errors import Reason
@@ -56,13 +58,28 @@ def test_retry_after_grows_with_the_queue_and_stays_sensible() -> None:
     for _ in range(200):
         line.release(3.0)
         line.take()
-    alone = line.retry_after()
+    alone = line.retry_after(0.0)
     for _ in range(5):
         line.wait(Waiting(), 0.0)
-    assert 1 <= alone < line.retry_after() <= 60
+    assert 1 <= alone < line.retry_after(0.0) <= 60
     for _ in range(90):
         line.wait(Waiting(), 0.0)
-    assert line.retry_after() == 60
+    assert line.retry_after(0.0) == 60
+
+
+def test_each_that_is_refused_gets_a_turn_of_its_own() -> None:
+    line = queue(max_in_flight=2)
+    line.take()
+    for _ in range(100):
+        line.release(1.0)
+        line.take()
+    turns = [line.retry_after(10.0) for _ in range(5)]
+    gaps = [later - earlier for earlier, later in pairwise(turns)]
+    assert all(gap == pytest.approx(0.55, rel=0.01) for gap in gaps)
+    assert line.retry_after(40.0) - turns[0] > 25  # for half a minute no place was given back
+    line.release(1.0)
+    line.take()
+    assert line.retry_after(100.0) == pytest.approx(turns[0])  # the turns have passed
 
 
 def test_bounds_that_are_not_positive_are_refused() -> None:

@@ -7,9 +7,11 @@ from datetime import UTC, datetime
 
 import pytest
 
+from companion_core import __version__
 from companion_core.decisions.admission import AdmissionSnapshot
 from companion_core.decisions.isolation import Tier
 from companion_core.decisions.lifecycle import State
+from companion_core.decisions.placement import Placement
 from companion_core.errors import Reason
 from companion_core.providers import ResourceObservation
 from companion_core.serving.status import (
@@ -44,12 +46,17 @@ def test_a_companion_that_serves_says_all_of_it() -> None:
             isolation=Tier.BUBBLEWRAP,
             ceilings="hard",
             ceilings_detail="a control group",
+            placement=Placement.PARTLY_GPU,
+            context_length=4096,
+            model_context_length=8192,
         ),
         admission=AdmissionSnapshot(in_flight=1, max_in_flight=2, queued=3, queue_bound=4),
         resources=ResourceObservation(ram_bytes=5, vram_bytes=6, cpu_percent=7.5),
         gave_up=Reason.RAM_OVER_LIMIT,
         last_health_ok_seconds_ago=0.25,
         swap=SwapStatus(model="new", step=Step("download", "new", 1, 2)),
+        step=Step("model", "proved"),
+        version="7.5",
         plugins={"spawn": "llamacpp"},
     )
     document = {
@@ -68,6 +75,9 @@ def test_a_companion_that_serves_says_all_of_it() -> None:
             "isolation": "bubblewrap",
             "ceilings": "hard",
             "ceilings_detail": "a control group",
+            "placement": "partly_gpu",
+            "context_length": 4096,
+            "model_context_length": 8192,
         },
         "admission": {"in_flight": 1, "max_in_flight": 2, "queued": 3, "queue_bound": 4},
         "resources": {"ram_bytes": 5, "vram_bytes": 6, "cpu_percent": 7.5},
@@ -77,12 +87,14 @@ def test_a_companion_that_serves_says_all_of_it() -> None:
             "model": "new",
             "step": {"name": "download", "text": "new", "done": 1, "total": 2},
         },
+        "step": {"name": "model", "text": "proved", "done": 0, "total": 0},
+        "version": "7.5",
         "plugins": {"spawn": "llamacpp"},
     }
     assert json.dumps(status.to_json()) == json.dumps(document)
 
 
-def test_a_companion_that_has_nothing_yet_says_so_and_of_no_swap() -> None:
+def test_a_companion_that_has_nothing_yet_says_so_and_of_no_swap_and_no_step() -> None:
     status = CompanionStatus(
         available=False,
         reason=Reason.NOT_VERIFIED,
@@ -104,6 +116,7 @@ def test_a_companion_that_has_nothing_yet_says_so_and_of_no_swap() -> None:
         "resources": None,
         "gave_up": None,
         "last_health_ok_seconds_ago": None,
+        "version": __version__,
         "plugins": {},
     }
 

@@ -35,6 +35,7 @@ SOUNDS_SECRET = re.compile(
 # Each may sound like a secret in a field or an argument of a constructor, and is none.
 NO_SECRETS = {
     "authority.custody.Session.token_type": "Bearer",
+    "config.proposal.Found.key_file": "the path of a file",
     "config.sections.ManifestConfig.trusted_keys": "public keys",
     "config.sections.ModelsConfig.key_file": "the path of a file",
     "decisions.custody.SessionMeta.token_type": "Bearer",

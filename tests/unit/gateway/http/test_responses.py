@@ -45,7 +45,7 @@ def test_a_refusal_has_its_status_and_says_its_reason(reason: Reason, status: in
 
 @pytest.mark.parametrize("reason", list(Reason))
 def test_every_refusal_has_openais_shape_and_one_status(reason: Reason) -> None:
-    raw = error_response(reason, close=True, retry_after=7)
+    raw = error_response(reason, close=True, retry_after=6.5)
     head, _, body = raw.partition(b"\r\n\r\n")
     error = json.loads(body)["error"]
     assert error["code"] == reason.value
@@ -53,7 +53,7 @@ def test_every_refusal_has_openais_shape_and_one_status(reason: Reason) -> None:
     assert set(error) == {"message", "type", "code", "param"}
     status = int(head.split(b" ")[1])
     assert status == WIRE_STATUS.get(reason, 503) >= 400
-    assert (b"Retry-After: 7" in head) == (status in {429, 503})
+    assert (b"Retry-After: 7\r\nretry-after-ms: 6500\r\n" in head) == (status in {429, 503})
     assert f"Content-Length: {len(body)}".encode() in head
     assert b"access-control" not in raw.lower()
 

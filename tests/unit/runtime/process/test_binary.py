@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from companion_core.errors import CompanionError, Reason
-from companion_core.runtime.process.binary import ProvedBinary, prove_binary
+from companion_core.runtime.process.binary import ProvedBinary, digest_binary, prove_binary
 
 pytestmark = [
     pytest.mark.unit,
@@ -40,6 +40,15 @@ def test_a_sound_program_keeps_its_configured_name(program, tmp_path) -> None:
 
 def test_a_program_whose_digest_nobody_recorded_is_refused(program) -> None:
     assert refused(program) is Reason.RUNTIME_CHANGED
+
+
+def test_what_is_recorded_at_set_up_is_what_is_required_at_a_start(program) -> None:
+    assert digest_binary(str(program)) == hashlib.sha256(b"#!/bin/sh\n").hexdigest()
+    prove_binary(str(program), digest_binary(str(program)))
+    program.chmod(0o777)
+    with pytest.raises(CompanionError) as caught:
+        digest_binary(str(program))
+    assert caught.value.reason is Reason.RUNTIME_UNSAFE
 
 
 def test_embedded_is_the_running_interpreter() -> None:

@@ -8,6 +8,7 @@ import pytest
 import runtime_parts as parts
 
 from companion_core.decisions.isolation import Tier
+from companion_core.decisions.manifest_kind import Role
 from companion_core.errors import CompanionError, Reason, Refused
 from companion_core.runtime.start.handed_model import hand_on
 
@@ -60,6 +61,17 @@ def test_several_files_are_links_in_a_folder_of_the_start(tmp_path) -> None:
     assert [Path(file.path).read_text() for file in handed.files] == ["one", "two"]
     assert {Path(file.path).parent for file in handed.files} == {tmp_path / "start" / "model"}
     assert [path for path, _ in handed.reached_by] != [file.path for file in handed.files]
+    handed.close()
+    model.close()
+
+
+def test_each_keeps_the_role_that_was_signed(tmp_path) -> None:
+    roles = {"chat": Role.MODEL, "sees": Role.PROJECTOR, "polite": Role.ADAPTER}
+    for name in roles:
+        (tmp_path / name).write_text(name)
+    model = parts.verified_model(*(tmp_path / name for name in roles), roles=roles)
+    handed = hand_on(model, tmp_path / "start", Tier.LANDLOCK)
+    assert [file.role for file in handed.files] == ["model", "projector", "adapter"]
     handed.close()
     model.close()
 
