@@ -63,10 +63,10 @@ def main() -> None:
         seconds = [each for each, _ in found]
         median = statistics.median(seconds)
         pairs = list(zip(first, found, strict=True))
-        ratio, work = (statistics.median(b[at] / a[at] for a, b in pairs) for at in (0, 1))
+        ratio, spent = (statistics.median(b[at] / a[at] for a, b in pairs) for at in (0, 1))
         rate = size / median / 1e9
-        row = f"| {name} | {median:.2f} | {min(seconds):.2f} | {rate:.2f}"
-        print(f"{row} | {ratio:.2f} | {work:.2f} |")
+        line = f"| {name} | {median:.2f} | {min(seconds):.2f} | {rate:.2f}"
+        print(f"{line} | {ratio:.2f} | {spent:.2f} |")
 
 
 def hash_once(path: Path) -> None:
