@@ -10,6 +10,7 @@ import click
 from companion_core.authority.publisher import (
     Measured,
     add_file,
+    files_of,
     init_draft,
     measure,
     parse_lifetime,
@@ -22,6 +23,7 @@ from companion_core.decisions.source import parse_https_url
 from companion_core.decisions.verdict import Verdict
 from companion_core.errors import EnvironmentUnavailable, Reason, error_for
 from companion_core.providers import DownloadFailed, DownloadRequest, Redirect
+from companion_core.system.state_files import open_ordinary
 from companion_core.transfer_fault import explain_problem, known_problem
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -96,8 +98,11 @@ def add(  # noqa: PLR0917 - click passes options by name
         "name": name,
         "size": measured.size,
         "sha256": measured.sha256,
+        "files": (files := files_of(folder, model_id)),
     }
     text = f"{model_id}: {name}, {measured.size} bytes, SHA-256 {measured.sha256}"
+    if len(files) > 1:
+        text += f"\n{model_id} is one model of {len(files)} files now: {', '.join(files)}"
     echo_result(document, text, as_json=as_json)
 
 
@@ -137,7 +142,7 @@ def verify(file: Path, trusted_keys: tuple[str, ...], as_json: bool) -> None:
 
 def _measure_file(path: Path) -> Measured:
     try:
-        with path.open("rb", buffering=0) as file:
+        with open_ordinary(path) as file:
             return measure(file.readinto)
     except OSError as error:
         raise click.BadParameter(f"cannot read {path}", param_hint="FILE-OR-URL") from error

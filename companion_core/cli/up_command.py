@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -13,6 +14,7 @@ import click
 
 from companion_core.cli import Settings, echo_result, explain
 from companion_core.cli.detached import start_detached
+from companion_core.cli.event_log import log_ending, log_events
 from companion_core.cli.foreground import harden_process, run_event_loop, run_interruptible
 from companion_core.cli.model_swap import swap_model
 from companion_core.cli.progress import StepPrinter
@@ -23,7 +25,8 @@ from companion_core.config.sections import Config
 from companion_core.control.client import ask_running, find_running
 from companion_core.errors import CompanionError, Reason, error_for
 from companion_core.serving.default_model import with_default_model
-from companion_core.serving.step import OnStep
+from companion_core.serving.step import OnStep, Step
+from companion_core.system.lacks import lacks_told
 from companion_core.system.muted_output import set_output_apart
 
 
@@ -56,11 +59,10 @@ def command(
     same address and with the same token. This command then returns; Ctrl-C before the drain
     leaves the old model serving. One that runs already is reported, and goes on.
     """
+    if announce_fd is not None:
+        return _serve_for_parent(settings, model_id, announce_fd)
     config = _read_config(settings, model_id)
     harden_process()
-    if announce_fd is not None:
-        set_output_apart()
-        return _serve_for_parent(settings, config, announce_fd)
     try:
         return _up(settings, config, model_id, detach=detach, as_json=as_json)
     except CompanionError as error:
@@ -112,6 +114,8 @@ async def _serve(
     config: Config,
     on_step: OnStep,
     announce: Callable[[Companion], None],
+    *,
+    logs: bool = False,
 ) -> int:
     paths = settings.paths
     companion = Companion.open(
@@ -129,7 +133,9 @@ async def _serve(
         companion.request_stop(now=count > 1)
 
     async def run() -> None:
-        async with companion:
+        log: contextlib.AbstractAsyncContextManager[None]
+        log = log_events(companion.events()) if logs else contextlib.nullcontext()
+        async with log, companion:
             announce(companion)
             await companion.wait_for_stop_request()
 
@@ -139,7 +145,7 @@ async def _serve(
     return 0
 
 
-def _serve_for_parent(settings: Settings, config: Config, descriptor: int) -> int:
+def _serve_for_parent(settings: Settings, model_id: str | None, descriptor: int) -> int:
     with os.fdopen(descriptor, "w", encoding="utf-8") as pipe:
 
         def tell(**message: Any) -> None:
@@ -155,11 +161,17 @@ def _serve_for_parent(settings: Settings, config: Config, descriptor: int) -> in
             tell(available=companion.status().to_json())
             pipe.close()
 
+        def on_step(step: Step) -> None:
+            tell(step=dataclasses.asdict(step))
+
         try:
-            return run_event_loop(
-                _serve(settings, config, lambda step: tell(step=dataclasses.asdict(step)), announce)
-            )
+            with lacks_told():
+                config = _read_config(settings, model_id)
+                harden_process()
+                set_output_apart()
+                return run_event_loop(_serve(settings, config, on_step, announce, logs=True))
         except CompanionError as error:
+            log_ending(error.reason)
             tell(error=error.reason.value, detail=explain(error))
             raise error_for(
                 error.reason

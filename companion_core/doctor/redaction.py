@@ -51,7 +51,7 @@ _RUNTIME_LINE = re.compile(
     r"(?:(?:srv|slot|que|cmn)\s+[\w()]+\s*:|(?:main|llama_\w+|load_\w+|print_info|ggml_\w+)\s*:)"
     r"|time=\d\S* level=[A-Z]+ "  # of programs in Go
 )
-_COMPANION_LINE = re.compile(r"companion: ")
+_COMPANION_LINE = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ )?companion: ")
 
 
 def shown_url(url: str) -> str:

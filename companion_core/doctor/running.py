@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from companion_core import __version__
 from companion_core.control.client import ask
 from companion_core.decisions.runtime_readback import Listener, check_environment, check_listeners
 from companion_core.decisions.spawn_plan import base_environment
@@ -40,8 +41,17 @@ def check_available(situation: Situation) -> Finding:
     status = _status(situation)
     if status["available"]:
         age = status["last_health_ok_seconds_ago"]
-        return fine(f"lifecycle {status['lifecycle']}, healthy {age:.1f} s ago")
+        about = f"lifecycle {status['lifecycle']}, healthy {age:.1f} s ago"
+        return fine(f"{about}{_other_version(status.get('version'))}")
     return broken(Reason(status["reason"]), f"lifecycle {status['lifecycle']}")
+
+
+def _other_version(version: str | None, installed: str = __version__) -> str:
+    """Say that what runs is not what is installed now; a package manager ends nothing."""
+    if version == installed:
+        return ""
+    what = "an earlier release" if version is None else f"version {version}"
+    return f"; it is {what} and {installed} is installed: companion down, companion up"
 
 
 def check_runtime(situation: Situation) -> Finding:

@@ -6,6 +6,7 @@ refusal names the candidates. Priority, order of installation and a rival's fail
 
 from __future__ import annotations
 
+import difflib
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -110,7 +111,7 @@ def _choose(role: Role, candidates: Sequence[Candidate], configured: str | None)
                 raise _refusal(candidate)
             if role in candidate.roles:
                 return candidate.name
-        raise error_for(Reason.PROVIDER_MISSING, f"{role}: {configured}")
+        raise error_for(Reason.PROVIDER_MISSING, f"{role}: {_unknown(configured, side)}")
     # A trusted plugin that failed still counts: its rival must not win by that failure.
     able = [
         candidate
@@ -128,6 +129,16 @@ def _choose(role: Role, candidates: Sequence[Candidate], configured: str | None)
         return able[0].name
     refused = sorted(f"{c.name} ({c.reason})" for c in side if c.reason is not Reason.OK)
     raise error_for(Reason.PROVIDER_MISSING, ": ".join([role, *filter(None, [", ".join(refused)])]))
+
+
+def _unknown(configured: str, side: Sequence[Candidate]) -> str:
+    """Say that no plugin has this name, and which ones there are."""
+    names = sorted({candidate.name for candidate in side})
+    nearest = difflib.get_close_matches(configured, names, n=1, cutoff=0.6)
+    if nearest:
+        return f"no plugin is called {configured}; did you mean {nearest[0]}?"
+    there = f"installed: {', '.join(names)}" if names else "none is installed"
+    return f"no plugin is called {configured}; {there}"
 
 
 def _beside(role: Role, candidates: Sequence[Candidate], spawn: str) -> str:

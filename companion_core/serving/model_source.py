@@ -8,19 +8,26 @@ so two may be held at once: the one that serves, and the one that is to follow i
 from __future__ import annotations
 
 import asyncio
+import os
 from datetime import UTC, datetime
+from typing import Final
 
 from companion_core.config.paths import InstancePaths
+from companion_core.decisions.gguf import MAGIC
 from companion_core.errors import Reason, Refused, error_for
 from companion_core.models.lease import FileLeases
 from companion_core.models.store import ModelStore, VerifiedModel
 from companion_core.serving.assembly import RuntimeProviders
 from companion_core.serving.model_lists import FoundModel, ModelLists
+from companion_core.serving.remote_files import not_offline
 from companion_core.serving.status import ManifestStatus
 from companion_core.serving.step import OnStep, Step, amount
+from companion_core.system.os_compat import read_at
 from companion_core.system.tasks import run_in_worker
 
 __all__ = ["HeldModel", "ModelSource"]
+
+GGUF: Final = "gguf"
 
 
 class HeldModel:
@@ -119,6 +126,7 @@ class ModelSource:
         held.leases.open()
         try:
             held.take_proof(await self._stage(found, held.leases, on_step))
+            _require_format(held.model)
             on_step(_proved(held.model))
         except BaseException:
             held.close()
@@ -161,7 +169,7 @@ class ModelSource:
             lambda cancelled: store.stage(
                 model,
                 allowed_sources=manifest.allowed_sources,
-                download=self._chosen.download.provider.open,
+                download=not_offline(self._chosen.download.provider.open, os.environ),
                 progress=lambda done, total: on_step(Step("download", model.id, done, total)),
                 resumed=lambda done, total: on_step(Step("download", resumes(done, total))),
                 repairs=lambda broken: on_step(Step("download", f"{broken} is wrong; fetches it")),
@@ -181,6 +189,18 @@ def _about(found: FoundModel) -> str:
     moment = datetime.fromtimestamp(current.fetched_at, UTC)
     why = f" ({current.unreachable})" if current.unreachable else ""
     return f"{about}; the stored one of {moment:%Y-%m-%d %H:%M} UTC: its host does not answer{why}"
+
+
+def _require_format(model: VerifiedModel) -> None:
+    """Refuse a model that is not what its entry says; a runtime would only say that it failed.
+
+    Raises:
+        Refused: `model_format_unsupported`.
+    """
+    file = model.files[0]
+    if model.format == GGUF and read_at(file.descriptor, len(MAGIC), 0) != MAGIC:
+        told = f"{model.model_id}: {file.name} is no GGUF file, whatever its manifest says"
+        raise Refused(Reason.MODEL_FORMAT_UNSUPPORTED, told)
 
 
 def _proved(model: VerifiedModel) -> Step:

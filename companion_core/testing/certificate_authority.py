@@ -72,7 +72,7 @@ class CertificateAuthority:
         return context
 
     def server_pem(self, *names: str, expires: dt.datetime | None = None) -> bytes:
-        """Return a fresh certificate for `names` and its private key, for another server."""
+        """Return such a certificate and its key, for a server in another process."""
         from cryptography import x509  # noqa: PLC0415 - slow to import
         from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 - slow to import
         from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415 - slow to import

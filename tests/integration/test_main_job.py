@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -79,6 +80,12 @@ def test_up_detached_exec_the_real_openai_client_and_down(world):
 
     down = world.companion("down")
     assert down.returncode == 0, down.stderr
+    written = (world.state / "instances" / "default" / "logs" / "companion.log").read_text()
+    lines = written.splitlines()
+    assert all(
+        re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ companion: [a-z_ ]+\Z", each) for each in lines
+    )
+    assert {"step available", "stopping", "stopped"} <= {each.split(": ")[1] for each in lines}
     assert world.wait_until_alone() == []
     assert world.companion("status").returncode == 5
     assert not (world.state / "instances" / "default" / "run").exists()

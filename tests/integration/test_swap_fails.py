@@ -74,8 +74,17 @@ def test_what_fails_before_the_drain_leaves_the_old_one_untouched(two, break_it)
     assert len(two.stored_models()) == 1
 
 
-def test_one_that_does_not_start_is_followed_by_the_old_one(two):
+def test_what_is_no_model_of_its_format_is_told_before_the_drain(two):
     publish(two, "broken", b"these bytes are signed for and are no model" * 100)
+    before = facts(two)
+    up = two.companion("up", "--model", "broken")
+    assert (up.returncode, reason_of(up.stderr)) == (3, "model_format_unsupported"), up.stderr
+    assert "broken.gguf is no GGUF file" in up.stderr
+    assert facts(two) == before
+
+
+def test_one_that_does_not_start_is_followed_by_the_old_one(two):
+    publish(two, "broken", b"GGUF, as its first bytes say, and no model" * 100)
     before, client = two.status(), Client(two)
     up = two.companion("up", "--model", "broken")
     assert (up.returncode, reason_of(up.stderr)) == (4, "runtime_exited"), up.stderr

@@ -22,7 +22,7 @@ from companion_core.testing.publisher import TEST_NOW, FakePublisher, manifest_d
 
 URL = "https://models.example.org/companion/tiny.gguf"
 ALLOWED = ("https://models.example.org/companion/",)
-DATA = bytes(range(256)) * 9000  # a little over two blocks
+DATA = b"GGUF" + bytes(range(256)) * 9000  # a little over two blocks
 
 
 class Body(io.RawIOBase):

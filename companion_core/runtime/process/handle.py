@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from typing import Protocol
+from typing import Final, Protocol
 
 from companion_core.egress.process_identity import ProcessIdentity
 from companion_core.runtime.process.keeper_protocol import StartCommand
@@ -13,6 +13,12 @@ from companion_core.runtime.process.output import RuntimeOutput
 __all__ = ["RuntimeProcess", "describe_exit"]
 
 _FAULTS = 2**32  # added to a negative code, it gives the NTSTATUS of Windows again
+# On POSIX, and as Windows has it.
+_ILLEGAL_INSTRUCTION: Final = frozenset({-signal.SIGILL, 0xC000001D - _FAULTS})
+_OTHER_PROCESSOR: Final = (
+    "its program was built for another processor; build it for this one, or use the embedded one "
+    '(runtime.binary = "embedded")'
+)
 
 
 class RuntimeProcess(Protocol):
@@ -91,6 +97,9 @@ def describe_exit(code: int | None) -> str:
     if code >= 0:
         return f"exit code {code}"
     try:
-        return f"ended by {signal.Signals(-code).name}"
+        ended = f"ended by {signal.Signals(-code).name}"
     except ValueError:
-        return f"ended by fault 0x{code + _FAULTS:08X}"
+        ended = f"ended by fault 0x{code + _FAULTS:08X}"
+    if code in _ILLEGAL_INSTRUCTION:
+        return f"{ended}: {_OTHER_PROCESSOR}"
+    return ended

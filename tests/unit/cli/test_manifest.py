@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,17 @@ def test_the_publishers_four_commands(work: Path, shell: Shell) -> None:
     assert shell("verify", "pub/manifest.json", "--trusted-key", key)[1].startswith("version 2")
 
 
+def test_a_second_file_under_an_id_is_told_as_one_model_of_two(work: Path, shell: Shell) -> None:
+    shell("init", "pub", "--key-out", "key.pem")
+    assert len(shell(*ADD)[1].splitlines()) == 1
+    assert len(shell(*ADD)[1].splitlines()) == 1, "the same name replaces the entry"
+    second = ("add", "pub", "tiny.gguf", "--id", "tiny", "--format", "gguf")
+    url = ("--url", URL.replace("tiny.gguf", "other.gguf"))
+    _, out, _ = shell(*second, *url)
+    assert out.splitlines()[1] == "tiny is one model of 2 files now: tiny.gguf, other.gguf"
+    assert json.loads(shell(*second, *url, "--json")[1])["files"] == ["tiny.gguf", "other.gguf"]
+
+
 def test_a_key_in_the_folder_that_will_be_published_is_pointed_out(
     work: Path, shell: Shell
 ) -> None:
@@ -92,6 +104,26 @@ def test_wrong_usage_is_exit_2(work: Path, shell: Shell) -> None:
     assert shell(*ADD, "--chat-template-file", "missing")[0] == 2
     assert shell("sign", "pub", "--key", "key.pem", "--expires", "soon")[0] == 2
     assert shell("verify", "pub/manifest.json")[0] == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no such pipes")
+def test_a_pipe_without_a_writer_is_refused_and_not_waited_for(work: Path, shell: Shell) -> None:
+    os.mkfifo("pipe")
+    key = "ed25519:" + "A" * 43 + "="
+    code, _, err = shell("verify", "pipe", "--trusted-key", key)
+    assert code == 4
+    first, last = err.splitlines()
+    assert "pipe" in first
+    assert last.startswith("companion: manifest_unavailable: ")
+    assert shell("init", "site", "--key-out", "key.pem")[0] == 0
+    entry = ("--id", "tiny", "--url", URL, "--format", "gguf")
+    assert shell("add", "site", "pipe", *entry)[0] == 2
+    (draft,) = Path("site").iterdir()
+    draft.unlink()
+    os.mkfifo(draft)
+    code, _, err = shell("sign", "site", "--key", "key.pem", "--expires", "30d")
+    assert code == 2
+    assert "site" in err.splitlines()[0]
 
 
 def test_an_http_address_is_exit_3(work: Path, shell: Shell) -> None:

@@ -46,6 +46,16 @@ def test_down_of_nothing_is_fine(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out) == {"ok": True, "stopped": False}
 
 
+def test_a_first_start_without_anything_is_told_what_to_write(tmp_path, monkeypatch, capsys):
+    # No argument of `main` leads to the default configuration of another home.
+    monkeypatch.setattr("companion_core.cli.default_config_file", lambda: tmp_path / "config.toml")
+    assert main(["--state-dir", str(tmp_path), "up"]) == 2
+    told = capsys.readouterr().err
+    for words in ("companion models add ./model.gguf", "trusted_keys = [", "companion init"):
+        assert words in told
+    assert told.splitlines()[-1].startswith("companion: configuration_invalid: ")
+
+
 def test_token_of_nothing_exits_5_with_its_advice_last(tmp_path, capsys):
     assert main(["--state-dir", str(tmp_path), "token"]) == 5
     last = capsys.readouterr().err.strip().splitlines()[-1]

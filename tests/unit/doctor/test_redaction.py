@@ -145,8 +145,14 @@ def test_what_a_program_says_of_itself_stays(line):
     assert REDACTOR.log_line(line) == line
 
 
-def test_the_companions_own_log_lines_stay():
-    line = "companion: keychain_locked: Unlock it."
+@pytest.mark.parametrize(
+    "line",
+    [
+        "companion: keychain_locked: Unlock it.",
+        "2026-01-02T03:04:05Z companion: runtime_ended runtime_exited",
+    ],
+)
+def test_the_companions_own_log_lines_stay(line):
     assert REDACTOR.log_line(line, "companion.log") == line
     assert REDACTOR.log_line("main: words", "companion.log") is None
 

@@ -15,6 +15,7 @@ from doctor_parts import (
     situation_of,
 )
 
+from companion_core import __version__
 from companion_core.doctor import running
 from companion_core.doctor.checks import run_checks
 from companion_core.doctor.findings import Status, fine, skipped
@@ -52,6 +53,15 @@ def test_a_companion_that_only_starts_breaks_no_check(tmp_path):
         "runtime-sockets", "gateway-sockets", "guard",
     ):  # fmt: skip
         assert (rows[name].status, rows[name].reason) == (Status.SKIP, Reason.NOT_READY)
+
+
+@pytest.mark.parametrize("version", [None, "0.0.1"])
+def test_a_companion_that_outlived_its_installation_is_told(tmp_path, version):
+    told = running.check_available(situation_of(tmp_path, version=version)).detail
+    assert "companion down, companion up" in told
+    assert (version or "an earlier release") in told
+    same = running.check_available(situation_of(tmp_path, version=__version__)).detail
+    assert "companion down" not in same
 
 
 @pytest.mark.parametrize(

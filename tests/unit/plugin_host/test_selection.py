@@ -78,7 +78,15 @@ def test_the_refusal_of_the_named_one_is_raised_itself():
 
 def test_an_unknown_plugin_is_told():
     error = refusal(choose_keychain, [keychain("linux")], "windows")
-    assert (error.reason, error.detail) == (Reason.PROVIDER_MISSING, "keychain: windows")
+    assert error.reason is Reason.PROVIDER_MISSING
+    assert error.detail == "keychain: no plugin is called windows; installed: linux, memory"
+
+
+def test_a_misspelt_plugin_is_told_with_the_one_that_is_meant():
+    error = refusal(choose_runtime, [runtime("llamacpp"), runtime("ollama")], "lamacpp")
+    assert error.reason is Reason.PROVIDER_MISSING
+    assert error.detail == "spawn: no plugin is called lamacpp; did you mean llamacpp?"
+    assert "companion plugins list" in error.advice
 
 
 def test_a_plugin_of_the_other_side_is_not_chosen():

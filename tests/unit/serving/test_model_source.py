@@ -86,13 +86,13 @@ class Scene:
     """A publisher, a downloader and a source; counts what is held open of its store."""
 
     def __init__(self, folder: Path) -> None:
-        publisher = FakePublisher()
+        self.publisher = publisher = FakePublisher()
         self.paths = InstancePaths(folder)
         self.steps: list[Step] = []
         self.on_step: Callable[[Step], None] = self.steps.append
         self.downloader = SimpleNamespace(open=good)
         self.spawn = SimpleNamespace(formats=("gguf",))
-        manifest = folder / "manifest.json"
+        self.manifest = manifest = folder / "manifest.json"
         manifest.write_bytes(publisher.envelope(manifest_document(URL, DATA)))
         chosen: Any = SimpleNamespace(
             spawn=SimpleNamespace(provider=self.spawn),
@@ -194,6 +194,13 @@ def foreign_format(scene: Scene) -> Reason:
     return Reason.MODEL_FORMAT_UNSUPPORTED
 
 
+def no_model_of_its_format(scene: Scene) -> Reason:
+    signed = b"JSON" + DATA[4:]
+    scene.manifest.write_bytes(scene.publisher.envelope(manifest_document(URL, signed)))
+    scene.downloader.open = lambda _request: Body(signed, length=len(signed))
+    return Reason.MODEL_FORMAT_UNSUPPORTED
+
+
 def nobody_to_tell(scene: Scene) -> Reason:
     def fail(step: Step) -> None:
         if step.name == "model":
@@ -203,7 +210,9 @@ def nobody_to_tell(scene: Scene) -> Reason:
     return Reason.INTERNAL_FAULT
 
 
-@pytest.mark.parametrize("break_it", [unreachable, other_bytes, foreign_format, nobody_to_tell])
+@pytest.mark.parametrize(
+    "break_it", [unreachable, other_bytes, foreign_format, no_model_of_its_format, nobody_to_tell]
+)
 def test_a_model_that_is_not_obtained_is_not_held(play, break_it) -> None:
     async def story(scene: Scene) -> None:
         reason = break_it(scene)
