@@ -37,6 +37,7 @@ from companion_core.egress.tls_context import build_tls_context
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason, error_for
 from companion_core.plugin_host import check_pins
 from companion_core.runtime import reclaim
+from companion_core.serving.account import open_account
 from companion_core.serving.assembly import AuthorityProviders, RuntimeProviders, assemble
 from companion_core.serving.client_keys import ServedKeys
 from companion_core.serving.default_model import with_default_model
@@ -293,6 +294,9 @@ class Companion:
             context,
             open_own_list(self._config, self._paths, authority.keychain),
             clock=wall_now,
+            tokens=open_account(
+                self._config, self._paths, self._egress, lambda: context, lambda: authority.keychain
+            ),
         )
         source = ModelSource(lists, self._paths, runtime)
         self._undo.callback(source.close)

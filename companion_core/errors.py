@@ -169,7 +169,7 @@ class Reason(enum.StrEnum):
     PROVIDER_MISSING = "provider_missing"
     PROVIDER_AMBIGUOUS = "provider_ambiguous"
 
-    # OAuth sign-in (RFC 6749, 7636, 8252, 9207).
+    # OAuth sign-in (RFC 6749, 7636, 8252, 8414, 8628, 9207).
     MALFORMED_INPUT = "malformed_input"
     AUTHORIZATION_SERVER_ERROR = "authorization_server_error"
     STATE_MISSING = "state_missing"
@@ -180,6 +180,13 @@ class Reason(enum.StrEnum):
     MISSING_CODE = "missing_code"
     INVALID_REDIRECT_URI = "invalid_redirect_uri"
     INVALID_TOKEN_RESPONSE = "invalid_token_response"  # noqa: S105 - a reason, not a secret
+    ID_TOKEN_INVALID = "id_token_invalid"  # noqa: S105 - a reason, not a secret
+    CLOCK_DIFFERS = "clock_differs"
+    SIGN_IN_REQUIRED = "sign_in_required"
+    SIGN_IN_UNAVAILABLE = "sign_in_unavailable"
+    SIGN_IN_UNSUPPORTED = "sign_in_unsupported"
+    SIGN_IN_TIMEOUT = "sign_in_timeout"
+    BROWSER_UNAVAILABLE = "browser_unavailable"
 
     # Lanes and consent.
     ALLOW = "allow"

@@ -1,7 +1,8 @@
 """The manifest that a start uses: what its host says now, else what it said last (I-02).
 
-Only silence leads to the stored one: no network, a host that is down, a file that is not there. An
-answer that is refused is refused, and so is a host whose certificate is not trusted.
+Only silence leads to the stored one: no network, a host that is down, a file that is not there, and
+a host that asks for a sign-in which has ended. An answer that is refused is refused, and so is a
+host whose certificate is not trusted.
 """
 
 from __future__ import annotations
@@ -12,7 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from companion_core.authority.manifest_fetch import ManifestUnreachable, fetch_manifest
+from companion_core.authority.manifest_fetch import (
+    AccessTokens,
+    ManifestUnreachable,
+    fetch_manifest,
+)
 from companion_core.authority.manifest_memory import ManifestMemory
 from companion_core.decisions.manifest import Manifest
 from companion_core.egress.interface import Egress
@@ -49,6 +54,7 @@ def current_manifest(
     memory: ManifestMemory,
     wall_now: float,
     cancelled: threading.Event,
+    tokens: AccessTokens | None = None,
 ) -> CurrentManifest:
     """Return the manifest of this address; the arguments and errors are `fetch_manifest`'s.
 
@@ -63,6 +69,7 @@ def current_manifest(
             memory=memory,
             wall_now=wall_now,
             cancelled=cancelled,
+            tokens=tokens,
         )
     except ManifestUnreachable as error:
         stored = memory.stored(url)
@@ -83,7 +90,12 @@ def current_manifest(
             told = "its host did not answer, and the stored one is refused"
             refusal.detail = ": ".join(part for part in (told, refusal.detail) if part)
             raise
-        return CurrentManifest(
-            manifest, stored.fetched_at, is_stored=True, unreachable=error.detail
-        )
+        return CurrentManifest(manifest, stored.fetched_at, is_stored=True, unreachable=_why(error))
     return CurrentManifest(manifest, wall_now)
+
+
+def _why(error: ManifestUnreachable) -> str:
+    """Say why the host was of no use, and what to do where its own words do not."""
+    if error.reason is Reason.MANIFEST_UNAVAILABLE:
+        return error.detail
+    return f"{error.detail}; {error.reason.value}: {error.advice}"

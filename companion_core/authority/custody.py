@@ -1,8 +1,7 @@
 """Custody of the sign-in session; the rules: decisions/custody.py.
 
-`SessionCustody` will be called by `companion login`, which is not built yet. A session loads
-whole or not at all; everything is checked before anything is written; clearing tries every
-account, whatever fails.
+`sign_in/session.py` has one behind each use of a token. A session loads whole or not at all;
+everything is checked before anything is written; clearing tries every account, whatever fails.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ to nobody else; the hosts that it redirects to never see it.
 from __future__ import annotations
 
 import json
+import re
 import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -44,6 +45,7 @@ MAX_REDIRECTS: Final = 3
 # How often a hub that asks to wait is waited for, for one request.
 MAX_WAITS: Final = 2
 _OK: Final = 200
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 
 
@@ -101,14 +103,16 @@ class Hub:
         """
         asked = quote("main" if revision is None else revision, safe="")
         url = self._address(f"/api/models/{name}/revision/{asked}", "?blobs=true")
-        answer = self._ask(url, f"{name} on {self.endpoint.host}")
+        answer = self._ask(url, name)
         if answer.status != _OK:
             raise self._failed(TransferProblem(TransferFault.REDIRECTED, answer.status))
         try:
             found = parse_repository(json.loads(answer.body))
-        except ValueError:
+        except (ValueError, RecursionError):  # a thousand brackets are an answer too
             found = None
-        if found is None:
+        # Whoever names a commit wants that one.
+        other = found is not None and _COMMIT.fullmatch(asked) and found.commit != asked
+        if found is None or other:
             raise self._failed(TransferProblem(TransferFault.BROKEN_ANSWER, answer.status))
         return found
 
@@ -136,7 +140,8 @@ class Hub:
         parsed = parse_https_url(url)
         if not isinstance(parsed, HttpsUrl):
             raise self._failed(TransferProblem(TransferFault.BROKEN_ANSWER))
-        answer = self._ask(parsed, f"{file.name} on {self.endpoint.host}", body=False)
+        name = parsed.path.removeprefix(self.endpoint.path.rstrip("/")).partition("/resolve/")[0]
+        answer = self._ask(parsed, name.strip("/"), body=False)
         digest, size = stated_digest(answer.headers)
         if digest not in {None, file.sha256} or size not in {None, file.size}:
             raise Refused(
@@ -153,8 +158,14 @@ class Hub:
         prefix = self.endpoint.path.rstrip("/")
         return HttpsUrl(self.endpoint.host, self.endpoint.port, f"{prefix}{path}", query)
 
-    def _ask(self, url: HttpsUrl, what: str, *, body: bool = True) -> _Answer:
-        """Ask until there is an answer that is neither a detour of the hub's own nor a wait."""
+    def _ask(self, url: HttpsUrl, name: str, *, body: bool = True) -> _Answer:
+        """Ask until there is an answer that is neither a detour of the hub's own nor a wait.
+
+        Args:
+            url: what to ask for.
+            name: the repository that it is about.
+            body: read it too.
+        """
         waits, hops = 0, 0
         while True:
             answer = self._get(url, body=body)
@@ -165,7 +176,9 @@ class Hub:
                 waits += 1
                 self._wait(wait_seconds(answer.headers) or 1)
             elif problem is not None:
-                raise EnvironmentUnavailable(Reason.DOWNLOAD_FAILED, f"{what}: {problem.value}")
+                words = problem.words(self._address(f"/{name}").text)
+                detail = f"{name} on {self.endpoint.host}: {words}"
+                raise EnvironmentUnavailable(Reason.DOWNLOAD_FAILED, detail)
             elif answer.status in _REDIRECTS and (next_url := self._own_redirect(answer)):
                 hops += 1
                 if hops > MAX_REDIRECTS:

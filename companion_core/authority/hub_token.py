@@ -8,6 +8,7 @@ from typing import Final
 
 from companion_core.errors import Reason, UsageError
 from companion_core.system.secret import Secret
+from companion_core.system.state_files import open_ordinary
 
 __all__ = ["find_hub_token"]
 
@@ -28,7 +29,7 @@ def find_hub_token(environment: Mapping[str, str]) -> Secret:
             return _checked(text, name)
     path = _token_file(environment)
     try:
-        with path.open("rb") as file:
+        with open_ordinary(path) as file:
             text = file.read(_MAX_BYTES).decode("ascii", errors="replace").strip()
     except OSError:
         text = ""

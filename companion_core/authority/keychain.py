@@ -23,6 +23,7 @@ from companion_core.errors import (
 )
 from companion_core.providers import KEYCHAIN_REASONS, Keychain, KeychainStatus, KeychainUnavailable
 from companion_core.system.deadline import start_call
+from companion_core.system.lacks import is_limit, lack_of
 from companion_core.system.secret import Secret
 
 __all__ = [
@@ -202,6 +203,8 @@ class GuardedKeychain:
         if error is None:
             return future.result()
         if not isinstance(error, KeychainUnavailable):
+            if is_limit(error):
+                raise lack_of(error)
             raise self._fault(Reason.PLUGIN_CALL_FAILED)
         reason: Any = getattr(error, "reason", None)
         if not (isinstance(reason, Reason) and reason in KEYCHAIN_REASONS):

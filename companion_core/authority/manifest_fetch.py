@@ -1,8 +1,13 @@
-"""Fetch the signed manifest; `manifest_memory.py` has it judged and remembers it (I-02)."""
+"""Fetch the signed manifest; `manifest_memory.py` has it judged and remembers it (I-02).
+
+A host that asks for a sign-in gets the person's access token: the host of the configured address
+alone, after it asked. No redirect is followed, so the token goes nowhere else.
+"""
 
 from __future__ import annotations
 
 import functools
+import re
 import ssl
 import threading
 import time
@@ -10,7 +15,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from companion_core.authority.manifest_memory import ManifestMemory
 from companion_core.decisions.manifest import MAX_MANIFEST_BYTES, Manifest
@@ -18,8 +23,9 @@ from companion_core.decisions.source import HttpsUrl, parse_https_url
 from companion_core.decisions.verdict import Verdict
 from companion_core.egress.interface import Egress
 from companion_core.egress.transport_failure import TransportFailed
-from companion_core.errors import EnvironmentUnavailable, Reason, error_for
+from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason, error_for
 from companion_core.system.deadline import call_with_deadline
+from companion_core.system.secret import Secret
 from companion_core.system.state_files import open_ordinary
 from companion_core.transfer_fault import (
     TransferFault,
@@ -28,7 +34,7 @@ from companion_core.transfer_fault import (
     fault_of_status,
 )
 
-__all__ = ["ManifestMemory", "ManifestUnreachable", "fetch_manifest"]
+__all__ = ["AccessTokens", "ManifestMemory", "ManifestUnreachable", "fetch_manifest"]
 
 IDLE_SECONDS: Final = 10.0
 HEAD_SECONDS: Final = 30.0
@@ -36,13 +42,34 @@ BODY_SECONDS: Final = 20.0
 # Name look-up, connection, head and body together.
 TOTAL_SECONDS: Final = 60.0
 _OK: Final = 200
+_UNAUTHORIZED: Final = 401
+_BEARER: Final = re.compile(r"(?:.*,)?[ \t]*bearer(?:[ \t,]|$)", re.IGNORECASE)
 _SERVER_ERROR: Final = 500
 # A host that cannot answer now says nothing of its manifest; any other answer is one.
 _LATER: Final = frozenset({408, 425, 429})
 
 
 class ManifestUnreachable(EnvironmentUnavailable):
-    """Nobody answered for the manifest's address: no network, a broken host, a missing file."""
+    """Nobody answered for the manifest's address: no network, a broken host, a missing file.
+
+    A host that asks for a sign-in which is not there has said nothing of its manifest either.
+    """
+
+
+class AccessTokens(Protocol):
+    """Where a token comes from when the manifest's host asks for one."""
+
+    def token(self, cancelled: threading.Event, *, rejected: Secret | None = None) -> Secret:
+        """Return a token that may be used now; another one than `rejected`.
+
+        Raises:
+            CompanionError: there is none.
+        """
+        ...
+
+
+class _AsksForToken(Exception):
+    """The host answered 401 and names the scheme Bearer (RFC 6750 section 3)."""
 
 
 def fetch_manifest(
@@ -54,6 +81,7 @@ def fetch_manifest(
     memory: ManifestMemory,
     wall_now: float,
     cancelled: threading.Event | None = None,
+    tokens: AccessTokens | None = None,
     idle_seconds: float = IDLE_SECONDS,
     body_seconds: float = BODY_SECONDS,
 ) -> Manifest:
@@ -67,12 +95,14 @@ def fetch_manifest(
         memory: of earlier manifests; judges this one and records it.
         wall_now: seconds since the epoch.
         cancelled: ends the wait for the network; nothing is recorded then.
+        tokens: for a host that asks for a sign-in; None if no account is configured.
         idle_seconds: longest silence of the host between two reads.
         body_seconds: longest time from the end of the head to the end of the body.
 
     Raises:
         EnvironmentUnavailable: `manifest_unavailable` when it cannot be fetched or read;
-            a `ManifestUnreachable` when that is because nobody answered.
+            a `ManifestUnreachable` when that is because nobody answered, or, with the reason
+            `sign_in_required` and the like, because there is no token for a host that asks.
         CompanionError: `interrupted`.
         Refused: with the reason of the rule that it breaks.
     """
@@ -83,18 +113,16 @@ def fetch_manifest(
         idle_seconds=idle_seconds,
         body_seconds=body_seconds,
     )
-    raw = _fetch(url, download, cancelled)
-    return memory.judge(
-        url,
-        raw,
-        trusted_keys=trusted_keys,
-        wall_now=wall_now,
-        cancelled=threading.Event() if cancelled is None else cancelled,
-    )
+    ended = threading.Event() if cancelled is None else cancelled
+    raw = _fetch(url, download, ended, tokens)
+    return memory.judge(url, raw, trusted_keys=trusted_keys, wall_now=wall_now, cancelled=ended)
 
 
 def _fetch(
-    url: str, download: Callable[[HttpsUrl], bytes], cancelled: threading.Event | None
+    url: str,
+    download: Callable[[HttpsUrl, Secret | None], bytes],
+    cancelled: threading.Event,
+    tokens: AccessTokens | None,
 ) -> bytes:
     if url.startswith("file:///"):
         try:
@@ -105,14 +133,39 @@ def _fetch(
     if isinstance(parsed, Verdict):
         raise error_for(parsed.reason)
     try:
-        return _in_time(functools.partial(download, parsed), cancelled)
+        return _fetch_signed_in(parsed, download, cancelled, tokens)
     except TransportFailed as error:
         raise _unavailable(parsed, error.problem) from error
     except TimeoutError as error:
         raise _unavailable(parsed, TransferProblem(TransferFault.TIMED_OUT)) from error
 
 
-def _in_time(fetch: Callable[[], bytes], cancelled: threading.Event | None) -> bytes:
+def _fetch_signed_in(
+    url: HttpsUrl,
+    download: Callable[[HttpsUrl, Secret | None], bytes],
+    cancelled: threading.Event,
+    tokens: AccessTokens | None,
+) -> bytes:
+    """Ask without a token, then with the one that is there, then with a refreshed one."""
+    token: Secret | None = None
+    for _ in range(3):
+        try:
+            return _in_time(functools.partial(download, url, token), cancelled)
+        except _AsksForToken:
+            if tokens is None:
+                break
+        try:
+            token = tokens.token(cancelled, rejected=token)
+        except CompanionError as error:
+            if error.reason is Reason.INTERRUPTED:
+                raise
+            told = f"the manifest: {url.host} asks for a sign-in"
+            detail = "; ".join(part for part in (told, error.detail) if part)
+            raise ManifestUnreachable(error.reason, detail) from error
+    raise _unavailable(url, TransferProblem(TransferFault.UNAUTHORIZED, _UNAUTHORIZED))
+
+
+def _in_time(fetch: Callable[[], bytes], cancelled: threading.Event) -> bytes:
     return call_with_deadline(fetch, seconds=TOTAL_SECONDS, cancelled=cancelled)
 
 
@@ -132,6 +185,7 @@ def _read_file(url: str) -> bytes:
 
 def _download(
     url: HttpsUrl,
+    token: Secret | None,
     *,
     egress: Egress,
     context: ssl.SSLContext,
@@ -143,8 +197,11 @@ def _download(
 
     total = HEAD_SECONDS + body_seconds
     with DoorwayTransport(egress, context, seconds=idle_seconds, total_seconds=total) as transport:
-        answer = transport.get(url)
+        answer = transport.get(url, bearer=token)
         try:
+            challenges = answer.headers.get_list("WWW-Authenticate")
+            if answer.status_code == _UNAUTHORIZED and any(map(_BEARER.match, challenges)):
+                raise _AsksForToken
             if answer.status_code != _OK:
                 fault = fault_of_status(answer.status_code)
                 raise _unavailable(url, TransferProblem(fault, answer.status_code))

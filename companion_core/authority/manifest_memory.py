@@ -149,7 +149,7 @@ class ManifestMemory:
         """Return what was accepted last from this address; None if that cannot be read."""
         try:
             return _parse_stored(read_private(self._stored_path(url), _MAX_FILE_BYTES))
-        except Refused:
+        except (Refused, EnvironmentUnavailable):
             return None
 
     def confirm_clock(self, wall_now: float) -> None:
@@ -295,13 +295,7 @@ def _clock_was_ahead(latest: float) -> str:
 
 
 def _read_history(path: Path) -> ManifestHistory:
-    try:
-        raw = read_private(path, _MAX_FILE_BYTES)
-    except Refused as error:
-        if error.reason is Reason.STATE_PATH_UNSAFE and not error.detail:
-            detail = f"{path} is a link, is not yours alone, or is far too long"
-            raise Refused(Reason.STATE_PATH_UNSAFE, detail) from error
-        raise
+    raw = read_private(path, _MAX_FILE_BYTES)
     if raw is None:
         return ManifestHistory()
     history = parse_history(raw)

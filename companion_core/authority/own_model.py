@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import base64
 import datetime as dt
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from companion_core.decisions.manifest_kind import Role
 from companion_core.decisions.source import HttpsUrl, parse_https_url
 
-__all__ = ["ADDED", "ORIGIN", "OwnFile", "OwnModel", "folders", "rfc3339"]
+__all__ = ["ADDED", "ASKED", "ORIGIN", "OwnFile", "OwnModel", "rfc3339", "sources_of"]
 
 # Fields of an entry that the rule of a manifest ignores; they are signed with the rest.
 ORIGIN: Final = "x-origin"
 ADDED: Final = "x-added"
+ASKED: Final = "x-asked"
+_HOPS: Final = "x-hops"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +70,7 @@ class OwnModel:
         origin: where it came from, in the words that `companion models show` prints.
         also_allowed: addresses that its downloads may be redirected to, besides the folders of
             its own addresses.
+        asked: the source that the person named, if it is to be known again.
     """
 
     id: str
@@ -77,6 +80,7 @@ class OwnModel:
     licence: str | None = None
     chat_template: str | None = None
     also_allowed: Sequence[str] = ()
+    asked: str = ""
 
     def entry(self, added: dt.datetime) -> dict[str, Any]:
         """Return the model as a manifest has it."""
@@ -88,13 +92,21 @@ class OwnModel:
             "files": [file.entry() for file in self.files],
             ORIGIN: self.origin,
             ADDED: rfc3339(added),
+            ASKED: self.asked,
+            _HOPS: list(self.also_allowed),
         }
 
 
-def folders(model: OwnModel) -> Iterator[str]:
-    """Yield the folder of each address of a model."""
-    for file in model.files:
-        for url in file.urls:
+def sources_of(entries: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return what the downloads of these entries need, and nothing that only others needed."""
+    return sorted({source for entry in entries for source in _sources(entry)})
+
+
+def _sources(entry: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the folder of each address of a model, and where a redirect of it may lead."""
+    yield from entry.get(_HOPS, ())
+    for file in entry["files"]:
+        for url in file["urls"]:
             parsed = parse_https_url(url)
             if isinstance(parsed, HttpsUrl):  # any other is refused with the whole list
                 folder = parsed.path.rpartition("/")[0] + "/"

@@ -20,9 +20,22 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from companion_core.authority.manifest_memory import ManifestMemory
-from companion_core.authority.own_model import ADDED, ORIGIN, OwnModel, folders, rfc3339
+from companion_core.authority.own_model import (
+    ADDED,
+    ASKED,
+    ORIGIN,
+    OwnModel,
+    rfc3339,
+    sources_of,
+)
 from companion_core.authority.signing_key import PersonalKeys, SigningKey
-from companion_core.decisions.manifest import SCHEMA, Manifest, check_payload, verify_manifest
+from companion_core.decisions.manifest import (
+    MAX_SOURCES,
+    SCHEMA,
+    Manifest,
+    check_payload,
+    verify_manifest,
+)
 from companion_core.decisions.manifest_kind import ManifestKind
 from companion_core.decisions.strict_json import decode_base64, parse_json
 from companion_core.decisions.verdict import Verdict
@@ -44,14 +57,17 @@ class OwnModels:
         manifest: verified; None when nothing is recorded.
         origins: where each model came from, by id.
         added: when each was recorded, by id; in UTC, as RFC 3339 writes it.
+        asked: the source that was named for each, by id; "" if it is not known again.
     """
 
     manifest: Manifest | None
     origins: Mapping[str, str]
     added: Mapping[str, str]
+    asked: Mapping[str, str]
 
 
-_NOTHING: Final = OwnModels(manifest=None, origins=MappingProxyType({}), added=MappingProxyType({}))
+_NONE: Final[Mapping[str, str]] = MappingProxyType({})
+_NOTHING: Final = OwnModels(manifest=None, origins=_NONE, added=_NONE, asked=_NONE)
 
 
 class PersonalManifest:
@@ -192,6 +208,7 @@ class PersonalManifest:
             manifest=manifest,
             origins={model["id"]: str(model.get(ORIGIN, "")) for model in models},
             added={model["id"]: str(model.get(ADDED, "")) for model in models},
+            asked={model["id"]: str(model.get(ASKED, "")) for model in models},
         )
 
     # --- a change -------------------------------------------------------------------------
@@ -199,14 +216,13 @@ class PersonalManifest:
     def _draft(self, *, expired: bool = False) -> _Draft:
         raw = self._read()
         if raw is None:
-            return _Draft(key=None, version=0, allowed_sources=[], models=[])
+            return _Draft(key=None, version=0, models=[])
         key = self._key(raw)
         self._verify(raw, key, expired=expired)
         payload = _payload(raw)
         return _Draft(
             key=key,
             version=payload["version"],
-            allowed_sources=payload["allowed_sources"],
             models=payload["models"],
         )
 
@@ -221,19 +237,24 @@ class PersonalManifest:
                     f"companion models remove {model.id}; to keep both: another --id",
                 )
         others = [known for known in draft.models if known["id"] != model.id]
-        sources = {*draft.allowed_sources, *folders(model), *model.also_allowed}
-        return dataclasses.replace(draft, models=[*others, entry], allowed_sources=sorted(sources))
+        return dataclasses.replace(draft, models=[*others, entry])
 
     def _signed(self, draft: _Draft, key: SigningKey) -> tuple[bytes, Manifest]:
         last_seen = self._memory.last_seen([key.public_text])
         before = max(draft.version, 0 if last_seen is None else last_seen.version)
         issued = dt.datetime.fromtimestamp(self._clock(), tz=dt.UTC).replace(microsecond=0)
+        sources = sources_of(draft.models)
+        if len(sources) > MAX_SOURCES:
+            detail = (
+                f"your list would have addresses of {len(sources)} places, {MAX_SOURCES} at most"
+            )
+            raise UsageError(Reason.USAGE, f"{detail}; companion models remove one of them")
         document = {
             "schema": SCHEMA,
             "version": before + 1,
             "issued": rfc3339(issued),
             "expires": rfc3339(issued + LIFETIME),
-            "allowed_sources": draft.allowed_sources,
+            "allowed_sources": sources,
             "models": draft.models,
         }
         payload = json.dumps(document).encode("ascii")
@@ -270,7 +291,6 @@ class _Draft:
 
     key: SigningKey | None
     version: int
-    allowed_sources: list[str]
     models: list[dict[str, Any]]
 
 

@@ -33,11 +33,11 @@ from companion_core.decisions.pieces import PIECE_BYTES
 from companion_core.decisions.source import HttpsUrl, parse_https_url
 from companion_core.decisions.strict_json import parse_json
 from companion_core.decisions.verdict import Verdict
-from companion_core.errors import EnvironmentUnavailable, Reason, UsageError, error_for
+from companion_core.errors import Reason, UsageError, error_for
 from companion_core.system.lacks import lack_of
 from companion_core.system.os_compat import NO_FOLLOW
 from companion_core.system.piecewise import PiecewiseHash
-from companion_core.system.state_files import write_private
+from companion_core.system.state_files import open_ordinary, write_private
 
 __all__ = [
     "Measured",
@@ -243,10 +243,10 @@ def sign_draft(folder: Path, key_file: Path, *, lifetime: dt.timedelta, now: dt.
 def verify_file(path: Path, trusted_keys: list[str], *, now: dt.datetime) -> Manifest:
     """Return the manifest if a reader with these keys would accept it, or raise why not."""
     try:
-        with path.open("rb") as file:
+        with open_ordinary(path) as file:
             raw = file.read(MAX_MANIFEST_BYTES + 1)
     except OSError as error:
-        raise EnvironmentUnavailable(Reason.MANIFEST_UNAVAILABLE) from error
+        raise lack_of(error, Reason.MANIFEST_UNAVAILABLE, path=path) from error
     manifest = verify_manifest(raw, trusted_keys=trusted_keys, now=now.timestamp(), last_seen=None)
     if isinstance(manifest, Verdict):
         raise error_for(manifest.reason)
@@ -255,7 +255,8 @@ def verify_file(path: Path, trusted_keys: list[str], *, now: dt.datetime) -> Man
 
 def _draft(folder: Path) -> dict[str, Any]:
     try:
-        raw = (folder / DRAFT).read_bytes()
+        with open_ordinary(folder / DRAFT) as file:
+            raw = file.read(MAX_MANIFEST_BYTES + 1)
     except OSError as error:
         message = f"no draft in {folder}; start one with companion manifest init"
         raise UsageError(Reason.USAGE, message) from error

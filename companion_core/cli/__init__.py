@@ -37,6 +37,7 @@ from companion_core.errors import (
     Reason,
     UsageError,
 )
+from companion_core.system.harmless_text import harmless
 from companion_core.system.lacks import is_lack, lack_of
 from companion_core.system.plain_paths import absolute
 from companion_core.system.standard_streams import fill_standard_streams
@@ -66,6 +67,8 @@ COMMANDS: Final[dict[str, _Entry]] = {
     "exec": _Entry("Daily", "Run a program with this session's address and key."),
     "models": _Entry("Daily", "List, add, prove and remove models: a publisher's, and your own."),
     "init": _Entry("Set-up", "Write a commented configuration of what this machine has."),
+    "login": _Entry("Set-up", "Sign in, where a publisher's manifest asks for it."),
+    "logout": _Entry("Set-up", "Sign out, and forget the tokens."),
     "doctor": _Entry("Set-up", "Say what is here, what is wrong, and what to do about it."),
     "keys": _Entry("Set-up", "Give programs keys of their own, and take them back."),
     "token": _Entry("Set-up", "Print the session token."),
@@ -227,7 +230,7 @@ def refuse(error: CompanionError) -> int:
 def explain(error: CompanionError) -> str:
     """Return the details beyond the reason: the plugin at fault, a file, a line."""
     plugin = f"plugin {error.plugin}" if isinstance(error, PluginFault) and error.plugin else ""
-    return ": ".join(part for part in (plugin, error.detail) if part)
+    return harmless(": ".join(part for part in (plugin, error.detail) if part))
 
 
 def is_terminal(stream: IO[str] | None) -> bool:
@@ -245,6 +248,15 @@ def drop_output(stream: IO[str] | None) -> None:
             os.close(nowhere)
 
 
-def echo_result(document: dict[str, Any], text: str, *, as_json: bool) -> None:
-    """Print a command's result: one JSON document, or the same facts as text."""
-    click.echo(json.dumps(document) if as_json else text)
+def echo_result(
+    document: dict[str, Any], text: str, *, as_json: bool, styled: bool = False
+) -> None:
+    """Print a command's result: one JSON document, or the same facts as text.
+
+    Args:
+        document: the facts.
+        text: the same; what others wrote in it is made harmless, unless that is done already.
+        as_json: print the document.
+        styled: the text has colours of its own, and nothing that does harm.
+    """
+    click.echo(json.dumps(document) if as_json else text if styled else harmless(text))

@@ -18,6 +18,7 @@ from companion_core.cli import Settings, echo_result, explain, is_terminal
 from companion_core.cli.answer_events import Answer, OnText
 from companion_core.cli.chat_stream import Sampling, ask_model
 from companion_core.errors import CompanionError, Reason, UsageError
+from companion_core.system.harmless_text import harmless
 
 __all__ = ["Talk", "prompt_of"]
 
@@ -215,21 +216,13 @@ class _AnswerPrinter:
         if thought:
             if not self._terminal:
                 return
-            shown = _harmless(text)
+            shown = harmless(text)
             if not os.environ.get("NO_COLOR"):
                 shown = click.style(shown, dim=True)
         else:
-            shown = _harmless(text) if self._terminal else text
+            shown = harmless(text) if self._terminal else text
         if self._thinks and not thought:
             shown = f"\n\n{shown.lstrip()}"
         self._thinks = thought
         self._at_line_start = text.endswith("\n")
         click.echo(shown, nl=False, color=True)  # what goes to a file is the answer as it came
-
-
-def _harmless(text: str) -> str:
-    """Return a text in which nothing moves the cursor, changes the screen or types for a person."""
-    return "".join(
-        letter if letter in "\n\t" or letter.isprintable() else "\N{REPLACEMENT CHARACTER}"
-        for letter in text
-    )

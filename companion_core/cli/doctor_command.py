@@ -78,7 +78,7 @@ def command(
     style = _style if _wants_colour() else _plain
     width = shutil.get_terminal_size().columns if is_terminal(sys.stdout) else LINE_WIDTH
     text = "\n".join(report.lines(style, width=width))
-    echo_result(report.document(), text, as_json=as_json)
+    echo_result(report.document(), text, as_json=as_json, styled=True)
     if report.judgement.exit_code:
         refuse(error_for(report.judgement.reason))
     return report.judgement.exit_code

@@ -13,6 +13,7 @@ from companion_core.cli import Settings, drop_output, refuse
 from companion_core.control.client import ask_running
 from companion_core.decisions.client_environment import client_environment, set_aside, unkeepable
 from companion_core.errors import CompanionError, Reason, UsageError
+from companion_core.system.harmless_text import harmless
 
 # As POSIX shells and env(1) have it.
 EXIT_OWN_FAILURE: Final = 125
@@ -59,10 +60,10 @@ def command(settings: Settings, arguments: tuple[str, ...], keep: tuple[str, ...
     try:
         become(settings, arguments, env)
     except FileNotFoundError:
-        click.echo(f"companion: {arguments[0]}: there is no such program", err=True)
+        click.echo(f"companion: {harmless(arguments[0])}: there is no such program", err=True)
         return EXIT_NOT_FOUND
     except OSError:
-        click.echo(f"companion: {arguments[0]}: it cannot be run", err=True)
+        click.echo(f"companion: {harmless(arguments[0])}: it cannot be run", err=True)
         return EXIT_NOT_EXECUTABLE
 
 

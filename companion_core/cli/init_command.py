@@ -23,6 +23,7 @@ from companion_core.config.writer import write_config
 from companion_core.control.client import find_running
 from companion_core.errors import EnvironmentUnavailable, Reason, UsageError
 from companion_core.runtime import digest_binary
+from companion_core.system.harmless_text import harmless
 from companion_core.system.plain_paths import plain_file
 
 __all__ = ["command"]
@@ -72,7 +73,7 @@ def command(
     survey = survey_machine(settings, config)
     proposal = propose(config, survey.found)
     for note in (*survey.notes, *proposal.notes):
-        click.echo(f"companion: {note}", err=True)
+        click.echo(f"companion: {harmless(note)}", err=True)
     if config.runtime.binary is None and not survey.found.fitting(config):
         raise EnvironmentUnavailable(Reason.RUNTIME_NOT_FOUND, config.runtime.name or "")
     keys += proposal.keys
@@ -140,7 +141,7 @@ def _write(
     if text == old:
         return None
     if not as_json:
-        click.echo(text if old is None else _difference(old, text))
+        click.echo(harmless(text if old is None else _difference(old, text)))
     can_ask = is_terminal(sys.stdin) and is_terminal(sys.stderr) and not as_json
     if not yes and can_ask:
         click.confirm(f"companion: write this into {settings.config}?", abort=True, err=True)

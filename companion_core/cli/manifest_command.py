@@ -23,6 +23,7 @@ from companion_core.decisions.source import parse_https_url
 from companion_core.decisions.verdict import Verdict
 from companion_core.errors import EnvironmentUnavailable, Reason, error_for
 from companion_core.providers import DownloadFailed, DownloadRequest, Redirect
+from companion_core.system.state_files import open_ordinary
 from companion_core.transfer_fault import explain_problem, known_problem
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -141,7 +142,7 @@ def verify(file: Path, trusted_keys: tuple[str, ...], as_json: bool) -> None:
 
 def _measure_file(path: Path) -> Measured:
     try:
-        with path.open("rb", buffering=0) as file:
+        with open_ordinary(path) as file:
             return measure(file.readinto)
     except OSError as error:
         raise click.BadParameter(f"cannot read {path}", param_hint="FILE-OR-URL") from error

@@ -9,25 +9,24 @@ import os
 import re
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 import click
 
-from companion_core.authority.hub import Hub
-from companion_core.authority.hub_token import find_hub_token
 from companion_core.cli.blocking import run_cancellable
+from companion_core.cli.hub_access import hub_token_option, open_hub
 from companion_core.cli.own_library import OwnLibrary
 from companion_core.decisions.hub import parse_hub_name
-from companion_core.decisions.hub_answers import hub_settings
-from companion_core.decisions.verdict import Verdict
-from companion_core.errors import EnvironmentUnavailable, Reason, Refused, UsageError
+from companion_core.errors import Reason, Refused, UsageError
+from companion_core.models.byte_pump import Pace
 from companion_core.models.transfer import Download
 from companion_core.serving.additions import AddedModel, Fetching
 from companion_core.serving.own_files import FoundModelFiles, fit_of, look_at
 from companion_core.serving.remote_files import (
+    HUB_PACE,
     FoundRemote,
     HubDownload,
     look_at_address,
@@ -42,6 +41,7 @@ __all__ = [
     "add_model",
     "kind_of",
     "look_at_file",
+    "recorded_source",
     "source_options",
     "take_files",
 ]
@@ -87,9 +87,7 @@ def source_options(function: C) -> C:
             type=click.Path(path_type=Path, exists=True, dir_okay=False),
             help="The file through which the model sees or hears.",
         ),
-        click.option(
-            "--hub-token", is_flag=True, help="Send your token to the hub: HF_TOKEN, or its file."
-        ),
+        hub_token_option,
         click.option("--revision", metavar="REV", help="Of a repository: a branch, tag or commit."),
         click.option("--file", "file", metavar="NAME", help="Of a repository: the file to take."),
         click.option(
@@ -175,7 +173,7 @@ def _add_address(library: OwnLibrary, wanted: Wanted) -> AddedModel:
             cancelled=cancelled,
         )
 
-    return _fetch(library, look, chosen.provider.open, chosen.plugin)
+    return _fetch(library, wanted, look, download=chosen.provider.open, plugin=chosen.plugin)
 
 
 def _add_repository(library: OwnLibrary, wanted: Wanted) -> AddedModel:
@@ -183,24 +181,8 @@ def _add_repository(library: OwnLibrary, wanted: Wanted) -> AddedModel:
     if name is None:
         raise UsageError(Reason.USAGE, f"{wanted.source} is not of the form hf:OWNER/REPO[:QUANT]")
     _refuse_options(wanted, "a file", "--projector")
-    told = hub_settings(os.environ)
-    if told.offline:
-        raise EnvironmentUnavailable(
-            Reason.DOWNLOAD_FAILED, "HF_HUB_OFFLINE is set, so the hub is not asked"
-        )
-    if isinstance(told.endpoint, Verdict):
-        raise UsageError(Reason.USAGE, "HF_ENDPOINT is no https address")
-    token = find_hub_token(os.environ) if wanted.hub_token else None
+    hub = open_hub(library, hub_token=wanted.hub_token)
     chosen = library.downloader()
-    hub = Hub(
-        told.endpoint,
-        egress=library.settings.egress,
-        context=library.context(),
-        token=token,
-        waits=lambda host, seconds: library.printer(
-            Step("wait", f"{host} answers again in {seconds} s")
-        ),
-    )
     download = HubDownload(hub, chosen.provider.open)
 
     def look(cancelled: threading.Event) -> FoundRemote:
@@ -215,28 +197,56 @@ def _add_repository(library: OwnLibrary, wanted: Wanted) -> AddedModel:
             cancelled=cancelled,
         )
 
-    return _fetch(library, look, download, chosen.plugin)
+    return _fetch(library, wanted, look, download=download, plugin=chosen.plugin, pace=HUB_PACE)
+
+
+def recorded_source(library: OwnLibrary, wanted: Wanted) -> str | None:
+    """Return the id under which an address or a repository was added before; None if it was not.
+
+    Nothing is asked of any host. Bytes that are missing are fetched by the start, which has no
+    token; with one, only what is stored counts.
+    """
+    with library.key_told():
+        found = library.models.known.asked_for(_asked(wanted), stored=wanted.hub_token)
+    return found if wanted.model_id in {None, found} else None
+
+
+def _asked(wanted: Wanted) -> str:
+    """Return what was asked for as one text; another hub has other files of the same name."""
+    hub = os.environ.get("HF_ENDPOINT", "") if kind_of(wanted.source) == "hub" else ""
+    named = {"--file": wanted.file, "--revision": wanted.revision, "HF_ENDPOINT": hub}
+    return " ".join([wanted.source, *(f"{key}={value}" for key, value in named.items() if value)])
 
 
 def _fetch(
     library: OwnLibrary,
+    wanted: Wanted,
     look: Callable[[threading.Event], FoundRemote],
+    *,
     download: Download,
     plugin: str,
+    pace: Pace | None = None,
 ) -> AddedModel:
     """Look at what is to be fetched, say what a person should know, fetch it and sign for it."""
     library.printer(Step("look", "asking for its first bytes"))
-    found = run_cancellable(look)
+    found = replace(run_cancellable(look), asked=_asked(wanted))
     library.printer.clear()
     for line in found.told:
         library.say(line)
+    library.models.additions.require_room(found)
     library.require_fit(found.id, fit_of(library.config, found.head, found.size))
     tell = library.progress("download", found.id)
     with library.key_told():
         return run_cancellable(
             lambda cancelled: library.models.additions.add_remote(
                 found,
-                Fetching(download=download, plugin=plugin, progress=tell, cancelled=cancelled),
+                Fetching(
+                    download=download,
+                    plugin=plugin,
+                    progress=tell,
+                    cancelled=cancelled,
+                    pace=pace,
+                ),
             )
         )
 

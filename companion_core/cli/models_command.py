@@ -9,7 +9,12 @@ import click
 
 from companion_core.cli import Settings, echo_result, refuse
 from companion_core.cli.blocking import run_cancellable
-from companion_core.cli.model_sources import Wanted, add_model, source_options
+from companion_core.cli.hub_access import hub_token_option, pull_model
+from companion_core.cli.model_sources import (
+    Wanted,
+    add_model,
+    source_options,
+)
 from companion_core.cli.model_words import describe_added, proves, row_of, word_of
 from companion_core.cli.models_removal import prune, remove
 from companion_core.cli.own_library import OwnLibrary, open_library
@@ -103,10 +108,11 @@ def show(settings: Settings, *, model_id: str, as_json: bool) -> None:
 
 @command.command("pull")
 @_id
+@hub_token_option
 @_yes
 @_as_json
 @click.pass_obj
-def pull(settings: Settings, *, model_id: str, yes: bool, as_json: bool) -> None:
+def pull(settings: Settings, *, model_id: str, hub_token: bool, yes: bool, as_json: bool) -> None:
     """Fetch a model's bytes and prove them, without serving it.
 
     A download that was stopped goes on where it was.
@@ -114,12 +120,7 @@ def pull(settings: Settings, *, model_id: str, yes: bool, as_json: bool) -> None
     library = open_library(settings, as_json=as_json, yes=yes)
     model = run_cancellable(lambda cancelled: library.models.known.model(model_id, cancelled))
     library.require_fit(model.id, fit_of(library.config, model.head, model.size))
-    tell = library.progress("verify" if model.stored else "download", model.id)
-    run_cancellable(
-        lambda cancelled: library.models.pull(
-            model_id, library.downloader(), progress=tell, cancelled=cancelled
-        )
-    )
+    pull_model(library, model, hub_token=hub_token)
     library.printer.clear()
     document = {"id": model.id, "size": model.size, "new": not model.stored}
     was = "stored and proved" if not model.stored else "it was stored, and is proved again"

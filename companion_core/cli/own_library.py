@@ -21,12 +21,14 @@ from companion_core.egress.tls_context import build_tls_context
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason, error_for
 from companion_core.plugin_host import Chosen
 from companion_core.providers import Downloader
+from companion_core.serving.account import open_account
 from companion_core.serving.library import ModelLibrary
 from companion_core.serving.model_lists import ModelLists
 from companion_core.serving.own_files import told_fit
 from companion_core.serving.own_list import open_own_list_alone, plugins_of_command
 from companion_core.serving.step import Step
 from companion_core.system.clock import wall_now
+from companion_core.system.harmless_text import harmless
 
 __all__ = ["OwnLibrary", "open_library"]
 
@@ -59,7 +61,7 @@ class OwnLibrary:
         """Tell a person what they should know before the work goes on."""
         if not self.settings.quiet:
             self.printer.clear()
-            click.echo(f"companion: {line}", err=True)
+            click.echo(f"companion: {harmless(line)}", err=True)
 
     @property
     def can_ask(self) -> bool:
@@ -91,7 +93,7 @@ class OwnLibrary:
                 Reason.MEMORY_SHORT, f"{words}; --yes goes on all the same"
             )
         self.printer.clear()
-        click.echo(f"companion: {words}", err=True)
+        click.echo(f"companion: {harmless(words)}", err=True)
         self.ask("Go on anyway?")
 
     @contextlib.contextmanager
@@ -136,7 +138,16 @@ def open_library(
 
     plugins = plugins_of_command(config, paths, settings.egress, context)
     own = open_own_list_alone(config, paths, plugins)
-    lists = ModelLists(config, paths, settings.egress, context(), own, clock=wall_now)
+    tokens = open_account(
+        config,
+        paths,
+        settings.egress,
+        context,
+        lambda: plugins().select_keychain(config.keychain.name),
+    )
+    lists = ModelLists(
+        config, paths, settings.egress, context(), own, clock=wall_now, tokens=tokens
+    )
     return OwnLibrary(
         settings=settings,
         config=config,

@@ -24,6 +24,7 @@ from companion_core.plugin_host import (
     record_of,
 )
 from companion_core.plugin_trial.trial import CHECK_SECONDS, row_of
+from companion_core.system.harmless_text import harmless
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 _SHOWN_FILES = 20
@@ -223,7 +224,7 @@ def _confirm(state: PluginState, record: TrustRecord, *, yes: bool) -> None:
         f"{record.name}: {record.distribution} {record.version}, {len(record.files)} files\n"
         f"  SHA-256 {record.digest}{changed}"
     )
-    click.echo(facts, err=True)
+    click.echo(harmless(facts), err=True)
     if yes:
         return
     if not sys.stdin.isatty():

@@ -18,6 +18,7 @@ import click
 
 from companion_core.cli import drop_output, is_terminal
 from companion_core.serving.step import Step, amount
+from companion_core.system.harmless_text import harmless
 
 __all__ = ["StepPrinter"]
 
@@ -84,13 +85,13 @@ class StepPrinter:
                 self._draw(self._bar(step))
         elif self._brief:
             if self._draws:
-                self._draw(f"{step.name:{NAME_WIDTH}} {step.text}")
+                self._draw(f"{step.name:{NAME_WIDTH}} {harmless(step.text)}")
         else:
             self._clear()
             name = f"{step.name:{NAME_WIDTH}}"
             if self._terminal and not os.environ.get("NO_COLOR"):
                 name = click.style(name, bold=True)
-            click.echo(f"{name} {step.text}", err=True)
+            click.echo(f"{name} {harmless(step.text)}", err=True)
 
     def _document(self, step: Step) -> dict[str, Any]:
         said: dict[str, Any] = {"step": step.name, "text": step.text}

@@ -21,6 +21,7 @@ from companion_core.cli.model_sources import (
     add_model,
     kind_of,
     look_at_file,
+    recorded_source,
     source_options,
     take_files,
 )
@@ -84,6 +85,9 @@ def command(
 def known_or_added(library: OwnLibrary, wanted: Wanted) -> str:
     """Return the id of a model that can be served: a known one, or one that is added now."""
     if kind_of(wanted.source) != "file":
+        recorded = recorded_source(library, wanted)
+        if recorded is not None:
+            return recorded
         added = add_model(library, wanted)
     elif _is_id(wanted.source):
         return run_cancellable(lambda stop: library.models.known.model(wanted.source, stop)).id

@@ -25,7 +25,8 @@ from companion_core.config.sections import Config
 from companion_core.control.client import ask_running, find_running
 from companion_core.errors import CompanionError, Reason, error_for
 from companion_core.serving.default_model import with_default_model
-from companion_core.serving.step import OnStep
+from companion_core.serving.step import OnStep, Step
+from companion_core.system.lacks import lacks_told
 from companion_core.system.muted_output import set_output_apart
 
 
@@ -58,11 +59,10 @@ def command(
     same address and with the same token. This command then returns; Ctrl-C before the drain
     leaves the old model serving. One that runs already is reported, and goes on.
     """
+    if announce_fd is not None:
+        return _serve_for_parent(settings, model_id, announce_fd)
     config = _read_config(settings, model_id)
     harden_process()
-    if announce_fd is not None:
-        set_output_apart()
-        return _serve_for_parent(settings, config, announce_fd)
     try:
         return _up(settings, config, model_id, detach=detach, as_json=as_json)
     except CompanionError as error:
@@ -145,7 +145,7 @@ async def _serve(
     return 0
 
 
-def _serve_for_parent(settings: Settings, config: Config, descriptor: int) -> int:
+def _serve_for_parent(settings: Settings, model_id: str | None, descriptor: int) -> int:
     with os.fdopen(descriptor, "w", encoding="utf-8") as pipe:
 
         def tell(**message: Any) -> None:
@@ -161,15 +161,15 @@ def _serve_for_parent(settings: Settings, config: Config, descriptor: int) -> in
             tell(available=companion.status().to_json())
             pipe.close()
 
+        def on_step(step: Step) -> None:
+            tell(step=dataclasses.asdict(step))
+
         try:
-            work = _serve(
-                settings,
-                config,
-                lambda step: tell(step=dataclasses.asdict(step)),
-                announce,
-                logs=True,
-            )
-            return run_event_loop(work)
+            with lacks_told():
+                config = _read_config(settings, model_id)
+                harden_process()
+                set_output_apart()
+                return run_event_loop(_serve(settings, config, on_step, announce, logs=True))
         except CompanionError as error:
             log_ending(error.reason)
             tell(error=error.reason.value, detail=explain(error))

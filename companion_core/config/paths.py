@@ -121,9 +121,17 @@ class InstancePaths:
 
     def _mark(self) -> str:
         """Return a short digest that tells this folder from others of the same name."""
-        import hashlib  # noqa: PLC0415 - a companion needs it, most commands do not
+        return _digest(self._real_folder())
 
-        return hashlib.sha256(os.fsencode(self._real_folder())).hexdigest()[:12]
+    @property
+    def account_mark(self) -> str:
+        """Tells this state folder's sign-in from another's; all instances in it share one."""
+        return _digest(Path(os.path.realpath(self.root)))
+
+    @property
+    def account(self) -> Path:
+        """Locked while the sign-in session is read or changed; it holds nothing."""
+        return self.root / "account"
 
     def _real_folder(self) -> Path:
         """Return this folder's canonical path, however the state folder is spelled."""
@@ -269,6 +277,12 @@ class InstancePaths:
             cache = _platform_folder("user_cache_path", "--state-dir")
             if _only_ours(cache):
                 yield cache / self._mark()
+
+
+def _digest(folder: Path) -> str:
+    import hashlib  # noqa: PLC0415 - a companion needs it, most commands do not
+
+    return hashlib.sha256(os.fsencode(folder)).hexdigest()[:12]
 
 
 def _only_ours(folder: Path) -> bool:

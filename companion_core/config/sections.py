@@ -15,12 +15,20 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
+from companion_core.decisions.oauth import is_issuer
+from companion_core.decisions.oauth.grammar import (
+    PATH,
+    has_dot_segment,
+    is_printable,
+    is_scope_list,
+)
 from companion_core.decisions.signatures import parse_public_key
 from companion_core.decisions.source import HttpsUrl, parse_https_url
 from companion_core.errors import Reason, UsageError
 
 __all__ = [
     "SECTIONS",
+    "AccountConfig",
     "Config",
     "GatewayConfig",
     "KeychainConfig",
@@ -81,6 +89,15 @@ def _is_url(value: Any) -> bool:
     return isinstance(parse_https_url(value), HttpsUrl)
 
 
+def _is_redirect_path(value: Any) -> bool:
+    return (
+        type(value) is str
+        and value.startswith("/")
+        and re.fullmatch(PATH, value) is not None
+        and not has_dot_segment(value)
+    )
+
+
 def _is_keys(value: Any) -> bool:
     return (
         type(value) in {list, tuple}
@@ -121,6 +138,22 @@ class ManifestConfig:
 
     url: str = _key(_is_url, "an https:// or file:/// address")
     trusted_keys: tuple[str, ...] = _key(_is_keys, 'a list of "ed25519:…" keys')
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountConfig:
+    """[account]: who signs you in, for a publisher's manifest that asks for it."""
+
+    issuer: str = _key(is_issuer, "the https:// address of the sign-in service, its issuer")
+    client_id: str = _key(is_printable, "the name of this program at the service; it has no secret")
+    scopes: tuple[str, ...] = _key(
+        is_scope_list,
+        "a list of scopes; no more is accepted",
+        ("openid", "offline_access"),
+    )
+    redirect_path: str = _key(
+        _is_redirect_path, "the path of the redirect address that the service knows", "/callback"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,6 +287,7 @@ class Config:
     """The configuration; without a `manifest`, only the person's own models are served."""
 
     manifest: ManifestConfig | None = None
+    account: AccountConfig | None = None
     model: ModelConfig = field(default_factory=ModelConfig)
     models: ModelsConfig = field(default_factory=ModelsConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
@@ -278,6 +312,7 @@ class Config:
 SECTIONS: Final[Mapping[str, type[Any]]] = MappingProxyType(
     {
         "manifest": ManifestConfig,
+        "account": AccountConfig,
         "model": ModelConfig,
         "models": ModelsConfig,
         "runtime": RuntimeConfig,

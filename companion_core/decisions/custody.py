@@ -3,8 +3,7 @@
 Sizes are bounded; metadata holds no secret and no field but its own; torn or corrupt metadata is
 no session (I-13). Imports no keychain; never raises on bad input.
 
-A start stores the loopback token by these rules. `companion login`, which is not built yet, will
-store the session by them.
+A start stores the loopback token by these rules, and `companion login` the session.
 """
 
 from __future__ import annotations

@@ -23,10 +23,11 @@ _VERSIONS: Final = frozenset({2, 3})
 _MAX_ENTRIES: Final = 65536
 _MAX_KEY_BYTES: Final = 65535
 _MAX_TEXT_BYTES: Final = 2**20  # a chat template has tens of KiB
-_MAX_TENSORS: Final = 2**20
+_MAX_TENSORS: Final = 2**16  # the largest models have some thousand
 _MAX_DIMENSIONS: Final = 4
 _ALIGNMENTS: Final = frozenset(2**power for power in range(3, 17))  # 32 is the usual one
 _MAX_NUMBERS: Final = 4096  # of an array that has one entry for each layer
+_MAX_NUMBERS_KEPT: Final = 2**16  # of all arrays
 
 Scalar: TypeAlias = int | float | bool | str
 
@@ -49,7 +50,7 @@ class GgufHead:
         version: of the format.
         tensors: how many there are; 0 in the first part of some split models.
         fields: key and value of each entry that is one number, truth value or text.
-        numbers: the arrays of whole numbers that have one entry for each layer.
+        numbers: the arrays of whole numbers that have one entry for each layer, the first of them.
         lengths: how many elements each array has.
         data_ends: bytes from the file's start to the end of the last tensor, as far as its offset
             and shape tell; None if the head is cut off.
@@ -154,7 +155,7 @@ def _entry(
             reader.skip_texts(length)
         elif element in _SIMPLE:
             shape = _SIMPLE[element]
-            if length <= _MAX_NUMBERS and shape.format[-1] in "BbHhIiQq":
+            if length <= _MAX_NUMBERS and shape.format[-1] in "BbHhIiQq" and reader.keeps(length):
                 numbers[key] = tuple(reader.whole(shape) for _ in range(length))
             else:
                 reader.skip(length * shape.size)
@@ -237,7 +238,13 @@ class _Reader:
 
     def __init__(self, data: memoryview) -> None:
         self._data = data
+        self._kept = 0
         self.position = 0
+
+    def keeps(self, count: int) -> bool:
+        """Tell whether so many more numbers of arrays are kept: to read them takes long."""
+        self._kept += count
+        return self._kept <= _MAX_NUMBERS_KEPT
 
     def skip(self, count: int) -> None:
         """Pass over `count` bytes."""

@@ -11,13 +11,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from companion_core.decisions.source import HttpsUrl, parse_https_url
+from companion_core.decisions.source import (
+    HttpsUrl,
+    SourceUrl,
+    admit_source,
+    parse_https_url,
+)
 from companion_core.decisions.verdict import Verdict
 
 __all__ = [
-    "HUB_ORIGINS",
     "HubProblem",
     "HubSettings",
+    "admit_redirect",
     "explain_answer",
     "hub_settings",
     "is_hop_admitted",
@@ -27,15 +32,6 @@ __all__ = [
 ]
 
 DEFAULT_ENDPOINT: Final = "https://huggingface.co"
-# Where the public hub sends those who fetch a large file (its own list of 2026, and what its
-# answers of that year named). A model that is recorded may be fetched again from these.
-HUB_ORIGINS: Final = (
-    "https://cas-bridge.xethub.hf.co/",
-    "https://cdn-lfs-eu-1.hf.co/",
-    "https://cdn-lfs-us-1.hf.co/",
-    "https://us.aws.cdn.hf.co/",
-    "https://us.gcp.cdn.hf.co/",
-)
 _TRUE: Final = frozenset({"1", "on", "yes", "true"})  # as the hub's own client reads it
 _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 
@@ -45,20 +41,33 @@ _HTTPS_PORT: Final = 443
 
 
 class HubProblem(enum.Enum):
-    """Why a hub did not give what was asked for; the value is what the person is told."""
+    """Why a hub did not give what was asked for, and what to do; `{page}` is the repository's."""
 
-    GATED = "its owner wants to know who takes it: accept the terms on its page, then give a token"
-    NOT_GRANTED = "the token's owner has no access to it yet: ask for it on its page"
-    ABSENT_OR_PRIVATE = (
-        "there is no such repository, or it is private: check the name, or give a token"
+    GATED = (
+        "its owner wants to know who takes it: accept the terms on its page {page}, then send your "
+        "token with --hub-token"
     )
-    ABSENT = "there is none of that name that the token's owner may see"
-    BAD_TOKEN = "the token is not valid"  # noqa: S105 - a message, not a secret
-    NO_REVISION = "there is no such revision in it"
-    NO_FILE = "there is no such file in it"
-    DISABLED = "the hub has disabled it"
-    LIMITED = "the hub answers no more requests for now"
-    FAILED = "the hub could not answer"
+    NOT_GRANTED = "the token's owner has no access to it yet: ask for it on its page {page}"
+    ABSENT_OR_PRIVATE = (
+        "there is no such repository, or it is private: check the name, or send your token with "
+        "--hub-token"
+    )
+    ABSENT = "there is none of that name that the token's owner may see: check the name"
+    BAD_TOKEN = (
+        "the token is not valid: make another in your settings there, or leave --hub-token out"  # noqa: S105 - words
+    )
+    NO_REVISION = "there is no such revision in it: see {page}"
+    NO_FILE = "there is no such file in it: see {page}"
+    DISABLED = "the hub has disabled it: choose another one"
+    LIMITED = (
+        "the hub answers no more requests for now: try again in some minutes; with --hub-token it "
+        "answers more"
+    )
+    FAILED = "the hub could not answer: try again later"
+
+    def words(self, page: str) -> str:
+        """Return what the person is told; `page` is the repository's address."""
+        return self.value.format(page=page)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,11 +102,33 @@ def is_hop_admitted(endpoint: object, hop: object) -> bool:
     """
     if type(endpoint) is not HttpsUrl or type(hop) is not HttpsUrl:
         return False
-    if is_hub_host(hop.host, hop.port) or hop.host == endpoint.host:
+    if is_hub_host(hop.host, hop.port) or (hop.host, hop.port) == (endpoint.host, endpoint.port):
         return True
     if endpoint.host in _LOOPBACK:
         return hop.host in _LOOPBACK
     return hop.port == _HTTPS_PORT and hop.host.endswith("." + endpoint.host)
+
+
+def admit_redirect(source: object, leads_to: object, allowed: object) -> SourceUrl | Verdict:
+    """Return proof that a redirect of a signed address may be followed, or why not (I-03).
+
+    The public hub's byte hosts change, so none of them is signed: they are one closed entry, for
+    redirects of an address of the public hub's own and of no other.
+
+    Args:
+        source: the signed address as a `SourceUrl`, whatever the hops after it were.
+        leads_to: where the redirect leads.
+        allowed: as for `admit_source`.
+    """
+    admitted = admit_source(leads_to, allowed)
+    if not isinstance(admitted, Verdict) or type(source) is not SourceUrl:
+        return admitted
+    if source.host not in _HUB_HOSTS or source.port != _HTTPS_PORT:
+        return admitted
+    hop = parse_https_url(leads_to)
+    if isinstance(hop, HttpsUrl) and is_hub_host(hop.host, hop.port):
+        return admit_source(leads_to, [f"https://{hop.host}/"])
+    return admitted
 
 
 def stated_digest(headers: object) -> tuple[str | None, int | None]:

@@ -11,6 +11,7 @@ import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Final
 
 from companion_core.decisions.evidence import Evidence
 from companion_core.decisions.verdict import OK, Verdict, refuse
@@ -26,14 +27,18 @@ __all__ = [
 ]
 
 
+_DRIVERS_NAME: Final = "@cuda-uvmfd-"
+
+
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """A socket that accepts from the network: a listening TCP or an open UDP one.
+    """A socket that other programs reach without a file: listening TCP, open UDP, or by a name.
 
     Attributes:
-        protocol: tcp or udp.
-        address: as text.
-        port: of the address.
+        protocol: tcp, udp or unix.
+        address: as text; of a Unix socket "@" and its abstract name (unix(7)), which any user's
+            program can connect to.
+        port: of the address; 0 for a name.
         other_network: the socket was made in another network namespace than the companion's,
             where the same address and port may be another program's.
     """
@@ -87,7 +92,8 @@ def check_listeners(
 
     If the person accepted an open backend, further loopback ports pass (Ollama's runner has one);
     a socket beyond loopback never does. A socket counts whichever network it was made in; the
-    channel alone has to be in the one that the companion connects to.
+    channel alone has to be in the one that the companion connects to. The name by which NVIDIA's
+    driver finds itself in a process passes.
 
     Args:
         listeners: those of the tree; None when they could not be read.
@@ -102,6 +108,7 @@ def check_listeners(
     proof = LoopbackChannel(ok=True, reason=Reason.OK, channel=channel)
     if listeners is None:
         return refuse(Reason.RUNTIME_LISTENS_WIDE)
+    listeners = frozenset(each for each in listeners if not _is_drivers(each))
     if isinstance(channel, UnixChannel):
         return refuse(Reason.RUNTIME_LISTENS_WIDE) if listeners else proof
     if not _is_loopback(channel.host):
@@ -124,6 +131,10 @@ def check_peer(pid: int, tree: frozenset[int], *, ended: bool) -> Verdict:
     if pid <= 0 or ended or pid not in tree:
         return refuse(Reason.BACKEND_FOREIGN)
     return OK
+
+
+def _is_drivers(listener: Listener) -> bool:
+    return listener.protocol == "unix" and listener.address.startswith(_DRIVERS_NAME)
 
 
 @lru_cache(maxsize=64)

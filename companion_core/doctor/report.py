@@ -24,6 +24,7 @@ from companion_core.doctor import (
 from companion_core.doctor.checks import Check, Situation, run_checks
 from companion_core.doctor.findings import Judgement, Row, Section, Status, judge
 from companion_core.errors import REASONS
+from companion_core.system.harmless_text import harmless
 
 __all__ = ["CHECKS", "Report", "examine"]
 
@@ -120,12 +121,16 @@ def _lines_of(group: Sequence[Row], style: Style, indent: int, width: int) -> It
     reason = "" if row.status is Status.OK else row.reason.value
     source = f"({finding.source})" if finding.source else ""
     said = ": ".join(filter(None, [reason, finding.detail]))
-    text = " ".join(filter(None, [finding.value, source, said]))
+    text = harmless(" ".join(filter(None, [finding.value, source, said])))
     first, *more = _wrap(text, width - indent) or [""]
     status = style(f"{row.status.value:{_STATUS_WIDTH}}", row.status)
-    yield f"  {status}{_name(group):{indent - _STATUS_WIDTH - 2}}{first}".rstrip()
+    yield f"  {status}{harmless(_name(group)):{indent - _STATUS_WIDTH - 2}}{first}".rstrip()
     if row.status is Status.FAIL:
-        more += [f"-> {finding.fix}"] if finding.fix else _wrap(f"-> {row.advice}", width - indent)
+        more += (
+            [f"-> {harmless(finding.fix)}"]
+            if finding.fix
+            else _wrap(f"-> {row.advice}", width - indent)
+        )
     for line in more:
         yield " " * indent + line
 

@@ -23,7 +23,7 @@ from companion_core.doctor.findings import Finding, Section, broken, fine, repai
 from companion_core.errors import CompanionError, Reason, Refused
 from companion_core.models.kept_parts import KEPT_NAMES, received
 from companion_core.system.os_compat import FOLDER, NO_FOLLOW, NON_BLOCKING, user_id
-from companion_core.system.state_files import check_owned, open_to_others
+from companion_core.system.state_files import check_own_place, check_owned, open_to_others
 
 __all__ = ["ACCESS", "REPAIR", "checks", "is_ours", "room", "shown"]
 
@@ -75,11 +75,11 @@ class _Entry:
 def check_access(situation: Situation) -> Finding:
     """Require that the person can read and write the state folder."""
     root = situation.paths.root
-    check_owned(root.parent)
+    check_own_place(root.parent)
     if not root.exists():
         return fine("made at the first start")
     root = root.resolve(strict=True)  # a link of the person's own is fine
-    check_owned(root.parent)
+    check_own_place(root.parent)
     usable = root.stat().st_mode & _OWNER == _OWNER
     if usable and os.access(root, os.R_OK | os.W_OK | os.X_OK):
         return fine("can be read and written")

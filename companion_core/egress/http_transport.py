@@ -13,7 +13,7 @@ import contextlib
 import socket
 import ssl
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import httpcore2
@@ -139,13 +139,17 @@ class DoorwayTransport(httpx2.BaseTransport):
 
         Args:
             url: what to ask for.
-            bearer: a credential to send; none by default.
+            bearer: a credential to send to this address alone; none by default.
         """
-        headers = dict(_HEADERS)
-        if bearer is not None:
-            headers["Authorization"] = f"Bearer {bearer.reveal()}"
+        shown = {} if bearer is None else {"Authorization": f"Bearer {bearer.reveal()}"}
+        return self.ask("GET", url.text, shown)
+
+    def ask(
+        self, method: str, url: str, headers: Mapping[str, str], content: bytes = b""
+    ) -> httpx2.Response:
+        """Return the answer to one request with these headers; no redirect is followed."""
         with translated(httpx2.InvalidURL):
-            request = httpx2.Request("GET", url.text, headers=headers)
+            request = httpx2.Request(method, url, headers={**_HEADERS, **headers}, content=content)
         return self.handle_request(request)
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:

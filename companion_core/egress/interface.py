@@ -73,6 +73,13 @@ class Egress(Protocol):
         """Become another program found on PATH (`companion exec`); raise `OSError` on failure."""
         ...
 
+    def open_browser(self, url: str) -> bool:
+        """Show an https address in the person's own browser; False if none can be started.
+
+        Blocks for a moment, in which a starter that finds no browser ends.
+        """
+        ...
+
     def identify(self, pid: int) -> ProcessIdentity | None:
         """Return what proves the process, or None when there is no such process.
 

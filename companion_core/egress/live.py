@@ -88,6 +88,12 @@ class LiveEgress:
         with subprocess.Popen(list(argv), env=dict(env)) as child:
             sys.exit(child.wait())
 
+    def open_browser(self, url: str) -> bool:
+        """See `Egress`."""
+        from companion_core.egress.browser import open_browser  # noqa: PLC0415 - loaded on first use
+
+        return open_browser(url, self.start_process)
+
     def identify(self, pid: int) -> ProcessIdentity | None:
         """See `Egress`."""
         return process_identity.identify(pid)

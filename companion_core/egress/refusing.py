@@ -39,6 +39,10 @@ class RefusingEgress:
         """Refuse."""
         raise EgressRefused
 
+    def open_browser(self, url: str) -> bool:  # noqa: ARG002 - the signature of the doorway
+        """Refuse."""
+        raise EgressRefused
+
     def identify(self, pid: int) -> ProcessIdentity | None:  # noqa: ARG002 - the signature of the doorway
         """Refuse."""
         raise EgressRefused

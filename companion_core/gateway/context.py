@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Final, Protocol
 
@@ -26,7 +26,7 @@ from companion_core.gateway.http.responses import error_response, json_response,
 from companion_core.gateway.http.second_parser import head_parser
 from companion_core.gateway.metrics import RequestMetrics
 from companion_core.gateway.queue import AdmissionQueue
-from companion_core.gateway.settings import GatewaySettings, ServingConditions
+from companion_core.gateway.settings import Backend, GatewaySettings, ServingConditions
 from companion_core.gateway.slices import Slices
 from companion_core.gateway.upstream import BackendPool
 from companion_core.providers import OPENAI_ROUTES, Route
@@ -139,14 +139,30 @@ class GatewayContext:
     def name_model(self, model_id: str) -> None:
         """Take requests that name this model, and list no other, from now on."""
         self.settings = replace(self.settings, model_id=model_id)
-        model = {"id": model_id, "object": "model", "created": 0, "owned_by": "companion"}
+        self._not_served = f"This gateway serves {model_id}; ask for that."
+        self._list({})
+
+    def describe_model(self, backend: Backend) -> None:
+        """Say of the model what is known since its backend runs."""
+        length = backend.context_length
+        self._list(
+            {
+                "context_length": length,
+                "max_model_len": length,  # as vLLM names it
+                "modalities": list(backend.modalities),
+                "state": "ready",
+            }
+        )
+
+    def _list(self, known: Mapping[str, Any]) -> None:
+        model = {"id": self.settings.model_id, "object": "model", "created": 0}
+        model |= {"owned_by": "companion", **known}
         answers = {MODELS_PATH: {"object": "list", "data": [model]}, self._model_path: model}
         self._models = {
             (path, close): json_response(200, json.dumps(answer).encode(), close=close)
             for path, answer in answers.items()
             for close in (False, True)
         }
-        self._not_served = f"This gateway serves {model_id}; ask for that."
 
     def set_policy(self, *, hosts: Iterable[str], routes: Iterable[Route]) -> None:
         """Let the guard admit requests to these hosts and, of these routes, the inference ones."""
@@ -182,7 +198,7 @@ class GatewayContext:
 
     def release_place(self, seconds: float) -> None:
         """Take a place back that was used for so long; the first that waits gets it."""
-        waiter = self.queue.release(seconds)
+        waiter = self.queue.release(seconds, self.now())
         if waiter is not None:
             asyncio.get_running_loop().call_soon(waiter.place_is_free)
         elif self.drained is not None and self.queue.in_flight == 0:

@@ -183,6 +183,7 @@ class Gateway:
             return
         context = self.context
         self.backend, context.requests = self._expected
+        context.describe_model(self.backend)
         checks, now = list(context.held_checks), context.now()
         context.held_checks.clear()
         for check in checks:

@@ -26,7 +26,7 @@ _SMOOTHING: Final = 0.2
 # What a place is taken for, as long as none was given back.
 _FIRST_GUESS_SECONDS: Final = 0.05
 # Those who are asked to come later come at a slower pace than the places are free at.
-_MARGIN: Final = 1.1
+_MARGIN: Final = 1.25
 # Clients of OpenAI and Anthropic heed no longer one.
 _LONGEST_RETRY_AFTER: Final = 60.0
 
@@ -57,8 +57,10 @@ class AdmissionQueue:
 
     __slots__ = (
         "_deadline_seconds",
+        "_last_release",
         "_last_turn",
         "_max_in_flight",
+        "_mean_gap",
         "_mean_seconds",
         "_queue_bound",
         "_refused_since",
@@ -72,6 +74,8 @@ class AdmissionQueue:
         self._queue_bound = queue_bound
         self._deadline_seconds = deadline_seconds
         self._mean_seconds = _FIRST_GUESS_SECONDS
+        self._mean_gap = 0.0  # between two places given back while others wait
+        self._last_release: float | None = None  # the last one, if another waited then
         self._last_turn = 0.0  # of all that were asked to come again
         self._refused_since: float | None = None  # no place was given back since then
         self._waiting: OrderedDict[Waiter, float] = OrderedDict()
@@ -108,12 +112,16 @@ class AdmissionQueue:
         """Give up waiting; harmless when not waiting."""
         self._waiting.pop(waiter, None)
 
-    def release(self, seconds: float) -> Waiter | None:
+    def release(self, seconds: float, now: float) -> Waiter | None:
         """Give a place back; the first request that waits gets it, and is returned.
 
         Args:
             seconds: how long the place was used, for `retry_after`.
+            now: on the gateway's clock.
         """
+        if self._last_release is not None:
+            self._mean_gap += _SMOOTHING * (now - self._last_release - self._mean_gap)
+        self._last_release = now if self._waiting else None
         self._mean_seconds += _SMOOTHING * (seconds - self._mean_seconds)
         self._refused_since = None
         if self._waiting:
@@ -148,7 +156,8 @@ class AdmissionQueue:
         if self._refused_since is None:
             self._refused_since = now
         stalled = now - self._refused_since
-        gap = max(_MARGIN * self._mean_seconds / self._max_in_flight, stalled)
+        gap = _MARGIN * max(self._mean_seconds / self._max_in_flight, self._mean_gap)
+        gap = max(gap, stalled)
         first = now + gap * (len(self._waiting) + 1)
         self._last_turn = turn = min(max(self._last_turn + gap, first), now + _LONGEST_RETRY_AFTER)
         return turn - now

@@ -87,6 +87,8 @@ class Backend:
         routes: what it serves; only `OPENAI_ROUTES` among them are passed on.
         drop_fields: request fields that are removed, whatever their case.
         dialect: where its API differs from OpenAI's.
+        context_length: tokens of context for each request; None if the runtime chooses.
+        modalities: of what a request may hold.
     """
 
     channel: BackendChannel
@@ -96,6 +98,8 @@ class Backend:
     routes: tuple[Route, ...] = OPENAI_ROUTES
     drop_fields: tuple[str, ...] = ()
     dialect: Dialect = field(default_factory=Dialect)
+    context_length: int | None = None
+    modalities: tuple[str, ...] = ("text",)
 
 
 class ServingConditions(Protocol):

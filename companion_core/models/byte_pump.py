@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, Final, Self
 from companion_core.errors import CompanionError, PluginFault, Reason
 from companion_core.providers import DownloadFailed, DownloadRequest, Redirect, ResumeRefused
 from companion_core.system.deadline import call_with_deadline
+from companion_core.system.lacks import is_limit, lack_of
 from companion_core.system.muted_output import mute_output
 from companion_core.transfer_fault import TransferFault, TransferProblem
 
@@ -155,6 +156,8 @@ class BytePump:
                 return item
             if isinstance(item, DownloadFailed | Redirect | ResumeRefused | CompanionError):
                 raise item
+            if is_limit(item):
+                raise lack_of(item) from item
             raise PluginFault(Reason.PLUGIN_CALL_FAILED, self._plugin) from item
 
     def _stop(self) -> None:

@@ -91,8 +91,11 @@ def peek(
         except Redirect as redirect:
             hops.append(_next_hop(hop, redirect.url, admit, plugin))
         except DownloadFailed as error:
-            if not error.retryable or failures == len(RETRY_PAUSES):
-                raise _failed(hop.host, known_problem(error.problem)) from error
+            problem = known_problem(error.problem)
+            # A link that a redirect signed for a while has ended; the address gives another one.
+            ended = len(hops) > 1 and problem.fault is TransferFault.FORBIDDEN
+            if not (error.retryable or ended) or failures == len(RETRY_PAUSES):
+                raise _failed(hop.host, problem) from error
             cancelled.wait(RETRY_PAUSES[failures])
             failures += 1
             del hops[1:]

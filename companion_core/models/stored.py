@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import threading
 from collections.abc import Collection
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Final
 
 from companion_core.system.folder_lock import lock_folder
 
-__all__ = ["delete_files", "stored_files"]
+__all__ = ["delete_files", "room_for_files", "stored_files"]
 
 _STORED: Final = re.compile(r"[0-9a-f]{64}")
+_UNFINISHED: Final = ".*.part"  # a download makes room for itself by those of others
 
 
 def stored_files(folder: Path) -> set[str]:
@@ -20,6 +22,23 @@ def stored_files(folder: Path) -> set[str]:
     if not folder.is_dir():
         return set()
     return {path.name for path in folder.iterdir() if _STORED.fullmatch(path.name)}
+
+
+def room_for_files(folder: Path) -> int:
+    """Return how many bytes of files could come: what is free, and what unfinished ones hold.
+
+    Args:
+        folder: the store; it need not be there yet, but a folder above it.
+
+    Raises:
+        OSError: the disk.
+    """
+    there = folder
+    while not there.is_dir():
+        there = there.parent
+    return shutil.disk_usage(there).free + sum(
+        path.lstat().st_size for path in folder.glob(_UNFINISHED)
+    )
 
 
 def delete_files(folder: Path, digests: Collection[str], cancelled: threading.Event) -> int:

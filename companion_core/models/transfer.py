@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import BinaryIO, Final
 
+from companion_core.decisions.hub_answers import admit_redirect
 from companion_core.decisions.redirect import name_address, resolve_redirect
-from companion_core.decisions.source import SourceUrl, admit_source
+from companion_core.decisions.source import SourceUrl
 from companion_core.decisions.verdict import Verdict
 from companion_core.errors import EnvironmentUnavailable, PluginFault, Reason, Refused, error_for
 from companion_core.models.byte_pump import BLOCKS, BytePump, Pace
@@ -196,7 +197,7 @@ class _Lane:
                 with pump:
                     yield from self._take(ask, request, pump)
             except Redirect as redirect:
-                url = _admit_redirect(url, redirect.url, transfer)
+                url = _admit_redirect(self.source, url, redirect.url, transfer)
             except DownloadFailed as error:
                 problem = known_problem(error.problem)
                 # A link that a redirect signed for a while has ended; the address gives another.
@@ -240,12 +241,14 @@ class _Lane:
             raise DownloadFailed(Reason.DOWNLOAD_FAILED, retryable=True, problem=problem)
 
 
-def _admit_redirect(hop: SourceUrl, location: object, transfer: Transfer) -> SourceUrl:
+def _admit_redirect(
+    source: SourceUrl, hop: SourceUrl, location: object, transfer: Transfer
+) -> SourceUrl:
     """Return proof that the address a hop leads to may be fetched; a refusal names both."""
     if type(location) is not str:
         raise PluginFault(Reason.PLUGIN_RESULT_INVALID, transfer.plugin)
     address = resolve_redirect(hop.text, location)
-    admitted = admit_source(address, transfer.allowed)
+    admitted = admit_redirect(source, address, transfer.allowed)
     if not isinstance(admitted, Verdict):
         return admitted
     if address is None or admitted.reason is Reason.MALFORMED_SPEC:

@@ -24,6 +24,7 @@ from companion_core.providers import (
     ResumeRefused,
 )
 from companion_core.system.deadline import call_with_deadline, call_with_deadline_async
+from companion_core.system.lacks import is_limit, lack_of
 from companion_core.system.muted_output import mute_output
 from companion_core.transfer_fault import known_problem
 
@@ -72,6 +73,7 @@ async def call_provider(plugin: str, function: Callable[..., T], *args: Any, sec
     Raises:
         KeychainUnavailable, CannotPlan, Redirect, ResumeRefused, DownloadFailed, ProbeFailed,
             OptionInvalid: as the plugin raised them, rebuilt.
+        EnvironmentUnavailable: `limit_reached`, if the system had nothing left for the call.
         PluginFault: `plugin_call_failed` for any other exception and for a missed
             deadline; `plugin_result_invalid` for an awaitable or generator in place of a value.
     """
@@ -121,6 +123,8 @@ def _outcome(
             return PluginFault(Reason.PLUGIN_RESULT_INVALID, plugin)
     except BaseException as error:  # noqa: BLE001 - even SystemExit is the plugin's fault alone
         try:
+            if is_limit(error):
+                return lack_of(error)
             return _rebuilt(error) or PluginFault(Reason.PLUGIN_CALL_FAILED, plugin)
         except BaseException:  # noqa: BLE001 - reading a hostile exception may raise too
             return PluginFault(Reason.PLUGIN_CALL_FAILED, plugin)

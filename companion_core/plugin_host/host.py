@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Final, Generic, TypeVar, cast
 
-from companion_core.errors import PluginFault, Reason, error_for
+from companion_core.errors import EnvironmentUnavailable, PluginFault, Reason, error_for
 from companion_core.hookspecs import AUTHORITY_GROUP, RUNTIME_GROUP
 from companion_core.plugin_host.calls import call_provider_sync
 from companion_core.plugin_host.imports import import_plugin
@@ -324,5 +324,7 @@ class _Loader:
         except OptionInvalid as error:
             detail = f"keychain.options.{error.name}"
             raise PluginFault(Reason.UNKNOWN_OPTION, plugin, detail) from None
+        except EnvironmentUnavailable:
+            raise  # the system has no thread, descriptor or memory left, whoever asked for it
         except Exception:  # noqa: BLE001 - while loading, any exception is the plugin's fault
             raise PluginFault(reason, plugin) from None

@@ -21,10 +21,11 @@ from typing import Any, NoReturn
 
 from companion_core.egress.refusing import RefusingEgress
 from companion_core.egress.tls_context import build_tls_context
-from companion_core.errors import CompanionError, Reason
+from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason
 from companion_core.plugin_host import KeychainOptions, LoadedPlugins, PluginState, TrustRecord
 from companion_core.plugin_trial.provider_answers import ask_providers
 from companion_core.serving.assembly import load_every_plugin
+from companion_core.system.lacks import is_lack, lack_of
 from companion_core.testing.plugin_kit import check_plugin
 
 __all__ = ["report_on"]
@@ -111,8 +112,21 @@ def main() -> NoReturn:
     nothing = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1):
         os.dup2(nothing, descriptor)
-    os.write(report, json.dumps(report_on(request)).encode())
+    os.write(report, json.dumps(_report_or_lack(request)).encode())
     os._exit(0)
+
+
+def _report_or_lack(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the report; in its place what the environment lacks, for which no plugin is blamed."""
+    try:
+        return report_on(request)
+    except Exception as error:
+        lack = error if isinstance(error, EnvironmentUnavailable) else None
+        if lack is None and is_lack(error):
+            lack = lack_of(error)
+        if lack is None:
+            raise
+        return {"lack": {"reason": lack.reason.value, "detail": _printable(lack.detail)}}
 
 
 if __name__ == "__main__":

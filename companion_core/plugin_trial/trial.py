@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from companion_core.egress.interface import Egress
-from companion_core.errors import Reason
+from companion_core.errors import REASONS, Culprit, EnvironmentUnavailable, Reason
 from companion_core.plugin_host import State, TrustRecord
 from companion_core.providers import OptionValue
 from companion_core.system.interpreter import running_interpreter
@@ -61,6 +61,9 @@ class Trial:
             check: the plugin to run the conformance kit on.
             ask: the keychain scope for which the selected providers are asked what they find.
             seconds: the deadline; the child is killed at it.
+
+        Raises:
+            EnvironmentUnavailable: what the child lacked, by the child's own account.
         """
         request = {
             "records": [asdict(record) for record in self.records],
@@ -92,7 +95,22 @@ class Trial:
                     child.kill()
                     child.wait()
             answer.seek(0)
-            return _parse(answer.read(_MAX_REPORT_BYTES), names, check=check is not None)
+            raw = answer.read(_MAX_REPORT_BYTES)
+        if (lack := _lack(raw)) is not None:
+            raise lack
+        return _parse(raw, names, check=check is not None)
+
+
+def _lack(raw: bytes) -> EnvironmentUnavailable | None:
+    """Return what the child lacked, if it says that in place of a report."""
+    try:
+        told = json.loads(raw)["lack"]
+        reason, detail = Reason(told["reason"]), told["detail"]
+        known = REASONS[reason].culprit is Culprit.ENVIRONMENT
+        whole = known and type(detail) is str and detail.isprintable()
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return EnvironmentUnavailable(reason, detail) if whole else None
 
 
 def _parse(raw: bytes, names: Sequence[str], *, check: bool) -> dict[str, Any] | None:

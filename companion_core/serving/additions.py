@@ -16,16 +16,18 @@ from companion_core.config.paths import InstancePaths
 from companion_core.decisions.gguf import GgufHead
 from companion_core.decisions.pieces import PIECE_BYTES
 from companion_core.decisions.verdict import Verdict
-from companion_core.errors import Reason, Refused, error_for
+from companion_core.errors import EnvironmentUnavailable, Reason, Refused, error_for
 from companion_core.models.address_intake import take_address
+from companion_core.models.byte_pump import Pace
 from companion_core.models.intake import hash_file, read_head, take_file
 from companion_core.models.peek import admit_any
 from companion_core.models.store import ModelStore
-from companion_core.models.stored import delete_files, stored_files
+from companion_core.models.stored import delete_files, room_for_files, stored_files
 from companion_core.models.transfer import Download
 from companion_core.serving.model_lists import ModelLists
-from companion_core.serving.own_files import FoundModelFiles, file_name
+from companion_core.serving.own_files import FoundModelFiles, file_name, licence_of
 from companion_core.serving.remote_files import FoundRemote, RemoteFile
+from companion_core.system.lacks import lacks_told
 
 __all__ = ["AddedModel", "Fetching", "ModelAdditions"]
 
@@ -66,12 +68,14 @@ class Fetching:
         plugin: who is named when `download` misbehaves.
         progress: called with bytes done and bytes in all.
         cancelled: ends the work; nothing is recorded then.
+        pace: how long the downloader may take; `HUB_PACE` for a hub's.
     """
 
     download: Download
     plugin: str
     progress: Progress
     cancelled: threading.Event
+    pace: Pace | None = None
 
 
 class ModelAdditions:
@@ -123,6 +127,23 @@ class ModelAdditions:
             raise
         return self._added(model, found.head, found.size, was_known=found.id in known)
 
+    def require_room(self, found: FoundRemote) -> None:
+        """Require room on the disk for all files, before the first byte of them is fetched.
+
+        Raises:
+            EnvironmentUnavailable: `disk_unavailable`.
+        """
+        with lacks_told():
+            there = stored_files(self._paths.models)
+            missing = sum(file.size for file in found.files if file.sha256 not in there)
+            room = room_for_files(self._paths.models)
+        if room < missing:
+            raise EnvironmentUnavailable(
+                Reason.DISK_UNAVAILABLE,
+                f"{found.id} takes {missing / 1e9:,.1f} GB, and {self._paths.models} has room for "
+                f"{room / 1e9:,.1f} GB",
+            )
+
     def add_remote(self, found: FoundRemote, how: Fetching) -> AddedModel:
         """Fetch a model's files into the store, and record it in the person's name.
 
@@ -144,14 +165,25 @@ class ModelAdditions:
             origin=found.origin,
             licence=found.licence,
             also_allowed=found.also_allowed,
+            asked=found.asked,
         )
+        there = stored_files(self._paths.models)
         if all(file.sha256 is not None for file in found.files):
             files = self._fetch_stated(model, found, how)
         else:
             files = [self._fetch_unstated(file, found, how) for file in found.files]
-        model = dataclasses.replace(model, files=files)
-        self._own.add(model)
-        return self._added(model, found.head, found.size, was_known=found.id in known)
+        try:
+            # What came says what it is; at the first look nothing was proved.
+            head = read_head(self._paths.models / files[0].sha256)[0]
+            licence = found.licence or licence_of(head)
+            model = dataclasses.replace(model, files=files, licence=licence)
+            self._own.add(model)
+        except BaseException:
+            pairs = zip(found.files, files, strict=True)
+            unstated = {came.sha256 for asked, came in pairs if asked.sha256 is None}
+            delete_files(self._paths.models, unstated - there, threading.Event())
+            raise
+        return self._added(model, head, found.size, was_known=found.id in known)
 
     def _fetch_stated(self, model: OwnModel, found: FoundRemote, how: Fetching) -> list[OwnFile]:
         """Fetch files whose digests their host states, as those of any manifest are fetched."""
@@ -167,7 +199,7 @@ class ModelAdditions:
         ]
         preview = self._own.preview(dataclasses.replace(model, files=stated))
         [entry] = [each for each in preview.models if each.id == model.id]
-        proved = ModelStore(self._paths.models).stage(
+        proved = ModelStore(self._paths.models, pace=how.pace).stage(
             entry,
             allowed_sources=preview.allowed_sources,
             download=how.download,
@@ -199,8 +231,8 @@ class ModelAdditions:
             plugin=how.plugin,
             progress=how.progress,
             cancelled=how.cancelled,
+            pace=how.pace,
         )
-        read_head(self._paths.models / taken.sha256)  # it is whole, and what it began as
         return OwnFile(
             name=file.name,
             size=taken.size,

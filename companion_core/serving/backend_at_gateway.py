@@ -42,6 +42,8 @@ class BackendAtGateway:
                 routes=backend.routes,
                 drop_fields=backend.drop_fields,
                 dialect=backend.dialect,
+                context_length=None if backend.facts is None else backend.facts.fit.context,
+                modalities=("text",) if backend.facts is None else backend.facts.modalities,
             )
         )
 

@@ -103,6 +103,20 @@ class KnownModels:
                 return model.id
         return None
 
+    def asked_for(self, asked: str, *, stored: bool) -> str | None:
+        """Return the id under which a source is recorded; None if it is not. Asks no network.
+
+        Args:
+            asked: the source, as `OwnModel.asked` has it.
+            stored: only if all of its bytes are here.
+        """
+        recorded = self._own.read(expired=True)
+        for model in () if recorded.manifest is None else recorded.manifest.models:
+            here = all((self._paths.models / file.sha256).exists() for file in model.files)
+            if recorded.asked[model.id] == asked and (here or not stored):
+                return model.id
+        return None
+
     def listed(self, cancelled: threading.Event) -> Iterator[tuple[ManifestModel, Manifest]]:
         """Yield each model and the list that names it; a publisher that is silent is left out."""
         own = self._own.read(expired=True).manifest

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from companion_core.authority.personal_manifest import PersonalManifest, claimed_ids
 from companion_core.config.paths import InstancePaths
 from companion_core.errors import CompanionError, Reason
+from companion_core.models.byte_pump import Pace
 from companion_core.models.kept_parts import split_kept
 from companion_core.models.proof import Prover
 from companion_core.models.store import ModelStore
 from companion_core.models.stored import delete_files, stored_files
-from companion_core.plugin_host import Chosen
-from companion_core.providers import Downloader
+from companion_core.models.transfer import Download
 from companion_core.serving.additions import ModelAdditions
 from companion_core.serving.default_model import default_model, set_default_model
 from companion_core.serving.known_models import KnownModel, KnownModels
@@ -48,22 +48,32 @@ class ModelLibrary:
     def pull(
         self,
         model_id: str,
-        download: Chosen[Downloader],
+        download: Download,
+        plugin: str,
         *,
         progress: Progress,
         cancelled: threading.Event,
+        pace: Pace | None = None,
     ) -> None:
         """Fetch what is not stored of a model, and prove all of it.
+
+        Args:
+            model_id: of any list.
+            download: a downloader's `open`.
+            plugin: who is named when `download` misbehaves.
+            progress: called with bytes done and bytes in all.
+            cancelled: ends the work; what came stays.
+            pace: how long the downloader may take.
 
         Raises:
             CompanionError: as `model`, and as `ModelStore.stage`.
         """
         found = self._lists.find(model_id, cancelled)
-        ModelStore(self._paths.models).stage(
+        ModelStore(self._paths.models, pace=pace).stage(
             found.model,
             allowed_sources=found.manifest.allowed_sources,
-            download=download.provider.open,
-            plugin=download.plugin,
+            download=download,
+            plugin=plugin,
             progress=progress,
             cancelled=cancelled,
         ).close()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from companion_core.authority.current_manifest import CurrentManifest, current_manifest
-from companion_core.authority.manifest_fetch import ManifestUnreachable
+from companion_core.authority.manifest_fetch import AccessTokens, ManifestUnreachable
 from companion_core.authority.manifest_memory import ManifestMemory
 from companion_core.authority.personal_manifest import PersonalManifest
 from companion_core.config.paths import InstancePaths
@@ -57,6 +57,7 @@ class ModelLists:
         context: how servers are verified.
         own: the person's own list.
         clock: seconds of the wall clock.
+        tokens: for a publisher's host that asks for a sign-in.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class ModelLists:
         own: PersonalManifest,
         *,
         clock: Callable[[], float],
+        tokens: AccessTokens | None = None,
     ) -> None:
         self._config = config
         self._paths = paths
@@ -75,6 +77,7 @@ class ModelLists:
         self._context = context
         self._own = own
         self._clock = clock
+        self._tokens = tokens
 
     def find(self, model_id: str, cancelled: threading.Event) -> FoundModel:
         """Return the model of that id.
@@ -134,6 +137,7 @@ class ModelLists:
             memory=ManifestMemory.of(self._paths),
             wall_now=self._clock(),
             cancelled=cancelled,
+            tokens=self._tokens,
         )
 
 

@@ -8,6 +8,7 @@ so two may be held at once: the one that serves, and the one that is to follow i
 from __future__ import annotations
 
 import asyncio
+import os
 from datetime import UTC, datetime
 from typing import Final
 
@@ -18,6 +19,7 @@ from companion_core.models.lease import FileLeases
 from companion_core.models.store import ModelStore, VerifiedModel
 from companion_core.serving.assembly import RuntimeProviders
 from companion_core.serving.model_lists import FoundModel, ModelLists
+from companion_core.serving.remote_files import not_offline
 from companion_core.serving.status import ManifestStatus
 from companion_core.serving.step import OnStep, Step, amount
 from companion_core.system.os_compat import read_at
@@ -167,7 +169,7 @@ class ModelSource:
             lambda cancelled: store.stage(
                 model,
                 allowed_sources=manifest.allowed_sources,
-                download=self._chosen.download.provider.open,
+                download=not_offline(self._chosen.download.provider.open, os.environ),
                 progress=lambda done, total: on_step(Step("download", model.id, done, total)),
                 resumed=lambda done, total: on_step(Step("download", resumes(done, total))),
                 repairs=lambda broken: on_step(Step("download", f"{broken} is wrong; fetches it")),

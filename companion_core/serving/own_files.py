@@ -19,11 +19,13 @@ from companion_core.serving.assembly import default_ram_ceiling
 __all__ = [
     "NO_ID",
     "PARTS",
+    "PROJECTOR",
     "FoundFile",
     "FoundModelFiles",
     "file_name",
     "fit_of",
     "id_of_name",
+    "licence_of",
     "look_at",
     "told_fit",
 ]
@@ -33,7 +35,7 @@ PARTS: Final = re.compile(
 )
 _MOSTPARTS: Final = 1000  # files of a manifest
 NO_ID: Final = re.compile(r"[^A-Za-z0-9._+-]+")
-_PROJECTOR: Final = "clip"  # the architecture that a projector names
+PROJECTOR: Final = "clip"  # the architecture that a projector names
 _LICENCE: Final = re.compile(r"[\x20-\x7e]{1,128}")
 
 
@@ -69,8 +71,7 @@ class FoundModelFiles:
     @property
     def licence(self) -> str | None:
         """As the file states it; None if it states none that can be written down."""
-        found = self.head.text("general.license")
-        return found if found and _LICENCE.fullmatch(found) else None
+        return licence_of(self.head)
 
     @property
     def context_length(self) -> int | None:
@@ -98,7 +99,7 @@ def look_at(
         raise UsageError(Reason.USAGE, f"{wanted!r} cannot be a model's id; name one with --id")
     paths = _parts(source)
     heads = [read_head(path) for path in paths]
-    if heads[0][0].architecture == _PROJECTOR:
+    if heads[0][0].architecture == PROJECTOR:
         raise Refused(
             Reason.MODEL_FORMAT_UNSUPPORTED,
             f"{source} is a projector; name the model, and this with --projector",
@@ -109,7 +110,7 @@ def look_at(
     ]
     if projector is not None:
         head, size = read_head(projector)
-        if head.architecture != _PROJECTOR:
+        if head.architecture != PROJECTOR:
             raise Refused(
                 Reason.MODEL_FORMAT_UNSUPPORTED, f"{projector} is a model, and no projector"
             )
@@ -117,6 +118,12 @@ def look_at(
     return FoundModelFiles(
         id=wanted, files=tuple(files), head=heads[0][0], origin=str(source.absolute())
     )
+
+
+def licence_of(head: GgufHead) -> str | None:
+    """Return the licence that a file states; None if it states none that can be written down."""
+    found = head.text("general.license")
+    return found if found and _LICENCE.fullmatch(found) else None
 
 
 def fit_of(config: Config, head: GgufHead | None, size: int) -> Fit:

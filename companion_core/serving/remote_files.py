@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,26 +9,41 @@ from pathlib import PurePosixPath
 from typing import BinaryIO, Final
 from urllib.parse import unquote
 
-from companion_core.authority.hub import Hub
+from companion_core.authority.hub import MAX_WAITS, TOTAL_SECONDS, Hub
 from companion_core.config.sections import is_model_id
 from companion_core.decisions.gguf import GgufHead
 from companion_core.decisions.hub import HubChoice, HubFile, HubName, choose_files
-from companion_core.decisions.hub_answers import HUB_ORIGINS, is_hop_admitted
+from companion_core.decisions.hub_answers import (
+    MAX_WAIT_SECONDS,
+    hub_settings,
+    is_hop_admitted,
+    is_hub_host,
+)
 from companion_core.decisions.manifest_kind import Role
 from companion_core.decisions.redirect import name_address
 from companion_core.decisions.source import HttpsUrl, SourceUrl, parse_https_url
 from companion_core.decisions.verdict import Verdict, refuse
-from companion_core.errors import Reason, Refused, UsageError, error_for
+from companion_core.errors import EnvironmentUnavailable, Reason, Refused, UsageError, error_for
+from companion_core.models.byte_pump import Pace
 from companion_core.models.intake import require_whole
 from companion_core.models.peek import Peeked, admit_any, peek
 from companion_core.models.transfer import Download
 from companion_core.providers import DownloadRequest, Redirect
-from companion_core.serving.own_files import NO_ID, PARTS, id_of_name
+from companion_core.serving.own_files import NO_ID, PARTS, PROJECTOR, id_of_name
 
-__all__ = ["FoundRemote", "HubDownload", "RemoteFile", "look_at_address", "look_in_hub"]
+__all__ = [
+    "HUB_PACE",
+    "FoundRemote",
+    "HubDownload",
+    "RemoteFile",
+    "look_at_address",
+    "look_in_hub",
+    "not_offline",
+]
 
-_LICENCE: Final = re.compile(r"[\x20-\x7e]{1,128}")
 _SHOWN: Final = 30
+# To open a hub's file means to ask the hub for a link, which may have one wait.
+HUB_PACE: Final = Pace(open_seconds=(MAX_WAITS + 1) * (TOTAL_SECONDS + MAX_WAIT_SECONDS))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,10 +71,11 @@ class FoundRemote:
     Attributes:
         id: what requests will call it.
         head: of the model, or of the first part of it.
-        licence: as its publisher states it.
+        licence: as its publisher states it; None to take what the file states once it is here.
         origin: where it comes from, in words for a person.
         also_allowed: where redirects may lead, besides the folders of its own addresses.
         told: what a person should read before they go on, one line each.
+        asked: what the person named, to know it again.
     """
 
     id: str
@@ -70,6 +85,7 @@ class FoundRemote:
     origin: str
     also_allowed: tuple[str, ...]
     told: tuple[str, ...]
+    asked: str = ""
 
     @property
     def size(self) -> int:
@@ -108,12 +124,11 @@ def look_at_address(
         raise Refused(Reason.SIZE_MISMATCH, f"{url.host} does not say how large the file is")
     hops = [hop for hop in seen.hops if hop.text != url.text]
     ways = tuple(f"{url.host} redirects to {name_address(hop.text)}" for hop in hops)
-    licence = head.text("general.license")
     return FoundRemote(
         id=wanted,
         files=(RemoteFile(url=url.text, name=name, size=seen.size, sha256=None, role=Role.MODEL),),
         head=head,
-        licence=licence if licence and _LICENCE.fullmatch(licence) else None,
+        licence=None,
         origin=" -> ".join(name_address(hop.text) for hop in (url, *hops)),
         also_allowed=tuple(dict.fromkeys(_folder(hop) for hop in hops)),
         told=(*ways, "its host states no digest: what comes is recorded as it is"),
@@ -158,25 +173,31 @@ def look_in_hub(
     )
     download.know({file.url: each for file, (each, _) in zip(files, wanted, strict=True)})
     renamed = repository.id != name.repository
-    first = _admitted(files[0].url)
-    seen = peek(
-        first,
-        admit=lambda address: _admit_hop(hub.endpoint, address),
-        download=download,
-        plugin=plugin,
-        cancelled=cancelled,
-    )
-    label = f"{repository.id} ({choice.files[0].path})"
-    head = _require_gguf(seen, label)
-    hops = dict.fromkeys(_origin(hop) for hop in seen.hops if hop.text != first.text)
-    known = HUB_ORIGINS if _is_public(hub.endpoint) else ()
+    public = is_hub_host(hub.endpoint.host, hub.endpoint.port)
+    hops: dict[str, None] = {}
+    heads: list[GgufHead] = []
+    # The byte hosts of the public hub are a rule; those of a mirror are recorded, of each file.
+    for file_, (each, role) in zip(files, wanted, strict=True):
+        if public and heads and role is Role.MODEL:
+            continue
+        seen = peek(
+            _admitted(file_.url),
+            admit=lambda address: _admit_hop(hub.endpoint, address),
+            download=download,
+            plugin=plugin,
+            cancelled=cancelled,
+            pace=HUB_PACE,
+        )
+        heads.append(_require_gguf(seen, f"{repository.id} ({each.path})", role))
+        if not public:
+            hops |= dict.fromkeys(_origin(hop) for hop in seen.hops if hop.text != file_.url)
     return FoundRemote(
         id=_id(model_id, choice.files[0].name),
         files=files,
-        head=head,
+        head=heads[0],
         licence=repository.licence,
         origin=f"hf:{repository.id}@{repository.commit}/{choice.files[0].path}",
-        also_allowed=tuple(dict.fromkeys((*known, *hops))),
+        also_allowed=tuple(hops),
         told=(f"{name.repository} is called {repository.id} now",) if renamed else (),
     )
 
@@ -208,6 +229,32 @@ class HubDownload:
         return self._download(request)
 
 
+def not_offline(download: Download, environment: Mapping[str, str]) -> Download:
+    """Return a downloader's `open` that asks no hub where the environment says so.
+
+    Args:
+        download: a plugin's.
+        environment: `HF_HUB_OFFLINE` and what else the hub's own client reads.
+    """
+    told = hub_settings(environment)
+    if not told.offline:
+        return download
+    named = told.endpoint if isinstance(told.endpoint, HttpsUrl) else None
+
+    def open_other(request: DownloadRequest) -> BinaryIO:
+        url = parse_https_url(request.url)
+        if isinstance(url, HttpsUrl) and (
+            is_hub_host(url.host, url.port)
+            or (named is not None and (url.host, url.port) == (named.host, named.port))
+        ):
+            raise EnvironmentUnavailable(
+                Reason.DOWNLOAD_FAILED, f"HF_HUB_OFFLINE is set, so {url.host} is not asked"
+            )
+        return download(request)
+
+    return open_other
+
+
 def _offered(name: HubName, file: str | None, choice: HubChoice, files: Sequence[HubFile]) -> str:
     """Say why nothing was chosen, and what there is."""
     if not files:
@@ -225,9 +272,13 @@ def _offered(name: HubName, file: str | None, choice: HubChoice, files: Sequence
     return f"{wanted}; {way} or by --file:\n{listed}"
 
 
-def _require_gguf(seen: Peeked, what: str) -> GgufHead:
+def _require_gguf(seen: Peeked, what: str, role: Role = Role.MODEL) -> GgufHead:
     if seen.head is None:
         raise Refused(Reason.MODEL_FORMAT_UNSUPPORTED, f"{what} is no GGUF file")
+    if (seen.head.architecture == PROJECTOR) is not (role is Role.PROJECTOR):
+        kinds = ("a model, and no projector", "a projector, and no model")
+        kind = kinds[role is Role.MODEL]
+        raise Refused(Reason.MODEL_FORMAT_UNSUPPORTED, f"{what} is {kind}")
     if seen.size is not None:
         require_whole(seen.head, seen.size, what)
     return seen.head
@@ -257,10 +308,6 @@ def _admit_hop(endpoint: HttpsUrl, address: str | None) -> SourceUrl | Verdict:
     if isinstance(parsed, HttpsUrl) and not is_hop_admitted(endpoint, parsed):
         return refuse(Reason.SOURCE_NOT_ALLOWED)
     return admit_any(address)
-
-
-def _is_public(endpoint: HttpsUrl) -> bool:
-    return endpoint.host in {"huggingface.co", "hf.co"}
 
 
 def _folder(hop: SourceUrl) -> str:

@@ -42,6 +42,7 @@ from companion_core.serving.runtime_words import PLACES
 from companion_core.serving.status import GatewayStatus, RuntimeStatus, ServingStatus
 from companion_core.serving.watchdog import Timing, Watchdog
 from companion_core.system.clock import recency_now
+from companion_core.system.lacks import limit_told_in
 from companion_core.system.open_files import open_file_limit
 from companion_core.system.running_clock import RunningClock
 from companion_core.system.secret import Secret
@@ -165,7 +166,7 @@ class Serving:
 
         Raises:
             CompanionError: nothing of the runtime is left; the detail has its last lines where
-                they may say why.
+                they may say why, and `limit_reached` names the limit of which they speak.
         """
         await require_memory(model, self._providers.limits)
         self.exited.clear()
@@ -193,6 +194,9 @@ class Serving:
                 raise EnvironmentUnavailable(Reason.SPAWN_FAILED, detail) from error
             if isinstance(error, CompanionError) and error.reason in _TOLD_BY_OUTPUT and lines:
                 error.detail = "\n".join(filter(None, [error.detail, quote(lines)]))
+                if limit := limit_told_in(lines):  # the runtime ended for want of it
+                    detail = f"{limit}\n{error.detail}"
+                    raise EnvironmentUnavailable(Reason.LIMIT_REACHED, detail) from error
             raise
 
     async def drain(self, seconds: float) -> None:
@@ -290,6 +294,10 @@ class Serving:
     def over_memory_for(self) -> float:
         """Return for how many seconds it has been above a ceiling of memory."""
         return self._monitor.over_memory_for()
+
+    def unobserved_for(self) -> float:
+        """Return for how many seconds nobody could say what it uses."""
+        return self._monitor.unobserved_for()
 
     async def require_room_for(self, model: VerifiedModel) -> None:
         """Require that a model fits below the ceilings, whatever is free just now.

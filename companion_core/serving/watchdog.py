@@ -30,7 +30,8 @@ class Timing:
         health_interval: between two health checks.
         liveness_interval: between two tokens that an idle runtime is asked for.
         unresponsive_after: a runtime without a good answer for so long is ended. One that uses no
-            processor for so long counts as idle, whatever it was asked.
+            processor for so long counts as idle, whatever it was asked. One whose use could not be
+            observed for so long may use anything, and is ended too.
         over_limit_after: a runtime above a ceiling of memory for so long is drained and started
             smaller.
         drain: how long such a drain waits for running answers.
@@ -63,6 +64,7 @@ class Served(Protocol):
     async def computes(self) -> bool: ...  # noqa: D102 - asks for one token
     def terminate_unhealthy(self, reason: Reason) -> None: ...  # noqa: D102 - sets `exited`
     def over_memory_for(self) -> float: ...  # noqa: D102 - returns seconds
+    def unobserved_for(self) -> float: ...  # noqa: D102 - returns seconds
 
 
 class Watchdog:
@@ -124,6 +126,9 @@ class Watchdog:
             if self._served.over_memory_for() >= self._timing.over_limit_after:
                 await self._served.drain(self._timing.drain)
                 return Ending(reason=Reason.RAM_OVER_LIMIT, exit_code=None, ready=True)
+            if self._served.unobserved_for() >= self._timing.unresponsive_after:
+                self._served.terminate_unhealthy(Reason.PROBE_FAILED)
+                continue
             began = self._clock()
             ok = await self._is_healthy()
             if (

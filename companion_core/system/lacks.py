@@ -8,13 +8,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
 from companion_core.errors import EnvironmentUnavailable, Reason
 
-__all__ = ["is_lack", "lack_of", "lacks_told"]
+__all__ = ["is_lack", "is_limit", "lack_of", "lacks_told", "limit_told_in"]
 
 _LIMITS: Final = {
     errno.EMFILE: "open files of this process (ulimit -n)",
@@ -23,6 +23,13 @@ _LIMITS: Final = {
     errno.ENOMEM: "memory",
 }
 _NO_THREAD: Final = "can't start new thread"  # the RuntimeError of CPython's `_thread`
+# What programs of any language print where they get no more, in the C locale (strerror(3)).
+_TOLD: Final = {
+    "Resource temporarily unavailable": errno.EAGAIN,
+    _NO_THREAD: errno.EAGAIN,
+    "Too many open files in system": errno.ENFILE,
+    "Too many open files": errno.EMFILE,
+}
 
 
 def lack_of(
@@ -54,6 +61,24 @@ def is_lack(error: BaseException) -> bool:
     """Tell whether the system, and not the program, is the cause of an error."""
     lacks = isinstance(error, OSError | RecursionError | MemoryError)
     return lacks or (isinstance(error, RuntimeError) and str(error) == _NO_THREAD)
+
+
+def is_limit(error: BaseException) -> bool:
+    """Tell whether the system has no descriptor, thread, process or memory left.
+
+    Foreign code is not blamed for it. A recursion without end is a fault of whoever wrote it.
+    """
+    if isinstance(error, OSError):
+        return error.errno in _LIMITS
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and str(error) == _NO_THREAD
+    )
+
+
+def limit_told_in(lines: Iterable[str]) -> str:
+    """Return the limit that a program says in its output that it reached; "" if it says none."""
+    said = "\n".join(lines)
+    return next((_LIMITS[number] for text, number in _TOLD.items() if text in said), "")
 
 
 @contextlib.contextmanager

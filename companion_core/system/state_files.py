@@ -13,10 +13,10 @@ import stat
 import struct
 import sys
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
-from companion_core.errors import Reason, Refused
+from companion_core.errors import EnvironmentUnavailable, Reason, Refused
 from companion_core.system.lacks import lack_of
 from companion_core.system.os_compat import (
     BINARY,
@@ -30,6 +30,7 @@ from companion_core.system.os_compat import (
 
 __all__ = [
     "OWNER_ONLY",
+    "check_own_place",
     "check_owned",
     "fsync_folder",
     "open_ordinary",
@@ -45,6 +46,7 @@ OWNER_ONLY = 0o600
 _ACCESS_LIST, _LIST_VERSION_BYTES = "system.posix_acl_access", 4
 _NAMED_USER, _NAMED_GROUP, _MAY_WRITE = 0x02, 0x08, 0x02
 _SYSTEM_GROUPS = 1000  # a group with a lower number is the distribution's, in its local files
+_NO_FILE = frozenset({errno.EINVAL, errno.ELOOP, errno.ENXIO})  # no ordinary file, a link, a socket
 _MAX_LINKS = 40  # the limit of Linux (path_resolution(7))
 
 
@@ -134,9 +136,28 @@ def check_owned(path: Path) -> None:
     except FileNotFoundError:
         return  # a missing component is made later, with the right owner and mode
     except OSError as error:
-        if error.errno not in {errno.EACCES, errno.EPERM, errno.ELOOP}:
+        if error.errno != errno.ELOOP:
             raise lack_of(error, path=path) from error
         raise _unsafe(path, "cannot be looked at") from error
+
+
+def check_own_place(path: Path) -> None:
+    """Refuse a place for the companion's own folders as `check_owned` does, or as out of reach.
+
+    Nothing threatens a person in another's folder where the person may make nothing (`HOME` of
+    somebody else): there the environment lacks a folder of the person's own.
+
+    Raises:
+        Refused: `state_path_unsafe`; the detail names the component.
+        EnvironmentUnavailable: `disk_unavailable`, `limit_reached`; likewise.
+    """
+    try:
+        check_owned(path)
+    except Refused as error:
+        there = next((p for p in (path, *path.parents) if os.path.isdir(p)), path)  # noqa: PTH112 - False where it is out of reach
+        if os.access(there, os.W_OK | os.X_OK):
+            raise
+        raise EnvironmentUnavailable(Reason.DISK_UNAVAILABLE, error.detail) from error
 
 
 def _walk(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
@@ -200,7 +221,7 @@ def private_folder(path: Path, *, may_be_link: bool = False) -> Path:
     """
     if not may_be_link:
         refuse_link(path)
-    check_owned(path)
+    check_own_place(path)
     try:
         missing = [p for p in [path, *path.parents] if not p.exists()]
         for folder in reversed(missing):
@@ -263,7 +284,7 @@ def write_private(path: Path, data: bytes, *, durable: bool = True, mode: int = 
             temporary.unlink(missing_ok=True)
 
 
-def open_ordinary(path: Path, flags: int = 0) -> BinaryIO:
+def open_ordinary(path: Path, flags: int = 0) -> BufferedReader:
     """Open an ordinary file for reading; a pipe without a writer is refused, not waited for.
 
     Raises:
@@ -286,26 +307,32 @@ def read_private(path: Path, limit: int, *, secret: bool = False) -> bytes | Non
         secret: refuse also a file that others can read.
 
     Raises:
-        Refused: `state_path_unsafe`.
+        Refused: `state_path_unsafe`; the detail names the file.
+        EnvironmentUnavailable: `disk_unavailable`, `limit_reached`; likewise.
     """
     try:
         opened = open_ordinary(path, NO_FOLLOW)
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise Refused(Reason.STATE_PATH_UNSAFE) from error
+        if error.errno in _NO_FILE:
+            raise _unsafe(path, "is a link or no ordinary file") from error
+        raise lack_of(error, path=path) from error
     with opened as file:
         status = os.fstat(file.fileno())
         foreign = os.name == "posix" and (
             status.st_uid not in {0, user_id()} or open_to_others(status, file.fileno())
         )
         if foreign:
-            raise Refused(Reason.STATE_PATH_UNSAFE)
+            raise _unsafe(path, "is not yours alone")
         if secret and os.name == "posix" and stat.S_IMODE(status.st_mode) & 0o077:
             raise _unsafe(path, "can be read by others")
-        data = file.read(limit + 1)
+        try:
+            data = file.read(limit + 1)
+        except OSError as error:
+            raise lack_of(error, path=path) from error
     if len(data) > limit:
-        raise Refused(Reason.STATE_PATH_UNSAFE)
+        raise _unsafe(path, "is far too long")
     return data
 
 

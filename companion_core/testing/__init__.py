@@ -17,6 +17,7 @@ from companion_core.testing.fakes import (
 from companion_core.testing.health_kit import check_health_checker
 from companion_core.testing.keychain_kit import check_keychain
 from companion_core.testing.model_host import Misbehaviour, ModelHost
+from companion_core.testing.model_hub import HUB_TOKEN, HubMisbehaviour, ModelHub
 from companion_core.testing.probe_kit import check_probe
 from companion_core.testing.rulebook import KIT_VERSION, Untried
 from companion_core.testing.runtime_kit import check_runtime
@@ -24,6 +25,7 @@ from companion_core.testing.spawn_requests import TCP, UNIX, accepted_plan, spaw
 from companion_core.testing.spawner_kit import SpawnerAbilities, check_spawner
 
 __all__ = [
+    "HUB_TOKEN",
     "KIT_VERSION",
     "TCP",
     "UNIX",
@@ -32,8 +34,10 @@ __all__ = [
     "FakeKeychain",
     "FakeProbe",
     "FakeSpawner",
+    "HubMisbehaviour",
     "Misbehaviour",
     "ModelHost",
+    "ModelHub",
     "SpawnerAbilities",
     "Untried",
     "accepted_plan",

@@ -60,6 +60,19 @@ class CertificateAuthority:
             names: IP addresses and DNS names; without any, the loopback names.
             expires: a day from now unless given.
         """
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        # OpenSSL reads a key only from a file, which is deleted before this returns.
+        file = self._folder / f".{secrets.token_hex(8)}.pem"
+        write_private(file, self.server_pem(*names, expires=expires))
+        try:
+            context.load_cert_chain(os.fspath(file))
+        finally:
+            file.unlink()
+        return context
+
+    def server_pem(self, *names: str, expires: dt.datetime | None = None) -> bytes:
+        """Return such a certificate and its key, for a server in another process."""
         from cryptography import x509  # noqa: PLC0415 - slow to import
         from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 - slow to import
         from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415 - slow to import
@@ -75,21 +88,11 @@ class CertificateAuthority:
                 x509.ExtendedKeyUsage([x509.oid.ExtendedKeyUsageOID.SERVER_AUTH]), critical=False
             )
         )
-        pem = certificate.public_bytes(serialization.Encoding.PEM) + key.private_bytes(
+        return certificate.public_bytes(serialization.Encoding.PEM) + key.private_bytes(
             serialization.Encoding.PEM,
             serialization.PrivateFormat.PKCS8,
             serialization.NoEncryption(),
         )
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        # OpenSSL reads a key only from a file, which is deleted before this returns.
-        file = self._folder / f".{secrets.token_hex(8)}.pem"
-        write_private(file, pem)
-        try:
-            context.load_cert_chain(os.fspath(file))
-        finally:
-            file.unlink()
-        return context
 
     def _builder(
         self, subject: x509.Name, key: ec.EllipticCurvePublicKey, until: dt.datetime

@@ -80,6 +80,11 @@ def misbehave(behaviour: list[str]) -> None:
         listening = threading.Event()
         threading.Thread(target=listen_aside, args=(listening,), daemon=True).start()
         listening.wait()
+    if "abstract" in behaviour and sys.platform == "linux":
+        named = socket.socket(socket.AF_UNIX)
+        named.bind(f"\0fake-runtime-{os.getpid()}")
+        named.listen()
+        _open_sockets.append(named)
     if "udp" in behaviour:
         datagrams = socket.socket(type=socket.SOCK_DGRAM)
         datagrams.bind(("127.0.0.1", 0))

@@ -21,14 +21,17 @@ import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, Final, Self
+from typing import Final, Self
 
+from companion_core.testing.hub_documents import describe_repository, list_tree
 from companion_core.testing.tls_host import HostRequest, TlsHost
 
 __all__ = ["HUB_TOKEN", "HubMisbehaviour", "ModelHub"]
 
 # The one token that it knows; of the form of the public hub's.
 HUB_TOKEN: Final = "hf_" + "x" * 34
+# Of this repository the bytes are for those who have been granted access, whatever the knobs say.
+ALWAYS_GATED: Final = "acme/gated"
 _COMMIT_BYTES: Final = 20
 
 
@@ -37,7 +40,7 @@ class HubMisbehaviour:
     """How its answers differ from those to a person who may have the file; by default not at all.
 
     Attributes:
-        gated: who has not been granted access is refused the bytes.
+        gated: who has not been granted access is refused the bytes; of `acme/gated` always.
         granted: the token's owner has access.
         private: without the token nobody sees the repository.
         disabled: the hub gives nothing of it to anybody.
@@ -50,9 +53,11 @@ class HubMisbehaviour:
         cut_times: see `cut_after`.
         announce: the SHA-256 where it redirects is this one.
         elsewhere: where it redirects to, in place of its byte host.
+        loop: it redirects to itself.
         link_seconds: how long a signed link is good.
+        ended_links: so many links, the first ones, have ended when they are given.
         ranges: "honour", "ignore" (200 and everything), or "lie" (206, from the first byte on).
-        not_json: the answer about a repository is a web page.
+        nonsense: the answer about a repository is this.
     """
 
     gated: bool = False
@@ -68,9 +73,11 @@ class HubMisbehaviour:
     cut_times: int = 1
     announce: str = ""
     elsewhere: str = ""
+    loop: bool = False
     link_seconds: float = 3600.0
+    ended_links: int = 0
     ranges: str = "honour"
-    not_json: bool = False
+    nonsense: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,14 +92,21 @@ class ModelHub:
     Args:
         context: of a server, for `127.0.0.1`.
         repositories: the files of each, by "OWNER/NAME".
+        names: of the hub and of the byte host, as a doorway that leads them to `ports` has them;
+            without them both are addresses of this machine.
 
     Attributes:
+        ports: where each name is to be reached.
         misbehave: read again for each request.
         requests: host ("hub" or "bytes"), path and headers (names in lower case) of each so far.
     """
 
     def __init__(
-        self, context: ssl.SSLContext, repositories: Mapping[str, Mapping[str, bytes]]
+        self,
+        context: ssl.SSLContext,
+        repositories: Mapping[str, Mapping[str, bytes]],
+        *,
+        names: tuple[str, str] | None = None,
     ) -> None:
         self.misbehave = HubMisbehaviour()
         self.requests: list[tuple[str, str, dict[str, str]]] = []
@@ -103,13 +117,16 @@ class ModelHub:
         self._secret = secrets.token_bytes(16)
         self._cut = 0
         self._limited = 0
+        self._links = 0
+        self._names = names
         self._hub = _HubHost(context, self)
         self._bytes = _ByteHost(context, self)
+        self.ports = dict(zip(names or (), (self._hub.port, self._bytes.port), strict=False))
 
     @property
     def endpoint(self) -> str:
         """For `HF_ENDPOINT`."""
-        return self._hub.url("").rstrip("/")
+        return self._hub.url("") if self._names is None else f"https://{self._names[0]}"
 
     def commit_of(self, name: str) -> str:
         """Return the commit of a repository's main branch."""
@@ -153,17 +170,20 @@ class ModelHub:
             return
         repository = self._repositories[name]
         if tail and tail[0] == "tree":
-            repository_files = _tree(repository)
-            _send(request, HTTPStatus.OK, json.dumps(repository_files).encode(), repository)
+            _send(
+                request, HTTPStatus.OK, json.dumps(list_tree(repository.files)).encode(), repository
+            )
             return
         if len(tail) > 1 and tail[1] not in {"main", repository.commit}:
             _refuse(request, HTTPStatus.NOT_FOUND, "RevisionNotFound", f"Invalid rev id: {tail[1]}")
             return
-        if self.misbehave.not_json:
-            _send(request, HTTPStatus.OK, b"<html>sign in to the hotel's network</html>")
+        if self.misbehave.nonsense:
+            _send(request, HTTPStatus.OK, self.misbehave.nonsense)
             return
         blobs = "blobs=true" in query.lower()
-        body = json.dumps(_information(name, repository, blobs=blobs)).encode()
+        body = json.dumps(
+            describe_repository(name, repository.commit, repository.files, blobs=blobs)
+        ).encode()
         _send(request, HTTPStatus.OK, body, repository)
 
     def _answer_resolve(self, request: HostRequest, path: str, headers: Mapping[str, str]) -> None:
@@ -184,7 +204,7 @@ class ModelHub:
             request.send_header("X-Linked-Etag", f'"{digest}"')
             request.send_header("X-Linked-Size", str(len(data)))
             request.send_header("Accept-Ranges", "bytes")
-            request.send_header("Location", self.misbehave.elsewhere or self._link(name, file))
+            request.send_header("Location", self._location(request, name, file))
             request.send_header("Content-Length", "0")
             request.send_header("Connection", "close")
             request.end_headers()
@@ -215,7 +235,9 @@ class ModelHub:
         elif knobs.disabled:
             ended = (HTTPStatus.FORBIDDEN, "", "Access to this resource is disabled.")
             said = ended if sent else anonymous
-        elif wants_bytes and knobs.gated and not (known and knobs.granted):
+        elif (
+            wants_bytes and (knobs.gated or name == ALWAYS_GATED) and not (known and knobs.granted)
+        ):
             status = HTTPStatus.FORBIDDEN if known else HTTPStatus.UNAUTHORIZED
             said = (status, "GatedRepo", f"Access to model {name} is restricted.")
         else:
@@ -245,17 +267,19 @@ class ModelHub:
     def _send_bytes(
         self, request: HostRequest, data: bytes, etag: str, headers: Mapping[str, str]
     ) -> None:
-        wanted, first, status = headers.get("range", ""), 0, HTTPStatus.OK
+        wanted, first, last = headers.get("range", ""), 0, len(data) - 1
+        status = HTTPStatus.OK
         if wanted.startswith("bytes=") and self.misbehave.ranges != "ignore":
             status = HTTPStatus.PARTIAL_CONTENT
-            lies = self.misbehave.ranges == "lie"
-            first = 0 if lies else int(wanted.removeprefix("bytes=").partition("-")[0])
+            begin, _, end = wanted.removeprefix("bytes=").partition("-")
+            if self.misbehave.ranges != "lie":
+                first, last = int(begin), min(last, int(end or last))
         request.send_response(status)
         request.send_header("ETag", f'"{etag}"')
         request.send_header("Accept-Ranges", "bytes")
         if status is HTTPStatus.PARTIAL_CONTENT:
-            request.send_header("Content-Range", f"bytes {first}-{len(data) - 1}/{len(data)}")
-        body = data[first:]
+            request.send_header("Content-Range", f"bytes {first}-{last}/{len(data)}")
+        body = data[first : last + 1]
         request.send_header("Content-Length", str(len(body)))
         request.send_header("Connection", "close")
         request.end_headers()
@@ -265,11 +289,19 @@ class ModelHub:
         with contextlib.suppress(OSError):  # whoever has seen enough hangs up
             request.wfile.write(body)
 
+    def _location(self, request: HostRequest, name: str, file: str) -> str:
+        if self.misbehave.loop:
+            return request.path
+        return self.misbehave.elsewhere or self._link(name, file)
+
     def _link(self, name: str, file: str) -> str:
-        until = repr(time.time() + self.misbehave.link_seconds)
+        self._links += 1
+        ended = self._links <= self.misbehave.ended_links
+        until = repr(time.time() + (-1.0 if ended else self.misbehave.link_seconds))
         signed = {"Expires": until, "Signature": self._sign(name, file, until), "Key-Pair-Id": "K"}
         path = urllib.parse.quote(f"/bridge/{name}//{file}")
-        return f"{self._bytes.url(path)}?{urllib.parse.urlencode(signed)}"
+        url = self._bytes.url(path) if self._names is None else f"https://{self._names[1]}{path}"
+        return f"{url}?{urllib.parse.urlencode(signed)}"
 
     def _sign(self, name: str, file: str, until: str) -> str:
         return hmac.new(self._secret, f"{name} {file} {until}".encode(), hashlib.sha256).hexdigest()
@@ -296,53 +328,6 @@ class _ByteHost(TlsHost):
 
     def answer(self, request: HostRequest) -> None:
         self._of.answer_bytes(request)
-
-
-def _information(name: str, repository: _Repository, *, blobs: bool) -> dict[str, Any]:
-    siblings = []
-    for path, data in sorted(repository.files.items()):
-        entry: dict[str, Any] = {"rfilename": path}
-        if blobs:
-            entry |= {"blobId": _git_id(data), "size": len(data)}
-            if path.endswith(".gguf"):
-                digest = hashlib.sha256(data).hexdigest()
-                entry["lfs"] = {"sha256": digest, "size": len(data), "pointerSize": 134}
-        siblings.append(entry)
-    return {
-        "_id": "0" * 24,
-        "id": name,
-        "modelId": name,
-        "sha": repository.commit,
-        "private": False,
-        "gated": False,
-        "disabled": False,
-        "downloads": 1,
-        "likes": 0,
-        "tags": ["gguf", "license:apache-2.0"],
-        "cardData": {"license": "apache-2.0"},
-        "siblings": siblings,
-    }
-
-
-def _tree(repository: _Repository) -> list[dict[str, Any]]:
-    return [
-        {
-            "type": "file",
-            "path": path,
-            "size": len(data),
-            "oid": _git_id(data),
-            "lfs": {
-                "oid": hashlib.sha256(data).hexdigest(),
-                "size": len(data),
-                "pointerSize": 134,
-            },
-        }
-        for path, data in sorted(repository.files.items())
-    ]
-
-
-def _git_id(data: bytes) -> str:
-    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
 
 
 def _send(

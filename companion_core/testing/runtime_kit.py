@@ -64,6 +64,7 @@ _TINY_MODEL: Final = Path(__file__).parents[1] / "demo" / "model" / "companion-t
 _MODEL_URL: Final = "https://127.0.0.1/models/tiny"
 _CHAT: Final = "/v1/chat/completions"
 _NO_PROGRAM: Final = frozenset({Reason.ISOLATION_UNAVAILABLE, Reason.MEMORY_SHORT})
+_LACKS: Final = frozenset({Reason.DISK_UNAVAILABLE, Reason.LIMIT_REACHED})
 _KEY: Final = "[key]"  # stands in the log where the backend's key was
 _OK: Final = 200
 ANSWER_SECONDS: Final = 60.0
@@ -218,6 +219,8 @@ async def _check_start(start: _Start, egress: Egress, channel: str) -> tuple[Unt
             except CompanionError as error:
                 if error.reason in _NO_PROGRAM:
                     return (Untried(what=f"the start on {channel}: {error.reason}"),)
+                if error.reason in _LACKS:  # the machine's, whatever the plugin is worth
+                    raise
                 seen = f"{error.reason} on {channel}: {error.detail}".rstrip(": ")
                 raise _BOOK.broken(1, seen=seen, expected="a healthy runtime") from None
             finally:

@@ -20,7 +20,7 @@ _TIMEOUT_SECONDS: Final = 30.0
 
 
 class HostRequest(BaseHTTPRequestHandler):
-    """One GET, which its host answers; each connection carries one request."""
+    """One GET, HEAD or POST, which its host answers; each connection carries one request."""
 
     protocol_version = "HTTP/1.1"
     timeout = _TIMEOUT_SECONDS
@@ -30,6 +30,11 @@ class HostRequest(BaseHTTPRequestHandler):
         """Let the host answer."""
         self.close_connection = True
         self.server.host.answer(self)
+
+    def do_POST(self) -> None:
+        """Let the host answer."""
+        self.close_connection = True
+        self.server.host.answer_form(self)
 
     def do_HEAD(self) -> None:
         """Let the host answer, which writes no body then."""
@@ -59,6 +64,13 @@ class _Server(ThreadingHTTPServer):
         with self._lock:
             self._channels.add(channel)
         return channel, address
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request(request, client_address)
+        except RuntimeError:  # the system has no thread left
+            vars(self)["_threads"].reap()  # else the base would join one that never started
+            raise  # the base ends the connection
 
     def shutdown_request(self, request: Any) -> None:
         with self._lock:
@@ -126,6 +138,10 @@ class TlsHost:
             self._thread.join()
         self._server.hang_up()
         self._server.server_close()
+
+    def answer_form(self, request: HostRequest) -> None:
+        """Take no form: a host of files has none."""
+        request.send_error(HTTPStatus.NOT_IMPLEMENTED)
 
     def answer(self, request: HostRequest) -> None:
         """Send the file that was asked for."""

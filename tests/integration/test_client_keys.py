@@ -109,14 +109,19 @@ def ask(world: Any, *arguments: str, code: int = 0) -> dict[str, Any]:
     return answer
 
 
-def status_of(world: Any, key: str) -> int:
+def body_of(world: Any, key: str) -> bytes:
     url = f"{world.status()['gateway']['url']}/models"
     request = urllib.request.Request(url, headers={"x-api-key": key})
+    with urllib.request.urlopen(request) as answer:
+        return bytes(answer.read())
+
+
+def status_of(world: Any, key: str) -> int:
     try:
-        with urllib.request.urlopen(request) as answer:
-            return int(answer.status)
+        body_of(world, key)
     except urllib.error.HTTPError as error:
         return error.code
+    return 200
 
 
 def test_a_program_keeps_its_key_and_its_address_over_restarts(world: Any) -> None:
@@ -128,6 +133,9 @@ def test_a_program_keeps_its_key_and_its_address_over_restarts(world: Any) -> No
     assert world.companion("up", "--detach").returncode == 0
     address = world.status()["gateway"]["url"]
     assert status_of(world, key) == 200
+    [listed] = json.loads(body_of(world, key))["data"]
+    assert listed["context_length"] == listed["max_model_len"] > 0
+    assert (listed["modalities"], listed["state"]) == (["text"], "ready")
     later = ask(world, "add", "llm")["key"]
     assert status_of(world, later) == 200
     [zed, llm] = ask(world, "list")["keys"]

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from companion_core.cli import Settings, main, up_command
+
 pytestmark = [
     pytest.mark.integration,
     pytest.mark.skipif(os.name != "posix", reason="descriptors are handed on by number"),
@@ -38,6 +40,31 @@ def test_the_parent_hears_the_detail_and_the_log_only_the_reason(world):
     *events, last = done.stderr.splitlines()
     assert last.startswith("companion: configuration_invalid: ")
     assert events[-1].endswith("Z companion: ended configuration_invalid"), "with its time"
+
+
+@pytest.mark.parametrize("stage", ["read_config", "run_event_loop"])
+def test_the_parent_hears_of_a_limit_of_the_system(tmp_path, monkeypatch, capsys, stage):
+    """Whichever thread or descriptor is the first that the child does not get."""
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    owner = Settings if stage == "read_config" else up_command
+    monkeypatch.setattr(owner, stage, refuse)
+    monkeypatch.setattr(up_command, "_read_config", lambda settings, _: settings.read_config())
+    monkeypatch.setattr(up_command, "_serve", lambda *_: None)
+    for name in ("harden_process", "set_output_apart"):
+        monkeypatch.setattr(up_command, name, lambda: None)
+    (tmp_path / "config.toml").write_text("")
+    reading, writing = os.pipe()
+    with os.fdopen(reading, encoding="utf-8") as pipe:
+        options = ["--config", str(tmp_path / "config.toml"), "--state-dir", str(tmp_path / "s")]
+        code = main([*options, "up", "--announce-fd", str(writing)])
+        told = json.loads(pipe.read().splitlines()[-1])
+    assert code == 4
+    assert told["error"] == "limit_reached"
+    assert "ulimit -u" in told["detail"]
+    assert capsys.readouterr().err.splitlines()[-1].startswith("companion: limit_reached: ")
 
 
 def test_a_person_sees_why_a_detached_start_failed(world):

@@ -67,6 +67,8 @@ def test_one_model_is_asked_for_by_its_id_and_a_wrong_name_is_told_the_right_one
             one = await door.ask(door.get("/v1/models/m"))
             listed = json.loads((await door.ask(door.get("/v1/models"))).body)
             assert json.loads(one.body) == listed["data"][0]
+            assert listed["data"][0]["state"] == "ready"
+            assert listed["data"][0]["modalities"] == ["text"]
             assert (await door.ask(door.get("/v1/models/other"))).status == 404
             assert (await door.ask(door.get("/v1/models/m", token="wrong"))).status == 401
             refused = json.loads((await door.ask(door.post({"model": "other"}))).body)

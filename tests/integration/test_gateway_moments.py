@@ -21,9 +21,8 @@ def test_a_body_written_for_one_backend_never_reaches_another() -> None:
             waiting = await door.ask_waiting()
             backend = door.gateway.backend
             assert isinstance(backend, Backend)
-            waiter = door.gateway.context.queue.release(
-                0.1
-            )  # the place is on its way to the waiter
+            # The place is on its way to the waiter.
+            waiter = door.gateway.context.queue.release(0.1, 0.0)
             assert waiter is not None
             door.gateway.attach(replace(backend, served_model="other"))
             waiter.place_is_free()

@@ -312,7 +312,7 @@ def test_openais_client_loses_none_of_two_hundred_requests_at_once(require_real:
 
     async def main() -> None:
         async with (
-            parts.open_door(model, requests_per_minute=100_000) as door,
+            parts.open_door(model, requests_per_minute=100_000, lifetime=100) as door,
             openai.AsyncOpenAI(base_url=door.gateway.base_url, api_key=parts.TOKEN) as client,
         ):
             messages: Any = [{"role": "user", "content": "hi"}]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from companion_core.providers import ProbeTarget
+from companion_core.providers import ProbeFailed, ProbeTarget
 from companion_core.runtime.isolation import SandboxPolicy, bubblewrap
 from companion_core.runtime.resources.probe import ProcessProbe
 
@@ -37,6 +37,26 @@ SHARED = (
     f"for at in range(0, {SIZE}, 4096): m[at] = 1\n"
 )
 SAY_AND_WAIT = "\nprint('there', flush=True)\nimport sys; sys.stdin.read()"
+# A process shows of itself what its first thread has: here another one has it.
+_IN_A_THREAD = (
+    "import ctypes, mmap, os, sys, threading\nlibc = ctypes.CDLL(None)\n"
+    "def work():\n"
+    "    {held}\n"
+    "    print('there', flush=True)\n"
+    "    sys.stdin.read()\n"
+    "    os._exit(0)\n"
+    "thread = threading.Thread(target=work)\nthread.start()\n{first}"
+)
+_FIRST_ENDS = "import platform\nlibc.syscall({'x86_64': 60}.get(platform.machine(), 93), 0)"
+_FIRST_WAITS = "thread.join()"
+_FILE = f"fd = os.memfd_create('x'); os.write(fd, bytes({SIZE}))"
+_MAPPED = f"m = mmap.mmap(-1, {SIZE}); m[:] = bytes({SIZE}); m.madvise(mmap.MADV_DONTNEED)"
+IN_A_THREAD = {
+    "resident": _IN_A_THREAD.format(held=f"x = b'x' * {SIZE}", first=_FIRST_ENDS),
+    "by descriptor": _IN_A_THREAD.format(held=_FILE, first=_FIRST_ENDS),
+    "by mapping": _IN_A_THREAD.format(held=_MAPPED, first=_FIRST_ENDS),
+    "own table": _IN_A_THREAD.format(held=f"libc.unshare(0x400); {_FILE}", first=_FIRST_WAITS),
+}
 # No one of them lives long enough to be looked at twice.
 WORKERS = """
 import os, select, sys, time
@@ -76,6 +96,31 @@ def test_memory_that_the_process_does_not_show_is_counted(held, observed) -> Non
         )
         assert resident < SIZE
         assert SIZE <= observed(pid) < SIZE + 64 * MIB
+
+
+@pytest.mark.parametrize("held", IN_A_THREAD)
+def test_what_the_first_thread_does_not_show_is_counted(held, observed) -> None:
+    with running(sys.executable, "-IS", "-c", IN_A_THREAD[held]) as pid:
+        if held != "own table":
+            stat = Path(f"/proc/{pid}/stat")
+            until = time.monotonic() + 10
+            while ") Z " not in stat.read_text() and time.monotonic() < until:
+                time.sleep(0.01)
+            assert ") Z " in stat.read_text()
+        assert SIZE <= observed(pid) < SIZE + 64 * MIB
+
+
+def test_a_crowd_is_not_observed() -> None:
+    threads = (
+        "import threading\nstop = threading.Event()\n"
+        "for _ in range(20): threading.Thread(target=stop.wait, daemon=True).start()"
+    )
+    probe = ProcessProbe(read_vram=lambda: 0, most_threads=16)
+    with running(sys.executable, "-IS", "-c", threads + SAY_AND_WAIT) as pid:
+        with pytest.raises(ProbeFailed):
+            probe.observe(ProbeTarget(pids=(pid,)))
+        with pytest.raises(ProbeFailed):
+            probe.observe(ProbeTarget(pids=tuple(range(pid, pid + 17))))
 
 
 def test_memory_that_several_share_is_counted_once(observed) -> None:

@@ -233,6 +233,37 @@ def test_a_socket_that_moved_or_cannot_be_duplicated_is_found_in_the_tables(monk
         assert readback.listeners([os.getpid()]) == found
 
 
+@pytest.mark.parametrize("asked", [True, False])
+def test_of_unix_sockets_only_a_name_without_a_file_is_open_to_others(
+    monkeypatch, tmp_path, asked
+) -> None:
+    kinds = (socket.SOCK_STREAM, socket.SOCK_SEQPACKET, socket.SOCK_DGRAM)
+    names = [f"@companion-test-{os.getpid()}-{int(kind)}" for kind in kinds]
+    with contextlib.ExitStack() as opened:
+        for kind, name in zip(kinds, names, strict=True):
+            in_a_file, without, bound, client = (
+                opened.enter_context(socket.socket(socket.AF_UNIX, kind)) for _ in range(4)
+            )
+            in_a_file.bind(str(tmp_path / str(int(kind))))
+            without.bind("\0" + name[1:])
+            if kind != socket.SOCK_DGRAM:
+                bound.bind("\0" + name[1:] + "-bound")
+                in_a_file.listen()
+                without.listen()
+            client.connect("\0" + name[1:])
+            if kind != socket.SOCK_DGRAM:
+                opened.enter_context(without.accept()[0])
+        before = Path("/proc/self/fd").iterdir
+        if not asked:
+            monkeypatch.setattr(held_sockets, "_system_call", lambda: None)
+        open_files = len([*before()])
+        found = readback.listeners([os.getpid()]) or frozenset()
+        assert {each for each in found if each.protocol == "unix"} == {
+            Listener("unix", name, 0) for name in names
+        }
+        assert len([*before()]) == open_files
+
+
 @pytest.mark.parametrize("default", [None, 5.0])
 def test_a_blocking_socket_still_blocks_for_its_owner(default) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from companion_core.errors import EnvironmentUnavailable, Reason
 from companion_core.testing import FakeHealthChecker, FakeSpawner, check_runtime
 from companion_core.testing import write_fake_runtime as write_runtime
 
@@ -65,6 +66,19 @@ def test_a_start_that_fails_is_named(
 ):
     with pytest.raises(AssertionError, match=rf"^runtime rule 1 \(.*seen {reason}"):
         check_runtime(spawner(*behaviour, **changes), FakeHealthChecker(), seconds=3)
+
+
+def test_a_plugin_is_not_blamed_where_its_runtime_reaches_a_limit(
+    spawner: Callable[..., FakeSpawner], tmp_path: Path
+):
+    said = "OSError: [Errno 11] Resource temporarily unavailable"
+    edit(tmp_path / "runtime", "sys.exit(3)", f"sys.exit({said!r})")
+    with pytest.raises(EnvironmentUnavailable) as caught:
+        check_runtime(spawner("exit"), FakeHealthChecker(), seconds=3)
+    assert caught.value.reason is Reason.LIMIT_REACHED
+    first, *rest = caught.value.detail.splitlines()
+    assert first == "processes and threads (ulimit -u)"
+    assert any(said in line for line in rest), "the runtime's own words stay"
 
 
 def test_a_health_checker_that_never_agrees_is_named(spawner: Callable[..., FakeSpawner]):

@@ -20,6 +20,7 @@ PACKAGE = Path(__file__).parents[2] / "companion_core"
 # The doorway, what it makes connections with, and the children that run as their own programs.
 EXEMPT = frozenset(
     {
+        "egress/browser.py",
         "egress/gateway_client.py",
         "egress/http_transport.py",
         "egress/live.py",

@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 import runtime_parts as parts
 
+from companion_core.decisions.isolation import Tier
 from companion_core.decisions.lifecycle import State
 from companion_core.errors import CompanionError, PluginFault, Reason, Refused, UsageError
 from companion_core.providers import CannotPlan
 from companion_core.runtime.inspect.readback import listeners
+from companion_core.runtime.isolation import confinement
 
 pytestmark = [
     pytest.mark.security,
@@ -37,7 +39,7 @@ def refused_start(machine, spec) -> CompanionError:
 
 @linux_only
 @pytest.mark.parametrize("announces", [True, False])
-@pytest.mark.parametrize("behaviour", ["wide", "aside", "udp"])
+@pytest.mark.parametrize("behaviour", ["wide", "aside", "udp", "abstract"])
 def test_a_runtime_that_listens_wider_is_killed(machine, behaviour, announces) -> None:
     def quiet(plan, _request):
         return plan if announces else replace(plan, ready_text=None)
@@ -46,6 +48,29 @@ def test_a_runtime_that_listens_wider_is_killed(machine, behaviour, announces) -
     error = refused_start(machine, machine.spec(spawner=spawner))
     assert isinstance(error, PluginFault)
     assert (error.reason, error.plugin) == (Reason.RUNTIME_LISTENS_WIDE, "test")
+
+
+@linux_only
+@pytest.mark.parametrize(
+    ("tier", "own_namespaces"),
+    [(Tier.LANDLOCK, False), (Tier.LANDLOCK, True), (Tier.BUBBLEWRAP, True)],
+)
+def test_a_name_without_a_file_counts_where_other_programs_can_reach_it(
+    machine, monkeypatch, require_tier, tier, own_namespaces
+) -> None:
+    require_tier(tier)
+    monkeypatch.setattr(confinement, "OWN_NAMESPACES", own_namespaces)
+    spec = machine.spec(spawner=parts.FakeSpawner(("abstract",)), tier=tier)
+    if not own_namespaces:
+        assert refused_start(machine, spec).reason is Reason.RUNTIME_LISTENS_WIDE
+        return
+
+    async def life() -> None:
+        await machine.supervisor.start(spec)
+        assert (await machine.supervisor.check_runtime()).ok
+        await machine.supervisor.stop()
+
+    asyncio.run(life())
 
 
 @linux_only

@@ -63,6 +63,7 @@ def verified_model(*paths: Path, roles: Mapping[str, Role] = MappingProxyType({}
                 path=str(path),
                 proof=proof,
                 role=roles.get(path.name, Role.MODEL),
+                pieces=None,
             )
         )
     return forge(

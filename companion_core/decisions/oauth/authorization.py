@@ -2,8 +2,6 @@
 
 The answer is judged by state first, then issuer, then error, then code: one without the right
 state is no answer to our request, whatever it says, and does not end the attempt.
-
-It will be called by `companion login`, which is not built yet.
 """
 
 from __future__ import annotations

@@ -2,8 +2,6 @@
 
 `https` with a host name, no userinfo, no fragment, nothing that two parsers could read in two
 ways: a person's password, or the code and its verifier, is sent there.
-
-It will be called by `companion login`, which is not built yet.
 """
 
 from __future__ import annotations

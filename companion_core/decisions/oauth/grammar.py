@@ -1,8 +1,6 @@
 """Rules for this file: the character sets of OAuth (RFC 6749 appendix A) and of URLs.
 
 Text is judged as it will be sent, never after a parser has repaired it, and within 8192 bytes.
-
-It will be called by `companion login`, which is not built yet.
 """
 
 from __future__ import annotations

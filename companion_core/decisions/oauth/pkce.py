@@ -1,8 +1,6 @@
 """Rules for this file: proof key for code exchange, method S256 and no other (RFC 7636).
 
 Randomness is an effect: the caller brings the entropy.
-
-It will be called by `companion login`, which is not built yet.
 """
 
 from __future__ import annotations

@@ -2,8 +2,6 @@
 
 The URI is sent unchanged, so it must be canonical already: lower-case http, a loopback literal, a
 decimal port, a plain path. A caller may narrow the hosts, never widen them.
-
-It will be called by `companion login`, which is not built yet.
 """
 
 from __future__ import annotations

@@ -2,8 +2,6 @@
 
 A request is a description that the authority side sends over verified TLS, without redirects
 and never with a client secret. An answer is taken only whole, typed, bounded and unambiguous.
-
-It will be called by `companion login`, which is not built yet.
 """
 
 from __future__ import annotations
@@ -41,6 +39,7 @@ __all__ = [
     "TokenRequest",
     "TokenResponse",
     "build_refresh_request",
+    "build_revocation_request",
     "build_token_request",
     "check_granted_scope",
     "check_id_token_nonce",
@@ -97,7 +96,7 @@ class TokenResponse:
 
     Attributes:
         scope: as granted; None if it is the one that was asked for.
-        id_token: `check_id_token_nonce` has to check it before anything in it is believed.
+        id_token: `check_id_token` has to check it before anything in it is believed.
     """
 
     access_token: Secret
@@ -184,6 +183,19 @@ def build_refresh_request(
     return TokenRequest(url=endpoint.url, params=MappingProxyType(params))
 
 
+def build_revocation_request(
+    *, endpoint: object, client_id: object, token: object
+) -> TokenRequest | Verdict:
+    """Return the request that ends a token (RFC 7009 2.1), or `malformed_input`."""
+    address = admit_endpoint(endpoint)
+    if isinstance(address, Verdict):
+        return address
+    if not is_printable(client_id) or not is_printable_secret(token):
+        return refuse(Reason.MALFORMED_INPUT)
+    params: dict[str, str | Secret] = {"token": token, "client_id": client_id}
+    return TokenRequest(url=address.url, params=MappingProxyType(params))
+
+
 def validate_token_response(response: object) -> TokenResponse | Verdict:
     """Return the tokens of a decoded JSON answer, or `invalid_token_response` (RFC 6749 5.1).
 
@@ -246,8 +258,7 @@ def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def check_id_token_nonce(id_token: object, expected_nonce: object) -> Verdict:
     """Return whether the ID token answers this attempt (OpenID Connect Core 3.1.3.7, item 11).
 
-    The token came over verified TLS straight from the token endpoint; item 6 accepts that instead
-    of its signature. It is read for its nonce alone.
+    It is read for its nonce alone; `check_id_token` asks for the rest.
     """
     mismatch = refuse(Reason.NONCE_MISMATCH)
     text = id_token.reveal() if isinstance(id_token, Secret) else ""

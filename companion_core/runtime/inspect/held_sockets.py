@@ -20,7 +20,11 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from companion_core.decisions.runtime_readback import Listener
-from companion_core.runtime.inspect.socket_tables import listening_sockets, plain_address
+from companion_core.runtime.inspect.socket_tables import (
+    abstract_name,
+    listening_sockets,
+    plain_address,
+)
 from companion_core.runtime.process.proc_files import require_means
 
 __all__ = ["listening_among"]
@@ -36,14 +40,15 @@ _COOKIE_BYTES: Final = 8
 def listening_among(
     pid: int, sockets: Mapping[int, tuple[int, str]]
 ) -> tuple[frozenset[Listener], frozenset[int]]:
-    """Return where a process's TCP and UDP sockets listen, and which sockets were not asked.
+    """Return where a process's sockets listen, and which sockets were not asked.
 
     A socket that its owner closes meanwhile stays open until it was asked: an epoll(7) of the
     owner's may report it once more.
 
     Args:
         pid: the process.
-        sockets: by the socket's inode, a descriptor's number and the kind: tcp, tcp6, udp, udp6.
+        sockets: by the socket's inode, a descriptor's number and the kind: tcp, tcp6, udp, udp6 or
+            unix, of which those with an abstract name in the companion's network count.
 
     Returns:
         Where they listen, and the inodes of those that could not be duplicated or have moved.
@@ -86,6 +91,8 @@ def listening_among(
 
 def _ask(descriptor: int, kind: str, inode: int) -> Listener | None:
     """Return where a socket listens, or None; closes the descriptor."""
+    if kind == "unix":
+        return _ask_unix(descriptor, inode)
     family = socket.AF_INET6 if kind.endswith("6") else socket.AF_INET
     streams = kind.startswith("tcp")
     type_ = socket.SOCK_STREAM if streams else socket.SOCK_DGRAM
@@ -109,6 +116,25 @@ def _ask(descriptor: int, kind: str, inode: int) -> Listener | None:
         return Listener(kind[:3], plain_address(host), port, other_network=other)
     finally:
         _close(taken, may_wait=streams and talks)
+
+
+def _ask_unix(descriptor: int, inode: int) -> Listener | None:
+    try:
+        taken = socket.socket(fileno=descriptor)
+    except OSError:  # then it is not taken
+        os.close(descriptor)
+        raise
+    with taken:
+        name = taken.getsockname()
+        if not isinstance(name, bytes) or not name:  # it has a file, or no name
+            return None
+        if taken.type == socket.SOCK_DGRAM:
+            talks = _has_peer(taken)
+        else:
+            talks = not taken.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        if talks or _is_of_another_network(taken, "unix", inode):
+            return None
+        return Listener("unix", abstract_name(name), 0)
 
 
 def _is_of_another_network(taken: socket.socket, kind: str, inode: int) -> bool:

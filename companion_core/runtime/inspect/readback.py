@@ -30,8 +30,10 @@ __all__ = ["ListeningSocket", "environment_names", "find_listener", "listeners",
 
 # The kernel's names of protocols: those that nothing outside can reach, and for the others the
 # table in /proc/net that lists them.
-_LOCAL_PROTOCOLS: Final = frozenset({b"UNIX", b"UNIX-STREAM", b"NETLINK", b"ALG"})
+_LOCAL_PROTOCOLS: Final = frozenset({b"NETLINK", b"ALG"})
 _TABLES: Final = {
+    b"UNIX": "unix",
+    b"UNIX-STREAM": "unix",
     b"TCP": "tcp",
     b"TCPv6": "tcp6",
     b"MPTCP": "tcp",
@@ -206,7 +208,7 @@ def _listeners_of(holder: int) -> frozenset[Listener] | None:
 
 
 def _network_sockets(holder: int) -> dict[int, tuple[int, str]] | None:
-    """Return the sockets that may listen to the network, by inode: descriptor and table.
+    """Return the sockets that others may reach, by inode: descriptor and table.
 
     None where there is a socket of an unknown kind.
     """

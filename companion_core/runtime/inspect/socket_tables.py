@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import sys
 from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
@@ -17,10 +18,18 @@ from typing import Final
 from companion_core.decisions.runtime_readback import Listener
 from companion_core.runtime.process.proc_files import read_entry
 
-__all__ = ["listening_sockets", "plain_address"]
+__all__ = ["abstract_name", "listening_sockets", "plain_address"]
 
 _LISTEN: Final = 0x0A
 _UNCONNECTED: Final = 0x07  # a UDP socket without a peer: anyone may send to it
+# Of Unix sockets: the flag of one that listens, and the type of one without connections.
+_ACCEPTS: Final = 0x10000
+_DATAGRAMS: Final = b"0002"
+_NAMED: Final = re.compile(
+    rb"[0-9a-f]+: [0-9A-F]+ [0-9A-F]+ (?P<flags>[0-9A-F]{8}) (?P<kind>[0-9A-F]{4})"
+    rb" [0-9A-F]{2} +(?P<inode>[0-9]+) (?P<name>@.*)",
+    re.DOTALL,
+)
 _STATES: Final = {"tcp": _LISTEN, "tcp6": _LISTEN, "udp": _UNCONNECTED, "udp6": _UNCONNECTED}
 
 
@@ -31,7 +40,7 @@ def listening_sockets(
 
     Args:
         pid: the process, or one of its threads.
-        tables: those to read: tcp, tcp6, udp, udp6.
+        tables: those to read: tcp, tcp6, udp, udp6; and unix, in our namespace alone.
         inodes: of the sockets.
 
     Raises:
@@ -42,7 +51,10 @@ def listening_sockets(
     theirs, ours = os.stat(f"/proc/{pid}/ns/net").st_ino, os.stat("/proc/self/ns/net").st_ino  # noqa: PTH116 - a Path takes twice the time
     for network in ("self",) if theirs == ours else ("self", str(pid)):
         for name in tables:
-            yield from _read_table(network, name, inodes)
+            if name != "unix":
+                yield from _read_table(network, name, inodes)
+            elif network == "self":
+                yield from _read_names(inodes)
 
 
 def plain_address(address: str | bytes) -> str:
@@ -52,6 +64,25 @@ def plain_address(address: str | bytes) -> str:
     parsed = ipaddress.ip_address(address)
     mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
     return str(parsed if mapped is None else mapped)
+
+
+def abstract_name(name: bytes) -> str:
+    """Return the abstract name of a Unix socket as text, with "@" for its first byte."""
+    return "@" + name[1:].replace(b"\0", b"@").decode("ascii", "backslashreplace")
+
+
+def _read_names(inodes: Container[int]) -> Iterator[Listener]:
+    """Yield which Unix sockets listen by an abstract name.
+
+    A name may contain what looks like the end of a line, and then like another line. Whether a
+    datagram socket has a peer cannot be seen here: each one with a name counts.
+    """
+    for row in read_entry("/proc/self/net/unix").split(b"\n")[1:]:
+        match = _NAMED.match(row)
+        if match is None or int(match["inode"]) not in inodes:
+            continue
+        if match["kind"] == _DATAGRAMS or int(match["flags"], 16) & _ACCEPTS:
+            yield Listener("unix", abstract_name(match["name"]), 0)
 
 
 def _read_table(network: str, name: str, inodes: Container[int]) -> Iterator[Listener]:

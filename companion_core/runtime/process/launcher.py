@@ -37,7 +37,7 @@ from companion_core.runtime.process.windows_job import JobProcess
 from companion_core.system.interpreter import Interpreter, running_interpreter
 from companion_core.system.lacks import lack_of, lacks_told
 
-__all__ = ["KeeperProcess", "launch"]
+__all__ = ["KeeperProcess", "launch", "start_keeper"]
 
 _KEEPER: Final = Path(__file__).parents[1] / "standalone" / "keeper.py"
 _KEEPER_ENVIRONMENT: Final = {"LANG": "C.UTF-8"}
@@ -241,19 +241,50 @@ def launch(
     """
     if sys.platform == "win32":
         return JobProcess(egress, folder=folder, output=output, limits=limits)
+    keeper, line = start_keeper(
+        egress,
+        folder=folder,
+        stdout=output.writer,
+        stderr=output.writer,
+        descriptors=descriptors,
+        interpreter=interpreter,
+    )
+    try:
+        line.settimeout(0)
+        output.start()
+        return KeeperProcess(egress, keeper, line, output)
+    except BaseException:  # nobody has the handle by which the keeper is ended
+        line.close()
+        keeper.kill()
+        keeper.wait()
+        raise
+
+
+def start_keeper(
+    egress: Egress,
+    *,
+    folder: Path,
+    stdout: int,
+    stderr: int | None,
+    descriptors: Sequence[int],
+    interpreter: Interpreter | None,
+) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """Return a keeper that waits for its command, and the line to it, which ends it when closed.
+
+    See `launch`; `stdout` and `stderr` are the keeper's and the runtime's, None discards.
+    """
     program = (interpreter or running_interpreter()).program
     if not _KEEPER.is_file():  # a frozen application did not take it along as a file
         raise EnvironmentUnavailable(Reason.SPAWN_FAILED, f"{_KEEPER} is missing")
     with lacks_told(Reason.SPAWN_FAILED):
         line, far_end = socket.socketpair()
     try:
-        line.settimeout(0)
         keeper = egress.start_process(
             (program, "-I", "-S", str(_KEEPER), str(far_end.fileno())),
             env=_KEEPER_ENVIRONMENT,
             cwd=str(folder),
-            stdout=output.writer,
-            stderr=output.writer,
+            stdout=stdout,
+            stderr=stderr,
             pass_fds=(far_end.fileno(), *descriptors),
         )
     except OSError as error:
@@ -264,11 +295,4 @@ def launch(
         raise
     finally:
         far_end.close()
-    try:
-        output.start()
-        return KeeperProcess(egress, keeper, line, output)
-    except BaseException:  # nobody has the handle by which the keeper is ended
-        line.close()
-        keeper.kill()
-        keeper.wait()
-        raise
+    return keeper, line

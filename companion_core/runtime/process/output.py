@@ -52,7 +52,8 @@ class RuntimeOutput:
         activity: set by each line, and by anything else that sees the runtime do something; the
             waiter clears it.
         ended: set once everything has been read and nobody can write any more.
-        last_lines: the newest lines, without the backend's key.
+        last_lines: the newest lines, without the backend's key and, as in the log, without control
+            characters: a person reads both in a terminal.
     """
 
     def __init__(
@@ -176,6 +177,7 @@ class RuntimeOutput:
             return
         if self._ready_text is not None and self._ready_text in text:
             self.ready.set()
+        text = _plain(text)
         self._heed(text)
         self.last_lines.append(text)
         self._unwritten.append(text.encode() + b"\n")
@@ -221,12 +223,18 @@ class RuntimeOutput:
             return
 
 
+def _plain(line: str, *, kept: str = "\t") -> str:
+    """Replace the characters of a line that could steer a terminal."""
+    if line.isprintable():
+        return line
+    return "".join(
+        sign if sign.isprintable() or sign in kept else "\N{REPLACEMENT CHARACTER}" for sign in line
+    )
+
+
 def quote(lines: Sequence[str]) -> str:
     """Return the newest lines for a message to a person, without control characters."""
-    shown = (
-        "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in line)
-        for line in lines[-QUOTED_LINES:]
-    )
+    shown = (_plain(line, kept="") for line in lines[-QUOTED_LINES:])
     return "\n".join(
         ["the runtime's last lines:", *(f"  {line[:QUOTED_CHARACTERS]}" for line in shown)]
     )

@@ -24,6 +24,7 @@ __all__ = [
     "require_means",
     "stat_fields",
     "thread_has_memory",
+    "thread_with_memory",
     "threads_of",
 ]
 
@@ -92,13 +93,27 @@ def has_memory(pid: int) -> bool:
         ProcessUnreadable: no descriptor or memory is left to look with.
     """
     try:
-        threads = threads_of(pid)
+        return thread_with_memory(pid) is not None
     except (FileNotFoundError, ProcessLookupError):
         return False
     except OSError as error:
         require_means(error)
         return True
-    return any(thread_has_memory(int(thread)) for thread in threads)
+
+
+def thread_with_memory(pid: int) -> int | None:
+    """Return a thread that shows the memory of a process; None where it has given it back.
+
+    Nearly always that is its first one, the process itself.
+
+    Raises:
+        FileNotFoundError, ProcessLookupError: the process is gone.
+        ProcessUnreadable: no descriptor or memory is left to look with.
+        OSError: it cannot be read.
+    """
+    if thread_has_memory(pid):
+        return pid
+    return next((each for each in map(int, threads_of(pid)) if thread_has_memory(each)), None)
 
 
 def thread_has_memory(thread: int) -> bool:

@@ -29,8 +29,8 @@ STALE_SECONDS: Final = 0.5
 OBSERVE_SECONDS: Final = 1.5
 _MAX_BYTES: Final = 2**53
 _MAX_PERCENT: Final = 100.0
-# No gap between two observations proves by itself that the runtime was over its ceiling meanwhile:
-# the companion may have been asleep. It is less than a watchdog waits.
+# No gap between two observations proves by itself that the runtime was over its ceiling meanwhile,
+# or out of sight: the companion may have been asleep. It is less than a watchdog waits.
 _LONGEST_GAP: Final = 4.0
 # Of one processor, in percent: a runtime that works on a request uses more, and one that only
 # answers health checks less, also while a GPU does the work.
@@ -85,6 +85,8 @@ class ResourceMonitor:
         self._observed_at = -math.inf
         self._over_at: float | None = None  # the newest observation, if above a ceiling of memory
         self._over_seconds = 0.0
+        self._failed_at: float | None = None  # the newest observation, if it failed
+        self._unobserved_seconds = 0.0
         self._resting_since: float | None = None
         self._waiting: list[Callable[[], None]] = []
         self._turn = threading.Lock()  # guards the next two
@@ -108,6 +110,7 @@ class ResourceMonitor:
             self._task = None
         self.latest, self._verdict = None, refuse(Reason.PROBE_FAILED)
         self._over_at, self._over_seconds, self._resting_since = None, 0.0, None
+        self._failed_at, self._unobserved_seconds = None, 0.0
         self._call_waiting()
         with self._turn:
             unused, self._wanted = self._wanted and not self._asking, False
@@ -118,9 +121,14 @@ class ResourceMonitor:
     def over_memory_for(self) -> float:
         """Return for how many seconds every observation was above a ceiling of memory.
 
-        Processor time does not count: its use falls by itself.
+        Processor time does not count: its use falls by itself. An observation that failed says
+        nothing: a runtime could make one fail from time to time.
         """
         return self._over_seconds
+
+    def unobserved_for(self) -> float:
+        """Return for how many seconds every observation failed."""
+        return self._unobserved_seconds
 
     def resting_for(self) -> float:
         """Return for how many seconds every observation showed next to no use of a processor."""
@@ -171,10 +179,15 @@ class ResourceMonitor:
         elif self._resting_since is None:
             self._resting_since = began
         if self._verdict.reason in _MEMORY:
-            before, self._over_at = self._over_at, began
-            self._over_seconds += 0.0 if before is None else min(began - before, _LONGEST_GAP)
-        else:
+            self._over_seconds += _gap(self._over_at, began)
+            self._over_at = began
+        elif observation is not None:
             self._over_at, self._over_seconds = None, 0.0
+        if observation is None:
+            self._unobserved_seconds += _gap(self._failed_at, began)
+            self._failed_at = began
+        else:
+            self._failed_at, self._unobserved_seconds = None, 0.0
         self._call_waiting()
 
     def _ask(self) -> object:
@@ -195,6 +208,11 @@ class ResourceMonitor:
         """Ask about no process, so that the probe closes what it has open of the earlier ones."""
         with contextlib.suppress(ProbeFailed):
             self._probe.observe(ProbeTarget(pids=()))
+
+
+def _gap(before: float | None, now: float) -> float:
+    """Return the seconds between two observations, as far as they count."""
+    return 0.0 if before is None else min(now - before, _LONGEST_GAP)
 
 
 def _is_at_rest(observation: ResourceObservation | None) -> bool:

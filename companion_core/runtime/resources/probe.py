@@ -7,6 +7,7 @@ the list of processes. `ProbeFailed` is raised for a number that cannot be had.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import re
@@ -21,6 +22,7 @@ from typing import Final
 
 from companion_core.hookspecs import hookimpl
 from companion_core.providers import ProbeFailed, ProbeTarget, ResourceObservation
+from companion_core.runtime.process.proc_files import read_entry, threads_of
 from companion_core.runtime.resources.shared_memory import shared_bytes
 from companion_core.system.os_compat import CLOSE_ON_EXEC, read_at
 
@@ -28,6 +30,9 @@ __all__ = ["ProcessProbe", "companion_probe", "free_vram", "has_driver"]
 
 # Two readings of the processor time must be at least so far apart to say anything.
 MIN_INTERVAL_SECONDS: Final = 0.05
+# Of the runtime's tree, as in a control group of its own: far above what a runtime has. To read
+# more of them takes longer than an observation may.
+_MOST_THREADS: Final = 4096
 _STAT_BYTES: Final = 4096
 _SHARED: Final = re.compile(rb"^RssShmem:\s+(\d+) kB$", re.MULTILINE)
 _NVIDIA_DEVICE: Final = Path("/dev/nvidiactl")
@@ -43,6 +48,7 @@ class _Reading:
         ram_bytes: its resident memory.
         shared_bytes: the part of that which other processes may share.
         reaped_seconds: the processor time of its children that have ended and were waited for.
+        threads: how many it has.
     """
 
     start: float
@@ -50,6 +56,7 @@ class _Reading:
     ram_bytes: int
     shared_bytes: int = 0
     reaped_seconds: float = 0.0
+    threads: int = 1
 
 
 class ProcessProbe:
@@ -60,10 +67,12 @@ class ProcessProbe:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
         read_vram: Callable[[], int] | None = None,
+        most_threads: int = _MOST_THREADS,
     ) -> None:
         self._clock = clock
         self._sleep = sleep
         self._read_vram = _read_vram if read_vram is None else read_vram
+        self._most_threads = most_threads
         self._lock = threading.Lock()
         self._files = _StatFiles()
         self._last: dict[int, _Reading] = {}
@@ -78,11 +87,11 @@ class ProcessProbe:
         Asked about no process, it closes the files of the earlier ones.
 
         Raises:
-            ProbeFailed: no process is left, or a number cannot be read.
+            ProbeFailed: no process is left, there are too many, or a number cannot be read.
         """
         with self._lock:
             self._files.close_others(target.pids)
-            if not target.pids:
+            if not 0 < len(target.pids) <= self._most_threads:
                 raise ProbeFailed
             if self._last_at is None:
                 self._last, self._last_at = _read_all(target.pids, self._files), self._clock()
@@ -90,6 +99,8 @@ class ProcessProbe:
             if short > 0:
                 self._sleep(short)
             readings, now = _read_all(target.pids, self._files), self._clock()
+            if sum(reading.threads for reading in readings.values()) > self._most_threads:
+                raise ProbeFailed
             elapsed = now - self._last_at
             used = self._used(readings)
             self._last, self._last_at = readings, now
@@ -183,11 +194,14 @@ def _read_linux(pid: int, files: _StatFiles) -> _Reading | None:
     """Read `/proc/PID/stat` and `status` (proc(5)).
 
     Of the first utime, stime, cutime, cstime and starttime in ticks and rss in pages, of the second
-    what is shared memory of that, in KiB.
+    what is shared memory of that, in KiB. Of a process whose first thread has ended, another one
+    tells the memory.
     """
     try:
         fields = files.read(pid).rsplit(b")", 1)[1].split()
-        shared = _SHARED.search(_read_status(pid))
+        pages, shared = int(fields[21]), _SHARED.search(_read_status(pid))
+        if not pages and int(fields[17]) > 1:
+            pages, shared = _memory_of_threads(pid)
     except (FileNotFoundError, ProcessLookupError):
         return None
     except (OSError, IndexError) as error:
@@ -198,10 +212,21 @@ def _read_linux(pid: int, files: _StatFiles) -> _Reading | None:
     return _Reading(
         start=int(fields[19]) / ticks,
         cpu_seconds=(int(fields[11]) + int(fields[12])) / ticks,
-        ram_bytes=int(fields[21]) * page,
-        shared_bytes=min(int(shared[1]) * 1024 if shared else 0, int(fields[21]) * page),
+        ram_bytes=pages * page,
+        shared_bytes=min(int(shared[1]) * 1024 if shared else 0, pages * page),
         reaped_seconds=(int(fields[13]) + int(fields[14])) / ticks,
+        threads=int(fields[17]),
     )
+
+
+def _memory_of_threads(pid: int) -> tuple[int, re.Match[bytes] | None]:
+    """Return the resident pages of a process whose first thread has ended, and the shared part."""
+    for thread in map(int, threads_of(pid)):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended too
+            fields = read_entry(f"/proc/{thread}/stat").rsplit(b")", 1)[1].split()
+            if pages := int(fields[21]):
+                return pages, _SHARED.search(_read_status(thread))
+    return 0, None
 
 
 def _read_elsewhere(pid: int) -> _Reading | None:

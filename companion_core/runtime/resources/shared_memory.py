@@ -14,6 +14,9 @@ import sys
 from collections.abc import Iterable
 from typing import Final
 
+from companion_core.egress.interface import ProcessUnreadable
+from companion_core.runtime.inspect.descriptor_tables import table_holders
+from companion_core.runtime.process.proc_files import thread_with_memory
 from companion_core.system.os_compat import CLOSE_ON_EXEC
 
 __all__ = ["shared_bytes"]
@@ -43,12 +46,16 @@ def shared_bytes(pids: Iterable[int]) -> int:
     objects: _Found = {}
     mounts: dict[int, int] = {}
     for pid in pids:
+        with contextlib.suppress(OSError, ProcessUnreadable):
+            shown_by = thread_with_memory(pid) or pid  # the first thread may have ended
+            with contextlib.suppress(OSError):
+                _add_temporary(shown_by, mounts)
+            with contextlib.suppress(OSError):
+                _add_mapped(shown_by, objects)
         with contextlib.suppress(OSError):
-            _add_temporary(pid, mounts)
-        with contextlib.suppress(OSError):
-            _add_mapped(pid, objects)
-        with contextlib.suppress(OSError):
-            _add_opened(pid, objects)
+            for holder in table_holders(pid):
+                with contextlib.suppress(OSError):
+                    _add_opened(holder, objects)
     return sum(objects.values()) + sum(mounts.values())
 
 

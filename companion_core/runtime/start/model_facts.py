@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from companion_core.decisions.fit import Fit, footprint_of, judge_fit, usable_memory
 from companion_core.decisions.gguf import HEAD_BYTES, GgufHead, parse_gguf
-from companion_core.models.store import VerifiedModel
+from companion_core.decisions.manifest_kind import Role
+from companion_core.models.store import ProvedFile, VerifiedModel
 from companion_core.providers import ProbeFailed, ResourceLimits
 from companion_core.runtime.resources.free_memory import available_memory
 from companion_core.runtime.resources.probe import free_vram
 from companion_core.system.os_compat import read_at
 
 __all__ = ["ModelFacts", "look_at_model"]
+
+_PROJECTED: Final = (("clip.has_vision_encoder", "image"), ("clip.has_audio_encoder", "audio"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,11 +27,13 @@ class ModelFacts:
         head: of its first file; None where that is no GGUF file.
         fit: the context that it gets, and how much memory it takes with that.
         longest: the context that it was made for, in tokens; None where it does not say.
+        modalities: of what a request may hold: "text", and what its projector reads.
     """
 
     head: GgufHead | None
     fit: Fit
     longest: int | None
+    modalities: tuple[str, ...] = ("text",)
 
 
 def look_at_model(
@@ -55,11 +61,26 @@ def look_at_model(
         free_vram=video,
     )
     fit = judge_fit(footprint, available=available, places=places, configured=configured)
-    return ModelFacts(head=head, fit=fit, longest=footprint.longest)
+    return ModelFacts(
+        head=head, fit=fit, longest=footprint.longest, modalities=_modalities_of(model)
+    )
 
 
 def _head_of(model: VerifiedModel) -> GgufHead | None:
     if model.format != "gguf":
         return None
-    file = model.files[0]
+    return _read(model.files[0])
+
+
+def _modalities_of(model: VerifiedModel) -> tuple[str, ...]:
+    """Return what a request may hold, as the projector says (llama.cpp's tools/mtmd, `clip.*`)."""
+    found = ["text"]
+    for file in model.files if model.format == "gguf" else ():
+        head = _read(file) if file.role is Role.PROJECTOR else None
+        if head is not None:
+            found += [name for key, name in _PROJECTED if head.fields.get(key) is True]
+    return tuple(dict.fromkeys(found))
+
+
+def _read(file: ProvedFile) -> GgufHead | None:
     return parse_gguf(read_at(file.descriptor, min(file.size, HEAD_BYTES), 0))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +10,12 @@ from typing import Final
 
 from companion_core.decisions.isolation import Tier
 from companion_core.egress.interface import Egress
+from companion_core.errors import EnvironmentUnavailable
 from companion_core.runtime.isolation import SandboxPolicy, confine
 from companion_core.runtime.process.binary import ProvedBinary
+from companion_core.runtime.process.keeper_protocol import StartCommand
+from companion_core.runtime.process.short_run import printed_by
+from companion_core.system.interpreter import Interpreter
 
 __all__ = ["read_help"]
 
@@ -31,38 +34,57 @@ def read_help(
     *,
     tier: Tier,
     folder: Path,
+    interpreter: Interpreter | None = None,
 ) -> str:
     """Return what a proved program prints for `arguments`; "" where it does not answer.
 
-    Blocking. The program gets no model, no key and, in the bubblewrap tier, no network.
+    Blocking. The program is confined as a runtime is and ends with all that it started, but gets
+    no model and no key.
+
+    Args:
+        egress: the doorway.
+        binary: the program.
+        sha256: of the program.
+        arguments: what its plugin asks it.
+        tier: the chosen one.
+        folder: of this start; the program may write to it.
+        interpreter: the Python that runs its keeper; None for the one that runs this code.
     """
     if binary.embedded or sha256 is None or not arguments:
         return ""
     question = (sha256, tuple(arguments))
     if question not in _KNOWN:
-        _KNOWN[question] = _ask(egress, (binary.path, *arguments), tier, folder)
+        argv = (binary.path, *arguments)
+        _KNOWN[question] = _ask(egress, argv, tier, folder, interpreter)
     return _KNOWN[question]
 
 
-def _ask(egress: Egress, argv: tuple[str, ...], tier: Tier, folder: Path) -> str:
+def _ask(
+    egress: Egress,
+    argv: tuple[str, ...],
+    tier: Tier,
+    folder: Path,
+    interpreter: Interpreter | None,
+) -> str:
     policy = replace(SandboxPolicy.of_program(argv[0]), write=(str(folder),))
-    outer = tier if tier is Tier.BUBBLEWRAP else Tier.NONE
     with contextlib.ExitStack() as handed_on:
-        confined = confine(outer, argv, _ENVIRONMENT, policy, folder=folder, handed_on=handed_on)
+        confined = confine(tier, argv, _ENVIRONMENT, policy, folder=folder, handed_on=handed_on)
+        command = StartCommand(
+            argv=confined.argv,
+            env=confined.env,
+            descriptors=confined.descriptors,
+            policy=confined.policy,
+            apart=confined.apart,
+        )
         try:
-            process = egress.start_process(
-                confined.argv,
-                env=confined.env,
-                cwd=str(folder),
-                stdout=subprocess.PIPE,
-                pass_fds=confined.descriptors,
+            text = printed_by(
+                egress,
+                command,
+                folder=folder,
+                seconds=_SECONDS,
+                most_bytes=_LIMIT_BYTES,
+                interpreter=interpreter,
             )
-        except OSError:
+        except (OSError, EnvironmentUnavailable):
             return ""
-    with process:
-        try:
-            text, _ = process.communicate(timeout=_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            return ""
-    return text[:_LIMIT_BYTES].decode("utf-8", "replace") if process.returncode == 0 else ""
+    return "" if text is None else text.decode("utf-8", "replace")

@@ -210,6 +210,7 @@ async def _plan(
         getattr(spec.spawner, "help_arguments", ()),
         tier=spec.tier,
         folder=place.folder,
+        interpreter=spec.interpreter,
     )
     return await ask_for_plan(
         spec,

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import threading
 from typing import Any
 
@@ -210,6 +211,19 @@ def test_any_other_exception_is_the_plugin_s_fault(error: BaseException) -> None
         guarded(Raising()).set(Account.ACCESS_TOKEN, "secret")
     assert caught.value.reason is Reason.PLUGIN_CALL_FAILED
     assert caught.value.plugin == "fake"
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EMFILE, "x"), RuntimeError("can't start new thread")]
+)
+def test_what_the_system_has_nothing_left_for_is_not_the_plugin_s_fault(error: Exception) -> None:
+    class Raising(FakeKeychain):
+        def set(self, account: str, secret: str) -> None:
+            raise error
+
+    with pytest.raises(EnvironmentUnavailable) as caught:
+        guarded(Raising()).set(Account.ACCESS_TOKEN, "secret")
+    assert caught.value.reason is Reason.LIMIT_REACHED
 
 
 @pytest.mark.parametrize("answer", ["", "x" * 8193, "\ud800", 5, True, b"x", [], Text("x")])

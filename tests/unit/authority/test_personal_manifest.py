@@ -18,7 +18,7 @@ from companion_core.authority.personal_manifest import PersonalManifest
 from companion_core.authority.signing_key import KeyInKeychain
 from companion_core.decisions.manifest import ManifestModel
 from companion_core.decisions.manifest_kind import ManifestKind, Role
-from companion_core.errors import CompanionError, Reason
+from companion_core.errors import CompanionError, Reason, UsageError
 from companion_core.testing import FakeKeychain
 from companion_core.testing.publisher import FakePublisher
 
@@ -115,6 +115,33 @@ def test_a_model_with_addresses_allows_their_folders(own: PersonalManifest) -> N
         "https://models.example.org/own/",
     )
     assert [url.text for url in manifest.models[0].files[0].urls] == [URL]
+
+
+def test_what_only_a_removed_model_needed_is_allowed_no_longer(own: PersonalManifest) -> None:
+    file = replace(model().files[0], urls=(URL,))
+    own.add(model(files=(file,), also_allowed=("https://cdn.example.org/a/",)))
+    own.add(model("other", also_allowed=("https://cdn.example.org/b/",)))
+    own.remove("tiny")
+    manifest = own.read().manifest
+    assert manifest is not None
+    assert manifest.allowed_sources == ("https://cdn.example.org/b/",)
+    again = own.add(model("other", also_allowed=("https://cdn.example.org/c/",)))
+    assert again.allowed_sources == ("https://cdn.example.org/c/",)
+    assert own.renew().allowed_sources == again.allowed_sources
+
+
+def test_addresses_of_too_many_places_are_told_as_that(own: PersonalManifest) -> None:
+    places = [f"https://h{number}.example.org/" for number in range(101)]
+    with pytest.raises(UsageError) as caught:
+        own.add(model(also_allowed=places))
+    assert "of 101 places" in caught.value.detail
+    assert own.is_empty
+
+
+def test_what_was_asked_for_is_recorded_with_the_model(own: PersonalManifest) -> None:
+    own.add(model(asked="hf:acme/tiny"))
+    own.add(model("other"))
+    assert own.read().asked == {"tiny": "hf:acme/tiny", "other": ""}
 
 
 def test_a_preview_writes_nothing(own: PersonalManifest) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,26 @@ def test_wrong_usage_is_exit_2(work: Path, shell: Shell) -> None:
     assert shell(*ADD, "--chat-template-file", "missing")[0] == 2
     assert shell("sign", "pub", "--key", "key.pem", "--expires", "soon")[0] == 2
     assert shell("verify", "pub/manifest.json")[0] == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no such pipes")
+def test_a_pipe_without_a_writer_is_refused_and_not_waited_for(work: Path, shell: Shell) -> None:
+    os.mkfifo("pipe")
+    key = "ed25519:" + "A" * 43 + "="
+    code, _, err = shell("verify", "pipe", "--trusted-key", key)
+    assert code == 4
+    first, last = err.splitlines()
+    assert "pipe" in first
+    assert last.startswith("companion: manifest_unavailable: ")
+    assert shell("init", "site", "--key-out", "key.pem")[0] == 0
+    entry = ("--id", "tiny", "--url", URL, "--format", "gguf")
+    assert shell("add", "site", "pipe", *entry)[0] == 2
+    (draft,) = Path("site").iterdir()
+    draft.unlink()
+    os.mkfifo(draft)
+    code, _, err = shell("sign", "site", "--key", "key.pem", "--expires", "30d")
+    assert code == 2
+    assert "site" in err.splitlines()[0]
 
 
 def test_an_http_address_is_exit_3(work: Path, shell: Shell) -> None:

@@ -40,6 +40,7 @@ MALFORMED = (
 TOKEN = "a" * 43
 CLIENT = {"client_id": "c", "redirect_uri": "http://127.0.0.1:9/c"}
 URL = "https://a.example/m"
+ISSUER = "https://login.example"
 LIMITS = providers.ResourceLimits(max_ram_bytes=8, max_vram_bytes=8, max_cpu_percent=80)
 CALM = providers.ResourceObservation(ram_bytes=1, vram_bytes=1, cpu_percent=1)
 IDLE = admission.create_admission(2, 2)
@@ -170,6 +171,40 @@ YES: list[tuple[Callable[..., Any], dict[str, Any], set[str]]] = [
         oauth.validate_token_response,
         {"response": {"token_type": "Bearer", "access_token": "a", "expires_in": 5}},
         {"response.expires_in=True"},
+    ),
+    (
+        oauth.parse_metadata,
+        {
+            "document": {
+                "issuer": ISSUER,
+                "authorization_endpoint": ISSUER,
+                "token_endpoint": ISSUER,
+                "response_types_supported": ["code"],
+                "code_challenge_methods_supported": ["S256"],
+                "authorization_response_iss_parameter_supported": True,
+            },
+            "issuer": ISSUER,
+        },
+        set(),
+    ),
+    (oauth.is_issuer, {"value": ISSUER}, set()),
+    (
+        oauth.parse_device_code,
+        {
+            "document": {
+                "device_code": "d",
+                "user_code": "A",
+                "verification_uri": ISSUER,
+                "expires_in": 5,
+            },
+            "issuer": ISSUER,
+        },
+        set(),
+    ),
+    (
+        oauth.build_revocation_request,
+        {"endpoint": URL, "client_id": "c", "token": Secret("t")},
+        set(),
     ),
     (oauth.check_granted_scope, {"granted": "a", "asked": ["a"]}, {"granted"}),
     (oauth.constant_time_equal, {"left": "a", "right": "a"}, set()),

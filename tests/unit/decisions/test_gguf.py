@@ -146,6 +146,23 @@ def test_a_head_that_lies_is_none(raw: bytes) -> None:
     assert parse_gguf(raw) is None
 
 
+def test_what_is_kept_of_many_arrays_is_bounded() -> None:
+    many = [array(f"a.{number}", 0, 4096, bytes(range(256)) * 16) for number in range(40)]
+    found = parsed(head(*many, array("last", 0, 1, b"x"), u32("after", 7)))
+    assert found.complete
+    assert len(found.lengths) == 41
+    assert found.fields["after"] == 7
+    assert found.numbers["a.0"] == tuple(range(256)) * 16
+    assert sum(map(len, found.numbers.values())) <= 65536
+
+
+def test_more_tensors_than_a_model_has_are_refused() -> None:
+    count = 2**16 + 1
+    raw = head(tensors=(tensor((1,)),))
+    assert parse_gguf(raw[:8] + struct.pack("<Q", count) + raw[16:]) is None
+    assert parse_gguf(raw[:8] + struct.pack("<Q", count - 1) + raw[16:]) is not None
+
+
 def test_bytes_that_are_no_text_are_replaced() -> None:
     assert parsed(head(entry("a", STRING, text(b"\xff")))).text("a") == "\ufffd"
 

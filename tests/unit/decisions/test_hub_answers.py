@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from companion_core.decisions.hub_answers import (
-    HUB_ORIGINS,
     HubProblem,
+    admit_redirect,
     explain_answer,
     hub_settings,
     is_hop_admitted,
@@ -16,7 +16,8 @@ from companion_core.decisions.hub_answers import (
     stated_digest,
     wait_seconds,
 )
-from companion_core.decisions.source import parse_https_url
+from companion_core.decisions.source import SourceUrl, admit_source, parse_https_url
+from companion_core.decisions.verdict import Verdict
 
 pytestmark = pytest.mark.unit
 
@@ -121,6 +122,9 @@ def test_the_environment_says_where_the_hub_is(
         ("https://huggingface.co", "https://us.aws.cdn.hf.co/x", True),
         ("https://huggingface.co", "https://huggingface.co/x", True),
         ("https://huggingface.co", "https://us.aws.cdn.hf.co:8443/x", False),
+        ("https://huggingface.co", "https://huggingface.co:8443/x", False),
+        ("https://hub.example:8443", "https://hub.example:8443/x", True),
+        ("https://hub.example:8443", "https://hub.example:9443/x", False),
         ("https://huggingface.co", "https://hf.co.evil.example/x", False),
         ("https://huggingface.co", "https://evilhf.co/x", False),
         ("https://huggingface.co", "https://127.0.0.1/x", False),
@@ -145,9 +149,42 @@ def test_only_parsed_addresses_are_admitted(value: object) -> None:
     assert not is_hop_admitted(value, hub)
 
 
-def test_every_origin_that_is_recorded_is_the_hubs_own() -> None:
-    hub = parse_https_url("https://huggingface.co")
-    assert all(is_hop_admitted(hub, parse_https_url(origin)) for origin in HUB_ORIGINS)
+CDN = "https://eu.gcp.cdn.hf.co/xet-bridge-eu/x?Signature=s"
+
+
+def source(url: str) -> SourceUrl:
+    found = admit_source(url, [url])
+    assert isinstance(found, SourceUrl)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("signed", "leads_to", "admitted"),
+    [
+        ("https://huggingface.co/a/b/resolve/c/m.gguf", CDN, True),
+        ("https://hf.co/a/b/resolve/c/m.gguf", "https://huggingface.co/x", True),
+        ("https://huggingface.co/a/b/resolve/c/m.gguf", "https://cdn.example.org/x", True),
+        ("https://huggingface.co/a/b/resolve/c/m.gguf", "https://hf.co.evil.example/x", False),
+        ("https://huggingface.co/a/b/resolve/c/m.gguf", "https://cdn.hf.co:8443/x", False),
+        ("https://huggingface.co/a/b/resolve/c/m.gguf", "https://me@cdn.hf.co/x", False),
+        ("https://huggingface.co/a/b/resolve/c/m.gguf", "http://cdn.hf.co/x", False),
+        ("https://huggingface.co:8443/a/b/resolve/c/m.gguf", CDN, False),
+        ("https://models.example.org/m.gguf", CDN, False),
+        ("https://us.aws.cdn.hf.co/m.gguf", CDN, False),
+    ],
+)
+def test_the_hubs_byte_hosts_are_for_redirects_of_the_hubs_addresses_alone(
+    signed: str, leads_to: str, admitted: bool
+) -> None:
+    found = admit_redirect(source(signed), leads_to, ["https://cdn.example.org/"])
+    assert isinstance(found, SourceUrl) is admitted
+    assert isinstance(admit_redirect(signed, CDN, []), Verdict)  # a text proves nothing
+
+
+@pytest.mark.parametrize("leads_to", [None, 7, "", "https://"])
+def test_what_is_no_address_is_never_admitted(leads_to: Any) -> None:
+    hub = source("https://huggingface.co/a/b/resolve/c/m.gguf")
+    assert isinstance(admit_redirect(hub, leads_to, []), Verdict)
 
 
 @pytest.mark.parametrize(

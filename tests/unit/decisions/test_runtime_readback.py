@@ -47,6 +47,8 @@ def test_names_are_exactly_the_planned_ones(runtime, descendants, ok) -> None:
     assert verdict.reason is (Reason.OK if ok else Reason.RUNTIME_ENVIRONMENT)
 
 
+NAMED = Listener("unix", "@name", 0)
+DRIVERS = Listener("unix", "@cuda-uvmfd-4026531836-7", 0)
 RUNNER = Listener("tcp", "127.0.0.1", 50000)
 
 
@@ -68,6 +70,13 @@ RUNNER = Listener("tcp", "127.0.0.1", 50000)
         ({OWN, Listener("tcp", "?", 1)}, TCP, True, Reason.RUNTIME_LISTENS_WIDE),
         ({RUNNER}, TCP, True, Reason.HEALTH_FAILED),
         (None, UNIX, True, Reason.RUNTIME_LISTENS_WIDE),
+        ({NAMED}, UNIX, False, Reason.RUNTIME_LISTENS_WIDE),
+        ({OWN, NAMED}, TCP, False, Reason.RUNTIME_LISTENS_WIDE),
+        ({OWN, NAMED}, TCP, True, Reason.RUNTIME_LISTENS_WIDE),
+        ({DRIVERS}, UNIX, False, Reason.OK),
+        ({OWN, DRIVERS}, TCP, False, Reason.OK),
+        ({DRIVERS}, TCP, False, Reason.HEALTH_FAILED),
+        ({replace(DRIVERS, protocol="tcp")}, UNIX, False, Reason.RUNTIME_LISTENS_WIDE),
     ],
 )
 def test_the_tree_listens_on_its_channel_alone(listeners, channel, open_backend, reason) -> None:

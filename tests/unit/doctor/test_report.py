@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from doctor_parts import make_row
 
@@ -62,3 +64,13 @@ def test_a_status_is_painted_and_nothing_else_is():
     assert painted.count("<") == painted.count(">fail") + painted.count(">ok") + painted.count(
         ">repaired"
     ) + painted.count(">skip")
+
+
+def test_what_a_plugins_metadata_says_moves_no_cursor():
+    hostile = "a\x1b[2Jb\x07\u202e"
+    finding = broken(Reason.PLUGIN_UNTRUSTED, hostile, fix=f"companion plugins trust {hostile}")
+    rows = [make_row("plugin", finding)]
+    (row,) = [replace(row, title=hostile) for row in rows]
+    text = "\n".join(Report(rows=[row], judgement=judge([row])).lines())
+    assert not any(sign in text for sign in "\x1b\x07\u202e")
+    assert "a\N{REPLACEMENT CHARACTER}[2Jb" in text

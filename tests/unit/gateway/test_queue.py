@@ -34,10 +34,10 @@ def test_a_place_goes_to_the_first_that_waits() -> None:
     assert line.arrival().reason is Reason.QUEUE_FULL
     line.leave(waiters[1])
     assert line.arrival().reason is Reason.AT_CAPACITY
-    assert line.release(1.0) is waiters[0]
+    assert line.release(1.0, 0.0) is waiters[0]
     assert line.snapshot().in_flight == 1  # handed over, never free in between
-    assert line.release(1.0) is waiters[2]
-    assert line.release(1.0) is None
+    assert line.release(1.0, 0.0) is waiters[2]
+    assert line.release(1.0, 0.0) is None
     assert line.snapshot().in_flight == 0
 
 
@@ -56,7 +56,7 @@ def test_retry_after_grows_with_the_queue_and_stays_sensible() -> None:
     line = queue(queue_bound=100)
     line.take()
     for _ in range(200):
-        line.release(3.0)
+        line.release(3.0, 0.0)
         line.take()
     alone = line.retry_after(0.0)
     for _ in range(5):
@@ -71,13 +71,13 @@ def test_each_that_is_refused_gets_a_turn_of_its_own() -> None:
     line = queue(max_in_flight=2)
     line.take()
     for _ in range(100):
-        line.release(1.0)
+        line.release(1.0, 0.0)
         line.take()
     turns = [line.retry_after(10.0) for _ in range(5)]
     gaps = [later - earlier for earlier, later in pairwise(turns)]
-    assert all(gap == pytest.approx(0.55, rel=0.01) for gap in gaps)
+    assert all(gap == pytest.approx(0.625, rel=0.01) for gap in gaps)
     assert line.retry_after(40.0) - turns[0] > 25  # for half a minute no place was given back
-    line.release(1.0)
+    line.release(1.0, 0.0)
     line.take()
     assert line.retry_after(100.0) == pytest.approx(turns[0])  # the turns have passed
 
@@ -91,7 +91,7 @@ def test_bounds_that_are_not_positive_are_refused() -> None:
 def test_a_count_that_the_rule_refuses_changes_nothing() -> None:
     line = queue(max_in_flight=1, queue_bound=1)
     with pytest.raises(ValueError):
-        line.release(1.0)
+        line.release(1.0, 0.0)
     line.take()
     with pytest.raises(ValueError):
         line.take()

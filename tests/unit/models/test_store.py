@@ -545,6 +545,52 @@ def test_redirects_to_elsewhere(folder: Path, target: Any, reason: Reason) -> No
     assert len(asked) <= 6
 
 
+@pytest.mark.parametrize(
+    ("signed", "target", "reason"),
+    [
+        ("https://huggingface.co/a/b/resolve/c/m.gguf", "https://new.cdn.hf.co/x?s=1", Reason.OK),
+        (
+            "https://huggingface.co/a/b/resolve/c/m.gguf",
+            "https://hf.co.evil.example/x",
+            Reason.SOURCE_NOT_ALLOWED,
+        ),
+        (
+            "https://models.example.org/m.gguf",
+            "https://new.cdn.hf.co/x",
+            Reason.SOURCE_NOT_ALLOWED,
+        ),
+    ],
+)
+def test_the_hubs_byte_hosts_are_open_to_what_is_signed_for_the_hub_alone(
+    folder: Path, signed: str, target: str, reason: Reason
+) -> None:
+    publisher, document = FakePublisher(), manifest_document(signed, DATA)
+    manifest = verify_manifest(
+        publisher.envelope(document),
+        trusted_keys=[publisher.public_key],
+        now=TEST_NOW,
+        last_seen=None,
+    )
+    assert isinstance(manifest, Manifest)
+
+    def moved(request: DownloadRequest) -> Body:
+        if request.url == signed:
+            raise Redirect(target)
+        assert request.url == target
+        return good(request)
+
+    def staged() -> Reason:
+        try:
+            store_of(folder).stage(
+                manifest.models[0], allowed_sources=manifest.allowed_sources, download=moved
+            ).close()
+        except CompanionError as error:
+            return error.reason
+        return Reason.OK
+
+    assert staged() is reason
+
+
 def test_the_next_address_is_tried(folder: Path) -> None:
     second = ALLOWED[0] + "mirror.gguf"
     asked: list[str] = []
@@ -678,6 +724,13 @@ def test_a_downloader_that_raises_anything_is_named(
         raise error
 
     assert refusal(folder, fail) is Reason.PLUGIN_CALL_FAILED
+
+
+def test_a_downloader_is_not_blamed_for_a_limit_of_the_system(folder: Path) -> None:
+    def fail(_request: DownloadRequest) -> Body:
+        raise OSError(errno.EMFILE, "too many")
+
+    assert refusal(folder, fail) is Reason.LIMIT_REACHED
 
 
 def test_cancelling_leaves_nothing(folder: Path) -> None:

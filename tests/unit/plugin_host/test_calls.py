@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import threading
 from collections.abc import Callable
 
 import pytest
 
-from companion_core.errors import PluginFault, Reason, Refused
+from companion_core.errors import EnvironmentUnavailable, PluginFault, Reason, Refused
 from companion_core.plugin_host.calls import PLUGIN_REASONS, call_provider, call_provider_sync
 from companion_core.providers import (
     CannotPlan,
@@ -47,6 +48,28 @@ def test_a_value_comes_back_as_it_is(run):
     value = object()
     assert run(lambda given: given, value) is value
     assert run(lambda: None) is None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EMFILE, SECRET, SECRET),
+        BlockingIOError(errno.EAGAIN, SECRET),
+        RuntimeError("can't start new thread"),
+        MemoryError(SECRET),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_no_plugin_is_blamed_where_the_system_has_nothing_left(run, error: BaseException):
+    with pytest.raises(EnvironmentUnavailable) as caught:
+        run(raising(error))
+    assert caught.value.reason is Reason.LIMIT_REACHED
+    assert SECRET not in f"{caught.value!r} {caught.value.detail}"
+
+
+def test_a_recursion_without_end_is_the_plugins_fault(run):
+    with pytest.raises(PluginFault):
+        run(raising(RecursionError(SECRET)))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,9 @@ import pytest
 
 from companion_core.egress.interface import EgressRefused
 from companion_core.egress.refusing import RefusingEgress
-from companion_core.plugin_trial.trial import Trial, _parse, row_of
+from companion_core.errors import EnvironmentUnavailable, Reason
+from companion_core.plugin_trial import child
+from companion_core.plugin_trial.trial import Trial, _lack, _parse, row_of
 
 pytestmark = pytest.mark.unit
 
@@ -142,3 +144,53 @@ def test_without_a_report_it_is_the_plugins_fault():
 def test_the_child_is_started_through_the_doorway_only():
     with pytest.raises(EgressRefused):
         Trial(egress=RefusingEgress(), records=[]).run(["lamp"])
+
+
+LACKS = [
+    (RuntimeError("can't start new thread"), Reason.LIMIT_REACHED, "ulimit -u"),
+    (FileNotFoundError(2, "No such file", "/proc/meminfo"), Reason.DISK_UNAVAILABLE, "/proc/mem"),
+    (EnvironmentUnavailable(Reason.LIMIT_REACHED, "threads"), Reason.LIMIT_REACHED, "threads"),
+]
+
+
+@pytest.mark.parametrize(("error", "reason", "part"), LACKS)
+def test_what_the_child_lacks_is_told_and_no_plugin_blamed(monkeypatch, error, reason, part):
+    def lacking(request: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(child, "report_on", lacking)
+    lack = _lack(json.dumps(child._report_or_lack({})).encode())
+    assert lack is not None
+    assert lack.reason is reason
+    assert part in lack.detail
+
+
+def test_a_fault_of_the_child_is_no_lack(monkeypatch):
+    def failing(request: Any) -> Any:
+        raise LookupError
+
+    monkeypatch.setattr(child, "report_on", failing)
+    with pytest.raises(LookupError):
+        child._report_or_lack({})
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        7,
+        None,
+        {},
+        {"reason": "ok", "detail": ""},
+        {"reason": "plugin_changed", "detail": ""},
+        {"reason": "limit_reached", "detail": "\x1b[2J"},
+        {"reason": "limit_reached", "detail": 7},
+        {"reason": ["limit_reached"], "detail": ""},
+    ],
+)
+def test_a_malformed_lack_is_none(told: Any):
+    assert _lack(json.dumps({"lack": told}).encode()) is None
+
+
+@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"7", b"[" * 100_000])
+def test_what_is_no_document_tells_of_no_lack(raw: bytes):
+    assert _lack(raw) is None

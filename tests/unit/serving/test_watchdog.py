@@ -67,6 +67,9 @@ class Silent(Served):
     def over_memory_for(self) -> float:
         return 0.0
 
+    def unobserved_for(self) -> float:
+        return 0.0
+
     async def check_health(self) -> Verdict:
         self.checks += 1
         self.asked.set()
@@ -258,6 +261,9 @@ class Busy(Served):
     def over_memory_for(self) -> float:
         return 0.0
 
+    def unobserved_for(self) -> float:
+        return 0.0
+
     def terminate_unhealthy(self, reason: Reason) -> None:
         self.ended = reason
         self.exited.set()
@@ -277,6 +283,24 @@ def test_a_runtime_that_works_on_a_request_is_asked_for_nothing() -> None:
     served = Busy(resting_for=0)
     asyncio.run(Watchdog(served, QUICK)._watch())
     assert (served.asked, served.ended, served.rounds) == (0, None, 10)
+
+
+class Unobserved(Busy):
+    """Answers well, and has so many processes that nobody can say what they use."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(resting_for=0)
+        self.seconds = seconds
+
+    def unobserved_for(self) -> float:
+        return self.seconds
+
+
+@pytest.mark.parametrize(("share", "ended"), [(1, Reason.PROBE_FAILED), (0.9, None)])
+def test_a_runtime_whose_use_cannot_be_read_is_ended(share: float, ended: Reason | None) -> None:
+    served = Unobserved(share * QUICK.unresponsive_after)
+    asyncio.run(Watchdog(served, QUICK)._watch())
+    assert served.ended is ended
 
 
 class Asleep(Busy):

@@ -12,7 +12,7 @@ from companion_core.cli import main
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason
 from companion_core.plugin_host.calls import call_provider_sync
 from companion_core.system import deadline
-from companion_core.system.lacks import is_lack, lack_of, lacks_told
+from companion_core.system.lacks import is_lack, lack_of, lacks_told, limit_told_in
 
 pytestmark = pytest.mark.unit
 
@@ -56,6 +56,25 @@ def test_the_command_line_names_it(monkeypatch, capsys, error, reason, named) ->
     first, last = capsys.readouterr().err.splitlines()
     assert named.removeprefix("/given: ") in first
     assert last.startswith(f"companion: {reason.value}: ")
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("bwrap: Creating new namespace failed: Resource temporarily unavailable", "ulimit -u"),
+        ("libgomp: Thread creation failed: Resource temporarily unavailable", "ulimit -u"),
+        ("RuntimeError: can't start new thread", "ulimit -u"),
+        ("open /x: Too many open files", "ulimit -n"),
+        ("open /x: Too many open files in system", "fs.file-max"),
+    ],
+)
+def test_a_limit_is_told_from_what_a_program_printed(line, named) -> None:
+    assert named in limit_told_in(["loading", line, "bye"])
+
+
+def test_other_words_tell_of_no_limit() -> None:
+    assert limit_told_in(["unavailable", "Resource temporarily", "unable to load model"]) == ""
+    assert limit_told_in([]) == ""
 
 
 def test_a_plugin_is_not_blamed_where_no_thread_is_left(monkeypatch) -> None:

@@ -1,4 +1,6 @@
+import errno
 import functools
+import io
 import os
 import stat
 import struct
@@ -10,6 +12,7 @@ import pytest
 
 from companion_core.errors import EnvironmentUnavailable, Reason, Refused
 from companion_core.runtime.process.binary import check_unreplaceable
+from companion_core.system import state_files
 from companion_core.system.state_files import (
     check_owned,
     open_to_others,
@@ -144,6 +147,71 @@ def test_a_folder_or_link_of_another_person_is_refused(tmp_path, require_real):
         check_owned(link / "x")
 
 
+@pytest.mark.skipif(os.name != "posix", reason="owners of POSIX systems")
+def test_anothers_home_is_a_lack_where_nothing_can_be_made_and_else_unsafe(
+    tmp_path, monkeypatch, require_real
+):
+    """As with `HOME` of somebody else: nobody threatens whoever cannot write there."""
+    require_real("root, who gives files away", os.geteuid() == 0)
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    os.chown(foreign, 65534, 65534)
+    with pytest.raises(Refused):
+        private_folder(foreign / "state")
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(EnvironmentUnavailable) as caught:
+        private_folder(foreign / "state")
+    assert caught.value.reason is Reason.DISK_UNAVAILABLE
+    assert str(foreign) in caught.value.detail
+    with pytest.raises(Refused):
+        check_owned(foreign / "program")
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        (errno.EACCES, Reason.DISK_UNAVAILABLE),
+        (errno.EIO, Reason.DISK_UNAVAILABLE),
+        (errno.EMFILE, Reason.LIMIT_REACHED),
+    ],
+)
+def test_what_the_system_refuses_is_a_lack_and_not_unsafe(tmp_path, monkeypatch, number, reason):
+    """A folder that may not be looked into, a broken disk, no descriptor."""
+
+    def refuse(*args, **_):
+        raise OSError(number, os.strerror(number), args[0])
+
+    path = tmp_path / "state.json"
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(EnvironmentUnavailable) as caught:
+        read_private(path, 5)
+    assert caught.value.reason is reason
+    assert str(path) in caught.value.detail or reason is Reason.LIMIT_REACHED
+    monkeypatch.setattr(Path, "lstat", refuse)
+    with pytest.raises(EnvironmentUnavailable) as caught:
+        check_owned(path)
+    assert caught.value.reason is reason
+
+
+def test_a_file_that_cannot_be_read_in_full_is_a_lack_and_named(tmp_path, monkeypatch):
+    path = tmp_path / "state.json"
+    write_private(path, b"12345")
+
+    class Broken(io.BytesIO):
+        def fileno(self):
+            return opened.fileno()
+
+        def read(self, *_):
+            raise OSError(errno.EIO, "input/output error")
+
+    with path.open("rb") as opened:
+        monkeypatch.setattr(state_files, "open_ordinary", lambda *_: Broken())
+        with pytest.raises(EnvironmentUnavailable) as caught:
+            read_private(path, 5)
+    assert caught.value.reason is Reason.DISK_UNAVAILABLE
+    assert str(path) in caught.value.detail
+
+
 def test_a_shared_folder_such_as_tmp_is_never_made_ones_own(tmp_path):
     sticky = tmp_path / "sticky"
     sticky.mkdir()
@@ -213,8 +281,9 @@ def test_reading_refuses_what_others_could_have_written(tmp_path):
     with pytest.raises(Refused):
         read_private(path, 4)
     path.chmod(0o666)
-    with pytest.raises(Refused):
+    with pytest.raises(Refused) as caught:
         read_private(path, 5)
+    assert str(path) in caught.value.detail
     link = tmp_path / "link"
     path.chmod(0o600)
     link.symlink_to(path)

@@ -136,6 +136,15 @@ def test_what_is_quoted_is_short_and_steers_no_terminal() -> None:
     assert len(quoted) == 11
 
 
+def test_what_is_kept_and_logged_steers_no_terminal(tmp_path) -> None:
+    written = "\x1b[2J\x1b]0;title\x07a\tb\r\x9b31m\u202egone ü\n".encode()
+    shown = "\ufffd[2J\ufffd]0;title\ufffda\tb\ufffd\ufffd31m\ufffdgone ü"
+    output = run(tmp_path / "log", written, ready_text="\x1b]0;title")
+    assert list(output.last_lines) == [shown]
+    assert (tmp_path / "log").read_text() == shown + "\n"
+    assert output.ready.is_set()
+
+
 def test_the_key_is_in_no_line_wherever_one_is_cut(tmp_path) -> None:
     longest = output_module.MAX_LINE_BYTES
     for before in range(longest - 12, longest + 3):

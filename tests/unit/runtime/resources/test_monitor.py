@@ -222,6 +222,47 @@ def test_how_long_it_is_over_a_ceiling_of_memory_is_counted() -> None:
     asyncio.run(life())
 
 
+def test_an_observation_that_fails_is_no_sign_of_less_memory() -> None:
+    probe, clock = FakeProbe(observation(ram_bytes=101)), Clock()
+    monitor = ResourceMonitor(probe, lambda: (7,), LIMITS, clock=clock)
+
+    async def life() -> None:
+        for second in range(6):
+            probe.answer = ProbeFailed() if second % 2 else observation(ram_bytes=101)
+            await monitor._observe()
+            clock.now += 1
+        assert monitor.over_memory_for() == 4
+
+    asyncio.run(life())
+
+
+def test_how_long_nothing_could_be_observed_is_counted() -> None:
+    probe, clock = FakeProbe(ProbeFailed()), Clock()
+    monitor = ResourceMonitor(probe, lambda: (7,), LIMITS, clock=clock)
+
+    async def life() -> None:
+        await monitor._observe()
+        assert monitor.unobserved_for() == 0
+        clock.now += 3
+        await monitor._observe()
+        assert monitor.unobserved_for() == 3
+        clock.now += 45  # the companion may have been asleep
+        await monitor._observe()
+        assert 3 < monitor.unobserved_for() < 8
+        probe.answer = observation()
+        await monitor._observe()
+        assert monitor.unobserved_for() == 0
+        probe.answer = ProbeFailed()
+        for _ in range(2):
+            await monitor._observe()
+            clock.now += 1
+        assert monitor.unobserved_for() == 1
+        await monitor.stop()
+        assert monitor.unobserved_for() == 0
+
+    asyncio.run(life())
+
+
 def test_stopping_has_the_probe_close_its_files() -> None:
     async def life() -> list[ProbeTarget]:
         probe = FakeProbe()
