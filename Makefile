@@ -12,9 +12,12 @@
 #   make test-mlx            the MLX example on the real library, installed first
 #   make test-frozen         a product that PyInstaller made one program of; two minutes
 #   make test-failing-system  fails each call of the system in turn; about an hour
+#   make test-download-schedules   an evil host and kills, 600 times; COUNT=100 is shorter
 #   make bench-gateway       the gateway beside nginx, in one run
 #   make bench-tokens        tokens a second, beside the same llama.cpp started by hand
 #   make bench-start         how long `up` takes, over the runtime's own start
+#   make bench-download      a download beside curl, and the gateway's answers meanwhile
+#   make bench-proof         how soon a stored file is proved by its pieces
 #   make soak                ten minutes of requests among faults; SECONDS=60 is shorter
 #   make mixed               100,000 mixed requests to real backends, and every 502 counted
 #
@@ -32,7 +35,7 @@ KEYCHAIN := $(if $(filter Darwin,$(shell uname -s)),macos,$(if $(filter Linux,$(
 PLUGINS := plugins/runtime_llamacpp plugins/keychain_$(KEYCHAIN)
 PLUGIN_FILES := $(shell find plugins -name '*.py' -o -name 'pyproject.toml' 2>/dev/null)
 
-.PHONY: demo test test-llama-server test-mlx test-frozen test-failing-system check mutation fuzz bench bench-gateway bench-tokens bench-start soak mixed docs lock clean
+.PHONY: demo test test-llama-server test-mlx test-frozen test-failing-system test-download-schedules check mutation fuzz bench bench-gateway bench-tokens bench-start bench-download bench-proof soak mixed docs lock clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/companion demo
@@ -81,6 +84,10 @@ test-frozen: $(VENV)/.dev constraints/frozen.txt
 test-failing-system: $(VENV)/.dev
 	COMPANION_TEST_EVERY_CALL=1 $(BIN)/python -m pytest tests/integration/test_failing_system.py $(ARGS)
 
+test-download-schedules: $(VENV)/.dev
+	COMPANION_TEST_SCHEDULES=$(or $(COUNT),600) \
+		$(BIN)/python -m pytest tests/stress/test_download_schedules.py $(ARGS)
+
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -112,6 +119,12 @@ bench-tokens: $(VENV)/.dev $(VENV)/.models
 
 bench-start: $(VENV)/.dev $(VENV)/.models
 	$(BIN)/python benchmarks/start.py $(ARGS)
+
+bench-download: $(VENV)/.dev
+	$(BIN)/python benchmarks/download.py $(ARGS)
+
+bench-proof: $(VENV)/.dev
+	$(BIN)/python benchmarks/proof.py $(ARGS)
 
 # ARGS="--seed N" repeats the order of the faults.
 soak: $(VENV)/.dev

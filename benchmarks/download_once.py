@@ -11,23 +11,20 @@ from __future__ import annotations
 import argparse
 import datetime as dt
 import json
+import os
 import resource
 import shutil
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
-from companion_core.authority.publisher import (
-    Measured,
-    add_file,
-    init_draft,
-    parse_lifetime,
-    sign_draft,
-)
+from companion_core.decisions.manifest import Manifest, verify_manifest
+from companion_core.decisions.verdict import Verdict
 from companion_core.egress.live import LiveEgress
 from companion_core.egress.tls_context import build_tls_context
-from companion_core.errors import CompanionError
+from companion_core.errors import CompanionError, error_for
 from companion_core.models.https_downloader import HttpsDownloader
 from companion_core.models.store import ModelStore
 
@@ -56,34 +53,83 @@ def main() -> int:
         "seconds": round(seconds, 3),
         "gigabytes_per_second": round(arguments.size / seconds / 1e9, 3),
         "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 3),
-        "peak_memory_mib": round(usage.ru_maxrss / 1024, 1),
+        "peak_memory_mib": round(_peak_memory_kib() / 1024, 1),
     }
     print(json.dumps(report))
     return 0
 
 
+def _peak_memory_kib() -> int:
+    """Return the most memory that this program had; `getrusage` counts what started it as well."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1])
+    return 0
+
+
 def _download(arguments: argparse.Namespace, work: Path) -> None:
-    key_file = work / "key.pem"
-    init_draft(work / "manifest", key_file)
-    measured = Measured(arguments.size, arguments.sha256)
-    add_file(work / "manifest", measured, model_id="once", url=arguments.url, model_format="gguf")
-    signed = sign_draft(
-        work / "manifest",
-        key_file,
-        lifetime=parse_lifetime("1h"),
-        now=dt.datetime.now(tz=dt.UTC),
+    manifest = signed_manifest(
+        work, url=arguments.url, size=arguments.size, sha256=arguments.sha256
     )
-    context = build_tls_context(arguments.ca)
+    fetch(manifest, work / "models", arguments.ca).replace(arguments.dest)
+
+
+def fetch(
+    manifest: Manifest, store: Path, ca_file: Path, cancelled: threading.Event | None = None
+) -> Path:
+    """Fetch the one model of a manifest as a companion does; return where it is stored."""
+    context = build_tls_context(ca_file)
     downloader = HttpsDownloader(LiveEgress(), lambda: context)
-    verified = ModelStore(work / "models").stage(
-        signed.manifest.models[0],
-        allowed_sources=signed.manifest.allowed_sources,
+    verified = ModelStore(store).stage(
+        manifest.models[0],
+        allowed_sources=manifest.allowed_sources,
         download=downloader.open,
+        cancelled=cancelled,
     )
     try:
-        Path(verified.files[0].path).replace(arguments.dest)
+        return Path(verified.files[0].path)
     finally:
         verified.close()
+
+
+def signed_manifest(
+    work: Path, *, url: str, size: int, sha256: str, pieces: bytes = b""
+) -> Manifest:
+    """Sign a manifest with one file, and return what a reader makes of it.
+
+    A process of its own signs: the one that is measured is a reader's.
+    """
+    child = os.fork()
+    if child == 0:
+        _sign(work, url, size, sha256, pieces)
+        os._exit(0)
+    os.waitpid(child, 0)
+    manifest = verify_manifest(
+        (work / "manifest" / "manifest.json").read_bytes(),
+        trusted_keys=[(work / "key.txt").read_text()],
+        now=time.time(),
+        last_seen=None,
+    )
+    if isinstance(manifest, Verdict):
+        raise error_for(manifest.reason)
+    return manifest
+
+
+def _sign(work: Path, url: str, size: int, sha256: str, pieces: bytes) -> None:
+    from companion_core.authority.publisher import (  # noqa: PLC0415 - in the child alone
+        Measured,
+        add_file,
+        init_draft,
+        parse_lifetime,
+        sign_draft,
+    )
+
+    folder, key_file = work / "manifest", work / "key.pem"
+    (work / "key.txt").write_text(init_draft(folder, key_file))
+    measured = Measured(size, sha256, pieces)
+    add_file(folder, measured, model_id="once", url=url, model_format="gguf")
+    now = dt.datetime.now(tz=dt.UTC)
+    sign_draft(folder, key_file, lifetime=parse_lifetime("1h"), now=now)
 
 
 if __name__ == "__main__":

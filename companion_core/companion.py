@@ -42,6 +42,7 @@ from companion_core.serving.assembly import AuthorityProviders, RuntimeProviders
 from companion_core.serving.client_keys import ServedKeys
 from companion_core.serving.default_model import with_default_model
 from companion_core.serving.events import Announcer, Event, EventKind, EventStream
+from companion_core.serving.last_end import LastEnd, forget_end, remember_end
 from companion_core.serving.lifetime import Lifetime
 from companion_core.serving.model_lists import ModelLists
 from companion_core.serving.model_source import HeldModel, ModelSource
@@ -223,6 +224,13 @@ class Companion:
             token_stored=self._token is not None and self._token.is_stored
         )
 
+    @property
+    def gave_up(self) -> Reason | None:
+        """Why it stops or has stopped by itself; None where nothing but a request ends it."""
+        if self._serving is None or self._served is None:
+            return None
+        return self._serving.watchdog.gave_up or self._served.gave_up
+
     async def swap_model(self, model_id: str) -> None:
         """Serve another model of the manifest at the same address, with the same token.
 
@@ -256,7 +264,7 @@ class Companion:
             runtime=serving.runtime,
             admission=serving.admission,
             resources=serving.resources,
-            gave_up=serving.gave_up,
+            gave_up=self.gave_up,
             last_health_ok_seconds_ago=serving.last_health_ok_seconds_ago,
             swap=self._swaps.status(),
             step=self._events.latest if served is None else None,
@@ -269,6 +277,8 @@ class Companion:
         self._undo.callback(lambda: self._events.tell(Event(kind=EventKind.STOPPED)))
         self._paths, lock = claim(self._paths)
         self._undo.callback(lock.release)
+        forget_end(self._paths)
+        self._undo.callback(self._remember_end)
         self._undo.callback(_remove_if_empty, self._paths.run_folder())
         await run_in_worker(self._reclaim)
         await self._open_control()
@@ -306,6 +316,10 @@ class Companion:
         self._undo.push_async_callback(self._swaps.close)
         self._swaps.open(source, served)
         self._undo.callback(lambda: self._events.tell(Event(kind=EventKind.STOPPING)))
+
+    def _remember_end(self) -> None:
+        if (reason := self.gave_up) is not None:
+            remember_end(self._paths, LastEnd(at=datetime.now(UTC), reason=reason))
 
     def _reclaim(self, _cancelled: threading.Event) -> None:
         """End what an earlier companion left running that was killed together with its keeper."""

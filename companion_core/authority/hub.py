@@ -10,10 +10,10 @@ import json
 import re
 import ssl
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from urllib.parse import quote
 
 from companion_core.decisions.hub import HubFile, HubRepository, parse_repository
@@ -31,9 +31,6 @@ from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason
 from companion_core.system.deadline import call_with_deadline
 from companion_core.system.secret import Secret
 from companion_core.transfer_fault import TransferFault, TransferProblem, explain_problem
-
-if TYPE_CHECKING:
-    import httpx2
 
 __all__ = ["Hub"]
 
@@ -222,7 +219,7 @@ class Hub:
             DoorwayTransport(
                 self._egress, self._context, seconds=IDLE_SECONDS, total_seconds=TOTAL_SECONDS
             ) as transport,
-            _closing(transport.get(url, bearer=self._token)) as answer,
+            closing(transport.get(url, bearer=self._token)) as answer,
         ):
             received = bytearray()
             if body:
@@ -238,11 +235,3 @@ class Hub:
     def _failed(self, problem: TransferProblem) -> EnvironmentUnavailable:
         words = explain_problem(problem, self.endpoint.host)
         return EnvironmentUnavailable(Reason.DOWNLOAD_FAILED, words)
-
-
-@contextmanager
-def _closing(answer: httpx2.Response) -> Iterator[httpx2.Response]:
-    try:
-        yield answer
-    finally:
-        answer.close()

@@ -5,10 +5,9 @@ The requests take the way that every client takes: over the gateway, with the se
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from companion_core.cli import Settings
 from companion_core.cli.answer_events import Answer, OnText, error_in, read_answer
@@ -16,9 +15,6 @@ from companion_core.control.client import ask_running
 from companion_core.egress.gateway_client import GatewayClients
 from companion_core.errors import Reason, error_for
 from companion_core.system.secret import Secret
-
-if TYPE_CHECKING:
-    import httpx2
 
 __all__ = ["Sampling", "ask_model"]
 
@@ -83,31 +79,11 @@ def ask_model(
     }
     answer = Answer(model=request["model"])
     clients = GatewayClients(session["base_url"], Secret(session["token"]))
-    with (
-        clients.make_sync() as client,
-        _transport_told(),
-        client.stream("POST", "chat/completions", json=request) as response,
-    ):
-        _require_success(response)
-        read_answer(response.iter_lines(), answer, on_text)
-    return answer
-
-
-@contextlib.contextmanager
-def _transport_told() -> Iterator[None]:
-    """Say in the project's terms that the gateway was not reached, or broke off."""
-    import httpx2  # noqa: PLC0415 - loaded by then; only a conversation needs it
-
     try:
-        yield
-    except httpx2.TransportError as error:
+        with clients.stream("chat/completions", request) as stream:
+            if stream.status >= _FIRST_ERROR:
+                raise error_in(stream.read(_MOST_ERROR_BYTES))
+            read_answer(stream.lines(), answer, on_text)
+    except ConnectionError as error:
         raise error_for(Reason.UPSTREAM_FAILED, "the answer broke off") from error
-
-
-def _require_success(response: httpx2.Response) -> None:
-    if response.status_code < _FIRST_ERROR:
-        return
-    body = b""
-    for part in response.iter_bytes():
-        body = (body + part)[:_MOST_ERROR_BYTES]
-    raise error_in(body)
+    return answer

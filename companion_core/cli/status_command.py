@@ -10,6 +10,7 @@ import click
 from companion_core.cli import Settings, echo_result
 from companion_core.control.client import ask_running
 from companion_core.errors import EXIT_CODES, CompanionError, Culprit, Reason
+from companion_core.serving.last_end import last_end
 from companion_core.serving.runtime_words import told_runtime
 from companion_core.serving.step import amount
 
@@ -41,7 +42,10 @@ def command(settings: Settings, *, as_json: bool, watch: bool) -> int:
     """Say what runs and why it is or is not available."""
     while True:
         document = read_status(settings)
-        echo_result(document, as_text(document), as_json=as_json)
+        text = as_text(document)
+        if document["pid"] is None and (ended := last_end(settings.paths)) is not None:
+            text = f"{text}; {ended}"
+        echo_result(document, text, as_json=as_json)
         if not watch:
             break
         time.sleep(WATCH_SECONDS)
@@ -54,9 +58,10 @@ def read_status(settings: Settings) -> dict[str, Any]:
     try:
         return ask_running(settings.paths, settings.egress, "status")
     except CompanionError as error:
-        if error.reason is Reason.NOT_RUNNING:
-            return NOT_RUNNING
-        raise
+        if error.reason is not Reason.NOT_RUNNING:
+            raise
+        ended = last_end(settings.paths)
+        return NOT_RUNNING if ended is None else {**NOT_RUNNING, "gave_up": ended.reason.value}
 
 
 def as_text(status: dict[str, Any]) -> str:

@@ -146,6 +146,8 @@ async def _serve(
     await run_interruptible(run(), on_interrupt=on_interrupt)
     if interrupted_by == signal.SIGINT:
         raise CompanionError(Reason.INTERRUPTED)
+    if companion.gave_up is not None:  # nobody asked for this end
+        raise error_for(companion.gave_up)
     return 0
 
 

@@ -168,6 +168,11 @@ class InstancePaths:
         return self.folder / "port"
 
     @property
+    def last_end(self) -> Path:
+        """Why the last companion ended by itself, if it did."""
+        return self.folder / "ended"
+
+    @property
     def client_keys(self) -> Path:
         """The folder of the keys of programs that keep one; digests alone."""
         return self.folder / "clients"

@@ -24,6 +24,7 @@ from companion_core.doctor.state import ACCESS, REPAIR, is_ours, shown
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason
 from companion_core.models.kept_parts import KEPT_NAMES, split_kept
 from companion_core.runtime import left_behind, reclaim, start_folders
+from companion_core.serving.last_end import last_end
 from companion_core.system.folder_lock import lock_folder
 from companion_core.system.removal import Budget, folders_set_aside, remove_tree
 from companion_core.system.state_files import check_owned, refuse_link
@@ -38,7 +39,8 @@ def check_companion(situation: Situation) -> Finding:
     """Find the running companion: by process, start time, lock and control socket (I-08)."""
     situation.running = find_running(situation.paths, situation.egress)
     if situation.running is None:
-        return skipped(Reason.NOT_RUNNING, "nothing runs")
+        ended = last_end(situation.paths)
+        return skipped(Reason.NOT_RUNNING, "nothing runs" if ended is None else str(ended))
     situation.status = ask(situation.running, situation.egress, "status")
     return fine(f"pid {situation.running.identity.pid} answers on its control socket")
 

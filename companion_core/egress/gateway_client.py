@@ -8,8 +8,10 @@ token goes nowhere else. httpx2 is imported on use.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 import weakref
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from companion_core.errors import Reason, UsageError
@@ -18,12 +20,35 @@ from companion_core.system.secret import Secret
 if TYPE_CHECKING:
     import httpx2
 
-__all__ = ["AsyncClient", "Client", "GatewayClients"]
+__all__ = ["AsyncClient", "Client", "GatewayClients", "StreamedAnswer"]
 
 CONNECT_SECONDS: Final = 5.0
 
 AsyncClient: TypeAlias = "httpx2.AsyncClient"
 Client: TypeAlias = "httpx2.Client"
+
+
+class StreamedAnswer:
+    """An answer whose body is still coming.
+
+    Attributes:
+        status: of the answer.
+    """
+
+    def __init__(self, answer: httpx2.Response) -> None:
+        self._answer = answer
+        self.status = answer.status_code
+
+    def lines(self) -> Iterator[str]:
+        """Yield each line as it comes."""
+        return self._answer.iter_lines()
+
+    def read(self, limit: int) -> bytes:
+        """Return the beginning of the body, at most so many bytes."""
+        body = b""
+        for part in self._answer.iter_bytes():
+            body = (body + part)[:limit]
+        return body
 
 
 class GatewayClients:
@@ -63,6 +88,25 @@ class GatewayClients:
         client = httpx2.Client(**self._options(), event_hooks={"request": [check]})
         self._open_sync.add(client)
         return client
+
+    @contextlib.contextmanager
+    def stream(self, path: str, document: Mapping[str, Any]) -> Iterator[StreamedAnswer]:
+        """Post a document and yield its answer while it comes; leaving the context ends it.
+
+        Args:
+            path: below the base address.
+            document: sent as JSON.
+
+        Raises:
+            ConnectionError: the gateway was not reached, or broke off.
+        """
+        import httpx2  # noqa: PLC0415 - slow to import; only who asks pays for it
+
+        try:
+            with self.make_sync() as client, client.stream("POST", path, json=document) as answer:
+                yield StreamedAnswer(answer)
+        except httpx2.TransportError as error:
+            raise ConnectionError("the gateway broke off") from error
 
     async def close(self) -> None:
         """Close every client that is still open; it sends nothing from then on."""

@@ -22,6 +22,7 @@ from companion_core.gateway.http.request_body import RequestBody
 from companion_core.gateway.http.response_head import ResponseHead
 from companion_core.gateway.http.responses import CONTINUE, relayed_head
 from companion_core.gateway.states import CONNECTION_TABLE, ConnectionEvent, ConnectionState
+from companion_core.gateway.unread import has_unread
 
 __all__ = ["ClientConnection"]
 
@@ -116,6 +117,11 @@ class ClientConnection(asyncio.Protocol):
         if self._state is _AWAITING_ANSWER:
             self._exchange.client_left()
             self.transport.abort()
+
+    def waits_to_be_read(self) -> bool:
+        """See `OpenConnection`."""
+        connection = self.transport.get_extra_info("socket")
+        return not self.transport.is_closing() and has_unread(connection.fileno())
 
     def turn_away(self) -> None:
         """Refuse for want of room; without lingering, or a flood would outlive its refusals."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from itertools import chain
-from typing import Protocol
+from itertools import chain, islice
+from typing import Final, Protocol
 
 __all__ = ["ConnectionTable", "OpenConnection"]
+
+# A place is found among so many, so that a flood of connections costs each newcomer little.
+LOOKED_AT: Final = 32
 
 
 class OpenConnection(Protocol):
@@ -21,6 +24,10 @@ class OpenConnection(Protocol):
 
     def deadline_passed(self) -> None:
         """Give up on what takes too long."""
+        ...
+
+    def waits_to_be_read(self) -> bool:
+        """Return whether its peer has sent what nobody has looked at yet."""
         ...
 
     def turn_away(self) -> None:
@@ -60,19 +67,26 @@ class ConnectionTable:
         """Note a connection; False when there are too many.
 
         A new one takes the place of the oldest that never showed the token: a program that
-        holds connections open cannot keep the owner out.
+        holds connections open cannot keep the owner out. One whose request waits to be read keeps
+        its place as long as another can go: it may be about to show the token.
         """
         if len(self._counted) >= self._limit and self._strangers:
-            oldest = next(iter(self._strangers))
-            del self._strangers[oldest]
-            self._counted.discard(oldest)
-            self._leaving.add(oldest)
-            oldest.turn_away()
+            leaving = self._least_heard()
+            del self._strangers[leaving]
+            self._counted.discard(leaving)
+            self._leaving.add(leaving)
+            leaving.turn_away()
         full = len(self._counted) >= self._limit
         self._counted.add(connection)
         self._strangers[connection] = None
         self._all_closed.clear()
         return not full
+
+    def _least_heard(self) -> OpenConnection:
+        for connection in islice(self._strangers, LOOKED_AT):
+            if not connection.waits_to_be_read():
+                return connection
+        return next(iter(self._strangers))
 
     def trust(self, connection: OpenConnection) -> None:
         """Note that a connection has shown the token."""

@@ -1,4 +1,4 @@
-"""Whether the backend has read a request, as far as the system shows that.
+"""What lies unread in a socket: at the backend, as far as the system shows that, and here.
 
 A request makes the model work, so it is sent again only if the backend cannot have read all of
 the first copy. Linux shows that in these cases:
@@ -21,12 +21,27 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import selectors
 import socket
 import sys
+from typing import Final
 
-__all__ = ["left_unread", "never_read"]
+__all__ = ["has_unread", "left_unread", "never_read"]
 
 _NOTHING = bytes(4)  # a C int
+# Neither opens a descriptor, of which there may be few; `select` cannot tell of high ones.
+_Selector: Final = getattr(selectors, "PollSelector", selectors.SelectSelector)
+
+
+def has_unread(descriptor: int) -> bool:
+    """Return whether bytes of the peer, or its end, wait in a socket of ours; never waits.
+
+    Args:
+        descriptor: of an open socket.
+    """
+    with _Selector() as selector:
+        selector.register(descriptor, selectors.EVENT_READ)
+        return bool(selector.select(0))
 
 
 def never_read(transport: asyncio.Transport, error: Exception | None) -> bool | None:

@@ -25,7 +25,7 @@ from companion_core.transfer_fault import TransferFault, TransferProblem
 
 __all__ = ["BLOCKS", "BytePump", "Pace", "Spread"]
 
-BLOCK_BYTES: Final = 1 << 20
+BLOCK_BYTES: Final = 512 << 10
 BLOCKS: Final = 4
 _POLL_SECONDS: Final = 0.1
 _CLOSE_SECONDS: Final = 5.0
@@ -52,13 +52,13 @@ class Pace:
 
     Attributes:
         open_seconds: until the answer's head is there.
-        block_seconds: for each MiB of the body; the default is a floor of about 9 kB/s.
+        block_seconds: for each 512 KiB of the body; the default is a floor of about 9 kB/s.
         whole_seconds: for a whole model; what came until then is there for the next run.
         spread: when more connections than one are tried.
     """
 
     open_seconds: float = 60.0
-    block_seconds: float = 120.0
+    block_seconds: float = 60.0
     whole_seconds: float = 24 * 3600.0
     spread: Spread = field(default_factory=Spread)
 

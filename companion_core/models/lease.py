@@ -12,7 +12,6 @@ handles it, and the leases are looked at several times a second.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import importlib
@@ -21,7 +20,10 @@ import signal
 import sys
 from collections.abc import Callable
 from types import ModuleType
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import asyncio
 
 __all__ = ["FileLeases", "is_held", "release"]
 
@@ -52,6 +54,8 @@ class FileLeases:
         """Get ready to hear of writers; False where there are no leases."""
         if sys.platform != "linux":
             return False
+        import asyncio  # noqa: PLC0415 - loaded on first use
+
         self._loop = asyncio.get_running_loop()
         if _may_handle_sigio(self._loop):
             self._signal = 0

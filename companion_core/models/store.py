@@ -59,6 +59,7 @@ class ProvedFile(Evidence):
         spec: what the manifest signed for, and what was found.
         path: its name in the store; the descriptor is the proof, the name is not.
         role: what a runtime does with it, as the manifest signed.
+        pieces: by which it is proved again, where the manifest lists them.
         proof: renewed when the file is proved again.
     """
 

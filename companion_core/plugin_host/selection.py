@@ -111,7 +111,7 @@ def _choose(role: Role, candidates: Sequence[Candidate], configured: str | None)
                 raise _refusal(candidate)
             if role in candidate.roles:
                 return candidate.name
-        raise error_for(Reason.PROVIDER_MISSING, f"{role}: {_unknown(configured, side)}")
+        raise error_for(Reason.PROVIDER_MISSING, f"{role}: {_unknown(configured, role, side)}")
     # A trusted plugin that failed still counts: its rival must not win by that failure.
     able = [
         candidate
@@ -131,14 +131,14 @@ def _choose(role: Role, candidates: Sequence[Candidate], configured: str | None)
     raise error_for(Reason.PROVIDER_MISSING, ": ".join([role, *filter(None, [", ".join(refused)])]))
 
 
-def _unknown(configured: str, side: Sequence[Candidate]) -> str:
+def _unknown(configured: str, role: Role, side: Sequence[Candidate]) -> str:
     """Say that no plugin has this name, and which ones there are."""
-    names = sorted({candidate.name for candidate in side})
+    names = sorted({c.name for c in side if role in c.roles or c.reason is not Reason.OK})
     nearest = difflib.get_close_matches(configured, names, n=1, cutoff=0.6)
     if nearest:
-        return f"no plugin is called {configured}; did you mean {nearest[0]}?"
-    there = f"installed: {', '.join(names)}" if names else "none is installed"
-    return f"no plugin is called {configured}; {there}"
+        return f"{configured} is not installed; did you mean {nearest[0]}?"
+    there = f"there is {', '.join(names)}" if names else "nor is any other"
+    return f"{configured} is not installed; {there}"
 
 
 def _beside(role: Role, candidates: Sequence[Candidate], spawn: str) -> str:

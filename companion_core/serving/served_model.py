@@ -7,7 +7,6 @@ first. A model's leases are given up only when no runtime has its files open any
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 from typing import Final, Literal
 
@@ -36,6 +35,9 @@ class ServedModel:
         hurry: once it is set, a drain no longer waits for running answers.
         on_unwatched: called when nothing serves and nothing will be started again.
         tell: hears that the model was lost to another program.
+
+    Attributes:
+        gave_up: why nothing serves after a swap that failed; None as long as something does.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class ServedModel:
         self._tell = tell
         self._watch: asyncio.Task[None] | None = None
         self._drained_by: float | None = None
+        self.gave_up: Reason | None = None
 
     @property
     def model_id(self) -> str:
@@ -118,10 +121,12 @@ class ServedModel:
             if not new.in_use:  # else it is closed once no runtime has it open
                 new.close()
             on_step(Step("stopped", f"{new.model.model_id} is not served; back to the one before"))
-            with contextlib.suppress(CompanionError):
+            try:
                 self._serving.begin_anew(size)
                 await self._start(old, on_step)
                 self._begin_watch()
+            except CompanionError as error:
+                self.gave_up = error.reason
             if self._watch is None:
                 on_step(
                     Step("stopped", "the model before does not start either: the companion stops")

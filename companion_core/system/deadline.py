@@ -7,7 +7,6 @@ back waits for the next one, because waking a thread costs half of what making o
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import contextvars
 import os
@@ -147,10 +146,14 @@ async def result_of(call: Future[T]) -> T:
     """
     with contextlib.suppress(TimeoutError):
         return call.result(timeout=_AT_ONCE_SECONDS)
+    import asyncio  # noqa: PLC0415 - loaded on first use
+
     return await asyncio.wrap_future(call)
 
 
 async def call_with_deadline_async(function: Callable[..., T], *args: Any, seconds: float) -> T:
     """Do what `call_with_deadline` does, without blocking the event loop."""
     async with running_timeout(seconds):
+        import asyncio  # noqa: PLC0415 - loaded on first use
+
         return await asyncio.wrap_future(start_call(function, *args))

@@ -6,7 +6,6 @@ deadline has passed, although nobody it waits for had a chance to be heard.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import Final
@@ -59,6 +58,8 @@ async def running_timeout(seconds: float) -> AsyncIterator[None]:
     Raises:
         TimeoutError: the time is over.
     """
+    import asyncio  # noqa: PLC0415 - loaded on first use
+
     loop = asyncio.get_running_loop()
     part = min(_LONGEST_SLICE, seconds / _SLICES)
     left, forgiven = seconds, 0

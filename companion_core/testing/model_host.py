@@ -37,11 +37,14 @@ class Misbehaviour:
         drip_seconds: one byte at a time, with this pause.
         extra: bytes sent after the right ones.
         endless: the body never ends.
-        flip_bit: index of the one bit that is wrong.
+        flip_bit: index of the one bit of an answer that is wrong.
+        flip_byte: index of the one byte of the file that is wrong in each answer that has it.
         content_encoding: the header, over bytes that are not encoded.
         etag: the strong validator, whatever the bytes are.
         weak_etag: the validator is weak.
-        ranges: "honour", "ignore" (200 and everything) or "shift" (206, another range).
+        changing_etag: each answer has another strong validator.
+        ranges: "honour", "ignore" (200 and everything), "shift" (206, another range) or "zero"
+            (206, the range that was asked for, over the bytes from 0 on).
         times: misbehave for so many requests only; None for all.
     """
 
@@ -56,9 +59,11 @@ class Misbehaviour:
     extra: int = 0
     endless: bool = False
     flip_bit: int | None = None
+    flip_byte: int | None = None
     content_encoding: str | None = None
     etag: str | None = None
     weak_etag: bool = False
+    changing_etag: bool = False
     ranges: str = "honour"
     times: int | None = None
 
@@ -87,19 +92,29 @@ class ModelHost(TlsHost):
         """Answer as `misbehave` says."""
         headers = {name.lower(): value for name, value in request.headers.items()}
         self.requests.append((request.path, headers))
-        knobs = self.misbehave
+        knobs = self.choose_knobs()
         if knobs.times is not None and len(self.requests) > knobs.times:
             knobs = Misbehaviour(weak_etag=knobs.weak_etag, ranges=knobs.ranges)
         # A client may hang up once it has seen enough.
         with contextlib.suppress(OSError):
             self._answer(request, headers, knobs)
 
+    def choose_knobs(self) -> Misbehaviour:
+        """Return how the next answer is; for a host whose answers differ."""
+        return self.misbehave
+
     def _answer(self, request: HostRequest, headers: dict[str, str], knobs: Misbehaviour) -> None:
         body = self.content.get(request.path.partition("?")[0])
         if body is None:
             request.send_error(HTTPStatus.NOT_FOUND)
             return
-        etag = knobs.etag or f'"{hashlib.sha256(body).hexdigest()[:16]}"'
+        right = body
+        if knobs.flip_byte is not None:
+            at = knobs.flip_byte
+            body = body[:at] + bytes([body[at] ^ 1]) + body[at + 1 :]
+        etag = knobs.etag or f'"{hashlib.sha256(right).hexdigest()[:16]}"'
+        if knobs.changing_etag:
+            etag = f'"{len(self.requests)}"'
         status, offset, end = knobs.status, 0, len(body)
         wanted = headers.get("range", "")
         same = headers.get("if-range", etag) == etag  # RFC 9110 section 13.1.5
@@ -124,7 +139,8 @@ class ModelHost(TlsHost):
             request.send_header("Content-Length", str(length))
         request.send_header("Connection", "close")
         request.end_headers()
-        self._send(request, body[offset:end], knobs)
+        at = 0 if knobs.ranges == "zero" else offset
+        self._send(request, body[at : at + end - offset], knobs)
 
     def _send(self, request: HostRequest, body: bytes, knobs: Misbehaviour) -> None:
         sent = 0

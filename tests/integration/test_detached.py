@@ -52,7 +52,7 @@ def test_the_parent_hears_of_a_limit_of_the_system(tmp_path, monkeypatch, capsys
     owner = Settings if stage == "read_config" else up_command
     monkeypatch.setattr(owner, stage, refuse)
     monkeypatch.setattr(up_command, "_read_config", lambda settings, _: settings.read_config())
-    monkeypatch.setattr(up_command, "_serve", lambda *_: None)
+    monkeypatch.setattr(up_command, "_serve", lambda *_, **__: None)
     for name in ("harden_process", "set_output_apart"):
         monkeypatch.setattr(up_command, name, lambda: None)
     (tmp_path / "config.toml").write_text("")

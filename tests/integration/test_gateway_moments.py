@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 from dataclasses import replace
 from typing import Any
 
@@ -131,5 +133,22 @@ def test_a_limited_client_is_told_about_its_own_window() -> None:
             assert (limited.status, limited.headers["retry-after"]) == (429, "10")
             limited = await door.ask(door.get("/v1/models", token="wrong"))
             assert (limited.status, limited.headers["retry-after"]) == (429, "40")
+
+    asyncio.run(main())
+
+
+@pytest.mark.usefixtures("each_event_loop")
+def test_a_request_that_has_come_keeps_its_place_among_strangers_that_say_nothing() -> None:
+    async def main() -> None:
+        async with parts.open_door(max_connections=2) as door:
+            address = "127.0.0.1", door.gateway.port
+            with contextlib.ExitStack() as sockets:
+                # All of them are there before the gateway accepts the first one.
+                owner = sockets.enter_context(socket.create_connection(address))
+                owner.sendall(door.get("/v1/models"))
+                for _ in range(8):
+                    sockets.enter_context(socket.create_connection(address))
+                answer = await asyncio.to_thread(owner.recv, 4096)
+                assert answer.startswith(b"HTTP/1.1 200 ")
 
     asyncio.run(main())

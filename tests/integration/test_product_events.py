@@ -208,3 +208,16 @@ def test_a_start_that_is_refused_ends_every_stream(world) -> None:
     heard = asyncio.run(life())
     assert heard[-1].kind is EventKind.STOPPED
     assert any(event.kind is EventKind.STEP for event in heard)
+
+
+def test_it_is_available_only_while_its_token_is_stored(world) -> None:
+    world.publish()
+
+    async def life() -> list[Reason]:
+        async with Companion.open(world.config(), state_dir=world.state) as companion:
+            reasons = [companion.availability().reason]
+            assert companion._token is not None
+            await companion._token.clear()
+            return [*reasons, companion.availability().reason]
+
+    assert asyncio.run(life()) == [Reason.OK, Reason.TOKEN_NOT_STORED]

@@ -255,6 +255,12 @@ def test_a_program_that_is_swapped_between_its_hash_and_its_start_is_not_run(mac
     asyncio.run(life())
 
 
+def log_of(elsewhere: Elsewhere) -> str:
+    """Return the log of the detached companion."""
+    (log,) = elsewhere.world.state.rglob("companion.log")
+    return str(log.read_text())
+
+
 def test_a_companion_whose_plugin_changed_says_how_to_go_on(elsewhere: Elsewhere, tmp_path: Path):
     wheel = build(elsewhere, tmp_path)
     elsewhere.pip("install", *OFFLINE, str(wheel))
@@ -266,6 +272,13 @@ def test_a_companion_whose_plugin_changed_says_how_to_go_on(elsewhere: Elsewhere
     os.kill(json.loads(up.stdout)["runtime"]["pid"], signal.SIGKILL)
     # It ends for good, rather than go on with code that nobody trusted.
     assert parts.wait_until(lambda: not elsewhere.world.status()["pid"], 60)
+    # Whoever looks later learns why: in the log, from `status` and from `doctor`.
+    assert parts.wait_until(lambda: "companion: plugin_changed: " in log_of(elsewhere), 30)
+    assert elsewhere.world.status()["gave_up"] == "plugin_changed"
+    for command in ("status", "doctor"):
+        told = elsewhere.companion(command).stdout
+        assert "it ended by itself at 20" in told
+        assert "plugin_changed" in told
     again = elsewhere.companion("up", "--detach")
     assert again.returncode == 3
     assert "plugin_changed" in again.stderr

@@ -7,6 +7,7 @@ import contextlib
 import http.client
 import json
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from companion_core.system.secret import Secret
 TOKEN = "t" * 43
 PUBLIC_KEY = "ed25519:11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="  # RFC 8032, section 7.1
 LIMITS = ResourceLimits(max_ram_bytes=2**40, max_vram_bytes=None, max_cpu_percent=100)
+HEALTH_SECONDS = 2
 QUICK = Timing(
     health_interval=0.1,
     liveness_interval=0.1,
@@ -69,7 +71,20 @@ def make_serving(
         modules=modules,
     )
     providers = RuntimeProviders(chosen=chosen, binary=binary, limits=limits, tier=tier, code=code)
-    return Serving(config, paths, providers, token=Secret(TOKEN), egress=egress, timing=timing)
+    serving = Serving(config, paths, providers, token=Secret(TOKEN), egress=egress, timing=timing)
+    hurry(serving)
+    return serving
+
+
+def hurry(serving: Serving) -> None:
+    """Shorten what a test would only wait for: the pauses before a restart, a silent health check.
+
+    How long they are is tested where they are decided, on a clock of the test's own.
+    """
+    watchdog: Any = serving.watchdog
+    watchdog._sleep = lambda seconds: asyncio.sleep(seconds / 20)
+    context = serving.gateway.context
+    context.settings = replace(context.settings, health_seconds=HEALTH_SECONDS)
 
 
 @contextlib.asynccontextmanager

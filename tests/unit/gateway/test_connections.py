@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from companion_core.gateway.connections import ConnectionTable
+from companion_core.gateway.connections import LOOKED_AT, ConnectionTable
 
 pytestmark = pytest.mark.unit
 
@@ -14,9 +14,15 @@ pytestmark = pytest.mark.unit
 class Client:
     """A connection whose peer reads nothing: it is gone only when it is aborted."""
 
-    def __init__(self, table: ConnectionTable) -> None:
+    def __init__(self, table: ConnectionTable, *, unread: bool = False) -> None:
         self._table = table
         self.turned_away = False
+        self.unread = unread
+        self.looks = 0
+
+    def waits_to_be_read(self) -> bool:
+        self.looks += 1
+        return self.unread
 
     def turn_away(self) -> None:
         self.turned_away = True
@@ -49,5 +55,33 @@ def test_an_owner_is_never_turned_away_for_a_stranger() -> None:
         table.trust(owner)
         assert not table.add(stranger)
         assert not owner.turned_away
+
+    asyncio.run(life())
+
+
+def test_one_whose_request_waits_to_be_read_keeps_its_place() -> None:
+    async def life() -> None:
+        table = ConnectionTable(2)
+        asking, idle, third, fourth = (
+            Client(table, unread=each) for each in (True, False, False, False)
+        )
+        for each in (asking, idle, third, fourth):
+            assert table.add(each)
+        assert [each.turned_away for each in (asking, idle, third)] == [False, True, True]
+        asking.unread = False  # it was read, and showed nothing
+        assert table.add(Client(table))
+        assert asking.turned_away
+
+    asyncio.run(life())
+
+
+def test_where_all_wait_to_be_read_the_oldest_goes_and_few_are_looked_at() -> None:
+    async def life() -> None:
+        table = ConnectionTable(100)
+        clients = [Client(table, unread=True) for _ in range(101)]
+        for each in clients:
+            assert table.add(each)
+        assert [each.turned_away for each in clients] == [True] + [False] * 100
+        assert sum(each.looks for each in clients) == LOOKED_AT
 
     asyncio.run(life())

@@ -28,6 +28,7 @@ from staging_parts import (
 
 from companion_core.errors import CompanionError, Reason, Refused
 from companion_core.models import proof as model_proof
+from companion_core.models.byte_pump import BLOCK_BYTES
 from companion_core.models.kept_parts import KEPT_SECONDS, make_room, received, split_kept
 from companion_core.providers import DownloadFailed, DownloadRequest, Redirect, ResumeRefused
 from companion_core.system.clock import wall_now
@@ -120,7 +121,7 @@ def test_cancelling_keeps_what_is_there(folder: Path) -> None:
     assert caught.value.reason is Reason.INTERRUPTED
     host = Host()
     finish(folder, host)
-    assert host.offsets == [1 << 20]
+    assert host.offsets == [BLOCK_BYTES]
 
 
 def test_without_a_validator_nothing_is_kept(folder: Path) -> None:

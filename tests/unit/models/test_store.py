@@ -37,6 +37,7 @@ from companion_core.errors import (
 )
 from companion_core.models import fetch as staging
 from companion_core.models import proof as model_proof
+from companion_core.models.byte_pump import BLOCK_BYTES, BLOCKS
 from companion_core.models.partial import Partial
 from companion_core.models.store import ModelStore, ProvedFile, VerifiedModel
 from companion_core.providers import DownloadFailed, DownloadRequest, Redirect, ResumeRefused
@@ -164,7 +165,7 @@ def test_endless_stream(folder: Path) -> None:
 
     assert refusal(folder, lambda _request: Endless(b"")) is Reason.SIZE_MISMATCH
     # One block over the size proves it, and no more than the ring holds was read ahead.
-    assert reads <= len(DATA) // (1 << 20) + 1 + 4
+    assert reads <= len(DATA) // BLOCK_BYTES + 1 + BLOCKS
 
 
 def test_content_length_differs(folder: Path) -> None:
@@ -949,7 +950,7 @@ def test_a_full_disk_is_final_and_keeps_what_came(
 
     def full(descriptor: int, data: Any) -> int:
         nonlocal calls
-        calls += len(data) == 1 << 20
+        calls += len(data) == BLOCK_BYTES
         if calls == 2:
             raise OSError(errno.ENOSPC, "No space left on device", str(folder))
         return real(descriptor, data)
@@ -961,7 +962,7 @@ def test_a_full_disk_is_final_and_keeps_what_came(
     assert caught.value.reason is Reason.DISK_UNAVAILABLE
     assert asked == [0], "no other attempt, and no other address"
     stage(folder, download).close()
-    assert asked == [0, 1 << 20]
+    assert asked == [0, BLOCK_BYTES]
 
 
 def test_a_disk_that_others_fill_meanwhile_is_noticed_before_it_is_full(

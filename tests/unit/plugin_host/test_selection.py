@@ -79,13 +79,13 @@ def test_the_refusal_of_the_named_one_is_raised_itself():
 def test_an_unknown_plugin_is_told():
     error = refusal(choose_keychain, [keychain("linux")], "windows")
     assert error.reason is Reason.PROVIDER_MISSING
-    assert error.detail == "keychain: no plugin is called windows; installed: linux, memory"
+    assert error.detail == "keychain: windows is not installed; there is linux, memory"
 
 
 def test_a_misspelt_plugin_is_told_with_the_one_that_is_meant():
     error = refusal(choose_runtime, [runtime("llamacpp"), runtime("ollama")], "lamacpp")
     assert error.reason is Reason.PROVIDER_MISSING
-    assert error.detail == "spawn: no plugin is called lamacpp; did you mean llamacpp?"
+    assert error.detail == "spawn: lamacpp is not installed; did you mean llamacpp?"
     assert "companion plugins list" in error.advice
 
 
