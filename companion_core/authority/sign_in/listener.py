@@ -39,7 +39,7 @@ MAX_WRONG_ANSWERS: Final = 50
 _NOT_OURS: Final = frozenset({Reason.STATE_MISSING, Reason.STATE_MISMATCH})
 
 _DONE: Final = "The sign-in goes on in companion. You can close this page."
-_FAILED: Final = "The sign-in did not succeed. You can close this page; companion says why."
+_FAILED: Final = "The sign-in did not succeed. You can close this page; the companion says why."
 _TEXTS: Final[Mapping[int, str]] = {
     200: _DONE,
     400: "This is no answer to a sign-in that waits here.",
