@@ -14,7 +14,6 @@ import click
 
 from companion_core.cli import Settings, echo_result, explain
 from companion_core.cli.detached import start_detached
-from companion_core.cli.event_log import log_ending, log_events
 from companion_core.cli.foreground import harden_process, run_event_loop, run_interruptible
 from companion_core.cli.model_swap import swap_model
 from companion_core.cli.progress import StepPrinter
@@ -119,6 +118,7 @@ async def _serve(
     logs: bool = False,
 ) -> int:
     # The parent of a detached companion needs none of what serves, and that takes long to load.
+    from companion_core.cli.event_log import log_events  # noqa: PLC0415 - only what serves loads asyncio
     from companion_core.companion import Companion  # noqa: PLC0415
 
     paths = settings.paths
@@ -152,6 +152,8 @@ async def _serve(
 
 
 def _serve_for_parent(settings: Settings, model_id: str | None, descriptor: int) -> int:
+    from companion_core.cli.event_log import log_ending  # noqa: PLC0415 - only what serves loads asyncio
+
     with os.fdopen(descriptor, "w", encoding="utf-8") as pipe:
 
         def tell(**message: Any) -> None:
