@@ -118,7 +118,7 @@ async def _serve(
     logs: bool = False,
 ) -> int:
     # The parent of a detached companion needs none of what serves, and that takes long to load.
-    from companion_core.cli.event_log import log_events  # noqa: PLC0415
+    from companion_core.cli.event_log import log_events  # noqa: PLC0415 - only what serves loads asyncio
     from companion_core.companion import Companion  # noqa: PLC0415
 
     paths = settings.paths
@@ -152,7 +152,7 @@ async def _serve(
 
 
 def _serve_for_parent(settings: Settings, model_id: str | None, descriptor: int) -> int:
-    from companion_core.cli.event_log import log_ending  # noqa: PLC0415 - see `_serve`
+    from companion_core.cli.event_log import log_ending  # noqa: PLC0415 - only what serves loads asyncio
 
     with os.fdopen(descriptor, "w", encoding="utf-8") as pipe:
 

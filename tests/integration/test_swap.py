@@ -42,7 +42,7 @@ def test_the_new_model_serves_at_the_same_address_with_the_same_token(person):
     assert up.returncode == 0, up.stderr
     steps = [json.loads(line) for line in up.stderr.splitlines()]
     names = [step["step"] for step in steps if "total" not in step]  # not those of progress
-    assert names == ["manifest", "model", "drain", "runtime", "available"]
+    assert names == ["manifest", "model", "drain", "runtime", "runtime", "available"]
     after = person.status()
     assert set(json.loads(up.stdout)) == set(after) == set(before)
     assert json.loads(up.stdout)["model"] == OTHER
