@@ -44,7 +44,7 @@ def command(settings: Settings, *, as_json: bool, watch: bool) -> int:
         document = read_status(settings)
         text = as_text(document)
         if document["pid"] is None and (ended := last_end(settings.paths)) is not None:
-            text = f"{text}; {ended}"
+            text = f"{text}; {ended.told()}"
         echo_result(document, text, as_json=as_json)
         if not watch:
             break

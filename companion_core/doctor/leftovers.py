@@ -40,7 +40,7 @@ def check_companion(situation: Situation) -> Finding:
     situation.running = find_running(situation.paths, situation.egress)
     if situation.running is None:
         ended = last_end(situation.paths)
-        return skipped(Reason.NOT_RUNNING, "nothing runs" if ended is None else str(ended))
+        return skipped(Reason.NOT_RUNNING, "nothing runs" if ended is None else ended.told())
     situation.status = ask(situation.running, situation.egress, "status")
     return fine(f"pid {situation.running.identity.pid} answers on its control socket")
 

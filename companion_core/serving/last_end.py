@@ -31,7 +31,7 @@ class LastEnd:
     at: datetime
     reason: Reason
 
-    def __str__(self) -> str:
+    def told(self) -> str:
         """Return when, why and what to do about it."""
         at = self.at.isoformat(timespec="seconds").replace("+00:00", "Z")
         return f"it ended by itself at {at}: {self.reason.value}: {REASONS[self.reason].advice}"
