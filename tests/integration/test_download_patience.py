@@ -63,7 +63,7 @@ def test_a_transfer_that_breaks_is_resumed(
     assert stage(store, downloader, host.url(PATH)) == DATA
     first, second = (headers for _, headers in host.requests)
     assert "range" not in first
-    offset = int(second["range"].removeprefix("bytes=").removesuffix("-"))
+    offset = int(second["range"].removeprefix("bytes=").partition("-")[0])
     assert 0 < offset <= 1_200_000
     assert second["if-range"].startswith('"')
 

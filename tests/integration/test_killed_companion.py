@@ -131,7 +131,7 @@ def test_while_it_downloads_and_the_next_one_goes_on(person, ending) -> None:
     assert "tiny: goes on after " in told
     [first, second] = [headers for _, headers in person.model_host.requests]
     assert "range" not in first
-    offset = int(second["range"].removeprefix("bytes=").removesuffix("-"))
+    offset = int(second["range"].removeprefix("bytes=").partition("-")[0])
     assert 0 < offset <= 3_000_000
     assert [file.read_bytes() for file in person.stored_models()] == [person.content]
 
