@@ -82,7 +82,7 @@ from llm.cli import cli
 sys.argv = ["llm", "--no-stream", "--no-log", "What are you?"]
 cli()
 """,
-        "that GET /v1/models names",
+        "This gateway serves tiny",
     ),
     # Its own protocol is not served: the answer is the gateway's refusal.
     "ollama": (
