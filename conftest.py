@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import hypothesis
 import pytest
@@ -27,3 +27,15 @@ def require_real() -> Callable[[str, bool], None]:
         pytest.skip(f"a real part is missing: {part}")
 
     return require
+
+
+@pytest.fixture(autouse=True)
+def umask() -> Iterator[None]:
+    """Give the next test the umask that this one found.
+
+    A command that a test runs in its own process closes the umask, as it is to (I-18).
+    """
+    before = os.umask(0o077)
+    os.umask(before)
+    yield
+    os.umask(before)
