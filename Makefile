@@ -40,8 +40,16 @@ PLUGIN_FILES := $(shell find plugins -name '*.py' -o -name 'pyproject.toml' 2>/d
 demo: $(VENV)/.demo
 	@$(BIN)/companion demo
 
+# Most tests wait for other programs most of the time, so there is one worker more than cores. What
+# measures the machine runs afterwards by itself. With ARGS that choose from one of the two alone,
+# pytest says 5 for the other: it found nothing to run.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(8, (os.cpu_count() or 1) + 1))')
+NOTHING_CHOSEN := 5
+
 test: $(VENV)/.dev $(VENV)/.clients $(VENV)/.models
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not alone" $(ARGS) \
+		|| [ $$? -eq $(NOTHING_CHOSEN) ]
+	$(BIN)/python -m pytest -m alone $(ARGS) || [ $$? -eq $(NOTHING_CHOSEN) ]
 
 LLAMA_SERVER := $(VENV)/llama-server
 

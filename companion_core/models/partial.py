@@ -223,7 +223,9 @@ class Partial:
     def _reset(self) -> None:
         """Drop every byte, and what was known of them."""
         self._record.unlink(missing_ok=True)
-        os.ftruncate(self._descriptor, 0)
+        # ext4 writes a file out when it is closed if it was ever cut, also from nothing to nothing.
+        if os.fstat(self._descriptor).st_size:
+            os.ftruncate(self._descriptor, 0)
         os.lseek(self._descriptor, 0, os.SEEK_SET)
         self._forget()
 

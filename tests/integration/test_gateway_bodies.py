@@ -31,6 +31,7 @@ def body_of(kind: str) -> bytes:
     return b'{"model":"m","x":"%b"}' % (b"\\n" * (TEN // 2 - 100))
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(("kind", "status"), [("members", 413), ("texts", 200), ("one text", 200)])
 def test_while_a_large_body_is_read_a_stream_goes_on(kind: str, status: int) -> None:
     async def handle(_backend: Any, request: bytes, _reader: Any, writer: Any) -> None:

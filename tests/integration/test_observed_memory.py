@@ -18,6 +18,7 @@ from companion_core.runtime.resources.probe import ProcessProbe
 
 pytestmark = [
     pytest.mark.integration,
+    pytest.mark.alone,
     pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"),
 ]
 

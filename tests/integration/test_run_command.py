@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -210,13 +211,19 @@ def test_an_answer_that_is_stopped_frees_the_model_and_the_conversation_goes_on(
         assert typed.process.wait(30) == 0
 
 
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A home as short as a person's: the sockets below it have paths of at most 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="h-") as folder:
+        yield Path(folder)
+
+
 def test_a_real_model_answers_without_a_file_of_configuration_by_a_key_in_the_keyring(
-    tmp_path: Path, real_model: Path, require_real: Callable[[str, bool], None]
+    home: Path, real_model: Path, require_real: Callable[[str, bool], None]
 ) -> None:
     tools = ("gnome-keyring-daemon", "dbus-run-session")
     require_real("gnome-keyring", all(map(shutil.which, tools)))
-    home = tmp_path / "h"
-    (home / "run").mkdir(mode=0o700, parents=True)
+    (home / "run").mkdir(mode=0o700)
     companion = f"'{sys.executable}' -m companion_core"
     ask = f"{companion} run '{real_model}' 'Name three rivers.' --temperature 0"
     done = subprocess.run(

@@ -12,6 +12,7 @@ import pytest
 
 pytestmark = [
     pytest.mark.stress,
+    pytest.mark.alone,
     pytest.mark.timeout(300),
     pytest.mark.skipif(sys.platform != "linux", reason="the faults are Linux's"),
 ]

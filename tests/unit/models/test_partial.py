@@ -558,3 +558,22 @@ def test_a_stream_without_a_length_that_ends_short_was_cut_off(folder: Path) -> 
     host = Host()
     finish(folder, host)
     assert host.offsets == [2_100_000]
+
+
+def test_a_fresh_file_is_never_cut(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ext4 writes a file out while it is closed if it was, with nobody hashing meanwhile."""
+    cuts: list[int] = []
+    cut = os.ftruncate
+    monkeypatch.setattr(os, "ftruncate", lambda file, size: (cuts.append(size), cut(file, size)))
+    finish(folder, Host())
+    assert cuts == []
+
+
+def test_a_file_that_begins_anew_is_cut_first(
+    folder: Path, part: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cuts: list[int] = []
+    cut = os.ftruncate
+    monkeypatch.setattr(os, "ftruncate", lambda file, size: (cuts.append(size), cut(file, size)))
+    finish(folder, Host(validator='"v2"'))
+    assert cuts == [0]
