@@ -65,6 +65,7 @@ COMMANDS: Final[dict[str, _Entry]] = {
     "down": _Entry("Daily", "Drain and stop the companion."),
     "status": _Entry("Daily", "Say what runs and why it is or is not available."),
     "exec": _Entry("Daily", "Run a program with this session's address and key."),
+    "logs": _Entry("Daily", "Say what happened, with times and reasons."),
     "models": _Entry("Daily", "List, add, prove and remove models: a publisher's, and your own."),
     "init": _Entry("Set-up", "Write a commented configuration of what this machine has."),
     "login": _Entry("Set-up", "Sign in, where a publisher's manifest asks for it."),

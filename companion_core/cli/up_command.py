@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -114,11 +113,8 @@ async def _serve(
     config: Config,
     on_step: OnStep,
     announce: Callable[[Companion], None],
-    *,
-    logs: bool = False,
 ) -> int:
     # The parent of a detached companion needs none of what serves, and that takes long to load.
-    from companion_core.cli.event_log import log_events  # noqa: PLC0415 - only what serves loads asyncio
     from companion_core.companion import Companion  # noqa: PLC0415
 
     paths = settings.paths
@@ -137,9 +133,7 @@ async def _serve(
         companion.request_stop(now=count > 1)
 
     async def run() -> None:
-        log: contextlib.AbstractAsyncContextManager[None]
-        log = log_events(companion.events()) if logs else contextlib.nullcontext()
-        async with log, companion:
+        async with companion:
             announce(companion)
             await companion.wait_for_stop_request()
 
@@ -152,8 +146,6 @@ async def _serve(
 
 
 def _serve_for_parent(settings: Settings, model_id: str | None, descriptor: int) -> int:
-    from companion_core.cli.event_log import log_ending  # noqa: PLC0415 - only what serves loads asyncio
-
     with os.fdopen(descriptor, "w", encoding="utf-8") as pipe:
 
         def tell(**message: Any) -> None:
@@ -177,9 +169,8 @@ def _serve_for_parent(settings: Settings, model_id: str | None, descriptor: int)
                 config = _read_config(settings, model_id)
                 harden_process()
                 set_output_apart()
-                return run_event_loop(_serve(settings, config, on_step, announce, logs=True))
+                return run_event_loop(_serve(settings, config, on_step, announce))
         except CompanionError as error:
-            log_ending(error.reason)
             tell(error=error.reason.value, detail=explain(error))
             raise error_for(
                 error.reason
