@@ -17,6 +17,7 @@ from companion_core.cli.foreground import harden_process, run_event_loop, run_in
 from companion_core.cli.model_swap import swap_model
 from companion_core.cli.progress import StepPrinter
 from companion_core.cli.status_command import as_text
+from companion_core.cli.suggestions import model_ids
 from companion_core.config.reader import with_model
 from companion_core.config.sections import Config
 from companion_core.control.client import ask_running, find_running
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     "model_id",
     metavar="ID",
     help="Serve this model of the manifest; it replaces one that is served now.",
+    shell_complete=model_ids,
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON document when available.")
 @click.option("--announce-fd", type=int, hidden=True, help="Tell a waiting parent on this pipe.")
