@@ -67,6 +67,7 @@ COMMANDS: Final[dict[str, _Entry]] = {
     "exec": _Entry("Daily", "Run a program with this session's address and key."),
     "models": _Entry("Daily", "List, add, prove and remove models: a publisher's, and your own."),
     "init": _Entry("Set-up", "Write a commented configuration of what this machine has."),
+    "connect": _Entry("Set-up", "Write this gateway into the settings of programs you use."),
     "login": _Entry("Set-up", "Sign in, where a publisher's manifest asks for it."),
     "logout": _Entry("Set-up", "Sign out, and forget the tokens."),
     "doctor": _Entry("Set-up", "Say what is here, what is wrong, and what to do about it."),
