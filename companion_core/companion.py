@@ -42,6 +42,7 @@ from companion_core.serving.assembly import AuthorityProviders, RuntimeProviders
 from companion_core.serving.client_keys import ServedKeys
 from companion_core.serving.default_model import with_default_model
 from companion_core.serving.events import Announcer, Event, EventKind, EventStream
+from companion_core.serving.journal import Journal, watch_refusals
 from companion_core.serving.last_end import LastEnd, forget_end, remember_end
 from companion_core.serving.lifetime import Lifetime
 from companion_core.serving.model_lists import ModelLists
@@ -98,6 +99,7 @@ class Companion:
         self._source: ModelSource | None = None
         self._clients: GatewayClients | None = None
         self._keys: ServedKeys | None = None
+        self._journal: Journal | None = None
         self._swaps = Swaps(config.model_id, self._on_step, self._events.tell)
 
     @classmethod
@@ -149,7 +151,12 @@ class Companion:
     async def __aenter__(self) -> Self:
         self._events.bind()
         with lacks_told():
-            await self._lifetime.begin(self._start())
+            try:
+                await self._lifetime.begin(self._start())
+            except CompanionError as error:
+                if self._journal is not None:
+                    self._journal.ended(error.reason)
+                raise
         return self
 
     async def __aexit__(
@@ -277,6 +284,8 @@ class Companion:
         self._undo.callback(lambda: self._events.tell(Event(kind=EventKind.STOPPED)))
         self._paths, lock = claim(self._paths)
         self._undo.callback(lock.release)
+        self._journal = Journal(self._paths.log)
+        self._events.listen(self._journal.note)
         forget_end(self._paths)
         self._undo.callback(self._remember_end)
         self._undo.callback(_remove_if_empty, self._paths.run_folder())
@@ -320,6 +329,8 @@ class Companion:
     def _remember_end(self) -> None:
         if (reason := self.gave_up) is not None:
             remember_end(self._paths, LastEnd(at=datetime.now(UTC), reason=reason))
+            if self._journal is not None:
+                self._journal.ended(reason)
 
     def _reclaim(self, _cancelled: threading.Event) -> None:
         """End what an earlier companion left running that was killed together with its keeper."""
@@ -404,7 +415,10 @@ class Companion:
         self._undo.push_async_callback(served.drain)
         self._undo.push_async_callback(served.unwatch)
         refusals, tell = serving.gateway.answers_by_reason, self._events.tell
-        for watch in (watch_overload(refusals, tell), watch_keychain(token.keychain_reason, tell)):
+        watches = [watch_overload(refusals, tell), watch_keychain(token.keychain_reason, tell)]
+        if self._journal is not None:
+            watches.append(watch_refusals(serving.gateway.refusals_by_client, self._journal))
+        for watch in watches:
             self._undo.push_async_callback(cancel, asyncio.create_task(watch))
         return served
 

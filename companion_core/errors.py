@@ -149,6 +149,9 @@ class Reason(enum.StrEnum):
     KEYCHAIN_REFUSED = "keychain_refused"
     KEYCHAIN_TIMEOUT = "keychain_timeout"
     KEYCHAIN_UNTRUSTED = "keychain_untrusted"
+    KEYCHAIN_SESSION_BOUND = "keychain_session_bound"
+    SERVICE_MANAGER_ABSENT = "service_manager_absent"
+    SERVICE_FOREIGN = "service_foreign"
     ACCOUNT_UNKNOWN = "account_unknown"
     SECRET_INVALID = "secret_invalid"  # noqa: S105 - a reason, not a secret
 

@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 
 __all__ = ["COMMANDS", "Settings", "cli", "echo_result", "explain", "is_terminal", "main", "refuse"]
 
+# What a shell sets that asks for suggestions; click answers it.
+_COMPLETING: Final = "_COMPANION_COMPLETE"
 # The errors of a disk that is full, read-only or broken, from whichever call they come.
 _DISK_ERRORS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
 
@@ -65,15 +67,18 @@ COMMANDS: Final[dict[str, _Entry]] = {
     "down": _Entry("Daily", "Drain and stop the companion."),
     "status": _Entry("Daily", "Say what runs and why it is or is not available."),
     "exec": _Entry("Daily", "Run a program with this session's address and key."),
+    "logs": _Entry("Daily", "Say what happened, with times and reasons."),
     "models": _Entry("Daily", "List, add, prove and remove models: a publisher's, and your own."),
     "init": _Entry("Set-up", "Write a commented configuration of what this machine has."),
     "connect": _Entry("Set-up", "Write this gateway into the settings of programs you use."),
+    "service": _Entry("Set-up", "Start the companion at each login, by the system."),
     "login": _Entry("Set-up", "Sign in, where a publisher's manifest asks for it."),
     "logout": _Entry("Set-up", "Sign out, and forget the tokens."),
     "doctor": _Entry("Set-up", "Say what is here, what is wrong, and what to do about it."),
     "keys": _Entry("Set-up", "Give programs keys of their own, and take them back."),
     "token": _Entry("Set-up", "Print the session token."),
     "metrics": _Entry("Set-up", "Print the gateway's counts and latencies as Prometheus text."),
+    "completion": _Entry("Set-up", "Complete commands, ids and names in your shell."),
     "demo": _Entry("Set-up", "Run the whole job once on what ships in the package."),
     "plugins": _Entry("Authors", "List, trust and check plugins; start a new one."),
     "manifest": _Entry("Authors", "Make, sign and verify a manifest of models."),
@@ -181,6 +186,8 @@ def main(arguments: list[str] | None = None, *, egress: Egress | None = None) ->
     fill_standard_streams()
     argv = sys.argv[1:] if arguments is None else arguments
     settings = Settings(egress=LiveEgress() if egress is None else egress)
+    if _COMPLETING in os.environ:
+        import companion_core.cli.shells  # noqa: F401, PLC0415 - teaches click a shell more
     try:
         result = cli.main(argv, prog_name="companion", standalone_mode=False, obj=settings)
     except click.exceptions.Exit as request:

@@ -10,6 +10,7 @@ import click
 from companion_core.cli import Settings
 from companion_core.cli.chat_stream import Sampling
 from companion_core.cli.conversation import Talk, prompt_of
+from companion_core.cli.suggestions import model_ids
 from companion_core.control.client import ask_running
 
 __all__ = ["answer_options", "command"]
@@ -31,7 +32,13 @@ def answer_options(function: C) -> C:
 
 @click.command("chat")
 @click.argument("prompt", required=False)
-@click.option("--model", "model_id", metavar="ID", help="Ask this model; else the one that runs.")
+@click.option(
+    "--model",
+    "model_id",
+    metavar="ID",
+    help="Ask this model; else the one that runs.",
+    shell_complete=model_ids,
+)
 @answer_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON document with the answer.")
 @click.pass_obj

@@ -15,14 +15,13 @@ from typing import IO, Any, Final
 from companion_core.cli import Settings
 from companion_core.errors import CompanionError, Reason, error_for
 from companion_core.serving.step import OnStep, Step
+from companion_core.system.bounded_log import open_log
 from companion_core.system.interpreter import running_interpreter
 from companion_core.system.lacks import lack_of, lacks_told
-from companion_core.system.os_compat import NO_FOLLOW
 from companion_core.system.stop_signals import stop_signals_interrupt, stop_signals_wait
 
 __all__ = ["start_detached"]
 
-MAX_LOG_BYTES: Final = 4 * 1024 * 1024
 # -P: import nothing from the working folder, which is the instance's.
 _SELF: Final = ("-P", "-m", "companion_core")
 
@@ -96,12 +95,8 @@ def _follow(pipe: IO[str], on_step: OnStep) -> dict[str, Any]:
 
 
 def _open_log(settings: Settings) -> IO[bytes]:
-    path = settings.paths.logs / "companion.log"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | NO_FOLLOW
+    path = settings.paths.log
     try:
-        file = os.fdopen(os.open(path, flags, 0o600), "ab", buffering=0)
-        if os.fstat(file.fileno()).st_size > MAX_LOG_BYTES:
-            file.truncate(0)
+        return os.fdopen(open_log(path), "ab", buffering=0)
     except OSError as error:
         raise lack_of(error, path=path) from error
-    return file

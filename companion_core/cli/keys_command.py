@@ -9,6 +9,7 @@ import click
 
 from companion_core.authority.client_keys import ClientKeyFile
 from companion_core.cli import Settings, echo_result
+from companion_core.cli.suggestions import client_names
 from companion_core.config.sections import is_model_id
 from companion_core.control.client import ask_running
 from companion_core.decisions.client_key import MAX_PER_MINUTE
@@ -99,7 +100,7 @@ def list_(settings: Settings, *, as_json: bool) -> None:
 
 
 @command.command("revoke")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=client_names)
 @click.option("--all", "every", is_flag=True, help="Every key, also where the list is damaged.")
 @_as_json
 @click.pass_obj

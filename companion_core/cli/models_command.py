@@ -19,6 +19,7 @@ from companion_core.cli.model_words import describe_added, proves, row_of, word_
 from companion_core.cli.models_removal import prune, remove
 from companion_core.cli.own_library import OwnLibrary, open_library
 from companion_core.cli.running_models import running_models
+from companion_core.cli.suggestions import model_ids
 from companion_core.decisions.manifest_kind import ManifestKind
 from companion_core.errors import Reason, error_for
 from companion_core.serving.known_models import KnownModel
@@ -28,7 +29,7 @@ __all__ = ["command"]
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 _yes = click.option("--yes", is_flag=True, help="Ask nothing.")
-_id = click.argument("model_id", metavar="ID")
+_id = click.argument("model_id", metavar="ID", shell_complete=model_ids)
 
 
 @click.group("models")
@@ -128,7 +129,7 @@ def pull(settings: Settings, *, model_id: str, hub_token: bool, yes: bool, as_js
 
 
 @command.command("verify")
-@click.argument("model_id", metavar="[ID]", required=False)
+@click.argument("model_id", metavar="[ID]", required=False, shell_complete=model_ids)
 @_as_json
 @click.pass_obj
 def verify(settings: Settings, *, model_id: str | None, as_json: bool) -> int:

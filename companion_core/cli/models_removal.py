@@ -8,6 +8,7 @@ from companion_core.cli import Settings, echo_result
 from companion_core.cli.blocking import run_cancellable
 from companion_core.cli.own_library import OwnLibrary, open_library
 from companion_core.cli.running_models import RunningModel, running_models
+from companion_core.cli.suggestions import model_ids
 from companion_core.decisions.manifest_kind import ManifestKind
 from companion_core.errors import CompanionError, Reason, error_for
 
@@ -18,7 +19,7 @@ _yes = click.option("--yes", is_flag=True, help="Ask nothing.")
 
 
 @click.command("remove")
-@click.argument("model_id", metavar="ID")
+@click.argument("model_id", metavar="ID", shell_complete=model_ids)
 @_yes
 @_as_json
 @click.pass_obj

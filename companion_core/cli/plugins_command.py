@@ -13,6 +13,7 @@ import click
 
 from companion_core.cli import Settings, echo_result
 from companion_core.cli.plugin_facts import Document, PluginCatalog, refusal, refusal_of
+from companion_core.cli.suggestions import plugin_names
 from companion_core.errors import PluginFault, Reason, UsageError
 from companion_core.plugin_host import (
     CheckRecord,
@@ -51,7 +52,7 @@ def list_(settings: Settings, *, as_json: bool) -> None:
 
 
 @command.command("info")
-@click.argument("name")
+@click.argument("name", shell_complete=plugin_names)
 @_as_json
 @click.pass_obj
 def info(settings: Settings, *, name: str, as_json: bool) -> None:
@@ -65,7 +66,7 @@ def info(settings: Settings, *, name: str, as_json: bool) -> None:
 
 
 @command.command("trust")
-@click.argument("name")
+@click.argument("name", shell_complete=plugin_names)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--editable", is_flag=True, help="Trust the present state of a linked source tree.")
 @click.option(
@@ -117,7 +118,7 @@ def trust(
 
 
 @command.command("untrust")
-@click.argument("name")
+@click.argument("name", shell_complete=plugin_names)
 @_as_json
 @click.pass_obj
 def untrust(settings: Settings, *, name: str, as_json: bool) -> None:
@@ -133,7 +134,7 @@ def untrust(settings: Settings, *, name: str, as_json: bool) -> None:
 
 
 @command.command("check")
-@click.argument("name")
+@click.argument("name", shell_complete=plugin_names)
 @_as_json
 @click.pass_obj
 def check(settings: Settings, *, name: str, as_json: bool) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar
 import click
 from click.core import ParameterSource
 
+from companion_core.cli.suggestions import instances
 from companion_core.config.paths import DEFAULT_INSTANCE
 
 __all__ = ["root_options", "take_root_options"]
@@ -38,6 +39,7 @@ _OPTIONS: Final[dict[str, tuple[str, dict[str, Any], dict[str, Any]]]] = {
         {
             "metavar": "NAME",
             "help": "A second companion beside the first, with its own state and socket.",
+            "shell_complete": instances,
         },
         {"default": DEFAULT_INSTANCE},
     ),

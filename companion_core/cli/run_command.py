@@ -28,6 +28,7 @@ from companion_core.cli.model_sources import (
 from companion_core.cli.model_swap import swap_model
 from companion_core.cli.own_library import OwnLibrary, open_library
 from companion_core.cli.progress import StepPrinter
+from companion_core.cli.suggestions import model_sources
 from companion_core.control.client import ask_running, find_running
 from companion_core.errors import CompanionError, Reason, error_for
 from companion_core.system.stop_signals import stop_signals_restored
@@ -40,7 +41,7 @@ _POLL_SECONDS: Final = 0.1
 
 
 @click.command("run")
-@click.argument("source")
+@click.argument("source", shell_complete=model_sources)
 @click.argument("prompt", required=False)
 @source_options
 @answer_options

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -18,6 +17,7 @@ from companion_core.cli.foreground import harden_process, run_event_loop, run_in
 from companion_core.cli.model_swap import swap_model
 from companion_core.cli.progress import StepPrinter
 from companion_core.cli.status_command import as_text
+from companion_core.cli.suggestions import model_ids
 from companion_core.config.reader import with_model
 from companion_core.config.sections import Config
 from companion_core.control.client import ask_running, find_running
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     "model_id",
     metavar="ID",
     help="Serve this model of the manifest; it replaces one that is served now.",
+    shell_complete=model_ids,
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON document when available.")
 @click.option("--announce-fd", type=int, hidden=True, help="Tell a waiting parent on this pipe.")
@@ -114,11 +115,8 @@ async def _serve(
     config: Config,
     on_step: OnStep,
     announce: Callable[[Companion], None],
-    *,
-    logs: bool = False,
 ) -> int:
     # The parent of a detached companion needs none of what serves, and that takes long to load.
-    from companion_core.cli.event_log import log_events  # noqa: PLC0415 - only what serves loads asyncio
     from companion_core.companion import Companion  # noqa: PLC0415
 
     paths = settings.paths
@@ -137,9 +135,7 @@ async def _serve(
         companion.request_stop(now=count > 1)
 
     async def run() -> None:
-        log: contextlib.AbstractAsyncContextManager[None]
-        log = log_events(companion.events()) if logs else contextlib.nullcontext()
-        async with log, companion:
+        async with companion:
             announce(companion)
             await companion.wait_for_stop_request()
 
@@ -152,8 +148,6 @@ async def _serve(
 
 
 def _serve_for_parent(settings: Settings, model_id: str | None, descriptor: int) -> int:
-    from companion_core.cli.event_log import log_ending  # noqa: PLC0415 - only what serves loads asyncio
-
     with os.fdopen(descriptor, "w", encoding="utf-8") as pipe:
 
         def tell(**message: Any) -> None:
@@ -177,9 +171,8 @@ def _serve_for_parent(settings: Settings, model_id: str | None, descriptor: int)
                 config = _read_config(settings, model_id)
                 harden_process()
                 set_output_apart()
-                return run_event_loop(_serve(settings, config, on_step, announce, logs=True))
+                return run_event_loop(_serve(settings, config, on_step, announce))
         except CompanionError as error:
-            log_ending(error.reason)
             tell(error=error.reason.value, detail=explain(error))
             raise error_for(
                 error.reason

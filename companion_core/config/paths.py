@@ -153,6 +153,16 @@ class InstancePaths:
         return self.folder / "logs"
 
     @property
+    def log(self) -> Path:
+        """What happened to this companion, and what a detached one writes to stderr."""
+        return self.logs / "companion.log"
+
+    @property
+    def runtime_log(self) -> Path:
+        """What the runtime writes to stdout and stderr."""
+        return self.logs / "runtime.log"
+
+    @property
     def lock_file(self) -> Path:
         """The file that a running companion has locked."""
         return self.folder / "lock"

@@ -347,7 +347,13 @@ def _cline(places: Places, target: Target) -> Files:
         SettingsFile(
             path=file,
             form=Form.JSON,
-            if_missing={("version",): 1},
+            # Without these it takes an entry for damaged, and drops it.
+            if_missing={
+                ("version",): 1,
+                ("modes",): {},
+                (*provider, "updatedAt"): "2026-01-01T00:00:00.000Z",
+                (*provider, "tokenSource"): "manual",
+            },
             values={
                 ("lastUsedProvider",): "openai-compatible",
                 (*provider, "settings"): settings,

@@ -229,6 +229,22 @@ class Gateway:
         """Return how many answers there were so far, for each reason."""
         return self.context.metrics.totals()
 
+    def refusals_by_client(self) -> dict[tuple[str, Reason], int]:
+        """Return how many answers were refusals or failures, by client's name and reason.
+
+        The name is "" for clients without a key of their own.
+        """
+        clients = {
+            (client.key.name, reason): count
+            for client in self.context.clients
+            for reason, count in client.answers.items()
+        }
+        others = self.answers_by_reason()
+        for (_, reason), count in clients.items():
+            others[reason] = others.get(reason, 0) - count
+        rest = {("", reason): count for reason, count in others.items() if count > 0}
+        return {who: count for who, count in (clients | rest).items() if who[1] is not Reason.OK}
+
     def metrics_text(self) -> str:
         """Return the counters as Prometheus text: by reason and path, never by content (I-15)."""
         context = self.context

@@ -22,6 +22,7 @@ __all__ = ["CountedAnswer", "counting_fields", "may_be_cut"]
 _TEMPLATE_TOKENS: Final = 256
 _MOST_KEPT: Final = 4096
 _FIRST_ERROR: Final = 400
+_FIRST_OWN_ERROR: Final = 500
 _NO_TEXT: Final = frozenset({"role", "type", "image_url", "input_audio"})
 _TOKENS: Final = re.compile(rb'"prompt_tokens": ?([0-9]{1,9})')
 
@@ -77,7 +78,8 @@ class CountedAnswer:
     """The answer to a request that only counts; its end says what was read.
 
     Attributes:
-        failed: the backend answered with an error, as it will answer the request itself.
+        failed: the backend refused it, as it will refuse the request itself. A failure of its own
+            says nothing of that: the request might be taken, and cut.
     """
 
     __slots__ = ("_framer", "_text", "failed")
@@ -90,7 +92,7 @@ class CountedAnswer:
     def begin(self, head: ResponseHead, body: bytes) -> None:
         """Take the head and what has come with it."""
         self._framer = ChunkFramer(collect=True) if head.chunked else None
-        self.failed = head.status >= _FIRST_ERROR
+        self.failed = _FIRST_ERROR <= head.status < _FIRST_OWN_ERROR
         self.feed(body)
 
     def feed(self, data: bytes) -> None:

@@ -111,7 +111,7 @@ class RuntimeProviders:
             model=model,
             data_dir=paths.runtime_data(spawn.plugin),
             run_dir=paths.run_folder(),
-            log_path=paths.logs / "runtime.log",
+            log_path=paths.runtime_log,
             record_path=paths.runtime_record,
             limits=self.limits,
             parallel=size.parallel,

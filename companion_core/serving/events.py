@@ -154,6 +154,7 @@ class Announcer:
         self._on_step = on_step
         self._loop: asyncio.AbstractEventLoop | None = None
         self._streams: weakref.WeakSet[EventStream] = weakref.WeakSet()
+        self._listeners: list[Tell] = []
         self._waiting: deque[Event] = deque()
         self._busy = False
 
@@ -166,6 +167,10 @@ class Announcer:
         stream = EventStream()
         self._streams.add(stream)
         return stream
+
+    def listen(self, listener: Tell) -> None:
+        """Call a part of this program with each event from now on; it must not raise."""
+        self._listeners.append(listener)
 
     def step(self, step: Step) -> None:
         """Tell a step, from any thread."""
@@ -194,6 +199,8 @@ class Announcer:
                 event = self._waiting.popleft()
                 for stream in tuple(self._streams):
                     stream.put(event)
+                for listener in self._listeners:
+                    listener(event)
                 if event.step is not None:
                     self._call_back(event.step)
         finally:

@@ -94,6 +94,12 @@ def test_each_key_has_its_own_budget_its_models_and_its_row() -> None:
             ):
                 assert f"companion_client_answers_total{{{row}\n" in text
             assert set(door.gateway.clients_last_used()) == {"zed", "llm"}
+            assert (await door.ask(door.get("/v1/models", token="x" * 43))).status == 401
+            assert door.gateway.refusals_by_client() == {
+                ("zed", Reason.RATE_LIMITED): 1,
+                ("llm", Reason.MODEL_NOT_SERVED): 1,
+                ("", Reason.INVALID_TOKEN): 1,
+            }
             assert KEY not in text
 
     asyncio.run(main())

@@ -96,3 +96,12 @@ def test_the_end_of_the_answer_says_what_was_read(chunked: bool) -> None:
     failed = CountedAnswer()
     failed.begin(ResponseHead(400, None, 2, chunked=False, reusable=True), b"{}")
     assert (failed.tokens(), failed.failed) == (None, True)
+
+
+@pytest.mark.parametrize(
+    ("status", "refused"), [(399, False), (400, True), (499, True), (500, False)]
+)
+def test_a_failure_of_the_backend_itself_says_nothing_of_the_request(status, refused) -> None:
+    answer = CountedAnswer()
+    answer.begin(ResponseHead(status, None, 2, chunked=False, reusable=True), b"{}")
+    assert (answer.tokens(), answer.failed) == (None, refused)
