@@ -101,6 +101,8 @@ class Reason(enum.StrEnum):
     MISSING_TOKEN = "missing_token"  # noqa: S105 - a reason, not a secret
     INVALID_TOKEN = "invalid_token"  # noqa: S105 - a reason, not a secret
     CLIENT_KEYS_DAMAGED = "client_keys_damaged"
+    CLIENT_FILE_FOREIGN = "client_file_foreign"
+    CLIENT_DRIFTED = "client_drifted"
 
     # The body and the request to the backend.
     LENGTH_REQUIRED = "length_required"

@@ -16,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from companion_core.config.sections import SECTIONS
+from companion_core.connect import PROGRAMS, Places
+from companion_core.connect.changes import name_of
+from companion_core.connect.programs import OwnFile, Target
 from companion_core.decisions.client_environment import HARMLESS, ROWS, Row, Session
 from companion_core.decisions.guard import GUARD_ORDER
 from companion_core.decisions.lifecycle import TRANSITIONS, Event, State, can_serve_inference
@@ -28,6 +31,7 @@ from companion_core.gateway.states import (
     ExchangeState,
     Moves,
 )
+from companion_core.system.secret import Secret
 
 ROOT = Path(__file__).resolve().parent.parent
 EVERY_FILE = "## Every file"
@@ -332,6 +336,101 @@ def architecture() -> Iterator[str]:
     )
 
 
+def connected_programs() -> Iterator[str]:
+    """Yield the lines of docs/connect.md."""
+    yield from _CONNECT_BEFORE.format(note=NOTE).splitlines()
+    home, own = Path("/~"), Path("/STATE")
+    places = Places(home=home, variables={}, own=own, system="linux")
+    target = Target(
+        port=1, model="MODEL", context=1, key=Secret(""), token_command=("companion", "token")
+    )
+    rows = []
+    for name, program in PROGRAMS.items():
+        files = program.files(places, target)
+        values = [
+            f"the variables {', '.join(line.partition('=')[0] for line in file.lines)}"
+            if isinstance(file, OwnFile) and len(file.lines) > 1
+            else "its key"
+            if isinstance(file, OwnFile)
+            else ", ".join(f"`{name_of(path)}`" for path in file.values)
+            for file in files
+        ]
+        paths = [f"`{str(file.path)[1:]}`" for file in files]
+        key = "keeps its own" if program.has_key else "runs `companion token`"
+        title = f"[{program.title}]({program.source})"
+        rows.append((f"`{name}`", title, "<br>".join(paths), "<br>".join(values), key))
+    yield from _table(("name", "program", "file", "what is set there", "key"), rows)
+    yield from _CONNECT_AFTER.splitlines()
+
+
+_CONNECT_BEFORE = """\
+# Programs that are led here by their own settings
+
+{note}
+
+`companion connect CLIENT` writes this gateway's address, a model and a key into the settings
+of a program, so that it reaches the companion however it is started. `companion connect`
+lists the programs and how each stands:
+
+| state | means |
+| --- | --- |
+| `ok` | it is connected, and its settings lead here |
+| `drift` | it is connected, and a value, the port, the model or the key is another one now |
+| `absent` | it is not connected |
+| `foreign` | its file is not understood, or has what only a connection writes; nothing is changed |
+
+## What is written
+
+STATE is `instances/NAME/connect` in the state folder. On macOS and Windows the programs keep
+the same files where those systems have them; `CLAUDE_CONFIG_DIR`, `CODEX_HOME`,
+`CONTINUE_GLOBAL_DIR`, `CLINE_DIR`, `CLINE_DATA_DIR`, `LLM_USER_PATH` and `XDG_CONFIG_HOME`
+move them, as they do for the programs. Each program's name leads to its own documentation.
+"""
+
+_CONNECT_AFTER = """
+## The key
+
+A program that can run a command for its key runs `companion token` with each use, so that no
+key lies in its file. Each other gets a key of its own, `connect-CLIENT` in
+`companion keys list`; it stays until the connection is taken back, and its file is closed to
+others. opencode reads the key from a file of the companion's own, so its `opencode.json` can
+be shared. Zed keeps keys in the system's keychain alone: the key is shown once, to be entered
+there. Open WebUI has no file: its variables stand in one, which is read before it is started.
+It stores them at its first start, and later takes them from its settings alone, unless
+`ENABLE_PERSISTENT_CONFIG=False` is set.
+
+## What happens to a person's file
+
+* Comments, order, indentation and line ends stay; only the values above change. A text is
+  parsed again before it is written: it must say what it said before, and the change.
+* What stood there is kept in the state folder, readable by you alone. `--remove` brings it
+  back to the byte. If the file was changed since, only the values that are still as they were
+  written are taken out, and the ones from before come back; a value that you changed stays,
+  and is named.
+* The file is replaced whole or not at all. A link to it stays, and the file behind it is
+  changed; each link and folder on the way must belong to you or root and be closed to others.
+* A value that would lead the program elsewhere (another key in Claude Code's `env`, Codex's
+  `profile`) is refused and named; it is yours to take out.
+* Without `--model`, a connection follows the model that is served: after a change of model or
+  port `companion connect --check` exits 3 and says `drift`, and connecting again mends it.
+
+## What settings cannot do
+
+* A variable of the shell, a project's own file or an option of the command may still win:
+  aider's `.env`, opencode's and Claude Code's project files.
+* The extensions of VS Code (Cline, Roo Code) keep their settings in the editor's storage,
+  which is no file for others: choose "OpenAI Compatible" in their panel, with the address of
+  `companion status` and a key of `companion keys add`.
+* A coding agent's first request is long where the model's template has tools: up to 21,000
+  tokens for Claude Code, 10,000 for Codex, 8,000 for opencode. `companion connect` says so
+  where the model takes fewer.
+
+Tested with the programs themselves (`make test-connect`): llm 0.32.1, aider 0.86.2, Continue
+CLI 1.5.47, Codex CLI 0.171.0 and opencode 1.18.33 answer through the gateway. Claude Code,
+Cline, Zed and Open WebUI were not: their files are checked against their documentation.
+"""
+
+
 PAGES: dict[str, Callable[[], Iterator[str]]] = {
     "docs/architecture.md": architecture,
     "docs/reasons.md": reasons,
@@ -341,6 +440,7 @@ PAGES: dict[str, Callable[[], Iterator[str]]] = {
     "docs/rules.md": rules,
     "docs/scenarios.md": scenarios,
     "docs/clients.md": clients,
+    "docs/connect.md": connected_programs,
 }
 
 

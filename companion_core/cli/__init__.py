@@ -70,6 +70,7 @@ COMMANDS: Final[dict[str, _Entry]] = {
     "logs": _Entry("Daily", "Say what happened, with times and reasons."),
     "models": _Entry("Daily", "List, add, prove and remove models: a publisher's, and your own."),
     "init": _Entry("Set-up", "Write a commented configuration of what this machine has."),
+    "connect": _Entry("Set-up", "Write this gateway into the settings of programs you use."),
     "service": _Entry("Set-up", "Start the companion at each login, by the system."),
     "login": _Entry("Set-up", "Sign in, where a publisher's manifest asks for it."),
     "logout": _Entry("Set-up", "Sign out, and forget the tokens."),

@@ -188,6 +188,11 @@ class InstancePaths:
         return self.folder / "clients"
 
     @property
+    def connections(self) -> Path:
+        """The folder of what `companion connect` wrote, and of what was there before."""
+        return self.folder / "connect"
+
+    @property
     def runtime_record(self) -> Path:
         """The processes of the running runtime; never a secret."""
         return self.folder / "runtime.json"
@@ -247,7 +252,8 @@ class InstancePaths:
         """
         own = self.own_manifest.parent
         shared = (self.root / "instances", self.models, self.manifests, own)
-        for folder in (*shared, self.folder, self.logs, self.client_keys, self.folder / "data"):
+        mine = (self.logs, self.client_keys, self.connections, self.folder / "data")
+        for folder in (*shared, self.folder, *mine):
             refuse_link(folder)
 
     def run_folder(self) -> Path:
