@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from companion_core.authority.current_manifest import CurrentManifest
 from companion_core.authority.personal_manifest import PersonalManifest, claimed_ids
 from companion_core.config.paths import InstancePaths
 from companion_core.errors import CompanionError, Reason, error_for
@@ -185,6 +186,25 @@ class ModelLibrary:
             done += file.size
             progress(done, model.size)
         return None
+
+    def publisher(self, cancelled: threading.Event) -> CurrentManifest | None:
+        """Return the publisher's manifest, as it is now or was accepted last; None without one.
+
+        Raises:
+            CompanionError: as `ModelLists.find`.
+        """
+        return self._lists.publisher(cancelled)
+
+    def own_issued(self) -> float | None:
+        """Return when the person's own list was signed last, in seconds since the epoch.
+
+        None if nothing is recorded.
+
+        Raises:
+            CompanionError: the list or its key cannot be had.
+        """
+        manifest = self._own.read(expired=True).manifest
+        return None if manifest is None else manifest.issued
 
     def renew(self) -> None:
         """Sign the person's own list for another year.
