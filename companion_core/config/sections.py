@@ -112,6 +112,13 @@ def _is_options(value: Any) -> bool:
     )
 
 
+def _is_aliases(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(
+        type(name) is str and type(of) is str and is_model_id(name) and is_model_id(of)
+        for name, of in value.items()
+    )
+
+
 def is_model_id(value: str) -> bool:
     """Return whether `value` may be the id of a model in the manifest."""
     return _IDENTIFIER.match(value) is not None
@@ -178,6 +185,14 @@ class ModelsConfig:
         "a keychain; COMPANION_KEY_PASSPHRASE encrypts it",
         None,
         varies="the key is in the keychain",
+    )
+    aliases: Mapping[str, str] = field(
+        default_factory=lambda: MappingProxyType({}),
+        metadata={
+            "check": _is_aliases,
+            "rule": "a table of further names, each with the id of the model that it stands for",
+            "varies": "",
+        },
     )
 
 

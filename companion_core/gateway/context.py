@@ -53,6 +53,7 @@ class GatewayContext:
 
     Attributes:
         settings: its limits and deadlines, and the model that requests may name.
+        aliases: further names of that model.
         now: its clock, in seconds.
         policy: what the guard compares a request with.
         budgets: how many requests the owner and the strangers may still send.
@@ -79,6 +80,7 @@ class GatewayContext:
         "_conditions",
         "_models",
         "_not_served",
+        "aliases",
         "bodies",
         "budgets",
         "checks",
@@ -139,7 +141,10 @@ class GatewayContext:
     def name_model(self, model_id: str) -> None:
         """Take requests that name this model, and list no other, from now on."""
         self.settings = replace(self.settings, model_id=model_id)
-        self._not_served = f"This gateway serves {model_id}; ask for that."
+        meant = self.settings.aliases.items()
+        self.aliases = frozenset(name for name, of in meant if of == model_id) - {model_id}
+        also = f" (also as {', '.join(sorted(self.aliases))})" if self.aliases else ""
+        self._not_served = f"This gateway serves {model_id}{also}; ask for that."
         self._list({})
 
     def describe_model(self, backend: Backend) -> None:
@@ -155,9 +160,12 @@ class GatewayContext:
         )
 
     def _list(self, known: Mapping[str, Any]) -> None:
-        model = {"id": self.settings.model_id, "object": "model", "created": 0}
+        model: dict[str, Any] = {"id": self.settings.model_id, "object": "model", "created": 0}
         model |= {"owned_by": "companion", **known}
-        answers = {MODELS_PATH: {"object": "list", "data": [model]}, self._model_path: model}
+        if self.aliases:
+            model["aliases"] = sorted(self.aliases)
+        answers: dict[str, Any] = {MODELS_PATH: {"object": "list", "data": [model]}}
+        answers |= dict.fromkeys(self._model_paths, model)
         self._models = {
             (path, close): json_response(200, json.dumps(answer).encode(), close=close)
             for path, answer in answers.items()
@@ -168,7 +176,11 @@ class GatewayContext:
         """Let the guard admit requests to these hosts and, of these routes, the inference ones."""
         self.policy = guard_policy(
             hosts=tuple(hosts),
-            routes={**served_routes(routes), **_OWN_ROUTES, self._model_path: "GET"},
+            routes={
+                **served_routes(routes),
+                **_OWN_ROUTES,
+                **dict.fromkeys(self._model_paths, "GET"),
+            },
             token=self.settings.token,
             minimum_token_length=self.settings.minimum_token_length,
         )
@@ -205,8 +217,8 @@ class GatewayContext:
             self.drained.set()
 
     @property
-    def _model_path(self) -> str:
-        return f"{MODELS_PATH}/{self.settings.model_id}"
+    def _model_paths(self) -> list[str]:
+        return [f"{MODELS_PATH}/{name}" for name in (self.settings.model_id, *self.aliases)]
 
     def models_response(self, path: str, *, close: bool) -> bytes | None:
         """Return the answer to `GET /v1/models`, and to that of the model; None for any other.

@@ -100,10 +100,10 @@ class Exchange:
         elif len(raw) > LARGE_BODY:
             self._state = _CHECKING[self._state]
             self._downstream.wait_for_backend(math.inf)  # it takes a second at most
-            work = parse_large_body(raw, context.settings.model_id)
+            work = parse_large_body(raw, context.settings.model_id, context.aliases)
             context.checks.start(self, work, partial(self._body_checked, path, len(raw)))
         else:
-            fields = parse_body(raw, context.settings.model_id)
+            fields = parse_body(raw, context.settings.model_id, context.aliases)
             self._admit(path, fields, len(raw), verdict, now)
 
     def _body_checked(self, path: str, size: int, fields: dict[str, Any] | Verdict) -> None:

@@ -21,13 +21,20 @@ BUCKETS: Final = (0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0
 _LABELS: Final = (*(format(bound, "g") for bound in BUCKETS), "+Inf")
 
 
+_OF_ONE_MODEL: Final = "/v1/models/"
+
+
+def _label(path: str) -> str:
+    return f"{_OF_ONE_MODEL}ID" if path.startswith(_OF_ONE_MODEL) else "other"
+
+
 class RequestMetrics:
     """Counts answers and their seconds, from the end of a head to the end of its answer."""
 
     __slots__ = ("_paths", "_rows")
 
     def __init__(self, paths: Iterable[str]) -> None:
-        """Tell `paths` apart; every other one is counted as `other`."""
+        """Tell `paths` apart, and those of one model; every other one is counted as `other`."""
         self._paths = frozenset(paths)
         self._rows: dict[tuple[str, Reason], list[float]] = {}
 
@@ -36,7 +43,7 @@ class RequestMetrics:
         try:
             row = self._rows[path, reason]
         except KeyError:
-            label = path if path in self._paths else "other"
+            label = path if path in self._paths else _label(path)
             # One count per bucket, then the sum.
             row = self._rows.setdefault((label, reason), [0] * (len(_LABELS) + 1))
         row[bisect_left(BUCKETS, seconds)] += 1

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Protocol
 
 from companion_core.decisions.guard import MINIMUM_TOKEN_LENGTH
@@ -22,6 +23,7 @@ class GatewaySettings:
     Attributes:
         token: the session's token; at least `minimum_token_length` bytes.
         model_id: the only model that requests may name.
+        aliases: further names of models; those of the one that is served count as its own.
         port: 0 lets the system choose.
         requests_per_minute: of the owner.
         strangers_per_minute: of all clients that do not show the token, together.
@@ -52,6 +54,7 @@ class GatewaySettings:
 
     token: Secret
     model_id: str
+    aliases: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     port: int = 0
     requests_per_minute: int = 600
     strangers_per_minute: int = 60

@@ -88,6 +88,7 @@ class Serving:
             GatewaySettings(
                 token=token,
                 model_id=config.model_id,
+                aliases=config.models.aliases,
                 port=section.port,
                 requests_per_minute=section.requests_per_minute,
                 max_in_flight=section.max_in_flight,

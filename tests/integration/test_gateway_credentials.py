@@ -80,6 +80,30 @@ def test_one_model_is_asked_for_by_its_id_and_a_wrong_name_is_told_the_right_one
     asyncio.run(main())
 
 
+def test_a_model_is_asked_for_by_its_aliases_and_answers_by_its_id() -> None:
+    async def main() -> None:
+        aliases = {"gpt-4o-mini": "m", "small": "m", "m": "n", "elsewhere": "n"}
+        async with parts.open_door(aliases=aliases) as door:
+            answer = await door.ask(door.post({"model": "gpt-4o-mini"}))
+            assert answer.status == 200
+            assert b'"model":"served"' in door.backend.requests[-1]
+            listed = json.loads((await door.ask(door.get("/v1/models"))).body)["data"]
+            assert [one["id"] for one in listed] == ["m"]
+            assert listed[0]["aliases"] == ["gpt-4o-mini", "small"]
+            one = await door.ask(door.get("/v1/models/gpt-4o-mini"))
+            assert json.loads(one.body) == listed[0]
+            refused = json.loads((await door.ask(door.post({"model": "elsewhere"}))).body)
+            assert refused["error"]["message"] == (
+                "This gateway serves m (also as gpt-4o-mini, small); ask for that."
+            )
+            assert (await door.ask(door.get("/v1/models/elsewhere"))).status == 404
+            assert 'path="/v1/models/ID",reason="ok",le="+Inf"} 1' in door.gateway.metrics_text()
+            door.gateway.name_model("n")
+            assert (await door.ask(door.post({"model": "small"}))).status == 404
+
+    asyncio.run(main())
+
+
 def test_anthropics_client_is_let_in_by_its_own_field(require_real: Any) -> None:
     require_real("the anthropic package (make .venv/.clients)", CLIENTS.exists())
     program = (

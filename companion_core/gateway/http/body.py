@@ -96,8 +96,12 @@ _USUAL_NAMES: Final = frozenset(
 )
 
 
-def parse_body(raw: bytes | bytearray, model_id: str) -> dict[str, Any] | Verdict:
+def parse_body(
+    raw: bytes | bytearray, model_id: str, aliases: AbstractSet[str] = frozenset()
+) -> dict[str, Any] | Verdict:
     """Return the fields of a request for `model_id`, or `malformed_body` or `model_not_served`.
+
+    A request that names the model by an alias is one for `model_id` from here on.
 
     Some backends (Go's encoding/json) match the names of fields whatever their case, so two
     names that differ in case alone are one field given twice.
@@ -111,11 +115,11 @@ def parse_body(raw: bytes | bytearray, model_id: str) -> dict[str, Any] | Verdic
         return _MALFORMED
     if len(raw) > 2 * MAX_DEPTH and _too_deep(raw, fields):
         return _MALFORMED
-    return _judge(fields, model_id)
+    return _judge(fields, model_id, aliases)
 
 
 def parse_large_body(
-    raw: bytes | bytearray, model_id: str
+    raw: bytes | bytearray, model_id: str, aliases: AbstractSet[str] = frozenset()
 ) -> Generator[None, None, dict[str, Any] | Verdict]:
     """Do what `parse_body` does, in slices: yields between them, and returns the same.
 
@@ -129,7 +133,7 @@ def parse_large_body(
         return _TOO_LARGE
     except (ValueError, RecursionError):
         return _MALFORMED
-    return _judge(fields, model_id)
+    return _judge(fields, model_id, aliases)
 
 
 def _too_deep(raw: bytes | bytearray, fields: dict[str, Any]) -> bool:
@@ -148,12 +152,17 @@ def _too_deep(raw: bytes | bytearray, fields: dict[str, Any]) -> bool:
     return True
 
 
-def _judge(fields: dict[str, Any], model_id: str) -> dict[str, Any] | Verdict:
+def _judge(
+    fields: dict[str, Any], model_id: str, aliases: AbstractSet[str]
+) -> dict[str, Any] | Verdict:
     if not _USUAL_NAMES.issuperset(fields) and _two_spellings(fields):
         return _MALFORMED
     model = fields.get("model")
-    if type(model) is not str or model != model_id:
+    if model == model_id and type(model) is str:
+        return fields
+    if type(model) is not str or model not in aliases:
         return _NOT_SERVED
+    fields["model"] = model_id
     return fields
 
 

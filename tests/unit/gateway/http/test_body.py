@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from companion_core.decisions.verdict import Verdict
 from companion_core.errors import Reason
 from companion_core.gateway.http import body
-from companion_core.gateway.http.body import encode_body, is_json, parse_body
+from companion_core.gateway.http.body import encode_body, is_json, parse_body, parse_large_body
 
 pytestmark = pytest.mark.unit
 
@@ -109,3 +110,22 @@ def test_the_usual_names_differ_in_more_than_case() -> None:
     refused = body.parse_body(doubled, "m")
     assert isinstance(refused, Verdict)
     assert refused.reason is Reason.MALFORMED_BODY
+
+
+def whole_large_body(*arguments: Any) -> Any:
+    work = parse_large_body(*arguments)
+    while True:
+        try:
+            next(work)
+        except StopIteration as ended:
+            return ended.value
+
+
+@pytest.mark.parametrize("read", [parse_body, whole_large_body])
+def test_an_alias_names_the_model(read: Any) -> None:
+    aliases = frozenset({"gpt-4o-mini"})
+    assert read(b'{"model":"gpt-4o-mini"}', "m", aliases) == {"model": "m"}
+    assert read(b'{"model":"m"}', "m", aliases) == {"model": "m"}
+    for other in (b'"gpt"', b"null", b"7", b'["gpt-4o-mini"]', b'{"a":1}'):
+        refused = read(b'{"model":%b}' % other, "m", aliases)
+        assert refused.reason is Reason.MODEL_NOT_SERVED
