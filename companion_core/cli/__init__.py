@@ -75,6 +75,7 @@ COMMANDS: Final[dict[str, _Entry]] = {
     "login": _Entry("Set-up", "Sign in, where a publisher's manifest asks for it."),
     "logout": _Entry("Set-up", "Sign out, and forget the tokens."),
     "doctor": _Entry("Set-up", "Say what is here, what is wrong, and what to do about it."),
+    "update": _Entry("Set-up", "Bring what is set up to date, after an upgrade or now and then."),
     "keys": _Entry("Set-up", "Give programs keys of their own, and take them back."),
     "token": _Entry("Set-up", "Print the session token."),
     "metrics": _Entry("Set-up", "Print the gateway's counts and latencies as Prometheus text."),

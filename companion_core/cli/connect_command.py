@@ -157,7 +157,7 @@ def _notes(program: Program, look: Look, context: int | None) -> list[str]:
     if context is not None and context < program.first_request:
         notes.append(
             f"the first request of {program.title} takes up to {program.first_request:,} tokens,"
-            f" and this model takes {context:,}: raise runtime.context_length, or serve another model"
+            f" and this model takes {context:,}: raise runtime.context_length, or serve another"
         )
     return notes
 

@@ -21,7 +21,7 @@ from companion_core.cli.own_library import OwnLibrary, open_library
 from companion_core.cli.running_models import running_models
 from companion_core.cli.suggestions import model_ids
 from companion_core.decisions.manifest_kind import ManifestKind
-from companion_core.errors import Reason, error_for
+from companion_core.errors import CompanionError, Reason, error_for
 from companion_core.serving.known_models import KnownModel
 from companion_core.serving.own_files import fit_of
 
@@ -148,12 +148,12 @@ def verify(settings: Settings, *, model_id: str | None, as_json: bool) -> int:
         raise error_for(Reason.NOT_VERIFIED, f"{model_id} is not stored: companion models pull")
     found = {model.id: _verify(library, model) for model in stored}
     library.printer.clear()
-    wrong = next((reason for reason in found.values() if reason is not Reason.OK), None)
+    wrong = next((error for error in found.values() if error is not None), None)
     own = [model for model in known if model.vouched_by is ManifestKind.PERSONAL]
     renewed = model_id is None and bool(own) and wrong is None and all(m.stored for m in own)
     if renewed:
         library.models.renew()
-    rows = [{"id": name, "reason": reason.value} for name, reason in found.items()]
+    rows = [_row(name, error) for name, error in found.items()]
     lines = [f"{row['id']:40} {row['reason']}" for row in rows]
     if renewed:
         lines.append("your list holds for another year")
@@ -163,27 +163,36 @@ def verify(settings: Settings, *, model_id: str | None, as_json: bool) -> int:
     if wrong is None:
         echo_result(document, "\n".join(lines) or "no model is stored", as_json=as_json)
         return 0
-    error = error_for(wrong, _way_back(found, own))
-    refusal = {"ok": False, "reason": wrong.value, "advice": error.advice}
+    error = error_for(wrong.reason, _way_back(stored, found))
+    refusal = {"ok": False, "reason": wrong.reason.value, "advice": error.advice}
     click.echo(json.dumps({**refusal, **document}) if as_json else "\n".join(lines))
     return refuse(error)
 
 
-def _verify(library: OwnLibrary, model: KnownModel) -> Reason:
+def _verify(library: OwnLibrary, model: KnownModel) -> CompanionError | None:
     tell = library.progress("verify", model.id)
     return run_cancellable(lambda cancelled: library.models.verify(model, cancelled, progress=tell))
 
 
-def _way_back(found: dict[str, Reason], own: list[KnownModel]) -> str:
-    mine = [model.id for model in own if found.get(model.id, Reason.OK) is not Reason.OK]
-    return (
-        ""
-        if not mine
-        else (
-            f"{', '.join(mine)}: changed since you recorded it; companion models remove {mine[0]}, "
-            "and add it again from a file that you trust"
-        )
-    )
+def _row(model_id: str, error: CompanionError | None) -> dict[str, Any]:
+    row = {"id": model_id, "reason": (Reason.OK if error is None else error.reason).value}
+    return row if error is None or not error.detail else {**row, "detail": error.detail}
+
+
+def _way_back(models: list[KnownModel], found: dict[str, CompanionError | None]) -> str:
+    """Say of each model that is wrong what is, and how its right bytes come back."""
+    ways = []
+    for model in models:
+        if (error := found[model.id]) is None:
+            continue
+        mine = model.vouched_by is ManifestKind.PERSONAL
+        if all(file.urls for file in model.files):
+            way = f"companion models pull {model.id} fetches what is wrong"
+        else:
+            way = f"companion models remove {model.id}, and add it again from a file that you trust"
+        since = "changed since you recorded it; " if mine else ""
+        ways.append(f"{model.id}: {error.detail}; {since}{way}")
+    return "\n".join(ways)
 
 
 @command.command("default")

@@ -89,9 +89,29 @@ def trust(
     if digest is not None:
         _require_digest(found, digest)
     if state.state is State.TRUSTED:
-        document = {"ok": True, "name": name, "already": True}
-        echo_result(document, f"{name} is trusted already", as_json=as_json)
+        already = {"ok": True, "name": name, "already": True}
+        echo_result(already, f"{name} is trusted already", as_json=as_json)
         return
+    document = trust_plugin(catalog, found, state, editable=editable, yes=yes)
+    who = f"{name} of {document['distribution']} {document['version']}"
+    echo_result(document, f"{who} is trusted: {', '.join(document['hooks'])}", as_json=as_json)
+
+
+def trust_plugin(
+    catalog: PluginCatalog,
+    found: FoundPlugin,
+    state: PluginState,
+    *,
+    editable: bool = False,
+    yes: bool = False,
+) -> Document:
+    """Show a plugin, ask the person, try it, and trust it as it is installed now.
+
+    Raises:
+        CompanionError: why it cannot be trusted, or that nobody can be asked.
+        Abort: the person said no.
+    """
+    name = found.name
     if found.editable and not editable:
         raise refusal_of(Reason.PLUGIN_EDITABLE, name)
     record = record_of(found)
@@ -103,7 +123,7 @@ def trust(
     if row["reason"] != Reason.OK.value:
         raise refusal_of(Reason(row["reason"]), name, row["detail"])
     catalog.store.trust(record)
-    document = {
+    return {
         "ok": True,
         "name": name,
         "already": False,
@@ -112,9 +132,6 @@ def trust(
         "digest": record.digest,
         "hooks": row["hooks"],
     }
-    provides = ", ".join(row["hooks"])
-    text = f"{name} of {record.distribution} {record.version} is trusted: {provides}"
-    echo_result(document, text, as_json=as_json)
 
 
 @command.command("untrust")

@@ -14,7 +14,7 @@ from companion_core.errors import EnvironmentUnavailable, Reason
 from companion_core.service import ServiceFacts, ServiceManager, ServiceState, choose_manager
 from companion_core.system.interpreter import running_interpreter
 
-__all__ = ["command"]
+__all__ = ["command", "manager_of"]
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 
@@ -39,7 +39,7 @@ def install(settings: Settings, *, only_print: bool, as_json: bool) -> None:
 
     A keychain that is bound to a desktop session is refused: the service would find it locked.
     """
-    manager = _manager(settings)
+    manager = manager_of(settings)
     if only_print:
         click.echo(manager.text, nl=False)
         return
@@ -72,7 +72,7 @@ def install(settings: Settings, *, only_print: bool, as_json: bool) -> None:
 @click.pass_obj
 def uninstall(settings: Settings, *, as_json: bool) -> None:
     """Stop the service, drained, and remove what was written; models and settings stay."""
-    manager = _manager(settings)
+    manager = manager_of(settings)
     removed = manager.uninstall()
     text = f"removed {manager.file}" if removed else "no service is installed"
     echo_result({"removed": removed, "manager": manager.kind}, text, as_json=as_json)
@@ -83,7 +83,7 @@ def uninstall(settings: Settings, *, as_json: bool) -> None:
 @click.pass_obj
 def status(settings: Settings, *, as_json: bool) -> None:
     """Say whether the service is installed, as it should be now, and runs."""
-    manager = _manager(settings)
+    manager = manager_of(settings)
     document = _document(manager)
     words = {
         ServiceState.ABSENT: "no service is installed; companion service install does",
@@ -98,7 +98,8 @@ def status(settings: Settings, *, as_json: bool) -> None:
     echo_result(document, text, as_json=as_json)
 
 
-def _manager(settings: Settings) -> ServiceManager:
+def manager_of(settings: Settings) -> ServiceManager:
+    """Return the manager of this system, for this instance."""
     paths = settings.paths
     arguments = ("-P", "-m", "companion_core", *settings.root_arguments(), "--quiet", "up")
     facts = ServiceFacts(

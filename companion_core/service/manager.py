@@ -68,6 +68,7 @@ class ServiceManager:
         text: what is to be in it.
         to_enable: commands that make it known, from the next login on.
         to_start: commands that start it now.
+        to_restart: commands that end it and start it again.
         to_disable: commands that stop it and forget it, before the file goes.
         to_forget: commands after the file has gone.
         to_ask: a command that ends with 0 while it runs.
@@ -80,6 +81,7 @@ class ServiceManager:
     text: str
     to_enable: tuple[tuple[str, ...], ...]
     to_start: tuple[tuple[str, ...], ...]
+    to_restart: tuple[tuple[str, ...], ...]
     to_disable: tuple[tuple[str, ...], ...]
     to_forget: tuple[tuple[str, ...], ...]
     to_ask: tuple[str, ...]
@@ -116,6 +118,15 @@ class ServiceManager:
         except CompanionError:
             self._put_back(before)
             raise
+
+    def restart(self) -> None:
+        """Have the manager end what it runs, drained, and start it again.
+
+        Raises:
+            EnvironmentUnavailable: `service_manager_absent`.
+        """
+        for command in self.to_restart:
+            self._require(command)
 
     def uninstall(self) -> bool:
         """Stop it, forget it and remove the file; False if there was none.
@@ -224,6 +235,7 @@ def _systemd(
         text=systemd_unit(facts),
         to_enable=((*control, "daemon-reload"), (*control, "enable", unit)),
         to_start=((*control, "restart", unit),),
+        to_restart=((*control, "restart", unit),),
         to_disable=((*control, "disable", "--now", unit),),
         to_forget=((*control, "daemon-reload"), (*control, "reset-failed", unit)),
         to_ask=(*control, "is-active", "--quiet", unit),
@@ -244,6 +256,7 @@ def _launchd(
         text=launchd_agent(facts),
         to_enable=((control, "enable", f"{domain}/{label}"),),
         to_start=((control, "bootstrap", domain, str(file)),),
+        to_restart=((control, "kickstart", "-k", f"{domain}/{label}"),),
         to_disable=((control, "bootout", f"{domain}/{label}"),),
         to_forget=(),
         to_ask=(control, "print", f"{domain}/{label}"),
@@ -265,6 +278,7 @@ def _tasks(
         text=scheduled_task(facts, user),
         to_enable=((control, "/Create", "/F", "/TN", task, "/XML", str(file)),),
         to_start=((control, "/Run", "/TN", task),),
+        to_restart=((control, "/End", "/TN", task), (control, "/Run", "/TN", task)),
         to_disable=((control, "/End", "/TN", task), (control, "/Delete", "/F", "/TN", task)),
         to_forget=(),
         to_ask=(control, "/Query", "/TN", task),

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
+from companion_core.authority.current_manifest import CurrentManifest
 from companion_core.authority.personal_manifest import PersonalManifest, claimed_ids
 from companion_core.config.paths import InstancePaths
-from companion_core.errors import CompanionError, Reason
+from companion_core.errors import CompanionError, Reason, error_for
 from companion_core.models.byte_pump import Pace
 from companion_core.models.kept_parts import split_kept
-from companion_core.models.proof import Prover
+from companion_core.models.proof import BrokenPieces, Prover
 from companion_core.models.store import ModelStore
 from companion_core.models.stored import delete_files, stored_files
 from companion_core.models.transfer import Download
@@ -162,24 +164,47 @@ class ModelLibrary:
 
     def verify(
         self, model: KnownModel, cancelled: threading.Event, *, progress: Progress
-    ) -> Reason:
-        """Hash every file of a model again, and say what is wrong with it; `ok` if nothing is.
+    ) -> CompanionError | None:
+        """Hash every file of a model again; return what is wrong with it, None if nothing is.
+
+        Where the list has the digests of a file's pieces, the detail names those that are broken.
 
         Raises:
             CompanionError: `interrupted`.
         """
         done = 0
         for file in model.files:
-            prover = Prover(file.spec, cancelled, lambda _descriptor, _pause: False)
+            prover = Prover(file.spec, cancelled, lambda _descriptor, _pause: False, file.pieces)
+            path = self._paths.models / file.sha256
             try:
-                prover.prove(self._paths.models / file.sha256).discard()
+                prover.prove(path).discard()
             except CompanionError as error:
                 if error.reason is Reason.INTERRUPTED:
                     raise
-                return error.reason
+                what = _broken_pieces(prover, path) or error.detail
+                return error_for(error.reason, ": ".join(filter(None, (file.name, what))))
             done += file.size
             progress(done, model.size)
-        return Reason.OK
+        return None
+
+    def publisher(self, cancelled: threading.Event) -> CurrentManifest | None:
+        """Return the publisher's manifest, as it is now or was accepted last; None without one.
+
+        Raises:
+            CompanionError: as `ModelLists.find`.
+        """
+        return self._lists.publisher(cancelled)
+
+    def own_issued(self) -> float | None:
+        """Return when the person's own list was signed last, in seconds since the epoch.
+
+        None if nothing is recorded.
+
+        Raises:
+            CompanionError: the list or its key cannot be had.
+        """
+        manifest = self._own.read(expired=True).manifest
+        return None if manifest is None else manifest.issued
 
     def renew(self) -> None:
         """Sign the person's own list for another year.
@@ -188,3 +213,15 @@ class ModelLibrary:
         """
         if not self._own.is_empty:
             self._own.renew()
+
+
+def _broken_pieces(prover: Prover, path: Path) -> str:
+    """Name the broken pieces of a file, and where the first begins; "" where that is not known."""
+    try:
+        broken = prover.find_broken(path)
+    except OSError:
+        return ""
+    if not broken or prover.pieces is None:
+        return ""
+    start, _ = prover.pieces.extent(broken[0])
+    return f"{BrokenPieces(broken, prover.pieces).detail}, from byte {start:,} on"

@@ -142,8 +142,26 @@ def test_verify_answers_one_document_also_where_bytes_have_changed(me: Person) -
     answer = me.ask("verify", code=3)
     assert answer["ok"] is False
     assert answer["reason"] == Reason.DIGEST_MISMATCH
-    assert answer["models"] == [{"id": "model", "reason": Reason.DIGEST_MISMATCH}]
-    assert "model: changed since you recorded it" in me.models("verify").stderr
+    [row] = answer["models"]
+    assert row["reason"] == Reason.DIGEST_MISMATCH
+    assert "piece 1 of 1, from byte 0 on" in row["detail"]
+    told = me.models("verify").stderr
+    assert "piece 1 of 1, from byte 0 on; changed since you recorded it; " in told
+    assert "companion models remove model" in told
+
+
+def test_verify_leads_back_to_the_bytes_of_a_publisher(me: Person) -> None:
+    me.world.publish()
+    me.world.configure()
+    me.ask("pull", "tiny")
+    [stored] = me.world.stored_models()
+    stored.chmod(0o600)
+    stored.write_bytes(me.world.content[:-1] + b"\0")
+    told = me.models("verify", "tiny")
+    assert told.returncode == 3
+    assert "companion models pull tiny fetches what is wrong" in told.stderr
+    assert me.models("pull", "tiny").returncode == 0
+    assert me.models("verify", "tiny").returncode == 0
 
 
 def test_a_list_whose_key_is_lost_can_be_left_behind(me: Person) -> None:
