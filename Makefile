@@ -11,6 +11,7 @@
 #   make test-llama-server   the stand-alone llama.cpp, built first; ten minutes
 #   make test-mlx            the MLX example on the real library, installed first
 #   make test-frozen         a product that PyInstaller made one program of; two minutes
+#   make test-connect        Claude Code, Codex, Continue and opencode, connected; up to ten minutes
 #   make test-failing-system  fails each call of the system in turn; about an hour
 #   make test-download-schedules   an evil host and kills, 600 times; COUNT=100 is shorter
 #   make bench-gateway       the gateway beside nginx, in one run
@@ -35,7 +36,7 @@ KEYCHAIN := $(if $(filter Darwin,$(shell uname -s)),macos,$(if $(filter Linux,$(
 PLUGINS := plugins/runtime_llamacpp plugins/keychain_$(KEYCHAIN)
 PLUGIN_FILES := $(shell find plugins -name '*.py' -o -name 'pyproject.toml' 2>/dev/null)
 
-.PHONY: demo test test-llama-server test-mlx test-frozen test-failing-system test-download-schedules check mutation fuzz bench bench-gateway bench-tokens bench-start bench-download bench-proof soak mixed docs lock clean
+.PHONY: demo test test-llama-server test-mlx test-frozen test-connect test-failing-system test-download-schedules check mutation fuzz bench bench-gateway bench-tokens bench-start bench-download bench-proof soak mixed docs lock clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/companion demo
@@ -88,6 +89,15 @@ test-frozen: $(VENV)/.dev constraints/frozen.txt
 		--onefile --name product --distpath built/file $(PRODUCT)
 	COMPANION_TEST_FROZEN=$(CURDIR)/$(FROZEN)/built \
 		$(BIN)/python -m pytest tests/integration/test_frozen.py $(ARGS)
+
+CONNECTED := $(VENV)/connected
+
+test-connect: $(VENV)/.dev $(VENV)/.clients $(VENV)/.models
+	mkdir -p $(CONNECTED)
+	cp tests/support/connected_programs/package.json $(CONNECTED)
+	npm install --prefix $(CONNECTED) --no-package-lock --no-audit --no-fund --silent
+	COMPANION_TEST_PROGRAMS=$(CURDIR)/$(CONNECTED)/node_modules/.bin \
+		$(BIN)/python -m pytest tests/integration/test_connect.py $(ARGS)
 
 test-failing-system: $(VENV)/.dev
 	COMPANION_TEST_EVERY_CALL=1 $(BIN)/python -m pytest tests/integration/test_failing_system.py $(ARGS)

@@ -425,9 +425,10 @@ It stores them at its first start, and later takes them from its settings alone,
   tokens for Claude Code, 10,000 for Codex, 8,000 for opencode. `companion connect` says so
   where the model takes fewer.
 
-Tested with the programs themselves (`make test-connect`): llm 0.32.1, aider 0.86.2, Continue
-CLI 1.5.47, Codex CLI 0.171.0 and opencode 1.18.33 answer through the gateway. Claude Code,
-Cline, Zed and Open WebUI were not: their files are checked against their documentation.
+Tested with the programs themselves: `make test` asks llm; `make test-connect` asks Claude
+Code 2.1.197, Codex CLI 0.171.0, Continue CLI 1.5.47 and opencode 1.18.33. aider 0.86.2 and
+Cline CLI 3.0.65 were connected and asked by hand, and answered. Zed and Open WebUI were not
+run: what is written for them follows their documentation.
 """
 
 
