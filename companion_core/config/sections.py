@@ -271,6 +271,11 @@ class GatewayConfig:
     first_byte_seconds: float = _key(
         _is_number(1, 86_400), "1 to 86400 seconds that an answer may take to begin", 3600.0
     )
+    heartbeat_seconds: float = _key(
+        _is_number(0, 3600),
+        "0 to 3600 seconds after which a silent stream gets a comment; 0 for none",
+        0.0,
+    )
     second_parser: bool = _key(_is_bool, "true or false: llhttp too, if installed", default=True)
     unix_socket: bool = _key(
         _is_bool, "true or false: an owner-only Unix socket too, for containers", default=False

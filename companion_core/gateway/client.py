@@ -350,6 +350,22 @@ class ClientConnection(asyncio.Protocol):
         if self._buffer:
             self.serve_next()
 
+    def look_at_silence(self, now: float) -> None:
+        """See `OpenConnection`."""
+        if self._state is _AWAITING_ANSWER:
+            self._exchange.look_at_silence(now)
+
+    def beat(self, data: bytes) -> None:
+        """See `StreamingClient`."""
+        if not self._writing_paused:
+            self.transport.write(data)
+
+    def end_stream(self, reason: Reason, data: bytes) -> None:
+        """See `StreamingClient`."""
+        self.body_sent()
+        self.transport.write(data)
+        self._answered(reason, self._context.now())
+
     def break_off(self, reason: Reason) -> None:
         """See `Downstream`."""
         self._count(reason, self._context.now())

@@ -26,6 +26,10 @@ class OpenConnection(Protocol):
         """Give up on what takes too long."""
         ...
 
+    def look_at_silence(self, now: float) -> None:
+        """Write a comment into a stream that was silent for too long."""
+        ...
+
     def waits_to_be_read(self) -> bool:
         """Return whether its peer has sent what nobody has looked at yet."""
         ...

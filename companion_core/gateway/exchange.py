@@ -18,6 +18,7 @@ from companion_core.gateway.answers import FIRST_ERROR, AnswerEditor, AnswerRule
 from companion_core.gateway.backend_requests import BackendRequests
 from companion_core.gateway.context import GatewayContext
 from companion_core.gateway.counting import CountingSink
+from companion_core.gateway.heartbeat import Heartbeat, StreamingClient
 from companion_core.gateway.http.body import LARGE_BODY, parse_body, parse_large_body
 from companion_core.gateway.http.head import preferred_wait
 from companion_core.gateway.http.response_head import ResponseHead
@@ -58,10 +59,12 @@ class Exchange:
 
     __slots__ = (
         "_answers",
+        "_client",
         "_context",
         "_counting",
         "_downstream",
         "_editor",
+        "_heartbeat",
         "_made_by",
         "_paused",
         "_request",
@@ -72,9 +75,11 @@ class Exchange:
         "response_data",
     )
 
-    def __init__(self, context: GatewayContext, downstream: Downstream) -> None:
+    def __init__(self, context: GatewayContext, client: StreamingClient) -> None:
         self._context = context
-        self._downstream = downstream
+        self._client = client
+        self._downstream: Downstream = client
+        self._heartbeat: Heartbeat | None = None  # between this and the client, for a stream
         self._state = _IDLE
         self._request = b""  # while it waits for a place or is counted
         self._made_by: BackendRequests | None = None  # it is for that backend alone
@@ -85,7 +90,7 @@ class Exchange:
         self._then: Callable[[float], None] | None = None  # after the next observation
         self._paused = False  # the client does not read its answer
         self._running_since: float | None = None  # set while it has a place
-        self.response_data = downstream.answer_data
+        self.response_data = client.answer_data
 
     # --- on the way to the backend ---------------------------------------------------------
 
@@ -137,13 +142,15 @@ class Exchange:
         if requests is None or pool is None:
             self._downstream.refuse(Reason.NOT_READY)
             return
-        answers = requests.answers(fields["model"])
+        answers, streams = requests.answers(fields["model"]), fields.get("stream") is True
         counts = [] if requests.cuts_at is None else requests.counts(path, fields, size)
         request = requests.inference(path, fields)
         if isinstance(request, Verdict):
             self._downstream.refuse(request.reason)
             return
         self._answers, self._counting = answers, CountingSink(self, counts) if counts else None
+        if (seconds := context.settings.heartbeat_seconds) and streams:
+            self._put_between(Heartbeat(self._client, path, seconds, context.now))
         if verdict.ok:
             queue.take()
             self._run(pool, request, now)
@@ -171,9 +178,10 @@ class Exchange:
         if self._context.gate(OK) is None:  # held up once more
             self._context.when_observed(self._observed)
             return
-        answers, counting = self._answers, self._counting
+        answers, counting, heartbeat = self._answers, self._counting, self._heartbeat
         self._give_up()
         self._answers, self._counting = answers, counting  # of one that had waited for a place
+        self._put_between(heartbeat)
         then(self._context.now())
         self._downstream.serve_next()
 
@@ -278,8 +286,9 @@ class Exchange:
 
     def _refuse(self, reason: Reason) -> None:
         """Refuse after waiting; the client's next request may already lie in its buffer."""
+        downstream = self._downstream
         self._give_up()
-        self._downstream.refuse(reason)
+        downstream.refuse(reason)
         self._release_place(self._context.now())
         self._downstream.serve_next()
 
@@ -292,6 +301,19 @@ class Exchange:
         self._then = None
         self._upstream = None
         self._end_editing()
+        self._put_between(None)
+
+    def _put_between(self, heartbeat: Heartbeat | None) -> None:
+        """Answer the client by this heartbeat, or as it is."""
+        if heartbeat is not self._heartbeat:
+            self._heartbeat = heartbeat
+            self._downstream = self._client if heartbeat is None else heartbeat
+            self.response_data = self._downstream.answer_data
+
+    def look_at_silence(self, now: float) -> None:
+        """Have a stream that was silent for too long get a comment."""
+        if self._heartbeat is not None:
+            self._heartbeat.beat(now)
 
     def _release_place(self, now: float) -> None:
         since, self._running_since = self._running_since, None
@@ -395,7 +417,9 @@ class Exchange:
         since, self._running_since = self._running_since, None
         if since is not None:
             self._context.release_place(now - since)
-        self._downstream.answer_ended(now)
+        downstream = self._downstream
+        self._put_between(None)
+        downstream.answer_ended(now)
 
     def _release_upstream(self) -> None:
         """Let go of a backend's connection whose answer is complete; it may serve others."""
@@ -409,5 +433,5 @@ class Exchange:
             self._refuse(Reason.UPSTREAM_FAILED)
         elif self._state is _RELAYING:
             self._give_up()
-            self._downstream.break_off(Reason.UPSTREAM_FAILED)
+            self._client.break_off(Reason.UPSTREAM_FAILED)
             self._release_place(self._context.now())

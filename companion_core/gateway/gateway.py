@@ -151,6 +151,9 @@ class Gateway:
             waiter.refuse_waiting(Reason.QUEUE_DEADLINE)
         for connection in [one for one in context.connections if one.deadline <= now]:
             connection.deadline_passed()
+        if context.settings.heartbeat_seconds:
+            for connection in list(context.connections):
+                connection.look_at_silence(now)
         if context.pool is not None:
             context.pool.close_idle(now)
 

@@ -44,6 +44,7 @@ class GatewaySettings:
             that would not wait as long leaves, which ends the work.
         between_bytes_seconds: between any two parts of a body that has begun. A stream is silent
             while the runtime reads another request's long prompt.
+        heartbeat_seconds: longest silence of a stream; 0 leaves it silent.
         stall_seconds: how long a client may leave its answer unread.
         idle_seconds: between two requests of a client that showed the token.
         health_seconds: for the backend's answer to a health check.
@@ -70,6 +71,7 @@ class GatewaySettings:
     connect_seconds: float = 5
     first_byte_seconds: float = 3600
     between_bytes_seconds: float = 600
+    heartbeat_seconds: float = 0
     stall_seconds: float = 30
     idle_seconds: float = 75
     health_seconds: float = 5

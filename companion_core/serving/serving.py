@@ -95,6 +95,7 @@ class Serving:
                 queue_bound=section.queue_bound,
                 queue_deadline_seconds=section.queue_deadline_seconds,
                 first_byte_seconds=section.first_byte_seconds,
+                heartbeat_seconds=section.heartbeat_seconds,
                 max_connections=room.connections,
                 accepted_at_once=room.accepted_at_once,
                 second_parser=section.second_parser,

@@ -40,6 +40,11 @@ class ChunkFramer:
         self._remaining = 0  # bytes of the current chunk that are still to come
         self._tail = b""  # what must follow literally: CR LF, or its second half
 
+    @property
+    def at_rest(self) -> bool:
+        """Whether the next byte begins a chunk, and the body has not ended."""
+        return not (self.done or self._remaining or self._tail or self._line)
+
     def feed(self, data: bytes) -> int:
         """Follow `data` and return how many of its bytes belong to this body.
 

@@ -21,6 +21,7 @@ __all__ = [
     "CONTINUE",
     "WIRE_STATUS",
     "context_error",
+    "error_parts",
     "error_response",
     "json_response",
     "relayed_head",
@@ -105,7 +106,8 @@ def json_response(status: int, body: bytes, *, close: bool, extra: bytes = b"") 
     )
 
 
-def _error_parts(reason: Reason, message: str | None = None) -> tuple[int, bytes]:
+def error_parts(reason: Reason, message: str | None = None) -> tuple[int, bytes]:
+    """Return status and body of the answer to a refused request."""
     status = WIRE_STATUS.get(reason, _UNLISTED_STATUS)
     server_side = "server_error" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else None
     error = {
@@ -117,7 +119,7 @@ def _error_parts(reason: Reason, message: str | None = None) -> tuple[int, bytes
     return status, json.dumps({"error": error}).encode()
 
 
-_ERRORS: Final = {reason: _error_parts(reason) for reason in WIRE_STATUS}
+_ERRORS: Final = {reason: error_parts(reason) for reason in WIRE_STATUS}
 
 
 def error_response(
@@ -133,9 +135,9 @@ def error_response(
         message: in place of the reason's advice, for a client that has shown the token.
     """
     if message is not None:
-        status, body = _error_parts(reason, message)
+        status, body = error_parts(reason, message)
     else:
-        status, body = _ERRORS.get(reason) or _error_parts(reason)
+        status, body = _ERRORS.get(reason) or error_parts(reason)
     extra = _EXTRA_HEADERS.get(status, b"")
     if status in _BACKOFF_STATUSES:
         extra = b"Retry-After: %d\r\nretry-after-ms: %d\r\n" % (
