@@ -135,7 +135,7 @@ def _connect(
     as_json: bool,
 ) -> None:
     program = PROGRAMS[client]
-    done = connections.connect(client, wanted, model=model_id)
+    done = connections.lead(client, wanted, model=model_id)
     _tell_running(settings)
     look = connections.look(client, wanted)
     document: dict[str, Any] = {
