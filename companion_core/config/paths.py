@@ -265,6 +265,18 @@ class InstancePaths:
         """
         return private_folder(self.run_folder_path())
 
+    def gateway_socket(self) -> Path:
+        """Make the folder of the gateway's Unix socket private, and return the socket's path.
+
+        Nothing else is in the folder, so it can be handed to a container as a whole; and it stays,
+        so that a container which has it finds the socket of the next start there.
+
+        Raises:
+            Refused: `state_path_unsafe`.
+            EnvironmentUnavailable: `disk_unavailable`.
+        """
+        return private_folder(self.run_folder() / "gateway") / "http.sock"
+
     def run_folder_path(self) -> Path:
         """Return the folder of Unix sockets: the first candidate with a path short enough for them.
 

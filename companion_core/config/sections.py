@@ -272,6 +272,9 @@ class GatewayConfig:
         _is_number(1, 86_400), "1 to 86400 seconds that an answer may take to begin", 3600.0
     )
     second_parser: bool = _key(_is_bool, "true or false: llhttp too, if installed", default=True)
+    unix_socket: bool = _key(
+        _is_bool, "true or false: an owner-only Unix socket too, for containers", default=False
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,6 +26,7 @@ from companion_core.egress.unix_socket import peer_of
 from companion_core.errors import CompanionError, Reason
 from companion_core.system.lacks import lack_of
 from companion_core.system.os_compat import user_id
+from companion_core.system.owner_socket import listen_owner_only
 from companion_core.system.state_files import write_private
 
 __all__ = ["ControlServer", "Handler", "PipeDoor"]
@@ -103,20 +104,8 @@ class SocketDoor:
         self._answer = answer
         self._path = path
         self._answering: set[asyncio.Task[None]] = set()
-        self._listener: socket.socket | None = None
-        if sys.platform == "win32":
-            raise OSError  # Windows has `PipeDoor`
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            path.unlink(missing_ok=True)  # we have the lock, so nobody listens on a socket there
-            listener.bind(str(path))
-            path.chmod(0o600)
-            listener.listen()
-            listener.settimeout(0)
-        except OSError:
-            listener.close()
-            raise
-        self._listener = listener
+        # We have the lock, so nobody listens on a socket there.
+        self._listener: socket.socket | None = listen_owner_only(path)
         self._listen()
 
     @property

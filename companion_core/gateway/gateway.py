@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import socket
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Final
 
 from companion_core.decisions.admission import AdmissionSnapshot
@@ -25,6 +27,7 @@ from companion_core.gateway.listener import bind_loopback
 from companion_core.gateway.settings import Backend, GatewaySettings, ServingConditions
 from companion_core.gateway.upstream import BackendPool
 from companion_core.providers import OPENAI_ROUTES
+from companion_core.system.owner_socket import listen_owner_only
 
 __all__ = ["Gateway"]
 
@@ -45,6 +48,7 @@ class Gateway:
     Attributes:
         context: what its connections share.
         port: that it listens on; 0 before it does.
+        unix_socket: that it listens on too; None without one.
         backend: where requests are sent; None without one.
 
     Raises:
@@ -62,6 +66,7 @@ class Gateway:
     ) -> None:
         self.context = GatewayContext(settings, conditions, clock)
         self.port = 0
+        self.unix_socket: Path | None = None
         self.backend: Backend | None = None
         self._egress = egress
         self._on_sweep = on_sweep
@@ -82,11 +87,12 @@ class Gateway:
         """What clients are given."""
         return f"http://127.0.0.1:{self.port}/v1"
 
-    async def start(self, *, rather: int = 0) -> None:
+    async def start(self, *, rather: int = 0, unix_socket: Path | None = None) -> None:
         """Take the port on 127.0.0.1 and, where there is one, on [::1] (I-17).
 
         Args:
             rather: the port to take where the settings name none and it is free.
+            unix_socket: listen here too, for the owner alone; in a folder of theirs.
 
         Raises:
             EnvironmentUnavailable: `listener_not_bound`.
@@ -94,22 +100,25 @@ class Gateway:
         context = self.context
         try:
             listeners = _bind(context.settings.port, rather)
+            own = [] if unix_socket is None else [listen_owner_only(unix_socket)]
         except OSError as error:
             raise EnvironmentUnavailable(Reason.LISTENER_NOT_BOUND) from error
+        self.unix_socket = unix_socket
         loop = asyncio.get_running_loop()
         addresses = [listener.getsockname()[:2] for listener in listeners]
         self.port = addresses[0][1]
         self._hosts = tuple(host for address in addresses for host in loopback_hosts(*address))
         context.set_policy(hosts=self._hosts, routes=OPENAI_ROUTES)
         self._schedule_sweep()
+        serve = functools.partial(ClientConnection, context)
+        backlog = context.settings.accepted_at_once
         for listener in listeners:
-            self._servers.append(
-                await loop.create_server(
-                    lambda: ClientConnection(context),
-                    sock=listener,
-                    backlog=context.settings.accepted_at_once,
-                )
-            )
+            server = await loop.create_server(serve, sock=listener, backlog=backlog)
+            self._servers.append(server)
+            listener.listen(LISTEN_BACKLOG)
+        for listener in own:
+            server = await loop.create_unix_server(serve, sock=listener, backlog=backlog)
+            self._servers.append(server)
             listener.listen(LISTEN_BACKLOG)
 
     async def close(self) -> None:
@@ -117,6 +126,10 @@ class Gateway:
         for server in self._servers:
             server.close()
         self._servers.clear()
+        if self.unix_socket is not None:
+            with contextlib.suppress(OSError):
+                self.unix_socket.unlink(missing_ok=True)
+            self.unix_socket = None
         self.detach()
         await self.context.connections.abort_all()
         if self._sweep is not None:

@@ -154,7 +154,8 @@ class Serving:
         """
         self._health.close()  # its connection may be to an earlier port
         kept = kept_port(self._paths.port_file)
-        await self.gateway.start(rather=kept)
+        own = self._paths.gateway_socket() if self._config.gateway.unix_socket else None
+        await self.gateway.start(rather=kept, unix_socket=own)
         port, configured = self.gateway.port, self._config.gateway.port
         if not configured and port != kept:
             keep_port(self._paths.port_file, port)
@@ -339,12 +340,20 @@ class Serving:
             model_context_length=None if facts is None else facts.longest,
         )
 
+    def _gateway_status(self) -> GatewayStatus | None:
+        if not self.gateway.bound:
+            return None
+        own = self.gateway.unix_socket
+        return GatewayStatus(
+            url=self.gateway.base_url, unix_socket=None if own is None else str(own)
+        )
+
     def status(self) -> ServingStatus:
         """Say what the gateway and the runtime do now."""
         healthy_at = self._health.last_ok
         return ServingStatus(
             lifecycle=self._supervisor.state,
-            gateway=GatewayStatus(url=self.gateway.base_url) if self.gateway.bound else None,
+            gateway=self._gateway_status(),
             runtime=self.runtime,
             admission=self.gateway.snapshot(),
             resources=self._monitor.latest,

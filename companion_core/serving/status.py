@@ -69,9 +69,20 @@ class ManifestStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayStatus:
-    """The address that OpenAI clients take as `base_url`."""
+    """Where clients reach it.
+
+    Attributes:
+        url: what OpenAI clients take as `base_url`.
+        unix_socket: the path of the owner-only socket; None where none was asked for.
+    """
 
     url: str
+    unix_socket: str | None = None
+
+    def to_json(self) -> dict[str, str]:
+        """Return what a status document says of it."""
+        own = {} if self.unix_socket is None else {"unix_socket": self.unix_socket}
+        return {"url": self.url, **own}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +160,7 @@ class ServingStatus:
         """Return it as JSON has it."""
         return {
             "lifecycle": self.lifecycle.value,
-            "gateway": _fields(self.gateway),
+            "gateway": None if self.gateway is None else self.gateway.to_json(),
             "runtime": None if self.runtime is None else self.runtime.to_json(),
             "admission": _fields(self.admission),
             "resources": _fields(self.resources),
