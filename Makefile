@@ -11,7 +11,7 @@
 #   make test-llama-server   the stand-alone llama.cpp, built first; ten minutes
 #   make test-mlx            the MLX example on the real library, installed first
 #   make test-frozen         a product that PyInstaller made one program of; two minutes
-#   make test-connect        Claude Code, Codex, Continue and opencode, connected; up to ten minutes
+#   make test-connect        Claude Code, Codex, Continue and opencode, connected; five to fifteen minutes
 #   make test-failing-system  fails each call of the system in turn; about an hour
 #   make test-download-schedules   an evil host and kills, 600 times; COUNT=100 is shorter
 #   make bench-gateway       the gateway beside nginx, in one run

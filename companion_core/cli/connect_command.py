@@ -10,6 +10,7 @@ import click
 
 from companion_core.authority.client_keys import ClientKeyFile
 from companion_core.cli import Settings, echo_result
+from companion_core.cli.suggestions import model_ids
 from companion_core.connect import PROGRAMS, Connections, Look, Places, Program, Wanted
 from companion_core.control.client import ask_running
 from companion_core.errors import CompanionError, Reason, UsageError, error_for
@@ -21,11 +22,21 @@ from companion_core.system.interpreter import running_interpreter
 __all__ = ["command", "connections_of", "wanted_of"]
 
 
+def _names(_ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    return [name for name in PROGRAMS if name.startswith(incomplete)]
+
+
 @click.command("connect")
-@click.argument("client", required=False, metavar="[CLIENT]")
+@click.argument("client", required=False, metavar="[CLIENT]", shell_complete=_names)
 @click.option("--check", is_flag=True, help="Only look; exit 3 if a connected one has drifted.")
 @click.option("--remove", is_flag=True, help="Bring back what stood there before.")
-@click.option("--model", "model_id", metavar="ID", help="Ask for this model; else the served one.")
+@click.option(
+    "--model",
+    "model_id",
+    metavar="ID",
+    help="Ask for this model; else the served one.",
+    shell_complete=model_ids,
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 @click.pass_obj
 def command(
@@ -124,7 +135,7 @@ def _connect(
     as_json: bool,
 ) -> None:
     program = PROGRAMS[client]
-    done = connections.connect(client, wanted, model=model_id)
+    done = connections.lead(client, wanted, model=model_id)
     _tell_running(settings)
     look = connections.look(client, wanted)
     document: dict[str, Any] = {

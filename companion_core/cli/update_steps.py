@@ -221,7 +221,7 @@ class UpdateSteps:
         drifted = [look for look in connected if look.state == "drift"]
         if not self._dry_run:
             for look in drifted:
-                connections.connect(look.name, wanted)
+                connections.lead(look.name, wanted)
         if foreign:
             return State.POSTPONED, f"{foreign[0].name}: {foreign[0].detail}"
         if not drifted:

@@ -1,4 +1,4 @@
-"""Lead programs to the gateway by their own settings: connect, look, remove.
+"""Lead programs to the gateway by their own settings: lead, look, remove.
 
 What is written is recorded first, with what stood there before, so that a stop between any two
 steps leaves a connection that can be made again or taken back.
@@ -175,7 +175,7 @@ class Connections:
             detail=detail,
         )
 
-    def connect(self, name: str, wanted: Wanted, *, model: str | None = None) -> Connected:
+    def lead(self, name: str, wanted: Wanted, *, model: str | None = None) -> Connected:
         """Lead a program here; one that is led here already stays as it is.
 
         Args:

@@ -108,6 +108,12 @@ def test_a_survey_without_a_plugin_does_not_load_the_inventorys_library(tmp_path
     assert "importlib.metadata" not in loaded
 
 
+def test_the_list_of_programs_loads_no_library_of_their_formats(tmp_path: Path):
+    loaded, printed = run(command("--state-dir", str(tmp_path), "connect", "--help"))
+    assert "--remove" in printed
+    assert not loaded & {"ruamel.yaml", "tomlkit", "asyncio", "ssl", "httpx2"}
+
+
 def test_the_conformance_kits_need_no_pytest():
     loaded, _ = run("import companion_core.testing")
     assert "pytest" not in loaded

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 
+import click
 import pytest
 
 from companion_core.cli import main
+from companion_core.cli.connect_command import command
 from companion_core.connect import PROGRAMS
 from companion_core.egress.refusing import RefusingEgress
 from companion_core.serving.kept_port import keep_port
@@ -123,3 +125,11 @@ def test_before_the_first_start_there_is_no_port_to_write(person):
     assert code == 5
     assert "the gateway's port is chosen at the first start" in err
     assert [*person.home.iterdir()] == []
+
+
+def test_a_shell_is_told_the_names_of_programs_and_models(person):
+    parameters = {each.name: each for each in command.params}
+    context = click.Context(command)
+    found = parameters["client"].shell_complete(context, "co")
+    assert [each.value for each in found] == ["codex", "continue"]
+    assert parameters["model_id"].shell_complete(context, "x") == []

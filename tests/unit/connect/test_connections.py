@@ -71,13 +71,13 @@ def test_a_program_without_settings_is_connected_and_leaves_nothing_behind(
     name, connections, places, keys
 ):
     assert connections.look(name, WANTED).state == "absent"
-    done = connections.connect(name, WANTED)
+    done = connections.lead(name, WANTED)
     assert done.changed
     look = connections.look(name, WANTED)
     assert (look.state, look.connected, look.detail) == ("ok", True, "")
     for path in done.files:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert not connections.connect(name, WANTED).changed
+    assert not connections.lead(name, WANTED).changed
     assert [key.name for key in keys.read()] == (
         [f"connect-{name}"] if PROGRAMS[name].has_key else []
     )
@@ -98,7 +98,7 @@ def test_a_persons_own_file_keeps_every_line_and_comes_back_to_the_byte(name, co
     path.write_text(text)
     path.chmod(0o640)
     before = tree(places.home)
-    connections.connect(name, WANTED)
+    connections.lead(name, WANTED)
     assert connections.look(name, WANTED).state == "ok"
     now = path.read_text()
     assert "tiny" in now
@@ -115,7 +115,7 @@ def test_what_a_person_changes_later_stays_when_the_connection_goes(name, connec
     path = places.home / where
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
-    connections.connect(name, WANTED)
+    connections.lead(name, WANTED)
     mark = "//" if path.suffix == ".json" else "#"
     path.write_text(path.read_text() + f"{mark} later\n")
     assert connections.look(name, WANTED).state == "ok"
@@ -130,12 +130,12 @@ def test_what_a_person_changes_later_stays_when_the_connection_goes(name, connec
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_another_port_is_drift_and_connecting_again_mends_it(name, connections, keys):
-    connections.connect(name, WANTED)
+    connections.lead(name, WANTED)
     moved = dataclasses.replace(WANTED, port=4712)
     if name in {"claude-code", "codex", "aider", "continue", "zed", "llm", "opencode", "cline"}:
         assert connections.look(name, moved).state == "drift"
     before = keys.read()
-    assert connections.connect(name, moved).changed
+    assert connections.lead(name, moved).changed
     assert connections.look(name, moved).state == "ok"
     assert keys.read() == before
     connections.remove(name)
@@ -144,11 +144,11 @@ def test_another_port_is_drift_and_connecting_again_mends_it(name, connections, 
 
 @pytest.mark.parametrize("name", KEEPS_A_KEY)
 def test_a_revoked_key_is_drift_and_another_is_made(name, connections, keys):
-    made = connections.connect(name, WANTED)
+    made = connections.lead(name, WANTED)
     keys.revoke(f"connect-{name}")
     look = connections.look(name, WANTED)
     assert (look.state, look.detail) == ("drift", "its key opens nothing")
-    again = connections.connect(name, WANTED)
+    again = connections.lead(name, WANTED)
     assert again.key != made.key
     [stored] = keys.read()
     assert stored.is_of(key_digest(again.key.reveal()))
@@ -157,7 +157,7 @@ def test_a_revoked_key_is_drift_and_another_is_made(name, connections, keys):
 
 def test_the_key_in_a_programs_file_is_the_one_that_opens_the_door(connections, places, keys):
     for name in KEEPS_A_KEY:
-        key = connections.connect(name, WANTED).key.reveal()
+        key = connections.lead(name, WANTED).key.reveal()
         told = "".join(p.read_text() for p in places.home.rglob("*") if p.is_file())
         told += "".join(p.read_text() for p in places.own.glob("open*"))
         assert (key in told) == (name != "zed")
@@ -167,7 +167,7 @@ def test_the_key_in_a_programs_file_is_the_one_that_opens_the_door(connections, 
 
 def test_what_each_program_reads_is_its_own_format(connections, places):
     for name in PROGRAMS:
-        connections.connect(name, WANTED)
+        connections.lead(name, WANTED)
     home = places.home
     base = "http://127.0.0.1:4711"
     claude = json.loads((home / ".claude/settings.json").read_text())
@@ -197,7 +197,7 @@ def test_folders_that_variables_name_are_used(places, keys, tmp_path):
     }
     connections = Connections(dataclasses.replace(places, variables=named), keys)
     for name in ("codex", "opencode", "llm"):
-        connections.connect(name, WANTED)
+        connections.lead(name, WANTED)
     assert (tmp_path / "codex" / "config.toml").exists()
     assert (tmp_path / "xdg" / "opencode" / "opencode.json").exists()
     assert (tmp_path / "xdg" / "io.datasette.llm" / "keys.json").exists()
@@ -229,7 +229,7 @@ def test_what_is_not_understood_or_someone_elses_is_never_written_over(
     before = tree(places.home)
     assert connections.look(name, WANTED).state == "foreign"
     with pytest.raises(Refused) as refused:
-        connections.connect(name, WANTED)
+        connections.lead(name, WANTED)
     assert refused.value.reason is Reason.CLIENT_FILE_FOREIGN
     assert told in refused.value.detail
     assert tree(places.home) == before
@@ -238,22 +238,22 @@ def test_what_is_not_understood_or_someone_elses_is_never_written_over(
 
 
 def test_a_file_broken_since_is_foreign_and_not_removed(connections, places):
-    connections.connect("codex", WANTED)
+    connections.lead("codex", WANTED)
     path = places.home / ".codex/config.toml"
     path.write_text("[[[")
     assert connections.look("codex", WANTED).state == "foreign"
-    for act in (lambda: connections.remove("codex"), lambda: connections.connect("codex", WANTED)):
+    for act in (lambda: connections.remove("codex"), lambda: connections.lead("codex", WANTED)):
         with pytest.raises(Refused):
             act()
     assert path.read_text() == "[[["
     path.unlink()
     assert connections.look("codex", WANTED).state == "drift"
-    connections.connect("codex", WANTED)
+    connections.lead("codex", WANTED)
     assert connections.look("codex", WANTED).state == "ok"
 
 
 def test_a_value_that_somebody_changed_since_stays(connections, places):
-    connections.connect("codex", WANTED)
+    connections.lead("codex", WANTED)
     path = places.home / ".codex/config.toml"
     path.write_text(path.read_text().replace('model = "tiny"', 'model = "mine"'))
     assert connections.look("codex", WANTED).detail == "model differs"
@@ -262,11 +262,11 @@ def test_a_value_that_somebody_changed_since_stays(connections, places):
 
 
 def test_what_only_a_connection_has_goes_with_it_also_where_it_was_changed(connections, places):
-    connections.connect("codex", WANTED)
+    connections.lead("codex", WANTED)
     path = places.home / ".codex/config.toml"
     path.write_text("# mine\n" + path.read_text().replace("4711", "4712"))
     assert connections.look("codex", WANTED).state == "drift"
-    connections.connect("codex", WANTED)
+    connections.lead("codex", WANTED)
     assert connections.look("codex", WANTED).state == "ok"
     path.write_text(path.read_text().replace("4711", "4712"))
     assert connections.remove("codex").left == ()
@@ -281,7 +281,7 @@ def test_a_link_stays_and_the_file_behind_it_is_changed(connections, places):
     link = places.home / ".codex" / "config.toml"
     link.parent.mkdir()
     link.symlink_to("../dotfiles/config.toml")
-    connections.connect("codex", WANTED)
+    connections.lead("codex", WANTED)
     assert link.is_symlink()
     assert "companion" in kept.read_text()
     connections.remove("codex")
@@ -289,7 +289,7 @@ def test_a_link_stays_and_the_file_behind_it_is_changed(connections, places):
     assert kept.read_text() == "a = 1\n"
     kept.unlink()
     with pytest.raises(Refused) as refused:
-        connections.connect("codex", WANTED)
+        connections.lead("codex", WANTED)
     assert "is a link to nothing" in refused.value.detail
 
 
@@ -298,7 +298,7 @@ def test_a_place_that_others_can_change_is_refused(connections, places):
     folder.mkdir()
     folder.chmod(0o777)
     with pytest.raises(Refused) as refused:
-        connections.connect("codex", WANTED)
+        connections.lead("codex", WANTED)
     assert refused.value.reason is Reason.STATE_PATH_UNSAFE
     assert [*folder.iterdir()] == []
 
@@ -306,13 +306,13 @@ def test_a_place_that_others_can_change_is_refused(connections, places):
 def test_a_pipe_in_place_of_a_file_is_refused(connections, places):
     os.mkfifo(places.home / ".aider.conf.yml")
     with pytest.raises(Refused) as refused:
-        connections.connect("aider", WANTED)
+        connections.lead("aider", WANTED)
     assert "is no ordinary file" in refused.value.detail
 
 
 def test_a_model_that_was_named_stays_and_another_follows_what_is_served(connections):
-    connections.connect("codex", WANTED, model="big")
-    connections.connect("llm", WANTED)
+    connections.lead("codex", WANTED, model="big")
+    connections.lead("llm", WANTED)
     other = dataclasses.replace(WANTED, model="other")
     assert connections.look("codex", other).state == "ok"
     assert connections.look("llm", other).state == "drift"
@@ -323,10 +323,10 @@ def test_a_model_that_was_named_stays_and_another_follows_what_is_served(connect
 
 def test_without_a_port_or_a_model_nothing_is_written(connections, places):
     with pytest.raises(CompanionError) as error:
-        connections.connect("codex", dataclasses.replace(WANTED, port=None))
+        connections.lead("codex", dataclasses.replace(WANTED, port=None))
     assert error.value.reason is Reason.NOT_RUNNING
     with pytest.raises(UsageError):
-        connections.connect("codex", dataclasses.replace(WANTED, model=None))
+        connections.lead("codex", dataclasses.replace(WANTED, model=None))
     assert tree(places.home) == {}
 
 
@@ -354,14 +354,14 @@ def test_stopped_between_any_two_steps_it_is_made_whole_or_taken_back(
         ):  # fmt: skip
             patched.setattr(where, function, stops(getattr(where, function)))
         try:
-            connections.connect(name, WANTED)
+            connections.lead(name, WANTED)
         except KeyboardInterrupt:
             assert stop_at < 5
     if stop_at % 2:
         connections.remove(name)
         if connections.look(name, WANTED).state == "absent":
             assert tree(places.home) == {}
-    connections.connect(name, WANTED)
+    connections.lead(name, WANTED)
     assert connections.look(name, WANTED).state == "ok"
     assert len(keys.read()) == 1
     connections.remove(name)
@@ -370,7 +370,7 @@ def test_stopped_between_any_two_steps_it_is_made_whole_or_taken_back(
 
 
 def test_a_damaged_record_is_told_and_nothing_is_changed(connections, places):
-    connections.connect("codex", WANTED)
+    connections.lead("codex", WANTED)
     (places.own / "codex.json").write_text("{")
     before = tree(places.home)
     look = connections.look("codex", WANTED)
