@@ -32,7 +32,7 @@ from companion_core.control.server import ControlServer
 from companion_core.decisions.verdict import Verdict, refuse
 from companion_core.egress.gateway_client import AsyncClient, Client, GatewayClients
 from companion_core.egress.interface import Egress
-from companion_core.egress.live import LiveEgress
+from companion_core.egress.sandboxed import open_doorway
 from companion_core.egress.tls_context import build_tls_context
 from companion_core.errors import CompanionError, EnvironmentUnavailable, Reason, error_for
 from companion_core.plugin_host import check_pins
@@ -121,7 +121,8 @@ class Companion:
             state_dir: the folder of models, logs and the control socket.
             instance: the companion's name; a second one beside the first needs another name.
                 "auto" takes the first free one of auto-1, auto-2 and so on, as replicas do.
-            egress: the doorway to the machine; the live one where it is left out.
+            egress: the doorway to the machine; where it is left out, the live one, or in an armed
+                sandbox (`COMPANION_SANDBOX=1`) the one that refuses.
             on_step: hears each step, and the progress of a long one, in the thread of the event
                 loop that enters the companion: one call at a time, in order. It must return soon.
                 What it raises goes to the loop's exception handler and ends nothing.
@@ -143,7 +144,7 @@ class Companion:
         return cls(
             with_default_model(checked, paths),
             paths,
-            LiveEgress() if egress is None else egress,
+            open_doorway() if egress is None else egress,
             on_step,
             pins=check_pins(trusted_plugins),
         )

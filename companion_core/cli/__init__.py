@@ -28,7 +28,7 @@ from companion_core.config.paths import (
     default_state_dir,
 )
 from companion_core.egress.interface import Egress
-from companion_core.egress.live import LiveEgress
+from companion_core.egress.sandboxed import open_doorway
 from companion_core.errors import (
     EXIT_CODES,
     CompanionError,
@@ -183,10 +183,16 @@ def cli(
 
 
 def main(arguments: list[str] | None = None, *, egress: Egress | None = None) -> int:
-    """Run the command line and return its exit code; without `egress`, use the live doorway."""
+    """Run the command line and return its exit code.
+
+    Args:
+        arguments: what was typed; that of this process where it is left out.
+        egress: the doorway to the machine; the one that the environment asks for where it is
+            left out: live, or in an armed sandbox (`COMPANION_SANDBOX`) shut.
+    """
     fill_standard_streams()
     argv = sys.argv[1:] if arguments is None else arguments
-    settings = Settings(egress=LiveEgress() if egress is None else egress)
+    settings = Settings(egress=open_doorway() if egress is None else egress)
     if _COMPLETING in os.environ:
         import companion_core.cli.shells  # noqa: F401, PLC0415 - teaches click a shell more
     try:

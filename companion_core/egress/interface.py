@@ -2,8 +2,8 @@
 
 Code that starts, signals or identifies a process, or connects to anything, does so through a
 handle that satisfies `Egress`. Modules take the handle as an argument; only the command line's
-`main` and `Companion.open` make the live one (`live.py`). A sandbox gets the one that refuses
-(`refusing.py`); callers report `EgressRefused` as "skipped".
+`main` and `Companion.open` have one made (`sandboxed.py`): the live one (`live.py`), or in an armed
+sandbox one that refuses all but what is named there. Callers report `EgressRefused` as "skipped".
 
 A signal is sent only while the pid still belongs to the process that was identified (by its
 start time), so a process that reuses the pid is never hit.
