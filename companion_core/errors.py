@@ -152,6 +152,7 @@ class Reason(enum.StrEnum):
     KEYCHAIN_SESSION_BOUND = "keychain_session_bound"
     SERVICE_MANAGER_ABSENT = "service_manager_absent"
     SERVICE_FOREIGN = "service_foreign"
+    SERVICE_DRIFTED = "service_drifted"
     ACCOUNT_UNKNOWN = "account_unknown"
     SECRET_INVALID = "secret_invalid"  # noqa: S105 - a reason, not a secret
 

@@ -20,7 +20,7 @@ from companion_core.cli import Settings, echo_result, is_terminal, refuse
 from companion_core.errors import Reason, UsageError, error_for
 
 if TYPE_CHECKING:
-    from companion_core.doctor import Check, PluginSurvey, Situation, Status
+    from companion_core.doctor import Check, PluginSurvey, Situation, Status, Tended
 
 _OPTIONS: Final = ("config_file", "state_dir", "instance")
 _COLOURS: Final = {"ok": "green", "fail": "red", "repaired": "yellow", "skip": "bright_black"}
@@ -101,8 +101,43 @@ def _situation(ctx: click.Context, settings: Settings, *, repair: bool) -> Situa
         environ=os.environ,
         egress=settings.egress,
         survey=lambda: _survey(settings),
+        connected=lambda: _connected(settings),
+        services=lambda: _services(settings),
         repair=repair,
     )
+
+
+def _connected(settings: Settings) -> list[Tended]:
+    if not settings.paths.connections.is_dir():
+        return []  # nothing is made to find nothing
+    from companion_core.cli.connect_command import connections_of, wanted_of  # noqa: PLC0415 - not for --help
+    from companion_core.connect import PROGRAMS  # noqa: PLC0415 - not for --help
+    from companion_core.doctor import Tended  # noqa: PLC0415 - not for --help
+
+    connections, wanted = connections_of(settings), wanted_of(settings)
+    looks = [connections.look(name, wanted) for name in PROGRAMS]
+    return [
+        Tended(
+            name=look.name,
+            state=look.state,
+            detail=look.detail,
+            mend=functools.partial(connections.lead, look.name, wanted),
+        )
+        for look in looks
+        if look.connected
+    ]
+
+
+def _services(settings: Settings) -> list[Tended]:
+    from companion_core.cli.service_command import manager_of  # noqa: PLC0415 - not for --help
+    from companion_core.doctor import Tended  # noqa: PLC0415 - not for --help
+
+    manager = manager_of(settings)
+    state = manager.look().value
+    if state == "absent":
+        return []
+    mend = functools.partial(manager.install, start=False)
+    return [Tended(name=str(manager.file), state=state, detail="", mend=mend)]
 
 
 def _survey(settings: Settings) -> PluginSurvey:

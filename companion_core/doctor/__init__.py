@@ -4,7 +4,7 @@ This is the folder's whole face; the core outside it imports from here alone.
 """
 
 from companion_core.doctor.bundle import new_bundle, write_bundle
-from companion_core.doctor.checks import Check, PluginSurvey, Situation
+from companion_core.doctor.checks import Check, PluginSurvey, Situation, Tended
 from companion_core.doctor.findings import Row, Section, Status
 from companion_core.doctor.report import LINE_WIDTH, Report, examine
 
@@ -17,6 +17,7 @@ __all__ = [
     "Section",
     "Situation",
     "Status",
+    "Tended",
     "examine",
     "new_bundle",
     "write_bundle",

@@ -21,7 +21,7 @@ from companion_core.errors import CompanionError, PluginFault, Reason
 from companion_core.runtime import TierState
 from companion_core.system.deadline import call_with_deadline
 
-__all__ = ["Check", "PluginSurvey", "Situation", "run_checks"]
+__all__ = ["Check", "PluginSurvey", "Situation", "Tended", "run_checks"]
 
 CHECK_SECONDS: Final = 10.0
 
@@ -42,6 +42,23 @@ class PluginSurvey:
     answers: Mapping[str, Any] | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tended:
+    """One thing that was written elsewhere.
+
+    Attributes:
+        name: for a person.
+        state: "ok", "drift" or "foreign".
+        detail: what is not as it should be.
+        mend: writes it as it should be.
+    """
+
+    name: str
+    state: str
+    detail: str
+    mend: Callable[[], object]
+
+
 @dataclass(slots=True, kw_only=True)
 class Situation:
     """What the checks look at, and what earlier checks found for later ones.
@@ -51,6 +68,8 @@ class Situation:
         origins: where each option of the root command came from.
         environ: the environment of this process.
         survey: tries the plugins in a child.
+        connected: finds the programs that `companion connect` leads here.
+        services: finds the service of the system, if one is installed.
         repair: put right what is harmless to put right.
         confirm: puts a question to the person, and tells whether they said yes.
         written: the keys that the configuration file has, as "section.key".
@@ -64,6 +83,8 @@ class Situation:
     environ: Mapping[str, str]
     egress: Egress
     survey: Callable[[], PluginSurvey]
+    connected: Callable[[], Sequence[Tended]] = tuple
+    services: Callable[[], Sequence[Tended]] = tuple
     repair: bool = False
     confirm: Callable[[str], bool] = lambda _question: False
     rows: dict[str, Row] = field(default_factory=dict)

@@ -20,6 +20,7 @@ from companion_core.doctor import (
     remembered,
     running,
     state,
+    tended,
 )
 from companion_core.doctor.checks import Check, Situation, run_checks
 from companion_core.doctor.findings import Judgement, Row, Section, Status, judge
@@ -38,6 +39,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     *plugins.checks(),
     *model.checks(),
     state.room(),
+    *tended.checks(),
     *running.checks(),
     *invariants.checks(),
 )

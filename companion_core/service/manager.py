@@ -94,7 +94,7 @@ class ServiceManager:
         Raises:
             CompanionError: the file cannot be read.
         """
-        state = self._state()
+        state = self.look()
         running = state is not ServiceState.ABSENT and self._run(self.to_ask)[0] == 0
         return ServiceStatus(state=state, running=running)
 
@@ -136,7 +136,7 @@ class ServiceManager:
             EnvironmentUnavailable: `service_manager_absent`, `disk_unavailable`.
         """
         self._refuse_foreign()
-        if self._state() is ServiceState.ABSENT:
+        if self.look() is ServiceState.ABSENT:
             return False
         for command in self.to_disable:
             self._run(command)  # it may be stopped or forgotten already
@@ -156,7 +156,12 @@ class ServiceManager:
             else:
                 write_private(self.file, before, mode=_MODE)
 
-    def _state(self) -> ServiceState:
+    def look(self) -> ServiceState:
+        """Say what is written, without asking the manager.
+
+        Raises:
+            CompanionError: the file cannot be read.
+        """
         if os.path.islink(self.file):  # noqa: PTH114 - a link of whatever kind
             return ServiceState.FOREIGN
         raw = read_private(self.file, _MAX_BYTES)
@@ -168,7 +173,7 @@ class ServiceManager:
         return ServiceState.DRIFT if _OURS in text else ServiceState.FOREIGN
 
     def _refuse_foreign(self) -> None:
-        if self._state() is ServiceState.FOREIGN:
+        if self.look() is ServiceState.FOREIGN:
             raise Refused(Reason.SERVICE_FOREIGN, str(self.file))
 
     def _require(self, command: Sequence[str]) -> None:

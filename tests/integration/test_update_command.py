@@ -252,3 +252,23 @@ def test_what_is_connected_or_installed_is_led_to_what_is_true_now(me: Any) -> N
     told = update(me)
     assert told["clients"] == ("done", "llm")
     assert states(update(me))["clients"] == "unchanged"
+
+
+def test_doctor_tells_and_mends_what_drifted(me: Any) -> None:
+    me.publish()
+    me.configure()
+
+    def row(*more: str) -> tuple[str, str]:
+        rows = json.loads(me.companion("doctor", "--json", *more).stdout)["rows"]
+        (found,) = [each for each in rows if each["id"] == "clients"]
+        return found["status"], found["reason"]
+
+    assert row() == ("skip", "not_applicable")
+    assert me.companion("up", "--detach").returncode == 0
+    assert me.companion("connect", "llm").returncode == 0
+    assert row() == ("ok", "ok")
+    assert me.companion("down").returncode == 0
+    (me.state / "instances" / "default" / "port").write_text("40999\n")
+    assert row() == ("fail", "client_drifted")
+    assert row("--repair") == ("repaired", "client_drifted")
+    assert row() == ("ok", "ok")
