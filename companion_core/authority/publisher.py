@@ -47,6 +47,7 @@ __all__ = [
     "init_draft",
     "measure",
     "parse_lifetime",
+    "remove_entry",
     "sign_draft",
     "verify_file",
 ]
@@ -177,6 +178,45 @@ def add_file(
         raise UsageError(Reason.USAGE, message)
     _write(folder / DRAFT, draft)
     return name
+
+
+def remove_entry(folder: Path, model_id: str, *, name: str | None = None) -> list[str]:
+    """Take a model, or one of its files, out of the draft; return the names of its files that went.
+
+    A source that no file is fetched from any more is allowed no longer. The next signature says so
+    to readers; a manifest that was signed before stays as it is until it expires.
+
+    Args:
+        folder: of the draft.
+        model_id: of the model.
+        name: of the file; None for the whole model.
+
+    Raises:
+        UsageError: the draft has no such model or file.
+    """
+    draft = _draft(folder)
+    model = next((entry for entry in draft["models"] if entry["id"] == model_id), None)
+    if model is None:
+        known = ", ".join(entry["id"] for entry in draft["models"]) or "it is empty"
+        raise UsageError(Reason.USAGE, f"the draft has no model {model_id}: {known}")
+    names = [file["name"] for file in model["files"]]
+    gone = names if name is None else [each for each in names if each == name]
+    if not gone:
+        raise UsageError(Reason.USAGE, f"{model_id} has no file {name}: {', '.join(names)}")
+    before = _sources(draft)
+    model["files"] = [file for file in model["files"] if file["name"] not in gone]
+    if not model["files"]:
+        draft["models"].remove(model)
+    unused = before - _sources(draft)
+    draft["allowed_sources"] = [each for each in draft["allowed_sources"] if each not in unused]
+    _write(folder / DRAFT, draft)
+    return gone
+
+
+def _sources(draft: dict[str, Any]) -> set[str]:
+    """Return the folders of the addresses that files are fetched from."""
+    urls = [url for model in draft["models"] for file in model["files"] for url in file["urls"]]
+    return {url.rpartition("/")[0] + "/" for url in urls}
 
 
 def files_of(folder: Path, model_id: str) -> list[str]:

@@ -14,6 +14,7 @@ from companion_core.authority.publisher import (
     init_draft,
     measure,
     parse_lifetime,
+    remove_entry,
     sign_draft,
     verify_file,
 )
@@ -103,6 +104,22 @@ def add(  # noqa: PLR0917 - click passes options by name
     text = f"{model_id}: {name}, {measured.size} bytes, SHA-256 {measured.sha256}"
     if len(files) > 1:
         text += f"\n{model_id} is one model of {len(files)} files now: {', '.join(files)}"
+    echo_result(document, text, as_json=as_json)
+
+
+@command.command("remove")
+@click.argument("folder", metavar="DIR", type=_FOLDER)
+@click.argument("model_id", metavar="ID")
+@click.option("--file", "name", metavar="NAME", help="This file of the model alone.")
+@_as_json
+def remove(folder: Path, model_id: str, name: str | None, as_json: bool) -> None:
+    """Take the model ID, or one of its files, out of the draft; sign it again afterwards.
+
+    What was signed before stays valid until it expires: publish the new manifest soon.
+    """
+    gone = remove_entry(folder, model_id, name=name)
+    document = {"ok": True, "id": model_id, "removed": gone}
+    text = f"{model_id}: {', '.join(gone)} left the draft; companion manifest sign makes it so"
     echo_result(document, text, as_json=as_json)
 
 

@@ -13,9 +13,11 @@ import pytest
 from companion_core.authority.publisher import (
     Measured,
     add_file,
+    files_of,
     init_draft,
     measure,
     parse_lifetime,
+    remove_entry,
     sign_draft,
     verify_file,
 )
@@ -258,3 +260,35 @@ def test_verify_says_why_not(draft: tuple[Path, str], key_file: Path, tmp_path: 
     assert reason(signed.path, public_key, NOW + MONTH) is Reason.MANIFEST_EXPIRED
     assert reason(signed.path, public_key, NOW - MONTH) is Reason.MANIFEST_NOT_YET_VALID
     assert reason(folder / "nothing", public_key, NOW) is Reason.MANIFEST_UNAVAILABLE
+
+
+def enter(folder: Path, model_id: str, url: str) -> None:
+    measured = measure(io.BytesIO(b"other").readinto)
+    add_file(folder, measured, model_id=model_id, url=url, model_format="gguf")
+
+
+def test_a_model_leaves_the_draft_with_its_source(draft: tuple[Path, str]) -> None:
+    folder, kept = draft[0], "kept"
+    enter(folder, kept, "https://models.example/companion/kept.gguf")
+    before = json.loads((folder / "draft.json").read_text())
+    for name in ("a.gguf", "b.gguf"):
+        enter(folder, "other", f"https://elsewhere.example/other/{name}")
+    assert remove_entry(folder, "other", name="a.gguf") == ["a.gguf"]
+    assert files_of(folder, "other") == ["b.gguf"]
+    assert remove_entry(folder, "other") == ["b.gguf"]
+    after = json.loads((folder / "draft.json").read_text())
+    assert [model["id"] for model in after["models"]] == [kept]
+    assert after["allowed_sources"] == before["allowed_sources"]
+
+
+@pytest.mark.parametrize(("model_id", "name"), [("nobody", None), (None, "nothing.gguf")])
+def test_what_the_draft_does_not_have_is_named(
+    draft: tuple[Path, str], model_id: str | None, name: str | None
+) -> None:
+    folder, known = draft[0], "known"
+    enter(folder, known, "https://models.example/companion/known.gguf")
+    before = (folder / "draft.json").read_text()
+    with pytest.raises(UsageError) as caught:
+        remove_entry(folder, model_id or known, name=name)
+    assert known in caught.value.detail
+    assert (folder / "draft.json").read_text() == before
