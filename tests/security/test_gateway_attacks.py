@@ -12,6 +12,7 @@ from typing import Any
 import gateway_parts as parts
 import pytest
 
+from companion_core.decisions.client_key import ClientKey, key_digest
 from companion_core.decisions.verdict import refuse
 from companion_core.egress.live import LiveEgress
 from companion_core.errors import EnvironmentUnavailable, Reason, UsageError
@@ -42,19 +43,42 @@ async def send_raw(port: int, raw: bytes) -> list[int]:
     return [int(code) for code in re.findall(rb"HTTP/1\.[01] ([2-5]\d\d)", received)]
 
 
+KEY = "k" * 43
+CLIENT = ClientKey(
+    name="editor",
+    digest=key_digest(KEY),
+    created="2026-12-01T00:00:00Z",
+    models=None,
+    requests_per_minute=10_000,
+    delegate=False,
+)
+BEARER = "Authorization: Bearer {token}"
+# How a client shows who it is: in OpenAI's manner and in Anthropic's, with the session's token and
+# with a key of its own.
+SHOWN = [
+    (BEARER, parts.TOKEN),
+    ("x-api-key: {token}", parts.TOKEN),
+    (BEARER, KEY),
+    ("x-api-key: {token}", KEY),
+]
+
+
 @pytest.mark.parametrize("second_parser", [False, True])
 def test_corpus_has_no_hole(second_parser: bool) -> None:
-    async def replay() -> None:
+    async def replay(field: str, token: str) -> list[str]:
         problems = []
         async with parts.open_door(
             requests_per_minute=10_000, strangers_per_minute=10_000, second_parser=second_parser
         ) as door:
+            door.gateway.set_clients([CLIENT])
             for case in CORPUS:
-                raw = case["raw_request_template"].replace("{port}", str(door.gateway.port))
+                template = case["raw_request_template"]
+                if field is not BEARER and "x-api-key" in template:
+                    continue  # it is about the two fields beside each other
+                raw = template.replace("{port}", str(door.gateway.port))
+                raw = raw.replace(BEARER, field).replace("{token}", token)
                 before = len(door.backend.requests)
-                codes = await send_raw(
-                    door.gateway.port, raw.replace("{token}", parts.TOKEN).encode("latin-1")
-                )
+                codes = await send_raw(door.gateway.port, raw.encode("latin-1"))
                 accepted = {case["expect_status"], *case.get("also_ok", [])}
                 first = codes[0] if codes else 0
                 if case["name"] == "pipelined_smuggle":
@@ -64,10 +88,16 @@ def test_corpus_has_no_hole(second_parser: bool) -> None:
                 if first >= 400 and len(door.backend.requests) != before:
                     fine = False  # a refusal does no model work
                 if not fine:
-                    problems.append(f"{case['name']}: {codes}, expected {sorted(accepted)}")
+                    expected = sorted(accepted)
+                    problems.append(f"{field}: {case['name']}: {codes}, expected {expected}")
+        return problems
+
+    async def main() -> None:
+        found = await asyncio.gather(*(replay(*shown) for shown in SHOWN))
+        problems = [problem for each in found for problem in each]
         assert not problems, "\n".join(problems)
 
-    asyncio.run(replay())
+    asyncio.run(main())
 
 
 def check_headers(answer: Any) -> None:
