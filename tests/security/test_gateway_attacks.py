@@ -73,7 +73,7 @@ def test_corpus_has_no_hole(second_parser: bool) -> None:
             door.gateway.set_clients([CLIENT])
             for case in CORPUS:
                 template = case["raw_request_template"]
-                if field is not BEARER and "x-api-key" in template:
+                if field is not BEARER and "x-api-key" in template.lower():
                     continue  # it is about the two fields beside each other
                 raw = template.replace("{port}", str(door.gateway.port))
                 raw = raw.replace(BEARER, field).replace("{token}", token)
