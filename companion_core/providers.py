@@ -18,6 +18,7 @@ from companion_core.transfer_fault import TransferProblem
 
 __all__ = [
     "API_VERSION",
+    "INFERENCE_ROUTES",
     "KEYCHAIN_REASONS",
     "MAX_SECRET_BYTES",
     "OPENAI_ROUTES",
@@ -164,6 +165,15 @@ OPENAI_ROUTES: Final[tuple[Route, ...]] = (
     Route(method="POST", path="/v1/responses"),
     Route(method="POST", path="/v1/messages"),
 )
+"""What a plan serves that says nothing of its routes."""
+
+INFERENCE_ROUTES: Final[tuple[Route, ...]] = (
+    *OPENAI_ROUTES,
+    Route(method="POST", path="/v1/messages/count_tokens"),
+    Route(method="POST", path="/v1/rerank"),
+    Route(method="POST", path="/infill"),
+)
+"""All that a plan may name: each takes JSON with a model's name, and is an inference."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

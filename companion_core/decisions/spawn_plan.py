@@ -20,7 +20,7 @@ from companion_core.decisions.plan_texts import MOST_ITEMS, plain_name, plain_te
 from companion_core.decisions.verdict import OK, Verdict, refuse
 from companion_core.errors import Reason
 from companion_core.providers import (
-    OPENAI_ROUTES,
+    INFERENCE_ROUTES,
     Route,
     SpawnPlan,
     TcpChannel,
@@ -84,7 +84,7 @@ class PlanFacts:
     model_path: str
     channel: UnixChannel | TcpChannel
     data_dir: str
-    routes: tuple[Route, ...] = OPENAI_ROUTES
+    routes: tuple[Route, ...] = INFERENCE_ROUTES
     allow_open_backend: bool = False
     windows: bool = False
 

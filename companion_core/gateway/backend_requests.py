@@ -15,11 +15,11 @@ from companion_core.gateway.answers import AnswerRules
 from companion_core.gateway.http.body import encode_body, rename_fields
 from companion_core.gateway.settings import Backend
 from companion_core.gateway.token_count import counting_fields, may_be_cut
-from companion_core.providers import OPENAI_ROUTES, Route
+from companion_core.providers import INFERENCE_ROUTES, Route
 
 __all__ = ["BackendRequests", "served_routes"]
 
-_INFERENCE_ROUTES: Final = frozenset((route.path, route.method) for route in OPENAI_ROUTES)
+_INFERENCE_ROUTES: Final = frozenset((route.path, route.method) for route in INFERENCE_ROUTES)
 
 
 def served_routes(routes: Iterable[Route]) -> dict[str, str]:

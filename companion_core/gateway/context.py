@@ -29,7 +29,7 @@ from companion_core.gateway.queue import AdmissionQueue
 from companion_core.gateway.settings import Backend, GatewaySettings, ServingConditions
 from companion_core.gateway.slices import Slices
 from companion_core.gateway.upstream import BackendPool
-from companion_core.providers import OPENAI_ROUTES, Route
+from companion_core.providers import INFERENCE_ROUTES, OPENAI_ROUTES, Route
 
 __all__ = ["GatewayContext", "HeldCheck"]
 
@@ -108,7 +108,7 @@ class GatewayContext:
         self.settings = settings
         self.now = clock
         self._conditions = conditions
-        self.metrics = RequestMetrics({**served_routes(OPENAI_ROUTES), **_OWN_ROUTES})
+        self.metrics = RequestMetrics({**served_routes(INFERENCE_ROUTES), **_OWN_ROUTES})
         self.connections = ConnectionTable(settings.max_connections)
         self.bodies = HeldBodies(settings.max_held_bytes)
         self.checks: Slices[dict[str, Any] | Verdict] = Slices()

@@ -89,7 +89,7 @@ class Backend:
         served_model: the name that it expects in request bodies.
         health_path: what `GET /-/health` is relayed to.
         key: the per-start key that it demands, if any.
-        routes: what it serves; only `OPENAI_ROUTES` among them are passed on.
+        routes: what it serves; only `INFERENCE_ROUTES` among them are passed on.
         drop_fields: request fields that are removed, whatever their case.
         dialect: where its API differs from OpenAI's.
         context_length: tokens of context for each request; None if the runtime chooses.

@@ -10,6 +10,7 @@ from typing import Final
 from companion_core.providers import (
     OPENAI_ROUTES,
     Dialect,
+    Route,
     RuntimeBinary,
     SpawnPlan,
     SpawnRequest,
@@ -24,6 +25,11 @@ EMBEDDED_MODULE: Final = "companion_runtime_llamacpp.embedded"
 _PROGRAM: Final = "llama-server"
 _KEY_ENV: Final = "LLAMA_API_KEY"
 _EMBEDDINGS_PATH: Final = "/v1/embeddings"
+# Of those beyond OpenAI's: rerank needs a model and a start of its own kind.
+_OWN_ROUTES = (
+    Route(method="POST", path="/v1/messages/count_tokens"),
+    Route(method="POST", path="/infill"),
+)
 # Flags that switch off everything but inference. Each row lists a flag's names, the earlier
 # release's first, and its value. A release that knows none of the names lacks the feature.
 _HARDENING: Final[tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]] = (
@@ -86,7 +92,9 @@ class LlamaSpawner:
         """
         options = read_options(request.options)
         unix = isinstance(request.channel, UnixChannel)
-        routes = tuple(r for r in OPENAI_ROUTES if options.embeddings or r.path != _EMBEDDINGS_PATH)
+        routes = (*OPENAI_ROUTES, *_OWN_ROUTES)
+        if not options.embeddings:
+            routes = tuple(route for route in routes if route.path != _EMBEDDINGS_PATH)
         make_argv = _embedded_argv if request.embedded else _server_argv
         return SpawnPlan(
             argv=make_argv(request, options),
