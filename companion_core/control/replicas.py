@@ -48,14 +48,17 @@ def claim(paths: InstancePaths) -> tuple[InstancePaths, InstanceLock]:
 
 
 def idle_replicas(paths: InstancePaths) -> Iterator[InstancePaths]:
-    """Yield each other replica that no process holds, with its lock held meanwhile.
+    """Yield each other replica that ended without cleaning up, with its lock held meanwhile.
 
-    One whose folder cannot be used is passed over.
+    One whose folder cannot be used is passed over; and so is one that left nothing, which another
+    start may be taking at this moment.
     """
     for folder in sorted((paths.root / "instances").glob(f"{ANY_INSTANCE}-*")):
         with contextlib.suppress(CompanionError):
             replica = dataclasses.replace(paths, instance=folder.name)
             if replica == paths or not replica.lock_file.exists():
+                continue
+            if not (replica.runtime_record.exists() or replica.state_file.exists()):
                 continue
             replica.refuse_links()
             lock = InstanceLock(replica.lock_file)

@@ -59,11 +59,26 @@ def asked_as_a_client_does(client: Client, limit: int) -> int:
     """
     status = 0
     for _ in range(3 if limit <= TIGHT else 1):
-        status, _answer = client.ask("/models")
+        try:
+            status, _answer = client.ask("/models")
+        except OSError:  # turned away before all of the request was written
+            if limit > TIGHT:
+                raise
+            status = UNAVAILABLE
         if status != UNAVAILABLE:
             break
         time.sleep(0.5)
     return status
+
+
+def chat(client: Client, limit: int) -> str:
+    """Ask for an answer once; who is turned away at the tightest limit may not get to hear why."""
+    try:
+        return client.chat("tiny")
+    except OSError:
+        if limit > TIGHT:
+            raise
+        return "connection_limit"
 
 
 @pytest.mark.parametrize("limit", [64, 256, 1024])
@@ -87,7 +102,7 @@ def test_three_hundred_idle_strangers_keep_nobody_out(world, limit: int) -> None
             stranger.stdout.readline()
             answers = [asked_as_a_client_does(client, limit) for _ in range(72)]
             assert answers == [200] * 72
-            chats = [client.chat("tiny") for _ in range(8)]
+            chats = [chat(client, limit) for _ in range(8)]
             kept_out = {"connection_limit"} if limit <= TIGHT else set()
             assert set(chats) <= {"ok", *kept_out}
             assert "ok" in chats
@@ -98,7 +113,7 @@ def test_three_hundred_idle_strangers_keep_nobody_out(world, limit: int) -> None
                 return bool(now["available"]) and now["runtime"]["pid"] != before["runtime"]["pid"]
 
             assert wait_until(serves_again, 60)
-            assert wait_until(lambda: client.chat("tiny") == "ok", 30)
+            assert wait_until(lambda: chat(client, limit) == "ok", 30)
             assert "companion_connections" in world.companion("metrics").stdout
             assert len(list(Path(f"/proc/{before['pid']}/fd").iterdir())) < limit
         finally:

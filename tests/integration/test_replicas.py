@@ -118,6 +118,9 @@ def test_the_first_free_one_is_taken(tmp_path):
         assert paths.instance == f"auto-{number}"
         held.append(lock)
     held[1].release()
+    # One that left nothing needs no cleaning, and another start may be about to take it.
+    assert list(replicas.idle_replicas(paths)) == []
+    InstancePaths(tmp_path, "auto-2").state_file.touch(0o600)
     assert [each.instance for each in replicas.idle_replicas(paths)] == ["auto-2"]
     assert replicas.claim(InstancePaths(tmp_path, ANY_INSTANCE))[0].instance == "auto-2"
     for lock in held:
