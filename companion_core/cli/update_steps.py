@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import functools
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
 from typing import Any, Final
 
 import click
@@ -31,6 +30,7 @@ from companion_core.cli.plugins_command import trust_plugin
 from companion_core.cli.service_command import manager_of
 from companion_core.connect import PROGRAMS
 from companion_core.control.client import ask, find_running
+from companion_core.decisions.manifest_kind import ManifestKind
 from companion_core.errors import REASONS, CompanionError, Culprit, Reason
 from companion_core.serving.default_model import with_default_model
 from companion_core.serving.step import Step
@@ -168,19 +168,13 @@ class UpdateSteps:
         if self._dry_run:
             return State.DONE, "would prove your models, and sign your list for another year"
         known = run_cancellable(library.known.models)
-        own = [model for model in known if model.vouched_by.value == "you"]
+        own = [model for model in known if model.vouched_by is ManifestKind.PERSONAL]
         away = [model.id for model in own if not model.stored]
         if away:
             return State.POSTPONED, f"companion models pull {away[0]}{_AGAIN}"
         for model in own:
             tell = self._library.progress("verify", model.id)
-
-            def prove(
-                cancelled: threading.Event, model: Any = model, tell: Any = tell
-            ) -> CompanionError | None:
-                return library.verify(model, cancelled, progress=tell)
-
-            error = run_cancellable(prove)
+            error = run_cancellable(functools.partial(library.verify, model, progress=tell))
             if error is not None:
                 raise error
         library.renew()
@@ -289,7 +283,7 @@ class UpdateSteps:
         if seen is not None and seen.version != runs.get("version"):
             yield f"it runs by version {runs.get('version')} of the manifest, not {seen.version}"
 
-    @cached_property
+    @functools.cached_property
     def _library(self) -> OwnLibrary:
         return open_library(self._settings, as_json=self._as_json, yes=True)
 
@@ -298,7 +292,7 @@ class UpdateSteps:
         config = with_default_model(self._library.config, self._settings.paths)
         return config.model.id
 
-    @cached_property
+    @functools.cached_property
     def _served_id(self) -> str | None:
         running = find_running(self._settings.paths, self._settings.egress)
         if running is None:
