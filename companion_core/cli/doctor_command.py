@@ -7,6 +7,7 @@ must not load it.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import os
 import shutil
@@ -39,10 +40,17 @@ _LINE_WIDTH: Final = 40
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write a support request's archive, without secrets, to this new file.",
 )
+@click.option("--failures", is_flag=True, help="Show only what failed or was repaired.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 @click.pass_context
 def command(
-    ctx: click.Context, *, repair: bool, yes: bool, bundle: Path | None, as_json: bool
+    ctx: click.Context,
+    *,
+    repair: bool,
+    yes: bool,
+    bundle: Path | None,
+    failures: bool,
+    as_json: bool,
 ) -> int:
     """Say what is here, whether each invariant holds, and what to do if one does not.
 
@@ -75,6 +83,7 @@ def command(
         report = examine(situation, on_check=progress)
         if file is not None:
             write_bundle(file, report, situation)
+    report = dataclasses.replace(report, failures=failures)
     style = _style if _wants_colour() else _plain
     width = shutil.get_terminal_size().columns if is_terminal(sys.stdout) else LINE_WIDTH
     text = "\n".join(report.lines(style, width=width))

@@ -58,10 +58,19 @@ class Report:
     Attributes:
         rows: in the order of the sections.
         judgement: what they mean together.
+        failures: show those that failed or were repaired alone; all are counted.
     """
 
     rows: Sequence[Row]
     judgement: Judgement
+    failures: bool = False
+
+    @property
+    def shown(self) -> Sequence[Row]:
+        """The rows that a person or a program gets to see."""
+        if not self.failures:
+            return self.rows
+        return [row for row in self.rows if row.status in {Status.FAIL, Status.REPAIRED}]
 
     @property
     def advice(self) -> str:
@@ -77,7 +86,7 @@ class Report:
             "advice": self.advice,
             "version": __version__,
             "counts": {status.value: counted[status] for status in Status},
-            "rows": [row.document() for row in self.rows],
+            "rows": [row.document() for row in self.shown],
         }
 
     def lines(
@@ -89,7 +98,7 @@ class Report:
             style: colours a status; the default leaves it plain.
             width: of a line, in characters.
         """
-        for section, rows in itertools.groupby(self.rows, key=lambda row: row.section):
+        for section, rows in itertools.groupby(self.shown, key=lambda row: row.section):
             yield section.value
             groups = list(_grouped(list(rows)))
             indent = _STATUS_WIDTH + max(len(_name(group)) for group in groups) + 4

@@ -74,3 +74,16 @@ def test_what_a_plugins_metadata_says_moves_no_cursor():
     text = "\n".join(Report(rows=[row], judgement=judge([row])).lines())
     assert not any(sign in text for sign in "\x1b\x07\u202e")
     assert "a\N{REPLACEMENT CHARACTER}[2Jb" in text
+
+
+def test_only_what_failed_or_was_repaired_is_shown_and_all_is_counted():
+    report = Report(rows=ROWS, judgement=judge(ROWS), failures=True)
+    document = report.document()
+    assert [row["id"] for row in document["rows"]] == ["bad", "worse", "closed"]
+    assert document["counts"] == {"ok": 2, "fail": 2, "repaired": 1, "skip": 2}
+    text = "\n".join(report.lines())
+    assert "as it should be" not in text
+    assert "2 ok, 2 fail, 1 repaired, 2 skip" in text
+    fine_rows = [make_row("good", fine())]
+    report = Report(rows=fine_rows, judgement=judge(fine_rows), failures=True)
+    assert list(report.lines()) == ["1 ok"]
