@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final, NoReturn
 
 import click
@@ -12,6 +14,7 @@ import click
 from companion_core.cli import Settings, drop_output, refuse
 from companion_core.control.client import ask_running
 from companion_core.decisions.client_environment import client_environment, set_aside, unkeepable
+from companion_core.decisions.client_files import client_files
 from companion_core.errors import CompanionError, Reason, UsageError
 from companion_core.system.harmless_text import harmless
 
@@ -43,7 +46,8 @@ def command(settings: Settings, arguments: tuple[str, ...], keep: tuple[str, ...
     ANTHROPIC_BASE_URL and others). Inherited variables that could lead CMD, its prompts or the
     token elsewhere are set aside, and stderr names them: another address, a vendor's key, a
     proxy of the client's own, a tracer. Loopback is added to NO_PROXY; nothing else changes and
-    the token is never printed. Files that CMD reads are its own. docs/clients.md lists the names.
+    the token is never printed. Files that CMD reads are its own; where some are known to come
+    first, stderr names them. docs/clients.md lists the names.
 
     CMD's descendants inherit the token. Exits with CMD's code; 125 to 127 are own failures.
     """
@@ -57,6 +61,8 @@ def command(settings: Settings, arguments: tuple[str, ...], keep: tuple[str, ...
     )
     if not settings.quiet:
         _tell(set_aside(os.environ, env))
+        for line in told_files(arguments[0], Path(), _home()):
+            _say(line)
     try:
         become(settings, arguments, env)
     except FileNotFoundError:
@@ -83,9 +89,41 @@ def _tell(names: Sequence[str]) -> None:
         return
     shown = [n if n.isascii() and n.isidentifier() else ascii(n) for n in names[:_NAMES_SHOWN]]
     more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
-    line = f"companion: set aside: {', '.join(shown)}{more}; exec --keep NAME leaves one as it is"
+    _say(f"set aside: {', '.join(shown)}{more}; exec --keep NAME leaves one as it is")
+
+
+def told_files(program: str, folder: Path, home: Path | None) -> list[str]:
+    """Say which files of the program come before its environment; none is opened.
+
+    Args:
+        program: as the person named it.
+        folder: that it is started in.
+        home: the person's; None without one.
+    """
+    files = client_files(program)
+    name = Path(program).stem
+    lead = f"; companion connect {files.connect} leads it here" if files.connect else ""
+    if files.alone:
+        return [f"{name} takes its address from its own settings alone{lead}"]
+    lines = []
+    for place in files.before:
+        base, rest = (home, place[2:]) if place.startswith("~/") else (folder, place)
+        with contextlib.suppress(OSError):
+            if base is not None and (base / rest).is_file():
+                lines.append(f"{name} reads {place} first: an address that stands there wins{lead}")
+    return lines
+
+
+def _home() -> Path | None:
     try:
-        click.echo(line, err=True)
+        return Path.home()
+    except RuntimeError:
+        return None
+
+
+def _say(line: str) -> None:
+    try:
+        click.echo(f"companion: {harmless(line)}", err=True)
     except OSError:  # nobody reads it, which is no reason not to run
         drop_output(sys.stderr)
 
