@@ -41,10 +41,10 @@ PLUGIN_FILES := $(shell find plugins -name '*.py' -o -name 'pyproject.toml' 2>/d
 demo: $(VENV)/.demo
 	@$(BIN)/companion demo
 
-# Most tests wait for other programs most of the time, so there is one worker more than cores. What
-# measures the machine runs afterwards by itself. With ARGS that choose from one of the two alone,
+# One worker for each core: many tests start programs that need one too. What measures the machine
+# runs afterwards by itself. With ARGS that choose from one of the two alone,
 # pytest says 5 for the other: it found nothing to run.
-WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(8, (os.cpu_count() or 1) + 1))')
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(8, os.cpu_count() or 1))')
 NOTHING_CHOSEN := 5
 
 test: $(VENV)/.dev $(VENV)/.clients $(VENV)/.models
